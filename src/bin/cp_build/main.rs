@@ -1,0 +1,53 @@
+//! `cp-build`: the offline side of centerpoint, one subcommand per step.
+//!
+//! Thin: each subcommand's file holds its arguments and prints its result; the work is in the library.
+
+mod compile;
+mod eval;
+mod import;
+mod inspect;
+mod synth;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, inspects and evaluates CenterPoint plans.
+#[derive(Parser)]
+#[command(name = "cp-build", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write ray-cast lidar frames with labels.
+    Synth(synth::Args),
+    /// Turn exported ONNX files into a model folder.
+    Import(import::Args),
+    /// Turn a model folder into a plan for a target.
+    Compile(compile::Args),
+    /// Show what is in a plan.
+    Inspect(inspect::Args),
+    /// Score a plan on labelled frames, or result files against labels.
+    Eval(eval::Args),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let done = match Cli::parse().command {
+        Command::Synth(args) => synth::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Compile(args) => compile::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Eval(args) => eval::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cp-build: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

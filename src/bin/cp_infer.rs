@@ -1,0 +1,2 @@
+//! `cp-infer`: runs a plan on frames.
+fn main() {}

@@ -1,0 +1,3 @@
+//! The detector.
+/// Stub.
+pub struct Detector;

@@ -1,0 +1,116 @@
+//! Engines run the backbone-neck-head network: a BEV map in, head maps out.
+//!
+//! Batch is always 1. Maps are f32 behind [`MapView`], which carries strides, so that an engine may
+//! keep its own layout (NHWC with a border, NCHW, a channel slice of a larger tensor) and the stages
+//! before and after it read and write in place.
+
+pub mod cpu;
+
+/// Name and size of one network input or output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapDesc {
+    /// Name in the network, such as `spatial_features` or `heatmap`.
+    pub name: String,
+    /// Channels C.
+    pub channels: usize,
+    /// Rows H (y).
+    pub height: usize,
+    /// Columns W (x).
+    pub width: usize,
+}
+
+/// Where element (c, y, x) of a map lies: `offset + c·stride_c + y·stride_y + x·stride_x`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapLayout {
+    /// Channels C.
+    pub channels: usize,
+    /// Rows H (y).
+    pub height: usize,
+    /// Columns W (x).
+    pub width: usize,
+    /// Index of element (0, 0, 0).
+    pub offset: usize,
+    /// Elements from one channel to the next.
+    pub stride_c: usize,
+    /// Elements from one row to the next.
+    pub stride_y: usize,
+    /// Elements from one column to the next.
+    pub stride_x: usize,
+}
+
+impl MapLayout {
+    /// Index of element (c, y, x).
+    #[inline]
+    pub fn index(&self, c: usize, y: usize, x: usize) -> usize {
+        self.offset + c * self.stride_c + y * self.stride_y + x * self.stride_x
+    }
+
+    /// A dense NCHW map.
+    pub fn nchw(channels: usize, height: usize, width: usize) -> Self {
+        let (stride_c, stride_y) = (height * width, width);
+        Self {
+            channels,
+            height,
+            width,
+            offset: 0,
+            stride_c,
+            stride_y,
+            stride_x: 1,
+        }
+    }
+}
+
+/// A map to read: values and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub struct MapView<'a> {
+    /// The storage that `layout` indexes.
+    pub data: &'a [f32],
+    /// Where each element lies.
+    pub layout: MapLayout,
+}
+
+/// A map to write: values and where they lie.
+#[derive(Debug)]
+pub struct MapViewMut<'a> {
+    /// The storage that `layout` indexes.
+    pub data: &'a mut [f32],
+    /// Where each element lies.
+    pub layout: MapLayout,
+}
+
+/// A loaded network with its buffers.
+///
+/// One frame is: write [`Engine::input_mut`] (its content persists from frame to frame; the engine
+/// never writes it), call [`Engine::run`], read [`Engine::output`].
+pub trait Engine: Send {
+    /// The network's input.
+    fn input(&self) -> &MapDesc;
+    /// The network's outputs, in the network's order.
+    fn outputs(&self) -> &[MapDesc];
+    /// The input map, to be filled.
+    fn input_mut(&mut self) -> MapViewMut<'_>;
+    /// Runs the network on the input. Allocates nothing.
+    fn run(&mut self) -> Result<(), EngineError>;
+    /// Output `index` of [`Engine::outputs`], valid until the next [`Engine::run`].
+    fn output(&self, index: usize) -> Option<MapView<'_>>;
+}
+
+/// Why an engine could not be built or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The payload contradicts itself or is cut short.
+    #[error("engine payload: {what}; build the plan again with `cp-build compile`")]
+    Payload {
+        /// What is wrong, with the values found and expected.
+        what: String,
+    },
+    /// The asked-for device cannot be used on this machine.
+    #[error("device {device} is not available: {reason}")]
+    Device {
+        /// What was asked for, such as `cuda`.
+        device: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! The T4 detection metric (tier4 AWML).

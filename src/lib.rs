@@ -1,0 +1,36 @@
+//! CenterPoint (pillars) lidar detection: points in, 3D boxes out.
+//!
+//! The way of the data, and the module that is each step:
+//!
+//! ```text
+//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ output
+//! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
+//! ```
+//!
+//! [`detector::Detector`] runs the first line; module `build` makes the plan file that it loads.
+//! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
+//! name says otherwise. The vehicle frame is x forward, y left, z up.
+
+pub mod boxes;
+pub mod build;
+pub mod decode;
+pub mod detector;
+pub mod engine;
+pub mod error;
+pub mod eval;
+pub mod features;
+pub mod model;
+pub mod nms;
+pub mod output;
+pub mod pillars;
+pub mod plan;
+pub mod points;
+pub mod scatter;
+pub mod synth;
+pub mod threads;
+
+pub use boxes::Box3d;
+pub use detector::Detector;
+pub use error::{Error, Result};
+pub use model::Model;
+pub use points::{Column, Layout, PointCloud};

@@ -1,0 +1,1 @@
+//! Multi-sweep accumulation with ego poses.

@@ -1,0 +1,1 @@
+//! Synthetic lidar scenes with known boxes.
