@@ -1,0 +1,390 @@
+//! Autoware's `lidar_centerpoint` parameter files as a model description (feature `yaml`).
+//!
+//! Autoware spreads a model over `*_ml_package.param.yaml` (network), `*_common.param.yaml`
+//! (suppression, sweeps) and `detection_class_remapper.param.yaml`. Any of them may be given, in any
+//! order; keys of the ROS node that say nothing about the model are read over, keys that are not
+//! known are errors. Widths of the PFN are not in these files: they come from the ONNX file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::file::{
+    PerClass, RawBands, RawDecode, RawGrid, RawHead, RawModel, RawNms, RawNmsKind, RawPfn,
+    RawPoints, RawRemap, RawTask, Scope, read_text,
+};
+use super::{Model, ModelError, OUTPUT_KINDS, Rotation, SizeOrder, check};
+
+/// The labels of `autoware_perception_msgs/ObjectClassification`, the order of the remap matrices.
+const LABELS: [&str; 8] = [
+    "UNKNOWN",
+    "CAR",
+    "TRUCK",
+    "BUS",
+    "TRAILER",
+    "MOTORBIKE",
+    "BICYCLE",
+    "PEDESTRIAN",
+];
+
+/// Points per pillar; a constant of Autoware's code, not a parameter.
+const MAX_POINTS_PER_PILLAR: usize = 32;
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "/**")]
+    node: Node,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Node {
+    #[serde(rename = "ros__parameters")]
+    parameters: Parameters,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    model_params: Option<ModelParams>,
+    post_process_params: Option<PostProcess>,
+    densification_params: Option<Densification>,
+    cloud_capacity: Option<usize>,
+    allow_remapping_by_area_matrix: Option<Vec<u8>>,
+    min_area_matrix: Option<Vec<f32>>,
+    max_area_matrix: Option<Vec<f32>>,
+    #[serde(rename = "diagnostics")]
+    _diagnostics: Option<IgnoredAny>,
+    #[serde(rename = "encoder_onnx_path")]
+    _encoder_onnx_path: Option<IgnoredAny>,
+    #[serde(rename = "encoder_engine_path")]
+    _encoder_engine_path: Option<IgnoredAny>,
+    #[serde(rename = "head_onnx_path")]
+    _head_onnx_path: Option<IgnoredAny>,
+    #[serde(rename = "head_engine_path")]
+    _head_engine_path: Option<IgnoredAny>,
+    #[serde(rename = "trt_precision")]
+    _trt_precision: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelParams {
+    class_names: Vec<String>,
+    point_feature_size: usize,
+    max_voxel_size: usize,
+    point_cloud_range: [f64; 6],
+    voxel_size: [f64; 3],
+    downsample_factor: usize,
+    encoder_in_feature_size: usize,
+    #[serde(default)]
+    has_variance: bool,
+    score_thresholds: Option<ScoreThresholds>,
+    #[serde(rename = "has_twist")]
+    _has_twist: Option<IgnoredAny>,
+    #[serde(rename = "model_params_version")]
+    _version: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ScoreThresholds {
+    upper_bounds: Vec<f32>,
+    thresholds: Thresholds,
+}
+
+/// Newer files have one flat list, band by band; some have a list of bands by class.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Thresholds {
+    ByBand(Vec<f32>),
+    ByClass(BTreeMap<String, Vec<f32>>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PostProcess {
+    score_threshold: Option<f32>,
+    circle_nms_dist_threshold: f32,
+    iou_nms_search_distance_2d: f32,
+    iou_nms_threshold: f32,
+    yaw_norm_thresholds: Vec<f32>,
+    #[serde(rename = "iou_nms_target_class_names")]
+    _iou_nms_target_class_names: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Densification {
+    num_past_frames: usize,
+    #[serde(rename = "world_frame_id")]
+    _world_frame_id: Option<IgnoredAny>,
+}
+
+/// Reads Autoware parameter files; `pfn_layers` are the PFN's widths, see
+/// [`super::PfnSpec::layers`].
+///
+/// # Errors
+/// [`ModelError`] that names the file and the key; a file that misses what another has is no error.
+pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<Model, ModelError> {
+    let mut all = Parameters::default();
+    for path in paths {
+        let text = read_text(path)?;
+        let file: File = serde_saphyr::from_str(&text).map_err(|e| ModelError::Syntax {
+            path: path.clone(),
+            message: e.to_string(),
+        })?;
+        all.take(file.node.parameters);
+    }
+    let path = paths
+        .first()
+        .map_or(Path::new("(no file)"), PathBuf::as_path);
+    let value = |problem: check::Problem| ModelError::Value {
+        path: path.into(),
+        key: problem.key,
+        problem: problem.problem,
+    };
+    let raw = all.into_raw(pfn_layers).map_err(value)?;
+    check::resolve(raw).map_err(value)
+}
+
+fn missing(key: &str, file: &str) -> check::Problem {
+    check::Problem {
+        key: key.into(),
+        problem: format!("missing; give Autoware's `{file}` file too"),
+    }
+}
+
+impl Parameters {
+    /// Takes over what `other` has.
+    fn take(&mut self, other: Self) {
+        fn over<T>(to: &mut Option<T>, from: Option<T>) {
+            if from.is_some() {
+                *to = from;
+            }
+        }
+        over(&mut self.model_params, other.model_params);
+        over(&mut self.post_process_params, other.post_process_params);
+        over(&mut self.densification_params, other.densification_params);
+        over(&mut self.cloud_capacity, other.cloud_capacity);
+        over(
+            &mut self.allow_remapping_by_area_matrix,
+            other.allow_remapping_by_area_matrix,
+        );
+        over(&mut self.min_area_matrix, other.min_area_matrix);
+        over(&mut self.max_area_matrix, other.max_area_matrix);
+    }
+
+    fn into_raw(self, pfn_layers: &[usize]) -> Result<RawModel, check::Problem> {
+        let remap = self.remap()?;
+        let params = self
+            .model_params
+            .ok_or_else(|| missing("model_params", "ml_package.param.yaml"))?;
+        let post = self
+            .post_process_params
+            .ok_or_else(|| missing("post_process_params", "common.param.yaml"))?;
+        let named = params.class_names.clone();
+        let mut classes = params.class_names;
+        // A remap may lead to a class that the network does not have, such as TRAILER.
+        for rule in remap.iter().filter(|rule| named.contains(&rule.from)) {
+            if !classes.contains(&rule.to) {
+                classes.push(rule.to.clone());
+            }
+        }
+        let columns: &[&str] = match params.point_feature_size {
+            4 => &["x", "y", "z", "t"],
+            5 => &["x", "y", "z", "intensity", "t"],
+            other => {
+                return Err(check::Problem {
+                    key: "model_params.point_feature_size".into(),
+                    problem: format!("{other}; expected 4 (x y z t) or 5 (x y z intensity t)"),
+                });
+            }
+        };
+        let offsets = params.encoder_in_feature_size.saturating_sub(columns.len());
+        let (score, bands) = scores(params.score_thresholds, &post, &named, &classes)?;
+        let yaw_norm = post.yaw_norm_thresholds;
+        if yaw_norm.len() != named.len() {
+            return Err(check::Problem {
+                key: "post_process_params.yaw_norm_thresholds".into(),
+                problem: format!("{} values for {} classes", yaw_norm.len(), named.len()),
+            });
+        }
+        let yaw_norm = classes
+            .iter()
+            .enumerate()
+            .map(|(i, class)| (class.clone(), yaw_norm.get(i).copied().unwrap_or(0.0)))
+            .collect();
+        Ok(RawModel {
+            name: "autoware-lidar-centerpoint".into(),
+            points: RawPoints {
+                columns: columns.iter().map(|name| (*name).into()).collect(),
+                intensity_scale: None,
+                sweeps: Some(1 + self.densification_params.map_or(0, |d| d.num_past_frames)),
+                capacity: self.cloud_capacity,
+            },
+            grid: RawGrid {
+                range: params.point_cloud_range,
+                voxel_size: params.voxel_size,
+                size: None,
+                max_points_per_pillar: MAX_POINTS_PER_PILLAR,
+                max_pillars: params.max_voxel_size,
+            },
+            pfn: RawPfn {
+                mean_offset: Some(true),
+                center_offset_axes: Some(if offsets <= 5 { 2 } else { 3 }),
+                in_features: Some(params.encoder_in_feature_size),
+                layers: pfn_layers.to_vec(),
+            },
+            head: RawHead {
+                downsample: params.downsample_factor,
+                size_order: SizeOrder::Wlh,
+                rotation: Rotation::NegCosNegSin,
+                variance: params.has_variance,
+                tasks: Some(vec![RawTask {
+                    classes: named,
+                    outputs: Some(OUTPUT_KINDS.map(String::from)),
+                }]),
+            },
+            decode: RawDecode {
+                candidates: None,
+                max_candidates: None,
+                score,
+                bands,
+                yaw_norm: Some(PerClass::Each(yaw_norm)),
+            },
+            nms: suppression(
+                &classes,
+                &post.circle_nms_dist_threshold,
+                post.iou_nms_threshold,
+                post.iou_nms_search_distance_2d,
+            ),
+            remap: remap
+                .into_iter()
+                .filter(|rule| classes.contains(&rule.from) && classes.contains(&rule.to))
+                .collect(),
+            classes,
+        })
+    }
+
+    /// The remap rules of the three matrices, by row.
+    fn remap(&self) -> Result<Vec<RawRemap>, check::Problem> {
+        let Some(allow) = &self.allow_remapping_by_area_matrix else {
+            return Ok(Vec::new());
+        };
+        let cells = LABELS.len() * LABELS.len();
+        let (Some(min), Some(max)) = (&self.min_area_matrix, &self.max_area_matrix) else {
+            return Err(missing(
+                "min_area_matrix",
+                "detection_class_remapper.param.yaml",
+            ));
+        };
+        for (name, len) in [
+            ("allow_remapping_by_area_matrix", allow.len()),
+            ("min_area_matrix", min.len()),
+            ("max_area_matrix", max.len()),
+        ] {
+            if len != cells {
+                return Err(check::Problem {
+                    key: name.into(),
+                    problem: format!("{len} values; expected {cells} (8 × 8 labels)"),
+                });
+            }
+        }
+        Ok((0..cells)
+            .filter(|&i| allow[i] != 0)
+            .map(|i| RawRemap {
+                from: LABELS[i / LABELS.len()].into(),
+                to: LABELS[i % LABELS.len()].into(),
+                min_area: min[i],
+                max_area: Some(max[i]),
+            })
+            .collect())
+    }
+}
+
+/// Autoware's two steps: a circle over all classes, then IoU with pedestrians apart.
+fn suppression(classes: &[String], circle: &f32, iou: f32, search: f32) -> Vec<RawNms> {
+    let (people, others): (Vec<_>, Vec<_>) = classes
+        .iter()
+        .cloned()
+        .partition(|class| class == "PEDESTRIAN");
+    vec![
+        RawNms {
+            kind: RawNmsKind::Circle,
+            radius: Some(PerClass::One(*circle)),
+            threshold: None,
+            search_distance: None,
+            scope: Some(Scope::All),
+            groups: None,
+            max_boxes: None,
+        },
+        RawNms {
+            kind: RawNmsKind::Iou,
+            radius: None,
+            threshold: Some(iou),
+            search_distance: Some(search),
+            scope: None,
+            groups: Some(vec![others, people]),
+            max_boxes: None,
+        },
+    ]
+}
+
+type Scores = (Option<PerClass>, Option<RawBands>);
+
+/// Thresholds by band and class; classes past `named` come from a remap and have none.
+fn scores(
+    raw: Option<ScoreThresholds>,
+    post: &PostProcess,
+    named: &[String],
+    classes: &[String],
+) -> Result<Scores, check::Problem> {
+    let Some(raw) = raw else {
+        return match post.score_threshold {
+            Some(score) => Ok((Some(PerClass::One(score)), None)),
+            None => Err(missing(
+                "model_params.score_thresholds",
+                "ml_package.param.yaml",
+            )),
+        };
+    };
+    let bands = raw.upper_bounds.len();
+    let mut by_class = match raw.thresholds {
+        Thresholds::ByClass(by_class) => by_class,
+        Thresholds::ByBand(flat) if flat.len() == bands * named.len() => named
+            .iter()
+            .enumerate()
+            .map(|(i, class)| {
+                let column = (0..bands)
+                    .map(|band| flat[band * named.len() + i])
+                    .collect();
+                (class.clone(), column)
+            })
+            .collect(),
+        Thresholds::ByBand(flat) => {
+            return Err(check::Problem {
+                key: "model_params.score_thresholds.thresholds".into(),
+                problem: format!(
+                    "{} values; expected {bands} bands × {} classes",
+                    flat.len(),
+                    named.len()
+                ),
+            });
+        }
+    };
+    for class in classes.iter().filter(|class| !named.contains(class)) {
+        by_class
+            .entry(class.clone())
+            .or_insert_with(|| vec![0.0; bands]);
+    }
+    Ok((
+        None,
+        Some(RawBands {
+            upper_bounds: raw.upper_bounds,
+            by_class,
+        }),
+    ))
+}
