@@ -1,0 +1,75 @@
+//! What the detector says about one frame besides its boxes: what was dropped, and how long each
+//! stage took.
+//!
+//! Both are plain `Copy` data with the field names of the JSON output, in its order.
+
+use serde::{Deserialize, Serialize};
+
+/// What a frame lost on its way to the boxes. Everything is 0 when nothing was lost.
+///
+/// Losing the points of the first two counters is ordinary (no return, beyond the grid). The
+/// others mean that a cap of the model or of the program was reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dropped {
+    /// Points with a NaN or infinite value in a column that the model reads.
+    pub non_finite: u64,
+    /// Points outside the model's range.
+    pub out_of_range: u64,
+    /// Points past `max_points_per_pillar` in their pillar.
+    pub pillar_points: u64,
+    /// Points that would have begun a pillar past `max_pillars`, or would have belonged to one.
+    pub pillars: u64,
+    /// Candidate boxes past the cap on what NMS is given.
+    pub candidates: u64,
+    /// Points of older sweeps past the cap on an accumulated cloud.
+    pub sweep_points: u64,
+}
+
+impl Dropped {
+    /// The counters by name, in the order of the output.
+    pub fn counters(&self) -> [(&'static str, u64); 6] {
+        [
+            ("non_finite", self.non_finite),
+            ("out_of_range", self.out_of_range),
+            ("pillar_points", self.pillar_points),
+            ("pillars", self.pillars),
+            ("candidates", self.candidates),
+            ("sweep_points", self.sweep_points),
+        ]
+    }
+
+    /// Whether a cap was reached: something was lost that the model could have used.
+    pub fn overflowed(&self) -> bool {
+        [
+            self.pillar_points,
+            self.pillars,
+            self.candidates,
+            self.sweep_points,
+        ]
+        .iter()
+        .any(|&n| n > 0)
+    }
+}
+
+/// Wall-clock time of each stage of one frame in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Times {
+    /// Reading and decoding the frame's file or files, sweeps composed.
+    pub read: f64,
+    /// Points to pillars.
+    pub pillars: f64,
+    /// Point features and the pillar feature network.
+    pub features: f64,
+    /// Pillar features to the BEV map.
+    pub scatter: f64,
+    /// Backbone, neck and heads.
+    pub engine: f64,
+    /// Head maps to candidate boxes.
+    pub decode: f64,
+    /// Non-maximum suppression.
+    pub nms: f64,
+    /// From the first byte read to the last box, all of the above included.
+    pub total: f64,
+}
