@@ -1,2 +1,0 @@
-//! `cp-infer`: runs a plan on frames.
-fn main() {}

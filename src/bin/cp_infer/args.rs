@@ -1,0 +1,113 @@
+//! The command line of `cp-infer`: raw arguments, and their check.
+
+use std::path::PathBuf;
+
+use centerpoint::Layout;
+use centerpoint::detector::Device;
+use clap::{Parser, ValueEnum};
+
+/// Detects objects in lidar frames: points in, 3D boxes out.
+///
+/// Exit status: 0 all frames done; 1 a result could not be written; 2 wrong usage; 3 at least one
+/// frame could not be read (the others are done); 4 the plan cannot be used; 5 the device is not
+/// available.
+#[derive(Parser)]
+#[command(name = "cp-infer", version)]
+pub(crate) struct Args {
+    /// The plan to run, made by `cp-build compile`.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) engine: PathBuf,
+
+    /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them.
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "sweeps")]
+    pub(crate) pcd: Vec<PathBuf>,
+
+    /// Columns of .bin and .npy files: a name (kitti, nuscenes, waymo, xyzi, xyzit, xyzir) or a list
+    /// such as x,y,z,intensity,_ [default: the plan's own columns; nuscenes for .pcd.bin].
+    #[arg(long, value_name = "COLUMNS", value_parser = layout)]
+    pub(crate) layout: Option<Layout>,
+
+    /// A list of sweeps with poses (JSON, newest first) that make one frame.
+    #[arg(long, value_name = "FILE", conflicts_with = "pcd")]
+    pub(crate) sweeps: Option<PathBuf>,
+
+    /// Form of the results.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+
+    /// Where the results go; a folder with one file per frame for `kitti` [default: standard output].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// Draw the frame seen from above; with several frames, a folder for one picture each.
+    #[arg(long, value_name = "FILE.png")]
+    pub(crate) bev: Option<PathBuf>,
+
+    /// Where to run.
+    #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
+    pub(crate) device: DeviceArg,
+
+    /// Keep boxes with at least this score, instead of the plan's thresholds.
+    #[arg(long, value_name = "0..1", value_parser = score)]
+    pub(crate) score: Option<f32>,
+
+    /// Factor from the files' intensity to the model's scale, instead of the plan's.
+    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    pub(crate) intensity_scale: Option<f32>,
+
+    /// Report the time of each stage.
+    #[arg(long)]
+    pub(crate) times: bool,
+
+    /// CPU threads; 0 is one per core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+}
+
+/// Form of the results.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people.
+    Table,
+    /// One JSON object a line and frame.
+    Json,
+    /// KITTI's 16 columns.
+    Kitti,
+    /// One nuScenes result file for all frames.
+    Nuscenes,
+}
+
+/// Where to run.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DeviceArg {
+    /// What the plan was made for.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl From<DeviceArg> for Device {
+    fn from(arg: DeviceArg) -> Self {
+        match arg {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda => Self::Cuda,
+        }
+    }
+}
+
+fn layout(text: &str) -> Result<Layout, String> {
+    text.parse().map_err(|e: centerpoint::points::LayoutError| e.to_string())
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("not within 0 to 1".into()) }
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
+}

@@ -1,0 +1,131 @@
+//! `cp-infer`: runs a plan on frames and prints or draws the boxes.
+//!
+//! One bad frame among many is reported and the rest go on.
+
+mod args;
+mod sink;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use args::Args;
+use centerpoint::detector::{Detector, Options};
+use centerpoint::output::FrameResult;
+use centerpoint::points::{self, ReadOptions, sweeps};
+use centerpoint::{Error, PointCloud};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sink::Sink;
+
+/// Exit status by the kind of error; see [`Args`].
+fn status(error: &Error) -> u8 {
+    match error {
+        Error::Frame(_) => 3,
+        Error::Plan(_) | Error::Model(_) | Error::Pfn(_) => 4,
+        Error::Engine(centerpoint::engine::EngineError::Device { .. }) => 5,
+        Error::Engine(_) => 4,
+        _ => 1,
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match run(&Args::parse()) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(bad_frames) => {
+            eprintln!("cp-infer: {bad_frames} frames could not be processed");
+            ExitCode::from(3)
+        }
+        Err(error) => {
+            eprintln!("cp-infer: {error}");
+            ExitCode::from(status(&error))
+        }
+    }
+}
+
+/// Runs all frames; gives the number of those that failed.
+fn run(args: &Args) -> Result<usize, Error> {
+    let options = Options {
+        threads: args.threads,
+        device: args.device.into(),
+        score: args.score,
+        intensity_scale: args.intensity_scale,
+    };
+    let mut detector = Detector::load(&args.engine, &options)?;
+    let frames = match &args.sweeps {
+        Some(list) => vec![list.clone()],
+        None => points::list_frames(&args.pcd)?,
+    };
+    let mut sink = Sink::open(args, &detector, frames.len())?;
+    let progress = progress_bar(frames.len());
+    let mut failed = 0;
+    for path in &frames {
+        match frame(args, path, &mut detector, &mut sink) {
+            Ok(()) => {}
+            Err(error @ Error::Frame(_)) => {
+                failed += 1;
+                progress.suspend(|| eprintln!("cp-infer: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    sink.close()?;
+    Ok(failed)
+}
+
+/// One frame from its file to the sink.
+fn frame(args: &Args, path: &Path, detector: &mut Detector, sink: &mut Sink) -> Result<(), Error> {
+    let start = Instant::now();
+    let (cloud, sweep_points) = read(args, path, detector)?;
+    let read_ms = start.elapsed().as_secs_f64() * 1e3;
+    let detection = detector.detect(&cloud)?;
+    let mut times = detection.times;
+    times.read = read_ms;
+    times.total += read_ms;
+    let mut dropped = detection.dropped;
+    dropped.sweep_points += sweep_points;
+    let result = FrameResult {
+        frame: &path.display().to_string(),
+        points: cloud.len(),
+        dropped,
+        boxes: detection.boxes,
+        times: args.times.then_some(times),
+    };
+    sink.write(path, &cloud, &result)
+}
+
+/// Reads a frame, or the sweeps that make one; also the number of points past the capacity.
+fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u64), Error> {
+    let model = detector.model();
+    let default_layout = points::Layout::new(&model.points.columns)?;
+    let options = ReadOptions { layout: args.layout, default_layout };
+    if args.sweeps.is_none() {
+        return Ok((points::read(path, &options)?, 0));
+    }
+    let accumulated = sweeps::read(path, &options, model.points.capacity)?;
+    Ok((accumulated.cloud, accumulated.dropped))
+}
+
+/// A bar for many frames; hidden for one, and where standard error is no terminal.
+fn progress_bar(frames: usize) -> ProgressBar {
+    if frames < 2 {
+        return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    }
+    let bar = ProgressBar::new(frames as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A frame's name without folder and ending: its nuScenes token, and the stem of its files.
+fn stem(path: &Path) -> PathBuf {
+    let name = path.file_stem().unwrap_or(path.as_os_str());
+    match Path::new(name).extension() {
+        Some(ending) if ending == "pcd" => PathBuf::from(name).with_extension(""),
+        _ => PathBuf::from(name),
+    }
+}

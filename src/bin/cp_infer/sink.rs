@@ -1,0 +1,130 @@
+//! Where the results of `cp-infer` go: a stream of text, a nuScenes file, a folder, pictures.
+
+use std::fs::File;
+use std::io::{BufWriter, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use centerpoint::output::bev::{self, BevOptions};
+use centerpoint::output::nuscenes::{Results, SampleBox};
+use centerpoint::output::{FrameResult, json, kitti, table};
+use centerpoint::{Detector, Error, PointCloud};
+
+use crate::args::{Args, Format};
+use crate::stem;
+
+/// Takes one frame's result after the other.
+pub(crate) struct Sink {
+    format: Format,
+    classes: Vec<String>,
+    /// `[min_x, min_y, max_x, max_y]` of the pictures.
+    range: [f32; 4],
+    stream: Box<dyn Write>,
+    /// What `stream` writes to, for errors.
+    name: PathBuf,
+    /// Folder for one KITTI file per frame.
+    folder: Option<PathBuf>,
+    /// Picture, or folder for one per frame.
+    bev: Option<PathBuf>,
+    many: bool,
+    results: Results,
+}
+
+impl Sink {
+    /// Opens what the arguments ask for, before the first frame is read.
+    pub(crate) fn open(args: &Args, detector: &Detector, frames: usize) -> Result<Self, Error> {
+        let many = frames > 1;
+        let folder = args.out.clone().filter(|_| args.format == Format::Kitti && many);
+        let folders = folder.iter().chain(args.bev.iter().filter(|_| many));
+        for path in folders {
+            std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
+        }
+        let (stream, name): (Box<dyn Write>, PathBuf) = match &args.out {
+            Some(path) if folder.is_none() => {
+                let file = File::create(path).map_err(Error::io(path, "create"))?;
+                (Box::new(BufWriter::new(file)), path.clone())
+            }
+            _ => (Box::new(stdout().lock()), "standard output".into()),
+        };
+        let model = detector.model();
+        let (min, max) = (model.grid.min, model.grid.max);
+        Ok(Self {
+            format: args.format,
+            classes: model.classes.clone(),
+            range: [min[0], min[1], max[0], max[1]],
+            stream,
+            name,
+            folder,
+            bev: args.bev.clone(),
+            many,
+            results: Results::default(),
+        })
+    }
+
+    /// Writes one frame.
+    pub(crate) fn write(
+        &mut self,
+        path: &Path,
+        cloud: &PointCloud,
+        result: &FrameResult<'_>,
+    ) -> Result<(), Error> {
+        self.draw(path, cloud, result)?;
+        let text = match self.format {
+            Format::Table => table::text(result, &self.classes),
+            Format::Json => json::line(result, &self.classes)?,
+            Format::Kitti => kitti::text(result, &self.classes)?,
+            Format::Nuscenes => {
+                let token = stem(path).display().to_string();
+                let boxes = result
+                    .boxes
+                    .iter()
+                    .filter_map(|b| {
+                        let class = self.classes.get(b.class as usize)?;
+                        Some(SampleBox::from_box3d(b, &token, class))
+                    })
+                    .collect();
+                self.results.results.insert(token, boxes);
+                return Ok(());
+            }
+        };
+        match &self.folder {
+            Some(folder) => {
+                let file = folder.join(stem(path)).with_extension("txt");
+                std::fs::write(&file, text).map_err(Error::io(&file, "write"))
+            }
+            None => {
+                self.stream.write_all(text.as_bytes()).map_err(Error::io(&self.name, "write"))
+            }
+        }
+    }
+
+    /// Writes what waits for the last frame.
+    pub(crate) fn close(mut self) -> Result<(), Error> {
+        if self.format == Format::Nuscenes {
+            self.results.meta.insert("use_lidar".into(), true.into());
+            self.results.write_to(&mut self.stream).map_err(Error::io(&self.name, "write"))?;
+        }
+        self.stream.flush().map_err(Error::io(&self.name, "write"))
+    }
+
+    fn draw(
+        &self,
+        path: &Path,
+        cloud: &PointCloud,
+        result: &FrameResult<'_>,
+    ) -> Result<(), Error> {
+        let Some(bev) = &self.bev else { return Ok(()) };
+        let file = match self.many {
+            true => bev.join(stem(path)).with_extension("png"),
+            false => bev.clone(),
+        };
+        let title = stem(path).display().to_string();
+        let options = BevOptions {
+            range: self.range,
+            classes: &self.classes,
+            title: &title,
+            total_ms: result.times.map(|times| times.total),
+            ..BevOptions::default()
+        };
+        bev::render(cloud, result.boxes, None, &options)?.write_png(&file)
+    }
+}

@@ -1,0 +1,473 @@
+//! The model description: what is taken, what is refused, and by which words.
+
+use std::path::Path;
+
+use centerpoint::Column;
+use centerpoint::model::{Candidates, Model, ModelError, NmsKind, Rotation, SizeOrder};
+use proptest::prelude::*;
+
+const DEMO: &str = include_str!("../engines/demo/model.toml");
+
+fn parse(text: &str) -> Result<Model, ModelError> {
+    Model::parse(text, Path::new("some/model.toml"))
+}
+
+/// The demo description with `from` replaced; fails if it is not there.
+fn edited(from: &str, to: &str) -> String {
+    assert!(
+        DEMO.contains(from),
+        "`{from}` is not in the demo description"
+    );
+    DEMO.replacen(from, to, 1)
+}
+
+#[track_caller]
+fn assert_refused(text: &str, key: &str, words: &str) {
+    let error = parse(text)
+        .expect_err("taken, although it is wrong")
+        .to_string();
+    assert!(
+        error.starts_with("some/model.toml: "),
+        "no file name: {error}"
+    );
+    assert!(
+        error.contains(key) && error.contains(words),
+        "`{key}`, `{words}`: {error}"
+    );
+}
+
+#[test]
+fn demo_description_is_resolved() {
+    let model = parse(DEMO).unwrap();
+    assert_eq!(
+        model.classes,
+        ["car", "truck", "bus", "bicycle", "pedestrian"]
+    );
+    assert_eq!(
+        model.points.columns,
+        [
+            Column::X,
+            Column::Y,
+            Column::Z,
+            Column::Intensity,
+            Column::T
+        ]
+    );
+    assert_eq!((model.grid.nx, model.grid.ny), (256, 256));
+    assert_eq!(model.head_size(), (128, 128));
+    assert_eq!(model.pfn_in_features(), 11);
+    assert_eq!(model.pfn_linear_widths().collect::<Vec<_>>(), [16, 32]);
+    assert_eq!(model.head.tasks.len(), 1);
+    assert_eq!(model.head.tasks[0].outputs[5], "vel");
+    assert_eq!(model.head.size_order, SizeOrder::Lwh);
+    assert_eq!(model.head.rotation, Rotation::SinCos);
+    assert_eq!(model.decode.candidates, Candidates::BestClass);
+    assert_eq!(model.decode.score, [[0.1; 5]]);
+    assert_eq!(model.nms[0].group, [0, 1, 2, 3, 4]);
+    assert!(matches!(&model.nms[0].kind, NmsKind::Circle { radius } if radius.len() == 5));
+}
+
+#[test]
+fn grid_is_rounded_not_truncated() {
+    // 244.8 / 0.24 = 1019.9999999999999 in f64: peers truncate and lose a column.
+    let text = edited(
+        "range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]",
+        "range = [-122.4, -122.4, -3.0, 122.4, 122.4, 5.0]",
+    )
+    .replace(
+        "voxel_size = [0.4, 0.4, 8.0]",
+        "voxel_size = [0.24, 0.24, 8.0]",
+    )
+    .replace("size = [256, 256]", "size = [1020, 1020]");
+    let model = parse(&text).unwrap();
+    assert_eq!((model.grid.nx, model.grid.ny), (1020, 1020));
+}
+
+#[test]
+fn wrong_values_are_refused_by_key() {
+    for (from, to, key, words) in [
+        (
+            "sweeps = 2",
+            "sweeps = 0",
+            "points.sweeps",
+            "0; expected 1 to 64",
+        ),
+        ("sweeps = 2", "sweps = 2", "sweps", "unknown field"),
+        ("downsample = 2\n", "", "downsample", "missing field"),
+        (
+            "max_pillars = 20000",
+            "max_pillars = 70000",
+            "grid.max_pillars",
+            "expected 1 to 65536",
+        ),
+        (
+            "max_pillars = 20000",
+            "max_pillars = -1",
+            "max_pillars",
+            "-1",
+        ),
+        (
+            "max_points_per_pillar = 20",
+            "max_points_per_pillar = 0",
+            "grid.max_points_per_pillar",
+            "0",
+        ),
+        (
+            "size = [256, 256]",
+            "size = [256, 255]",
+            "grid.size",
+            "[256, 256]",
+        ),
+        (
+            "[0.4, 0.4, 8.0]",
+            "[0.4, 0.4, 4.0]",
+            "grid.voxel_size",
+            "2 voxels along z",
+        ),
+        (
+            "[0.4, 0.4, 8.0]",
+            "[0.4, 0.39, 8.0]",
+            "grid.voxel_size",
+            "not a whole number",
+        ),
+        (
+            "[0.4, 0.4, 8.0]",
+            "[0.4, 0.0, 8.0]",
+            "grid.voxel_size",
+            "not above 0",
+        ),
+        (
+            "[0.4, 0.4, 8.0]",
+            "[0.0004, 0.4, 8.0]",
+            "grid.voxel_size",
+            "at most 8192",
+        ),
+        (
+            "51.2, 51.2, 5.0]",
+            "-51.2, 51.2, 5.0]",
+            "grid.range",
+            "no range",
+        ),
+        (
+            "51.2, 51.2, 5.0]",
+            "nan, 51.2, 5.0]",
+            "grid.range",
+            "no range",
+        ),
+        (
+            "center_offset_axes = 3",
+            "center_offset_axes = 1",
+            "pfn.center_offset_axes",
+            "0, 2 or 3",
+        ),
+        (
+            "in_features = 11",
+            "in_features = 10",
+            "pfn.in_features",
+            "give 11",
+        ),
+        ("layers = [32, 32]", "layers = []", "pfn.layers", "1 to 3"),
+        (
+            "layers = [32, 32]",
+            "layers = [33, 32]",
+            "pfn.layers",
+            "even",
+        ),
+        (
+            "\"intensity\", \"t\"]",
+            "\"intensity\", \"time\"]",
+            "points.columns",
+            "`time` is no column",
+        ),
+        (
+            "\"intensity\", \"t\"]",
+            "\"t\", \"t\"]",
+            "points.columns",
+            "twice",
+        ),
+        (
+            "[\"x\", \"y\"",
+            "[\"y\", \"x\"",
+            "points.columns",
+            "x, y, z",
+        ),
+        (
+            "intensity_scale = 1.0",
+            "intensity_scale = 0.0",
+            "points.intensity_scale",
+            "above 0",
+        ),
+        (
+            "\"pedestrian\"]",
+            "\"car\"]",
+            "classes",
+            "`car` is empty or named twice",
+        ),
+        (
+            "downsample = 2",
+            "downsample = 3",
+            "head.downsample",
+            "does not divide",
+        ),
+        (
+            "size_order = \"lwh\"",
+            "size_order = \"hwl\"",
+            "size_order",
+            "unknown variant",
+        ),
+        (
+            "score = 0.1",
+            "score = 1.5",
+            "decode.score",
+            "within 0 to 1",
+        ),
+        (
+            "score = 0.1",
+            "score = { car = 0.1 }",
+            "decode.score.truck",
+            "missing",
+        ),
+        (
+            "score = 0.1",
+            "score = { car = 0.1, tram = 0.1 }",
+            "decode.score",
+            "`tram` is no class",
+        ),
+        ("score = 0.1", "", "decode.score", "missing"),
+        (
+            "score = 0.1",
+            "bands = { upper_bounds = [9.0, 5.0] }",
+            "decode.bands.upper_bounds",
+            "ascend",
+        ),
+        (
+            "score = 0.1",
+            "bands = { upper_bounds = [9.0] }",
+            "decode.bands.car",
+            "missing",
+        ),
+        (
+            "kind = \"circle\"",
+            "kind = \"iou\"",
+            "nms[0].radius",
+            "does not belong",
+        ),
+        (
+            "scope = \"class\"",
+            "groups = [[\"car\"]]",
+            "nms[0].groups",
+            "`truck` is in no group",
+        ),
+        ("scope = \"class\"", "", "nms[0].scope", "either"),
+        (
+            "max_boxes = 200",
+            "max_boxes = 0",
+            "nms[0].max_boxes",
+            "every box",
+        ),
+        (
+            "max_candidates = 1000",
+            "max_candidates = 0",
+            "decode.max_candidates",
+            "expected 1",
+        ),
+    ] {
+        assert_refused(&edited(from, to), key, words);
+    }
+    let remap = format!("{DEMO}\n[[remap]]\nfrom = \"car\"\nto = \"tram\"\nmin_area = 1.0\n");
+    assert_refused(&remap, "remap[0].to", "`tram` is no class");
+    let tasks = edited(
+        "rotation =",
+        "tasks = [{ classes = [\"car\"] }]\nrotation =",
+    );
+    assert_refused(&tasks, "head.tasks", "`truck` is in 0 tasks");
+}
+
+#[test]
+fn bands_tasks_and_groups_are_resolved() {
+    let text = edited("score = 0.1", "bands = { upper_bounds = [50.0, 90.0], car = [0.5, 0.4], truck = [0.1, 0.2], bus = [0.1, 0.2], bicycle = [0.1, 0.2], pedestrian = [0.3, 0.35] }")
+        .replace("rotation =", "tasks = [{ classes = [\"pedestrian\", \"bicycle\"] }, { classes = [\"bus\", \"car\", \"truck\"] }]\nrotation =")
+        .replace("scope = \"class\"", "scope = \"task\"");
+    let model = parse(&text).unwrap();
+    assert_eq!(model.decode.bands, [50.0, 90.0]);
+    assert_eq!(model.decode.score[1], [0.4, 0.2, 0.2, 0.2, 0.35]);
+    assert_eq!(model.head.tasks[0].classes, [4, 3]);
+    assert_eq!(model.head.tasks[1].outputs[0], "heatmap_1");
+    assert_eq!(model.nms[0].group, [1, 1, 1, 0, 0]);
+}
+
+#[test]
+fn a_missing_or_huge_file_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gone.toml");
+    let error = Model::read(&path).unwrap_err().to_string();
+    assert!(error.contains("gone.toml"), "{error}");
+    let path = folder.path().join("huge.toml");
+    std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+    let error = Model::read(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("huge.toml") && error.contains("1048577"),
+        "{error}"
+    );
+}
+
+#[test]
+fn truncation_never_panics_and_names_the_file() {
+    for i in 0..64 {
+        let mut end = DEMO.len() * i / 64;
+        while !DEMO.is_char_boundary(end) {
+            end -= 1;
+        }
+        if let Err(error) = parse(&DEMO[..end]) {
+            assert!(error.to_string().contains("some/model.toml"), "{error}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn damaged_text_never_panics(at in 0..DEMO.len(), with in "\\PC{0,12}", cut in 0usize..40) {
+        let at = (0..=at).rev().find(|&i| DEMO.is_char_boundary(i)).unwrap_or(0);
+        let end = (at + cut..=DEMO.len()).find(|&i| DEMO.is_char_boundary(i)).unwrap_or(DEMO.len());
+        let text = format!("{}{with}{}", &DEMO[..at], &DEMO[end..]);
+        if let Err(error) = parse(&text) {
+            prop_assert!(error.to_string().contains("some/model.toml"));
+        }
+    }
+}
+
+#[cfg(feature = "yaml")]
+mod autoware {
+    use super::*;
+    use centerpoint::model::autoware;
+
+    const ML_PACKAGE: &str = "/**:
+  ros__parameters:
+    model_params:
+      class_names: [\"CAR\", \"TRUCK\", \"BUS\", \"BICYCLE\", \"PEDESTRIAN\"]
+      point_feature_size: 4
+      max_voxel_size: 40000
+      point_cloud_range: [-76.8, -76.8, -4.0, 76.8, 76.8, 6.0]
+      voxel_size: [0.32, 0.32, 10.0]
+      downsample_factor: 1
+      encoder_in_feature_size: 9
+      has_variance: false
+      has_twist: false
+      score_thresholds:
+        upper_bounds: [50.0, 200.0]
+        thresholds: [
+          0.35, 0.36, 0.37, 0.38, 0.39,   # near
+          0.45, 0.46, 0.47, 0.48, 0.49    # far
+        ]
+";
+    const COMMON: &str = "/**:
+  ros__parameters:
+    cloud_capacity: 2000000
+    post_process_params:
+      circle_nms_dist_threshold: 0.5
+      iou_nms_search_distance_2d: 10.0
+      iou_nms_threshold: 0.1
+      yaw_norm_thresholds: [0.3, 0.3, 0.3, 0.3, 0.0]
+    densification_params:
+      world_frame_id: map
+      num_past_frames: 1
+    diagnostics:
+      max_allowed_processing_time_ms: 200.0
+";
+
+    fn read(files: &[&str]) -> Result<Model, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = files
+            .iter()
+            .enumerate()
+            .map(|(i, text)| {
+                let path = folder.path().join(format!("{i}.param.yaml"));
+                std::fs::write(&path, text).unwrap();
+                path
+            })
+            .collect();
+        autoware::read(&paths, &[32])
+    }
+
+    #[test]
+    fn the_pair_is_one_model() {
+        let model = read(&[ML_PACKAGE, COMMON]).unwrap();
+        assert_eq!(
+            model.points.columns,
+            [Column::X, Column::Y, Column::Z, Column::T]
+        );
+        assert_eq!(
+            (model.grid.nx, model.pfn_in_features(), model.points.sweeps),
+            (480, 9, 2)
+        );
+        assert_eq!(model.head.rotation, Rotation::NegCosNegSin);
+        assert_eq!(model.head.size_order, SizeOrder::Wlh);
+        assert_eq!(model.decode.bands, [50.0, 200.0]);
+        assert_eq!(model.decode.score[1], [0.45, 0.46, 0.47, 0.48, 0.49]);
+        assert_eq!(model.decode.yaw_norm, [0.3, 0.3, 0.3, 0.3, 0.0]);
+        assert!(matches!(&model.nms[0].kind, NmsKind::Circle { radius } if radius == &[0.5; 5]));
+        assert_eq!(model.nms[1].group, [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn remap_may_lead_to_a_class_the_network_lacks() {
+        let mut allow = [0u8; 64];
+        let (mut min, mut max) = ([0.0f32; 64], [0.0f32; 64]);
+        for (from, to, low, high) in [(1, 2, 12.1, 19.75), (1, 4, 36.0, f32::INFINITY)] {
+            (allow[from * 8 + to], min[from * 8 + to], max[from * 8 + to]) = (1, low, high);
+        }
+        let list = |v: &[f32]| {
+            v.iter()
+                .map(|v| {
+                    if v.is_infinite() {
+                        ".inf".into()
+                    } else {
+                        format!("{v:?}")
+                    }
+                })
+                .collect::<Vec<String>>()
+                .join(", ")
+        };
+        let text = format!(
+            "/**:\n  ros__parameters:\n    allow_remapping_by_area_matrix: {allow:?}\n    min_area_matrix: [{}]\n    max_area_matrix: [{}]\n",
+            list(&min),
+            list(&max)
+        );
+        let model = read(&[&text, ML_PACKAGE, COMMON]).unwrap();
+        assert_eq!(model.classes[5], "TRAILER");
+        assert_eq!(model.head.tasks[0].classes, [0, 1, 2, 3, 4]);
+        assert_eq!(
+            (
+                model.remap[0].from,
+                model.remap[0].to,
+                model.remap[0].min_area
+            ),
+            (0, 1, 12.1)
+        );
+        assert_eq!(
+            (model.remap[1].to, model.remap[1].max_area),
+            (5, f32::INFINITY)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let error = read(&[ML_PACKAGE]).unwrap_err().to_string();
+        assert!(
+            error.contains("post_process_params") && error.contains("common"),
+            "{error}"
+        );
+        let error = read(&[
+            ML_PACKAGE,
+            &COMMON.replace("iou_nms_threshold", "iou_nms_treshold"),
+        ])
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("1.param.yaml") && error.contains("treshold"),
+            "{error}"
+        );
+        let error = read(&[&ML_PACKAGE.replace("0.48, 0.49 ", "0.48 "), COMMON]).unwrap_err();
+        assert!(error.to_string().contains("9 values"), "{error}");
+    }
+}
