@@ -1,0 +1,326 @@
+//! What the columns of a point row mean, and how users write that down.
+//!
+//! A bare `.bin` or `.npy` holds numbers only; `--layout` names them, as a list
+//! (`x,y,z,intensity,t`) or as one of the aliases in [`ALIASES`]. A [`Layout`] that exists is
+//! valid: it has x, y and z, no column twice, and at most [`MAX_COLUMNS`] columns.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Most columns that a point row may have.
+pub const MAX_COLUMNS: usize = 16;
+
+/// Layouts that have a name.
+pub const ALIASES: [(&str, Layout); 6] = [
+    ("kitti", Layout::KITTI),
+    ("nuscenes", Layout::NUSCENES),
+    ("waymo", Layout::WAYMO),
+    ("xyzi", Layout::KITTI),
+    ("xyzir", Layout::NUSCENES),
+    ("xyzit", Layout::XYZIT),
+];
+
+/// What one column of a point row means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Column {
+    /// Metres forward.
+    X,
+    /// Metres to the left.
+    Y,
+    /// Metres up.
+    Z,
+    /// Return strength in the file's own scale.
+    Intensity,
+    /// Age of the point's sweep in seconds; 0 for the newest.
+    T,
+    /// Laser (beam) number.
+    Ring,
+    /// Waymo's pulse elongation.
+    Elongation,
+    /// A column that is read over.
+    Skip,
+}
+
+impl Column {
+    const ALL: [Column; 8] = [
+        Column::X,
+        Column::Y,
+        Column::Z,
+        Column::Intensity,
+        Column::T,
+        Column::Ring,
+        Column::Elongation,
+        Column::Skip,
+    ];
+
+    /// The name in layouts and model descriptions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Column::X => "x",
+            Column::Y => "y",
+            Column::Z => "z",
+            Column::Intensity => "intensity",
+            Column::T => "t",
+            Column::Ring => "ring",
+            Column::Elongation => "elongation",
+            Column::Skip => "skip",
+        }
+    }
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Column {
+    type Err = LayoutError;
+
+    /// Reads a column's name; `_` is short for `skip`.
+    fn from_str(text: &str) -> Result<Self, LayoutError> {
+        if text == "_" {
+            return Ok(Column::Skip);
+        }
+        Column::ALL
+            .into_iter()
+            .find(|column| column.name() == text)
+            .ok_or_else(|| LayoutError::UnknownColumn(text.to_owned()))
+    }
+}
+
+/// The meaning of each column of a point row, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// Slots past `count` are [`Column::Skip`], so that derived equality is right.
+    columns: [Column; MAX_COLUMNS],
+    count: u8,
+}
+
+impl Layout {
+    /// KITTI's `.bin`: x y z intensity.
+    pub const KITTI: Layout = Layout::constant(&[Column::Intensity]);
+    /// nuScenes' `.pcd.bin`: x y z intensity ring.
+    pub const NUSCENES: Layout = Layout::constant(&[Column::Intensity, Column::Ring]);
+    /// Waymo frames as mmdetection3d stores them: x y z intensity elongation.
+    pub const WAYMO: Layout = Layout::constant(&[Column::Intensity, Column::Elongation]);
+    /// Accumulated sweeps: x y z intensity t.
+    pub const XYZIT: Layout = Layout::constant(&[Column::Intensity, Column::T]);
+
+    /// x y z and `rest`, of which no column may be given twice.
+    const fn constant(rest: &[Column]) -> Layout {
+        let mut columns = [Column::Skip; MAX_COLUMNS];
+        columns[0] = Column::X;
+        columns[1] = Column::Y;
+        columns[2] = Column::Z;
+        let mut i = 0;
+        while i < rest.len() {
+            columns[3 + i] = rest[i];
+            i += 1;
+        }
+        Layout {
+            columns,
+            count: 3 + rest.len() as u8,
+        }
+    }
+
+    /// Checks `columns`.
+    ///
+    /// # Errors
+    /// More than [`MAX_COLUMNS`] columns, one of x, y, z missing, or a column other than
+    /// [`Column::Skip`] given twice.
+    pub fn new(columns: &[Column]) -> Result<Layout, LayoutError> {
+        let mut layout = Layout {
+            columns: [Column::Skip; MAX_COLUMNS],
+            count: 0,
+        };
+        if columns.len() > MAX_COLUMNS {
+            return Err(LayoutError::TooMany(columns.len()));
+        }
+        for (slot, &column) in layout.columns.iter_mut().zip(columns) {
+            *slot = column;
+            layout.count += 1;
+        }
+        for column in Column::ALL {
+            match columns.iter().filter(|&&c| c == column).count() {
+                0 if matches!(column, Column::X | Column::Y | Column::Z) => {
+                    return Err(LayoutError::Missing { column, layout });
+                }
+                2.. if column != Column::Skip => {
+                    return Err(LayoutError::Duplicate { column, layout });
+                }
+                _ => {}
+            }
+        }
+        Ok(layout)
+    }
+
+    /// The columns in order.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns[..usize::from(self.count)]
+    }
+
+    /// Values per point.
+    pub fn stride(&self) -> usize {
+        usize::from(self.count)
+    }
+
+    /// Where `column` is in a row, if it is there.
+    pub fn position(&self, column: Column) -> Option<usize> {
+        self.columns().iter().position(|&c| c == column)
+    }
+
+    /// This layout with a [`Column::T`]: itself if it has one, else with one at the end.
+    ///
+    /// # Errors
+    /// All [`MAX_COLUMNS`] columns are taken.
+    pub fn with_t(self) -> Result<Layout, LayoutError> {
+        if self.position(Column::T).is_some() {
+            return Ok(self);
+        }
+        let mut layout = self;
+        match layout.columns.get_mut(self.stride()) {
+            Some(slot) => *slot = Column::T,
+            None => return Err(LayoutError::TooMany(MAX_COLUMNS + 1)),
+        }
+        layout.count += 1;
+        Ok(layout)
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, column) in self.columns().iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            write!(f, "{comma}{column}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Layout({self})")
+    }
+}
+
+impl FromStr for Layout {
+    type Err = LayoutError;
+
+    /// Reads an alias, or column names between commas; case and spaces around names are free.
+    fn from_str(text: &str) -> Result<Self, LayoutError> {
+        let text = text.trim().to_ascii_lowercase();
+        if let Some((_, layout)) = ALIASES.iter().find(|(alias, _)| *alias == text) {
+            return Ok(*layout);
+        }
+        let columns = text
+            .split(',')
+            .map(|name| name.trim().parse())
+            .collect::<Result<Vec<Column>, _>>()?;
+        Layout::new(&columns)
+    }
+}
+
+/// Why columns do not make a layout.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// A name that is no column.
+    #[error(
+        "`{0}` is no column; a layout is a list such as `x,y,z,intensity,t` of the columns x, y, z, \
+         intensity, t, ring, elongation and skip (or _), or one of kitti, nuscenes, waymo, xyzi, \
+         xyzir, xyzit"
+    )]
+    UnknownColumn(String),
+    /// A column that may occur once occurs again.
+    #[error("layout `{layout}` has the column {column} twice; name the one to ignore `skip`")]
+    Duplicate {
+        /// The column.
+        column: Column,
+        /// All columns as given.
+        layout: Layout,
+    },
+    /// A coordinate is not there.
+    #[error("layout `{layout}` has no column {column}; x, y and z are needed")]
+    Missing {
+        /// The coordinate.
+        column: Column,
+        /// All columns as given.
+        layout: Layout,
+    },
+    /// More columns than a row may have.
+    #[error("a layout of {0} columns; {MAX_COLUMNS} are the most")]
+    TooMany(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_alias_and_its_spelled_out_form_agree() {
+        for (alias, layout) in ALIASES {
+            assert_eq!(alias.parse(), Ok(layout));
+            assert_eq!(layout.to_string().parse(), Ok(layout), "{alias}");
+        }
+        assert_eq!(Layout::WAYMO.to_string(), "x,y,z,intensity,elongation");
+        assert_eq!(" KITTI ".parse(), Ok(Layout::KITTI));
+    }
+
+    #[test]
+    fn a_list_keeps_its_order_and_its_skipped_columns() {
+        let layout: Layout = "_, x,y, z,skip,t".parse().unwrap();
+        use Column::*;
+        assert_eq!(layout.columns(), [Skip, X, Y, Z, Skip, T]);
+        assert_eq!(layout.position(T), Some(5));
+        assert_eq!(layout.position(Ring), None);
+        assert_eq!(layout.to_string(), "skip,x,y,z,skip,t");
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_a_row() {
+        use LayoutError::*;
+        let parse = |text: &str| text.parse::<Layout>().unwrap_err();
+        assert_eq!(parse("x,y,z,speed"), UnknownColumn("speed".into()));
+        assert_eq!(parse(""), UnknownColumn(String::new()));
+        assert!(matches!(
+            parse("x,y,z,x"),
+            Duplicate {
+                column: Column::X,
+                ..
+            }
+        ));
+        assert!(matches!(
+            parse("x,y,t"),
+            Missing {
+                column: Column::Z,
+                ..
+            }
+        ));
+        assert_eq!(parse("x,y,z,_,_,_,_,_,_,_,_,_,_,_,_,_,_"), TooMany(17));
+        assert!(parse("x,y,z,t,t").to_string().contains("x,y,z,t,t"));
+    }
+
+    #[test]
+    fn time_is_appended_once_and_only_if_there_is_room() {
+        let with_t = Layout::KITTI.with_t().unwrap();
+        assert_eq!(with_t, Layout::XYZIT);
+        assert_eq!(with_t.with_t(), Ok(with_t));
+        let full: Layout = "x,y,z,_,_,_,_,_,_,_,_,_,_,_,_,_".parse().unwrap();
+        assert_eq!(full.with_t(), Err(LayoutError::TooMany(17)));
+    }
+
+    #[test]
+    fn model_files_name_columns_as_layouts_do() {
+        for column in Column::ALL {
+            assert_eq!(column.name().parse(), Ok(column));
+            assert_eq!(
+                serde_json::to_value(column).unwrap(),
+                serde_json::json!(column.name())
+            );
+        }
+    }
+}

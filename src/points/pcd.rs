@@ -1,0 +1,321 @@
+//! `.pcd` frames (Point Cloud Library): ascii, binary and binary_compressed, fields of any type.
+//!
+//! The fields that mean a [`Column`] become the cloud's columns in the file's order; the rest is
+//! read over. Numbers become `f32`. The body's length is checked against the header before memory
+//! is taken, and binary bodies are converted in blocks, so that a reader never holds more than the
+//! file and its cloud.
+
+use std::io::{BufRead, Read};
+
+use super::bin::read_f32_le;
+use super::pcd_header::{Encoding, Field, Header, Kind};
+use super::{Layout, LayoutError, MAX_POINTS, PointCloud, lzf};
+
+/// Bytes of a binary body that are converted at a time.
+const BLOCK_BYTES: usize = 64 << 10;
+
+/// Why a `.pcd` could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PcdError {
+    /// Reading failed half-way.
+    #[error("cannot read the frame: {0}")]
+    Io(#[from] std::io::Error),
+    /// The file is no PCD, or is cut within its header.
+    #[error("no PCD header with a DATA line in the first 64 KiB; is this a .pcd file?")]
+    NoDataLine,
+    /// A header line is not there.
+    #[error("the PCD header has no line {0}")]
+    MissingLine(&'static str),
+    /// A header line has a value that it cannot have.
+    #[error("PCD {line}: expected {expected}, found `{found}`")]
+    Value {
+        /// Keyword of the line.
+        line: &'static str,
+        /// What may stand there.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// POINTS and WIDTH × HEIGHT do not agree.
+    #[error("PCD POINTS is {points}, but WIDTH × HEIGHT is {width} × {height}")]
+    Points {
+        /// POINTS.
+        points: u64,
+        /// WIDTH.
+        width: u64,
+        /// HEIGHT.
+        height: u64,
+    },
+    /// More points than a frame may have.
+    #[error("{0} points; a frame may have {MAX_POINTS}")]
+    TooManyPoints(u64),
+    /// The fields do not make a cloud.
+    #[error("PCD FIELDS: {0}")]
+    Fields(#[from] LayoutError),
+    /// The body is longer or shorter than the header says.
+    #[error("{points} points need {expected} bytes after the header, the file has {found}")]
+    Length {
+        /// Points by the header.
+        points: usize,
+        /// What they need; "at least …" for ASCII.
+        expected: String,
+        /// Bytes after the header.
+        found: u64,
+    },
+    /// An ASCII body is not text.
+    #[error("the ascii body is not text: {0}")]
+    NotText(std::str::Utf8Error),
+    /// An ASCII line has too few or too many values.
+    #[error("point {point}: a line of {found} values, where FIELDS and COUNT make {expected}")]
+    Values {
+        /// Number of the point, from 0.
+        point: usize,
+        /// Values by the header.
+        expected: usize,
+        /// Values on the line.
+        found: usize,
+    },
+    /// An ASCII value is no number.
+    #[error("point {point}, field {field}: `{text}` is no number")]
+    Number {
+        /// Number of the point, from 0.
+        point: usize,
+        /// Name of the field.
+        field: String,
+        /// The text there, shortened.
+        text: String,
+    },
+    /// An ASCII body has more or fewer lines than points.
+    #[error("the header claims {expected} points, the file has {found}")]
+    Count {
+        /// Points by the header.
+        expected: usize,
+        /// Lines in the file.
+        found: usize,
+    },
+    /// A compressed body is broken.
+    #[error(transparent)]
+    Lzf(#[from] lzf::LzfError),
+}
+
+impl PcdError {
+    pub(super) fn value(line: &'static str, expected: &str, found: &str) -> PcdError {
+        PcdError::Value {
+            line,
+            expected: expected.to_owned(),
+            found: shortened(found),
+        }
+    }
+}
+
+/// At most 40 characters of `text`, for a message.
+fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// Reads a file of `bytes` bytes.
+pub(super) fn parse(reader: &mut impl BufRead, bytes: u64) -> Result<PointCloud, PcdError> {
+    let header = Header::parse(reader)?;
+    let mut columns = Vec::with_capacity(header.fields.len());
+    columns.extend(header.fields.iter().map(|field| field.column));
+    let layout = Layout::new(&columns)?;
+    let body = bytes.saturating_sub(header.bytes);
+    let data = match header.encoding {
+        Encoding::Ascii => ascii(reader, &header, body)?,
+        Encoding::Binary => binary(reader, &header, body)?,
+        Encoding::Compressed => compressed(reader, &header, body)?,
+    };
+    Ok(PointCloud { layout, data })
+}
+
+fn ascii(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
+    // Each value takes a character and a separator; the last separator may be missing.
+    let least = (header.points as u128 * header.values as u128 * 2).saturating_sub(1);
+    if u128::from(body) < least {
+        return Err(PcdError::Length {
+            points: header.points,
+            expected: format!("at least {least}"),
+            found: body,
+        });
+    }
+    let mut text = vec![0; body as usize];
+    reader.read_exact(&mut text)?;
+    let text = std::str::from_utf8(&text).map_err(PcdError::NotText)?;
+    let mut data = Vec::with_capacity(header.points * header.fields.len());
+    let mut point = 0;
+    for line in text
+        .lines()
+        .map(str::trim_ascii)
+        .filter(|line| !line.is_empty())
+    {
+        if point < header.points {
+            parse_line(line, point, header, &mut data)?;
+        }
+        point += 1;
+    }
+    if point != header.points {
+        return Err(PcdError::Count {
+            expected: header.points,
+            found: point,
+        });
+    }
+    Ok(data)
+}
+
+/// Appends the read fields of one line.
+fn parse_line(
+    line: &str,
+    point: usize,
+    header: &Header,
+    data: &mut Vec<f32>,
+) -> Result<(), PcdError> {
+    let mut tokens = line.split_ascii_whitespace();
+    let mut taken = 0;
+    for field in &header.fields {
+        let Some(token) = tokens.nth(field.index - taken) else {
+            break;
+        };
+        taken = field.index + 1;
+        data.push(token.parse().map_err(|_| PcdError::Number {
+            point,
+            field: field.name.clone(),
+            text: shortened(token),
+        })?);
+    }
+    if taken + tokens.count() == header.values {
+        return Ok(());
+    }
+    Err(PcdError::Values {
+        point,
+        expected: header.values,
+        found: line.split_ascii_whitespace().count(),
+    })
+}
+
+fn binary(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
+    let expected = header.points as u128 * header.stride as u128;
+    if expected != u128::from(body) {
+        return Err(PcdError::Length {
+            points: header.points,
+            expected: expected.to_string(),
+            found: body,
+        });
+    }
+    let columns = header.fields.len();
+    let mut data = vec![0f32; header.points * columns];
+    let all_f32 = header.fields.iter().all(|field| field.kind == Kind::F32);
+    if all_f32 && header.stride == columns * size_of::<f32>() {
+        read_f32_le(reader, &mut data)?;
+        return Ok(data);
+    }
+    let rows = (BLOCK_BYTES / header.stride).clamp(1, header.points.max(1));
+    let mut block = vec![
+        0u8;
+        if header.points == 0 {
+            0
+        } else {
+            rows * header.stride
+        }
+    ];
+    for out in data.chunks_mut(rows * columns) {
+        let bytes = &mut block[..out.len() / columns * header.stride];
+        reader.read_exact(bytes)?;
+        for (column, field) in header.fields.iter().enumerate() {
+            convert(
+                &bytes[field.offset..],
+                header.stride,
+                field,
+                out,
+                column,
+                columns,
+            );
+        }
+    }
+    Ok(data)
+}
+
+fn compressed(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
+    if header.points == 0 && body == 0 {
+        return Ok(Vec::new());
+    }
+    let length = |expected: String| PcdError::Length {
+        points: header.points,
+        expected,
+        found: body,
+    };
+    if body < 8 {
+        return Err(length("at least 8".to_owned()));
+    }
+    let mut sizes = [[0u8; 4]; 2];
+    reader.read_exact(sizes.as_flattened_mut())?;
+    let [packed, unpacked] = sizes.map(u32::from_le_bytes);
+    if body - 8 != u64::from(packed) {
+        return Err(length(format!("8 + {packed} (by the compressed size)")));
+    }
+    let needed = header.points as u128 * header.stride as u128;
+    if u128::from(unpacked) != needed {
+        let expected = format!("{needed} bytes, POINTS times the bytes of a point");
+        return Err(PcdError::value(
+            "decompressed size",
+            &expected,
+            &unpacked.to_string(),
+        ));
+    }
+    let mut input = vec![0u8; packed as usize];
+    reader.read_exact(&mut input)?;
+    let bytes = lzf::decompress(&input, unpacked as usize)?;
+    drop(input);
+    // All values of the first field, then all of the second, and so on.
+    let columns = header.fields.len();
+    let mut data = vec![0f32; header.points * columns];
+    for (column, field) in header.fields.iter().enumerate() {
+        let start = field.offset * header.points;
+        convert(
+            &bytes[start..],
+            field.kind.size(),
+            field,
+            &mut data,
+            column,
+            columns,
+        );
+    }
+    Ok(data)
+}
+
+/// Writes the values of `field`, which are `step` bytes apart, to a column of the rows in `out`.
+fn convert(
+    bytes: &[u8],
+    step: usize,
+    field: &Field,
+    out: &mut [f32],
+    column: usize,
+    columns: usize,
+) {
+    fn each<const N: usize>(
+        values: std::slice::Chunks<'_, u8>,
+        out: std::slice::ChunksExactMut<'_, f32>,
+        column: usize,
+        number: impl Fn([u8; N]) -> f32,
+    ) {
+        for (value, row) in values.zip(out) {
+            if let Some(value) = value.first_chunk() {
+                row[column] = number(*value);
+            }
+        }
+    }
+    let values = bytes.chunks(step);
+    let out = out.chunks_exact_mut(columns);
+    match field.kind {
+        Kind::F32 => each(values, out, column, f32::from_le_bytes),
+        Kind::F64 => each(values, out, column, |b| f64::from_le_bytes(b) as f32),
+        Kind::I8 => each(values, out, column, |b| i8::from_le_bytes(b).into()),
+        Kind::I16 => each(values, out, column, |b| i16::from_le_bytes(b).into()),
+        Kind::I32 => each(values, out, column, |b| i32::from_le_bytes(b) as f32),
+        Kind::I64 => each(values, out, column, |b| i64::from_le_bytes(b) as f32),
+        Kind::U8 => each(values, out, column, |b| u8::from_le_bytes(b).into()),
+        Kind::U16 => each(values, out, column, |b| u16::from_le_bytes(b).into()),
+        Kind::U32 => each(values, out, column, |b| u32::from_le_bytes(b) as f32),
+        Kind::U64 => each(values, out, column, |b| u64::from_le_bytes(b) as f32),
+    }
+}

@@ -1,0 +1,433 @@
+//! The text header of a `.pcd` file, checked: fields with their place in a point, number of points
+//! and encoding. Source: the Point Cloud Library's "The PCD file format", version 0.7.
+//!
+//! Nothing is allocated by what the header claims; only the header's own lines are kept.
+
+use std::io::{BufRead, Read};
+
+use super::pcd::PcdError;
+use super::{Column, MAX_POINTS};
+
+/// Longest header that is read.
+const MAX_HEADER_BYTES: u64 = 64 << 10;
+/// Most fields of a point.
+const MAX_FIELDS: usize = 256;
+
+/// How the points are stored after the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Ascii,
+    Binary,
+    Compressed,
+}
+
+/// TYPE and SIZE of a field's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+}
+
+impl Kind {
+    fn of(kind: &str, size: &str) -> Option<Kind> {
+        Some(match (kind, size) {
+            ("F", "4") => Kind::F32,
+            ("F", "8") => Kind::F64,
+            ("I", "1") => Kind::I8,
+            ("I", "2") => Kind::I16,
+            ("I", "4") => Kind::I32,
+            ("I", "8") => Kind::I64,
+            ("U", "1") => Kind::U8,
+            ("U", "2") => Kind::U16,
+            ("U", "4") => Kind::U32,
+            ("U", "8") => Kind::U64,
+            _ => return None,
+        })
+    }
+
+    /// Bytes of a value.
+    pub(super) fn size(self) -> usize {
+        match self {
+            Kind::I8 | Kind::U8 => 1,
+            Kind::I16 | Kind::U16 => 2,
+            Kind::F32 | Kind::I32 | Kind::U32 => 4,
+            Kind::F64 | Kind::I64 | Kind::U64 => 8,
+        }
+    }
+
+    fn is_float(self) -> bool {
+        matches!(self, Kind::F32 | Kind::F64)
+    }
+}
+
+/// A field that becomes a column of the cloud. All others are read over.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Field {
+    pub(super) column: Column,
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    /// Byte offset in a point.
+    pub(super) offset: usize,
+    /// Index among the values of a point: its place on an ASCII line.
+    pub(super) index: usize,
+}
+
+/// A checked header.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Header {
+    /// The fields that are read, in the file's order.
+    pub(super) fields: Vec<Field>,
+    /// Bytes of a point, all fields.
+    pub(super) stride: usize,
+    /// Values of a point, all fields.
+    pub(super) values: usize,
+    /// Number of points.
+    pub(super) points: usize,
+    pub(super) encoding: Encoding,
+    /// Bytes of the header itself.
+    pub(super) bytes: u64,
+}
+
+/// The column that a field name means, and its rank where several names mean the same one.
+///
+/// `t` and `time_lag` are the age of a point's sweep in seconds and count only as floats. `time`,
+/// `timestamp`, `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or
+/// since an epoch; they are never taken for an age.
+fn meaning(name: &str, kind: Kind) -> Option<(Column, usize)> {
+    Some(match name {
+        "x" => (Column::X, 0),
+        "y" => (Column::Y, 0),
+        "z" => (Column::Z, 0),
+        "intensity" => (Column::Intensity, 0),
+        "i" => (Column::Intensity, 1),
+        "reflectivity" => (Column::Intensity, 2),
+        "ring" => (Column::Ring, 0),
+        "channel" => (Column::Ring, 1),
+        "laser" => (Column::Ring, 2),
+        "elongation" => (Column::Elongation, 0),
+        "t" if kind.is_float() => (Column::T, 0),
+        "time_lag" if kind.is_float() => (Column::T, 1),
+        _ => return None,
+    })
+}
+
+/// The header's lines, each without its keyword.
+#[derive(Default)]
+struct Lines {
+    fields: Option<String>,
+    size: Option<String>,
+    kind: Option<String>,
+    count: Option<String>,
+    width: Option<String>,
+    height: Option<String>,
+    points: Option<String>,
+}
+
+impl Header {
+    /// Reads up to and with the `DATA` line.
+    pub(super) fn parse(reader: &mut impl BufRead) -> Result<Header, PcdError> {
+        let mut reader = reader.take(MAX_HEADER_BYTES);
+        let mut lines = Lines::default();
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if reader.read_until(b'\n', &mut line)? == 0 {
+                return Err(PcdError::NoDataLine);
+            }
+            let text = std::str::from_utf8(&line).map_err(|_| PcdError::NoDataLine)?;
+            let text = text.trim();
+            let (key, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+            let slot = match key {
+                "FIELDS" | "COLUMNS" => &mut lines.fields,
+                "SIZE" => &mut lines.size,
+                "TYPE" => &mut lines.kind,
+                "COUNT" => &mut lines.count,
+                "WIDTH" => &mut lines.width,
+                "HEIGHT" => &mut lines.height,
+                "POINTS" => &mut lines.points,
+                "DATA" => {
+                    let bytes = MAX_HEADER_BYTES - reader.limit();
+                    return Header::check(&lines, rest.trim(), bytes);
+                }
+                _ if key.is_empty() || key.starts_with('#') => continue,
+                "VERSION" | "VIEWPOINT" => continue,
+                _ => return Err(PcdError::value("header", "a keyword of PCD 0.7", key)),
+            };
+            if slot.is_some() {
+                return Err(PcdError::value("header", "each keyword once", text));
+            }
+            *slot = Some(rest.to_owned());
+        }
+    }
+
+    fn check(lines: &Lines, data: &str, bytes: u64) -> Result<Header, PcdError> {
+        let encoding = match data {
+            "ascii" => Encoding::Ascii,
+            "binary" => Encoding::Binary,
+            "binary_compressed" => Encoding::Compressed,
+            other => {
+                let expected = "ascii, binary or binary_compressed";
+                return Err(PcdError::value("DATA", expected, other));
+            }
+        };
+        let points = points(lines)?;
+        let (fields, stride, values) = fields(lines)?;
+        Ok(Header {
+            fields,
+            stride,
+            values,
+            points,
+            encoding,
+            bytes,
+        })
+    }
+}
+
+/// Number of points by POINTS and WIDTH × HEIGHT, which must agree where both are given.
+fn points(lines: &Lines) -> Result<usize, PcdError> {
+    let number = |key, line: &Option<String>| match line {
+        None => Ok(None),
+        Some(text) => match text.trim().parse::<u32>() {
+            Ok(value) => Ok(Some(u64::from(value))),
+            Err(_) => Err(PcdError::value(key, "a whole number below 2^32", text)),
+        },
+    };
+    let width = number("WIDTH", &lines.width)?;
+    let height = number("HEIGHT", &lines.height)?;
+    let claimed = number("POINTS", &lines.points)?;
+    let points = match (width, height, claimed) {
+        (Some(width), Some(height), Some(points)) if width * height != points => {
+            return Err(PcdError::Points {
+                points,
+                width,
+                height,
+            });
+        }
+        (_, _, Some(points)) => points,
+        (Some(width), Some(height), None) => width * height,
+        _ => return Err(PcdError::MissingLine("POINTS (or WIDTH and HEIGHT)")),
+    };
+    if points > MAX_POINTS {
+        return Err(PcdError::TooManyPoints(points));
+    }
+    Ok(points as usize)
+}
+
+/// The fields that are read, in the file's order, the bytes of a point and its number of values.
+fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
+    let required = |key, line: &Option<String>| line.clone().ok_or(PcdError::MissingLine(key));
+    let names = required("FIELDS", &lines.fields)?;
+    let sizes = required("SIZE", &lines.size)?;
+    let kinds = required("TYPE", &lines.kind)?;
+    let total = names.split_whitespace().count();
+    if !(1..=MAX_FIELDS).contains(&total) {
+        return Err(PcdError::value(
+            "FIELDS",
+            "1 to 256 names",
+            &total.to_string(),
+        ));
+    }
+    for (key, line) in [
+        ("SIZE", Some(&sizes)),
+        ("TYPE", Some(&kinds)),
+        ("COUNT", lines.count.as_ref()),
+    ] {
+        let found = line.map_or(total, |line| line.split_whitespace().count());
+        if found != total {
+            let expected = format!("{total} values, one for each field");
+            return Err(PcdError::value(key, &expected, &found.to_string()));
+        }
+    }
+    let counts = lines.count.as_deref().unwrap_or_default();
+    let counts = counts.split_whitespace().chain(std::iter::repeat("1"));
+
+    let mut found: Vec<(Field, usize)> = Vec::new();
+    let (mut stride, mut values) = (0u64, 0u64);
+    let described = names
+        .split_whitespace()
+        .zip(sizes.split_whitespace())
+        .zip(kinds.split_whitespace())
+        .zip(counts);
+    for (((name, size), kind), count) in described {
+        let Some(kind) = Kind::of(kind, size) else {
+            let text = format!("{kind} {size} of field `{name}`");
+            return Err(PcdError::value(
+                "TYPE and SIZE",
+                "F 4, F 8, or I or U of 1, 2, 4 or 8",
+                &text,
+            ));
+        };
+        let Some(count) = count.parse::<u32>().ok().filter(|&count| count > 0) else {
+            let text = format!("{count} of field `{name}`");
+            return Err(PcdError::value(
+                "COUNT",
+                "a whole number from 1 to 2^32 − 1",
+                &text,
+            ));
+        };
+        if let Some((column, rank)) = meaning(name, kind) {
+            if count != 1 {
+                let text = format!("{count} of field `{name}`");
+                return Err(PcdError::value(
+                    "COUNT",
+                    "1 for a field that is read",
+                    &text,
+                ));
+            }
+            let field = Field {
+                column,
+                name: name.to_owned(),
+                kind,
+                offset: stride as usize,
+                index: values as usize,
+            };
+            match found.iter().position(|(other, _)| other.column == column) {
+                None => found.push((field, rank)),
+                Some(at) if found[at].1 == rank => {
+                    return Err(PcdError::value("FIELDS", "each field once", name));
+                }
+                // Of two names for one column the first in rank is the one that is meant.
+                Some(at) if rank < found[at].1 => {
+                    found.remove(at);
+                    found.push((field, rank));
+                }
+                Some(_) => {}
+            }
+        }
+        // At most 256 × 2^32 × 8, far below 2^64.
+        stride += kind.size() as u64 * u64::from(count);
+        values += u64::from(count);
+    }
+    let fields = found.into_iter().map(|(field, _)| field).collect();
+    Ok((fields, stride as usize, values as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Header, PcdError> {
+        Header::parse(&mut text.as_bytes())
+    }
+
+    /// A header of `fields` ("name type size count" each) over 6 points.
+    fn with(fields: &[&str]) -> String {
+        let part = |at: usize| {
+            let parts = fields.iter().map(|f| f.split(' ').nth(at).unwrap());
+            parts.collect::<Vec<_>>().join(" ")
+        };
+        format!(
+            "# .PCD v0.7\nVERSION 0.7\nFIELDS {}\nSIZE {}\nTYPE {}\nCOUNT {}\nWIDTH 3\nHEIGHT 2\n\
+             VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 6\nDATA binary\n",
+            part(0),
+            part(2),
+            part(1),
+            part(3)
+        )
+    }
+
+    const XYZ: [&str; 3] = ["x F 4 1", "y F 4 1", "z F 4 1"];
+
+    fn columns(extra: &[&str]) -> Vec<(Column, usize, usize)> {
+        let header = parse(&with(&[&XYZ, extra].concat())).unwrap();
+        let fields = header.fields.iter();
+        fields
+            .map(|f| (f.column, f.offset, f.index))
+            .skip(3)
+            .collect()
+    }
+
+    #[test]
+    fn fields_are_found_by_name_and_counted_over() {
+        use Column::*;
+        assert_eq!(
+            columns(&["_ U 1 4", "normal F 4 3", "intensity U 1 1", "ring U 2 1"]),
+            [(Intensity, 28, 10), (Ring, 29, 11)]
+        );
+        let text = with(&XYZ);
+        let header = parse(&text).unwrap();
+        assert_eq!((header.stride, header.values, header.points), (12, 3, 6));
+        assert_eq!(header.encoding, Encoding::Binary);
+        assert_eq!(header.bytes, text.len() as u64);
+        // COUNT may be left out, as may POINTS or both of WIDTH and HEIGHT; lines may end in \r\n.
+        for without in ["COUNT", "POINTS", "WIDTH", "VERSION"] {
+            let lines: Vec<&str> = text.lines().filter(|l| !l.starts_with(without)).collect();
+            let again = parse(&(lines.join("\r\n") + "\r\n")).unwrap();
+            assert_eq!(again.fields, header.fields);
+            assert_eq!(again.points, 6, "{without}");
+        }
+    }
+
+    #[test]
+    fn of_several_names_for_one_column_the_first_in_rank_is_read() {
+        use Column::*;
+        assert_eq!(
+            columns(&["reflectivity U 2 1", "intensity F 4 1"]),
+            [(Intensity, 14, 4)]
+        );
+        assert_eq!(columns(&["channel U 2 1", "laser U 2 1"]), [(Ring, 12, 3)]);
+    }
+
+    #[test]
+    fn a_clock_is_not_an_age() {
+        assert_eq!(columns(&["t F 4 1"]), [(Column::T, 12, 3)]);
+        assert_eq!(columns(&["time_lag F 8 1"]), [(Column::T, 12, 3)]);
+        for clock in [
+            "t U 4 1",
+            "time F 4 1",
+            "timestamp F 8 1",
+            "time_stamp U 4 1",
+        ] {
+            assert_eq!(columns(&[clock]), [], "{clock}");
+        }
+    }
+
+    #[test]
+    fn each_broken_line_is_named() {
+        let good = with(&[&XYZ[..], &["intensity U 1 1"]].concat());
+        for (from, to, expected) in [
+            ("SIZE 4 4 4 1", "SIZE 4 4 4", "SIZE"),
+            ("SIZE 4 4 4 1", "", "no line SIZE"),
+            ("SIZE 4 4 4 1", "SIZE 4 4 4 3", "`U 3 of field `intensity`"),
+            ("TYPE F F F U", "TYPE F F F Q", "TYPE"),
+            ("COUNT 1 1 1 1", "COUNT 1 0 1 1", "`0 of field `y`"),
+            ("COUNT 1 1 1 1", "COUNT 1 1 1 99999999999", "COUNT"),
+            ("COUNT 1 1 1 1", "COUNT 1 2 1 1", "`2 of field `y`"),
+            ("FIELDS x y z", "FIELDS x y y", "each field once"),
+            ("FIELDS x y z intensity", "FIELDS", "FIELDS"),
+            ("POINTS 6", "POINTS 7", "7"),
+            ("POINTS 6", "POINTS -6", "-6"),
+            (
+                "WIDTH 3\nHEIGHT 2",
+                "WIDTH 4294967295\nHEIGHT 4294967295",
+                "4294967295",
+            ),
+            ("POINTS 6", "POINTS 6\nPOINTS 6", "each keyword once"),
+            ("VERSION", "VERSIONS", "VERSIONS"),
+            ("DATA binary", "DATA zip", "zip"),
+            ("DATA binary", "", "DATA"),
+        ] {
+            let message = parse(&good.replace(from, to)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{to}: {message}");
+        }
+        let huge = good
+            .replace("POINTS 6\n", "")
+            .replace("H 3", "H 4294967295");
+        assert!(matches!(
+            parse(&huge),
+            Err(PcdError::TooManyPoints(8_589_934_590))
+        ));
+        assert!(matches!(
+            parse(&"#".repeat(1 << 20)),
+            Err(PcdError::NoDataLine)
+        ));
+    }
+}
