@@ -1,1 +1,478 @@
-//! The nuScenes detection metric.
+//! The nuScenes detection metric: mean average precision over centre distances, errors of the true
+//! positives, and their sum, the nuScenes detection score (NDS).
+//!
+//! Written from the definition (Caesar et al., "nuScenes: A multimodal dataset for autonomous
+//! driving", 2020, section 3) and equal to nuscenes-devkit 1.2.0's `DetectionEval` but for this:
+//!
+//! - Bicycles inside bicycle racks are not left out: the racks are in the data set's annotations, not
+//!   in result files.
+//! - The distance to the ego vehicle is `ego_translation` as the files give it; the devkit computes
+//!   it from the ego poses. A file without it has every box in range.
+//! - Boxes of classes that are not in the [`Config`] are left out and counted; the devkit refuses them.
+//! - Predictions of equal score are ranked by sample token in place of the file's order, the last one
+//!   first, so that the order of the samples in a file means nothing. Within a sample it is the devkit's
+//!   order: the last one first.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::EvalError;
+use super::curve::{
+    Curve, LEVELS, average_precision, first_level, interpolate, nan_mean, over_recall,
+};
+use super::matching::{
+    Sample, center_distance, check, of_class, precision_recall, take_nearest, unscored,
+};
+use crate::output::nuscenes::{Results, SampleBox};
+
+/// An error of true positives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TpError {
+    /// Distance of the centres in the xy plane, metres.
+    #[serde(rename = "trans_err")]
+    Translation,
+    /// 1 − IoU of the boxes put into one place and heading.
+    #[serde(rename = "scale_err")]
+    Scale,
+    /// Difference of the headings, radians.
+    #[serde(rename = "orient_err")]
+    Orientation,
+    /// Length of the difference of the velocities, m/s.
+    #[serde(rename = "vel_err")]
+    Velocity,
+    /// 1 − accuracy of the attribute.
+    #[serde(rename = "attr_err")]
+    Attribute,
+}
+
+impl TpError {
+    /// All of them, in the order of every array by error here.
+    pub const ALL: [TpError; 5] = [
+        TpError::Translation,
+        TpError::Scale,
+        TpError::Orientation,
+        TpError::Velocity,
+        TpError::Attribute,
+    ];
+
+    /// The devkit's key.
+    pub fn key(self) -> &'static str {
+        match self {
+            TpError::Translation => "trans_err",
+            TpError::Scale => "scale_err",
+            TpError::Orientation => "orient_err",
+            TpError::Velocity => "vel_err",
+            TpError::Attribute => "attr_err",
+        }
+    }
+
+    /// The error of `prediction`; NaN where the label does not tell.
+    fn of(self, label: &SampleBox, prediction: &SampleBox, class: &Class) -> f64 {
+        match self {
+            TpError::Translation => center_distance(label, prediction),
+            TpError::Scale => 1.0 - scale_iou(label, prediction),
+            TpError::Orientation => {
+                let turn = if class.half_turn { 0.5 } else { 1.0 } * std::f64::consts::TAU;
+                let difference = label.yaw() - prediction.yaw();
+                ((difference + turn / 2.0).rem_euclid(turn) - turn / 2.0).abs()
+            }
+            TpError::Velocity => {
+                let [x, y] = [0, 1].map(|axis| {
+                    let of = |b: &SampleBox| b.velocity[axis].unwrap_or(f64::NAN);
+                    of(prediction) - of(label)
+                });
+                (x * x + y * y).sqrt()
+            }
+            TpError::Attribute if label.attribute_name.is_empty() => f64::NAN,
+            TpError::Attribute => {
+                f64::from(u8::from(label.attribute_name != prediction.attribute_name))
+            }
+        }
+    }
+}
+
+/// What a class is scored by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Its `detection_name`.
+    pub name: String,
+    /// Boxes at this distance from the ego vehicle and farther are left out, metres.
+    pub range: f64,
+    /// Whether front and back are the same, so that headings differ by a quarter turn at most.
+    #[serde(default)]
+    pub half_turn: bool,
+    /// Errors that mean nothing for the class: NaN, and left out of the means.
+    #[serde(default)]
+    pub undefined: Vec<TpError>,
+}
+
+/// The metric's settings; the default is the devkit's `detection_cvpr_2019`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The classes that the means are over.
+    pub classes: Vec<Class>,
+    /// Distances below which a prediction matches a label, metres.
+    pub dist_ths: Vec<f64>,
+    /// The one of `dist_ths` whose matches the errors are of.
+    pub dist_th_tp: f64,
+    /// Recall up to which nothing counts.
+    pub min_recall: f64,
+    /// Precision up to which nothing counts.
+    pub min_precision: f64,
+    /// The most predictions of one sample.
+    pub max_boxes_per_sample: usize,
+    /// Weight of mAP in the NDS; each of the five errors has weight 1.
+    pub mean_ap_weight: f64,
+}
+
+/// nuScenes' ten classes in the devkit's order, and their ranges in metres.
+const CLASSES: [(&str, f64); 10] = [
+    ("car", 50.0),
+    ("truck", 50.0),
+    ("bus", 50.0),
+    ("trailer", 50.0),
+    ("construction_vehicle", 50.0),
+    ("pedestrian", 40.0),
+    ("motorcycle", 40.0),
+    ("bicycle", 40.0),
+    ("traffic_cone", 30.0),
+    ("barrier", 30.0),
+];
+
+/// Range in metres of classes that nuScenes does not have.
+const OTHER_RANGE: f64 = 50.0;
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::for_classes(CLASSES.map(|(name, _)| name))
+    }
+}
+
+impl Config {
+    /// The nuScenes settings for these classes: each has its range there, 50 m if it is not a class of
+    /// nuScenes.
+    pub fn for_classes<'n>(names: impl IntoIterator<Item = &'n str>) -> Config {
+        let class = |name: &str| Class {
+            name: name.to_owned(),
+            range: CLASSES
+                .iter()
+                .find(|known| known.0 == name)
+                .map_or(OTHER_RANGE, |known| known.1),
+            half_turn: name == "barrier",
+            undefined: match name {
+                "traffic_cone" => vec![TpError::Orientation, TpError::Velocity, TpError::Attribute],
+                "barrier" => vec![TpError::Velocity, TpError::Attribute],
+                _ => vec![],
+            },
+        };
+        Config {
+            classes: names.into_iter().map(class).collect(),
+            dist_ths: vec![0.5, 1.0, 2.0, 4.0],
+            dist_th_tp: 2.0,
+            min_recall: 0.1,
+            min_precision: 0.1,
+            max_boxes_per_sample: 500,
+            mean_ap_weight: 5.0,
+        }
+    }
+
+    /// The nuScenes settings for the five classes of the demo model.
+    pub fn demo() -> Config {
+        Config::for_classes(["car", "truck", "bus", "bicycle", "pedestrian"])
+    }
+
+    /// Whether the settings make sense together.
+    fn check(&self) -> Result<(), EvalError> {
+        let wrong = |message: String| Err(EvalError::Config(message));
+        if self.classes.is_empty() || self.dist_ths.is_empty() {
+            return wrong("classes and dist_ths must not be empty".to_owned());
+        }
+        for (i, class) in self.classes.iter().enumerate() {
+            if self.classes[..i].iter().any(|c| c.name == class.name) {
+                return wrong(format!("class `{}` is listed twice", class.name));
+            }
+        }
+        if !self.dist_ths.contains(&self.dist_th_tp) {
+            return wrong(format!(
+                "dist_th_tp {} must be one of dist_ths",
+                self.dist_th_tp
+            ));
+        }
+        if !(0.0..0.995).contains(&self.min_recall) || !(0.0..1.0).contains(&self.min_precision) {
+            return wrong(format!(
+                "min_recall {} must be in 0..0.995 and min_precision {} in 0..1",
+                self.min_recall, self.min_precision
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The scores of one class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassMetrics {
+    /// The class.
+    pub name: String,
+    /// Labels that were scored.
+    pub labels: usize,
+    /// Predictions that were scored.
+    pub predictions: usize,
+    /// Average precision at each of the distances, 0..=1.
+    pub aps: Vec<f64>,
+    /// Errors of the true positives in the order of [`TpError::ALL`]; NaN where undefined.
+    pub tp_errors: [f64; 5],
+}
+
+impl ClassMetrics {
+    /// Mean of the average precision over the distances.
+    pub fn mean_ap(&self) -> f64 {
+        self.aps.iter().sum::<f64>() / self.aps.len() as f64
+    }
+}
+
+/// The scores of a set of predictions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// The matching distances in metres, the columns of [`ClassMetrics::aps`].
+    pub dist_ths: Vec<f64>,
+    /// The classes in the order of [`Config::classes`].
+    pub classes: Vec<ClassMetrics>,
+    /// Mean average precision (mAP) over classes and distances.
+    pub mean_ap: f64,
+    /// Mean errors over the classes that define them, in the order of [`TpError::ALL`].
+    pub tp_errors: [f64; 5],
+    /// 1 − error, 0 at least; likewise.
+    pub tp_scores: [f64; 5],
+    /// nuScenes detection score.
+    pub nd_score: f64,
+    /// How many boxes were of classes that are not in the settings.
+    pub unscored: BTreeMap<String, usize>,
+}
+
+impl Metrics {
+    /// The scores under the devkit's keys (`DetectionMetrics.serialize`), NaN as `null`.
+    pub fn to_json(&self) -> Value {
+        let by_class = |of: &dyn Fn(&ClassMetrics) -> Value| -> Value {
+            let classes = self.classes.iter();
+            classes
+                .map(|c| (c.name.clone(), of(c)))
+                .collect::<Map<_, _>>()
+                .into()
+        };
+        let by_error = |values: &[f64; 5]| -> Value {
+            let errors = TpError::ALL.iter().zip(values);
+            errors
+                .map(|(e, v)| (e.key().to_owned(), json!(v)))
+                .collect::<Map<_, _>>()
+                .into()
+        };
+        let by_distance = |aps: &[f64]| -> Value {
+            // Python's `str(float)`: 1 m is "1.0".
+            let columns = self.dist_ths.iter().zip(aps);
+            columns
+                .map(|(d, v)| (format!("{d:?}"), json!(v)))
+                .collect::<Map<_, _>>()
+                .into()
+        };
+        json!({
+            "label_aps": by_class(&|c| by_distance(&c.aps)),
+            "mean_dist_aps": by_class(&|c| json!(c.mean_ap())),
+            "mean_ap": self.mean_ap,
+            "label_tp_errors": by_class(&|c| by_error(&c.tp_errors)),
+            "tp_errors": by_error(&self.tp_errors),
+            "tp_scores": by_error(&self.tp_scores),
+            "nd_score": self.nd_score,
+        })
+    }
+}
+
+/// Scores `predictions` against `labels`.
+///
+/// A class without labels has average precision 0 and errors 1, as in the devkit: give only classes
+/// that the labels hold. A detector that predicts no attributes has an attribute error of 1, which
+/// limits its NDS to 0.9.
+///
+/// # Errors
+/// [`EvalError`] if the sides are not of the same samples, a box is unsound, a sample has too many
+/// predictions, or the settings contradict themselves.
+pub fn evaluate(
+    labels: &Results,
+    predictions: &Results,
+    config: &Config,
+) -> Result<Metrics, EvalError> {
+    config.check()?;
+    check(labels, predictions)?;
+    let limit = config.max_boxes_per_sample;
+    if let Some((sample, boxes)) = predictions.results.iter().find(|(_, b)| b.len() > limit) {
+        return Err(EvalError::TooManyBoxes {
+            sample: sample.clone(),
+            boxes: boxes.len(),
+            limit,
+        });
+    }
+    let score = |class: &Class| {
+        let samples = of_class(labels, predictions, &class.name, class.range);
+        score_class(&samples, class, config)
+    };
+    let classes: Vec<_> = config.classes.iter().map(score).collect();
+    let mean_ap = classes.iter().map(ClassMetrics::mean_ap).sum::<f64>() / classes.len() as f64;
+    let tp_errors = std::array::from_fn(|e| nan_mean(classes.iter().map(|c| c.tp_errors[e])));
+    // An error that no class defines is NaN and scores 0, as Python's `max(0.0, nan)` does.
+    let tp_scores = tp_errors.map(|error: f64| (1.0 - error).max(0.0));
+    let weight = config.mean_ap_weight;
+    let total = weight * mean_ap + tp_scores.iter().sum::<f64>();
+    let names = config.classes.iter().map(|c| c.name.as_str());
+    Ok(Metrics {
+        dist_ths: config.dist_ths.clone(),
+        mean_ap,
+        tp_errors,
+        tp_scores,
+        nd_score: total / (weight + TpError::ALL.len() as f64),
+        unscored: unscored(labels, predictions, names),
+        classes,
+    })
+}
+
+/// The scores of the class whose boxes `samples` holds.
+fn score_class(samples: &[Sample], class: &Class, config: &Config) -> ClassMetrics {
+    let curves: Vec<_> = config
+        .dist_ths
+        .iter()
+        .map(|threshold| accumulate(samples, class, *threshold))
+        .collect();
+    let of_errors = config
+        .dist_ths
+        .iter()
+        .zip(&curves)
+        .find(|(d, _)| **d == config.dist_th_tp);
+    let tp_error = |error: usize| match of_errors {
+        Some((_, curves)) if !class.undefined.contains(&TpError::ALL[error]) => {
+            curves.mean_error(error, config.min_recall)
+        }
+        _ => f64::NAN,
+    };
+    ClassMetrics {
+        name: class.name.clone(),
+        labels: samples.iter().map(|s| s.labels.len()).sum(),
+        predictions: samples.iter().map(|s| s.predictions.len()).sum(),
+        aps: curves
+            .iter()
+            .map(|c| average_precision(&c.precision, config.min_recall, config.min_precision))
+            .collect(),
+        tp_errors: std::array::from_fn(tp_error),
+    }
+}
+
+/// Precision, confidence and running mean errors by recall level (`DetectionMetricData`).
+#[derive(Debug)]
+struct Curves {
+    precision: Curve,
+    confidence: Curve,
+    errors: [Curve; 5],
+}
+
+impl Curves {
+    /// What the devkit takes where nothing was found.
+    const NOTHING_FOUND: Curves = Curves {
+        precision: [0.0; LEVELS],
+        confidence: [0.0; LEVELS],
+        errors: [[1.0; LEVELS]; 5],
+    };
+
+    /// The mean of an error from `min_recall` to the recall that was reached (`calc_tp`); 1 if that
+    /// was not above `min_recall`.
+    fn mean_error(&self, error: usize, min_recall: f64) -> f64 {
+        let first = first_level(min_recall);
+        let last = self.confidence.iter().rposition(|c| *c != 0.0).unwrap_or(0);
+        match self.errors[error].get(first..=last) {
+            Some(counted) if !counted.is_empty() => {
+                counted.iter().sum::<f64>() / counted.len() as f64
+            }
+            _ => 1.0,
+        }
+    }
+}
+
+/// Matches the predictions, best first, each to the nearest label that is still free and nearer than
+/// `threshold` metres (`accumulate`).
+fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
+    let positives: usize = samples.iter().map(|s| s.labels.len()).sum();
+    let mut ranking: Vec<(usize, &SampleBox)> = samples
+        .iter()
+        .enumerate()
+        .flat_map(|(i, sample)| sample.predictions.iter().map(move |p| (i, *p)))
+        .collect();
+    // Ascending and stable, then reversed: of equal scores the last one leads.
+    ranking.sort_by(|a, b| a.1.detection_score.total_cmp(&b.1.detection_score));
+    ranking.reverse();
+
+    let mut taken: Vec<_> = samples
+        .iter()
+        .map(|s| vec![false; s.labels.len()])
+        .collect();
+    let mut hits = Vec::with_capacity(ranking.len());
+    let mut hit_scores = Vec::new();
+    let mut hit_errors = [const { Vec::new() }; 5];
+    for (sample, prediction) in &ranking {
+        let labels = &samples[*sample].labels;
+        let found = take_nearest(prediction, labels, &mut taken[*sample], threshold);
+        hits.push(found.is_some());
+        if let Some(found) = found {
+            hit_scores.push(prediction.detection_score);
+            for (error, values) in TpError::ALL.iter().zip(&mut hit_errors) {
+                values.push(error.of(labels[found], prediction, class));
+            }
+        }
+    }
+    if hit_scores.is_empty() {
+        return Curves::NOTHING_FOUND;
+    }
+
+    let (precision, recall) = precision_recall(&hits, positives);
+    let scores: Vec<_> = ranking.iter().map(|(_, p)| p.detection_score).collect();
+    let confidence = over_recall(&recall, &scores);
+    // Interpolation needs ascending places: the lowest confidence first.
+    hit_scores.reverse();
+    let errors = hit_errors.map(|values| {
+        let mut means = running_mean(&values);
+        means.reverse();
+        confidence.map(|c| interpolate(c, &hit_scores, &means))
+    });
+    Curves {
+        precision: over_recall(&recall, &precision),
+        confidence,
+        errors,
+    }
+}
+
+/// The mean of the numbers up to each place, 0 before the first; 1 everywhere if there is none
+/// (`cummean`).
+fn running_mean(values: &[f64]) -> Vec<f64> {
+    if values.iter().all(|v| v.is_nan()) {
+        return vec![1.0; values.len()];
+    }
+    let (mut sum, mut count) = (0.0, 0);
+    let mean = |v: &f64| {
+        if !v.is_nan() {
+            sum += v;
+            count += 1;
+        }
+        if count == 0 {
+            0.0
+        } else {
+            sum / f64::from(count)
+        }
+    };
+    values.iter().map(mean).collect()
+}
+
+/// IoU of the two boxes put into one place and heading (`scale_iou`).
+fn scale_iou(a: &SampleBox, b: &SampleBox) -> f64 {
+    let volume = |size: [f64; 3]| size.iter().product::<f64>();
+    let common = volume(std::array::from_fn(|i| a.size[i].min(b.size[i])));
+    common / (volume(a.size) + volume(b.size) - common)
+}

@@ -1,1 +1,209 @@
-//! The T4 detection metric (tier4 AWML).
+//! The average precision of TIER IV's T4 metric (AWML's `T4MetricV2`, that is
+//! autoware_perception_evaluation with `NuscenesObjectMatcher`, its `Ap` and `Map`).
+//!
+//! It differs from nuScenes' in this:
+//!
+//! - Predictions are matched within each frame, best first, and of equal scores the first leads.
+//! - Precision is made monotonous: at each recall, the best precision at it or beyond.
+//! - A class with neither labels nor predictions has no score (NaN) and is left out of the mean; one
+//!   with predictions only scores 0.
+//!
+//! Over all frames the predictions are ranked by `np.argsort(scores)[::-1]`, which leaves the order of
+//! equal scores to the machine. See [`rank`] for the order here.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::EvalError;
+use super::curve::{average_precision, nan_mean, over_recall};
+use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
+use crate::output::nuscenes::Results;
+use std::collections::BTreeMap;
+
+/// Recall up to which nothing counts.
+const MIN_RECALL: f64 = 0.1;
+
+/// Precision up to which nothing counts.
+const MIN_PRECISION: f64 = 0.1;
+
+/// The metric's settings; the default is AWML's five classes without a limit to the range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The classes that the mean is over.
+    pub classes: Vec<String>,
+    /// Distances below which a prediction matches a label, metres.
+    pub dist_ths: Vec<f64>,
+    /// Boxes at this distance from the ego vehicle and farther are left out, metres.
+    pub range: Option<f64>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            classes: ["car", "truck", "bus", "bicycle", "pedestrian"]
+                .map(str::to_owned)
+                .into(),
+            dist_ths: vec![0.5, 1.0, 2.0, 4.0],
+            range: None,
+        }
+    }
+}
+
+/// The scores of one class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassMetrics {
+    /// The class.
+    pub name: String,
+    /// Labels that were scored.
+    pub labels: usize,
+    /// Predictions that were scored.
+    pub predictions: usize,
+    /// Average precision at each of the distances, 0..=1; NaN if there is nothing to score.
+    pub aps: Vec<f64>,
+}
+
+impl ClassMetrics {
+    /// Mean of the average precision over the distances; NaN if there is nothing to score.
+    pub fn mean_ap(&self) -> f64 {
+        nan_mean(self.aps.iter().copied())
+    }
+}
+
+/// The scores of a set of predictions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// The matching distances in metres, the columns of [`ClassMetrics::aps`].
+    pub dist_ths: Vec<f64>,
+    /// The classes in the order of [`Config::classes`].
+    pub classes: Vec<ClassMetrics>,
+    /// Mean average precision over the classes that have one; NaN if none has.
+    pub map: f64,
+    /// How many boxes were of classes that are not in the settings.
+    pub unscored: BTreeMap<String, usize>,
+}
+
+impl Metrics {
+    /// `{"ap": {class: [at each distance]}, "map": …}`, NaN as `null`.
+    pub fn to_json(&self) -> Value {
+        let classes = self.classes.iter();
+        let ap: Map<_, _> = classes.map(|c| (c.name.clone(), json!(c.aps))).collect();
+        json!({"ap": ap, "map": self.map})
+    }
+}
+
+/// Scores `predictions` against `labels`.
+///
+/// # Errors
+/// [`EvalError`] if the sides are not of the same samples or a box is unsound.
+pub fn evaluate(
+    labels: &Results,
+    predictions: &Results,
+    config: &Config,
+) -> Result<Metrics, EvalError> {
+    check(labels, predictions)?;
+    let range = config.range.unwrap_or(f64::INFINITY);
+    let score = |name: &String| {
+        let samples = of_class(labels, predictions, name, range);
+        ClassMetrics {
+            name: name.clone(),
+            labels: samples.iter().map(|s| s.labels.len()).sum(),
+            predictions: samples.iter().map(|s| s.predictions.len()).sum(),
+            aps: config
+                .dist_ths
+                .iter()
+                .map(|threshold| score_class(&samples, *threshold))
+                .collect(),
+        }
+    };
+    let classes: Vec<_> = config.classes.iter().map(score).collect();
+    Ok(Metrics {
+        dist_ths: config.dist_ths.clone(),
+        map: nan_mean(classes.iter().map(ClassMetrics::mean_ap)),
+        unscored: unscored(
+            labels,
+            predictions,
+            config.classes.iter().map(String::as_str),
+        ),
+        classes,
+    })
+}
+
+/// Average precision of the class whose boxes `samples` holds.
+fn score_class(samples: &[Sample], threshold: f64) -> f64 {
+    let positives: usize = samples.iter().map(|s| s.labels.len()).sum();
+    let found: Vec<_> = samples
+        .iter()
+        .flat_map(|s| match_frame(s, threshold))
+        .collect();
+    if positives == 0 && found.is_empty() {
+        return f64::NAN;
+    }
+    let scores: Vec<_> = found.iter().map(|(score, _)| *score).collect();
+    let hits: Vec<_> = rank(&scores).into_iter().map(|i| found[i].1).collect();
+    let (mut precision, recall) = precision_recall(&hits, positives);
+    let mut best = 0.0f64;
+    for value in precision.iter_mut().rev() {
+        best = best.max(*value);
+        *value = best;
+    }
+    average_precision(&over_recall(&recall, &precision), MIN_RECALL, MIN_PRECISION)
+}
+
+/// Score of each prediction of a frame and whether it found a label nearer than `threshold` metres:
+/// those that did first, both parts best first.
+fn match_frame(sample: &Sample, threshold: f64) -> Vec<(f64, bool)> {
+    let mut ranking = sample.predictions.clone();
+    ranking.sort_by(|a, b| b.detection_score.total_cmp(&a.detection_score));
+    let mut taken = vec![false; sample.labels.len()];
+    let mut found: Vec<_> = ranking
+        .iter()
+        .map(|p| {
+            let label = take_nearest(p, &sample.labels, &mut taken, threshold);
+            (p.detection_score, label.is_some())
+        })
+        .collect();
+    found.sort_by_key(|(_, hit)| !hit);
+    found
+}
+
+/// Indices of `scores` from the highest to the lowest.
+///
+/// Equal scores come in the order that `np.argsort` gives them on a machine with AVX-512, where the
+/// reference results were made: that of a bitonic sorting network whose every comparison leaves equal
+/// keys alone. NumPy uses one up to 256 keys; here it is for any number.
+fn rank(scores: &[f64]) -> Vec<usize> {
+    let width = scores.len().next_power_of_two().max(8);
+    let mut keys: Vec<_> = scores.iter().copied().enumerate().collect();
+    keys.resize(width, (usize::MAX, f64::INFINITY));
+    let mut compare = |low: usize, high: usize| {
+        if keys[low].1 > keys[high].1 {
+            keys.swap(low, high);
+        }
+    };
+    let mut block = 2;
+    while block <= width {
+        // Both halves of each block are sorted. Comparing mirrored places makes each half bitonic,
+        // with the lower keys in the first; halving the distance again and again sorts them.
+        for start in (0..width).step_by(block) {
+            for i in 0..block / 2 {
+                compare(start + i, start + block - 1 - i);
+            }
+        }
+        let mut distance = block / 4;
+        while distance > 0 {
+            for start in (0..width).step_by(2 * distance) {
+                for i in start..start + distance {
+                    compare(i, i + distance);
+                }
+            }
+            distance /= 2;
+        }
+        block *= 2;
+    }
+    keys.iter()
+        .take(scores.len())
+        .rev()
+        .map(|(i, _)| *i)
+        .collect()
+}

@@ -1,0 +1,112 @@
+//! Resampling over recall: the parts that both metrics share, with numpy's rules where they decide the
+//! result.
+
+/// Number of recall levels, 0 % to 100 % (`DetectionMetricData.nelem` of the devkit).
+pub(super) const LEVELS: usize = 101;
+
+/// A value at each of the [`LEVELS`] recall levels.
+pub(super) type Curve = [f64; LEVELS];
+
+/// The recall level `i` of 0..[`LEVELS`], as `np.linspace(0, 1, 101)` gives it: 7 % is
+/// 0.07000000000000001, which is above a recall of 7 / 100.
+pub(super) fn recall_level(i: usize) -> f64 {
+    if i + 1 == LEVELS {
+        1.0
+    } else {
+        i as f64 * 0.01
+    }
+}
+
+/// `np.interp(x, xp, fp)` for one `x`: linear between the points, constant outside them.
+///
+/// `xp` must not descend. Where points share their place the last of them counts, and a point that is
+/// hit exactly gives its own value. Empty points give NaN.
+pub(super) fn interpolate(x: f64, xp: &[f64], fp: &[f64]) -> f64 {
+    let after = xp.partition_point(|p| *p <= x);
+    match (after.checked_sub(1), xp.get(after)) {
+        (None, _) => fp.first().copied().unwrap_or(f64::NAN),
+        (Some(before), None) => fp[before],
+        (Some(before), Some(_)) if xp[before] == x => fp[before],
+        (Some(before), Some(next)) => {
+            let slope = (fp[after] - fp[before]) / (next - xp[before]);
+            slope * (x - xp[before]) + fp[before]
+        }
+    }
+}
+
+/// The curve through the points (`recall`, `values`): constant below the lowest recall, 0 above the
+/// highest (`np.interp(…, right=0)`).
+pub(super) fn over_recall(recall: &[f64], values: &[f64]) -> Curve {
+    let reached = recall.last().copied().unwrap_or(f64::NEG_INFINITY);
+    std::array::from_fn(|i| {
+        let level = recall_level(i);
+        if level > reached {
+            0.0
+        } else {
+            interpolate(level, recall, values)
+        }
+    })
+}
+
+/// The first recall level that counts: the one above `min_recall`, which itself is left out.
+pub(super) fn first_level(min_recall: f64) -> usize {
+    (100.0 * min_recall).round_ties_even() as usize + 1
+}
+
+/// Average precision of a precision curve (the devkit's `calc_ap`): the mean over the levels above
+/// `min_recall` of what exceeds `min_precision`, scaled to 1 for a perfect curve.
+pub(super) fn average_precision(precision: &Curve, min_recall: f64, min_precision: f64) -> f64 {
+    let counted = &precision[first_level(min_recall)..];
+    let excess = counted.iter().map(|p| (p - min_precision).max(0.0));
+    excess.sum::<f64>() / counted.len() as f64 / (1.0 - min_precision)
+}
+
+/// Mean of the numbers among `values`; NaN if there is none (`np.nanmean`).
+pub(super) fn nan_mean(values: impl Iterator<Item = f64>) -> f64 {
+    let numbers = values.filter(|v| !v.is_nan());
+    let (sum, count) = numbers.fold((0.0, 0), |(sum, count), v| (sum + v, count + 1));
+    sum / f64::from(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interpolation_is_numpys() {
+        // np.interp([-1, 0, 1, 1.5, 2, 9], [0, 1, 1, 2], [5, 10, 20, 30]) with NumPy 2.4.
+        let (xp, fp) = ([0.0, 1.0, 1.0, 2.0], [5.0, 10.0, 20.0, 30.0]);
+        let at = [-1.0, 0.0, 1.0, 1.5, 2.0, 9.0].map(|x| interpolate(x, &xp, &fp));
+        assert_eq!(at, [5.0, 5.0, 20.0, 25.0, 30.0, 30.0]);
+        assert_eq!(interpolate(0.5, &xp, &fp), 7.5);
+        assert!(interpolate(0.5, &[], &[]).is_nan());
+    }
+
+    #[test]
+    fn recall_of_7_percent_misses_its_own_level() {
+        let curve = over_recall(&[7.0 / 100.0], &[1.0]);
+        assert_eq!((curve[6], curve[7]), (1.0, 0.0));
+        let curve = over_recall(&[8.0 / 100.0], &[1.0]);
+        assert_eq!((curve[8], curve[9]), (1.0, 0.0));
+        assert_eq!(over_recall(&[1.0], &[0.5])[100], 0.5);
+        assert_eq!(over_recall(&[], &[]), [0.0; LEVELS]);
+    }
+
+    #[test]
+    fn average_precision_clips_both_ends() {
+        assert!((average_precision(&[1.0; LEVELS], 0.1, 0.1) - 1.0).abs() < 1e-12);
+        assert_eq!(average_precision(&[0.1; LEVELS], 0.1, 0.1), 0.0);
+        let mut low = [0.0; LEVELS];
+        low[..=10].fill(1.0);
+        assert_eq!(average_precision(&low, 0.1, 0.1), 0.0);
+        low[11] = 0.55;
+        assert!((average_precision(&low, 0.1, 0.1) - 0.5 / 90.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn mean_passes_over_nan() {
+        assert_eq!(nan_mean([1.0, f64::NAN, 3.0].into_iter()), 2.0);
+        assert!(nan_mean([f64::NAN].into_iter()).is_nan());
+        assert!(nan_mean(std::iter::empty()).is_nan());
+    }
+}

@@ -1,0 +1,445 @@
+//! The reader of result and label files: one typed pass over the bytes, no tree in between.
+//!
+//! Memory: the file's bytes, the boxes (224 bytes each and their names, from at least 100 bytes of
+//! text), and, while Python's `NaN` tokens are replaced, one copy of the bytes that is at most a third
+//! longer. Lists of boxes grow by a quarter, not by doubling, to keep the sum below 4 times the file.
+//! Remarks under `meta` are counted, since `[0,0,…]` costs 16 times its text.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde::{Deserialize, de};
+use serde_json::{Map, Value};
+
+use super::{MAX_FILE_BYTES, Results, SampleBox};
+use crate::eval::EvalError;
+
+/// Most values under `meta`, nested ones included.
+const MAX_REMARKS: usize = 1000;
+
+/// See [`Results::read`].
+pub(super) fn read(path: &Path) -> Result<Results, EvalError> {
+    let bytes = replace_python_constants(read_bytes(path)?);
+    serde_json::from_slice(&bytes).map_err(|source| EvalError::Format {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// The file's bytes, having checked its size first.
+fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
+    let io = |source| EvalError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let too_large = |bytes| EvalError::TooLarge {
+        path: path.to_path_buf(),
+        bytes,
+        limit: MAX_FILE_BYTES,
+    };
+    let file = File::open(path).map_err(io)?;
+    let expected = file.metadata().map_err(io)?.len();
+    if expected > MAX_FILE_BYTES {
+        return Err(too_large(expected));
+    }
+    // One byte more than expected, so that the end of the file is seen without growing the buffer.
+    let mut bytes = Vec::with_capacity(expected as usize + 1);
+    // A pipe has no length beforehand, and a file can grow: the limit holds for what is read.
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(too_large(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// What Python's `json.dump` writes for floats that JSON does not have.
+const PYTHON_CONSTANTS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
+
+/// Replaces Python's constants by `null` wherever they stand outside a string.
+///
+/// Columns in later error messages count the replaced text.
+fn replace_python_constants(bytes: Vec<u8>) -> Vec<u8> {
+    let mut found = 0;
+    for_each_constant(&bytes, |_, _| found += 1);
+    if found == 0 {
+        return bytes;
+    }
+    // `null` is one byte longer than the shortest of the constants.
+    let mut out = Vec::with_capacity(bytes.len() + found);
+    let mut copied = 0;
+    for_each_constant(&bytes, |at, length| {
+        out.extend_from_slice(&bytes[copied..at]);
+        out.extend_from_slice(b"null");
+        copied = at + length;
+    });
+    out.extend_from_slice(&bytes[copied..]);
+    out
+}
+
+/// Calls `found(offset, length)` for each of Python's constants outside strings, in order.
+fn for_each_constant(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
+    let mut in_string = false;
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => at += 1,
+            b'N' | b'I' | b'-' if !in_string => {
+                let constant = PYTHON_CONSTANTS.iter().find(|c| bytes[at..].starts_with(c));
+                if let Some(constant) = constant {
+                    found(at, constant.len());
+                    at += constant.len() - 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+}
+
+impl<'de> Deserialize<'de> for Results {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Results, D::Error> {
+        struct File;
+        impl<'de> Visitor<'de> for File {
+            type Value = Results;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object with the key `results`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Results, A::Error> {
+                let (mut meta, mut results) = (Map::new(), None);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "meta" => meta = map.next_value_seed(Meta).map_err(within("meta"))?,
+                        "results" => results = Some(map.next_value_seed(Samples)?),
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Results {
+                    meta,
+                    results: results.ok_or_else(|| A::Error::missing_field("results"))?,
+                })
+            }
+        }
+        deserializer.deserialize_map(File)
+    }
+}
+
+/// Reads `{sample_token: [box…]}`.
+struct Samples;
+
+impl<'de> DeserializeSeed<'de> for Samples {
+    type Value = BTreeMap<String, Vec<SampleBox>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Samples {
+    type Value = BTreeMap<String, Vec<SampleBox>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with a list of boxes for each sample token")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut samples = BTreeMap::new();
+        while let Some(token) = map.next_key::<String>()? {
+            let boxes = map.next_value_seed(Boxes { token: &token })?;
+            if samples.contains_key(&token) {
+                return Err(A::Error::custom(format!(
+                    "sample `{token}` is listed twice"
+                )));
+            }
+            samples.insert(token, boxes);
+        }
+        Ok(samples)
+    }
+}
+
+/// Reads the boxes of one sample.
+struct Boxes<'a> {
+    token: &'a str,
+}
+
+impl<'de> DeserializeSeed<'de> for Boxes<'_> {
+    type Value = Vec<SampleBox>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Boxes<'_> {
+    type Value = Vec<SampleBox>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "a list of boxes for sample `{}`", self.token)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut boxes = Vec::new();
+        loop {
+            let place = || format!("sample `{}`, box {}", self.token, boxes.len());
+            let next = seq.next_element::<SampleBox>().and_then(|next| {
+                let checked = next.as_ref().map_or(Ok(()), |b| b.check(self.token));
+                checked.map_err(A::Error::custom).map(|()| next)
+            });
+            let Some(next) = next.map_err(|e| within(&place())(e))? else {
+                return Ok(boxes);
+            };
+            if boxes.len() == boxes.capacity() {
+                boxes.reserve_exact(boxes.len() / 4 + 1);
+            }
+            boxes.push(next);
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for SampleBox {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SampleBox, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = SampleBox;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a box: an object with the keys of nuscenes-devkit's DetectionBox")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SampleBox, A::Error> {
+                let (mut token, mut name) = (None, None);
+                let (mut translation, mut size, mut rotation) = (None, None, None);
+                let (mut velocity, mut ego_translation) = ([None; 2], [0.0; 3]);
+                let (mut score, mut attribute, mut points) = (-1.0, String::new(), -1);
+                while let Some(key) = map.next_key::<String>()? {
+                    let read = match key.as_str() {
+                        "sample_token" => map.next_value().map(|v| token = Some(v)),
+                        "translation" => map.next_value().map(|v| translation = Some(v)),
+                        "size" => map.next_value().map(|v| size = Some(v)),
+                        "rotation" => map.next_value().map(|v| rotation = Some(v)),
+                        "velocity" => map.next_value().map(|v| velocity = v),
+                        "detection_name" => map.next_value().map(|v| name = Some(v)),
+                        "detection_score" => map.next_value().map(|v| score = v),
+                        "attribute_name" => map.next_value().map(|v| attribute = v),
+                        "ego_translation" => map.next_value().map(|v| ego_translation = v),
+                        "num_pts" => map.next_value().map(|v| points = v),
+                        _ => map.next_value::<IgnoredAny>().map(drop),
+                    };
+                    read.map_err(within(&key))?;
+                }
+                let missing = A::Error::missing_field;
+                Ok(SampleBox {
+                    sample_token: token.ok_or_else(|| missing("sample_token"))?,
+                    translation: translation.ok_or_else(|| missing("translation"))?,
+                    size: size.ok_or_else(|| missing("size"))?,
+                    rotation: rotation.ok_or_else(|| missing("rotation"))?,
+                    velocity,
+                    detection_name: name.ok_or_else(|| missing("detection_name"))?,
+                    detection_score: score,
+                    attribute_name: attribute,
+                    ego_translation,
+                    num_pts: points,
+                })
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// Puts `place` before an error's message; for `map_err`.
+fn within<E: de::Error>(place: &str) -> impl FnOnce(E) -> E {
+    move |error| E::custom(format!("{place}: {error}"))
+}
+
+/// Reads the remarks, an object of at most [`MAX_REMARKS`] values.
+struct Meta;
+
+impl<'de> DeserializeSeed<'de> for Meta {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        let left = Cell::new(MAX_REMARKS);
+        match (Remark { left: &left }).deserialize(deserializer)? {
+            Value::Object(map) => Ok(map),
+            Value::Null => Ok(Map::new()),
+            _ => Err(D::Error::custom("expected an object")),
+        }
+    }
+}
+
+/// Reads any JSON value and counts it and what is in it.
+#[derive(Clone, Copy)]
+struct Remark<'a> {
+    left: &'a Cell<usize>,
+}
+
+impl<'de> DeserializeSeed<'de> for Remark<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| {
+            D::Error::custom(format!("more than {MAX_REMARKS} values, shorten it"))
+        })?);
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Remark<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = seq.next_element_seed(self)? {
+            list.push(value);
+        }
+        Ok(Value::Array(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            object.insert(key, map.next_value_seed(self)?);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOX: &str = r#"{"sample_token":"a","translation":[1,2,3],"size":[2,4,1.5],
+        "rotation":[1,0,0,0],"velocity":[NaN,-Infinity],"detection_name":"car","tracking_id":"7"}"#;
+
+    fn parse(text: &str) -> Result<Results, String> {
+        let bytes = replace_python_constants(text.as_bytes().to_vec());
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+    }
+
+    fn error_of(boxes: &str) -> String {
+        parse(&format!(r#"{{"results":{{"a":[{BOX},{boxes}]}}}}"#)).unwrap_err()
+    }
+
+    #[test]
+    fn devkit_defaults_and_extra_keys() {
+        let results = parse(&format!(
+            r#"{{"version":2,"results":{{"b":[],"a":[{BOX}]}}}}"#
+        ))
+        .unwrap();
+        assert_eq!(results.results["b"], vec![]);
+        let read = &results.results["a"][0];
+        assert_eq!(read.velocity, [None, None]);
+        assert_eq!((read.detection_score, read.num_pts), (-1.0, -1));
+        assert_eq!(read.ego_translation, [0.0; 3]);
+        assert_eq!(read.attribute_name, "");
+    }
+
+    #[test]
+    fn constants_are_replaced_outside_strings_only() {
+        let replace = |t: &str| String::from_utf8(replace_python_constants(t.into())).unwrap();
+        assert_eq!(replace("[NaN,Infinity,-Infinity]"), "[null,null,null]");
+        assert_eq!(replace(r#"{"NaN\"NaN":NaN}"#), r#"{"NaN\"NaN":null}"#);
+        assert_eq!(replace(r#"{"\\":NaN}"#), r#"{"\\":null}"#);
+        assert_eq!(replace("[-1,Na,I"), "[-1,Na,I");
+    }
+
+    #[test]
+    fn errors_name_sample_box_and_key() {
+        let error = error_of(&BOX.replace("[1,2,3]", "[1,NaN,3]"));
+        assert!(
+            error.contains("sample `a`, box 1: translation: invalid type: null"),
+            "{error}"
+        );
+        let error = error_of(&BOX.replace("\"size\":[2,4,1.5],", ""));
+        assert!(
+            error.contains("sample `a`, box 1: missing field `size`"),
+            "{error}"
+        );
+        let error = error_of(&BOX.replace("[2,4,1.5]", "[2,4,0]"));
+        assert!(
+            error.contains("sample `a`, box 1: size: 0, expected"),
+            "{error}"
+        );
+        let error = error_of(&BOX.replace("[2,4,1.5]", "[2,4]"));
+        assert!(
+            error.contains("sample `a`, box 1: size: invalid length 2"),
+            "{error}"
+        );
+        let error = error_of(&BOX.replace(":\"a\"", ":\"b\""));
+        assert!(
+            error.contains("sample `a`, box 1: sample_token is `b`"),
+            "{error}"
+        );
+        let error = error_of("3");
+        assert!(
+            error.contains("sample `a`, box 1: invalid type: integer `3`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn files_of_another_kind_are_refused() {
+        let error = parse(r#"{"meta":{}}"#).unwrap_err();
+        assert!(error.contains("missing field `results`"), "{error}");
+        let error = parse(r#"{"results":[]}"#).unwrap_err();
+        assert!(
+            error.contains("a list of boxes for each sample token"),
+            "{error}"
+        );
+        let error = parse(r#"{"results":{"a":[],"a":[]}}"#).unwrap_err();
+        assert!(error.contains("sample `a` is listed twice"), "{error}");
+        assert!(parse("[]").is_err());
+        assert!(parse("").is_err());
+    }
+
+    #[test]
+    fn remarks_are_kept_and_counted() {
+        let text =
+            r#"{"meta":{"use_lidar":true,"ranges":[1,-2,0.5,"x",null,{"k":{}}]},"results":{}}"#;
+        let expected: Value = serde_json::from_str(text).unwrap();
+        assert_eq!(Value::Object(parse(text).unwrap().meta), expected["meta"]);
+        let many = vec!["0"; MAX_REMARKS].join(",");
+        let error = parse(&format!(r#"{{"meta":{{"x":[{many}]}},"results":{{}}}}"#)).unwrap_err();
+        assert!(error.contains("meta: more than 1000 values"), "{error}");
+    }
+}
