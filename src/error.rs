@@ -27,6 +27,9 @@ pub enum Error {
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
+    /// A result cannot be said in the asked-for format.
+    #[error(transparent)]
+    Output(#[from] crate::output::OutputError),
     /// A file could not be written.
     #[error("{path}: cannot {action}: {source}")]
     Io {

@@ -73,3 +73,19 @@ pub struct Times {
     /// From the first byte read to the last box, all of the above included.
     pub total: f64,
 }
+
+impl Times {
+    /// The times by stage name, in the order of the output.
+    pub fn stages(&self) -> [(&'static str, f64); 8] {
+        [
+            ("read", self.read),
+            ("pillars", self.pillars),
+            ("features", self.features),
+            ("scatter", self.scatter),
+            ("engine", self.engine),
+            ("decode", self.decode),
+            ("nms", self.nms),
+            ("total", self.total),
+        ]
+    }
+}

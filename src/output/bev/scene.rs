@@ -1,0 +1,217 @@
+//! What lies in metres: rings, points, the vehicle, boxes.
+
+use super::super::color::{self, SCALE_STEPS};
+use super::super::font;
+use super::super::raster::{Paint, paint};
+use super::{BACKGROUND, FAINT_TEXT, GRID, Picture, TEXT, View};
+use crate::boxes::Box3d;
+use crate::points::{Column, PointCloud};
+
+/// Slower objects have no arrow, in m/s.
+const MIN_SPEED: f32 = 0.5;
+
+impl Picture {
+    /// Range rings and the axes.
+    pub(super) fn grid(&mut self) {
+        let View { range, unit, .. } = self.view;
+        let [min_x, min_y, max_x, max_y] = range;
+        let origin = self.view.pixel([0.0, 0.0]);
+        for ends in [[[min_x, 0.0], [max_x, 0.0]], [[0.0, min_y], [0.0, max_y]]] {
+            let ends = ends.map(|p| self.view.pixel(p));
+            self.canvas.stroke(&ends, false, unit, paint(GRID, 0.15));
+        }
+        for radius in self.view.rings() {
+            let radius = radius * self.view.scale;
+            self.canvas.ring(origin, radius, unit, paint(GRID, 0.28));
+        }
+    }
+
+    /// The rings' radii; drawn after the points, so that they can be read.
+    pub(super) fn ring_labels(&mut self) {
+        let size = 9.0 * self.view.unit;
+        for radius in self.view.rings() {
+            let text = format!("{radius} m");
+            // On the diagonal ahead to the right, where the axes are not.
+            let along = radius * std::f32::consts::FRAC_1_SQRT_2;
+            let [x, y] = self.view.pixel([along, -along]);
+            let at = [x - font::width(&text) * size * 0.5, y + size * 0.5];
+            self.rimmed_text(at, size, FAINT_TEXT, &text);
+        }
+    }
+
+    /// The points, low ones first so that high ones lie on top. Returns the ends of the height
+    /// scale.
+    pub(super) fn points(&mut self, cloud: &PointCloud, heights: Option<[f32; 2]>) -> [f32; 2] {
+        let columns = &cloud.layout.0;
+        let find = |column| columns.iter().position(|&c| c == column);
+        let (Some(x), Some(y)) = (find(Column::X), find(Column::Y)) else {
+            return height_range(&mut [], heights);
+        };
+        let (z, t) = (find(Column::Z), find(Column::T));
+        let [min_x, min_y, max_x, max_y] = self.view.range;
+        let value = |row: &[f32], column: Option<usize>| column.map_or(0.0, |c| row[c]);
+        let mut seen: Vec<([f32; 2], f32, bool)> = cloud
+            .data
+            .chunks_exact(columns.len())
+            .map(|row| ([row[x], row[y]], value(row, z), value(row, t) > 0.0))
+            .filter(|&([x, y], z, _)| {
+                (min_x..=max_x).contains(&x) && (min_y..=max_y).contains(&y) && z.is_finite()
+            })
+            .collect();
+        let mut all: Vec<f32> = seen.iter().map(|p| p.1).collect();
+        let [low, high] = height_range(&mut all, heights);
+        // A stable sort: the same bytes for the same cloud.
+        seen.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let colors = color::height_scale();
+        let last = (SCALE_STEPS - 1) as f32;
+        let near = (max_x - min_x).max(max_y - min_y) * 0.5;
+        for (at, z, old) in seen {
+            let step = ((z - low) / (high - low) * last).clamp(0.0, last) as usize;
+            // Far points are few: a little larger, they stay visible.
+            let distance = (at[0].hypot(at[1]) / near).min(1.0);
+            let paint = Paint {
+                rgb: colors[step],
+                alpha: if old { 0.35 } else { 0.85 },
+            };
+            let radius = (0.85 + 0.45 * distance) * self.view.unit;
+            self.canvas.disc(self.view.pixel(at), radius, paint);
+        }
+        [low, high]
+    }
+
+    /// The vehicle: an arrowhead at the origin that points forward.
+    pub(super) fn ego(&mut self) {
+        let [x, y] = self.view.pixel([0.0, 0.0]);
+        let u = self.view.unit.max(self.view.scale * 0.09);
+        for (grow, rgb) in [(3.0, BACKGROUND), (0.0, TEXT)] {
+            let paint = paint(rgb, 1.0);
+            let (tip, side, tail, notch) = (15.0 + 1.6 * grow, 9.0 + grow, 11.0 + grow, 6.0);
+            // Two convex halves with a common edge along the middle.
+            for s in [-1.0, 1.0] {
+                let half = [
+                    [x, y - tip * u],
+                    [x + s * side * u, y + tail * u],
+                    [x, y + (notch + grow) * u],
+                ];
+                self.canvas.polygon(&half, paint);
+            }
+            self.canvas.stroke(
+                &[[x, y - (tip - 2.0) * u], [x, y + notch * u]],
+                false,
+                u,
+                paint,
+            );
+        }
+    }
+
+    pub(super) fn corners(&self, b: &Box3d) -> [[f32; 2]; 4] {
+        b.corners().map(|p| self.view.pixel(p))
+    }
+
+    pub(super) fn label_box(&mut self, b: &Box3d) {
+        let paint = paint(TEXT, 0.75);
+        let (corners, unit) = (self.corners(b), self.view.unit);
+        self.canvas.dashed(&corners, 1.1 * unit, 5.0 * unit, paint);
+    }
+
+    pub(super) fn detected_box(&mut self, b: &Box3d) {
+        let (corners, unit) = (self.corners(b), self.view.unit);
+        let rgb = color::class(b.class);
+        // Doubtful boxes are fainter, none so faint that it is lost.
+        let sure = b.score.clamp(0.0, 1.0);
+        let alpha = |full: f32| full * (0.5 + 0.5 * sure);
+        let fill = paint(rgb, alpha(0.22));
+        let line = paint(rgb, alpha(1.0));
+        let [front_left, rear_left, _, front_right] = corners;
+        let middle = |a: [f32; 2], b: [f32; 2], t: f32| [0, 1].map(|k| a[k] + (b[k] - a[k]) * t);
+        if b.size[0].max(b.size[1]) * self.view.scale < 14.0 * unit {
+            let center = self.view.pixel([b.center[0], b.center[1]]);
+            // Pedestrians are a few pixels: a halo helps to find them.
+            self.canvas
+                .disc(center, 12.0 * unit, paint(rgb, alpha(0.2)));
+        }
+        self.canvas.polygon(&corners, fill);
+        self.canvas.stroke(&corners, true, 1.7 * unit, line);
+        self.canvas
+            .stroke(&[front_left, front_right], false, 3.4 * unit, line);
+
+        let (length, width) = (
+            distance(front_left, rear_left),
+            distance(front_left, front_right),
+        );
+        // Smaller ones would be a blot.
+        if width >= 9.0 * unit {
+            let tip = middle(front_left, front_right, 0.5);
+            let rear = middle(rear_left, corners[2], 0.5);
+            let base = middle(tip, rear, (width * 0.55 / length.max(1.0)).min(0.5));
+            let across = [0, 1].map(|k| (front_left[k] - front_right[k]) * 0.34);
+            let triangle = [
+                tip,
+                [base[0] + across[0], base[1] + across[1]],
+                [base[0] - across[0], base[1] - across[1]],
+            ];
+            let paint = paint(rgb, alpha(0.8));
+            self.canvas.polygon(&triangle, paint);
+        }
+        self.velocity(b, line);
+    }
+
+    /// An arrow from the box's centre to where it is in one second.
+    fn velocity(&mut self, b: &Box3d, paint: Paint) {
+        let [vx, vy] = b.velocity;
+        let speed = vx.hypot(vy);
+        let longest = self.view.width.max(self.view.height) * 0.5 / self.view.scale;
+        // Neither what stands nor what cannot be: NaN, or across half of the view in one second.
+        if speed >= MIN_SPEED && speed <= longest {
+            let [x, y, _] = b.center;
+            let (from, to) = ([x, y], [x + vx, y + vy]);
+            self.arrow(self.view.pixel(from), self.view.pixel(to), paint);
+        }
+    }
+
+    /// An arrow between two pixels.
+    pub(super) fn arrow(&mut self, from: [f32; 2], to: [f32; 2], paint: Paint) {
+        let (unit, size) = (self.view.unit, distance(from, to));
+        let along = [0, 1].map(|k| (to[k] - from[k]) / size);
+        // `back` and `aside` of the tip.
+        let at = |back: f32, aside: f32| {
+            [
+                to[0] - along[0] * back - along[1] * aside,
+                to[1] - along[1] * back + along[0] * aside,
+            ]
+        };
+        let (head, side) = (9.0 * unit, 4.2 * unit);
+        let neck = at(head.min(size), 0.0);
+        self.canvas.stroke(&[from, neck], false, 1.5 * unit, paint);
+        let head = [to, at(head, side), at(head, -side)];
+        self.canvas.polygon(&head, paint);
+    }
+}
+
+/// The ends of the height scale: as asked, or nearly all of `heights`, rounded to half metres.
+fn height_range(heights: &mut [f32], asked: Option<[f32; 2]>) -> [f32; 2] {
+    const LEAST: f32 = 3.0;
+    let [low, high] = match asked {
+        Some(ends) if ends.iter().all(|v| v.is_finite()) => ends,
+        _ if heights.is_empty() => [0.0, LEAST],
+        _ => {
+            let last = heights.len() - 1;
+            let mut share = |thousandth: usize| {
+                let index = last * thousandth / 1000;
+                *heights.select_nth_unstable_by(index, f32::total_cmp).1
+            };
+            [
+                (share(10) * 2.0).floor() / 2.0,
+                (share(990) * 2.0).ceil() / 2.0,
+            ]
+        }
+    };
+    if asked.is_some() && high > low {
+        return [low, high];
+    }
+    [low, high.max(low + LEAST)]
+}
+
+fn distance(a: [f32; 2], b: [f32; 2]) -> f32 {
+    (a[0] - b[0]).hypot(a[1] - b[1])
+}
