@@ -105,6 +105,30 @@ pub enum EngineError {
         /// What is wrong, with the values found and expected.
         what: String,
     },
+    /// A node of the network has an attribute or an input that cannot be.
+    #[error(
+        "node `{node}`: {field} must be {expected}, but is {found}; correct the network's export"
+    )]
+    Node {
+        /// The node's name in the network.
+        node: String,
+        /// The attribute or input, such as `weight` or `stride`.
+        field: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// The network's feature maps are larger than an engine holds.
+    #[error(
+        "feature maps need {bytes} bytes, the limit is {limit}; use a smaller grid or fewer channels"
+    )]
+    Memory {
+        /// Bytes needed.
+        bytes: u64,
+        /// Bytes allowed, or that the system could give.
+        limit: u64,
+    },
     /// The asked-for device cannot be used on this machine.
     #[error("device {device} is not available: {reason}")]
     Device {

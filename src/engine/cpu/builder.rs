@@ -1,0 +1,577 @@
+//! Builds a [`Payload`] node by node: shapes are inferred and every attribute is checked here, so
+//! that an error names the node. [`ProgramBuilder::finish`] fuses and packs (see [`super::lower`]).
+
+use super::program::{DepthToSpaceMode, Payload};
+use crate::engine::EngineError;
+
+/// Most channels, rows or columns of a feature map.
+pub(super) const MAX_DIM: usize = 1 << 16;
+/// Most values of one feature map: 1 GiB of f32.
+pub(super) const MAX_MAP: usize = 1 << 28;
+/// Largest kernel size, stride, dilation, padding or block.
+pub(super) const MAX_KERNEL: usize = 64;
+
+/// A feature map of the network being built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub(super) usize);
+
+/// Attributes of a convolution, as ONNX Conv with batch 1.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvSpec<'a> {
+    /// Output channels O.
+    pub out_channels: usize,
+    /// Kernel rows and columns.
+    pub kernel: [usize; 2],
+    /// Step in rows and columns.
+    pub stride: [usize; 2],
+    /// Padding with zeros: top, left, bottom, right (ONNX's order of `pads`).
+    pub pad: [usize; 4],
+    /// Distance of taps in rows and columns.
+    pub dilation: [usize; 2],
+    /// Groups.
+    pub groups: usize,
+    /// Weights `[O, I / groups, kh, kw]`.
+    pub weight: &'a [f32],
+    /// O summands.
+    pub bias: Option<&'a [f32]>,
+    /// Clamp negative values to 0 afterwards.
+    pub relu: bool,
+}
+
+/// Attributes of a transposed convolution, as ONNX ConvTranspose with batch 1.
+#[derive(Clone, Copy, Debug)]
+pub struct ConvTransposeSpec<'a> {
+    /// Output channels O.
+    pub out_channels: usize,
+    /// Kernel rows and columns.
+    pub kernel: [usize; 2],
+    /// Output pixels per input pixel, in rows and columns.
+    pub stride: [usize; 2],
+    /// Rows and columns cut from the full result: top, left, bottom, right.
+    pub pad: [usize; 4],
+    /// Rows and columns added at the bottom and the right.
+    pub output_padding: [usize; 2],
+    /// Distance of taps in rows and columns.
+    pub dilation: [usize; 2],
+    /// Groups.
+    pub groups: usize,
+    /// Weights `[I, O / groups, kh, kw]`.
+    pub weight: &'a [f32],
+    /// O summands.
+    pub bias: Option<&'a [f32]>,
+    /// Clamp negative values to 0 afterwards.
+    pub relu: bool,
+}
+
+/// Attributes of a maximum over windows, as ONNX MaxPool with `ceil_mode` 0 and dilation 1.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxPoolSpec {
+    /// Window's rows and columns.
+    pub kernel: [usize; 2],
+    /// Step in rows and columns.
+    pub stride: [usize; 2],
+    /// Padding, which never wins: top, left, bottom, right.
+    pub pad: [usize; 4],
+}
+
+/// Name and size of a tensor being built.
+#[derive(Clone, Debug)]
+pub(super) struct Map {
+    pub(super) name: String,
+    /// Channels, rows, columns.
+    pub(super) shape: [usize; 3],
+}
+
+/// A node as given, before fusion.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) output: usize,
+    pub(super) kind: NodeKind,
+}
+
+/// What a node computes; the inputs are tensor numbers.
+#[derive(Clone, Debug)]
+pub(super) enum NodeKind {
+    Conv(ConvNode),
+    Affine {
+        input: usize,
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        relu: bool,
+    },
+    Relu {
+        input: usize,
+    },
+    Sigmoid {
+        input: usize,
+    },
+    Add {
+        a: usize,
+        b: usize,
+        relu: bool,
+    },
+    Concat {
+        inputs: Vec<usize>,
+    },
+    DepthToSpace {
+        input: usize,
+        block: usize,
+        mode: DepthToSpaceMode,
+    },
+    MaxPool {
+        input: usize,
+        spec: MaxPoolSpec,
+    },
+}
+
+/// A convolution of either direction, with what was fused into it.
+#[derive(Clone, Debug)]
+pub(super) struct ConvNode {
+    pub(super) input: usize,
+    pub(super) residual: Option<usize>,
+    pub(super) transposed: bool,
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: [usize; 2],
+    /// Top and left.
+    pub(super) pad: [usize; 2],
+    pub(super) dilation: [usize; 2],
+    pub(super) groups: usize,
+    pub(super) out_channels: usize,
+    pub(super) weight: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+    pub(super) relu: bool,
+    /// DepthToSpace behind the convolution.
+    pub(super) shuffle: Option<(usize, DepthToSpaceMode)>,
+}
+
+/// Builds the payload of a CPU plan; see the module's head.
+#[derive(Clone, Debug, Default)]
+pub struct ProgramBuilder {
+    pub(super) tensors: Vec<Map>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) input: Option<usize>,
+    pub(super) outputs: Vec<(usize, String)>,
+}
+
+/// An [`EngineError::Node`].
+fn bad(
+    node: &str,
+    field: &'static str,
+    expected: impl ToString,
+    found: impl std::fmt::Debug,
+) -> EngineError {
+    EngineError::Node {
+        node: node.to_owned(),
+        field,
+        expected: expected.to_string(),
+        found: format!("{found:?}"),
+    }
+}
+
+/// Checks that each of `values` is in `1..=MAX_KERNEL`.
+fn check_sizes(node: &str, field: &'static str, values: &[usize]) -> Result<(), EngineError> {
+    if values.iter().all(|v| (1..=MAX_KERNEL).contains(v)) {
+        return Ok(());
+    }
+    Err(bad(node, field, format!("1 to {MAX_KERNEL}"), values))
+}
+
+/// Checks that each of `values` is in `0..=MAX_KERNEL`.
+fn check_pads(node: &str, field: &'static str, values: &[usize]) -> Result<(), EngineError> {
+    if values.iter().all(|&v| v <= MAX_KERNEL) {
+        return Ok(());
+    }
+    Err(bad(node, field, format!("0 to {MAX_KERNEL}"), values))
+}
+
+/// Checks the number of values of a constant.
+fn check_len(
+    node: &str,
+    field: &'static str,
+    values: &[f32],
+    len: Option<usize>,
+) -> Result<(), EngineError> {
+    if Some(values.len()) == len {
+        return Ok(());
+    }
+    let expected = match len {
+        Some(len) => format!("{len} values"),
+        None => "countable".to_owned(),
+    };
+    Err(bad(
+        node,
+        field,
+        expected,
+        format_args!("{} values", values.len()),
+    ))
+}
+
+/// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels and padding.
+fn windows(len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize) -> usize {
+    let reach = (kernel - 1) * dilation + 1;
+    (len + pad)
+        .checked_sub(reach)
+        .map_or(0, |rest| rest / stride + 1)
+}
+
+impl ProgramBuilder {
+    /// An empty network.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Channels, rows and columns of a tensor; zeros if it is of another builder.
+    pub fn shape(&self, x: TensorId) -> [usize; 3] {
+        self.tensors.get(x.0).map_or([0; 3], |map| map.shape)
+    }
+
+    /// The network's one input, [1, C, H, W].
+    pub fn input(
+        &mut self,
+        name: &str,
+        channels: usize,
+        height: usize,
+        width: usize,
+    ) -> Result<TensorId, EngineError> {
+        if self.input.is_some() {
+            return Err(bad(name, "number of network inputs", 1, 2));
+        }
+        let id = self.tensor(name, [channels, height, width])?;
+        self.input = Some(id);
+        Ok(TensorId(id))
+    }
+
+    /// A convolution (ONNX Conv).
+    pub fn conv(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        spec: &ConvSpec<'_>,
+    ) -> Result<TensorId, EngineError> {
+        let [channels, height, width] = self.check(name, x)?;
+        check_sizes(name, "kernel", &spec.kernel)?;
+        check_sizes(name, "stride", &spec.stride)?;
+        check_sizes(name, "dilation", &spec.dilation)?;
+        check_pads(name, "pads", &spec.pad)?;
+        check_groups(name, spec.groups, channels, spec.out_channels)?;
+        let per_output = channels / spec.groups * spec.kernel[0] * spec.kernel[1];
+        check_len(
+            name,
+            "weight",
+            spec.weight,
+            spec.out_channels.checked_mul(per_output),
+        )?;
+        let [top, left, bottom, right] = spec.pad;
+        let size = |axis: usize, len, pad| {
+            windows(
+                len,
+                pad,
+                spec.kernel[axis],
+                spec.dilation[axis],
+                spec.stride[axis],
+            )
+        };
+        let shape = [
+            spec.out_channels,
+            size(0, height, top + bottom),
+            size(1, width, left + right),
+        ];
+        let node = ConvNode {
+            input: x.0,
+            residual: None,
+            transposed: false,
+            kernel: spec.kernel,
+            stride: spec.stride,
+            pad: [top, left],
+            dilation: spec.dilation,
+            groups: spec.groups,
+            out_channels: spec.out_channels,
+            weight: spec.weight.to_vec(),
+            bias: bias(name, spec.bias, spec.out_channels)?,
+            relu: spec.relu,
+            shuffle: None,
+        };
+        self.node(name, shape, NodeKind::Conv(node))
+    }
+
+    /// A transposed convolution (ONNX ConvTranspose).
+    pub fn conv_transpose(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        spec: &ConvTransposeSpec<'_>,
+    ) -> Result<TensorId, EngineError> {
+        let [channels, height, width] = self.check(name, x)?;
+        check_sizes(name, "kernel", &spec.kernel)?;
+        check_sizes(name, "stride", &spec.stride)?;
+        check_sizes(name, "dilation", &spec.dilation)?;
+        check_pads(name, "pads", &spec.pad)?;
+        check_pads(name, "output_padding", &spec.output_padding)?;
+        check_groups(name, spec.groups, channels, spec.out_channels)?;
+        let per_input = spec.out_channels / spec.groups * spec.kernel[0] * spec.kernel[1];
+        check_len(name, "weight", spec.weight, channels.checked_mul(per_input))?;
+        let [top, left, bottom, right] = spec.pad;
+        let size = |axis: usize, len: usize, pad: usize| {
+            let full =
+                (len - 1) * spec.stride[axis] + (spec.kernel[axis] - 1) * spec.dilation[axis];
+            (full + 1 + spec.output_padding[axis]).saturating_sub(pad)
+        };
+        let shape = [
+            spec.out_channels,
+            size(0, height, top + bottom),
+            size(1, width, left + right),
+        ];
+        let node = ConvNode {
+            input: x.0,
+            residual: None,
+            transposed: true,
+            kernel: spec.kernel,
+            stride: spec.stride,
+            pad: [top, left],
+            dilation: spec.dilation,
+            groups: spec.groups,
+            out_channels: spec.out_channels,
+            weight: spec.weight.to_vec(),
+            bias: bias(name, spec.bias, spec.out_channels)?,
+            relu: spec.relu,
+            shuffle: None,
+        };
+        self.node(name, shape, NodeKind::Conv(node))
+    }
+
+    /// `x · scale[c] + shift[c]`: a BatchNormalization that could not be folded into a convolution.
+    pub fn affine(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        scale: &[f32],
+        shift: &[f32],
+        relu: bool,
+    ) -> Result<TensorId, EngineError> {
+        let shape = self.check(name, x)?;
+        check_len(name, "scale", scale, Some(shape[0]))?;
+        check_len(name, "shift", shift, Some(shape[0]))?;
+        let (scale, shift) = (scale.to_vec(), shift.to_vec());
+        self.node(
+            name,
+            shape,
+            NodeKind::Affine {
+                input: x.0,
+                scale,
+                shift,
+                relu,
+            },
+        )
+    }
+
+    /// `max(x, 0)` (ONNX Relu).
+    pub fn relu(&mut self, name: &str, x: TensorId) -> Result<TensorId, EngineError> {
+        let shape = self.check(name, x)?;
+        self.node(name, shape, NodeKind::Relu { input: x.0 })
+    }
+
+    /// `1 / (1 + exp(-x))` (ONNX Sigmoid).
+    pub fn sigmoid(&mut self, name: &str, x: TensorId) -> Result<TensorId, EngineError> {
+        let shape = self.check(name, x)?;
+        self.node(name, shape, NodeKind::Sigmoid { input: x.0 })
+    }
+
+    /// `a + b` of equal shapes (ONNX Add).
+    pub fn add(
+        &mut self,
+        name: &str,
+        a: TensorId,
+        b: TensorId,
+        relu: bool,
+    ) -> Result<TensorId, EngineError> {
+        let shape = self.check(name, a)?;
+        let other = self.check(name, b)?;
+        if other != shape {
+            return Err(bad(
+                name,
+                "shape of the second input",
+                format!("{shape:?}"),
+                other,
+            ));
+        }
+        self.node(
+            name,
+            shape,
+            NodeKind::Add {
+                a: a.0,
+                b: b.0,
+                relu,
+            },
+        )
+    }
+
+    /// The channels of `inputs` one after the other (ONNX Concat, axis 1).
+    pub fn concat(&mut self, name: &str, inputs: &[TensorId]) -> Result<TensorId, EngineError> {
+        let Some((&first, rest)) = inputs.split_first() else {
+            return Err(bad(name, "number of inputs", "at least 1", 0));
+        };
+        let mut shape = self.check(name, first)?;
+        for &x in rest {
+            let other = self.check(name, x)?;
+            if other[1..] != shape[1..] {
+                let expected = format!("{:?}", &shape[1..]);
+                return Err(bad(
+                    name,
+                    "rows and columns of the inputs",
+                    expected,
+                    &other[1..],
+                ));
+            }
+            shape[0] = shape[0].saturating_add(other[0]);
+        }
+        let inputs = inputs.iter().map(|x| x.0).collect();
+        self.node(name, shape, NodeKind::Concat { inputs })
+    }
+
+    /// Channels become pixels (ONNX DepthToSpace).
+    pub fn depth_to_space(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        block: usize,
+        mode: DepthToSpaceMode,
+    ) -> Result<TensorId, EngineError> {
+        let [channels, height, width] = self.check(name, x)?;
+        check_sizes(name, "blocksize", &[block])?;
+        let area = block * block;
+        if channels % area != 0 {
+            return Err(bad(
+                name,
+                "number of channels",
+                format!("a multiple of {area}"),
+                channels,
+            ));
+        }
+        let shape = [channels / area, height * block, width * block];
+        self.node(
+            name,
+            shape,
+            NodeKind::DepthToSpace {
+                input: x.0,
+                block,
+                mode,
+            },
+        )
+    }
+
+    /// Maximum of windows (ONNX MaxPool).
+    pub fn max_pool(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        spec: &MaxPoolSpec,
+    ) -> Result<TensorId, EngineError> {
+        let [channels, height, width] = self.check(name, x)?;
+        check_sizes(name, "kernel", &spec.kernel)?;
+        check_sizes(name, "stride", &spec.stride)?;
+        let [top, left, bottom, right] = spec.pad;
+        let [rows, columns] = spec.kernel;
+        if top >= rows || bottom >= rows || left >= columns || right >= columns {
+            return Err(bad(name, "pads", "less than the kernel", spec.pad));
+        }
+        let size =
+            |axis: usize, len, pad| windows(len, pad, spec.kernel[axis], 1, spec.stride[axis]);
+        let shape = [
+            channels,
+            size(0, height, top + bottom),
+            size(1, width, left + right),
+        ];
+        self.node(
+            name,
+            shape,
+            NodeKind::MaxPool {
+                input: x.0,
+                spec: *spec,
+            },
+        )
+    }
+
+    /// Makes `x` an output of the network, called `name`.
+    pub fn output(&mut self, x: TensorId, name: &str) -> Result<(), EngineError> {
+        self.check(name, x)?;
+        self.outputs.push((x.0, name.to_owned()));
+        Ok(())
+    }
+
+    /// Fuses, packs the weights, and makes the payload.
+    pub fn finish(self) -> Result<Payload, EngineError> {
+        super::lower::lower(self)
+    }
+
+    /// The shape of `x`, or an error that `node` has a wrong input.
+    fn check(&self, node: &str, x: TensorId) -> Result<[usize; 3], EngineError> {
+        let map = self.tensors.get(x.0);
+        map.map(|map| map.shape)
+            .ok_or_else(|| bad(node, "input", "a tensor of this builder", x))
+    }
+
+    /// Adds a tensor.
+    fn tensor(&mut self, name: &str, shape: [usize; 3]) -> Result<usize, EngineError> {
+        let [channels, height, width] = shape;
+        // Each size is checked first, so that the product cannot overflow 64 bits.
+        let fits = shape.iter().all(|&d| (1..=MAX_DIM).contains(&d))
+            && (channels as u64) * (height as u64) * (width as u64) <= MAX_MAP as u64;
+        if !fits {
+            let expected = format!("sizes of 1 to {MAX_DIM} with a product of at most {MAX_MAP}");
+            return Err(bad(name, "shape of the output", expected, shape));
+        }
+        self.tensors.push(Map {
+            name: name.to_owned(),
+            shape,
+        });
+        Ok(self.tensors.len() - 1)
+    }
+
+    /// Adds a node and the tensor it makes.
+    fn node(
+        &mut self,
+        name: &str,
+        shape: [usize; 3],
+        kind: NodeKind,
+    ) -> Result<TensorId, EngineError> {
+        let output = self.tensor(name, shape)?;
+        self.nodes.push(Node {
+            name: name.to_owned(),
+            output,
+            kind,
+        });
+        Ok(TensorId(output))
+    }
+}
+
+/// Checks groups and the number of output channels.
+fn check_groups(
+    node: &str,
+    groups: usize,
+    channels: usize,
+    out_channels: usize,
+) -> Result<(), EngineError> {
+    if !(1..=MAX_DIM).contains(&out_channels) {
+        return Err(bad(
+            node,
+            "out_channels",
+            format!("1 to {MAX_DIM}"),
+            out_channels,
+        ));
+    }
+    if groups == 0 || channels % groups != 0 || out_channels % groups != 0 {
+        let expected = format!("a divisor of {channels} and of {out_channels} channels");
+        return Err(bad(node, "groups", expected, groups));
+    }
+    Ok(())
+}
+
+/// The bias, or zeros.
+fn bias(node: &str, bias: Option<&[f32]>, len: usize) -> Result<Vec<f32>, EngineError> {
+    let Some(bias) = bias else {
+        return Ok(vec![0.0; len]);
+    };
+    check_len(node, "bias", bias, Some(len))?;
+    Ok(bias.to_vec())
+}
