@@ -29,7 +29,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::features::{Pfn, PfnLayer};
+use crate::features::{Pfn, PfnError, PfnLayer};
 use crate::model::{Model, ModelError};
 
 /// The format's version; a reader takes no other.
@@ -156,7 +156,7 @@ impl Plan {
             .get("pfn")
             .ok_or_else(|| broken("no section `pfn`".into()))?;
         let pfn = read_pfn(&manifest.pfn, values.as_ref()).map_err(broken)?;
-        pfn.check(&model).map_err(|e| broken(e.to_string()))?;
+        pfn.check(&model).map_err(|source| PlanError::Pfn { path: path.into(), source })?;
         Ok(Self {
             path: path.into(),
             sections,
@@ -448,6 +448,14 @@ pub enum PlanError {
     /// The model description in it does not hold.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The PFN in it is not the one that its model describes.
+    #[error("{path}: {source}")]
+    Pfn {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: PfnError,
+    },
     /// Made for something else than what is asked for.
     #[error("{path}: made for `{found}`, but {wanted}; {advice}")]
     Target {

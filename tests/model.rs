@@ -375,7 +375,7 @@ mod autoware {
       max_allowed_processing_time_ms: 200.0
 ";
 
-    fn read(files: &[&str]) -> Result<Model, ModelError> {
+    fn read(files: &[&str]) -> Result<(Model, String), ModelError> {
         let folder = tempfile::tempdir().unwrap();
         let paths: Vec<_> = files
             .iter()
@@ -391,7 +391,8 @@ mod autoware {
 
     #[test]
     fn the_pair_is_one_model() {
-        let model = read(&[ML_PACKAGE, COMMON]).unwrap();
+        let (model, text) = read(&[ML_PACKAGE, COMMON]).unwrap();
+        assert_eq!(parse(&text).unwrap(), model, "{text}");
         assert_eq!(
             model.points.columns,
             [Column::X, Column::Y, Column::Z, Column::T]
@@ -433,7 +434,8 @@ mod autoware {
             list(&min),
             list(&max)
         );
-        let model = read(&[&text, ML_PACKAGE, COMMON]).unwrap();
+        let (model, toml) = read(&[&text, ML_PACKAGE, COMMON]).unwrap();
+        assert_eq!(parse(&toml).unwrap(), model, "{toml}");
         assert_eq!(model.classes[5], "TRAILER");
         assert_eq!(model.head.tasks[0].classes, [0, 1, 2, 3, 4]);
         assert_eq!(

@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 
 use super::file::{
     PerClass, RawBands, RawDecode, RawGrid, RawHead, RawModel, RawNms, RawNmsKind, RawPfn,
-    RawPoints, RawRemap, RawTask, Scope, read_text,
+    RawPoints, RawRemap, RawTask, Scope, read_text, to_toml,
 };
 use super::{Model, ModelError, OUTPUT_KINDS, Rotation, SizeOrder, check};
 
@@ -53,8 +53,8 @@ struct Parameters {
     densification_params: Option<Densification>,
     cloud_capacity: Option<usize>,
     allow_remapping_by_area_matrix: Option<Vec<u8>>,
-    min_area_matrix: Option<Vec<f32>>,
-    max_area_matrix: Option<Vec<f32>>,
+    min_area_matrix: Option<Vec<f64>>,
+    max_area_matrix: Option<Vec<f64>>,
     #[serde(rename = "diagnostics")]
     _diagnostics: Option<IgnoredAny>,
     #[serde(rename = "encoder_onnx_path")]
@@ -91,7 +91,7 @@ struct ModelParams {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ScoreThresholds {
-    upper_bounds: Vec<f32>,
+    upper_bounds: Vec<f64>,
     thresholds: Thresholds,
 }
 
@@ -99,18 +99,18 @@ struct ScoreThresholds {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Thresholds {
-    ByBand(Vec<f32>),
-    ByClass(BTreeMap<String, Vec<f32>>),
+    ByBand(Vec<f64>),
+    ByClass(BTreeMap<String, Vec<f64>>),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PostProcess {
-    score_threshold: Option<f32>,
-    circle_nms_dist_threshold: f32,
-    iou_nms_search_distance_2d: f32,
-    iou_nms_threshold: f32,
-    yaw_norm_thresholds: Vec<f32>,
+    score_threshold: Option<f64>,
+    circle_nms_dist_threshold: f64,
+    iou_nms_search_distance_2d: f64,
+    iou_nms_threshold: f64,
+    yaw_norm_thresholds: Vec<f64>,
     #[serde(rename = "iou_nms_target_class_names")]
     _iou_nms_target_class_names: Option<IgnoredAny>,
 }
@@ -123,12 +123,12 @@ struct Densification {
     _world_frame_id: Option<IgnoredAny>,
 }
 
-/// Reads Autoware parameter files; `pfn_layers` are the PFN's widths, see
-/// [`super::PfnSpec::layers`].
+/// Reads Autoware parameter files; gives the model and the text of its `model.toml`. `pfn_layers` are
+/// the PFN's widths, see [`super::PfnSpec::layers`].
 ///
 /// # Errors
 /// [`ModelError`] that names the file and the key; a file that misses what another has is no error.
-pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<Model, ModelError> {
+pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), ModelError> {
     let mut all = Parameters::default();
     for path in paths {
         let text = read_text(path)?;
@@ -147,7 +147,11 @@ pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<Model, ModelError
         problem: problem.problem,
     };
     let raw = all.into_raw(pfn_layers).map_err(value)?;
-    check::resolve(raw).map_err(value)
+    let text = to_toml(&raw).map_err(|e| ModelError::Syntax {
+        path: path.into(),
+        message: e.to_string(),
+    })?;
+    Ok((check::resolve(raw).map_err(value)?, text))
 }
 
 fn missing(key: &str, file: &str) -> check::Problem {
@@ -257,7 +261,7 @@ impl Parameters {
             },
             nms: suppression(
                 &classes,
-                &post.circle_nms_dist_threshold,
+                post.circle_nms_dist_threshold,
                 post.iou_nms_threshold,
                 post.iou_nms_search_distance_2d,
             ),
@@ -306,7 +310,7 @@ impl Parameters {
 }
 
 /// Autoware's two steps: a circle over all classes, then IoU with pedestrians apart.
-fn suppression(classes: &[String], circle: &f32, iou: f32, search: f32) -> Vec<RawNms> {
+fn suppression(classes: &[String], circle: f64, iou: f64, search: f64) -> Vec<RawNms> {
     let (people, others): (Vec<_>, Vec<_>) = classes
         .iter()
         .cloned()
@@ -314,7 +318,7 @@ fn suppression(classes: &[String], circle: &f32, iou: f32, search: f32) -> Vec<R
     vec![
         RawNms {
             kind: RawNmsKind::Circle,
-            radius: Some(PerClass::One(*circle)),
+            radius: Some(PerClass::One(circle)),
             threshold: None,
             search_distance: None,
             scope: Some(Scope::All),

@@ -109,7 +109,7 @@ fn resolve_points(raw: RawPoints) -> Result<Points, Problem> {
     let capacity = bounded("points.capacity", capacity, 1, 1 << 24)?;
     Ok(Points {
         columns,
-        intensity_scale,
+        intensity_scale: intensity_scale as f32,
         sweeps,
         capacity,
     })
@@ -366,10 +366,13 @@ fn resolve_bands(raw: RawBands, classes: &[String]) -> Result<Bands, Problem> {
             if !(0.0..=1.0).contains(&value) {
                 return problem(key, format!("score {value} is not within 0 to 1"));
             }
-            band.push(value);
+            band.push(value as f32);
         }
     }
-    Ok((bounds, score))
+    Ok((
+        bounds.into_iter().map(|bound| bound as f32).collect(),
+        score,
+    ))
 }
 
 fn resolve_nms(
@@ -407,13 +410,13 @@ fn resolve_nms(
             if !(0.0..=1.0).contains(&threshold) {
                 return problem(format!("{key}.threshold"), "missing or not within 0 to 1");
             }
-            let search_distance = raw.search_distance.unwrap_or(f32::INFINITY);
+            let search_distance = raw.search_distance.unwrap_or(f64::INFINITY);
             if search_distance.is_nan() || search_distance <= 0.0 {
                 return problem(format!("{key}.search_distance"), "not above 0");
             }
             NmsKind::Iou {
-                threshold,
-                search_distance,
+                threshold: threshold as f32,
+                search_distance: search_distance as f32,
             }
         }
     };
@@ -463,7 +466,7 @@ fn resolve_groups(
 }
 
 fn resolve_remap(raw: RawRemap, key: &str, classes: &[String]) -> Result<Remap, Problem> {
-    let max_area = raw.max_area.unwrap_or(f32::INFINITY);
+    let max_area = raw.max_area.unwrap_or(f64::INFINITY);
     if !(raw.min_area >= 0.0 && raw.min_area <= max_area) {
         return problem(
             format!("{key}.min_area"),
@@ -475,8 +478,8 @@ fn resolve_remap(raw: RawRemap, key: &str, classes: &[String]) -> Result<Remap, 
     Ok(Remap {
         from,
         to,
-        min_area: raw.min_area,
-        max_area,
+        min_area: raw.min_area as f32,
+        max_area: max_area as f32,
     })
 }
 
@@ -494,8 +497,8 @@ fn per_class(
     raw: &PerClass,
     classes: &[String],
     key: &str,
-    low: f32,
-    high: f32,
+    low: f64,
+    high: f64,
 ) -> Result<Vec<f32>, Problem> {
     let values = match raw {
         PerClass::One(value) => vec![*value; classes.len()],
@@ -515,7 +518,7 @@ fn per_class(
     };
     match values.iter().find(|value| !(low..=high).contains(*value)) {
         Some(value) => problem(key, format!("{value} is not within {low} to {high}")),
-        None => Ok(values),
+        None => Ok(values.into_iter().map(|value| value as f32).collect()),
     }
 }
 

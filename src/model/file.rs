@@ -61,7 +61,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::check::{Problem, resolve};
 use super::{Candidates, Model, ModelError, Rotation, SizeOrder};
@@ -69,7 +69,7 @@ use super::{Candidates, Model, ModelError, Rotation, SizeOrder};
 /// No description comes near this size; a larger file is not one.
 const MAX_BYTES: u64 = 1 << 20;
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawModel {
     pub(super) name: String,
@@ -85,16 +85,16 @@ pub(super) struct RawModel {
     pub(super) remap: Vec<RawRemap>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPoints {
     pub(super) columns: Vec<String>,
-    pub(super) intensity_scale: Option<f32>,
+    pub(super) intensity_scale: Option<f64>,
     pub(super) sweeps: Option<usize>,
     pub(super) capacity: Option<usize>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGrid {
     pub(super) range: [f64; 6],
@@ -104,7 +104,7 @@ pub(super) struct RawGrid {
     pub(super) max_pillars: usize,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPfn {
     pub(super) mean_offset: Option<bool>,
@@ -113,7 +113,7 @@ pub(super) struct RawPfn {
     pub(super) layers: Vec<usize>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHead {
     pub(super) downsample: usize,
@@ -124,14 +124,14 @@ pub(super) struct RawHead {
     pub(super) tasks: Option<Vec<RawTask>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTask {
     pub(super) classes: Vec<String>,
     pub(super) outputs: Option<[String; 6]>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDecode {
     pub(super) candidates: Option<Candidates>,
@@ -142,33 +142,33 @@ pub(super) struct RawDecode {
 }
 
 /// `{ upper_bounds = […], <class> = […], … }`
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(super) struct RawBands {
-    pub(super) upper_bounds: Vec<f32>,
+    pub(super) upper_bounds: Vec<f64>,
     #[serde(flatten)]
-    pub(super) by_class: BTreeMap<String, Vec<f32>>,
+    pub(super) by_class: BTreeMap<String, Vec<f64>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawNms {
     pub(super) kind: RawNmsKind,
     pub(super) radius: Option<PerClass>,
-    pub(super) threshold: Option<f32>,
-    pub(super) search_distance: Option<f32>,
+    pub(super) threshold: Option<f64>,
+    pub(super) search_distance: Option<f64>,
     pub(super) scope: Option<Scope>,
     pub(super) groups: Option<Vec<Vec<String>>>,
     pub(super) max_boxes: Option<usize>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RawNmsKind {
     Circle,
     Iou,
 }
 
-#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scope {
     Class,
@@ -176,21 +176,21 @@ pub(super) enum Scope {
     All,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRemap {
     pub(super) from: String,
     pub(super) to: String,
-    pub(super) min_area: f32,
-    pub(super) max_area: Option<f32>,
+    pub(super) min_area: f64,
+    pub(super) max_area: Option<f64>,
 }
 
 /// One value for all classes, or one for each by name.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum PerClass {
-    One(f32),
-    Each(BTreeMap<String, f32>),
+    One(f64),
+    Each(BTreeMap<String, f64>),
 }
 
 /// Reads the text of a description, which is small or not one.
@@ -208,6 +208,12 @@ pub(super) fn read_text(path: &Path) -> Result<String, ModelError> {
         });
     }
     std::fs::read_to_string(path).map_err(io)
+}
+
+/// The text of a description that another file format gave.
+#[cfg(feature = "yaml")]
+pub(super) fn to_toml(raw: &RawModel) -> Result<String, toml::ser::Error> {
+    toml::to_string(raw)
 }
 
 /// Parses and checks TOML text.

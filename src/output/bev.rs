@@ -95,8 +95,7 @@ pub fn render(
     let scale = picture.height_scale(heights);
     picture.names(&boxes, options.classes, [legend, scale]);
     picture.canvas.set_clip([0.0, 0.0, view.width, view.height]);
-    let rows = points.data.len() / points.layout.0.len().max(1);
-    picture.title(rows, boxes.len(), options);
+    picture.title(points.len(), boxes.len(), options);
     Ok(picture.canvas.finish())
 }
 

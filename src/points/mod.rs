@@ -263,21 +263,3 @@ mod tests {
         }
     }
 }
-
-impl std::str::FromStr for Column {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "x" => Self::X,
-            "y" => Self::Y,
-            "z" => Self::Z,
-            "intensity" => Self::Intensity,
-            "t" => Self::T,
-            "ring" => Self::Ring,
-            "elongation" => Self::Elongation,
-            "skip" | "_" => Self::Skip,
-            other => return Err(format!("`{other}` is no column")),
-        })
-    }
-}

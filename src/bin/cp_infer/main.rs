@@ -22,7 +22,7 @@ use sink::Sink;
 fn status(error: &Error) -> u8 {
     match error {
         Error::Frame(_) => 3,
-        Error::Plan(_) | Error::Model(_) | Error::Pfn(_) => 4,
+        Error::Plan(_) | Error::Model(_) => 4,
         Error::Engine(centerpoint::engine::EngineError::Device { .. }) => 5,
         Error::Engine(_) => 4,
         _ => 1,
@@ -100,13 +100,13 @@ fn frame(args: &Args, path: &Path, detector: &mut Detector, sink: &mut Sink) -> 
 /// Reads a frame, or the sweeps that make one; also the number of points past the capacity.
 fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u64), Error> {
     let model = detector.model();
-    let default_layout = points::Layout::new(&model.points.columns)?;
+    let default_layout = points::Layout::new(&model.points.columns).map_err(points::FrameError::from)?;
     let options = ReadOptions { layout: args.layout, default_layout };
     if args.sweeps.is_none() {
         return Ok((points::read(path, &options)?, 0));
     }
-    let accumulated = sweeps::read(path, &options, model.points.capacity)?;
-    Ok((accumulated.cloud, accumulated.dropped))
+    let (cloud, sweeps) = sweeps::read_sweeps(path, &options, model.points.capacity)?;
+    Ok((cloud, sweeps.points_over_capacity as u64))
 }
 
 /// A bar for many frames; hidden for one, and where standard error is no terminal.

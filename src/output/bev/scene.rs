@@ -42,17 +42,15 @@ impl Picture {
     /// The points, low ones first so that high ones lie on top. Returns the ends of the height
     /// scale.
     pub(super) fn points(&mut self, cloud: &PointCloud, heights: Option<[f32; 2]>) -> [f32; 2] {
-        let columns = &cloud.layout.0;
-        let find = |column| columns.iter().position(|&c| c == column);
-        let (Some(x), Some(y)) = (find(Column::X), find(Column::Y)) else {
+        let layout = cloud.layout();
+        let (Some(x), Some(y)) = (layout.position(Column::X), layout.position(Column::Y)) else {
             return height_range(&mut [], heights);
         };
-        let (z, t) = (find(Column::Z), find(Column::T));
+        let (z, t) = (layout.position(Column::Z), layout.position(Column::T));
         let [min_x, min_y, max_x, max_y] = self.view.range;
         let value = |row: &[f32], column: Option<usize>| column.map_or(0.0, |c| row[c]);
         let mut seen: Vec<([f32; 2], f32, bool)> = cloud
-            .data
-            .chunks_exact(columns.len())
+            .rows()
             .map(|row| ([row[x], row[y]], value(row, z), value(row, t) > 0.0))
             .filter(|&([x, y], z, _)| {
                 (min_x..=max_x).contains(&x) && (min_y..=max_y).contains(&y) && z.is_finite()
