@@ -179,7 +179,9 @@ fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, ma
             for (channel, &class) in classes.iter().enumerate() {
                 let start = layout.index(channel, task * ROWS_PER_TASK + i, 0);
                 let least = least[class];
-                let mark = |(marked, logit): (&mut bool, &f32)| *marked |= !(*logit < least);
+                let mark = |(marked, logit): (&mut bool, &f32)| {
+                    *marked |= *logit >= least || logit.is_nan()
+                };
                 if layout.stride_x == 1 {
                     let logits = &heatmap.data[start..start + width];
                     row.iter_mut().zip(logits).for_each(mark);
