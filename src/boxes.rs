@@ -36,3 +36,138 @@ impl Box3d {
         })
     }
 }
+
+/// Most corners that clipping a rectangle at four lines can give. It is 8 in exact arithmetic; where
+/// rounding makes an outline zigzag over a line, each line can add half as many as there are.
+const MAX_CORNERS: usize = 19;
+
+/// The BEV rectangle of a box, prepared for overlaps with many others.
+///
+/// All arithmetic is f32, each operation rounded on its own, in the order of the code; sine and cosine
+/// are evaluated in f64 and rounded, so that they do not depend on the platform's f32 library.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BevRect {
+    center: [f32; 2],
+    /// Half of the length and of the width.
+    half: [f32; 2],
+    cos: f32,
+    sin: f32,
+}
+
+impl BevRect {
+    /// The rectangle of `bbox`.
+    pub fn new(bbox: &Box3d) -> Self {
+        let (sin, cos) = f64::from(bbox.yaw).sin_cos();
+        Self {
+            center: [bbox.center[0], bbox.center[1]],
+            half: [bbox.size[0] * 0.5, bbox.size[1] * 0.5],
+            cos: cos as f32,
+            sin: sin as f32,
+        }
+    }
+
+    /// Area in m².
+    pub fn area(&self) -> f32 {
+        4.0 * self.half[0] * self.half[1]
+    }
+
+    /// Squared distance of the centres in m².
+    pub fn distance_squared(&self, other: &Self) -> f32 {
+        let [dx, dy] = self.offset(other);
+        dx * dx + dy * dy
+    }
+
+    /// Intersection over union with `other`, 0 to 1. It is 0 where both have no area, and where
+    /// numbers are so large that it cannot be computed.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let reach = self.radius() + other.radius();
+        if self.distance_squared(other) > reach * reach {
+            return 0.0;
+        }
+        let (own, others) = (self.area(), other.area());
+        let overlap = self.intersection(other).min(own).min(others);
+        let iou = overlap / (own + others - overlap);
+        if iou.is_finite() { iou } else { 0.0 }
+    }
+
+    /// Area of the intersection with `other` in m²: `other`'s corners in this rectangle's frame,
+    /// clipped at its four sides in turn (Sutherland and Hodgman 1974), then the shoelace formula.
+    fn intersection(&self, other: &Self) -> f32 {
+        let [dx, dy] = self.offset(other);
+        let x = self.cos * dx + self.sin * dy;
+        let y = self.cos * dy - self.sin * dx;
+        let cos = self.cos * other.cos + self.sin * other.sin;
+        let sin = self.cos * other.sin - self.sin * other.cos;
+        let [l, w] = other.half;
+        let mut outline = Outline::default();
+        for [u, v] in [[l, w], [-l, w], [-l, -w], [l, -w]] {
+            outline.push([x + (cos * u - sin * v), y + (sin * u + cos * v)]);
+        }
+        for (axis, limit) in self.half.into_iter().enumerate() {
+            outline = outline.clipped(axis, 1.0, limit);
+            outline = outline.clipped(axis, -1.0, limit);
+        }
+        outline.area()
+    }
+
+    fn offset(&self, other: &Self) -> [f32; 2] {
+        [
+            other.center[0] - self.center[0],
+            other.center[1] - self.center[1],
+        ]
+    }
+
+    fn radius(&self) -> f32 {
+        (self.half[0] * self.half[0] + self.half[1] * self.half[1]).sqrt()
+    }
+}
+
+/// A convex polygon, counter-clockwise.
+#[derive(Clone, Copy, Default)]
+struct Outline {
+    corners: [[f32; 2]; MAX_CORNERS],
+    len: usize,
+}
+
+impl Outline {
+    fn push(&mut self, corner: [f32; 2]) {
+        if self.len < MAX_CORNERS {
+            self.corners[self.len] = corner;
+            self.len += 1;
+        }
+    }
+
+    /// The part where `sign · coordinate ≤ limit`.
+    fn clipped(&self, axis: usize, sign: f32, limit: f32) -> Self {
+        let mut out = Self::default();
+        let corners = &self.corners[..self.len];
+        for (i, &to) in corners.iter().enumerate() {
+            let from = corners[if i == 0 { corners.len() - 1 } else { i - 1 }];
+            let (a, b) = (sign * from[axis], sign * to[axis]);
+            if (a <= limit) != (b <= limit) {
+                let t = (limit - a) / (b - a);
+                let mut crossing = [sign * limit; 2];
+                crossing[1 - axis] = from[1 - axis] + t * (to[1 - axis] - from[1 - axis]);
+                out.push(crossing);
+            }
+            if b <= limit {
+                out.push(to);
+            }
+        }
+        out
+    }
+
+    /// Area by the shoelace formula, relative to the first corner.
+    fn area(&self) -> f32 {
+        let [x0, y0] = self.corners[0];
+        let corners = &self.corners[..self.len];
+        let twice: f32 = corners
+            .windows(2)
+            .map(|pair| {
+                let [[ax, ay], [bx, by]] = [pair[0], pair[1]];
+                (ax - x0) * (by - y0) - (bx - x0) * (ay - y0)
+            })
+            .sum();
+        (0.5 * twice).max(0.0)
+    }
+}
