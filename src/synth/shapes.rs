@@ -1,0 +1,237 @@
+//! The primitives that everything in a scene is made of, and where a ray enters them.
+//!
+//! Three convex shapes are enough: a polyhedron given by planes (boxes, car bodies, wheels), a
+//! capsule (poles, limbs, tubes) and an ellipsoid (tree crowns, bushes). Metres; directions are unit
+//! vectors, so ray parameters are distances.
+
+/// A vector or point in metres.
+pub(crate) type Vec3 = nalgebra::Vector3<f64>;
+
+/// Farther than anything in a scene, in metres.
+const FAR: f64 = 1e4;
+
+/// A half line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ray {
+    /// Start.
+    pub(crate) origin: Vec3,
+    /// Unit direction.
+    pub(crate) direction: Vec3,
+}
+
+impl Ray {
+    /// The point at `distance`.
+    pub(crate) fn at(&self, distance: f64) -> Vec3 {
+        self.origin + self.direction * distance
+    }
+}
+
+/// Where a ray enters a shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hit {
+    /// Distance from the ray's origin.
+    pub(crate) distance: f64,
+    /// Outward unit normal of the surface there.
+    pub(crate) normal: Vec3,
+}
+
+/// The half space `normal · p ≤ offset`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plane {
+    /// Outward unit normal.
+    pub(crate) normal: Vec3,
+    /// Signed distance of the plane from the origin along the normal.
+    pub(crate) offset: f64,
+}
+
+/// A rotation about z by `yaw`, then a translation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pose {
+    /// Translation.
+    pub(crate) position: Vec3,
+    /// Radians, counter-clockwise from above.
+    pub(crate) yaw: f64,
+}
+
+impl Pose {
+    /// `v` turned by the yaw, not moved.
+    pub(crate) fn turn(&self, v: Vec3) -> Vec3 {
+        let (s, c) = self.yaw.sin_cos();
+        Vec3::new(c * v.x - s * v.y, s * v.x + c * v.y, v.z)
+    }
+
+    /// `p` turned and moved.
+    pub(crate) fn apply(&self, p: Vec3) -> Vec3 {
+        self.turn(p) + self.position
+    }
+}
+
+/// A convex solid.
+#[derive(Clone, Debug)]
+pub(crate) enum Shape {
+    /// Intersection of half spaces.
+    Convex(Vec<Plane>),
+    /// All points within `radius` of a segment.
+    Capsule {
+        /// Ends of the segment.
+        ends: [Vec3; 2],
+        /// Radius in metres.
+        radius: f64,
+    },
+    /// An ellipsoid whose third axis is vertical.
+    Ellipsoid {
+        /// Centre.
+        center: Vec3,
+        /// Half axes before the rotation.
+        radii: Vec3,
+        /// Rotation about z in radians.
+        yaw: f64,
+    },
+}
+
+impl Shape {
+    /// This shape moved from its own frame by `pose`.
+    pub(crate) fn placed(&self, pose: &Pose) -> Shape {
+        match self {
+            Shape::Convex(planes) => Shape::Convex(
+                planes
+                    .iter()
+                    .map(|plane| {
+                        let normal = pose.turn(plane.normal);
+                        let offset = plane.offset + normal.dot(&pose.position);
+                        Plane { normal, offset }
+                    })
+                    .collect(),
+            ),
+            Shape::Capsule { ends, radius } => Shape::Capsule {
+                ends: ends.map(|end| pose.apply(end)),
+                radius: *radius,
+            },
+            Shape::Ellipsoid { center, radii, yaw } => Shape::Ellipsoid {
+                center: pose.apply(*center),
+                radii: *radii,
+                yaw: yaw + pose.yaw,
+            },
+        }
+    }
+
+    /// Where `ray` enters the shape; `None` if it misses, or starts inside or behind.
+    pub(crate) fn enter(&self, ray: &Ray) -> Option<Hit> {
+        match self {
+            Shape::Convex(planes) => enter_convex(planes, ray),
+            Shape::Capsule { ends, radius } => enter_capsule(ends, *radius, ray),
+            Shape::Ellipsoid { center, radii, yaw } => enter_ellipsoid(center, radii, *yaw, ray),
+        }
+    }
+
+    /// The distance at which `ray` leaves the shape: where the reversed ray from far away enters it.
+    pub(crate) fn exit(&self, ray: &Ray) -> Option<f64> {
+        let back = Ray {
+            origin: ray.at(FAR),
+            direction: -ray.direction,
+        };
+        self.enter(&back).map(|hit| FAR - hit.distance)
+    }
+}
+
+/// Clips the ray by one half space after the other (Cyrus–Beck).
+fn enter_convex(planes: &[Plane], ray: &Ray) -> Option<Hit> {
+    let mut enter = Hit {
+        distance: 0.0,
+        normal: Vec3::zeros(),
+    };
+    let mut exit = f64::INFINITY;
+    for plane in planes {
+        let speed = plane.normal.dot(&ray.direction);
+        let gap = plane.offset - plane.normal.dot(&ray.origin);
+        if speed.abs() < 1e-12 {
+            if gap < 0.0 {
+                return None;
+            }
+        } else if speed < 0.0 {
+            let distance = gap / speed;
+            if distance > enter.distance {
+                enter = Hit {
+                    distance,
+                    normal: plane.normal,
+                };
+            }
+        } else {
+            exit = exit.min(gap / speed);
+        }
+        if enter.distance > exit {
+            return None;
+        }
+    }
+    (enter.distance > 0.0).then_some(enter)
+}
+
+/// The cylinder's side where the ray meets it between the ends, else the sphere around the nearer end.
+fn enter_capsule(ends: &[Vec3; 2], radius: f64, ray: &Ray) -> Option<Hit> {
+    let [start, end] = *ends;
+    let axis = end - start;
+    let from_start = ray.origin - start;
+    let axis_sq = axis.norm_squared();
+    let axis_dir = axis.dot(&ray.direction);
+    let axis_from = axis.dot(&from_start);
+    let a = axis_sq - axis_dir * axis_dir;
+    if a > 1e-12 * axis_sq.max(1e-12) {
+        let b = axis_sq * from_start.dot(&ray.direction) - axis_from * axis_dir;
+        let c = axis_sq * (from_start.norm_squared() - radius * radius) - axis_from * axis_from;
+        let discriminant = b * b - a * c;
+        if discriminant < 0.0 {
+            return None;
+        }
+        let distance = (-b - discriminant.sqrt()) / a;
+        let along = axis_from + distance * axis_dir;
+        if along > 0.0 && along < axis_sq {
+            let normal =
+                (from_start + ray.direction * distance - axis * (along / axis_sq)) / radius;
+            return (distance > 0.0).then_some(Hit { distance, normal });
+        }
+    }
+    let near = [start, end].map(|center| enter_sphere(&center, radius, ray));
+    match near {
+        [Some(first), Some(second)] if second.distance < first.distance => Some(second),
+        [Some(first), _] => Some(first),
+        [None, second] => second,
+    }
+}
+
+fn enter_sphere(center: &Vec3, radius: f64, ray: &Ray) -> Option<Hit> {
+    let to = ray.origin - center;
+    let b = to.dot(&ray.direction);
+    let discriminant = b * b - (to.norm_squared() - radius * radius);
+    if discriminant < 0.0 {
+        return None;
+    }
+    let distance = -b - discriminant.sqrt();
+    let normal = (to + ray.direction * distance) / radius;
+    (distance > 0.0).then_some(Hit { distance, normal })
+}
+
+/// In coordinates divided by the half axes the ellipsoid is the unit sphere.
+fn enter_ellipsoid(center: &Vec3, radii: &Vec3, yaw: f64, ray: &Ray) -> Option<Hit> {
+    let forth = Pose {
+        position: Vec3::zeros(),
+        yaw,
+    };
+    let back = Pose {
+        position: Vec3::zeros(),
+        yaw: -yaw,
+    };
+    let origin = back.turn(ray.origin - center).component_div(radii);
+    let direction = back.turn(ray.direction).component_div(radii);
+    let a = direction.norm_squared();
+    let b = origin.dot(&direction);
+    let discriminant = b * b - a * (origin.norm_squared() - 1.0);
+    if discriminant < 0.0 {
+        return None;
+    }
+    let distance = (-b - discriminant.sqrt()) / a;
+    let gradient = (origin + direction * distance).component_div(radii);
+    (distance > 0.0).then(|| Hit {
+        distance,
+        normal: forth.turn(gradient.normalize()),
+    })
+}
