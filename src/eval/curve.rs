@@ -7,8 +7,8 @@ pub(super) const LEVELS: usize = 101;
 /// A value at each of the [`LEVELS`] recall levels.
 pub(super) type Curve = [f64; LEVELS];
 
-/// The recall level `i` of 0..[`LEVELS`], as `np.linspace(0, 1, 101)` gives it: 7 % is
-/// 0.07000000000000001, which is above a recall of 7 / 100.
+/// The recall level `i` of 0..[`LEVELS`], as `np.linspace(0, 1, 101)` gives it: 35 % is
+/// 0.35000000000000003, which is above a recall of 35 / 100.
 pub(super) fn recall_level(i: usize) -> f64 {
     if i + 1 == LEVELS {
         1.0
@@ -83,11 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn recall_of_7_percent_misses_its_own_level() {
-        let curve = over_recall(&[7.0 / 100.0], &[1.0]);
-        assert_eq!((curve[6], curve[7]), (1.0, 0.0));
-        let curve = over_recall(&[8.0 / 100.0], &[1.0]);
-        assert_eq!((curve[8], curve[9]), (1.0, 0.0));
+    fn recall_of_35_percent_misses_its_own_level() {
+        let curve = over_recall(&[35.0 / 100.0], &[1.0]);
+        assert_eq!((curve[34], curve[35]), (1.0, 0.0));
+        let curve = over_recall(&[36.0 / 100.0], &[1.0]);
+        assert_eq!((curve[36], curve[37]), (1.0, 0.0));
         assert_eq!(over_recall(&[1.0], &[0.5])[100], 0.5);
         assert_eq!(over_recall(&[], &[]), [0.0; LEVELS]);
     }

@@ -476,3 +476,215 @@ fn scale_iou(a: &SampleBox, b: &SampleBox) -> f64 {
     let common = volume(std::array::from_fn(|i| a.size[i].min(b.size[i])));
     common / (volume(a.size) + volume(b.size) - common)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A car at `x`, `y` with a score, −1 for a label.
+    fn car(x: f64, y: f64, score: f64) -> SampleBox {
+        SampleBox {
+            sample_token: "s".to_owned(),
+            translation: [x, y, 0.0],
+            size: [2.0, 4.0, 1.5],
+            rotation: [1.0, 0.0, 0.0, 0.0],
+            velocity: [Some(0.0); 2],
+            detection_name: "car".to_owned(),
+            detection_score: score,
+            attribute_name: "vehicle.parked".to_owned(),
+            ego_translation: [x, y, 0.0],
+            num_pts: -1,
+        }
+    }
+
+    fn sample(boxes: Vec<SampleBox>) -> Results {
+        Results {
+            results: BTreeMap::from([("s".to_owned(), boxes)]),
+            ..Results::default()
+        }
+    }
+
+    fn score(labels: Vec<SampleBox>, predictions: Vec<SampleBox>) -> Metrics {
+        let config = Config::for_classes(["car"]);
+        evaluate(&sample(labels), &sample(predictions), &config).unwrap()
+    }
+
+    #[test]
+    fn one_hit_and_one_miss_by_hand() {
+        let mut hit = car(0.3, 0.4, 0.9);
+        hit.velocity = [Some(3.0), Some(-4.0)];
+        hit.size = [2.0, 4.0, 3.0];
+        hit.attribute_name = "vehicle.moving".to_owned();
+        let labels = vec![car(0.0, 0.0, -1.0), car(10.0, 0.0, -1.0)];
+        let metrics = score(labels, vec![hit, car(20.0, 0.0, 0.8)]);
+        // Recall reaches 50 %: precision 1 below it, 1/2 at it. Counted are 11 % to 100 %, less 0.1.
+        let ap = (39.0 * 0.9 + 0.4) / 90.0 / 0.9;
+        let class = &metrics.classes[0];
+        // The distance is exactly 0.5 m: not nearer than the first threshold.
+        for (found, expected) in class.aps.iter().zip([0.0, ap, ap, ap]) {
+            assert!((found - expected).abs() < 1e-12, "{:?}", class.aps);
+        }
+        for (found, expected) in class.tp_errors.iter().zip([0.5, 0.5, 0.0, 5.0, 1.0]) {
+            assert!((found - expected).abs() < 1e-12, "{:?}", class.tp_errors);
+        }
+        // Scores of the errors: 0.5, 0.5, 1, 0, 0.
+        let nds = (5.0 * 0.75 * ap + 2.0) / 10.0;
+        assert!((metrics.nd_score - nds).abs() < 1e-12);
+        assert_eq!((class.labels, class.predictions), (2, 2));
+    }
+
+    #[test]
+    fn boxes_out_of_range_and_without_points_do_not_count() {
+        let mut empty = car(5.0, 0.0, -1.0);
+        empty.num_pts = 0;
+        let labels = vec![
+            car(0.0, 0.0, -1.0),
+            empty,
+            car(30.0, 40.0, -1.0),
+            car(29.0, 40.0, -1.0),
+        ];
+        let predictions = vec![
+            car(0.0, 0.0, 0.5),
+            car(60.0, 0.0, 0.9),
+            car(29.0, 40.0, 0.4),
+        ];
+        let metrics = score(labels, predictions);
+        let class = &metrics.classes[0];
+        assert_eq!((class.labels, class.predictions), (2, 2));
+        assert!((metrics.mean_ap - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn headings_wrap_and_barriers_have_no_front() {
+        let turned = |degrees: f64| {
+            let mut turned = car(0.0, 0.0, 1.0);
+            let half = degrees.to_radians() / 2.0;
+            turned.rotation = [half.cos(), 0.0, 0.0, half.sin()];
+            turned
+        };
+        let config = Config::for_classes(["car", "barrier"]);
+        let error = |a: f64, b: f64, class: &Class| {
+            TpError::Orientation
+                .of(&turned(a), &turned(b), class)
+                .to_degrees()
+        };
+        let [car, barrier] = &config.classes[..] else {
+            panic!()
+        };
+        for (a, b, expected, without_front) in [
+            (170.0, -170.0, 20.0, 20.0),
+            (0.0, 180.0, 180.0, 0.0),
+            (-90.0, 45.0, 135.0, 45.0),
+            (30.0, 30.0, 0.0, 0.0),
+        ] {
+            assert!((error(a, b, car) - expected).abs() < 1e-9, "{a} {b}");
+            assert!(
+                (error(a, b, barrier) - without_front).abs() < 1e-9,
+                "{a} {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_equal_scores_the_last_prediction_leads() {
+        let labels = || vec![car(0.0, 0.0, -1.0)];
+        let (near, far) = (|| car(0.1, 0.0, 0.5), || car(0.3, 0.0, 0.5));
+        let error = |predictions| score(labels(), predictions).classes[0].tp_errors[0];
+        assert!((error(vec![near(), far()]) - 0.3).abs() < 1e-12);
+        assert!((error(vec![far(), near()]) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn what_is_unknown_is_passed_over() {
+        let (mut label, mut other) = (car(0.0, 0.0, -1.0), car(9.0, 0.0, -1.0));
+        label.velocity = [None, Some(0.0)];
+        label.attribute_name.clear();
+        let metrics = score(vec![label.clone()], vec![car(0.0, 0.0, 0.9)]);
+        // Nothing is known of either: the devkit's error is 1.
+        assert_eq!(metrics.classes[0].tp_errors, [0.0, 0.0, 0.0, 1.0, 1.0]);
+        other.detection_name = "animal".to_owned();
+        let metrics = score(vec![label, other], vec![car(0.0, 0.0, 0.9)]);
+        assert_eq!(metrics.unscored, BTreeMap::from([("animal".to_owned(), 1)]));
+        assert!((metrics.mean_ap - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_class_without_labels_scores_0_and_cones_have_no_heading() {
+        let config = Config::default();
+        let metrics = evaluate(&sample(vec![]), &sample(vec![]), &config).unwrap();
+        assert_eq!((metrics.mean_ap, metrics.nd_score), (0.0, 0.0));
+        let json = metrics.to_json();
+        assert_eq!(json["label_aps"]["car"]["1.0"], 0.0);
+        assert_eq!(json["label_tp_errors"]["car"]["vel_err"], 1.0);
+        assert!(json["label_tp_errors"]["traffic_cone"]["orient_err"].is_null());
+        assert!(json["label_tp_errors"]["barrier"]["vel_err"].is_null());
+        assert_eq!(json["label_tp_errors"]["barrier"]["orient_err"], 1.0);
+    }
+
+    #[test]
+    fn mismatches_are_refused() {
+        let labels = sample(vec![]);
+        let mut predictions = labels.clone();
+        for token in ["t", "u", "v", "w"] {
+            predictions.results.insert(token.to_owned(), vec![]);
+        }
+        let error = evaluate(&labels, &predictions, &Config::default()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with(": 4 only in the predictions (t, u, v, …)"),
+            "{error}"
+        );
+        let error = evaluate(&predictions, &labels, &Config::default()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with(": 4 only in the labels (t, u, v, …)"),
+            "{error}"
+        );
+
+        let many = sample(vec![car(0.0, 0.0, 0.5); 501]);
+        let error = evaluate(&labels, &many, &Config::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("`s` has 501 predictions"),
+            "{error}"
+        );
+
+        let mut unsound = sample(vec![car(0.0, 0.0, f64::NAN)]);
+        let error = evaluate(&labels, &unsound, &Config::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("box 0: detection_score: NaN"),
+            "{error}"
+        );
+        unsound = sample(vec![car(0.0, f64::INFINITY, 0.5)]);
+        assert!(evaluate(&unsound, &labels, &Config::default()).is_err());
+    }
+
+    #[test]
+    fn settings_are_checked_and_survive_serde() {
+        let config = Config::default();
+        let text = serde_json::to_string(&config).unwrap();
+        assert!(
+            text.contains(r#""undefined":["orient_err","vel_err","attr_err"]"#),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+        assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), config);
+        assert!(serde_json::from_str::<Config>(r#"{"dist_th":[1]}"#).is_err());
+
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::demo();
+            change(&mut config);
+            evaluate(&sample(vec![]), &sample(vec![]), &config)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(refused(|c| c.classes.clear()).contains("classes"));
+        assert!(
+            refused(|c| c.classes[1].name = "car".to_owned()).contains("`car` is listed twice")
+        );
+        assert!(refused(|c| c.dist_th_tp = 3.0).contains("dist_th_tp 3"));
+        assert!(refused(|c| c.min_recall = 1.0).contains("min_recall 1"));
+        assert!(refused(|c| c.min_precision = f64::NAN).contains("min_precision NaN"));
+    }
+}

@@ -1,1 +1,239 @@
-//! x
+//! Scores and latencies for people: aligned text tables, and the latencies' JSON.
+
+use serde_json::{Map, Value, json};
+
+use super::curve::nan_mean;
+use super::{nuscenes, t4};
+use crate::frame::Times;
+
+/// Scores of each class, then of their mean: average precision at each distance in metres and their
+/// mean (AP), the errors of translation (ATE, m), scale (ASE, 1 − IoU), orientation (AOE, rad), velocity
+/// (AVE, m/s) and attribute (AAE, 1 − accuracy). `-` where a class does not define one.
+pub fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
+    let mut rows = vec![header(
+        &metrics.dist_ths,
+        &["AP", "ATE", "ASE", "AOE", "AVE", "AAE"],
+    )];
+    for class in &metrics.classes {
+        let scores = class.aps.iter().copied().chain([class.mean_ap()]);
+        rows.push(row(&class.name, scores.chain(class.tp_errors)));
+    }
+    let aps = metrics.classes.iter().map(|c| c.aps.as_slice());
+    let means = mean_by_distance(metrics.dist_ths.len(), aps);
+    let means = means.into_iter().chain([metrics.mean_ap]);
+    rows.push(row("mean", means.chain(metrics.tp_errors)));
+    let counts = metrics.classes.iter().map(|c| (c.labels, c.predictions));
+    format!(
+        "{}\nmAP {:.4}  NDS {:.4}  {}\n",
+        aligned(&rows),
+        metrics.mean_ap,
+        metrics.nd_score,
+        boxes(counts)
+    )
+}
+
+/// Average precision of each class, then of their mean, at each distance in metres. `-` where a class has
+/// neither labels nor predictions.
+pub fn t4_table(metrics: &t4::Metrics) -> String {
+    let mut rows = vec![header(&metrics.dist_ths, &["AP"])];
+    for class in &metrics.classes {
+        let scores = class.aps.iter().copied().chain([class.mean_ap()]);
+        rows.push(row(&class.name, scores));
+    }
+    let aps = metrics.classes.iter().map(|c| c.aps.as_slice());
+    let means = mean_by_distance(metrics.dist_ths.len(), aps);
+    rows.push(row("mean", means.into_iter().chain([metrics.map])));
+    let counts = metrics.classes.iter().map(|c| (c.labels, c.predictions));
+    format!(
+        "{}\nmAP {}  {}\n",
+        aligned(&rows),
+        number(metrics.map, 4),
+        boxes(counts)
+    )
+}
+
+/// Latency of each stage over the frames, in milliseconds. Empty without frames.
+pub fn times_table(times: &[Times]) -> String {
+    let names = ["stage", "mean", "median", "90 %", "max"];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    for (stage, of) in STAGES {
+        let Some(latency) = Latency::of(times.iter().map(of).collect()) else {
+            return String::new();
+        };
+        let values = [latency.mean, latency.median, latency.p90, latency.max];
+        let cells = values.map(|ms| number(ms, 2));
+        rows.push([vec![stage.to_owned()], cells.to_vec()].concat());
+    }
+    format!("{}\nms over {} frames\n", aligned(&rows), times.len())
+}
+
+/// `{stage: {"mean", "median", "p90", "max"}}` over the frames, in milliseconds.
+pub fn times_json(times: &[Times]) -> Value {
+    let stages = STAGES.iter().filter_map(|(stage, of)| {
+        let latency = Latency::of(times.iter().map(of).collect())?;
+        let values = json!({
+            "mean": latency.mean,
+            "median": latency.median,
+            "p90": latency.p90,
+            "max": latency.max,
+        });
+        Some(((*stage).to_owned(), values))
+    });
+    stages.collect::<Map<_, _>>().into()
+}
+
+/// The stages in the order of [`Times`].
+const STAGES: [(&str, fn(&Times) -> f64); 8] = [
+    ("read", |t| t.read),
+    ("pillars", |t| t.pillars),
+    ("features", |t| t.features),
+    ("scatter", |t| t.scatter),
+    ("engine", |t| t.engine),
+    ("decode", |t| t.decode),
+    ("nms", |t| t.nms),
+    ("total", |t| t.total),
+];
+
+/// How one stage's times are spread, in milliseconds.
+struct Latency {
+    mean: f64,
+    median: f64,
+    p90: f64,
+    max: f64,
+}
+
+impl Latency {
+    /// Percentiles are the smallest time that so many percent of the frames do not exceed.
+    fn of(mut ms: Vec<f64>) -> Option<Latency> {
+        ms.sort_by(f64::total_cmp);
+        let percentile = |p: usize| {
+            ms.get((ms.len() * p).div_ceil(100).saturating_sub(1))
+                .copied()
+        };
+        Some(Latency {
+            mean: nan_mean(ms.iter().copied()),
+            median: percentile(50)?,
+            p90: percentile(90)?,
+            max: percentile(100)?,
+        })
+    }
+}
+
+/// Mean over the classes of the average precision at each of `distances` distances.
+fn mean_by_distance<'a>(
+    distances: usize,
+    aps: impl Iterator<Item = &'a [f64]> + Clone,
+) -> Vec<f64> {
+    let mean = |d: usize| nan_mean(aps.clone().filter_map(|of_class| of_class.get(d).copied()));
+    (0..distances).map(mean).collect()
+}
+
+/// "class", the distances, the other columns.
+fn header(dist_ths: &[f64], others: &[&str]) -> Vec<String> {
+    let distances = dist_ths.iter().map(f64::to_string);
+    let others = others.iter().map(|name| (*name).to_owned());
+    ["class".to_owned()]
+        .into_iter()
+        .chain(distances)
+        .chain(others)
+        .collect()
+}
+
+/// A name and its numbers.
+fn row(name: &str, values: impl Iterator<Item = f64>) -> Vec<String> {
+    [name.to_owned()]
+        .into_iter()
+        .chain(values.map(|v| number(v, 3)))
+        .collect()
+}
+
+/// A number with so many decimals; `-` for NaN.
+fn number(value: f64, decimals: usize) -> String {
+    if value.is_nan() {
+        "-".to_owned()
+    } else {
+        format!("{value:.decimals$}")
+    }
+}
+
+/// "(12 labels, 15 predictions)".
+fn boxes(counts: impl Iterator<Item = (usize, usize)>) -> String {
+    let (labels, predictions) = counts.fold((0, 0), |sum, c| (sum.0 + c.0, sum.1 + c.1));
+    format!("({labels} labels, {predictions} predictions)")
+}
+
+/// Rows as lines: the first column to the left, the others to the right, two spaces between.
+fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |c: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(c));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (c, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            text += &match c {
+                0 => format!("{cell:<width$}"),
+                _ => format!("  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_aligned() {
+        let metrics = t4::Metrics {
+            dist_ths: vec![0.5, 1.0],
+            classes: vec![
+                t4::ClassMetrics {
+                    name: "pedestrian".to_owned(),
+                    labels: 3,
+                    predictions: 4,
+                    aps: vec![0.25, 0.75],
+                },
+                t4::ClassMetrics {
+                    name: "bus".to_owned(),
+                    labels: 0,
+                    predictions: 0,
+                    aps: vec![f64::NAN; 2],
+                },
+            ],
+            map: 0.5,
+            unscored: Default::default(),
+        };
+        let expected = "\
+class         0.5      1     AP
+pedestrian  0.250  0.750  0.500
+bus             -      -      -
+mean        0.250  0.750  0.500
+
+mAP 0.5000  (3 labels, 4 predictions)
+";
+        assert_eq!(t4_table(&metrics), expected);
+    }
+
+    #[test]
+    fn latencies_are_means_and_ranks() {
+        let of = |ms: f64| Times {
+            total: ms,
+            ..Times::default()
+        };
+        let times: Vec<_> = (1..=10).rev().map(|ms| of(f64::from(ms))).collect();
+        let expected = json!({"mean": 5.5, "median": 5.0, "p90": 9.0, "max": 10.0});
+        assert_eq!(times_json(&times)["total"], expected);
+        let table = times_table(&times);
+        assert!(
+            table.contains("total     5.50    5.00  9.00  10.00\n"),
+            "{table}"
+        );
+        assert_eq!(times_json(&[]), json!({}));
+        assert_eq!(times_table(&[]), "");
+    }
+}

@@ -11,6 +11,8 @@
 //! Over all frames the predictions are ranked by `np.argsort(scores)[::-1]`, which leaves the order of
 //! equal scores to the machine. See [`rank`] for the order here.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -18,7 +20,6 @@ use super::EvalError;
 use super::curve::{average_precision, nan_mean, over_recall};
 use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
 use crate::output::nuscenes::Results;
-use std::collections::BTreeMap;
 
 /// Recall up to which nothing counts.
 const MIN_RECALL: f64 = 0.1;
@@ -206,4 +207,85 @@ fn rank(scores: &[f64]) -> Vec<usize> {
         .rev()
         .map(|(i, _)| *i)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boxes::Box3d;
+    use crate::output::nuscenes::SampleBox;
+    use proptest::prelude::*;
+
+    fn car(x: f32, score: f32) -> SampleBox {
+        let detected = Box3d {
+            center: [x, 0.0, 0.0],
+            size: [4.0, 2.0, 1.5],
+            yaw: 0.0,
+            velocity: [0.0; 2],
+            score,
+            class: 0,
+        };
+        SampleBox::from_box3d(&detected, "s", "car")
+    }
+
+    fn score(labels: Vec<SampleBox>, predictions: Vec<SampleBox>) -> Metrics {
+        let sample = |boxes| Results {
+            results: BTreeMap::from([("s".to_owned(), boxes)]),
+            ..Results::default()
+        };
+        evaluate(&sample(labels), &sample(predictions), &Config::default()).unwrap()
+    }
+
+    #[test]
+    fn precision_is_the_best_still_to_come() {
+        // Miss, hit, hit of two labels: precision 0, 1/2, 2/3 at recall 0, 1/2, 1; made monotonous
+        // it is 2/3 all over.
+        let labels = vec![car(0.0, -1.0), car(10.0, -1.0)];
+        let metrics = score(labels, vec![car(5.0, 0.9), car(0.0, 0.8), car(10.0, 0.7)]);
+        let expected = (2.0 / 3.0 - 0.1) / 0.9;
+        assert!((metrics.classes[0].aps[0] - expected).abs() < 1e-12);
+        assert!((metrics.map - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn classes_with_nothing_to_score_have_no_score() {
+        let metrics = score(vec![], vec![]);
+        assert!(metrics.map.is_nan());
+        assert_eq!(
+            metrics.to_json()["ap"]["bus"],
+            json!([null, null, null, null])
+        );
+        let metrics = score(vec![], vec![car(0.0, 0.5)]);
+        assert_eq!(metrics.map, 0.0);
+        let metrics = score(vec![car(0.0, -1.0)], vec![]);
+        assert_eq!(metrics.map, 0.0);
+    }
+
+    #[test]
+    fn equal_scores_rank_as_in_numpy() {
+        // np.argsort([1.0] * n)[::-1] of NumPy 2.4 with AVX-512.
+        assert_eq!(rank(&[1.0; 3]), [2, 1, 0]);
+        assert_eq!(rank(&[1.0; 11]), [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
+        // np.argsort([i * 7 % 4 for i in range(20)])[::-1], likewise.
+        let scores: Vec<_> = (0..20).map(|i| f64::from(i * 7 % 4)).collect();
+        assert_eq!(
+            rank(&scores),
+            [
+                17, 1, 9, 13, 5, 6, 18, 2, 10, 14, 3, 19, 15, 7, 11, 16, 8, 12, 4, 0
+            ]
+        );
+        assert_eq!(rank(&[]), [0usize; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn ranks_are_a_descending_permutation(
+            scores in prop::collection::vec((0u8..9).prop_map(f64::from), 0..400)
+        ) {
+            let mut ranks = rank(&scores);
+            prop_assert!(ranks.windows(2).all(|w| scores[w[0]] >= scores[w[1]]));
+            ranks.sort_unstable();
+            prop_assert!(ranks.into_iter().eq(0..scores.len()));
+        }
+    }
 }
