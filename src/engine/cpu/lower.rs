@@ -1,12 +1,414 @@
-//! From a checked network to the payload.
+//! From a checked network to the payload: fuses what costs nothing inside a convolution, decides
+//! which tensors are slices of a Concat, splits convolutions into phases and packs their weights.
+//!
+//! Fused into the convolution before it: Add (the other operand becomes its residual), Relu, and
+//! DepthToSpace (it permutes output channels at build time). The inputs of a Concat are written in
+//! place. Sibling convolutions of equal geometry are *not* merged: one with 32 output channels
+//! already runs near the processor's peak, and merged ones would keep all their outputs alive at once.
 
-use super::builder::ProgramBuilder;
-use super::program::Payload;
+use std::collections::HashMap;
+
+use super::builder::{ConvNode, Node, NodeKind, ProgramBuilder};
+use super::pack::{Blob, pack};
+use super::program::{
+    Conv, DepthToSpaceMode, Op, OpKind, Output, Payload, Phase, Program, SliceOf, Tensor,
+    WeightLayout,
+};
 use crate::engine::EngineError;
 
+/// Most output channels for which lanes over input channels are faster than padding the output
+/// channels to 16.
+const NARROW: usize = 8;
+
 /// Fuses, plans the slices and packs the weights.
-pub(super) fn lower(_network: ProgramBuilder) -> Result<Payload, EngineError> {
-    Err(EngineError::Payload {
-        what: "not built yet".to_owned(),
+pub(super) fn lower(network: ProgramBuilder) -> Result<Payload, EngineError> {
+    let Some(input) = network.input else {
+        let what = "the network has no input".to_owned();
+        return Err(EngineError::Payload { what });
+    };
+    if network.outputs.is_empty() {
+        let what = "the network has no output".to_owned();
+        return Err(EngineError::Payload { what });
+    }
+    let nodes = fuse(network.nodes, network.tensors.len(), &network.outputs);
+    let slices = plan_slices(&nodes, &network.tensors, input);
+
+    let mut lowering = Lowering {
+        network_tensors: &network.tensors,
+        slices: &slices,
+        numbers: HashMap::new(),
+        tensors: Vec::new(),
+        ops: Vec::new(),
+        blob: Blob::default(),
+    };
+    let input = lowering.tensor(input);
+    for node in nodes {
+        lowering.node(node);
+    }
+    let mut outputs = Vec::new();
+    for (tensor, name) in &network.outputs {
+        let tensor = lowering.tensor(*tensor);
+        outputs.push(Output {
+            name: name.clone(),
+            tensor,
+        });
+    }
+    let Lowering {
+        tensors, ops, blob, ..
+    } = lowering;
+    Ok(Payload {
+        program: Program {
+            tensors,
+            input,
+            outputs,
+            ops,
+        },
+        weights: blob.bytes,
     })
+}
+
+/// The tensors that a node reads.
+fn inputs(kind: &NodeKind) -> Vec<usize> {
+    match kind {
+        NodeKind::Conv(conv) => std::iter::once(conv.input).chain(conv.residual).collect(),
+        NodeKind::Affine { input, .. }
+        | NodeKind::Relu { input }
+        | NodeKind::Sigmoid { input }
+        | NodeKind::DepthToSpace { input, .. }
+        | NodeKind::MaxPool { input, .. } => vec![*input],
+        NodeKind::Add { a, b, .. } => vec![*a, *b],
+        NodeKind::Concat { inputs } => inputs.clone(),
+    }
+}
+
+/// Moves Relu, Add and DepthToSpace into the nodes before them, where nobody else reads what lies
+/// between.
+fn fuse(nodes: Vec<Node>, tensors: usize, outputs: &[(usize, String)]) -> Vec<Node> {
+    let mut uses = vec![0usize; tensors];
+    let read = nodes.iter().flat_map(|node| inputs(&node.kind));
+    for tensor in read.chain(outputs.iter().map(|(tensor, _)| *tensor)) {
+        uses[tensor] += 1;
+    }
+    // For each tensor the place in `kept` of the node that makes it; the network's input has none.
+    let mut producer: Vec<Option<usize>> = vec![None; tensors];
+    let mut kept: Vec<Node> = Vec::new();
+    for node in nodes {
+        let fused_into = match &node.kind {
+            NodeKind::Relu { input } => (uses[*input] == 1)
+                .then_some(producer[*input])
+                .flatten()
+                .filter(|&p| fuse_relu(&mut kept[p].kind)),
+            NodeKind::Add { a, b, relu } => {
+                // The later of the two can take the other as its residual.
+                let (last, other) = if producer[*a] > producer[*b] {
+                    (*a, *b)
+                } else {
+                    (*b, *a)
+                };
+                (uses[last] == 1 && last != other)
+                    .then_some(producer[last])
+                    .flatten()
+                    .filter(|&p| fuse_add(&mut kept[p].kind, other, *relu))
+            }
+            NodeKind::DepthToSpace { input, block, mode } => (uses[*input] == 1)
+                .then_some(producer[*input])
+                .flatten()
+                .filter(|&p| fuse_shuffle(&mut kept[p].kind, *block, *mode)),
+            _ => None,
+        };
+        if let Some(p) = fused_into {
+            kept[p].output = node.output;
+            producer[node.output] = Some(p);
+        } else {
+            producer[node.output] = Some(kept.len());
+            kept.push(node);
+        }
+    }
+    kept
+}
+
+/// Adds a Relu to a node that can have one.
+fn fuse_relu(kind: &mut NodeKind) -> bool {
+    match kind {
+        NodeKind::Conv(ConvNode { relu, .. })
+        | NodeKind::Affine { relu, .. }
+        | NodeKind::Add { relu, .. } => {
+            *relu = true;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Adds a residual to a convolution that has none.
+fn fuse_add(kind: &mut NodeKind, other: usize, add_relu: bool) -> bool {
+    match kind {
+        NodeKind::Conv(ConvNode {
+            residual,
+            relu,
+            shuffle: None,
+            ..
+        }) if residual.is_none() && !*relu => {
+            *residual = Some(other);
+            *relu = add_relu;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Adds a DepthToSpace to a convolution that makes whole pixels.
+fn fuse_shuffle(kind: &mut NodeKind, block: usize, mode: DepthToSpaceMode) -> bool {
+    match kind {
+        NodeKind::Conv(ConvNode {
+            residual: None,
+            transposed: false,
+            groups: 1,
+            shuffle,
+            ..
+        }) if shuffle.is_none() => {
+            *shuffle = Some((block, mode));
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Which tensors are slices of a Concat's output, in numbers of the network.
+fn plan_slices(
+    nodes: &[Node],
+    tensors: &[super::builder::Map],
+    network_input: usize,
+) -> HashMap<usize, SliceOf> {
+    let mut slices: HashMap<usize, SliceOf> = HashMap::new();
+    let writes: HashMap<usize, &Node> = nodes.iter().map(|node| (node.output, node)).collect();
+    for node in nodes {
+        let NodeKind::Concat { inputs: parts } = &node.kind else {
+            continue;
+        };
+        let mut channel = 0;
+        for &part in parts {
+            let slice = SliceOf {
+                tensor: node.output,
+                channel,
+            };
+            channel += tensors[part].shape[0];
+            let Some(writer) = writes.get(&part) else {
+                continue;
+            };
+            // A kernel must not read the buffer that it writes, and a slice has no slices.
+            let reads_sibling = inputs(&writer.kind).iter().any(|read| parts.contains(read));
+            let is_concat = matches!(writer.kind, NodeKind::Concat { .. });
+            let twice = parts.iter().filter(|&&other| other == part).count() > 1;
+            if part != network_input && !reads_sibling && !is_concat && !twice {
+                slices.entry(part).or_insert(slice);
+            }
+        }
+    }
+    slices
+}
+
+/// The payload under construction.
+struct Lowering<'a> {
+    network_tensors: &'a [super::builder::Map],
+    slices: &'a HashMap<usize, SliceOf>,
+    /// From the network's tensor numbers to the program's.
+    numbers: HashMap<usize, usize>,
+    tensors: Vec<Tensor>,
+    ops: Vec<Op>,
+    blob: Blob,
+}
+
+impl Lowering<'_> {
+    /// The program's number of a network tensor, which is added when first asked for.
+    fn tensor(&mut self, number: usize) -> usize {
+        if let Some(&known) = self.numbers.get(&number) {
+            return known;
+        }
+        let slice_of = self.slices.get(&number).map(|slice| SliceOf {
+            tensor: self.tensor(slice.tensor),
+            channel: slice.channel,
+        });
+        let map = &self.network_tensors[number];
+        let [channels, height, width] = map.shape;
+        self.tensors.push(Tensor {
+            name: map.name.clone(),
+            channels,
+            height,
+            width,
+            slice_of,
+        });
+        self.numbers.insert(number, self.tensors.len() - 1);
+        self.tensors.len() - 1
+    }
+
+    /// Adds the operators of a node.
+    fn node(&mut self, node: Node) {
+        let Node {
+            name,
+            output: number,
+            kind,
+        } = node;
+        let output = self.tensor(number);
+        let kind = match kind {
+            NodeKind::Conv(conv) => OpKind::Conv(self.conv(&conv)),
+            NodeKind::Affine {
+                input,
+                scale,
+                shift,
+                relu,
+            } => OpKind::Affine {
+                input: self.tensor(input),
+                scale: self.blob.push(&scale),
+                shift: self.blob.push(&shift),
+                relu,
+            },
+            NodeKind::Relu { input } => OpKind::Relu {
+                input: self.tensor(input),
+            },
+            NodeKind::Sigmoid { input } => OpKind::Sigmoid {
+                input: self.tensor(input),
+            },
+            NodeKind::Add { a, b, relu } => OpKind::Add {
+                a: self.tensor(a),
+                b: self.tensor(b),
+                relu,
+            },
+            NodeKind::DepthToSpace { input, block, mode } => OpKind::DepthToSpace {
+                input: self.tensor(input),
+                block,
+                mode,
+            },
+            NodeKind::MaxPool { input, spec } => OpKind::MaxPool {
+                input: self.tensor(input),
+                kernel: spec.kernel,
+                stride: spec.stride,
+                pad: [spec.pad[0], spec.pad[1]],
+            },
+            NodeKind::Concat { inputs } => return self.concat(&name, number, &inputs),
+        };
+        self.ops.push(Op { name, output, kind });
+    }
+
+    /// Copies the inputs of a Concat that could not be written in place.
+    fn concat(&mut self, name: &str, number: usize, inputs: &[usize]) {
+        let whole = self.tensor(number);
+        let mut channel = 0;
+        for &part in inputs {
+            let slice = SliceOf {
+                tensor: number,
+                channel,
+            };
+            let input = self.tensor(part);
+            let channels = self.tensors[input].channels;
+            if self.slices.get(&part) != Some(&slice) {
+                let copy = Tensor {
+                    slice_of: Some(SliceOf {
+                        tensor: whole,
+                        channel,
+                    }),
+                    ..self.tensors[input].clone()
+                };
+                self.tensors.push(copy);
+                self.ops.push(Op {
+                    name: name.to_owned(),
+                    output: self.tensors.len() - 1,
+                    kind: OpKind::DepthToSpace {
+                        input,
+                        block: 1,
+                        mode: DepthToSpaceMode::Dcr,
+                    },
+                });
+            }
+            channel += channels;
+        }
+    }
+
+    /// Splits a convolution into phases and packs their weights.
+    fn conv(&mut self, conv: &ConvNode) -> Conv {
+        let input = self.tensor(conv.input);
+        let residual = conv.residual.map(|tensor| self.tensor(tensor));
+        let (stride, up) = match (conv.transposed, conv.shuffle) {
+            (true, _) => ([1, 1], conv.stride),
+            (false, Some((block, _))) => (conv.stride, [block, block]),
+            (false, None) => (conv.stride, [1, 1]),
+        };
+        let channels = self.tensors[input].channels;
+        let out_channels = match conv.shuffle {
+            Some((block, _)) => conv.out_channels / (block * block),
+            None => conv.out_channels,
+        };
+        let narrow =
+            out_channels <= NARROW && channels % 16 == 0 && conv.groups == 1 && residual.is_none();
+        let layout = if narrow {
+            WeightLayout::Narrow
+        } else {
+            WeightLayout::Wide
+        };
+
+        let mut phases = Vec::new();
+        for a in 0..up[0] {
+            for b in 0..up[1] {
+                let taps = taps(conv, [a, b]);
+                // The convolution's own channel for channel `c` of the shuffled output.
+                let channel = |c: usize| match conv.shuffle {
+                    None => c,
+                    Some((block, DepthToSpaceMode::Dcr)) => (a * block + b) * out_channels + c,
+                    Some((block, DepthToSpaceMode::Crd)) => (c * block + a) * block + b,
+                };
+                let (weights, bias) = pack(conv, layout, channels, out_channels, &taps, channel);
+                phases.push(Phase {
+                    taps: taps.iter().map(|tap| tap.offset).collect(),
+                    weights: self.blob.push(&weights),
+                    bias: self.blob.push(&bias),
+                });
+            }
+        }
+        Conv {
+            input,
+            residual,
+            kernel: conv.kernel,
+            stride,
+            up,
+            groups: conv.groups,
+            relu: conv.relu,
+            layout,
+            phases,
+        }
+    }
+}
+
+/// One element of a kernel that takes part in a phase.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tap {
+    /// Offset (dy, dx) of the input pixel.
+    pub(super) offset: [i32; 2],
+    /// Row and column in the node's kernel.
+    pub(super) at: [usize; 2],
+}
+
+/// The taps of phase (a, b), in the order of the kernel's rows and columns.
+fn taps(conv: &ConvNode, phase: [usize; 2]) -> Vec<Tap> {
+    // Sizes are at most 64 and their products at most 4096, so i32 holds all of this.
+    let offset = |axis: usize, k: usize| -> Option<i32> {
+        let (reach, pad) = ((k * conv.dilation[axis]) as i32, conv.pad[axis] as i32);
+        if !conv.transposed {
+            return Some(reach - pad);
+        }
+        let stride = conv.stride[axis] as i32;
+        let distance = phase[axis] as i32 + pad - reach;
+        (distance.rem_euclid(stride) == 0).then(|| distance.div_euclid(stride))
+    };
+    let mut taps = Vec::new();
+    for ky in 0..conv.kernel[0] {
+        for kx in 0..conv.kernel[1] {
+            if let (Some(dy), Some(dx)) = (offset(0, ky), offset(1, kx)) {
+                taps.push(Tap {
+                    offset: [dy, dx],
+                    at: [ky, kx],
+                });
+            }
+        }
+    }
+    taps
 }

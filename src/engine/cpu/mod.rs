@@ -16,6 +16,7 @@
 
 mod builder;
 mod lower;
+mod pack;
 pub mod program;
 
 pub use builder::{ConvSpec, ConvTransposeSpec, MaxPoolSpec, ProgramBuilder, TensorId};
