@@ -1,10 +1,18 @@
-//! The offline side: from ONNX files to a plan.
+//! The offline side: from ONNX files to what a plan holds.
+//!
+//! ```text
+//! pts_voxel_encoder.onnx ────── import::read_pfe ─── Pfn (weights of a runtime stage)
+//! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse ─ compile::cpu ─ engine payload
+//! ```
+//!
+//! Every step is a pure function of its inputs: the same files give the same bytes.
 
+pub mod hash;
 pub mod onnx;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Why an offline step failed.
+/// Why an offline step failed. Each variant names the file it speaks of.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -16,4 +24,89 @@ pub enum BuildError {
         /// The operating system's reason.
         source: std::io::Error,
     },
+    /// A file could not be written.
+    #[error("{path}: cannot write: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file is longer than the format allows.
+    #[error("{path}: {bytes} bytes, an ONNX file has at most {limit}")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// The longest one that is read.
+        limit: u64,
+    },
+    /// The bytes are no ONNX message.
+    #[error("{path}: not a readable ONNX file: {what}")]
+    NotOnnx {
+        /// The file.
+        path: PathBuf,
+        /// What was found, and where.
+        what: String,
+    },
+    /// The graph as a whole contradicts itself or is of a kind that is not handled.
+    #[error("{path}: {what}")]
+    Graph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the names concerned.
+        what: String,
+    },
+    /// A node is malformed, or has a form that is not handled.
+    #[error("{path}: node {node}: {what}")]
+    Node {
+        /// The file.
+        path: PathBuf,
+        /// Name and operator, such as `"/conv/Conv" (Conv)`.
+        node: String,
+        /// What is wrong, with the values found and expected.
+        what: String,
+    },
+    /// A tensor is malformed, or has an element type that is not handled.
+    #[error("{path}: tensor \"{tensor}\": {what}")]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// What is wrong, with the values found and expected.
+        what: String,
+    },
+    /// A node's operator cannot be run.
+    #[error("{path}: node {node}: this operator is not supported here; supported are {supported}")]
+    Operator {
+        /// The file.
+        path: PathBuf,
+        /// Name and operator, such as `"/Resize" (Resize)`.
+        node: String,
+        /// The operators that can be run.
+        supported: String,
+    },
+    /// The engine refused the network.
+    #[error("{path}: {source}")]
+    Engine {
+        /// The file.
+        path: PathBuf,
+        /// The engine's reason.
+        source: crate::engine::EngineError,
+    },
+}
+
+/// Result of the offline steps.
+pub type Result<T, E = BuildError> = std::result::Result<T, E>;
+
+impl BuildError {
+    /// A [`BuildError::Graph`] about `path`.
+    pub(crate) fn graph(path: &Path, what: impl Into<String>) -> Self {
+        Self::Graph {
+            path: path.to_path_buf(),
+            what: what.into(),
+        }
+    }
 }

@@ -1,0 +1,61 @@
+//! SHA-256 of files and bytes, as lower-case hexadecimal, for manifests.
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::{BuildError, Result};
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of the file at `path`, read in pieces.
+///
+/// # Errors
+/// [`BuildError::Io`] if it cannot be read.
+pub fn sha256_file(path: &Path) -> Result<String> {
+    use std::io::Read;
+    let io = |source| BuildError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0_u8; 1 << 16];
+    loop {
+        let n = file.read(&mut piece).map_err(io)?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(piece.get(..n).unwrap_or_default());
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// FIPS 180-2, appendix B.1.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn known_answer() {
+        assert_eq!(sha256(b"abc"), ABC);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("abc");
+        std::fs::write(&path, "abc").unwrap();
+        assert_eq!(sha256_file(&path).unwrap(), ABC);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = sha256_file(Path::new("no/such/file")).unwrap_err();
+        assert!(error.to_string().contains("no/such/file"), "{error}");
+    }
+}

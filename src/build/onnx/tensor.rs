@@ -1,0 +1,354 @@
+//! Constant tensors as vectors of numbers.
+//!
+//! ONNX stores a tensor either as little-endian bytes (`raw_data`) or in a field by element type.
+//! Both are read; the number of elements is checked against the dimensions before anything is
+//! allocated. Tensors in external files are refused, since one file must say everything.
+
+use std::path::Path;
+
+use prost::bytes::Bytes;
+
+use super::proto::TensorProto;
+use crate::build::{BuildError, Result};
+
+/// Element types by ONNX's numbers (`TensorProto.DataType`), those that occur in this family.
+pub mod element {
+    /// 32-bit float.
+    pub const FLOAT: i32 = 1;
+    /// 8-bit unsigned integer.
+    pub const UINT8: i32 = 2;
+    /// 8-bit signed integer.
+    pub const INT8: i32 = 3;
+    /// 32-bit signed integer.
+    pub const INT32: i32 = 6;
+    /// 64-bit signed integer.
+    pub const INT64: i32 = 7;
+    /// Truth value, one byte.
+    pub const BOOL: i32 = 9;
+    /// IEEE 16-bit float.
+    pub const FLOAT16: i32 = 10;
+    /// 64-bit float.
+    pub const DOUBLE: i32 = 11;
+    /// Upper half of a 32-bit float.
+    pub const BFLOAT16: i32 = 16;
+
+    /// ONNX's name of an element type, for messages.
+    pub fn name(element: i32) -> String {
+        match element {
+            FLOAT => "FLOAT".to_owned(),
+            UINT8 => "UINT8".to_owned(),
+            INT8 => "INT8".to_owned(),
+            INT32 => "INT32".to_owned(),
+            INT64 => "INT64".to_owned(),
+            BOOL => "BOOL".to_owned(),
+            FLOAT16 => "FLOAT16".to_owned(),
+            DOUBLE => "DOUBLE".to_owned(),
+            BFLOAT16 => "BFLOAT16".to_owned(),
+            8 => "STRING".to_owned(),
+            other => format!("type {other}"),
+        }
+    }
+}
+
+/// A dense tensor, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor<T> {
+    /// Length of each axis; none for a scalar.
+    pub dims: Vec<usize>,
+    /// The elements; as many as the product of `dims`.
+    pub data: Vec<T>,
+}
+
+/// The dimensions of a tensor and the number of its elements.
+///
+/// # Errors
+/// [`BuildError::Tensor`] if a dimension is negative or the product does not fit.
+pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
+    let bad = || {
+        fail(
+            path,
+            tensor,
+            format!("impossible dimensions {:?}", tensor.dims),
+        )
+    };
+    let mut count = 1_usize;
+    let mut dims = Vec::with_capacity(tensor.dims.len());
+    for &dim in &tensor.dims {
+        let dim = usize::try_from(dim).map_err(|_| bad())?;
+        count = count.checked_mul(dim).ok_or_else(bad)?;
+        dims.push(dim);
+    }
+    Ok((dims, count))
+}
+
+/// A tensor of floats of any width, as f32.
+///
+/// # Errors
+/// [`BuildError::Tensor`] if it has another element type, lies in another file, or if its data and
+/// its dimensions disagree.
+pub fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
+    let bits = |v: &i32| u16::try_from(*v).unwrap_or(0);
+    let source = Source::new(path, tensor)?;
+    let data = match source.element {
+        element::FLOAT => source.read(&tensor.float_data, |v| *v, f32::from_le_bytes)?,
+        element::DOUBLE => source.read(
+            &tensor.double_data,
+            |v| *v as f32,
+            |b| f64::from_le_bytes(b) as f32,
+        )?,
+        element::FLOAT16 => source.read(
+            &tensor.int32_data,
+            |v| half_to_f32(bits(v)),
+            |b| half_to_f32(u16::from_le_bytes(b)),
+        )?,
+        element::BFLOAT16 => source.read(
+            &tensor.int32_data,
+            |v| bfloat_to_f32(bits(v)),
+            |b| bfloat_to_f32(u16::from_le_bytes(b)),
+        )?,
+        other => {
+            let found = element::name(other);
+            return Err(fail(
+                path,
+                tensor,
+                format!("has elements of {found}, expected floats"),
+            ));
+        }
+    };
+    Ok(Tensor {
+        dims: source.dims,
+        data,
+    })
+}
+
+/// A tensor of integers or truth values, as i64.
+///
+/// # Errors
+/// As [`floats`].
+pub fn integers(path: &Path, tensor: &TensorProto) -> Result<Tensor<i64>> {
+    let source = Source::new(path, tensor)?;
+    let narrow = &tensor.int32_data;
+    let data = match source.element {
+        element::INT64 => source.read(&tensor.int64_data, |v| *v, i64::from_le_bytes)?,
+        element::INT32 => {
+            source.read(narrow, |v| i64::from(*v), |b| i32::from_le_bytes(b).into())?
+        }
+        element::INT8 => source.read(narrow, |v| i64::from(*v), |b| i8::from_le_bytes(b).into())?,
+        element::UINT8 | element::BOOL => {
+            source.read(narrow, |v| i64::from(*v), |b| u8::from_le_bytes(b).into())?
+        }
+        other => {
+            let found = element::name(other);
+            return Err(fail(
+                path,
+                tensor,
+                format!("has elements of {found}, expected integers"),
+            ));
+        }
+    };
+    Ok(Tensor {
+        dims: source.dims,
+        data,
+    })
+}
+
+/// A FLOAT tensor for a file. `data` must have as many elements as the product of `dims`.
+pub fn from_floats(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
+    let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+    raw(name, dims, element::FLOAT, bytes)
+}
+
+/// An INT64 tensor for a file. `data` must have as many elements as the product of `dims`.
+pub fn from_integers(name: &str, dims: &[usize], data: &[i64]) -> TensorProto {
+    let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+    raw(name, dims, element::INT64, bytes)
+}
+
+fn raw(name: &str, dims: &[usize], element: i32, bytes: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: Some(name.to_owned()),
+        dims: dims.iter().map(|&d| d as i64).collect(),
+        data_type: Some(element),
+        raw_data: Some(Bytes::from(bytes)),
+        ..Default::default()
+    }
+}
+
+/// A tensor whose bytes are in this file, and the number of its elements.
+struct Source<'a> {
+    path: &'a Path,
+    tensor: &'a TensorProto,
+    element: i32,
+    dims: Vec<usize>,
+    count: usize,
+}
+
+impl<'a> Source<'a> {
+    fn new(path: &'a Path, tensor: &'a TensorProto) -> Result<Self> {
+        if tensor.data_location == Some(1) || !tensor.external_data.is_empty() {
+            return Err(fail(
+                path,
+                tensor,
+                "its data lies in another file; save the network as one file (onnx.save with \
+                 save_as_external_data=False)"
+                    .to_owned(),
+            ));
+        }
+        if tensor.segment.is_some() {
+            return Err(fail(path, tensor, "it is stored in segments".to_owned()));
+        }
+        let (dims, count) = dims(path, tensor)?;
+        Ok(Self {
+            path,
+            tensor,
+            element: tensor.data_type.unwrap_or_default(),
+            dims,
+            count,
+        })
+    }
+
+    /// The elements, from `typed` or from the bytes, whichever the tensor has.
+    fn read<T, U, const N: usize>(
+        &self,
+        typed: &[T],
+        from_typed: impl Fn(&T) -> U,
+        from_bytes: impl Fn([u8; N]) -> U,
+    ) -> Result<Vec<U>> {
+        let raw = match &self.tensor.raw_data {
+            Some(raw) if typed.is_empty() => raw,
+            _ => {
+                self.check(typed.len(), typed.len() == self.count)?;
+                return Ok(typed.iter().map(from_typed).collect());
+            }
+        };
+        let found = raw.len() / N;
+        self.check(found, found == self.count && raw.len() % N == 0)?;
+        let (elements, _) = raw.as_chunks::<N>();
+        Ok(elements.iter().map(|&bytes| from_bytes(bytes)).collect())
+    }
+
+    fn check(&self, found: usize, ok: bool) -> Result<()> {
+        if ok {
+            return Ok(());
+        }
+        Err(fail(
+            self.path,
+            self.tensor,
+            format!(
+                "its dimensions {:?} need {} elements of {}, its data has {found}",
+                self.dims,
+                self.count,
+                element::name(self.element)
+            ),
+        ))
+    }
+}
+
+fn fail(path: &Path, tensor: &TensorProto, what: String) -> BuildError {
+    BuildError::Tensor {
+        path: path.to_path_buf(),
+        tensor: tensor.name.clone().unwrap_or_default(),
+        what,
+    }
+}
+
+/// IEEE 754 binary16 to binary32, exact.
+fn half_to_f32(bits: u16) -> f32 {
+    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
+    let fraction = f32::from(bits & 0x3ff);
+    match (bits >> 10) & 0x1f {
+        0 => sign * fraction * 2.0_f32.powi(-24),
+        31 if bits & 0x3ff == 0 => sign * f32::INFINITY,
+        31 => f32::NAN,
+        exponent => sign * (1024.0 + fraction) * 2.0_f32.powi(i32::from(exponent) - 25),
+    }
+}
+
+fn bfloat_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path() -> &'static Path {
+        Path::new("net.onnx")
+    }
+
+    fn tensor(element: i32, dims: &[i64]) -> TensorProto {
+        TensorProto {
+            name: Some("w".to_owned()),
+            dims: dims.to_vec(),
+            data_type: Some(element),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn halves_are_exact() {
+        // numpy: np.array([0x3555, 0x0001, 0x7bff, 0xc000, 0x7c00], np.uint16).view(np.float16)
+        let expected = [0.333_251_95, 5.960_464_5e-8, 65504.0, -2.0, f32::INFINITY];
+        for (bits, value) in [0x3555, 0x0001, 0x7bff, 0xc000, 0x7c00]
+            .into_iter()
+            .zip(expected)
+        {
+            assert_eq!(half_to_f32(bits), value, "{bits:#x}");
+        }
+        assert!(half_to_f32(0x7e00).is_nan());
+        assert_eq!(bfloat_to_f32(0x3fc0), 1.5);
+    }
+
+    #[test]
+    fn raw_and_typed_data_read_alike() {
+        let mut typed = tensor(element::FLOAT, &[2, 1]);
+        typed.float_data = vec![1.5, -2.0];
+        let raw = from_floats("w", &[2, 1], &[1.5, -2.0]);
+        assert_eq!(
+            floats(path(), &typed).unwrap(),
+            floats(path(), &raw).unwrap()
+        );
+
+        let mut half = tensor(element::FLOAT16, &[1]);
+        half.int32_data = vec![0xc000];
+        assert_eq!(floats(path(), &half).unwrap().data, [-2.0]);
+        half.int32_data.clear();
+        half.raw_data = Some(Bytes::from_static(&[0x00, 0xc0]));
+        assert_eq!(floats(path(), &half).unwrap().data, [-2.0]);
+
+        let mut byte = tensor(element::INT8, &[2]);
+        byte.raw_data = Some(Bytes::from_static(&[0xff, 0x7f]));
+        assert_eq!(integers(path(), &byte).unwrap().data, [-1, 127]);
+    }
+
+    #[test]
+    fn a_scalar_has_one_element() {
+        let scalar = from_integers("s", &[], &[7]);
+        let read = integers(path(), &scalar).unwrap();
+        assert_eq!((read.dims.len(), read.data), (0, vec![7]));
+    }
+
+    #[test]
+    fn errors_name_file_tensor_and_counts() {
+        let huge = tensor(element::FLOAT, &[1 << 40, 1 << 40]);
+        let negative = tensor(element::FLOAT, &[-1, 3]);
+        let short = from_floats("w", &[4], &[0.0; 3]);
+        let mut odd = tensor(element::FLOAT, &[1]);
+        odd.raw_data = Some(Bytes::from_static(&[0; 5]));
+        let mut external = tensor(element::FLOAT, &[1]);
+        external.data_location = Some(1);
+        let wrong = from_integers("w", &[1], &[1]);
+        for (tensor, needle) in [
+            (huge, "impossible dimensions"),
+            (negative, "[-1, 3]"),
+            (short, "need 4 elements of FLOAT, its data has 3"),
+            (odd, "need 1 elements"),
+            (external, "another file"),
+            (wrong, "INT64, expected floats"),
+        ] {
+            let message = floats(path(), &tensor).unwrap_err().to_string();
+            assert!(message.contains(needle), "{message}");
+            assert!(message.starts_with("net.onnx: tensor \"w\""), "{message}");
+        }
+    }
+}
