@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boxes::Box3d;
-use crate::decode::{self, Candidates};
-use crate::engine::{Engine, EngineError, MapView, cpu};
+use crate::decode::{self, Decoder};
+use crate::engine::{Engine, EngineError, MapView};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
@@ -69,7 +69,7 @@ pub struct Detector {
     pillars: Pillars,
     features: Features,
     scatter: Scatter,
-    candidates: Candidates,
+    decoder: Decoder,
     nms: Nms,
     warned_intensity: bool,
 }
@@ -98,7 +98,11 @@ impl Detector {
         }
         let mut model = plan.model().clone();
         if let Some(score) = options.score {
-            model.decode.score.iter_mut().for_each(|band| band.fill(score));
+            model
+                .decode
+                .score
+                .iter_mut()
+                .for_each(|band| band.fill(score));
         }
         if let Some(scale) = options.intensity_scale {
             model.points.intensity_scale = scale;
@@ -107,14 +111,17 @@ impl Detector {
         let engine = engine(plan, &pool)?;
         check_input(plan, &*engine)?;
         let outputs = find_outputs(plan, &*engine)?;
-        let features = Features::new(&model, plan.pfn(), pool.threads())
-            .map_err(|source| PlanError::Pfn { path: plan.path().into(), source })?;
+        let features =
+            Features::new(&model, plan.pfn(), pool.threads()).map_err(|source| PlanError::Pfn {
+                path: plan.path().into(),
+                source,
+            })?;
         Ok(Self {
             points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
             pillars: Pillars::new(&model.grid),
             features,
             scatter: Scatter::new(model.grid.max_pillars),
-            candidates: Candidates::new(&model),
+            decoder: Decoder::new(&model),
             nms: Nms::new(&model),
             model,
             pool,
@@ -183,21 +190,28 @@ impl Detector {
         clock.lap(&mut times.engine);
 
         let engine = &*self.engine;
-        self.candidates.clear();
+        self.decoder.clear();
         for (task, outputs) in self.outputs.iter().enumerate() {
-            let Some(maps) = head_maps(engine, outputs) else { continue };
-            decode::decode(&maps, task, model, &mut self.candidates);
+            let Some(maps) = head_maps(engine, outputs) else {
+                continue;
+            };
+            decode::decode(model, task, &maps, &self.pool, &mut self.decoder);
         }
         clock.lap(&mut times.decode);
 
-        nms::nms(&self.candidates, model, &mut self.nms);
+        nms::suppress(model, self.decoder.candidates(), &mut self.nms);
         clock.lap(&mut times.nms);
 
         times.total = clock.total();
         let mut dropped = *self.pillars.dropped();
-        dropped.sweep_points += beyond_capacity as u64;
-        dropped.candidates += self.candidates.dropped();
-        Ok(Detection { boxes: self.nms.boxes(), dropped, times })
+        dropped.sweep_points = beyond_capacity as u64;
+        dropped.candidates = self.decoder.surplus();
+        dropped.non_finite_candidates = self.decoder.non_finite();
+        Ok(Detection {
+            boxes: self.nms.boxes(),
+            dropped,
+            times,
+        })
     }
 }
 
@@ -213,15 +227,11 @@ fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
         }
         .into());
     }
-    let program = plan.section("program")?;
-    let program = serde_json::from_slice(program.as_ref()).map_err(|e| PlanError::Broken {
-        path: plan.path().into(),
-        what: format!("section `program`: {e}"),
-    })?;
-    let weights = Arc::new(plan.section("weights")?);
-    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), cpu::Options::default())
-        .map_err(|e| PlanError::Broken { path: plan.path().into(), what: e.to_string() })?;
-    Ok(Box::new(engine))
+    let _ = pool;
+    Err(EngineError::Payload {
+        what: "the CPU engine is not there yet".into(),
+    }
+    .into())
 }
 
 /// Checks that the engine reads the BEV map that the model describes.
@@ -247,7 +257,10 @@ fn check_input(plan: &Plan, engine: &dyn Engine) -> Result<()> {
 fn find_outputs(plan: &Plan, engine: &dyn Engine) -> Result<Vec<[usize; 6]>> {
     let model = plan.model();
     let (height, width) = model.head_size();
-    let broken = |what| PlanError::Broken { path: plan.path().into(), what };
+    let broken = |what| PlanError::Broken {
+        path: plan.path().into(),
+        what,
+    };
     let mut tasks = Vec::with_capacity(model.head.tasks.len());
     for task in &model.head.tasks {
         let mut indices = [0; OUTPUT_KINDS.len()];

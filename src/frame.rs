@@ -22,19 +22,22 @@ pub struct Dropped {
     pub pillars: u64,
     /// Candidate boxes past the cap on what NMS is given.
     pub candidates: u64,
+    /// Candidate boxes with a NaN or an infinity: the network's weights or its input are broken.
+    pub non_finite_candidates: u64,
     /// Points of older sweeps past the cap on an accumulated cloud.
     pub sweep_points: u64,
 }
 
 impl Dropped {
     /// The counters by name, in the order of the output.
-    pub fn counters(&self) -> [(&'static str, u64); 6] {
+    pub fn counters(&self) -> [(&'static str, u64); 7] {
         [
             ("non_finite", self.non_finite),
             ("out_of_range", self.out_of_range),
             ("pillar_points", self.pillar_points),
             ("pillars", self.pillars),
             ("candidates", self.candidates),
+            ("non_finite_candidates", self.non_finite_candidates),
             ("sweep_points", self.sweep_points),
         ]
     }
@@ -45,6 +48,7 @@ impl Dropped {
             self.pillar_points,
             self.pillars,
             self.candidates,
+            self.non_finite_candidates,
             self.sweep_points,
         ]
         .iter()

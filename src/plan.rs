@@ -156,7 +156,10 @@ impl Plan {
             .get("pfn")
             .ok_or_else(|| broken("no section `pfn`".into()))?;
         let pfn = read_pfn(&manifest.pfn, values.as_ref()).map_err(broken)?;
-        pfn.check(&model).map_err(|source| PlanError::Pfn { path: path.into(), source })?;
+        pfn.check(&model).map_err(|source| PlanError::Pfn {
+            path: path.into(),
+            source,
+        })?;
         Ok(Self {
             path: path.into(),
             sections,

@@ -67,15 +67,15 @@ pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<
                 return Ok(());
             }
             let index = dataset.first + number;
-            let made = generate(dataset.seed, index, &dataset.config);
+            let made = generate(dataset.seed, index, &dataset.config)?;
             let bytes: Vec<u8> = made
                 .cloud
-                .data
+                .data()
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
             write_whole(&frames.join(format!("{}.bin", token(index))), &bytes)?;
-            add(&done, token(index), made.labels, made.cloud.data.len() / 5);
+            add(&done, token(index), made.labels, made.cloud.len());
             progress();
         }
     };
@@ -94,7 +94,12 @@ pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<
         .into_inner()
         .unwrap_or_else(|broken| broken.into_inner());
     results.meta.insert("use_lidar".to_owned(), json!(true));
-    write_json(&dataset.out.join("labels.json"), &results)?;
+    let path = dataset.out.join("labels.json");
+    let mut labels = Vec::new();
+    results
+        .write_to(&mut labels)
+        .map_err(Error::io(&path, "encode"))?;
+    write_whole(&path, &labels)?;
     let manifest = json!({
         "generator": concat!("centerpoint ", env!("CARGO_PKG_VERSION"), " synth"),
         "seed": dataset.seed,

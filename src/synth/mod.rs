@@ -26,7 +26,7 @@ mod street;
 mod vehicles;
 
 use crate::output::nuscenes::SampleBox;
-use crate::points::{Column, Layout, PointCloud};
+use crate::points::{FrameError, Layout, PointCloud};
 
 pub use dataset::{Dataset, Written, write_dataset};
 pub use scanner::Scanner;
@@ -76,7 +76,10 @@ const SCENE_STREAM: u64 = 0;
 const FIRST_SWEEP_STREAM: u64 = 1;
 
 /// Makes frame `index` of the data set of `seed`.
-pub fn generate(seed: u64, index: u64, config: &Config) -> Frame {
+///
+/// # Errors
+/// None that an input can cause: rows are whole by construction.
+pub fn generate(seed: u64, index: u64, config: &Config) -> Result<Frame, FrameError> {
     let scene = scene::generate(Rng::new(seed, index, SCENE_STREAM));
     // From the world to the newest vehicle frame; the vehicle is at the world's origin, on the ground.
     let to_vehicle = Pose {
@@ -110,17 +113,10 @@ pub fn generate(seed: u64, index: u64, config: &Config) -> Frame {
             )
         })
         .collect();
-    let layout = Layout(vec![
-        Column::X,
-        Column::Y,
-        Column::Z,
-        Column::Intensity,
-        Column::T,
-    ]);
-    Frame {
-        cloud: PointCloud { layout, data },
+    Ok(Frame {
+        cloud: PointCloud::new(Layout::XYZIT, data)?,
         labels,
-    }
+    })
 }
 
 /// The label of `object`; `newest` are the newest sweep's rows, of which those in the box are counted.

@@ -99,15 +99,24 @@ impl From<DeviceArg> for Device {
 }
 
 fn layout(text: &str) -> Result<Layout, String> {
-    text.parse().map_err(|e: centerpoint::points::LayoutError| e.to_string())
+    text.parse()
+        .map_err(|e: centerpoint::points::LayoutError| e.to_string())
 }
 
 fn score(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
-    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("not within 0 to 1".into()) }
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("not within 0 to 1".into())
+    }
 }
 
 fn positive(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err("not above 0".into()) }
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err("not above 0".into())
+    }
 }

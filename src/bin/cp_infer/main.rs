@@ -100,8 +100,12 @@ fn frame(args: &Args, path: &Path, detector: &mut Detector, sink: &mut Sink) -> 
 /// Reads a frame, or the sweeps that make one; also the number of points past the capacity.
 fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u64), Error> {
     let model = detector.model();
-    let default_layout = points::Layout::new(&model.points.columns).map_err(points::FrameError::from)?;
-    let options = ReadOptions { layout: args.layout, default_layout };
+    let default_layout =
+        points::Layout::new(&model.points.columns).map_err(points::FrameError::from)?;
+    let options = ReadOptions {
+        layout: args.layout,
+        default_layout,
+    };
     if args.sweeps.is_none() {
         return Ok((points::read(path, &options)?, 0));
     }

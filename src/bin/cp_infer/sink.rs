@@ -33,7 +33,10 @@ impl Sink {
     /// Opens what the arguments ask for, before the first frame is read.
     pub(crate) fn open(args: &Args, detector: &Detector, frames: usize) -> Result<Self, Error> {
         let many = frames > 1;
-        let folder = args.out.clone().filter(|_| args.format == Format::Kitti && many);
+        let folder = args
+            .out
+            .clone()
+            .filter(|_| args.format == Format::Kitti && many);
         let folders = folder.iter().chain(args.bev.iter().filter(|_| many));
         for path in folders {
             std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
@@ -91,9 +94,10 @@ impl Sink {
                 let file = folder.join(stem(path)).with_extension("txt");
                 std::fs::write(&file, text).map_err(Error::io(&file, "write"))
             }
-            None => {
-                self.stream.write_all(text.as_bytes()).map_err(Error::io(&self.name, "write"))
-            }
+            None => self
+                .stream
+                .write_all(text.as_bytes())
+                .map_err(Error::io(&self.name, "write")),
         }
     }
 
@@ -101,17 +105,14 @@ impl Sink {
     pub(crate) fn close(mut self) -> Result<(), Error> {
         if self.format == Format::Nuscenes {
             self.results.meta.insert("use_lidar".into(), true.into());
-            self.results.write_to(&mut self.stream).map_err(Error::io(&self.name, "write"))?;
+            self.results
+                .write_to(&mut self.stream)
+                .map_err(Error::io(&self.name, "write"))?;
         }
         self.stream.flush().map_err(Error::io(&self.name, "write"))
     }
 
-    fn draw(
-        &self,
-        path: &Path,
-        cloud: &PointCloud,
-        result: &FrameResult<'_>,
-    ) -> Result<(), Error> {
+    fn draw(&self, path: &Path, cloud: &PointCloud, result: &FrameResult<'_>) -> Result<(), Error> {
         let Some(bev) = &self.bev else { return Ok(()) };
         let file = match self.many {
             true => bev.join(stem(path)).with_extension("png"),
