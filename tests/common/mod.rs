@@ -1,0 +1,133 @@
+//! What several test files share: a tiny model with a network that answers in a known way.
+//!
+//! Its BEV map is 16 × 16 cells of 1 m around the origin. The heads are 1 × 1 convolutions of that map,
+//! so every pillar becomes one box at its cell's centre, of class `tall` (z > 1) or `low`.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use centerpoint::engine::cpu::{ConvSpec, Payload, ProgramBuilder};
+use centerpoint::features::{Pfn, PfnLayer};
+use centerpoint::plan::{self, Contents, Manifest, Target};
+
+pub const MODEL: &str = r#"
+name = "tiny"
+classes = ["tall", "low"]
+
+[points]
+columns = ["x", "y", "z"]
+capacity = 1000
+
+[grid]
+range = [-8.0, -8.0, 0.0, 8.0, 8.0, 4.0]
+voxel_size = [1.0, 1.0, 4.0]
+max_points_per_pillar = 4
+max_pillars = 64
+
+[pfn]
+mean_offset = false
+center_offset_axes = 0
+layers = [2]
+
+[head]
+downsample = 1
+size_order = "lwh"
+rotation = "sin_cos"
+
+[decode]
+score = 0.05
+max_candidates = 100
+
+[[nms]]
+kind = "circle"
+radius = 0.5
+scope = "class"
+"#;
+
+/// BEV channels: the highest z of the pillar, and 1 where a pillar is.
+pub fn pfn() -> Pfn {
+    Pfn {
+        layers: vec![PfnLayer {
+            in_features: 3,
+            out_features: 2,
+            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            bias: vec![0.0, 1.0],
+        }],
+    }
+}
+
+/// Heatmap logits: 4 (z − 1) for `tall` and 4 (1 − z) for `low` where a pillar is, −4 elsewhere.
+pub fn network() -> Payload {
+    let mut net = ProgramBuilder::new();
+    let x = net.input("spatial_features", 2, 16, 16).unwrap();
+    let mut head = |name: &str, weight: &[f32], bias: &[f32]| {
+        let spec = ConvSpec {
+            out_channels: bias.len(),
+            kernel: [1, 1],
+            stride: [1, 1],
+            pad: [0; 4],
+            dilation: [1, 1],
+            groups: 1,
+            weight,
+            bias: Some(bias),
+            relu: false,
+        };
+        let y = net.conv(name, x, &spec).unwrap();
+        net.output(y, name).unwrap();
+    };
+    head("heatmap", &[4.0, 0.0, -4.0, 8.0], &[-4.0, -4.0]);
+    head("reg", &[0.0; 4], &[0.5, 0.5]);
+    head("height", &[1.0, 0.0], &[0.0]);
+    head("dim", &[0.0; 6], &[1.0, 0.5, 0.25]);
+    head("rot", &[0.0; 4], &[1.0, 0.0]);
+    head("vel", &[0.0; 4], &[3.0, -2.0]);
+    net.finish().unwrap()
+}
+
+/// Writes the tiny plan; `model` is [`MODEL`] or an edit of it.
+pub fn write_plan(folder: &Path, model: &str) -> PathBuf {
+    let path = folder.join("tiny.plan");
+    let payload = network();
+    let program = serde_json::to_vec(&payload.program).unwrap();
+    plan::write(
+        &path,
+        Contents {
+            manifest: Manifest {
+                producer: "tests".into(),
+                target: Target {
+                    engine: "cpu".into(),
+                    precision: "fp32".into(),
+                    version: "1".into(),
+                },
+                ..Manifest::default()
+            },
+            model_text: model,
+            pfn: &pfn(),
+            engine: vec![("program", &program), ("weights", &payload.weights)],
+        },
+    )
+    .unwrap();
+    path
+}
+
+/// A KITTI file of these points.
+pub fn write_kitti(path: &Path, points: &[[f32; 4]]) {
+    let bytes: Vec<u8> = points.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// The folder of the demo model, and of the demo frames.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The shared material beside a checkout of the project's developers; `None`, with a line that says
+/// so, anywhere else.
+pub fn shared(what: &str) -> Option<PathBuf> {
+    let path = repository().join("../shared").join(what);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: ../shared/{what} is not here");
+    None
+}

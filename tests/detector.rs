@@ -1,0 +1,120 @@
+//! From points to boxes through the public API, on the tiny network of `common`.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use centerpoint::detector::{Device, Options};
+use centerpoint::engine::EngineError;
+use centerpoint::{Box3d, Detector, Error, Layout, PointCloud};
+use common::{MODEL, write_plan};
+
+fn detector(model: &str, options: &Options) -> Result<Detector, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    Detector::load(&write_plan(folder.path(), model), options)
+}
+
+fn cloud(points: &[[f32; 3]]) -> PointCloud {
+    let layout: Layout = "x,y,z".parse().unwrap();
+    PointCloud::new(layout, points.as_flattened().to_vec()).unwrap()
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[test]
+fn points_become_the_boxes_that_the_network_means() {
+    let mut detector = detector(MODEL, &Options::default()).unwrap();
+    let points = [[2.2, -3.7, 2.0], [2.4, -3.1, 1.5], [-7.9, 7.9, 0.25], [9.0, 0.0, 1.0]];
+    let found = detector.detect(&cloud(&points)).unwrap();
+    assert_eq!(found.boxes.len(), 2);
+    assert_eq!((found.dropped.out_of_range, found.dropped.pillar_points), (1, 0));
+    let tall = found.boxes[0];
+    let expected = Box3d {
+        center: [2.5, -3.5, 2.0],
+        size: [1f32.exp(), 0.5f32.exp(), 0.25f32.exp()],
+        yaw: std::f32::consts::FRAC_PI_2,
+        velocity: [3.0, -2.0],
+        score: sigmoid(4.0),
+        class: 0,
+    };
+    assert_eq!(tall.center, expected.center);
+    assert_eq!((tall.class, tall.velocity), (0, expected.velocity));
+    assert!((tall.score - expected.score).abs() < 1e-6);
+    assert!((tall.yaw - expected.yaw).abs() < 1e-6);
+    for (found, expected) in tall.size.iter().zip(expected.size) {
+        assert!((found - expected).abs() < 1e-5);
+    }
+    let low = found.boxes[1];
+    assert_eq!((low.class, low.center), (1, [-7.5, 7.5, 0.25]));
+    assert!((low.score - sigmoid(3.0)).abs() < 1e-6);
+}
+
+#[test]
+fn a_frame_leaves_nothing_behind_for_the_next() {
+    let mut detector = detector(MODEL, &Options::default()).unwrap();
+    let first = cloud(&[[2.2, -3.7, 2.0], [5.0, 5.0, 3.0]]);
+    let second = cloud(&[[-1.0, -1.0, 3.0]]);
+    let alone = detector.detect(&second).unwrap().boxes.to_vec();
+    detector.detect(&first).unwrap();
+    assert_eq!(detector.detect(&second).unwrap().boxes, alone);
+    assert!(detector.detect(&cloud(&[])).unwrap().boxes.is_empty());
+}
+
+#[test]
+fn caps_are_counted() {
+    let mut detector =
+        detector(&MODEL.replace("max_pillars = 64", "max_pillars = 3"), &Options::default()).unwrap();
+    let mut points = vec![[0.5, 0.5, 1.0]; 6];
+    points.extend([[1.5, 0.5, 1.0], [2.5, 0.5, 1.0], [3.5, 0.5, 1.0], [3.6, 0.5, 1.0]]);
+    points.push([f32::NAN, 0.0, 0.0]);
+    let dropped = detector.detect(&cloud(&points)).unwrap().dropped;
+    assert_eq!((dropped.pillar_points, dropped.pillars, dropped.non_finite), (2, 2, 1));
+    let many = vec![[0.5, 0.5, 1.0]; 1003];
+    assert_eq!(detector.detect(&cloud(&many)).unwrap().dropped.sweep_points, 3);
+}
+
+#[test]
+fn options_replace_the_plans_numbers() {
+    let options = Options { score: Some(0.97), ..Options::default() };
+    let mut detector = detector(MODEL, &options).unwrap();
+    let found = detector.detect(&cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]])).unwrap();
+    assert_eq!(found.boxes.len(), 1, "sigmoid(3) = 0.953 is below 0.97, sigmoid(4) is not");
+}
+
+#[test]
+fn a_missing_column_is_an_error_and_the_detector_goes_on() {
+    let model = MODEL.replace("\"z\"]", "\"z\", \"ring\"]");
+    let folder = tempfile::tempdir().unwrap();
+    // The PFN has 3 inputs, the description now says 4: refused with both numbers.
+    let error = Detector::load(&write_plan(folder.path(), &model), &Options::default()).err();
+    let message = error.unwrap().to_string();
+    assert!(message.contains("tiny.plan") && message.contains("in_features is 3"), "{message}");
+    assert!(message.contains("gives 4"), "{message}");
+}
+
+#[test]
+fn cuda_is_refused_with_a_reason() {
+    let error = detector(MODEL, &Options { device: Device::Cuda, ..Options::default() }).err();
+    assert!(matches!(error, Some(Error::Engine(EngineError::Device { .. }))));
+}
+
+#[test]
+fn contradictions_between_model_and_network_are_refused() {
+    for (from, to, words) in [
+        ("8.0, 8.0, 4.0]", "8.0, 7.0, 4.0]", "[2, 15, 16]"),
+        ("downsample = 1", "downsample = 2", "[2, 8, 8]"),
+        ("[\"tall\", \"low\"]", "[\"tall\", \"low\", \"flat\"]", "[3, 16, 16]"),
+        ("rotation =", "variance = true\nrotation =", "[4, 16, 16]"),
+        (
+            "rotation =",
+            "tasks = [{ classes = [\"tall\", \"low\"], outputs = [\"hm\", \"reg\", \"height\", \"dim\", \"rot\", \"vel\"] }]\nrotation =",
+            "no output `hm`; the network has heatmap reg",
+        ),
+    ] {
+        assert!(MODEL.contains(from));
+        let error = detector(&MODEL.replace(from, to), &Options::default()).err().unwrap();
+        let message = error.to_string();
+        assert!(message.contains(words) && message.contains("tiny.plan"), "{words}: {message}");
+    }
+}
