@@ -33,7 +33,7 @@ pub(super) fn parse(
     layout: Layout,
 ) -> Result<PointCloud, BinError> {
     let stride = layout.stride() * size_of::<f32>();
-    if bytes % stride as u64 != 0 {
+    if !bytes.is_multiple_of(stride as u64) {
         return Err(BinError::Stride {
             bytes,
             stride,

@@ -18,7 +18,8 @@ mod lzf;
 mod npy;
 mod pcd;
 mod pcd_header;
-pub mod sweeps;
+mod sweep_list;
+mod sweeps;
 
 use std::fs::File;
 use std::io::BufReader;
@@ -30,7 +31,8 @@ pub use layout::{ALIASES, Column, Layout, LayoutError, MAX_COLUMNS};
 pub use lzf::LzfError;
 pub use npy::NpyError;
 pub use pcd::PcdError;
-pub use sweeps::SweepError;
+pub use sweep_list::read_sweeps;
+pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError};
 
 /// Largest frame file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;

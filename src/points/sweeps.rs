@@ -4,32 +4,16 @@
 //! composed in f64 and applied in f32: poses far from the map's origin composed in f32 lose
 //! centimetres. Each point gets its age in the column `t`, in seconds, 0 for the newest sweep.
 //!
-//! [`SweepBuffer`] is fed sweep by sweep while driving; [`read_sweeps`] fills one from a list:
-//!
-//! ```json
-//! { "layout": "x,y,z,intensity,_",
-//!   "sweeps": [
-//!     { "file": "newest.bin", "stamp_ns": 315966265360032000,
-//!       "pose": { "translation": [5223.9, 2385.3, 69.1], "rotation": [0.961, -0.007, -0.023, -0.276] } },
-//!     { "file": "older.bin", "stamp_ns": 315966265259836000, "pose": null } ] }
-//! ```
-//!
-//! Newest first. `file` is relative to the list, `pose` is vehicle→world (metres; unit quaternion
-//! w x y z), null where unknown; `layout` may be left out. Other keys are refused.
+//! [`SweepBuffer`] is fed sweep by sweep while driving; [`super::read_sweeps`] fills
+//! one from a list of files.
 
 use std::collections::VecDeque;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::sweep_list::MAX_SWEEPS;
+use super::{Column, Layout, LayoutError, PointCloud};
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion};
-use serde::Deserialize;
 
-use super::{Column, FrameError, Layout, LayoutError, PointCloud, ReadOptions, open, read};
-
-/// Largest list of sweeps that is read.
-const MAX_LIST_BYTES: u64 = 1 << 20;
-/// Most sweeps of a list.
-const MAX_SWEEPS: usize = 256;
 /// How far from 1 the norm of a rotation may be: rounded to four decimals it still passes.
 const NORM_TOLERANCE: f64 = 1e-3;
 
@@ -229,123 +213,6 @@ fn append(
 /// One coordinate of a moved point, by a row of `[R | t]`.
 fn moved([a, b, c, d]: [f32; 4], [x, y, z]: [f32; 3]) -> f32 {
     a * x + b * y + c * z + d
-}
-
-/// The list as it is written. See the module's head.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListFile {
-    sweeps: Vec<ListedSweep>,
-    #[serde(default)]
-    layout: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListedSweep {
-    file: PathBuf,
-    stamp_ns: i64,
-    /// Must be there, if only as null. Boxed, so that a list of tiny entries stays small.
-    #[serde(deserialize_with = "Option::deserialize")]
-    pose: Option<Box<ListedPose>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListedPose {
-    translation: [f64; 3],
-    rotation: [f64; 4],
-}
-
-/// Reads the sweeps that a list names as one cloud of at most `max_points` points.
-///
-/// Columns of nameless files: `options.layout`, else the list's `layout`, else the default. Each
-/// sweep that is left out for want of a pose is logged as a warning.
-///
-/// # Errors
-/// [`FrameError::Sweeps`] where the list is at fault, and a frame's own error where that is.
-pub fn read_sweeps(
-    path: &Path,
-    options: &ReadOptions,
-    max_points: usize,
-) -> Result<(PointCloud, Accumulated), FrameError> {
-    let refused = |reason| FrameError::Sweeps {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let list = read_list(path)?;
-    let poses = check(&list).map_err(refused)?;
-    let mut options = *options;
-    if let (None, Some(text)) = (options.layout, &list.layout) {
-        options.layout = Some(text.parse().map_err(|e| refused(SweepError::Layout(e)))?);
-    }
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let mut buffer = SweepBuffer::new(list.sweeps.len() - 1, max_points);
-    for (past, (sweep, pose)) in list.sweeps.iter().zip(&poses).enumerate().rev() {
-        let frame = folder.join(&sweep.file);
-        if pose.is_none() && list.sweeps.len() > 1 {
-            let lost = if past == 0 {
-                "all past sweeps are"
-            } else {
-                "it is"
-            };
-            log::warn!(
-                "{}: no pose for this sweep, {lost} left out",
-                frame.display()
-            );
-        }
-        let cloud = read(&frame, &options)?;
-        buffer
-            .push(&cloud, sweep.stamp_ns, *pose)
-            .map_err(|reason| FrameError::Sweeps {
-                path: frame,
-                reason,
-            })?;
-    }
-    let mut out = PointCloud::empty(Layout::XYZIT);
-    let accumulated = buffer.accumulate(&mut out);
-    Ok((out, accumulated))
-}
-
-fn read_list(path: &Path) -> Result<ListFile, FrameError> {
-    let (mut file, bytes) = open(path, MAX_LIST_BYTES)?;
-    let mut text = vec![0; bytes as usize];
-    file.read_exact(&mut text)
-        .map_err(|source| FrameError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
-    serde_json::from_slice(&text).map_err(|error| FrameError::Sweeps {
-        path: path.to_path_buf(),
-        reason: SweepError::Json(error.to_string()),
-    })
-}
-
-/// The poses of a list whose number and order are right.
-fn check(list: &ListFile) -> Result<Vec<Option<Pose>>, SweepError> {
-    if !(1..=MAX_SWEEPS).contains(&list.sweeps.len()) {
-        return Err(SweepError::Count(list.sweeps.len()));
-    }
-    for pair in list.sweeps.windows(2) {
-        if let [newer, older] = pair
-            && newer.stamp_ns < older.stamp_ns
-        {
-            return Err(SweepError::Order {
-                file: older.file.clone(),
-                stamp: older.stamp_ns,
-                before: newer.stamp_ns,
-            });
-        }
-    }
-    let poses = list.sweeps.iter().map(|sweep| {
-        let pose = sweep.pose.as_ref();
-        let pose = pose.map(|pose| Pose::new(pose.translation, pose.rotation));
-        pose.transpose().map_err(|reason| SweepError::Pose {
-            file: sweep.file.clone(),
-            reason,
-        })
-    });
-    poses.collect()
 }
 
 /// Why numbers are no pose.

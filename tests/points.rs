@@ -1,0 +1,420 @@
+//! The readers of point clouds through the public API: round trips, real frames, and files that
+//! are broken in every way that comes to mind.
+
+#[path = "common/frames.rs"]
+mod frames;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use centerpoint::points::{self, Column, FrameError, Layout, PointCloud, ReadOptions};
+use frames::{ENCODINGS, Encoding, Field, XYZI};
+use proptest::prelude::*;
+
+const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared");
+
+const OPTIONS: ReadOptions = ReadOptions {
+    layout: None,
+    default_layout: Layout::KITTI,
+};
+
+fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
+    let layout = Some(layout.parse().unwrap());
+    points::read(path, &ReadOptions { layout, ..OPTIONS })
+}
+
+/// Writes `bytes` to a file of its own and reads it.
+fn read_bytes(name: &str, bytes: &[u8]) -> Result<PointCloud, FrameError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    points::read(&path, &OPTIONS)
+}
+
+/// A valid file of every format, 1000 points of x y z intensity.
+fn valid_files() -> Vec<(&'static str, Vec<u8>)> {
+    let scan = frames::scan(1000);
+    let wide: Vec<f64> = scan.iter().map(|v| f64::from(*v)).collect();
+    vec![
+        ("a.bin", frames::bin(&scan)),
+        ("a.npy", frames::npy(&scan, 4)),
+        ("ascii.pcd", frames::pcd(&XYZI, &wide, Encoding::Ascii)),
+        ("binary.pcd", frames::pcd(&XYZI, &wide, Encoding::Binary)),
+        (
+            "compressed.pcd",
+            frames::pcd(&XYZI, &wide, Encoding::Compressed),
+        ),
+    ]
+}
+
+#[test]
+fn every_format_gives_the_points_that_were_written() {
+    let scan = frames::scan(1000);
+    for (name, bytes) in valid_files() {
+        let cloud = read_bytes(name, &bytes).unwrap();
+        assert_eq!(cloud.layout(), Layout::KITTI, "{name}");
+        assert_eq!(cloud.data(), scan, "{name}");
+    }
+}
+
+#[test]
+fn pcd_fields_of_every_type_are_converted_and_others_read_over() {
+    let types = [('F', 4), ('F', 8), ('I', 1), ('I', 2), ('I', 4), ('I', 8)];
+    let unsigned = [('U', 1), ('U', 2), ('U', 4), ('U', 8)];
+    for (kind, size) in types.into_iter().chain(unsigned) {
+        let low = if kind == 'U' { 0.0 } else { -128.0 };
+        let fields: [Field<'_>; 8] = [
+            ("_", 'U', 1, 3),
+            ("y", kind, size, 1),
+            ("timestamp", 'F', 8, 1),
+            ("x", kind, size, 1),
+            ("normal", 'F', 4, 3),
+            ("laser", 'U', 2, 1),
+            ("z", 'F', 8, 1),
+            ("rgb", 'U', 4, 1),
+        ];
+        let row = |i: f64| {
+            [
+                1.,
+                2.,
+                3.,
+                low + i,
+                1e18,
+                100. - i,
+                7.,
+                8.,
+                9.,
+                500. + i,
+                i / 4.,
+                5.,
+            ]
+        };
+        let values: Vec<f64> = (0..100).flat_map(|i| row(f64::from(i))).collect();
+        let expected: Vec<f32> = (0..100)
+            .map(f64::from)
+            .flat_map(|i| [low + i, 100. - i, 500. + i, i / 4.].map(|v| v as f32))
+            .collect();
+        for encoding in ENCODINGS {
+            let bytes = frames::pcd(&fields, &values, encoding);
+            let cloud = read_bytes("a.pcd", &bytes).unwrap();
+            assert_eq!(cloud.layout().to_string(), "y,x,ring,z");
+            assert_eq!(cloud.data(), expected, "{kind}{size} {encoding:?}");
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinite_values_are_kept() {
+    let values = [f32::NAN, 1.0, f32::NEG_INFINITY, f32::INFINITY];
+    let wide = values.map(f64::from);
+    let mut files = vec![
+        ("a.bin", frames::bin(&values)),
+        ("a.npy", frames::npy(&values, 4)),
+    ];
+    files.extend(ENCODINGS.map(|encoding| ("a.pcd", frames::pcd(&XYZI, &wide, encoding))));
+    for (name, bytes) in files {
+        let cloud = read_bytes(name, &bytes).unwrap();
+        assert!(cloud.data()[0].is_nan(), "{name}");
+        assert_eq!(cloud.data()[1..], values[1..], "{name}");
+    }
+}
+
+#[test]
+fn the_layout_of_nameless_files_is_the_given_or_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.bin");
+    fs::write(&path, frames::bin(&[1.; 20])).unwrap();
+    assert_eq!(points::read(&path, &OPTIONS).unwrap().len(), 5);
+    let waymo = read_with("waymo", &path).unwrap();
+    assert_eq!((waymo.len(), waymo.layout()), (4, Layout::WAYMO));
+    let text = read_with("x,y,z", &path).unwrap_err().to_string();
+    for part in ["a.bin", "80 bytes", "12", "--layout"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let nuscenes = folder.path().join("b.pcd.bin");
+    fs::copy(&path, &nuscenes).unwrap();
+    assert_eq!(
+        points::read(&nuscenes, &OPTIONS).unwrap().layout(),
+        Layout::NUSCENES
+    );
+    assert_eq!(read_with("xyzi", &nuscenes).unwrap().len(), 5);
+}
+
+#[test]
+fn empty_files_are_clouds_only_where_nothing_else_is_needed() {
+    assert!(read_bytes("a.bin", b"").unwrap().is_empty());
+    assert!(read_bytes("a.pcd.bin", b"").unwrap().is_empty());
+    assert!(read_bytes("a.pcd", b"").is_err());
+    assert!(read_bytes("a.npy", b"").is_err());
+    for encoding in ENCODINGS {
+        assert!(
+            read_bytes("a.pcd", &frames::pcd(&XYZI, &[], encoding))
+                .unwrap()
+                .is_empty()
+        );
+    }
+    assert!(
+        read_bytes("a.npy", &frames::npy(&[], 4))
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[test]
+fn what_is_no_frame_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("notes.txt"), "x y z").unwrap();
+    fs::create_dir(at("folder.bin")).unwrap();
+    for (name, part) in [
+        ("notes.txt", ".pcd.bin"),
+        ("folder.bin", "not a regular file"),
+        ("missing.bin", "No such file"),
+        ("missing.pcd", "No such file"),
+    ] {
+        let text = points::read(&at(name), &OPTIONS).unwrap_err().to_string();
+        assert!(text.contains(name) && text.contains(part), "{text}");
+    }
+    let sparse = fs::File::create(at("huge.bin")).unwrap();
+    sparse.set_len(points::MAX_FILE_BYTES + 16).unwrap();
+    let text = points::read(&at("huge.bin"), &OPTIONS)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("huge.bin") && text.contains("1073741840"),
+        "{text}"
+    );
+}
+
+#[test]
+fn folders_become_their_frames_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["b.bin", "a.pcd", "c.txt", "a.bin", "d.npy"] {
+        fs::write(at(name), "").unwrap();
+    }
+    fs::create_dir(at("sub.bin")).unwrap();
+    fs::write(at("sub.bin/e.bin"), "").unwrap();
+    let single: PathBuf = "z/unseen.bin".into();
+    let listed = points::list_frames(&[single.clone(), folder.path().to_path_buf()]).unwrap();
+    let expected = ["a.bin", "a.pcd", "b.bin", "d.npy"].map(at);
+    assert_eq!(listed[0], single);
+    assert_eq!(listed[1..], expected);
+    fs::create_dir(at("none")).unwrap();
+    let text = points::list_frames(&[at("none")]).unwrap_err().to_string();
+    assert!(text.contains("none") && text.contains(".npy"), "{text}");
+}
+
+/// Known counts of the real frames, and a range that any scan of a street has.
+#[test]
+fn real_frames_are_read_whole() {
+    let frames = Path::new(SHARED).join("data/frames");
+    if !frames.is_dir() {
+        println!("skipped: {} is not there", frames.display());
+        return;
+    }
+    let nuscenes = "n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin";
+    for (name, layout, count) in [
+        ("kitti/000000.bin", Some("kitti"), 125_635),
+        ("kitti/000001.bin", Some("kitti"), 122_109),
+        ("kitti/000002.bin", Some("kitti"), 115_604),
+        (&*format!("nuscenes/{nuscenes}"), None, 34_688),
+        ("waymo/seq_0_frame_100.bin", Some("waymo"), 177_125),
+        (
+            "av2/315966265259836000.bin",
+            Some("x,y,z,intensity,_"),
+            99_229,
+        ),
+        (
+            "av2/315966265360032000.bin",
+            Some("x,y,z,intensity,ring"),
+            99_466,
+        ),
+        ("autoware/ground_segmentation_test.pcd", None, 65_536),
+    ] {
+        let path = frames.join(name);
+        let started = std::time::Instant::now();
+        let cloud = match layout {
+            Some(layout) => read_with(layout, &path),
+            None => points::read(&path, &OPTIONS),
+        }
+        .unwrap();
+        println!("{name}: {} points, {:.1?}", cloud.len(), started.elapsed());
+        assert_eq!(cloud.len(), count, "{name}");
+        assert!(
+            cloud
+                .rows()
+                .all(|row| row[..3].iter().all(|v| v.abs() < 500.0)),
+            "{name}"
+        );
+        let far = cloud
+            .rows()
+            .filter(|row| row[0].hypot(row[1]) > 2.0)
+            .count();
+        assert!(far * 4 > count, "{name}: {far} points beyond 2 m");
+        let z = cloud.rows().filter(|row| row[2].abs() < 5.0).count();
+        assert!(
+            z * 10 > count * 9,
+            "{name}: {z} points within 5 m of the sensor's height"
+        );
+    }
+}
+
+/// Each format cut at every 1/64: an error that names the file, or, for a bare `.bin`, fewer rows.
+#[test]
+fn cut_files_are_errors() {
+    for (name, bytes) in valid_files() {
+        for part in 0..64 {
+            let cut = bytes.len() * part / 64;
+            match read_bytes(name, &bytes[..cut]) {
+                Err(error) => {
+                    assert!(error.to_string().contains(name), "{error}");
+                    assert!(name != "a.bin" || !cut.is_multiple_of(16), "{error}");
+                }
+                Ok(cloud) => {
+                    assert_eq!((name, cut % 16), ("a.bin", 0), "{cut} of {}", bytes.len());
+                    assert_eq!(cloud.len(), cut / 16);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn more_than_the_header_says_is_an_error_too() {
+    for (name, mut bytes) in valid_files() {
+        bytes.extend(b"1 2 3 4\n");
+        let text = read_bytes(name, &bytes).unwrap_err().to_string();
+        assert!(text.contains(name), "{text}");
+    }
+}
+
+/// Whatever happens to a file: no panic, and an error has the file's name.
+fn check_survives(name: &str, bytes: &[u8]) -> Result<(), TestCaseError> {
+    match read_bytes(name, bytes) {
+        Ok(cloud) => {
+            prop_assert_eq!(cloud.rows().len(), cloud.len());
+            prop_assert!(cloud.layout().position(Column::X).is_some());
+        }
+        Err(error) => prop_assert!(error.to_string().contains(name), "{}", error),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_are_survived(
+        name in prop::sample::select(vec!["a.bin", "a.pcd.bin", "a.pcd", "a.npy"]),
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        check_survives(name, &bytes)?;
+    }
+
+    #[test]
+    fn random_bytes_after_a_valid_header_are_survived(
+        at in 1..5usize,
+        bytes in prop::collection::vec(any::<u8>(), 0..600),
+    ) {
+        let (name, valid) = valid_files().swap_remove(at);
+        let header = if at == 1 { 128 } else { valid.windows(5).position(|w| w == b"DATA ").unwrap() + 5 };
+        let line = valid[header..].iter().position(|b| *b == b'\n').unwrap();
+        let header = if at == 1 { 128 } else { header + line + 1 };
+        check_survives(name, &[&valid[..header], &bytes].concat())?;
+    }
+
+    #[test]
+    fn changed_bytes_are_survived(
+        at in 0..5usize,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3), 1..8),
+        in_header in any::<bool>(),
+    ) {
+        let (name, mut bytes) = valid_files().swap_remove(at);
+        for (place, value, kind) in edits {
+            let range = if in_header { bytes.len().min(256) } else { bytes.len() };
+            let place = place.index(range);
+            match kind {
+                0 => bytes[place] = value,
+                1 => bytes.insert(place, value),
+                _ => { bytes.remove(place); }
+            }
+        }
+        check_survives(name, &bytes)?;
+    }
+
+    #[test]
+    fn changed_numbers_in_headers_are_survived(
+        at in 1..5usize,
+        which in any::<prop::sample::Index>(),
+        number in prop::sample::select(vec![
+            "0", "1", "-1", "3", "8", "255", "65536", "16777216", "4294967295", "4294967296",
+            "18446744073709551615", "18446744073709551616", "1e9", "nan", "",
+        ]),
+    ) {
+        let (name, bytes) = valid_files().swap_remove(at);
+        let numbers: Vec<usize> = (8..256)
+            .filter(|i| bytes[*i].is_ascii_digit() && !bytes[i - 1].is_ascii_digit())
+            .collect();
+        let begin = numbers[which.index(numbers.len())];
+        let end = begin + bytes[begin..].iter().take_while(|b| b.is_ascii_digit()).count();
+        check_survives(name, &[&bytes[..begin], number.as_bytes(), &bytes[end..]].concat())?;
+    }
+
+    #[test]
+    fn lzf_gives_back_what_was_packed(
+        bytes in prop::collection::vec(0..4u8, 0..2000),
+        repeat in 1..400usize,
+    ) {
+        // Intensities of one byte each; coordinates that compress by other lengths.
+        let fields: [Field<'_>; 4] =
+            [("x", 'U', 1, 1), ("y", 'F', 4, 1), ("z", 'F', 8, 1), ("i", 'U', 2, 1)];
+        let values: Vec<f64> = bytes
+            .iter()
+            .enumerate()
+            .flat_map(|(i, b)| [f64::from(*b), (i / repeat) as f64, i as f64, f64::from(*b) * 257.0])
+            .collect();
+        let bytes = frames::pcd(&fields, &values, Encoding::Compressed);
+        let cloud = read_bytes("a.pcd", &bytes).unwrap();
+        let expected: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+        prop_assert_eq!(cloud.data(), &expected[..]);
+    }
+}
+
+/// Reads what pypcd4 and NumPy wrote, beside the values as they understand them.
+#[test]
+fn files_of_other_writers_are_read_as_they_mean_them() {
+    let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
+        println!("skipped: CENTERPOINT_PYTHON is not set");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/write_frames.py");
+    let real = Path::new(SHARED).join("data/frames/autoware/ground_segmentation_test.pcd");
+    let output = std::process::Command::new(python)
+        .args([script.as_ref(), folder.path(), &real])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut compared = 0;
+    for line in said.lines().filter(|line| !line.starts_with("skipped")) {
+        let [file, columns, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("the script said `{line}`");
+        };
+        let cloud = points::read(&folder.path().join(file), &OPTIONS).unwrap();
+        assert_eq!(cloud.layout().to_string(), columns, "{file}");
+        let expected = fs::read(folder.path().join(expected)).unwrap();
+        assert!(
+            frames::bin(cloud.data()) == expected,
+            "{file}: other values"
+        );
+        compared += 1;
+    }
+    println!("{compared} files compared");
+}
