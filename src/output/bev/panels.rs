@@ -269,3 +269,25 @@ fn hull(corners: &[[f32; 2]; 4]) -> Rect {
 fn overlap(a: &Rect, b: &Rect) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_in_groups() {
+        assert_eq!(
+            [0, 999, 1000, 34_688, 1_234_567].map(thousands),
+            ["0", "999", "1 000", "34 688", "1 234 567"]
+        );
+    }
+
+    #[test]
+    fn a_long_title_keeps_its_end() {
+        let path = format!("{}/frames/000000.bin", "long/".repeat(1000));
+        let room = font::width("..frames/000000.bin") + 1e-3;
+        assert_eq!(shortened(&path, room), "..frames/000000.bin");
+        assert_eq!(shortened("short", 100.0), "short");
+        assert_eq!(shortened("short", -1.0), "..");
+    }
+}

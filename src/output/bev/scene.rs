@@ -213,3 +213,19 @@ fn height_range(heights: &mut [f32], asked: Option<[f32; 2]>) -> [f32; 2] {
 fn distance(a: [f32; 2], b: [f32; 2]) -> f32 {
     (a[0] - b[0]).hypot(a[1] - b[1])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_height_scale_holds_nearly_all_points() {
+        // A thousand heights from -2.1 to 7.89 and one stray.
+        let mut heights: Vec<f32> = (0..1000).map(|i| i as f32 * 0.01 - 2.1).collect();
+        heights.push(1e6);
+        assert_eq!(height_range(&mut heights, None), [-2.0, 8.0]);
+        assert_eq!(height_range(&mut heights, Some([0.0, 1.0])), [0.0, 1.0]);
+        assert_eq!(height_range(&mut [], None), [0.0, 3.0]);
+        assert_eq!(height_range(&mut [5.2], None), [5.0, 8.0]);
+    }
+}
