@@ -264,7 +264,7 @@ fn around(center: [f32; 2], radius: f32) -> Rect {
 }
 
 /// The smallest rectangle around `points`, grown by `margin`; not finite for no points.
-fn bounds(points: &[[f32; 2]], margin: f32) -> Rect {
+pub(super) fn bounds(points: &[[f32; 2]], margin: f32) -> Rect {
     let empty = [
         f32::INFINITY,
         f32::INFINITY,

@@ -112,6 +112,14 @@ impl Picture {
         self.canvas.dashed(&corners, 1.1 * unit, 5.0 * unit, paint);
     }
 
+    /// Centre and radius of the disc that helps to find what is only a few pixels large, such as
+    /// pedestrians.
+    pub(super) fn halo(&self, b: &Box3d) -> Option<([f32; 2], f32)> {
+        let View { unit, scale, .. } = self.view;
+        let small = b.size[0].max(b.size[1]) * scale < 14.0 * unit;
+        small.then(|| (self.view.pixel([b.center[0], b.center[1]]), 12.0 * unit))
+    }
+
     pub(super) fn detected_box(&mut self, b: &Box3d) {
         let (corners, unit) = (self.corners(b), self.view.unit);
         let rgb = color::class(b.class);
