@@ -40,7 +40,7 @@ pub(super) fn height_scale() -> [Rgb; SCALE_STEPS] {
         let lightness = 0.42 + 0.52 * t;
         // Strongest in the middle: there is no strong indigo that is dark, nor a strong yellow
         // that is this pale.
-        let chroma = 0.075 + 0.24 * t * (1.0 - t);
+        let chroma = 0.075 + 0.17 * t * (1.0 - t);
         let hue = (278.0 - 168.0 * t).to_radians();
         oklab_to_srgb([lightness, chroma * hue.cos(), chroma * hue.sin()])
     })
@@ -86,12 +86,12 @@ mod tests {
 
     #[test]
     fn the_height_scale_grows_lighter() {
-        let luminance = |c: &Rgb| 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2];
-        let scale = height_scale();
-        assert!(
-            scale
-                .windows(2)
-                .all(|w| luminance(&w[0]) < luminance(&w[1]))
-        );
+        let luminance = |c: &Rgb| {
+            let [r, g, b] = c.map(|v| v.powf(2.2));
+            0.2126 * r + 0.7152 * g + 0.0722 * b
+        };
+        let light = height_scale().map(|c| luminance(&c));
+        assert!(light.windows(2).all(|w| w[0] < w[1]));
+        assert!(light[0] < 0.1 && light[SCALE_STEPS - 1] > 0.75, "{light:?}");
     }
 }

@@ -230,10 +230,13 @@ impl Canvas {
                 .collect();
             let all: Vec<[f32; 2]> = strokes.iter().flatten().copied().collect();
             let half = weight * 0.5;
-            self.shade(bounds(&all, half), paint, |p| {
+            self.shade(bounds(&all, half * 1.4), paint, |p| {
                 strokes.iter().fold(f32::INFINITY, |d, stroke| {
-                    d.min(distance_to_line(p, stroke, false))
-                }) - half
+                    // As wide as a line, a dot would look smaller than it.
+                    let dot = stroke.first() == stroke.last() && stroke.len() == 2;
+                    let half = if dot { half * 1.4 } else { half };
+                    d.min(distance_to_line(p, stroke, false) - half)
+                })
             });
         }
     }
@@ -261,7 +264,7 @@ fn around(center: [f32; 2], radius: f32) -> Rect {
 }
 
 /// The smallest rectangle around `points`, grown by `margin`; not finite for no points.
-fn bounds(points: &[[f32; 2]], margin: f32) -> Rect {
+pub(super) fn bounds(points: &[[f32; 2]], margin: f32) -> Rect {
     let empty = [
         f32::INFINITY,
         f32::INFINITY,

@@ -1,7 +1,7 @@
 //! What lies on top: names beside the boxes, the legend, the height scale, the title bar.
 
 use super::super::color::{self, SCALE_STEPS};
-use super::super::raster::{Rect, paint};
+use super::super::raster::{Rect, bounds, paint};
 use super::super::{class_name, font};
 use super::{BevOptions, FAINT_TEXT, GRID, Picture, TEXT, TITLE_BACKGROUND, View};
 use crate::boxes::Box3d;
@@ -23,7 +23,7 @@ impl Picture {
     pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], panels: [Rect; 2]) {
         let unit = self.view.unit;
         let size = 8.5 * unit;
-        let mut taken: Vec<Rect> = boxes.iter().map(|b| hull(&self.corners(b))).collect();
+        let mut taken: Vec<Rect> = boxes.iter().map(|b| self.hull(b)).collect();
         taken.extend(panels);
         let [left, top, right, bottom] = self.view.map();
         for (i, b) in boxes.iter().enumerate().take(MAX_LABELS) {
@@ -50,9 +50,19 @@ impl Picture {
             });
             if let Some(r) = place {
                 self.rimmed_text([r[0], r[3]], size, color::class(b.class), &text);
-                taken.push(r);
+                let rim = 0.5 * gap;
+                taken.push([r[0] - rim, r[1] - rim, r[2] + rim, r[3] + rim]);
             }
         }
+    }
+
+    /// The smallest rectangle around a box as drawn, its halo included.
+    fn hull(&self, b: &Box3d) -> Rect {
+        let mut points = self.corners(b).to_vec();
+        if let Some(([x, y], r)) = self.halo(b) {
+            points.extend([[x - r, y - r], [x + r, y + r]]);
+        }
+        bounds(&points, 0.0)
     }
 
     pub(super) fn panel(&mut self, rect: Rect) {
@@ -251,21 +261,28 @@ fn thousands(n: usize) -> String {
     out
 }
 
-/// The smallest rectangle around four corners.
-fn hull(corners: &[[f32; 2]; 4]) -> Rect {
-    let first = corners[0];
-    corners
-        .iter()
-        .fold([first[0], first[1], first[0], first[1]], |r, c| {
-            [
-                r[0].min(c[0]),
-                r[1].min(c[1]),
-                r[2].max(c[0]),
-                r[3].max(c[1]),
-            ]
-        })
-}
-
 fn overlap(a: &Rect, b: &Rect) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_come_in_groups() {
+        assert_eq!(
+            [0, 999, 1000, 34_688, 1_234_567].map(thousands),
+            ["0", "999", "1 000", "34 688", "1 234 567"]
+        );
+    }
+
+    #[test]
+    fn a_long_title_keeps_its_end() {
+        let path = format!("{}/frames/000000.bin", "long/".repeat(1000));
+        let room = font::width("..frames/000000.bin") + 1e-3;
+        assert_eq!(shortened(&path, room), "..frames/000000.bin");
+        assert_eq!(shortened("short", 100.0), "short");
+        assert_eq!(shortened("short", -1.0), "..");
+    }
 }

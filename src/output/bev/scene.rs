@@ -112,6 +112,14 @@ impl Picture {
         self.canvas.dashed(&corners, 1.1 * unit, 5.0 * unit, paint);
     }
 
+    /// Centre and radius of the disc that helps to find what is only a few pixels large, such as
+    /// pedestrians.
+    pub(super) fn halo(&self, b: &Box3d) -> Option<([f32; 2], f32)> {
+        let View { unit, scale, .. } = self.view;
+        let small = b.size[0].max(b.size[1]) * scale < 14.0 * unit;
+        small.then(|| (self.view.pixel([b.center[0], b.center[1]]), 12.0 * unit))
+    }
+
     pub(super) fn detected_box(&mut self, b: &Box3d) {
         let (corners, unit) = (self.corners(b), self.view.unit);
         let rgb = color::class(b.class);
@@ -212,4 +220,20 @@ fn height_range(heights: &mut [f32], asked: Option<[f32; 2]>) -> [f32; 2] {
 
 fn distance(a: [f32; 2], b: [f32; 2]) -> f32 {
     (a[0] - b[0]).hypot(a[1] - b[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_height_scale_holds_nearly_all_points() {
+        // A thousand heights from -2.1 to 7.89 and one stray.
+        let mut heights: Vec<f32> = (0..1000).map(|i| i as f32 * 0.01 - 2.1).collect();
+        heights.push(1e6);
+        assert_eq!(height_range(&mut heights, None), [-2.0, 8.0]);
+        assert_eq!(height_range(&mut heights, Some([0.0, 1.0])), [0.0, 1.0]);
+        assert_eq!(height_range(&mut [], None), [0.0, 3.0]);
+        assert_eq!(height_range(&mut [5.2], None), [5.0, 8.0]);
+    }
 }

@@ -115,3 +115,22 @@ impl View {
         (1..=count).map(move |i| i as f32 * step)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_round_numbers_on_to_the_corners() {
+        let rings = |half: f32| -> Vec<f32> {
+            let options = BevOptions {
+                range: [-half, -half, half, half],
+                ..BevOptions::default()
+            };
+            View::new(&options).unwrap().rings().collect()
+        };
+        assert_eq!(rings(51.2), [10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0]);
+        assert_eq!(rings(122.4), [50.0, 100.0, 150.0]);
+        assert_eq!(rings(76.8), [20.0, 40.0, 60.0, 80.0, 100.0]);
+    }
+}
