@@ -7,8 +7,11 @@
 //!
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
+mod affine;
+pub mod fuse;
 pub mod hash;
 pub mod onnx;
+pub mod simplify;
 
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,10 @@ use super::graph::Graph;
 use super::node::Node;
 use super::values::{self, Ints};
 use super::window::Window;
-use crate::build::Result;
+use crate::build::{BuildError, Result};
+
+/// Most axes of a value; longer shapes occur in broken files only.
+const MAX_RANK: usize = 16;
 
 /// Shapes of values by name; see [`Shapes::infer`].
 #[derive(Clone, Debug, Default)]
@@ -35,12 +38,12 @@ impl Shapes {
             let given = inputs.iter().find(|(name, _)| *name == input.name);
             let known = || input.dims.clone()?.into_iter().collect::<Option<Vec<_>>>();
             if let Some(dims) = given.map(|(_, d)| d.to_vec()).or_else(known) {
-                shapes.dims.insert(input.name, dims);
+                shapes.insert(graph, &input.name, dims)?;
             }
         }
         for tensor in &graph.proto().initializer {
             let (dims, _) = super::tensor::dims(graph.path(), tensor)?;
-            shapes.dims.insert(tensor.name().to_owned(), dims);
+            shapes.insert(graph, tensor.name(), dims)?;
             if let Some(ints) = values::small(graph.path(), tensor)? {
                 shapes.ints.insert(tensor.name().to_owned(), ints);
             }
@@ -61,10 +64,19 @@ impl Shapes {
                 if let Some(ints) = values::fold(graph, node, &dims, input_values)? {
                     shapes.ints.insert(output.to_owned(), ints);
                 }
-                shapes.dims.insert(output.to_owned(), dims);
+                shapes.insert(graph, output, dims)?;
             }
         }
         Ok(shapes)
+    }
+
+    fn insert(&mut self, graph: &Graph, value: &str, dims: Vec<usize>) -> Result<()> {
+        if dims.len() > MAX_RANK {
+            let what = format!("\"{value}\" has {} axes, at most {MAX_RANK}", dims.len());
+            return Err(BuildError::graph(graph.path(), what));
+        }
+        self.dims.insert(value.to_owned(), dims);
+        Ok(())
     }
 
     /// The shape of a value, if it is known.
@@ -102,17 +114,19 @@ impl Shapes {
     }
 
     fn node(&self, graph: &Graph, node: Node<'_>) -> Result<Option<Vec<usize>>> {
-        let Some(op) = Some(node.op()).filter(|op| *op != "Constant") else {
-            let value = graph.constant(node.need_output()?)?;
-            let dims = value.map(|t| super::tensor::dims(graph.path(), &t));
-            return Ok(dims.transpose()?.map(|(dims, _)| dims));
-        };
-        if op == "Concat" {
-            return self.concat(node);
-        }
-        if matches!(op, "ConstantOfShape") {
-            let shape = node.input(0).and_then(|name| self.ints(name));
-            return shape.map(|dims| lengths(node, dims)).transpose();
+        let op = node.op();
+        match op {
+            "Constant" => {
+                let value = graph.constant(node.need_output()?)?;
+                let dims = value.map(|t| super::tensor::dims(graph.path(), &t));
+                return Ok(dims.transpose()?.map(|(dims, _)| dims));
+            }
+            "Concat" => return self.concat(node),
+            "ConstantOfShape" => {
+                let shape = node.input(0).and_then(|name| self.ints(name));
+                return shape.map(|dims| lengths(node, dims)).transpose();
+            }
+            _ => {}
         }
         let Some(x) = self.input(node, 0) else {
             return Ok(None);
@@ -266,6 +280,9 @@ impl Shapes {
                     (None, None) => return Ok(None),
                 };
                 let rank = x.len().saturating_add(count);
+                if rank > MAX_RANK {
+                    return Err(node.error(format!("it makes {rank} axes, at most {MAX_RANK}")));
+                }
                 let axes = self.axes(node, rank)?.unwrap_or_default();
                 let mut rest = x.iter().copied();
                 let dims = (0..rank).map(|i| match axes.contains(&i) {

@@ -71,13 +71,15 @@ pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
             format!("impossible dimensions {:?}", tensor.dims),
         )
     };
+    // The product of all lengths but zeros: that of any part of them fits, too.
     let mut count = 1_usize;
     let mut dims = Vec::with_capacity(tensor.dims.len());
     for &dim in &tensor.dims {
         let dim = usize::try_from(dim).map_err(|_| bad())?;
-        count = count.checked_mul(dim).ok_or_else(bad)?;
+        count = count.checked_mul(dim.max(1)).ok_or_else(bad)?;
         dims.push(dim);
     }
+    let count = if dims.contains(&0) { 0 } else { count };
     Ok((dims, count))
 }
 

@@ -1,0 +1,247 @@
+//! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes become
+//! initializers; Identity, Dropout, Cast to the type that a value has, Concat of one value, and
+//! Transposes that undo each other go; zero Pads go into the convolutions behind them.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Result;
+use super::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use super::onnx::tensor::element;
+use super::onnx::{Graph, Node, shapes};
+
+/// Simplifies `graph`, drops what no output needs, and returns the nodes that went, as text.
+///
+/// # Errors
+/// [`BuildError::Node`](super::BuildError::Node) for a malformed node.
+pub fn simplify(graph: &mut Graph) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    constants_to_initializers(graph)?;
+    drop_copies(graph, &mut removed)?;
+    fold_pads(graph, &mut removed)?;
+    graph.prune()?;
+    Ok(removed)
+}
+
+fn constants_to_initializers(graph: &mut Graph) -> Result<()> {
+    let mut constants: HashMap<String, TensorProto> = HashMap::new();
+    for node in graph.nodes().filter(|n| n.op() == "Constant") {
+        let name = node.need_output()?;
+        if graph.is_output(name) {
+            continue;
+        }
+        if let Some(value) = graph.constant(name)? {
+            let mut tensor = value.into_owned();
+            tensor.name = Some(name.to_owned());
+            constants.insert(name.to_owned(), tensor);
+        }
+    }
+    graph.edit(|proto| {
+        let mut made = Vec::new();
+        proto.node.retain(|node| {
+            let constant = node.output.first().and_then(|name| constants.remove(name));
+            let keep = constant.is_none();
+            made.extend(constant);
+            keep
+        });
+        proto.initializer.extend(made);
+    })
+}
+
+/// Names to use instead of others.
+#[derive(Default)]
+struct Renames {
+    /// A copy to what it copies.
+    copies: HashMap<String, String>,
+    /// A value to the graph output that was a copy of it.
+    outputs: HashMap<String, String>,
+}
+
+impl Renames {
+    fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
+        let source = self.copies.get(name).map_or(name, String::as_str);
+        self.outputs.get(source).map_or(source, String::as_str)
+    }
+}
+
+fn drop_copies(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
+    let types = element_types(graph)?;
+    let mut renames = Renames::default();
+    let mut dropped = HashSet::new();
+    for node in graph.nodes() {
+        let Some(source) = copied(graph, node, &types)? else {
+            continue;
+        };
+        let output = node.need_output()?;
+        let source = renames.copies.get(source).map_or(source, String::as_str);
+        if graph.is_output(output) {
+            let nameable = graph.producer(source).is_some() && !graph.is_output(source);
+            if !nameable || renames.outputs.contains_key(source) {
+                continue;
+            }
+            renames.outputs.insert(source.to_owned(), output.to_owned());
+        } else {
+            renames.copies.insert(output.to_owned(), source.to_owned());
+        }
+        removed.push(node.describe());
+        dropped.insert(output.to_owned());
+    }
+    graph.edit(|proto| {
+        let is_dropped = |n: &NodeProto| n.output.first().is_some_and(|o| dropped.contains(o));
+        proto.node.retain(|node| !is_dropped(node));
+        for node in &mut proto.node {
+            for name in node.input.iter_mut().chain(&mut node.output) {
+                *name = renames.resolve(name).to_owned();
+            }
+        }
+    })
+}
+
+/// The value that `node` only passes on.
+fn copied<'a>(
+    graph: &'a Graph,
+    node: Node<'a>,
+    types: &HashMap<String, i32>,
+) -> Result<Option<&'a str>> {
+    let Some(input) = node.input(0) else {
+        return Ok(None);
+    };
+    Ok(match node.op() {
+        "Identity" => Some(input),
+        "Concat" if node.proto.input.len() == 1 => Some(input),
+        "Dropout" => {
+            let training = match node.input(2) {
+                Some(flag) => graph.integers(flag)?.is_none_or(|t| t.data != [0]),
+                None => false,
+            };
+            let mask_used = node.output(1).is_some_and(|mask| graph.uses(mask) > 0);
+            (!training && !mask_used).then_some(input)
+        }
+        "Cast" => {
+            let to = node.int("to", 0)?;
+            (types.get(input).copied().map(i64::from) == Some(to)).then_some(input)
+        }
+        "Transpose" => match graph.producer(input) {
+            Some(first) if first.op() == "Transpose" => {
+                let (Some(p), Some(q)) = (first.ints("perm")?, node.ints("perm")?) else {
+                    return Ok(None);
+                };
+                let p = shapes::permutation(first, p.len())?;
+                let q = shapes::permutation(node, q.len())?;
+                let restored =
+                    p.len() == q.len() && q.iter().enumerate().all(|(i, &a)| p.get(a) == Some(&i));
+                if restored { first.input(0) } else { None }
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// Element types of the values, as far as they are known.
+fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
+    let mut types = HashMap::new();
+    for input in graph.inputs()? {
+        types.insert(input.name, input.element);
+    }
+    for tensor in &graph.proto().initializer {
+        types.insert(tensor.name().to_owned(), tensor.data_type());
+    }
+    for node in graph.nodes() {
+        let of = |i: usize| node.input(i).and_then(|name| types.get(name)).copied();
+        let element = match node.op() {
+            "Cast" => i32::try_from(node.int("to", 0)?).ok(),
+            "Shape" => Some(element::INT64),
+            "Equal" | "Greater" | "Less" | "Not" | "And" | "Or" => Some(element::BOOL),
+            "Where" | "DequantizeLinear" => of(1),
+            "QuantizeLinear" => of(2),
+            // The types of these are said by attributes.
+            "Constant" | "ConstantOfShape" | "" => None,
+            _ => of(0),
+        };
+        if let (Some(element), Some(output)) = (element.filter(|&e| e != 0), node.output(0)) {
+            types.insert(output.to_owned(), element);
+        }
+    }
+    Ok(types)
+}
+
+fn fold_pads(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
+    // Output of the Pad to its input and its top, left, bottom, right.
+    let mut pads: HashMap<String, (String, [i64; 4])> = HashMap::new();
+    for node in graph.nodes().filter(|n| n.op() == "Pad") {
+        let (input, output) = (node.need_input(0)?, node.need_output()?);
+        let Some(zeros) = zero_pad(graph, node)? else {
+            continue;
+        };
+        let into_conv = |user: Node<'_>| {
+            user.op() == "Conv"
+                && user.input(0) == Some(output)
+                && user.input(1) != Some(output)
+                && matches!(
+                    user.string("auto_pad", "NOTSET"),
+                    Ok("" | "NOTSET" | "VALID")
+                )
+                && user
+                    .ints("pads")
+                    .is_ok_and(|p| p.is_none_or(|p| p.len() == 4))
+        };
+        if !graph.is_output(output) && graph.consumers(output).all(into_conv) {
+            removed.push(node.describe());
+            pads.insert(output.to_owned(), (input.to_owned(), zeros));
+        }
+    }
+    graph.edit(|proto: &mut GraphProto| {
+        for node in &mut proto.node {
+            if node.op_type() != "Conv" {
+                continue;
+            }
+            let Some(input) = node.input.first_mut() else {
+                continue;
+            };
+            if let Some((source, zeros)) = pads.get(input) {
+                *input = source.clone();
+                add_pads(node, zeros);
+            }
+        }
+    })
+}
+
+/// Top, left, bottom, right of a Pad of zeros on the last two of four axes; `None` for any other.
+fn zero_pad(graph: &Graph, node: Node<'_>) -> Result<Option<[i64; 4]>> {
+    let value_is_zero = match node.input(2) {
+        Some(value) => graph.floats(value)?.is_some_and(|t| t.data == [0.0]),
+        None => node.float("value", 0.0)? == 0.0,
+    };
+    if !value_is_zero || node.string("mode", "constant")? != "constant" || node.input(3).is_some() {
+        return Ok(None);
+    }
+    let pads = match (node.ints("pads")?, node.input(1)) {
+        (Some(pads), _) => Some(pads.to_vec()),
+        (None, Some(input)) => graph.integers(input)?.map(|t| t.data),
+        (None, None) => None,
+    };
+    Ok(match pads.as_deref() {
+        Some(&[0, 0, top, left, 0, 0, bottom, right]) => {
+            let all = [top, left, bottom, right];
+            all.iter().all(|n| (0..1 << 16).contains(n)).then_some(all)
+        }
+        _ => None,
+    })
+}
+
+fn add_pads(node: &mut NodeProto, zeros: &[i64; 4]) {
+    node.attribute.retain(|a| a.name() != "auto_pad");
+    match node.attribute.iter_mut().find(|a| a.name() == "pads") {
+        Some(pads) => {
+            for (pad, more) in pads.ints.iter_mut().zip(zeros) {
+                *pad = pad.saturating_add(*more);
+            }
+        }
+        None => node.attribute.push(AttributeProto {
+            name: Some("pads".to_owned()),
+            r#type: Some(7),
+            ints: zeros.to_vec(),
+            ..Default::default()
+        }),
+    }
+}
