@@ -25,10 +25,18 @@ fn sigmoid(x: f32) -> f32 {
 #[test]
 fn points_become_the_boxes_that_the_network_means() {
     let mut detector = detector(MODEL, &Options::default()).unwrap();
-    let points = [[2.2, -3.7, 2.0], [2.4, -3.1, 1.5], [-7.9, 7.9, 0.25], [9.0, 0.0, 1.0]];
+    let points = [
+        [2.2, -3.7, 2.0],
+        [2.4, -3.1, 1.5],
+        [-7.9, 7.9, 0.25],
+        [9.0, 0.0, 1.0],
+    ];
     let found = detector.detect(&cloud(&points)).unwrap();
     assert_eq!(found.boxes.len(), 2);
-    assert_eq!((found.dropped.out_of_range, found.dropped.pillar_points), (1, 0));
+    assert_eq!(
+        (found.dropped.out_of_range, found.dropped.pillar_points),
+        (1, 0)
+    );
     let tall = found.boxes[0];
     let expected = Box3d {
         center: [2.5, -3.5, 2.0],
@@ -63,23 +71,46 @@ fn a_frame_leaves_nothing_behind_for_the_next() {
 
 #[test]
 fn caps_are_counted() {
-    let mut detector =
-        detector(&MODEL.replace("max_pillars = 64", "max_pillars = 3"), &Options::default()).unwrap();
+    let mut detector = detector(
+        &MODEL.replace("max_pillars = 64", "max_pillars = 3"),
+        &Options::default(),
+    )
+    .unwrap();
     let mut points = vec![[0.5, 0.5, 1.0]; 6];
-    points.extend([[1.5, 0.5, 1.0], [2.5, 0.5, 1.0], [3.5, 0.5, 1.0], [3.6, 0.5, 1.0]]);
+    points.extend([
+        [1.5, 0.5, 1.0],
+        [2.5, 0.5, 1.0],
+        [3.5, 0.5, 1.0],
+        [3.6, 0.5, 1.0],
+    ]);
     points.push([f32::NAN, 0.0, 0.0]);
     let dropped = detector.detect(&cloud(&points)).unwrap().dropped;
-    assert_eq!((dropped.pillar_points, dropped.pillars, dropped.non_finite), (2, 2, 1));
+    assert_eq!(
+        (dropped.pillar_points, dropped.pillars, dropped.non_finite),
+        (2, 2, 1)
+    );
     let many = vec![[0.5, 0.5, 1.0]; 1003];
-    assert_eq!(detector.detect(&cloud(&many)).unwrap().dropped.sweep_points, 3);
+    assert_eq!(
+        detector.detect(&cloud(&many)).unwrap().dropped.sweep_points,
+        3
+    );
 }
 
 #[test]
 fn options_replace_the_plans_numbers() {
-    let options = Options { score: Some(0.97), ..Options::default() };
+    let options = Options {
+        score: Some(0.97),
+        ..Options::default()
+    };
     let mut detector = detector(MODEL, &options).unwrap();
-    let found = detector.detect(&cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]])).unwrap();
-    assert_eq!(found.boxes.len(), 1, "sigmoid(3) = 0.953 is below 0.97, sigmoid(4) is not");
+    let found = detector
+        .detect(&cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]]))
+        .unwrap();
+    assert_eq!(
+        found.boxes.len(),
+        1,
+        "sigmoid(3) = 0.953 is below 0.97, sigmoid(4) is not"
+    );
 }
 
 #[test]
@@ -89,14 +120,27 @@ fn a_missing_column_is_an_error_and_the_detector_goes_on() {
     // The PFN has 3 inputs, the description now says 4: refused with both numbers.
     let error = Detector::load(&write_plan(folder.path(), &model), &Options::default()).err();
     let message = error.unwrap().to_string();
-    assert!(message.contains("tiny.plan") && message.contains("in_features is 3"), "{message}");
+    assert!(
+        message.contains("tiny.plan") && message.contains("in_features is 3"),
+        "{message}"
+    );
     assert!(message.contains("gives 4"), "{message}");
 }
 
 #[test]
 fn cuda_is_refused_with_a_reason() {
-    let error = detector(MODEL, &Options { device: Device::Cuda, ..Options::default() }).err();
-    assert!(matches!(error, Some(Error::Engine(EngineError::Device { .. }))));
+    let error = detector(
+        MODEL,
+        &Options {
+            device: Device::Cuda,
+            ..Options::default()
+        },
+    )
+    .err();
+    assert!(matches!(
+        error,
+        Some(Error::Engine(EngineError::Device { .. }))
+    ));
 }
 
 #[test]
@@ -104,7 +148,11 @@ fn contradictions_between_model_and_network_are_refused() {
     for (from, to, words) in [
         ("8.0, 8.0, 4.0]", "8.0, 7.0, 4.0]", "[2, 15, 16]"),
         ("downsample = 1", "downsample = 2", "[2, 8, 8]"),
-        ("[\"tall\", \"low\"]", "[\"tall\", \"low\", \"flat\"]", "[3, 16, 16]"),
+        (
+            "[\"tall\", \"low\"]",
+            "[\"tall\", \"low\", \"flat\"]",
+            "[3, 16, 16]",
+        ),
         ("rotation =", "variance = true\nrotation =", "[4, 16, 16]"),
         (
             "rotation =",
@@ -113,8 +161,13 @@ fn contradictions_between_model_and_network_are_refused() {
         ),
     ] {
         assert!(MODEL.contains(from));
-        let error = detector(&MODEL.replace(from, to), &Options::default()).err().unwrap();
+        let error = detector(&MODEL.replace(from, to), &Options::default())
+            .err()
+            .unwrap();
         let message = error.to_string();
-        assert!(message.contains(words) && message.contains("tiny.plan"), "{words}: {message}");
+        assert!(
+            message.contains(words) && message.contains("tiny.plan"),
+            "{words}: {message}"
+        );
     }
 }

@@ -31,7 +31,14 @@ fn load(bytes: &[u8]) -> Result<Detector, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("some.plan");
     std::fs::write(&path, bytes).unwrap();
-    Detector::load(&path, &Options { threads: 1, ..Options::default() }).map_err(|error: Error| {
+    Detector::load(
+        &path,
+        &Options {
+            threads: 1,
+            ..Options::default()
+        },
+    )
+    .map_err(|error: Error| {
         let text = error.to_string();
         assert!(text.contains("some.plan"), "the file is not named: {text}");
         text
@@ -56,7 +63,11 @@ fn what_is_written_is_read_back() {
     let names: Vec<&str> = plan.sections().map(|(name, _)| name).collect();
     assert_eq!(names, ["manifest", "model", "pfn", "program", "weights"]);
     let weights = plan.section("weights").unwrap();
-    assert_eq!(weights.as_ref().as_ptr().align_offset(64), 0, "sections are aligned");
+    assert_eq!(
+        weights.as_ref().as_ptr().align_offset(64),
+        0,
+        "sections are aligned"
+    );
     assert_eq!(weights.as_ref(), common::network().weights);
     assert!(plan.section("nothing").is_err());
 }
@@ -70,7 +81,10 @@ fn the_same_inputs_make_the_same_bytes() {
 fn every_truncation_is_refused() {
     let bytes = valid();
     for i in 0..64 {
-        assert!(load(&bytes[..bytes.len() * i / 64]).is_err(), "{i}/64 of a plan was taken");
+        assert!(
+            load(&bytes[..bytes.len() * i / 64]).is_err(),
+            "{i}/64 of a plan was taken"
+        );
     }
 }
 
@@ -84,14 +98,29 @@ fn each_kind_of_damage_has_its_words() {
         bytes
     };
     assert_refused(b"", "not a centerpoint plan");
-    assert_refused(b"ftrt\0\0\0\0 a bare TensorRT engine, long enough to have a header of its own", "bare TensorRT");
-    assert_refused(&with(8, &(VERSION + 1).to_le_bytes()), "plan format 2, this program reads 1");
+    assert_refused(
+        b"ftrt\0\0\0\0 a bare TensorRT engine, long enough to have a header of its own",
+        "bare TensorRT",
+    );
+    assert_refused(
+        &with(8, &(VERSION + 1).to_le_bytes()),
+        "plan format 2, this program reads 1",
+    );
     assert_refused(&with(16, &7u64.to_le_bytes()), "the header says 7");
-    assert_refused(&with(bytes.len() - 1, &[bytes[bytes.len() - 1] ^ 1]), "checksum");
+    assert_refused(
+        &with(bytes.len() - 1, &[bytes[bytes.len() - 1] ^ 1]),
+        "checksum",
+    );
     assert_refused(&with(12, &65u32.to_le_bytes()), "65 sections");
     assert_refused(&with(12, &u32::MAX.to_le_bytes()), "4294967295 sections");
-    assert_refused(&sealed(with(64 + 8, &u64::MAX.to_le_bytes())), "outside of the file");
-    assert_refused(&sealed(with(64 + 16, &u64::MAX.to_le_bytes())), "outside of the file");
+    assert_refused(
+        &sealed(with(64 + 8, &u64::MAX.to_le_bytes())),
+        "outside of the file",
+    );
+    assert_refused(
+        &sealed(with(64 + 16, &u64::MAX.to_le_bytes())),
+        "outside of the file",
+    );
     assert_refused(&sealed(with(64 + 8, &65u64.to_le_bytes())), "unaligned");
     assert_refused(&sealed(with(64, b"other\0\0\0")), "no section `manifest`");
     assert_refused(&sealed(with(64, b"model\0\0\0")), "there twice");
@@ -99,7 +128,10 @@ fn each_kind_of_damage_has_its_words() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = Plan::open(Path::new("no/such.plan")).err().unwrap().to_string();
+    let error = Plan::open(Path::new("no/such.plan"))
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("no/such.plan"), "{error}");
 }
 

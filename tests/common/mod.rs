@@ -112,7 +112,11 @@ pub fn write_plan(folder: &Path, model: &str) -> PathBuf {
 
 /// A KITTI file of these points.
 pub fn write_kitti(path: &Path, points: &[[f32; 4]]) {
-    let bytes: Vec<u8> = points.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+    let bytes: Vec<u8> = points
+        .iter()
+        .flatten()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
     std::fs::write(path, bytes).unwrap();
 }
 

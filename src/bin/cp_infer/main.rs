@@ -12,7 +12,7 @@ use std::time::Instant;
 use args::Args;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::output::FrameResult;
-use centerpoint::points::{self, ReadOptions, sweeps};
+use centerpoint::points::{self, ReadOptions};
 use centerpoint::{Error, PointCloud};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -109,7 +109,7 @@ fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u6
     if args.sweeps.is_none() {
         return Ok((points::read(path, &options)?, 0));
     }
-    let (cloud, sweeps) = sweeps::read_sweeps(path, &options, model.points.capacity)?;
+    let (cloud, sweeps) = points::read_sweeps(path, &options, model.points.capacity)?;
     Ok((cloud, sweeps.points_over_capacity as u64))
 }
 
