@@ -1,5 +1,6 @@
 //! The readers of point clouds through the public API: round trips, real frames, and files that
 //! are broken in every way that comes to mind.
+#![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
 
 #[path = "common/frames.rs"]
 mod frames;
