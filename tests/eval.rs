@@ -114,3 +114,219 @@ fn t4_equals_perception_eval() {
         assert_close(&metrics.to_json(), &expected, name.as_str().unwrap());
     }
 }
+
+/// A detection of a class, or a label where `score` is −1.
+fn sample_box(token: &str, class: &str, x: f64, y: f64, score: f64) -> SampleBox {
+    SampleBox {
+        sample_token: token.to_owned(),
+        translation: [x, y, 0.5],
+        size: [1.9, 4.6, 1.7],
+        rotation: [1.0, 0.0, 0.0, 0.0],
+        velocity: [Some(1.0), Some(0.0)],
+        detection_name: class.to_owned(),
+        detection_score: score,
+        attribute_name: String::new(),
+        ego_translation: [x, y, 0.5],
+        num_pts: -1,
+    }
+}
+
+/// Boxes of `samples` samples, displaced by up to `noise` metres and every tenth left out, with scores
+/// of few different values. The numbers come from a fixed sequence.
+fn scene(samples: usize, noise: f64, scored: bool) -> Results {
+    let mut state = 1u64;
+    let mut random = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let mut results = Results::default();
+    for s in 0..samples {
+        let token = format!("{s:06}");
+        let mut boxes = Vec::new();
+        for i in 0..20 {
+            let class = ["car", "truck", "bus", "bicycle", "pedestrian"][i % 5];
+            let (x, y) = (random() * 60.0 - 30.0, random() * 60.0 - 30.0);
+            let (dx, dy) = (random() * noise, random() * noise);
+            let score = (random() * 5.0).floor() / 5.0;
+            if scored && i % 10 == 9 {
+                continue;
+            }
+            let score = if scored { score } else { -1.0 };
+            boxes.push(sample_box(&token, class, x + dx, y + dy, score));
+        }
+        results.results.insert(token, boxes);
+    }
+    results
+}
+
+#[test]
+fn the_labels_themselves_score_1() {
+    let labels = scene(5, 0.0, false);
+    let mut predictions = labels.clone();
+    for (i, found) in predictions.results.values_mut().flatten().enumerate() {
+        found.detection_score = 1.0 - i as f64 * 1e-3;
+    }
+    let config = nuscenes::Config::demo();
+    let metrics = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
+    assert!((metrics.mean_ap - 1.0).abs() < 1e-12);
+    // Labels without attributes leave that error at 1.
+    assert_eq!(metrics.tp_errors, [0.0, 0.0, 0.0, 0.0, 1.0]);
+    assert!((metrics.nd_score - 0.9).abs() < 1e-12);
+    let metrics = t4::evaluate(&labels, &predictions, &t4::Config::default()).unwrap();
+    assert!((metrics.map - 1.0).abs() < 1e-12);
+}
+
+#[test]
+fn the_order_of_samples_means_nothing() {
+    let (labels, predictions) = (scene(12, 0.0, false), scene(12, 3.0, true));
+    let config = nuscenes::Config::demo();
+    let in_order = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
+    assert!(
+        in_order.mean_ap > 0.1 && in_order.mean_ap < 0.9,
+        "{}",
+        in_order.mean_ap
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let shuffled = |results: &Results, name: &str, step: usize| {
+        let mut samples: Vec<_> = results.results.iter().collect();
+        let count = samples.len();
+        samples = (0..count)
+            .map(|i| samples[(i * step + 3) % count])
+            .collect();
+        let texts = samples
+            .iter()
+            .map(|(token, boxes)| format!("{}:{}", json!(token), json!(boxes)));
+        let text = format!(
+            "{{\"results\":{{{}}}}}",
+            texts.collect::<Vec<_>>().join(",")
+        );
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Results::read(&path).unwrap()
+    };
+    let (labels, predictions) = (shuffled(&labels, "g", 5), shuffled(&predictions, "p", 7));
+    let shuffled = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
+    assert_eq!(
+        shuffled.to_json().to_string(),
+        in_order.to_json().to_string()
+    );
+}
+
+/// Runs `cp-build eval` and returns its exit code, output and errors.
+fn eval(args: &[&str]) -> (i32, String, String) {
+    let program = env!("CARGO_BIN_EXE_cp-build");
+    let output = Command::new(program)
+        .arg("eval")
+        .args(args)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// Label and prediction files of a small scene.
+fn scene_files(dir: &Path) -> (String, String) {
+    let write = |results: Results, name: &str| {
+        let path = dir.join(name);
+        results.write(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (labels, predictions) = (scene(4, 0.0, false), scene(4, 1.0, true));
+    (write(labels, "gt.json"), write(predictions, "pred.json"))
+}
+
+#[test]
+fn the_program_scores_files_as_the_library_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gt, pred) = scene_files(dir.path());
+    let (labels, predictions) = (scene(4, 0.0, false), scene(4, 1.0, true));
+
+    let run = |args: &[&str]| {
+        let (code, out, errors) = eval(&[&["--gt", &gt, "--pred", &pred], args].concat());
+        assert_eq!(code, 0, "{errors}");
+        (out, errors)
+    };
+    let metrics = nuscenes::evaluate(&labels, &predictions, &nuscenes::Config::default()).unwrap();
+    let (out, errors) = run(&["--metric", "nuscenes", "--format", "json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap(),
+        metrics.to_json()
+    );
+    assert!(
+        errors.contains("no labels of trailer, construction_vehicle"),
+        "{errors}"
+    );
+
+    let metrics = nuscenes::evaluate(&labels, &predictions, &nuscenes::Config::demo()).unwrap();
+    let classes = ["--classes", "car,truck,bus,bicycle,pedestrian"];
+    let (out, errors) = run(&[&classes[..], &["--format", "json"]].concat());
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap(),
+        metrics.to_json()
+    );
+    assert_eq!(errors, "");
+    let (out, _) = run(&classes);
+    assert!(
+        out.contains(&format!(
+            "mAP {:.4}  NDS {:.4}  ",
+            metrics.mean_ap, metrics.nd_score
+        )),
+        "{out}"
+    );
+
+    let metrics = t4::evaluate(&labels, &predictions, &t4::Config::default()).unwrap();
+    let (out, _) = run(&["--metric", "t4", "--format", "json"]);
+    assert_eq!(
+        serde_json::from_str::<Value>(&out).unwrap(),
+        metrics.to_json()
+    );
+}
+
+#[test]
+fn the_program_says_what_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gt, pred) = scene_files(dir.path());
+
+    let other = dir.path().join("other.json");
+    std::fs::write(&other, r#"{"results":{"000001":[],"x":[]}}"#).unwrap();
+    let (code, out, errors) = eval(&["--gt", &gt, "--pred", other.to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (1, ""));
+    for part in [
+        "other.json",
+        "3 only in the labels (000000, 000002, 000003)",
+        "predictions (x)",
+    ] {
+        assert!(errors.contains(part), "{errors}");
+    }
+
+    std::fs::write(&other, r#"{"results":{"000001":[{}]}}"#).unwrap();
+    let (code, _, errors) = eval(&["--gt", other.to_str().unwrap(), "--pred", &pred]);
+    assert_eq!(code, 1);
+    for part in [
+        "other.json",
+        "sample `000001`, box 0",
+        "missing field `sample_token`",
+    ] {
+        assert!(errors.contains(part), "{errors}");
+    }
+
+    let (code, _, errors) = eval(&["--gt", "nowhere.json", "--pred", &pred]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("nowhere.json: cannot read"), "{errors}");
+
+    for usage in [
+        &[][..],
+        &["--pred", &pred],
+        &["--plan", "x"],
+        &["--pred", &pred, "--plan", "x"],
+    ] {
+        assert_eq!(eval(usage).0, 2, "{usage:?}");
+    }
+}

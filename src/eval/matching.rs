@@ -74,8 +74,7 @@ pub(super) fn unscored<'n>(
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    let both = labels.results.values().chain(predictions.results.values());
-    for found in both.flatten() {
+    for found in labels.boxes().chain(predictions.boxes()) {
         if names.clone().all(|name| name != found.detection_name) {
             *counts.entry(found.detection_name.clone()).or_default() += 1;
         }

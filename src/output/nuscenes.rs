@@ -112,6 +112,11 @@ impl Results {
         out.write_all(b"\n}}\n")
     }
 
+    /// All boxes, in order of their samples' tokens.
+    pub fn boxes(&self) -> impl Iterator<Item = &SampleBox> {
+        self.results.values().flatten()
+    }
+
     /// Whether every box is one that the metrics can score and [`read`](Self::read) would accept.
     ///
     /// # Errors
