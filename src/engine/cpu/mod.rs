@@ -1,4 +1,4 @@
-//! The CPU engine: convolutional networks in f32, on any instruction set, without dependencies.
+//! The CPU engine: convolutional networks in f32, in plain Rust, on any instruction set.
 //!
 //! # Public API
 //! ```text
@@ -7,23 +7,319 @@
 //!               .conv(name, x, &ConvSpec) .conv_transpose(name, x, &ConvTransposeSpec)
 //!               .affine(name, x, scale, shift, relu) .relu(name, x) .sigmoid(name, x)
 //!               .add(name, a, b, relu) .concat(name, &[x…]) .max_pool(name, x, &MaxPoolSpec)
-//!               .depth_to_space(name, x, block, DepthToSpaceMode) .output(x, name)
+//!               .depth_to_space(name, x, block, DepthToSpaceMode)
+//!               .output(x, name)
 //!               .finish() -> Payload { program: Program (serde), weights: Vec<u8> }
-//! at run    CpuEngine::new(program, weights: Weights, pool: Arc<Pool>, Options) -> CpuEngine: Engine
+//! inspect   Program::validate(blob_len), Program::layers() -> Vec<Layer>
+//! at run    CpuEngine::new(program, weights: Weights, pool: Arc<Pool>, &Options) -> CpuEngine
+//!               as Engine: .input_mut() .run() .output(i)
+//!               .run_with(&mut |tensor_name, MapView| …)       calibration
+//!               .set_timing(true) .layer_times()               profiling
+//!               .arena_bytes() .isa()
 //! ```
 //! All builder methods return `Result<_, EngineError>`, whose errors name the node. The weights are
 //! read in place, for instance from a memory-mapped file; see [`Weights`].
+//!
+//! # How it computes
+//! Maps are NHWC with a border of zeros ([`arena`]); weights lie in blocks of 16 output channels, one
+//! layout for all instruction sets ([`pack`]); a tile of pixels by 16 or 32 output channels stays in
+//! registers while the reduction runs ([`kernels`]). Every output element is one chain of fused
+//! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
+//! the result depend neither on the instruction set nor on the number of threads.
+//!
+//! [`arena`]: self::arena
+//! [`pack`]: self::pack
+//! [`kernels`]: self::kernels
 
+mod arena;
 mod builder;
+mod check;
+mod conv;
+mod exec;
+mod kernels;
+mod layers;
 mod lower;
 mod pack;
 pub mod program;
+mod simd;
 
 pub use builder::{ConvSpec, ConvTransposeSpec, MaxPoolSpec, ProgramBuilder, TensorId};
+pub use layers::Layer;
 pub use program::{DepthToSpaceMode, Payload, Program};
+pub use simd::Isa;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::arena::{LINE, Place};
+use self::conv::ConvStep;
+use self::exec::{Context, Step, StepKind};
+use self::program::{OpKind, Section};
+use super::{Engine, EngineError, MapDesc, MapView, MapViewMut};
+use crate::threads::Pool;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
-/// blob's part of it. The bytes must stay where they are and begin at a multiple of 64 bytes.
+/// blob's part of it. It must give the same bytes each time, aligned to 4 bytes; alignment to
+/// [`program::ALIGN`] is fastest.
 pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// How to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Instruction set; `None` takes the one that the environment variable `CENTERPOINT_ISA` names
+    /// (`avx512`, `avx2`, `neon`, `portable`), or else the best of this machine.
+    pub isa: Option<Isa>,
+}
+
+/// A program ready to run: its weights, its memory, its threads.
+pub struct CpuEngine {
+    input: MapDesc,
+    outputs: Vec<MapDesc>,
+    input_place: Place,
+    output_places: Vec<Place>,
+    steps: Vec<Step>,
+    /// Tensors that are complete after each step, for observers.
+    completed: Vec<Vec<(String, Place)>>,
+    weights: Weights,
+    pool: Arc<Pool>,
+    isa: Isa,
+    arena: Vec<Line>,
+    /// Time of each step in the last run, if asked for.
+    times: Option<Vec<Duration>>,
+}
+
+/// A cache line of the arena, which aligns it.
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+impl CpuEngine {
+    /// Checks the program, plans its memory and allocates it.
+    ///
+    /// # Errors
+    /// [`EngineError::Payload`] if the program contradicts itself or the weights,
+    /// [`EngineError::Memory`] if its maps are too large, [`EngineError::Device`] if the asked-for
+    /// instruction set is missing.
+    pub fn new(
+        program: Program,
+        weights: Weights,
+        pool: Arc<Pool>,
+        options: &Options,
+    ) -> Result<Self, EngineError> {
+        let isa = Isa::choose(options.isa)?;
+        program.validate((*weights).as_ref().len())?;
+        let (places, len) = arena::plan(&program)?;
+        let lines = len.div_ceil(LINE);
+        let mut arena = Vec::new();
+        arena
+            .try_reserve_exact(lines)
+            .map_err(|_| EngineError::Memory {
+                bytes: (lines * size_of::<Line>()) as u64,
+                limit: 0,
+            })?;
+        arena.resize(lines, Line([0.0; LINE]));
+
+        let desc = |name: &str, place: &Place| MapDesc {
+            name: name.to_owned(),
+            channels: place.channels,
+            height: place.height,
+            width: place.width,
+        };
+        let input_place = places[program.input];
+        let output_places: Vec<Place> = program
+            .outputs
+            .iter()
+            .map(|output| places[output.tensor])
+            .collect();
+        let outputs = program.outputs.iter().zip(&output_places);
+        Ok(Self {
+            input: desc(&program.tensors[program.input].name, &input_place),
+            outputs: outputs
+                .map(|(output, place)| desc(&output.name, place))
+                .collect(),
+            input_place,
+            output_places,
+            steps: steps(&program, &places),
+            completed: completed(&program, &places),
+            weights,
+            pool,
+            isa,
+            arena,
+            times: None,
+        })
+    }
+
+    /// Runs the network and shows every tensor to `observer`, by name, as soon as it is complete: the
+    /// network's input first, then each operator's output (after its fused ReLU), and a Concat when
+    /// the last of its parts is written. Borders are not part of the views.
+    pub fn run_with(
+        &mut self,
+        observer: &mut dyn FnMut(&str, MapView<'_>),
+    ) -> Result<(), EngineError> {
+        let place = self.input_place;
+        observer(
+            &self.input.name,
+            view(bytemuck::cast_slice(&self.arena), &place),
+        );
+        self.execute(Some(observer))
+    }
+
+    /// Turns the timing of operators on or off; off costs nothing.
+    pub fn set_timing(&mut self, on: bool) {
+        self.times = on.then(|| vec![Duration::ZERO; self.steps.len()]);
+    }
+
+    /// Time of each operator of the program in the last run, in the order of [`Program::layers`];
+    /// empty if timing is off.
+    pub fn layer_times(&self) -> &[Duration] {
+        self.times.as_deref().unwrap_or_default()
+    }
+
+    /// Size of the memory in which all feature maps lie.
+    pub fn arena_bytes(&self) -> usize {
+        size_of_val(&self.arena[..])
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn execute(
+        &mut self,
+        mut observer: Option<&mut dyn FnMut(&str, MapView<'_>)>,
+    ) -> Result<(), EngineError> {
+        let context = Context {
+            pool: &self.pool,
+            isa: self.isa,
+            weights: (*self.weights).as_ref(),
+        };
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        for (index, step) in self.steps.iter().enumerate() {
+            let begin = self.times.is_some().then(Instant::now);
+            step.run(context, arena)?;
+            if let (Some(times), Some(begin)) = (&mut self.times, begin) {
+                times[index] = begin.elapsed();
+            }
+            if let Some(observer) = &mut observer {
+                for (name, place) in &self.completed[index] {
+                    observer(name, view(arena, place));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Engine for CpuEngine {
+    fn input(&self) -> &MapDesc {
+        &self.input
+    }
+
+    fn outputs(&self) -> &[MapDesc] {
+        &self.outputs
+    }
+
+    fn input_mut(&mut self) -> MapViewMut<'_> {
+        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        MapViewMut {
+            data: &mut arena[self.input_place.buffer()],
+            layout: self.input_place.layout(),
+        }
+    }
+
+    fn run(&mut self) -> Result<(), EngineError> {
+        self.execute(None)
+    }
+
+    fn output(&self, index: usize) -> Option<MapView<'_>> {
+        let place = self.output_places.get(index)?;
+        Some(view(bytemuck::cast_slice(&self.arena), place))
+    }
+}
+
+/// A map of the arena.
+fn view<'a>(arena: &'a [f32], place: &Place) -> MapView<'a> {
+    MapView {
+        data: &arena[place.buffer()],
+        layout: place.layout(),
+    }
+}
+
+/// The operators of a validated program, with their tensors placed.
+fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
+    let mut written = vec![false; program.tensors.len()];
+    let step = |op: &program::Op| {
+        let output = places[op.output];
+        let bytes = |section: &Section| section.range();
+        let kind = match &op.kind {
+            OpKind::Conv(conv) => {
+                let residual = conv.residual.map(|tensor| places[tensor]);
+                StepKind::Conv(ConvStep::new(conv, places[conv.input], residual, &output))
+            }
+            OpKind::Affine {
+                input,
+                scale,
+                shift,
+                relu,
+            } => StepKind::Affine {
+                input: places[*input],
+                scale: bytes(scale),
+                shift: bytes(shift),
+                relu: *relu,
+            },
+            OpKind::Add { a, b, relu } => StepKind::Add {
+                a: places[*a],
+                b: places[*b],
+                relu: *relu,
+            },
+            OpKind::Relu { input } => StepKind::Relu {
+                input: places[*input],
+            },
+            OpKind::Sigmoid { input } => StepKind::Sigmoid {
+                input: places[*input],
+            },
+            OpKind::DepthToSpace { input, block, mode } => StepKind::DepthToSpace {
+                input: places[*input],
+                block: *block,
+                mode: *mode,
+            },
+            OpKind::MaxPool {
+                input,
+                kernel,
+                stride,
+                pad,
+            } => StepKind::MaxPool {
+                input: places[*input],
+                kernel: *kernel,
+                stride: *stride,
+                pad: *pad,
+            },
+        };
+        let root = program.root(op.output).0;
+        let clears_border = !std::mem::replace(&mut written[root], true);
+        Step {
+            kind,
+            output,
+            clears_border,
+        }
+    };
+    program.ops.iter().map(step).collect()
+}
+
+/// For each operator the tensors that are complete after it and not before.
+fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
+    let mut last_write = vec![None; program.tensors.len()];
+    for (index, op) in program.ops.iter().enumerate() {
+        last_write[op.output] = Some(index);
+        last_write[program.root(op.output).0] = Some(index);
+    }
+    let mut completed = vec![Vec::new(); program.ops.len()];
+    for (tensor, write) in last_write.into_iter().enumerate() {
+        if let Some(write) = write {
+            let (tensor, place) = (&program.tensors[tensor], places[tensor]);
+            completed[write].push((tensor.name.clone(), place));
+        }
+    }
+    completed
+}

@@ -215,3 +215,10 @@ pub struct Section {
     /// Number of bytes.
     pub len: usize,
 }
+
+impl Section {
+    /// The bytes of the section.
+    pub(super) fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}

@@ -1,0 +1,301 @@
+//! Checks a program, which may come from a broken or hostile file, before anything is allocated:
+//! every index, shape and section that [`super::exec`] relies on.
+
+use super::builder::{MAX_DIM, MAX_KERNEL, MAX_MAP};
+use super::pack::{LANES, wide_bias_len, wide_len};
+use super::program::{ALIGN, Conv, Op, OpKind, Program, Section, Tensor, WeightLayout};
+use crate::engine::EngineError;
+
+/// Largest distance of a tap: a kernel of [`MAX_KERNEL`] with as large a dilation, and padding.
+const MAX_TAP: i32 = (MAX_KERNEL * MAX_KERNEL + MAX_KERNEL) as i32;
+
+/// An [`EngineError::Payload`].
+pub(super) fn refuse(what: String) -> EngineError {
+    EngineError::Payload { what }
+}
+
+impl Program {
+    /// Checks the program against a weight blob of `blob_len` bytes.
+    pub fn validate(&self, blob_len: usize) -> Result<(), EngineError> {
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            self.check_tensor(tensor)
+                .map_err(|what| refuse(format!("tensor {index} `{}`: {what}", tensor.name)))?;
+        }
+        let mut written = Written::new(self.tensors.len());
+        let input = self.tensor(self.input).map_err(refuse)?;
+        if input.slice_of.is_some() {
+            return Err(refuse(
+                "the network's input is a slice of another tensor".to_owned(),
+            ));
+        }
+        written.add(self, self.input).map_err(refuse)?;
+        for (index, op) in self.ops.iter().enumerate() {
+            self.check_op(op, blob_len, &mut written)
+                .map_err(|what| refuse(format!("operator {index} `{}`: {what}", op.name)))?;
+        }
+        if self.outputs.is_empty() {
+            return Err(refuse("the network has no outputs".to_owned()));
+        }
+        for output in &self.outputs {
+            written
+                .check(self, output.tensor)
+                .map_err(|what| refuse(format!("output `{}`: {what}", output.name)))?;
+        }
+        Ok(())
+    }
+
+    /// Tensor `index`.
+    fn tensor(&self, index: usize) -> Result<&Tensor, String> {
+        let count = self.tensors.len();
+        self.tensors
+            .get(index)
+            .ok_or_else(|| format!("tensor {index} of {count} is used"))
+    }
+
+    /// The tensor whose buffer holds tensor `index`, and the first channel in it.
+    pub(super) fn root(&self, index: usize) -> (usize, usize) {
+        match self.tensors.get(index).and_then(|tensor| tensor.slice_of) {
+            Some(slice) => (slice.tensor, slice.channel),
+            None => (index, 0),
+        }
+    }
+
+    fn check_tensor(&self, tensor: &Tensor) -> Result<(), String> {
+        let shape = [tensor.channels, tensor.height, tensor.width];
+        // Each size is checked first, so that the product cannot overflow 64 bits.
+        let fits = shape.iter().all(|&d| (1..=MAX_DIM).contains(&d))
+            && shape.iter().map(|&d| d as u64).product::<u64>() <= MAX_MAP as u64;
+        if !fits {
+            return Err(format!(
+                "shape {shape:?} is not of 1 to {MAX_DIM} with a product of at most {MAX_MAP}"
+            ));
+        }
+        let Some(slice) = tensor.slice_of else {
+            return Ok(());
+        };
+        let whole = self.tensor(slice.tensor)?;
+        let end = slice.channel.checked_add(tensor.channels);
+        let inside = end.is_some_and(|end| end <= whole.channels);
+        if whole.slice_of.is_some()
+            || !inside
+            || [whole.height, whole.width] != [tensor.height, tensor.width]
+        {
+            return Err(format!(
+                "{shape:?} from channel {} is no slice of `{}`, {:?}",
+                slice.channel,
+                whole.name,
+                [whole.channels, whole.height, whole.width]
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks an operator: its inputs are written and of the right shape, its output is not yet
+    /// written and in another buffer, its constants are in the blob.
+    fn check_op(&self, op: &Op, blob_len: usize, written: &mut Written) -> Result<(), String> {
+        let output = self.tensor(op.output)?;
+        for input in op.inputs() {
+            written.check(self, input)?;
+            if self.root(input).0 == self.root(op.output).0 {
+                return Err("reads the buffer that it writes".to_owned());
+            }
+        }
+        let same = |index: usize| -> Result<(), String> {
+            let expected = [output.channels, output.height, output.width];
+            let input = self.tensor(index)?;
+            let found = [input.channels, input.height, input.width];
+            if found == expected {
+                return Ok(());
+            }
+            Err(format!(
+                "an input is {found:?}, must be {expected:?} as the output"
+            ))
+        };
+        match &op.kind {
+            OpKind::Conv(conv) => {
+                conv.residual.map_or(Ok(()), same)?;
+                check_conv(conv, self.tensor(conv.input)?, output, blob_len)?;
+            }
+            OpKind::Affine {
+                input,
+                scale,
+                shift,
+                ..
+            } => {
+                same(*input)?;
+                check_section("scale", scale, Some(output.channels), blob_len)?;
+                check_section("shift", shift, Some(output.channels), blob_len)?;
+            }
+            OpKind::Add { a, b, .. } => {
+                same(*a)?;
+                same(*b)?;
+            }
+            OpKind::Relu { input } | OpKind::Sigmoid { input } => same(*input)?,
+            OpKind::DepthToSpace { input, block, .. } => {
+                check_range("block", &[*block], 1)?;
+                let input = self.tensor(*input)?;
+                let expected = [input.channels, input.height * block, input.width * block];
+                let found = [output.channels * block * block, output.height, output.width];
+                if expected != found {
+                    return Err(format!("the output holds {found:?}, must be {expected:?}"));
+                }
+            }
+            OpKind::MaxPool {
+                input,
+                kernel,
+                stride,
+                pad,
+            } => {
+                check_range("kernel", kernel, 1)?;
+                check_range("stride", stride, 1)?;
+                check_range("pad", pad, 0)?;
+                let input = self.tensor(*input)?;
+                if input.channels != output.channels {
+                    let (found, expected) = (input.channels, output.channels);
+                    return Err(format!("the input has {found} channels, not {expected}"));
+                }
+            }
+        }
+        written.add(self, op.output)
+    }
+}
+
+impl Op {
+    /// The tensors that the operator reads.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = usize> + use<> {
+        let (first, second) = match &self.kind {
+            OpKind::Conv(conv) => (conv.input, conv.residual),
+            OpKind::Add { a, b, .. } => (*a, Some(*b)),
+            OpKind::Affine { input, .. }
+            | OpKind::Relu { input }
+            | OpKind::Sigmoid { input }
+            | OpKind::DepthToSpace { input, .. }
+            | OpKind::MaxPool { input, .. } => (*input, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+/// Checks that sizes are in `least..=MAX_KERNEL`.
+fn check_range(what: &str, values: &[usize], least: usize) -> Result<(), String> {
+    if values.iter().all(|v| (least..=MAX_KERNEL).contains(v)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} is {values:?}, must be {least} to {MAX_KERNEL}"
+    ))
+}
+
+/// Checks that a section holds `len` values of f32 and is in the blob.
+fn check_section(
+    what: &str,
+    section: &Section,
+    len: Option<usize>,
+    blob_len: usize,
+) -> Result<(), String> {
+    let Section { offset, len: bytes } = *section;
+    let expected = len.and_then(|len| len.checked_mul(size_of::<f32>()));
+    if expected != Some(bytes) {
+        return Err(format!("{what} has {bytes} bytes, must have {expected:?}"));
+    }
+    let inside = offset.checked_add(bytes).is_some_and(|end| end <= blob_len);
+    if !inside || offset % ALIGN != 0 {
+        return Err(format!(
+            "{what} at {offset} with {bytes} bytes must be aligned to {ALIGN} and inside the \
+             {blob_len} bytes of weights"
+        ));
+    }
+    Ok(())
+}
+
+/// Checks a convolution.
+fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> Result<(), String> {
+    check_range("stride", &conv.stride, 1)?;
+    check_range("up", &conv.up, 1)?;
+    let (channels, groups) = (input.channels, conv.groups);
+    if groups == 0 || channels % groups != 0 || output.channels % groups != 0 {
+        let expected = format!("divide {channels} and {} channels", output.channels);
+        return Err(format!("groups is {groups}, must {expected}"));
+    }
+    if conv.layout == WeightLayout::Narrow
+        && (groups != 1 || conv.residual.is_some() || channels % LANES != 0)
+    {
+        let found = format!("{groups} groups, {channels} channels");
+        return Err(format!(
+            "narrow layout with a residual or {found}, needs 1 group, 16·n"
+        ));
+    }
+    let expected = conv.up[0] * conv.up[1];
+    if conv.phases.len() != expected {
+        return Err(format!(
+            "has {} phases, must have {expected}",
+            conv.phases.len()
+        ));
+    }
+    for phase in &conv.phases {
+        let taps = phase.taps.len();
+        let near = |tap: &[i32; 2]| tap.iter().all(|d| (-MAX_TAP..=MAX_TAP).contains(d));
+        if taps > MAX_KERNEL * MAX_KERNEL || !phase.taps.iter().all(near) {
+            return Err(format!(
+                "has {taps} taps, or one farther than {MAX_TAP} pixels"
+            ));
+        }
+        let (weights, bias) = match conv.layout {
+            WeightLayout::Wide => (
+                wide_len(groups, channels, output.channels, taps),
+                wide_bias_len(groups, output.channels),
+            ),
+            WeightLayout::Narrow => {
+                let len = channels
+                    .checked_mul(taps)
+                    .and_then(|n| n.checked_mul(output.channels));
+                (len, output.channels)
+            }
+        };
+        check_section("weights", &phase.weights, weights, blob_len)?;
+        check_section("bias", &phase.bias, Some(bias), blob_len)?;
+    }
+    Ok(())
+}
+
+/// The channels of each buffer that have been written: sorted ranges without overlap.
+struct Written(Vec<Vec<(usize, usize)>>);
+
+impl Written {
+    fn new(tensors: usize) -> Self {
+        Self(vec![Vec::new(); tensors])
+    }
+
+    /// The channels of tensor `index` in its buffer.
+    fn range(program: &Program, index: usize) -> Result<(usize, (usize, usize)), String> {
+        let channels = program.tensor(index)?.channels;
+        let (root, first) = program.root(index);
+        Ok((root, (first, first + channels)))
+    }
+
+    /// Notes that tensor `index` is written; twice is an error.
+    fn add(&mut self, program: &Program, index: usize) -> Result<(), String> {
+        let (root, range) = Self::range(program, index)?;
+        let ranges = &mut self.0[root];
+        let at = ranges.partition_point(|other| other.1 <= range.0);
+        if ranges.get(at).is_some_and(|next| next.0 < range.1) {
+            return Err(format!("tensor {index} is written twice"));
+        }
+        ranges.insert(at, range);
+        Ok(())
+    }
+
+    /// Checks that all of tensor `index` has been written.
+    fn check(&self, program: &Program, index: usize) -> Result<(), String> {
+        let (root, (mut first, end)) = Self::range(program, index)?;
+        for range in &self.0[root] {
+            if range.0 <= first && first < range.1 {
+                first = range.1;
+            }
+        }
+        if first >= end {
+            return Ok(());
+        }
+        Err(format!("tensor {index} is read before it is written"))
+    }
+}

@@ -1,0 +1,423 @@
+//! Instruction sets, and sixteen f32 lanes that every one of them offers.
+//!
+//! A kernel is written once, generic over [`Lanes`], and [`dispatch`] compiles it for each
+//! instruction set. All of them compute every element with the same operations in the same order
+//! (fused multiply-add included), so results have the same bytes everywhere.
+#![allow(unsafe_code)]
+
+use crate::engine::EngineError;
+
+/// An instruction set that the engine has kernels for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// AArch64.
+    Neon,
+    /// Any processor; slow where the compiler may not assume a fused multiply-add.
+    Portable,
+}
+
+impl Isa {
+    /// All instruction sets, best first.
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+
+    /// Name, as the environment variable `CENTERPOINT_ISA` and `cp-build inspect` have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Neon => "neon",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            Self::Portable => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The one asked for, else that named by `CENTERPOINT_ISA`, else the machine's best.
+    pub(super) fn choose(asked: Option<Self>) -> Result<Self, EngineError> {
+        let refuse = |device: &str, reason: &str| EngineError::Device {
+            device: device.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let isa = match (asked, std::env::var("CENTERPOINT_ISA")) {
+            (Some(isa), _) => Some(isa),
+            (None, Ok(name)) if !name.is_empty() => {
+                let known = Self::ALL.into_iter().find(|isa| isa.name() == name);
+                let reason = "CENTERPOINT_ISA must be avx512, avx2, neon or portable";
+                Some(known.ok_or_else(|| refuse(&name, reason))?)
+            }
+            _ => Self::ALL.into_iter().find(|isa| isa.is_available()),
+        };
+        match isa {
+            Some(isa) if isa.is_available() => Ok(isa),
+            Some(isa) => Err(refuse(
+                isa.name(),
+                "this processor lacks the instruction set",
+            )),
+            None => Ok(Self::Portable),
+        }
+    }
+}
+
+/// Sixteen f32 lanes.
+///
+/// # Safety
+/// The methods of an implementation may be called only on a processor that has its instruction set;
+/// [`dispatch`] sees to that. Pointers must be valid for the 16 values (one, for `splat`).
+pub(super) trait Lanes: Copy {
+    /// Registers that hold sixteen lanes times this many pixels and blocks: whether a tile can be
+    /// 12 pixels by 2 blocks (32 registers of 16 lanes).
+    const LARGE: bool;
+    /// Sixteen consecutive values.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Writes sixteen consecutive values.
+    unsafe fn store(self, to: *mut f32);
+    /// One value in all lanes.
+    unsafe fn splat(from: *const f32) -> Self;
+    /// `self + a · b`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `self + other`.
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self` where it is above 0, else 0 (also for NaN).
+    unsafe fn relu(self) -> Self;
+    /// The sum of the lanes: halves are added until one lane is left (i + 8, i + 4, i + 2, i + 1).
+    unsafe fn sum(self) -> f32;
+}
+
+/// Work that [`dispatch`] compiles for each instruction set. `run` must be `#[inline(always)]`.
+pub(super) trait Kernel {
+    /// Does the work with lanes `L`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set of `L`.
+    unsafe fn run<L: Lanes>(self);
+}
+
+/// Runs a kernel with an instruction set; one that the machine lacks falls back to the portable one.
+pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
+    if !isa.is_available() {
+        // SAFETY: needs no instruction set.
+        return unsafe { kernel.run::<Portable>() };
+    }
+    match isa {
+        // SAFETY: just checked that the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::avx512(kernel) },
+        // SAFETY: just checked that the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::avx2(kernel) },
+        // SAFETY: every AArch64 processor that runs Rust's targets has NEON.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
+        // SAFETY: needs no instruction set.
+        _ => unsafe { kernel.run::<Portable>() },
+    }
+}
+
+/// [`Lanes`] in plain Rust.
+#[derive(Clone, Copy)]
+struct Portable([f32; 16]);
+
+impl Lanes for Portable {
+    const LARGE: bool = false;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { from.cast::<[f32; 16]>().read() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[f32; 16]>().write(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> Self {
+        // SAFETY: the caller's promise.
+        Self([unsafe { *from }; 16])
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| a.0[i].mul_add(b.0[i], self.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        Self(self.0.map(|v| if v > 0.0 { v } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        let mut v = self.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+        }
+        v[0]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Kernel, Lanes};
+    use std::arch::x86_64::*;
+
+    /// Runs a kernel with AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn avx512<K: Kernel>(kernel: K) {
+        // SAFETY: this function's own requirement.
+        unsafe { kernel.run::<Avx512>() }
+    }
+
+    /// Runs a kernel with AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2<K: Kernel>(kernel: K) {
+        // SAFETY: this function's own requirement.
+        unsafe { kernel.run::<Avx2>() }
+    }
+
+    /// One register.
+    #[derive(Clone, Copy)]
+    struct Avx512(__m512);
+
+    // SAFETY, for all unsafe blocks below: the caller promises the instruction set and valid
+    // pointers; see `Lanes`.
+    impl Lanes for Avx512 {
+        const LARGE: bool = true;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_set1_ps(*from) })
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn relu(self) -> Self {
+            // The second operand wins for NaN and for two zeros.
+            // SAFETY: as above.
+            Self(unsafe { _mm512_max_ps(self.0, _mm512_setzero_ps()) })
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: as above; AVX-512F includes AVX.
+            unsafe {
+                let high = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(
+                    _mm512_castps_pd(self.0),
+                )));
+                sum8(_mm256_add_ps(
+                    _mm512_castps512_ps256(self.0),
+                    _mm512_castps512_ps256(high),
+                ))
+            }
+        }
+    }
+
+    /// Two registers.
+    #[derive(Clone, Copy)]
+    struct Avx2(__m256, __m256);
+
+    impl Lanes for Avx2 {
+        const LARGE: bool = false;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: as above.
+            unsafe {
+                _mm256_storeu_ps(to, self.0);
+                _mm256_storeu_ps(to.add(8), self.1);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> Self {
+            // SAFETY: as above.
+            let v = unsafe { _mm256_broadcast_ss(&*from) };
+            Self(v, v)
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                Self(
+                    _mm256_fmadd_ps(a.0, b.0, self.0),
+                    _mm256_fmadd_ps(a.1, b.1, self.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                Self(
+                    _mm256_add_ps(self.0, other.0),
+                    _mm256_add_ps(self.1, other.1),
+                )
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn relu(self) -> Self {
+            // The second operand wins for NaN and for two zeros.
+            // SAFETY: as above.
+            unsafe {
+                let zero = _mm256_setzero_ps();
+                Self(_mm256_max_ps(self.0, zero), _mm256_max_ps(self.1, zero))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: as above.
+            unsafe { sum8(_mm256_add_ps(self.0, self.1)) }
+        }
+    }
+
+    /// The sum of eight lanes, in the order of [`Lanes::sum`].
+    ///
+    /// # Safety
+    /// The processor has AVX.
+    #[inline(always)]
+    unsafe fn sum8(v: __m256) -> f32 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::Lanes;
+    use std::arch::aarch64::*;
+
+    /// Four registers.
+    #[derive(Clone, Copy)]
+    pub(super) struct Neon([float32x4_t; 4]);
+
+    // SAFETY, for all unsafe blocks below: every AArch64 processor that runs Rust's targets has NEON,
+    // and the caller promises valid pointers; see `Lanes`.
+    impl Lanes for Neon {
+        const LARGE: bool = false;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Self(std::array::from_fn(|i| unsafe {
+                vld1q_f32(from.add(4 * i))
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            for (i, v) in self.0.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { vst1q_f32(to.add(4 * i), v) }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(from: *const f32) -> Self {
+            // SAFETY: as above.
+            Self([unsafe { vld1q_dup_f32(from) }; 4])
+        }
+
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(std::array::from_fn(|i| unsafe {
+                vfmaq_f32(self.0[i], a.0[i], b.0[i])
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(std::array::from_fn(|i| unsafe {
+                vaddq_f32(self.0[i], other.0[i])
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn relu(self) -> Self {
+            // A comparison and a selection, because `vmaxq_f32` keeps NaN.
+            Self(self.0.map(|v| {
+                // SAFETY: as above.
+                unsafe {
+                    let zero = vdupq_n_f32(0.0);
+                    vbslq_f32(vcgtq_f32(v, zero), v, zero)
+                }
+            }))
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            let [v0, v1, v2, v3] = self.0;
+            // SAFETY: as above.
+            unsafe {
+                let v = vaddq_f32(vaddq_f32(v0, v2), vaddq_f32(v1, v3));
+                let v = vadd_f32(vget_low_f32(v), vget_high_f32(v));
+                vget_lane_f32::<0>(v) + vget_lane_f32::<1>(v)
+            }
+        }
+    }
+}
