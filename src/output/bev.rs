@@ -82,8 +82,8 @@ pub fn render(
     picture.canvas.set_clip(picture.view.map());
     picture.grid();
     let heights = picture.points(points, options.heights);
-    picture.ring_labels();
-    picture.ego();
+    let mut taken = picture.ring_labels();
+    taken.push(picture.ego());
     for label in labels.iter().flatten() {
         picture.label_box(label);
     }
@@ -91,9 +91,9 @@ pub fn render(
     for b in boxes.iter().rev() {
         picture.detected_box(b);
     }
-    let legend = picture.legend(&boxes, labels.as_deref(), options.classes);
-    let scale = picture.height_scale(heights);
-    picture.names(&boxes, options.classes, [legend, scale]);
+    taken.push(picture.legend(&boxes, labels.as_deref(), options.classes));
+    taken.push(picture.height_scale(heights));
+    picture.names(&boxes, options.classes, &taken);
     picture.canvas.set_clip([0.0, 0.0, view.width, view.height]);
     picture.title(points.len(), boxes.len(), options);
     Ok(picture.canvas.finish())

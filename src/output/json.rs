@@ -34,7 +34,7 @@ struct LineBox<'a> {
     velocity: [f32; 2],
 }
 
-/// The frame as one line of JSON, without the line break.
+/// The frame as one line of JSON, ended by a line break.
 ///
 /// # Errors
 /// A number that is not finite, or a class without a name.
@@ -71,8 +71,10 @@ pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Outp
         boxes,
         times_ms: result.times,
     };
-    serde_json::to_string(&line).map_err(|source| OutputError::Json {
-        frame: result.frame.to_owned(),
-        source,
-    })
+    serde_json::to_string(&line)
+        .map(|text| text + "\n")
+        .map_err(|source| OutputError::Json {
+            frame: result.frame.to_owned(),
+            source,
+        })
 }

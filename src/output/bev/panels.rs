@@ -19,12 +19,12 @@ enum Sign {
 }
 
 impl Picture {
-    /// Class and score beside each box, best first, where there is room.
-    pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], panels: [Rect; 2]) {
+    /// Class and score beside each box, best first, where no box, other name or one of `others` is.
+    pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], others: &[Rect]) {
         let unit = self.view.unit;
         let size = 8.5 * unit;
         let mut taken: Vec<Rect> = boxes.iter().map(|b| self.hull(b)).collect();
-        taken.extend(panels);
+        taken.extend(others);
         let [left, top, right, bottom] = self.view.map();
         for (i, b) in boxes.iter().enumerate().take(MAX_LABELS) {
             let name = class_name(b.class, classes);

@@ -2,7 +2,7 @@
 
 use super::super::color::{self, SCALE_STEPS};
 use super::super::font;
-use super::super::raster::{Paint, paint};
+use super::super::raster::{Paint, Rect, paint};
 use super::{BACKGROUND, FAINT_TEXT, GRID, Picture, TEXT, View};
 use crate::boxes::Box3d;
 use crate::points::{Column, PointCloud};
@@ -26,17 +26,22 @@ impl Picture {
         }
     }
 
-    /// The rings' radii; drawn after the points, so that they can be read.
-    pub(super) fn ring_labels(&mut self) {
+    /// The rings' radii; drawn after the points, so that they can be read. Returns where.
+    pub(super) fn ring_labels(&mut self) -> Vec<Rect> {
         let size = 9.0 * self.view.unit;
-        for radius in self.view.rings() {
+        let label = |radius: f32| {
             let text = format!("{radius} m");
             // On the diagonal ahead to the right, where the axes are not.
             let along = radius * std::f32::consts::FRAC_1_SQRT_2;
             let [x, y] = self.view.pixel([along, -along]);
-            let at = [x - font::width(&text) * size * 0.5, y + size * 0.5];
-            self.rimmed_text(at, size, FAINT_TEXT, &text);
+            let half = [font::width(&text) * size * 0.5, size * 0.5];
+            (text, [x - half[0], y - half[1], x + half[0], y + half[1]])
+        };
+        let labels: Vec<(String, Rect)> = self.view.rings().map(label).collect();
+        for (text, rect) in &labels {
+            self.rimmed_text([rect[0], rect[3]], size, FAINT_TEXT, text);
         }
+        labels.into_iter().map(|(_, rect)| rect).collect()
     }
 
     /// The points, low ones first so that high ones lie on top. Returns the ends of the height
@@ -77,8 +82,8 @@ impl Picture {
         [low, high]
     }
 
-    /// The vehicle: an arrowhead at the origin that points forward.
-    pub(super) fn ego(&mut self) {
+    /// The vehicle: an arrowhead at the origin that points forward. Returns where.
+    pub(super) fn ego(&mut self) -> Rect {
         let [x, y] = self.view.pixel([0.0, 0.0]);
         let u = self.view.unit.max(self.view.scale * 0.09);
         for (grow, rgb) in [(3.0, BACKGROUND), (0.0, TEXT)] {
@@ -100,6 +105,7 @@ impl Picture {
                 paint,
             );
         }
+        [x - 12.0 * u, y - 20.0 * u, x + 12.0 * u, y + 14.0 * u]
     }
 
     pub(super) fn corners(&self, b: &Box3d) -> [[f32; 2]; 4] {
