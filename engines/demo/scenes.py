@@ -1,0 +1,261 @@
+"""Scenes on disk to training batches: reading, augmentation, pillars, targets.
+
+A scene folder is what `cp-build synth` writes: `frames/NNNNNN.bin` with f32 little-endian rows
+`x y z intensity t`, and `labels.json` in nuScenes style. x is forward, y left, z up; metres,
+radians, seconds. Boxes are held as f32 rows `x y z l w h yaw vx vy`.
+"""
+
+import json
+import queue
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from network import CLASSES, FEATURES, POINT_COLUMNS
+
+# Gaussian radius on the heatmap, in head cells. mmdetection3d's gaussian_radius (overlap 0.1,
+# at least 2) gives 2 for nearly every vehicle on 0.8 m cells. The runtime has no max-pool before
+# its circle NMS, so the two small classes get a narrower peak that leaves fewer duplicates.
+RADIUS = {"car": 2, "truck": 2, "bus": 2, "bicycle": 1, "pedestrian": 1}
+
+
+@dataclass
+class Labels:
+    """The labelled boxes of one frame."""
+
+    boxes: np.ndarray  # [N, 9] x y z l w h yaw vx vy
+    classes: np.ndarray  # [N] index into CLASSES
+    points: np.ndarray  # [N] lidar points inside
+
+    def select(self, mask):
+        return Labels(self.boxes[mask], self.classes[mask], self.points[mask])
+
+
+class SceneFolder:
+    """Frames and labels of one `cp-build synth` folder, in the order of their names."""
+
+    def __init__(self, folder, limit=None):
+        self.folder = Path(folder)
+        with open(self.folder / "labels.json", encoding="utf-8") as file:
+            document = json.load(file)
+        results, self.meta = document["results"], document.get("meta", {})
+        self.names = sorted(results)[:limit]
+        self.labels = [parse_labels(results[name]) for name in self.names]
+
+    def __len__(self):
+        return len(self.names)
+
+    def points(self, index):
+        """[N, 5] f32 points of one frame."""
+        path = self.folder / "frames" / f"{self.names[index]}.bin"
+        values = np.fromfile(path, dtype="<f4")
+        if values.size % POINT_COLUMNS:
+            raise ValueError(f"{path}: {values.size} floats are no multiple of {POINT_COLUMNS}")
+        return values.reshape(-1, POINT_COLUMNS)
+
+
+def parse_labels(boxes):
+    """nuScenes boxes (size w l h, rotation w x y z) → Labels."""
+    rows = np.zeros((len(boxes), 9), np.float32)
+    classes = np.zeros(len(boxes), np.int64)
+    points = np.zeros(len(boxes), np.int64)
+    for i, box in enumerate(boxes):
+        w, length, h = box["size"]
+        qw, qx, qy, qz = box["rotation"]
+        yaw = np.arctan2(2 * (qw * qz + qx * qy), 1 - 2 * (qy * qy + qz * qz))
+        velocity = [v if v is not None else np.nan for v in box["velocity"]]
+        rows[i] = [*box["translation"], length, w, h, yaw, *velocity]
+        classes[i] = CLASSES.index(box["detection_name"])
+        points[i] = box["num_pts"]
+    return Labels(rows, classes, points)
+
+
+def augment(points, boxes, rng):
+    """Random flips, rotation, scale and shift of a whole scene; returns new arrays."""
+    points, boxes = points.copy(), boxes.copy()
+    for axis in (0, 1):
+        if rng.random() < 0.5:
+            points[:, axis] *= -1
+            boxes[:, [axis, 7 + axis]] *= -1
+            boxes[:, 6] = (np.pi if axis == 0 else 0.0) - boxes[:, 6]
+    angle = rng.uniform(-np.pi / 8, np.pi / 8)
+    cos, sin = np.cos(angle), np.sin(angle)
+    rotation = np.array([[cos, sin], [-sin, cos]], np.float32)
+    scale = np.float32(rng.uniform(0.95, 1.05))
+    shift = rng.normal(0.0, [0.4, 0.4, 0.1]).astype(np.float32)
+    for rows in (points, boxes):
+        rows[:, :2] = rows[:, :2] @ rotation
+        rows[:, :3] = rows[:, :3] * scale + shift
+    boxes[:, 7:9] = boxes[:, 7:9] @ rotation * scale
+    boxes[:, 3:6] *= scale
+    boxes[:, 6] += angle
+    return points, boxes
+
+
+def voxelise(points, arch):
+    """Points → (kept points in pillar order, pillar length [P], flat cell y · W + x [P]).
+
+    Deterministic as in mmcv: a pillar keeps its first points in input order, pillars are numbered
+    by their first point, and pillars past the cap are dropped.
+    """
+    low = np.array(arch.limits[:3], np.float32)
+    high = np.array(arch.limits[3:], np.float32)
+    xyz = points[:, :3]
+    points = points[np.all((xyz >= low) & (xyz < high), axis=1)]
+    width, height = arch.grid
+    size = np.array(arch.voxel[:2], np.float32)
+    index = np.floor((points[:, :2] - low[:2]) / size).astype(np.int32)
+    index = np.minimum(index, np.array([width - 1, height - 1], np.int32))
+    cell = index[:, 1] * width + index[:, 0]
+
+    order = np.argsort(cell, kind="stable")
+    cell = cell[order]
+    start = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]]) if cell.size else np.zeros(0, int)
+    length = np.diff(np.r_[start, cell.size])
+    number = np.argsort(order[start], kind="stable")[: arch.max_pillars]
+    start, length = start[number], np.minimum(length[number], arch.max_points)
+    rows = np.repeat(start - np.r_[0, np.cumsum(length)[:-1]], length) + np.arange(length.sum())
+    return points[order[rows]], length, cell[start]
+
+
+def ragged_features(points, arch):
+    """Points → (rows [N, 11] f32, rows per pillar [P], flat cell [P]).
+
+    A pillar that is not full ends with one zero row: see `PillarFeatureNet.forward_ragged`.
+    """
+    points, length, cell = voxelise(points, arch)
+    width = arch.grid[0]
+    first = np.r_[0, np.cumsum(length)[:-1]]
+    pillar = np.repeat(np.arange(length.size), length)
+    mean = np.add.reduceat(points[:, :3], first, axis=0) / length[:, None] if length.size else points[:, :3]
+    low, size = np.array(arch.limits[:3], np.float32), np.array(arch.voxel, np.float32)
+    index = np.stack([cell % width, cell // width, np.zeros_like(cell)], axis=1)
+    centre = (size / 2 + index * size + low).astype(np.float32)
+    padded = length + (length < arch.max_points)
+    place = np.arange(points.shape[0]) + (np.r_[0, np.cumsum(padded)[:-1]] - first)[pillar]
+    rows = np.zeros((padded.sum(), FEATURES), np.float32)
+    rows[place] = np.concatenate(
+        [points, points[:, :3] - mean[pillar], points[:, :3] - centre[pillar]], axis=1
+    )
+    return rows, padded, cell
+
+
+def padded_features(points, arch):
+    """Points → (input_features [P, M, 11], flat cell [P]): the deployed form of the above."""
+    rows, padded, cell = ragged_features(points, arch)
+    pillar = np.repeat(np.arange(padded.size), padded)
+    slot = np.arange(rows.shape[0]) - (np.cumsum(padded) - padded)[pillar]
+    features = np.zeros((padded.size, arch.max_points, FEATURES), np.float32)
+    features[pillar, slot] = rows
+    return torch.from_numpy(features), torch.from_numpy(cell.astype(np.int64))
+
+
+def targets(labels, arch):
+    """Labels → (heatmap [classes, H, W], centre cells [K], regression targets [K, 10])."""
+    width, height = (cells // arch.head_stride for cells in arch.grid)
+    cell_size = np.array(arch.voxel[:2]) * arch.head_stride
+    heatmap = np.zeros((len(CLASSES), height, width), np.float32)
+    position = (labels.boxes[:, :2] - np.array(arch.limits[:2])) / cell_size
+    index = np.floor(position).astype(np.int64)
+    for (x, y), label in zip(index, labels.classes):
+        radius = RADIUS[CLASSES[label]]
+        # CornerNet: a window of 2r + 1 cells with sigma = (2r + 1) / 6.
+        ys, xs = np.mgrid[max(y - radius, 0) : min(y + radius + 1, height), max(x - radius, 0) : min(x + radius + 1, width)]
+        value = np.exp(-((xs - x) ** 2 + (ys - y) ** 2) * 18.0 / (2 * radius + 1) ** 2)
+        window = heatmap[label, ys[0, 0] : ys[-1, 0] + 1, xs[0, 0] : xs[0, -1] + 1]
+        np.maximum(window, value, out=window)
+    boxes = labels.boxes
+    values = np.concatenate(
+        [
+            position - index,
+            boxes[:, 2:3],
+            np.log(boxes[:, 3:6]),
+            np.sin(boxes[:, 6:7]),
+            np.cos(boxes[:, 6:7]),
+            boxes[:, 7:9],
+        ],
+        axis=1,
+    ).astype(np.float32)
+    return heatmap, index[:, 1] * width + index[:, 0], values
+
+
+@dataclass
+class Batch:
+    """Tensors of some frames; centres and pillars carry the frame in their flat index."""
+
+    frames: int
+    rows: torch.Tensor  # [N, 11]
+    lengths: torch.Tensor  # [P]
+    cells: torch.Tensor  # [P], frame · H · W + y · W + x
+    heatmap: torch.Tensor | None = None  # [B, classes, H, W]
+    centres: torch.Tensor | None = None  # [K], frame · H · W + y · W + x of the head's grid
+    values: torch.Tensor | None = None  # [K, 10] in the order reg height dim rot vel
+
+    def to(self, device):
+        def move(value):
+            return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+
+        return Batch(**{name: move(value) for name, value in vars(self).items()})
+
+
+def collate(frames, arch, with_targets):
+    """Batch of (points, labels) pairs."""
+    width, height = arch.grid
+    parts = [ragged_features(points, arch) for points, _ in frames]
+    batch = Batch(
+        frames=len(frames),
+        rows=torch.from_numpy(np.concatenate([rows for rows, _, _ in parts])),
+        lengths=torch.from_numpy(np.concatenate([lengths for _, lengths, _ in parts])),
+        cells=torch.from_numpy(
+            np.concatenate([cell.astype(np.int64) + i * width * height for i, (_, _, cell) in enumerate(parts)])
+        ),
+    )
+    if with_targets:
+        goals = [targets(labels, arch) for _, labels in frames]
+        area = goals[0][0][0].size
+        batch.heatmap = torch.from_numpy(np.stack([heatmap for heatmap, _, _ in goals]))
+        batch.centres = torch.from_numpy(np.concatenate([c + i * area for i, (_, c, _) in enumerate(goals)]))
+        batch.values = torch.from_numpy(np.concatenate([values for _, _, values in goals]))
+    return batch
+
+
+def training_frame(scenes, index, arch, rng):
+    """One augmented frame with the labels that can be learnt from it."""
+    labels = scenes.labels[index]
+    points, boxes = augment(scenes.points(index), labels.boxes, rng)
+    inside = np.all((boxes[:, :2] >= arch.limits[:2]) & (boxes[:, :2] < arch.limits[3:5]), axis=1)
+    return points, Labels(boxes, labels.classes, labels.points).select(inside & (labels.points > 0))
+
+
+def training_batches(scenes, arch, batch_size, seed, numbers):
+    """Shuffled batches with the given numbers, made by one thread ahead of the caller.
+
+    Batch n of a seed is always the same one: runs can be resumed and split over processes.
+    """
+    ready = queue.Queue(maxsize=3)
+    per_epoch = len(scenes) // batch_size
+
+    def produce():
+        try:
+            epoch, order = -1, None
+            for number in numbers:
+                if number // per_epoch != epoch:
+                    epoch = number // per_epoch
+                    order = np.random.default_rng([seed, 0, epoch]).permutation(len(scenes))
+                at = number % per_epoch * batch_size
+                rng = np.random.default_rng([seed, 1, number])
+                chosen = order[at : at + batch_size]
+                frames = [training_frame(scenes, i, arch, rng) for i in chosen]
+                ready.put(collate(frames, arch, with_targets=True))
+        except Exception as error:  # handed to the consumer, which would wait forever
+            ready.put(error)
+
+    threading.Thread(target=produce, daemon=True).start()
+    while True:
+        batch = ready.get()
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
