@@ -1,9 +1,9 @@
 //! Synthetic lidar scenes with known boxes.
 //!
 //! No labelled lidar data may be shipped, so the demo model learns from scenes made here: streets,
-//! crossings, car parks and squares ([`scene`]) with objects of real proportions ([`vehicles`],
-//! [`people`]) and everything that hides or resembles them ([`furniture`]), seen by a rotating scanner
-//! ([`scanner`]) from a moving vehicle. A frame is a pure function of seed, index and configuration.
+//! crossings, car parks and squares (`scene`, `street`) with objects of real proportions (`vehicles`,
+//! `people`) and everything that hides or resembles them (`furniture`), seen by a rotating scanner
+//! (`scanner`) from a moving vehicle. A frame is a pure function of seed, index and configuration.
 //!
 //! The frame of points and boxes is the vehicle's at the newest sweep: origin on the ground under the
 //! scanner, x forward, y left, z up. Older sweeps are compensated for the vehicle's motion: static
@@ -23,6 +23,8 @@ mod scene;
 mod shapes;
 mod solids;
 mod street;
+#[cfg(test)]
+mod tests;
 mod vehicles;
 
 use crate::output::nuscenes::SampleBox;

@@ -25,7 +25,7 @@ pub struct Scanner {
     pub max_elevation: f64,
     /// Below this angle the beams are about evenly spaced, above it ever wider apart.
     pub dense_elevation: f64,
-    /// Number of azimuth steps in a turn.
+    /// Number of azimuth steps in a turn; 0 counts as 1.
     pub columns: u32,
     /// Height of the origin of the beams above the ground.
     pub height: f64,
@@ -115,14 +115,14 @@ pub(crate) fn scan(scene: &Scene, scanner: &Scanner, age: f64, rng: &mut Rng) ->
     let ego = scene.ego.pose(age);
     let ground_here = scene.ground.height([ego.position.x, ego.position.y]);
     let origin = ego.position + Vec3::new(0.0, 0.0, ground_here + scanner.height);
-    let columns = scanner.columns as usize;
+    let columns = scanner.columns.max(1) as usize;
     let step = TAU / columns as f64;
     let first = ego.yaw + step * rng.uniform();
     let origin_pose = Pose {
         position: origin,
         yaw: first,
     };
-    let candidates = candidates(scene, scanner, &origin_pose, age);
+    let candidates = candidates(scene, scanner.max_range, step, &origin_pose, age);
     let buckets = Buckets::new(&candidates, columns);
     let beams: Vec<(f64, f64)> = scanner.elevations().iter().map(|e| e.sin_cos()).collect();
     let mut profile = Profile::new(scanner.max_range);
@@ -146,14 +146,14 @@ pub(crate) fn scan(scene: &Scene, scanner: &Scanner, age: f64, rng: &mut Rng) ->
     returns
 }
 
-/// The solids within range, nearest first.
+/// The solids within range, nearest first; `sensor` has the yaw of column 0, `step` leads to the next.
 fn candidates<'a>(
     scene: &'a Scene,
-    scanner: &Scanner,
+    max_range: f64,
+    step: f64,
     sensor: &Pose,
     age: f64,
 ) -> Vec<Candidate<'a>> {
-    let step = TAU / f64::from(scanner.columns);
     let mut found: Vec<Candidate<'a>> = scene
         .solids
         .iter()
@@ -163,7 +163,7 @@ fn candidates<'a>(
             let origin = sensor.position + back;
             let from = [origin.x, origin.y];
             let near = solid.footprint.distance(from);
-            if near > scanner.max_range {
+            if near > max_range {
                 return None;
             }
             let corners = solid.footprint.corners();

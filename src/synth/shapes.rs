@@ -235,3 +235,163 @@ fn enter_ellipsoid(center: &Vec3, radii: &Vec3, yaw: f64, ray: &Ray) -> Option<H
         normal: forth.turn(gradient.normalize()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::rng::Rng;
+    use super::super::solids::{Body, Extrusion, Material};
+    use super::*;
+
+    /// Whether a point is in the shape, straight from the definitions.
+    fn holds(shape: &Shape, p: &Vec3) -> bool {
+        match shape {
+            Shape::Convex(planes) => planes
+                .iter()
+                .all(|plane| plane.normal.dot(p) <= plane.offset),
+            Shape::Capsule { ends, radius } => {
+                let axis = ends[1] - ends[0];
+                let share = (p - ends[0]).dot(&axis) / axis.norm_squared();
+                (p - ends[0] - axis * share.clamp(0.0, 1.0)).norm() <= *radius
+            }
+            Shape::Ellipsoid { center, radii, yaw } => {
+                let (s, c) = yaw.sin_cos();
+                let d = p - center;
+                let own = Vec3::new(c * d.x + s * d.y, c * d.y - s * d.x, d.z);
+                own.component_div(radii).norm() <= 1.0
+            }
+        }
+    }
+
+    fn random_vec(rng: &mut Rng, reach: f64) -> Vec3 {
+        Vec3::from_fn(|_, _| rng.range(-reach, reach))
+    }
+
+    fn random_shape(rng: &mut Rng) -> Shape {
+        match rng.int(0, 2) {
+            0 => {
+                // A cube, cut by random planes.
+                let center = random_vec(rng, 1.0);
+                let mut plane = |normal: Vec3| {
+                    let offset = normal.dot(&center) + rng.range(0.3, 1.5);
+                    Plane { normal, offset }
+                };
+                let sides = [Vec3::x(), Vec3::y(), Vec3::z()];
+                let mut planes = Vec::new();
+                for side in sides {
+                    planes.extend([plane(side), plane(-side)]);
+                }
+                for _ in 0..4 {
+                    let normal = random_vec(rng, 1.0).normalize();
+                    let offset = normal.dot(&center) + rng.range(0.3, 1.5);
+                    planes.push(Plane { normal, offset });
+                }
+                Shape::Convex(planes)
+            }
+            1 => Shape::Capsule {
+                ends: [random_vec(rng, 1.5), random_vec(rng, 1.5)],
+                radius: rng.range(0.1, 1.0),
+            },
+            _ => Shape::Ellipsoid {
+                center: random_vec(rng, 1.0),
+                radii: Vec3::from_fn(|_, _| rng.range(0.2, 2.0)),
+                yaw: rng.range(-3.0, 3.0),
+            },
+        }
+    }
+
+    #[test]
+    fn entry_and_exit_agree_with_marching() {
+        let mut rng = Rng::new(11, 0, 0);
+        let (step, mut hits) = (0.004, 0);
+        for _ in 0..600 {
+            let shape = random_shape(&mut rng);
+            let origin = random_vec(&mut rng, 1.0).normalize() * 9.0;
+            let direction = (random_vec(&mut rng, 1.5) - origin).normalize();
+            let ray = Ray { origin, direction };
+            let inside: Vec<f64> = (0..4500)
+                .map(|k| f64::from(k) * step)
+                .filter(|&t| holds(&shape, &ray.at(t)))
+                .collect();
+            let entry = shape.enter(&ray);
+            let (Some(first), Some(last)) = (inside.first(), inside.last()) else {
+                // Marching may step over a graze, but no more.
+                let chord = entry.map_or(0.0, |hit| shape.exit(&ray).unwrap() - hit.distance);
+                assert!(
+                    chord < step,
+                    "{shape:?} {ray:?}: marching found nothing in {chord}"
+                );
+                continue;
+            };
+            hits += 1;
+            let entry = entry.expect("marching found the inside");
+            assert!(
+                (first - entry.distance).abs() <= step,
+                "{shape:?} {ray:?} {entry:?}"
+            );
+            if *last < 17.9 {
+                assert!((last - shape.exit(&ray).unwrap()).abs() <= step);
+            }
+            // The normal points against the ray, and outward.
+            assert!((entry.normal.norm() - 1.0).abs() < 1e-9);
+            assert!(entry.normal.dot(&direction) <= 1e-9);
+            let at = ray.at(entry.distance);
+            assert!(!holds(&shape, &(at + entry.normal * 1e-6)));
+            assert!(holds(&shape, &(at + direction * 1e-6)) || last - first < 0.01);
+        }
+        assert!(hits > 200, "{hits}");
+    }
+
+    #[test]
+    fn nothing_is_hit_behind_or_from_inside() {
+        let ball = Shape::Ellipsoid {
+            center: Vec3::zeros(),
+            radii: Vec3::repeat(1.0),
+            yaw: 0.0,
+        };
+        let ray = |x: f64| Ray {
+            origin: Vec3::new(x, 0.0, 0.0),
+            direction: Vec3::x(),
+        };
+        assert_eq!(ball.enter(&ray(-3.0)).unwrap().distance, 2.0);
+        assert!(ball.enter(&ray(0.0)).is_none());
+        assert!(ball.enter(&ray(3.0)).is_none());
+    }
+
+    #[test]
+    fn prisms_are_where_their_profiles_say() {
+        let mut body = Body::default();
+        let profile = [[-2.0, 0.0], [2.0, 0.0], [1.0, 1.0], [-2.0, 1.0]];
+        let side = Extrusion {
+            y: 0.5,
+            half_width: 1.0,
+            taper: 0.2,
+            chamfer: 0.1,
+        };
+        body.prism(&profile, side, Material::opaque(0.5));
+        let (min, max) = body.extent();
+        assert_eq!(
+            (min, max),
+            (Vec3::new(-2.0, -0.5, 0.0), Vec3::new(2.0, 1.5, 1.0))
+        );
+        let pose = Pose {
+            position: Vec3::new(10.0, 0.0, 0.0),
+            yaw: std::f64::consts::FRAC_PI_2,
+        };
+        // Turned by 90°, the profile's x runs along the world's y, and y = 0.5 lies at x = 9.5.
+        let solid = body.placed(&pose, None).next().unwrap();
+        let from = |origin: Vec3, direction: Vec3| solid.shape.enter(&Ray { origin, direction });
+        let rear = from(Vec3::new(9.5, -9.0, 0.5), Vec3::y()).unwrap();
+        assert!((rear.distance - 7.0).abs() < 1e-12);
+        let slanted = from(Vec3::new(9.5, 9.0, 0.5), -Vec3::y()).unwrap();
+        assert!((slanted.distance - 7.5).abs() < 1e-12);
+        let tapered = from(Vec3::new(0.0, 0.0, 0.5), Vec3::x()).unwrap();
+        assert!((tapered.distance - 8.6).abs() < 1e-12, "{tapered:?}");
+        assert!(
+            from(Vec3::new(10.49, 9.0, 0.01), -Vec3::y())
+                .unwrap()
+                .distance
+                > 7.0
+        );
+        assert!(from(Vec3::new(9.5, 9.0, 1.01), -Vec3::y()).is_none());
+    }
+}
