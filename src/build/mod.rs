@@ -10,6 +10,7 @@
 mod affine;
 pub mod fuse;
 pub mod hash;
+pub mod import;
 pub mod onnx;
 pub mod simplify;
 
