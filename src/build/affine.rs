@@ -6,12 +6,12 @@ use super::onnx::{Graph, Node};
 
 /// `y = x·scale + shift`, per channel (axis 1), or one value for all.
 pub(crate) struct Affine {
-    pub(super) scale: Vec<f64>,
-    pub(super) shift: Vec<f64>,
+    scale: Vec<f64>,
+    shift: Vec<f64>,
     /// Name of x.
     pub(super) input: String,
     /// Whether there is one value for all channels, however many those are.
-    pub(super) broadcast: bool,
+    broadcast: bool,
 }
 
 impl Affine {
@@ -99,6 +99,16 @@ impl Affine {
             }));
         }
         Ok(None)
+    }
+
+    /// Number of channels that there are factors for; 1 if one serves all.
+    pub(super) fn channels(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// Whether this can be applied to a map of so many channels.
+    pub(super) fn fits(&self, channels: usize) -> bool {
+        self.broadcast || self.scale.len() == channels
     }
 
     /// Scale and shift of channel `c`.

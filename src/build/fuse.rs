@@ -464,11 +464,11 @@ fn bias(
 
 /// Refuses factors for another number of channels.
 fn check_channels(affine: &Affine, channels: usize) -> Planned {
-    match affine.scale.len() {
-        1 if affine.broadcast => Ok(()),
-        found if found == channels => Ok(()),
-        found => refuse(format!(
-            "it has {found} channels, the node before it makes {channels}"
+    match affine.fits(channels) {
+        true => Ok(()),
+        false => refuse(format!(
+            "it has {} channels, the node before it makes {channels}",
+            affine.channels()
         )),
     }
 }

@@ -1,13 +1,13 @@
 //! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes become
-//! initializers; Identity, Dropout, Cast to the type that a value has, Concat of one value, and
+//! initializers, and so do rearranged constants; Identity, Dropout, Cast to the type that a value has, Concat of one value, and
 //! Transposes that undo each other go; zero Pads go into the convolutions behind them.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Result;
 use super::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
-use super::onnx::tensor::element;
-use super::onnx::{Graph, Node, shapes};
+use super::onnx::tensor::{self, element};
+use super::onnx::{Graph, Node, Shapes, Tensor, shapes};
 
 /// Simplifies `graph`, drops what no output needs, and returns the nodes that went, as text.
 ///
@@ -16,6 +16,7 @@ use super::onnx::{Graph, Node, shapes};
 pub fn simplify(graph: &mut Graph) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     constants_to_initializers(graph)?;
+    fold_constants(graph, &mut removed)?;
     drop_copies(graph, &mut removed)?;
     fold_pads(graph, &mut removed)?;
     graph.prune()?;
@@ -35,6 +36,14 @@ fn constants_to_initializers(graph: &mut Graph) -> Result<()> {
             constants.insert(name.to_owned(), tensor);
         }
     }
+    replace_by_initializers(graph, constants)
+}
+
+/// Puts initializers in the place of the nodes that make values of their names.
+fn replace_by_initializers(
+    graph: &mut Graph,
+    mut constants: HashMap<String, TensorProto>,
+) -> Result<()> {
     graph.edit(|proto| {
         let mut made = Vec::new();
         proto.node.retain(|node| {
@@ -45,6 +54,66 @@ fn constants_to_initializers(graph: &mut Graph) -> Result<()> {
         });
         proto.initializer.extend(made);
     })
+}
+
+/// Carries out Transpose, Reshape, Squeeze and Unsqueeze of FLOAT constants.
+fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
+    let shapes = Shapes::infer(graph, &[])?;
+    let mut folded: HashMap<String, TensorProto> = HashMap::new();
+    for node in graph.nodes() {
+        let (Some(input), Some(output)) = (node.input(0), node.output(0)) else {
+            continue;
+        };
+        if !matches!(node.op(), "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze")
+            || graph.is_output(output)
+        {
+            continue;
+        }
+        // Two of them may follow each other.
+        let Some(constant) = folded.get(input).or_else(|| graph.initializer(input)) else {
+            continue;
+        };
+        let Some(dims) = shapes
+            .get(output)
+            .filter(|_| constant.data_type() == element::FLOAT)
+        else {
+            continue;
+        };
+        let mut tensor = tensor::floats(graph.path(), constant)?;
+        if node.op() == "Transpose" {
+            let perm = shapes::permutation(node, tensor.dims.len())?;
+            tensor = transposed(&tensor, &perm);
+        }
+        let made = tensor::from_floats(output, dims, &tensor.data);
+        folded.insert(output.to_owned(), made);
+        removed.push(node.describe());
+    }
+    replace_by_initializers(graph, folded)
+}
+
+/// The tensor with its axes in the order `perm`.
+fn transposed(tensor: &Tensor<f32>, perm: &[usize]) -> Tensor<f32> {
+    // Elements of the source from one step to the next, by axis of the source.
+    let mut strides = vec![1; tensor.dims.len()];
+    for axis in (1..tensor.dims.len()).rev() {
+        strides[axis - 1] = strides[axis] * tensor.dims[axis];
+    }
+    let pick = |values: &[usize]| -> Vec<usize> { perm.iter().map(|&a| values[a]).collect() };
+    let (dims, strides) = (pick(&tensor.dims), pick(&strides));
+    let mut index = vec![0; dims.len()];
+    let mut data = Vec::with_capacity(tensor.data.len());
+    for _ in 0..tensor.data.len() {
+        let from: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
+        data.push(tensor.data[from]);
+        for axis in (0..dims.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < dims[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Tensor { dims, data }
 }
 
 /// Names to use instead of others.

@@ -352,7 +352,7 @@ impl Shapes {
 }
 
 /// An axis counted from 0.
-pub(super) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
+pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
     let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
     let positive = match axis < 0 {
         true => axis.checked_add(rank_i),

@@ -1,0 +1,340 @@
+//! From a graph to the program that an engine runs.
+//!
+//! Each ONNX node becomes one call of the engine's builder, which fuses and packs. What computes
+//! nothing (see [`super::simplify`]), and Reshape, Squeeze and Unsqueeze that give a map its own shape
+//! back, become no operator at all.
+
+use std::collections::HashMap;
+
+use super::affine::Affine;
+use super::onnx::shapes::axis;
+use super::onnx::{Graph, Node, Shapes, Window};
+use super::simplify::simplify;
+use super::{BuildError, Result};
+use crate::engine::EngineError;
+use crate::engine::cpu::{
+    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
+};
+
+/// The operators that the CPU engine runs, and those that go without a trace.
+pub const CPU_OPERATORS: &[&str] = &[
+    "Add",
+    "BatchNormalization",
+    "Cast (to the type that it has)",
+    "Clip (0 to infinity)",
+    "Concat (channels)",
+    "Constant",
+    "Conv",
+    "ConvTranspose",
+    "DepthToSpace",
+    "Dropout",
+    "Identity",
+    "MaxPool",
+    "Mul (by constants)",
+    "Pad (zeros before Conv)",
+    "Relu",
+    "Reshape, Squeeze, Unsqueeze (that change nothing)",
+    "Sigmoid",
+];
+
+/// Makes the CPU engine's payload from a graph with one input and outputs of shape [1, C, H, W].
+/// BatchNormalizations that are still there are run as such; see [`super::fuse`] to fold them before.
+///
+/// # Errors
+/// [`BuildError::Operator`] for an operator that is not supported, [`BuildError::Node`] for a form of
+/// one that is not, [`BuildError::Engine`] for what the engine refuses; each names the node.
+pub fn cpu(graph: &Graph) -> Result<Payload> {
+    // Cheap: the weights are shared.
+    let mut graph = graph.clone();
+    simplify(&mut graph)?;
+    let shapes = Shapes::infer(&graph, &[])?;
+    let mut compiler = Compiler {
+        graph: &graph,
+        shapes: &shapes,
+        builder: ProgramBuilder::new(),
+        maps: HashMap::new(),
+    };
+    compiler.input()?;
+    for node in graph.nodes() {
+        let output = node.need_output()?;
+        // Shapes that exporters compute are constants here.
+        if shapes.ints(output).is_some() {
+            continue;
+        }
+        let map = compiler.node(node)?;
+        compiler.maps.insert(output.to_owned(), map);
+    }
+    compiler.finish()
+}
+
+struct Compiler<'a> {
+    graph: &'a Graph,
+    shapes: &'a Shapes,
+    builder: ProgramBuilder,
+    /// The engine's tensor of each value.
+    maps: HashMap<String, TensorId>,
+}
+
+impl Compiler<'_> {
+    fn input(&mut self) -> Result<()> {
+        let inputs = self.graph.inputs()?;
+        let dims = inputs.first().and_then(|v| self.shapes.get(&v.name));
+        match (&inputs[..], dims) {
+            ([input], Some(&[1, c, h, w])) => {
+                let map = self.builder.input(&input.name, c, h, w);
+                let map = map.map_err(|e| self.refused(e))?;
+                self.maps.insert(input.name.clone(), map);
+                Ok(())
+            }
+            _ => {
+                let found: Vec<_> = inputs.iter().map(|v| (&v.name, &v.dims)).collect();
+                let what =
+                    format!("expected one input of fixed shape [1, C, H, W], found {found:?}");
+                Err(BuildError::graph(self.graph.path(), what))
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<Payload> {
+        for output in &self.graph.proto().output {
+            let name = output.name();
+            let found = self.maps.get(name).copied();
+            let Some(map) = found.filter(|&map| self.has_own_shape(name, map)) else {
+                let dims = self.shapes.get(name);
+                let what = format!("output \"{name}\" has shape {dims:?}, expected [1, C, H, W]");
+                return Err(BuildError::graph(self.graph.path(), what));
+            };
+            let made = self.builder.output(map, name);
+            made.map_err(|e| refused(self.graph, e))?;
+        }
+        let payload = self.builder.finish();
+        payload.map_err(|e| refused(self.graph, e))
+    }
+
+    fn refused(&self, source: EngineError) -> BuildError {
+        refused(self.graph, source)
+    }
+
+    /// Whether a value is its map as [1, C, H, W], not a view of other axes.
+    fn has_own_shape(&self, value: &str, map: TensorId) -> bool {
+        let [c, h, w] = self.builder.shape(map);
+        self.shapes.get(value) == Some(&[1, c, h, w])
+    }
+
+    /// The map of input `index`.
+    fn map(&self, node: Node<'_>, index: usize) -> Result<TensorId> {
+        let name = node.need_input(index)?;
+        let Some(&map) = self.maps.get(name) else {
+            let what = format!("its input \"{name}\" is a constant, expected a map");
+            return Err(node.error(what));
+        };
+        match self.has_own_shape(name, map) {
+            true => Ok(map),
+            false => Err(node.error(format!(
+                "its input \"{name}\" has shape {:?}, expected [1, C, H, W]",
+                self.shapes.get(name)
+            ))),
+        }
+    }
+
+    fn node(&mut self, node: Node<'_>) -> Result<TensorId> {
+        let name = match node.proto.name() {
+            "" => node.need_output()?,
+            name => name,
+        };
+        let made = match node.op() {
+            "Conv" | "ConvTranspose" => return self.conv(name, node),
+            "BatchNormalization" | "Add" | "Mul" => return self.affine_or_add(name, node),
+            "Relu" => {
+                let x = self.map(node, 0)?;
+                self.builder.relu(name, x)
+            }
+            "Clip" => {
+                self.check_clip(node)?;
+                let x = self.map(node, 0)?;
+                self.builder.relu(name, x)
+            }
+            "Sigmoid" => {
+                let x = self.map(node, 0)?;
+                self.builder.sigmoid(name, x)
+            }
+            "Concat" => {
+                let inputs = 0..node.proto.input.len();
+                let maps: Vec<TensorId> =
+                    inputs.map(|i| self.map(node, i)).collect::<Result<_>>()?;
+                let axis = axis(node, node.int("axis", 0)?, 4)?;
+                if axis != 1 {
+                    return Err(node.error(format!("it joins on axis {axis}, supported is 1")));
+                }
+                self.builder.concat(name, &maps)
+            }
+            "DepthToSpace" => {
+                let x = self.map(node, 0)?;
+                let mode = match node.string("mode", "DCR")? {
+                    "DCR" => DepthToSpaceMode::Dcr,
+                    "CRD" => DepthToSpaceMode::Crd,
+                    other => return Err(node.error(format!("mode is {other}"))),
+                };
+                let block = node.int("blocksize", 0)?;
+                let block = usize::try_from(block)
+                    .map_err(|_| node.error(format!("blocksize is {block}")))?;
+                self.builder.depth_to_space(name, x, block, mode)
+            }
+            "MaxPool" => {
+                let x = self.map(node, 0)?;
+                let [_, h, w] = self.builder.shape(x);
+                let window = Window::new(node, [h, w], None)?;
+                if window.dilation != [1; 2] {
+                    return Err(node.error(format!("dilations are {:?}", window.dilation)));
+                }
+                let spec = MaxPoolSpec {
+                    kernel: window.kernel,
+                    stride: window.stride,
+                    pad: window.pad,
+                };
+                self.builder.max_pool(name, x, &spec)
+            }
+            "Identity" => return self.map(node, 0),
+            "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => return self.view(node),
+            _ => {
+                return Err(BuildError::Operator {
+                    path: self.graph.path().to_path_buf(),
+                    node: node.describe(),
+                    supported: CPU_OPERATORS.join(", "),
+                });
+            }
+        };
+        made.map_err(|e| self.refused(e))
+    }
+
+    fn conv(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
+        let x = self.map(node, 0)?;
+        let [_, h, w] = self.builder.shape(x);
+        let weight_name = node.need_input(1)?;
+        let weight = self
+            .graph
+            .floats(weight_name)?
+            .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is no constant")))?;
+        let bias =
+            match node.input(2) {
+                Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
+                    node.error(format!("its bias \"{bias_name}\" is no constant"))
+                })?),
+                None => None,
+            };
+        let bias = bias.as_ref().map(|b| &b.data[..]);
+        let &[d0, d1, kh, kw] = &weight.dims[..] else {
+            return Err(node.error(format!("its weight has shape {:?}", weight.dims)));
+        };
+        let window = Window::new(node, [h, w], Some([kh, kw]))?;
+        let made = match node.op() {
+            "Conv" => self.builder.conv(
+                name,
+                x,
+                &ConvSpec {
+                    out_channels: d0,
+                    kernel: window.kernel,
+                    stride: window.stride,
+                    pad: window.pad,
+                    dilation: window.dilation,
+                    groups: window.groups,
+                    weight: &weight.data,
+                    bias,
+                    relu: false,
+                },
+            ),
+            _ => self.builder.conv_transpose(
+                name,
+                x,
+                &ConvTransposeSpec {
+                    out_channels: d1.saturating_mul(window.groups),
+                    kernel: window.kernel,
+                    stride: window.stride,
+                    pad: window.pad,
+                    output_padding: window.output_padding,
+                    dilation: window.dilation,
+                    groups: window.groups,
+                    weight: &weight.data,
+                    bias,
+                    relu: false,
+                },
+            ),
+        };
+        made.map_err(|e| self.refused(e))
+    }
+
+    fn affine_or_add(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
+        let made = if let Some(affine) = Affine::of(self.graph, node)? {
+            let index = usize::from(node.input(0) != Some(affine.input.as_str()));
+            let x = self.map(node, index)?;
+            let [channels, ..] = self.builder.shape(x);
+            if !affine.fits(channels) {
+                return Err(node.error(format!(
+                    "it has factors for {} channels, its input has {channels}",
+                    affine.channels()
+                )));
+            }
+            let at = |c| {
+                let (scale, shift) = affine.at(c);
+                (scale as f32, shift as f32)
+            };
+            let (scale, shift): (Vec<f32>, Vec<f32>) = (0..channels).map(at).unzip();
+            self.builder.affine(name, x, &scale, &shift, false)
+        } else if node.op() == "Add" {
+            let (a, b) = (self.map(node, 0)?, self.map(node, 1)?);
+            self.builder.add(name, a, b, false)
+        } else {
+            return Err(node.error("it multiplies two maps, or by no constant per channel"));
+        };
+        made.map_err(|e| self.refused(e))
+    }
+
+    /// Checks that a Clip is a Relu.
+    fn check_clip(&self, node: Node<'_>) -> Result<()> {
+        let bound = |index: usize, attribute: &str, open: f32| -> Result<f32> {
+            match node.input(index) {
+                Some(name) => {
+                    let value = self.graph.floats(name)?;
+                    let value = value.and_then(|t| t.data.first().copied());
+                    value.ok_or_else(|| node.error(format!("its bound \"{name}\" is no constant")))
+                }
+                None => node.float(attribute, open),
+            }
+        };
+        let (min, max) = (
+            bound(1, "min", f32::NEG_INFINITY)?,
+            bound(2, "max", f32::INFINITY)?,
+        );
+        match min == 0.0 && max >= f32::MAX {
+            true => Ok(()),
+            false => Err(node.error(format!(
+                "it clips to {min} to {max}, supported is 0 to infinity"
+            ))),
+        }
+    }
+
+    /// A node that only adds or takes axes of length one.
+    fn view(&self, node: Node<'_>) -> Result<TensorId> {
+        let (from, to) = (node.need_input(0)?, node.need_output()?);
+        let long = |value: &str| -> Option<Vec<usize>> {
+            let dims = self.shapes.get(value)?;
+            Some(dims.iter().copied().filter(|&n| n != 1).collect())
+        };
+        let map = self.maps.get(from).copied();
+        map.filter(|_| long(from).is_some() && long(from) == long(to))
+            .ok_or_else(|| {
+                node.error(format!(
+                    "it makes {:?} from {:?}; only changes of axes of length one are supported",
+                    self.shapes.get(to),
+                    self.shapes.get(from)
+                ))
+            })
+    }
+}
+
+fn refused(graph: &Graph, source: EngineError) -> BuildError {
+    BuildError::Engine {
+        path: graph.path().to_path_buf(),
+        source,
+    }
+}
