@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use crate::boxes::Box3d;
 use crate::decode::{self, Decoder};
-use crate::engine::{Engine, EngineError, MapView};
+use crate::engine::{Engine, EngineError, MapView, cpu};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
@@ -227,11 +227,18 @@ fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
         }
         .into());
     }
-    let _ = pool;
-    Err(EngineError::Payload {
-        what: "the CPU engine is not there yet".into(),
-    }
-    .into())
+    let program = plan.section("program")?;
+    let program = serde_json::from_slice(program.as_ref()).map_err(|e| PlanError::Broken {
+        path: plan.path().into(),
+        what: format!("section `program`: {e}"),
+    })?;
+    let weights = Arc::new(plan.section("weights")?);
+    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
+        .map_err(|e| PlanError::Broken {
+            path: plan.path().into(),
+            what: e.to_string(),
+        })?;
+    Ok(Box::new(engine))
 }
 
 /// Checks that the engine reads the BEV map that the model describes.

@@ -1,51 +1,19 @@
 //! The reader of result files on damaged and hostile files: an error that names the file, never a panic,
 //! and memory in proportion to the file.
-#![allow(unsafe_code)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "common/alloc.rs"]
+mod alloc;
+
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use centerpoint::output::nuscenes::Results;
 use proptest::prelude::*;
 
-/// The system's allocator with a count of the bytes in use and of the most there were.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(
-            IN_USE.fetch_add(layout.size(), SeqCst) + layout.size(),
-            SeqCst,
-        );
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), SeqCst);
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// The counters are the process's: one test at a time may read them.
-static ALONE: Mutex<()> = Mutex::new(());
-
 /// Reads `path`; the result, and the most memory in use meanwhile.
 fn read(path: &Path) -> (Result<Results, String>, usize) {
-    let before = IN_USE.load(SeqCst);
-    PEAK.store(before, SeqCst);
-    let results = Results::read(path).map_err(|e| e.to_string());
-    (results, PEAK.load(SeqCst) - before)
+    let read = || Results::read(path).map_err(|e| e.to_string());
+    let (results, usage) = alloc::measure(read);
+    (results, usage.peak)
 }
 
 /// A file of `samples` samples with `boxes` boxes each, as the devkit's users write it.
@@ -70,7 +38,6 @@ const OVERHEAD: usize = 16 << 10;
 
 #[test]
 fn memory_stays_below_4_times_the_file() {
-    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("r.json");
     let smallest = r#"{"sample_token":"","translation":[0,0,0],"size":[1,1,1],"rotation":[1,0,0,0],
@@ -120,7 +87,6 @@ fn memory_stays_below_4_times_the_file() {
 
 #[test]
 fn truncated_files_are_errors_that_name_the_file() {
-    let _alone = ALONE.lock();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("truncated.json");
     let text = valid(8, 16);
@@ -149,8 +115,7 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         text in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        let _alone = ALONE.lock();
-        let dir = tempfile::tempdir().unwrap();
+            let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("damaged.json");
         let mut damaged = valid(2, 2).into_bytes();
         for (at, byte) in damage {

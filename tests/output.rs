@@ -1,5 +1,7 @@
 //! The output formats through the public API: numbers that were worked out by hand, JSON that reads
 //! back bit for bit, and pictures whose pixels are where they belong.
+// The expected texts are rounded: 1.5708 is what is printed, not π/2.
+#![allow(clippy::approx_constant, clippy::unwrap_used)]
 
 use std::f32::consts::{FRAC_PI_2, PI};
 

@@ -67,7 +67,7 @@ pub struct SampleBox {
 impl Results {
     /// Reads a result or label file.
     ///
-    /// The memory in use stays below 4 times the file, see `read`'s notes on it.
+    /// The memory in use stays below 4 times the file.
     ///
     /// # Errors
     /// [`EvalError::Io`], [`EvalError::TooLarge`] above [`MAX_FILE_BYTES`], and [`EvalError::Format`],

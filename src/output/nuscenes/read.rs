@@ -1,9 +1,12 @@
-//! The reader of result and label files: one typed pass over the bytes, no tree in between.
+//! The reader of result and label files: one pass over the text to count the boxes, one to read them,
+//! and no tree in between.
 //!
-//! Memory: the file's bytes, the boxes (224 bytes each and their names, from at least 100 bytes of
-//! text), and, while Python's `NaN` tokens are replaced, one copy of the bytes that is at most a third
-//! longer. Lists of boxes grow by a quarter, not by doubling, to keep the sum below 4 times the file.
-//! Remarks under `meta` are counted, since `[0,0,…]` costs 16 times its text.
+//! Memory: the file's bytes, the boxes (224 bytes each and their names, from at least 97 bytes of text),
+//! and, while Python's `NaN` tokens are replaced, one copy of the bytes that is at most a third longer.
+//! So it stays below 4 times the file: that is what the counting is for, since a list that grows is
+//! there twice while it moves. Two things cost more than their text and are bounded otherwise: remarks
+//! (`[0,0,…]` costs 16 times its text), which are limited to 1000 values, and samples without boxes,
+//! about 90 bytes each.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,12 +14,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::vec;
 
+use serde::Deserialize;
 use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    self, DeserializeSeed, Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
-use serde::{Deserialize, de};
-use serde_json::{Map, Value};
+use serde_json::{Deserializer, Map, Value};
 
 use super::{MAX_FILE_BYTES, Results, SampleBox};
 use crate::eval::EvalError;
@@ -26,11 +30,21 @@ const MAX_REMARKS: usize = 1000;
 
 /// See [`Results::read`].
 pub(super) fn read(path: &Path) -> Result<Results, EvalError> {
-    let bytes = replace_python_constants(read_bytes(path)?);
-    serde_json::from_slice(&bytes).map_err(|source| EvalError::Format {
+    parse(&replace_python_constants(read_bytes(path)?)).map_err(|source| EvalError::Format {
         path: path.to_path_buf(),
         source,
     })
+}
+
+/// Reads the text of a file.
+fn parse(bytes: &[u8]) -> Result<Results, serde_json::Error> {
+    let mut lengths = Vec::new();
+    // Counting ends where the text is broken; reading it says why.
+    let _ = Deserializer::from_slice(bytes).deserialize_map(Count(&mut lengths));
+    let mut deserializer = Deserializer::from_slice(bytes);
+    let results = deserializer.deserialize_map(ReadFile(lengths.into_iter()))?;
+    deserializer.end()?;
+    Ok(results)
 }
 
 /// The file's bytes, having checked its size first.
@@ -106,47 +120,103 @@ fn for_each_constant(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
     }
 }
 
-impl<'de> Deserialize<'de> for Results {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Results, D::Error> {
-        struct File;
-        impl<'de> Visitor<'de> for File {
-            type Value = Results;
+/// Notes the length of each list of boxes under `results`, in the order of the file.
+struct Count<'a>(&'a mut Vec<usize>);
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object with the key `results`")
-            }
+impl<'de> Visitor<'de> for Count<'_> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Results, A::Error> {
-                let (mut meta, mut results) = (Map::new(), None);
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "meta" => meta = map.next_value_seed(Meta).map_err(within("meta"))?,
-                        "results" => results = Some(map.next_value_seed(Samples)?),
-                        _ => drop(map.next_value::<IgnoredAny>()?),
-                    }
-                }
-                Ok(Results {
-                    meta,
-                    results: results.ok_or_else(|| A::Error::missing_field("results"))?,
-                })
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "results" => map.next_value_seed(CountSamples(self.0))?,
+                _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        deserializer.deserialize_map(File)
+        Ok(())
     }
 }
 
-/// Reads `{sample_token: [box…]}`.
-struct Samples;
+/// The part of [`Count`] below `results`.
+struct CountSamples<'a>(&'a mut Vec<usize>);
 
-impl<'de> DeserializeSeed<'de> for Samples {
+impl<'de> DeserializeSeed<'de> for CountSamples<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CountSamples<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object of lists")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_key::<IgnoredAny>()?.is_some() {
+            map.next_value_seed(CountSamples(self.0))?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let at = self.0.len();
+        self.0.push(0);
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            self.0[at] += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the file, given the lengths that [`Count`] noted.
+struct ReadFile(vec::IntoIter<usize>);
+
+impl<'de> Visitor<'de> for ReadFile {
+    type Value = Results;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with the key `results`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Results, A::Error> {
+        let (mut meta, mut results) = (Map::new(), None);
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "meta" => meta = map.next_value_seed(Meta).map_err(within("meta"))?,
+                "results" => results = Some(map.next_value_seed(Samples(&mut self.0))?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Results {
+            meta,
+            results: results.ok_or_else(|| A::Error::missing_field("results"))?,
+        })
+    }
+}
+
+/// Reads `{sample_token: [box…]}`, given the lengths of the lists.
+struct Samples<'a>(&'a mut vec::IntoIter<usize>);
+
+impl<'de> DeserializeSeed<'de> for Samples<'_> {
     type Value = BTreeMap<String, Vec<SampleBox>>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Samples {
+impl<'de> Visitor<'de> for Samples<'_> {
     type Value = BTreeMap<String, Vec<SampleBox>>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -156,7 +226,10 @@ impl<'de> Visitor<'de> for Samples {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut samples = BTreeMap::new();
         while let Some(token) = map.next_key::<String>()? {
-            let boxes = map.next_value_seed(Boxes { token: &token })?;
+            let boxes = map.next_value_seed(Boxes {
+                token: &token,
+                length: self.0.next().unwrap_or(0),
+            })?;
             if samples.contains_key(&token) {
                 return Err(A::Error::custom(format!(
                     "sample `{token}` is listed twice"
@@ -171,12 +244,17 @@ impl<'de> Visitor<'de> for Samples {
 /// Reads the boxes of one sample.
 struct Boxes<'a> {
     token: &'a str,
+    /// How many there are.
+    length: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Boxes<'_> {
     type Value = Vec<SampleBox>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
@@ -189,26 +267,24 @@ impl<'de> Visitor<'de> for Boxes<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut boxes = Vec::new();
+        let mut boxes = Vec::with_capacity(self.length);
         loop {
-            let place = || format!("sample `{}`, box {}", self.token, boxes.len());
             let next = seq.next_element::<SampleBox>().and_then(|next| {
                 let checked = next.as_ref().map_or(Ok(()), |b| b.check(self.token));
                 checked.map_err(A::Error::custom).map(|()| next)
             });
-            let Some(next) = next.map_err(|e| within(&place())(e))? else {
-                return Ok(boxes);
-            };
-            if boxes.len() == boxes.capacity() {
-                boxes.reserve_exact(boxes.len() / 4 + 1);
+            let at =
+                |error| within(&format!("sample `{}`, box {}", self.token, boxes.len()))(error);
+            match next.map_err(at)? {
+                Some(next) => boxes.push(next),
+                None => return Ok(boxes),
             }
-            boxes.push(next);
         }
     }
 }
 
 impl<'de> Deserialize<'de> for SampleBox {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SampleBox, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<SampleBox, D::Error> {
         struct Fields;
         impl<'de> Visitor<'de> for Fields {
             type Value = SampleBox;
@@ -268,7 +344,10 @@ struct Meta;
 impl<'de> DeserializeSeed<'de> for Meta {
     type Value = Map<String, Value>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
         let left = Cell::new(MAX_REMARKS);
         match (Remark { left: &left }).deserialize(deserializer)? {
             Value::Object(map) => Ok(map),
@@ -287,7 +366,7 @@ struct Remark<'a> {
 impl<'de> DeserializeSeed<'de> for Remark<'_> {
     type Value = Value;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         let left = self.left.get().checked_sub(1);
         self.left.set(left.ok_or_else(|| {
             D::Error::custom(format!("more than {MAX_REMARKS} values, shorten it"))
@@ -352,8 +431,7 @@ mod tests {
         "rotation":[1,0,0,0],"velocity":[NaN,-Infinity],"detection_name":"car","tracking_id":"7"}"#;
 
     fn parse(text: &str) -> Result<Results, String> {
-        let bytes = replace_python_constants(text.as_bytes().to_vec());
-        serde_json::from_slice(&bytes).map_err(|e| e.to_string())
+        super::parse(&replace_python_constants(text.into())).map_err(|e| e.to_string())
     }
 
     fn error_of(boxes: &str) -> String {
