@@ -1,5 +1,7 @@
 //! Scenes through the public API: the same bytes every time, and labels that fit the points.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
