@@ -32,7 +32,7 @@ impl Carriageway {
 pub(crate) struct Cover {
     /// Share of light sent back.
     pub(crate) reflectivity: f64,
-    /// Deviation of the height from the smooth surface in metres.
+    /// Deviation that its texture adds to a measured range, in metres.
     pub(crate) roughness: f64,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Ground {
     /// Streets; the ground beside them is raised by the kerb.
     pub(crate) streets: Vec<Carriageway>,
     /// Cover off the streets.
-    open: Cover,
+    pub(crate) open: Cover,
 }
 
 impl Ground {

@@ -62,7 +62,7 @@ impl Default for Scanner {
 impl Scanner {
     /// The elevation of each beam in radians, lowest first: evenly spaced under a sinh, which is linear
     /// near the horizon and exponential away from it.
-    fn elevations(&self) -> Vec<f64> {
+    pub(crate) fn elevations(&self) -> Vec<f64> {
         let scale = self.dense_elevation;
         let low = (self.min_elevation / scale).asinh();
         let high = (self.max_elevation / scale).asinh();
@@ -105,7 +105,7 @@ struct Contact {
     /// Cosine of the angle between the ray and the surface's normal.
     incidence: f64,
     reflectivity: f64,
-    /// Deviation of the surface along the ray.
+    /// Deviation that the surface's texture adds to the range.
     roughness: f64,
     owner: Option<usize>,
 }
@@ -416,7 +416,6 @@ impl Profile {
             distance: range / out,
             incidence: incidence.max(1e-3),
             reflectivity: cover.reflectivity,
-            // Height deviations, seen along the ray.
             roughness: cover.roughness,
             owner: None,
         })

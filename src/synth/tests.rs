@@ -8,6 +8,7 @@ use super::scanner::{Scanner, scan};
 use super::scene::{Class, Ego, Motion, Object, Scene, generate};
 use super::shapes::{Pose, Ray, Vec3};
 use super::solids::{Body, Footprint, Material, Surface};
+use super::{Config, LABEL_RANGE};
 
 fn scene(index: u64) -> Scene {
     generate(Rng::new(42, index, 0))
@@ -50,6 +51,40 @@ fn an_objects_points_lie_in_its_box() {
                     assert!(out < 6.0 * scanner.range_noise, "{out} m out of {object:?}");
                     checked += 1;
                 }
+            }
+        }
+    }
+    assert!(checked > 10_000, "{checked}");
+}
+
+#[test]
+fn labels_are_in_the_vehicles_frame() {
+    let mut checked = 0;
+    for index in 0..12 {
+        let frame = super::generate(42, index, &Config::default());
+        let scene = scene(index);
+        let returns = scan(&scene, &exact(), 0.0, &mut Rng::new(1, index, 1));
+        let within = |object: &&Object| object.center.xy().norm() < LABEL_RANGE;
+        let objects = scene.objects.iter().enumerate();
+        let labelled = objects.filter(|(_, object)| within(object));
+        for ((owner, object), label) in labelled.zip(&frame.labels) {
+            // The ego vehicle's axes, written out.
+            let (sin, cos) = scene.ego.yaw.sin_cos();
+            let turned = |v: Vec3| Vec3::new(cos * v.x + sin * v.y, cos * v.y - sin * v.x, v.z);
+            let [w, _, _, z] = label.rotation;
+            let heading = Vec3::new(w * w - z * z, 2.0 * w * z, 0.0);
+            let [vx, vy] = label.velocity.map(Option::unwrap);
+            let along = heading * object.motion.speed();
+            assert!((along - Vec3::new(vx, vy, 0.0)).norm() < 1e-3, "{label:?}");
+            let center = Vec3::from(label.translation);
+            let [width, length, height] = label.size;
+            for point in returns.iter().filter(|point| point.owner == Some(owner)) {
+                let d = turned(point.point) - center;
+                let local = [d.dot(&heading), heading.x * d.y - heading.y * d.x, d.z];
+                for (value, size) in local.iter().zip([length, width, height]) {
+                    assert!(value.abs() < 0.5 * size + 1e-3, "frame {index}: {label:?}");
+                }
+                checked += 1;
             }
         }
     }
@@ -198,6 +233,7 @@ fn buckets_and_profile_find_what_trying_everything_finds() {
     let (mut rays, mut hits) = (0, 0);
     for (index, age) in [(0, 0.0), (1, 0.1), (2, 0.0), (7, 0.1)] {
         let mut scene = scene(index);
+        scene.ego.speed = 9.0;
         // What lets some rays through would make the comparison a matter of chance.
         scene
             .solids
@@ -210,8 +246,11 @@ fn buckets_and_profile_find_what_trying_everything_finds() {
             .step_by(23)
         {
             let way = point.point - origin;
-            // Without noise but the ground's roughness, the return lies on its ray.
+            // Noise is along the ray: every return lies exactly on one of the beams.
             let direction = way.normalize();
+            let off = |elevation: &f64| (direction.z - elevation.sin()).abs();
+            let beams = scanner.elevations();
+            assert!(beams.iter().map(off).fold(1.0, f64::min) < 1e-9);
             let nearest = scene
                 .solids
                 .iter()
@@ -366,4 +405,27 @@ fn far_and_dark_surfaces_lose_more_points() {
     assert!(dark < near - 0.05, "{dark}");
     let far = count(85.0, 0.02);
     assert!(far < dark - 0.1, "{far} {dark}");
+}
+
+#[test]
+fn the_ground_is_as_rough_as_its_cover() {
+    let scene = one_car(20.0, 0.0);
+    let origin = Vec3::new(0.0, 0.0, exact().height);
+    let mut squares = Vec::new();
+    for point in scan(&scene, &exact(), 0.0, &mut Rng::new(1, 2, 3)) {
+        let way = point.point - origin;
+        let [x, y] = [point.point.x, point.point.y];
+        if point.owner.is_none() && way.norm() < 15.0 {
+            // How far along the ray the point is off the smooth ground.
+            let off = (point.point.z - scene.ground.height([x, y])) * way.norm() / way.z;
+            squares.push(off * off);
+        }
+    }
+    let deviation = (squares.iter().sum::<f64>() / squares.len() as f64).sqrt();
+    let expected = scene.ground.open.roughness;
+    assert!(squares.len() > 5000);
+    assert!(
+        (0.9..1.1).contains(&(deviation / expected)),
+        "{deviation} m"
+    );
 }
