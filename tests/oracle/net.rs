@@ -1,0 +1,288 @@
+//! Networks for the engine's tests and benchmark: one description that becomes a program of the
+//! engine, a naive reference in f64, and (through `onnx_reference.py`) an ONNX file.
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+
+use centerpoint::engine::cpu::{
+    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder,
+};
+use centerpoint::engine::{EngineError, MapView};
+
+/// A network with one input and constants in one block.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Net {
+    /// C, H, W of the input, which is called `input`.
+    pub input: [usize; 3],
+    pub nodes: Vec<Node>,
+    pub outputs: Vec<String>,
+    #[serde(skip)]
+    pub constants: Vec<f32>,
+}
+
+/// A node; its output has its name.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Node {
+    pub name: String,
+    pub inputs: Vec<String>,
+    pub op: Op,
+}
+
+/// First index and number of values in [`Net::constants`].
+type Constant = (usize, usize);
+
+#[derive(Clone, Debug, serde::Serialize)]
+pub enum Op {
+    Conv {
+        out: usize,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        pad: [usize; 4],
+        dilation: [usize; 2],
+        groups: usize,
+        weight: Constant,
+        bias: Option<Constant>,
+    },
+    ConvTranspose {
+        out: usize,
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        pad: [usize; 4],
+        output_padding: [usize; 2],
+        dilation: [usize; 2],
+        groups: usize,
+        weight: Constant,
+        bias: Option<Constant>,
+    },
+    BatchNormalization { scale: Constant, shift: Constant },
+    Relu,
+    Sigmoid,
+    Add,
+    Concat,
+    DepthToSpace { block: usize, crd: bool },
+    MaxPool { kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4] },
+}
+
+/// A linear congruential generator: the tests need variety, not quality.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    /// In `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+
+    /// In `from..=to`.
+    pub fn range(&mut self, from: usize, to: usize) -> usize {
+        from + self.below(to - from + 1)
+    }
+
+    /// In -1..1.
+    pub fn value(&mut self) -> f32 {
+        self.next() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+
+    pub fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+impl Net {
+    pub fn new(input: [usize; 3]) -> Self {
+        Self { input, ..Self::default() }
+    }
+
+    pub fn node(&mut self, name: &str, inputs: &[&str], op: Op) -> String {
+        self.nodes.push(Node {
+            name: name.to_owned(),
+            inputs: inputs.iter().map(|&s| s.to_owned()).collect(),
+            op,
+        });
+        name.to_owned()
+    }
+
+    /// Random constants of about `scale`.
+    pub fn constant(&mut self, random: &mut Random, n: usize, scale: f32) -> Constant {
+        let first = self.constants.len();
+        self.constants.extend((0..n).map(|_| random.value() * scale));
+        (first, n)
+    }
+
+    /// A convolution with bias and, if asked for, a Relu behind it; weights keep the variance.
+    #[allow(clippy::too_many_arguments)]
+    pub fn conv(
+        &mut self,
+        random: &mut Random,
+        name: &str,
+        x: &str,
+        channels: usize,
+        out: usize,
+        k: usize,
+        stride: usize,
+        relu: bool,
+    ) -> String {
+        let scale = (6.0 / (channels * k * k) as f32).sqrt();
+        let op = Op::Conv {
+            out,
+            kernel: [k; 2],
+            stride: [stride; 2],
+            pad: [k / 2; 4],
+            dilation: [1; 2],
+            groups: 1,
+            weight: self.constant(random, out * channels * k * k, scale),
+            bias: Some(self.constant(random, out, 0.1)),
+        };
+        let y = self.node(name, &[x], op);
+        if relu { self.node(&format!("{name}_relu"), &[&y], Op::Relu) } else { y }
+    }
+
+    /// A transposed convolution with kernel = stride and a Relu.
+    pub fn deconv(
+        &mut self,
+        random: &mut Random,
+        name: &str,
+        x: &str,
+        channels: usize,
+        out: usize,
+        s: usize,
+    ) -> String {
+        let scale = (6.0 / channels as f32).sqrt();
+        let op = Op::ConvTranspose {
+            out,
+            kernel: [s; 2],
+            stride: [s; 2],
+            pad: [0; 4],
+            output_padding: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            weight: self.constant(random, out * channels * s * s, scale),
+            bias: Some(self.constant(random, out, 0.1)),
+        };
+        let y = self.node(name, &[x], op);
+        self.node(&format!("{name}_relu"), &[&y], Op::Relu)
+    }
+
+    fn values(&self, (first, n): Constant) -> &[f32] {
+        &self.constants[first..first + n]
+    }
+
+    /// The engine's payload.
+    pub fn payload(&self) -> Result<Payload, EngineError> {
+        let mut builder = ProgramBuilder::new();
+        let [c, h, w] = self.input;
+        let mut tensors = HashMap::from([("input", builder.input("input", c, h, w)?)]);
+        for node in &self.nodes {
+            let name = node.name.as_str();
+            let inputs: Vec<_> = node.inputs.iter().map(|name| tensors[name.as_str()]).collect();
+            let x = inputs[0];
+            let y = match &node.op {
+                Op::Conv { out, kernel, stride, pad, dilation, groups, weight, bias } => {
+                    let spec = ConvSpec {
+                        out_channels: *out,
+                        kernel: *kernel,
+                        stride: *stride,
+                        pad: *pad,
+                        dilation: *dilation,
+                        groups: *groups,
+                        weight: self.values(*weight),
+                        bias: bias.map(|bias| self.values(bias)),
+                        relu: false,
+                    };
+                    builder.conv(name, x, &spec)?
+                }
+                Op::ConvTranspose {
+                    out,
+                    kernel,
+                    stride,
+                    pad,
+                    output_padding,
+                    dilation,
+                    groups,
+                    weight,
+                    bias,
+                } => {
+                    let spec = ConvTransposeSpec {
+                        out_channels: *out,
+                        kernel: *kernel,
+                        stride: *stride,
+                        pad: *pad,
+                        output_padding: *output_padding,
+                        dilation: *dilation,
+                        groups: *groups,
+                        weight: self.values(*weight),
+                        bias: bias.map(|bias| self.values(bias)),
+                        relu: false,
+                    };
+                    builder.conv_transpose(name, x, &spec)?
+                }
+                Op::BatchNormalization { scale, shift } => {
+                    builder.affine(name, x, self.values(*scale), self.values(*shift), false)?
+                }
+                Op::Relu => builder.relu(name, x)?,
+                Op::Sigmoid => builder.sigmoid(name, x)?,
+                Op::Add => builder.add(name, x, inputs[1], false)?,
+                Op::Concat => builder.concat(name, &inputs)?,
+                Op::DepthToSpace { block, crd } => {
+                    let mode =
+                        if *crd { DepthToSpaceMode::Crd } else { DepthToSpaceMode::Dcr };
+                    builder.depth_to_space(name, x, *block, mode)?
+                }
+                Op::MaxPool { kernel, stride, pad } => {
+                    let spec = MaxPoolSpec { kernel: *kernel, stride: *stride, pad: *pad };
+                    builder.max_pool(name, x, &spec)?
+                }
+            };
+            tensors.insert(name, y);
+        }
+        for output in &self.outputs {
+            builder.output(tensors[output.as_str()], output)?;
+        }
+        builder.finish()
+    }
+}
+
+/// SECOND [32, 64, 128] with strides 2, SECONDFPN 3 × 32, shared convolution, six heads: the demo
+/// model's backbone, neck and head on a map of `side` × `side` pixels.
+pub fn demo(side: usize) -> Net {
+    let mut random = Random(1);
+    let mut net = Net::new([32, side, side]);
+    let (mut x, mut channels) = ("input".to_owned(), 32);
+    let mut ups = Vec::new();
+    for (block, (out, up)) in [(32, 1), (64, 2), (128, 4)].into_iter().enumerate() {
+        for layer in 0..4 {
+            let stride = if layer == 0 { 2 } else { 1 };
+            let name = format!("block{block}_{layer}");
+            x = net.conv(&mut random, &name, &x, channels, out, 3, stride, true);
+            channels = out;
+        }
+        ups.push(net.deconv(&mut random, &format!("up{block}"), &x, out, 32, up));
+    }
+    let ups: Vec<&str> = ups.iter().map(String::as_str).collect();
+    let x = net.node("neck", &ups, Op::Concat);
+    let x = net.conv(&mut random, "shared", &x, 96, 32, 3, 1, true);
+    let heads = [("heatmap", 5), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2)];
+    for (head, out) in heads {
+        let y = net.conv(&mut random, &format!("{head}_0"), &x, 32, 32, 3, 1, true);
+        net.conv(&mut random, head, &y, 32, out, 3, 1, false);
+        net.outputs.push(head.to_owned());
+    }
+    net
+}
+
+/// The values of a map in the order of NCHW.
+pub fn dense(view: MapView<'_>) -> Vec<f32> {
+    let layout = view.layout;
+    let mut values = Vec::new();
+    for c in 0..layout.channels {
+        for y in 0..layout.height {
+            values.extend((0..layout.width).map(|x| view.data[layout.index(c, y, x)]));
+        }
+    }
+    values
+}
