@@ -95,6 +95,32 @@ pub struct Accuracy {
     pub ap: BTreeMap<String, f64>,
 }
 
+impl Accuracy {
+    /// Takes what a plan keeps out of the output of `cp-build eval --format json`.
+    ///
+    /// # Errors
+    /// [`PlanError::Accuracy`] where the file is not such an output.
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        #[derive(Deserialize)]
+        struct Scores {
+            mean_ap: f64,
+            mean_dist_aps: BTreeMap<String, f64>,
+            metric: String,
+        }
+        let error = |what: String| PlanError::Accuracy {
+            path: path.into(),
+            what,
+        };
+        let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+        let scores: Scores = serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
+        Ok(Self {
+            metric: scores.metric,
+            mean_ap: scores.mean_ap,
+            ap: scores.mean_dist_aps,
+        })
+    }
+}
+
 /// Bytes of one section; keeps the map alive.
 #[derive(Clone)]
 pub struct Section {
@@ -439,6 +465,14 @@ pub enum PlanError {
         found: u32,
         /// Version that this program reads.
         expected: u32,
+    },
+    /// A file of scores that cannot be read.
+    #[error("{path}: no scores: {what}; make them with `cp-build eval --plan … --format json`")]
+    Accuracy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
     },
     /// Damaged, or contradicts itself.
     #[error("{path}: broken plan: {what}")]

@@ -1,6 +1,5 @@
 //! Scenes through the public API: the same bytes every time, and labels that fit the points.
 #![allow(clippy::unwrap_used)]
-
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

@@ -9,6 +9,7 @@
 
 mod affine;
 pub mod compile;
+pub mod folder;
 pub mod fuse;
 pub mod hash;
 pub mod import;
@@ -92,6 +93,20 @@ pub enum BuildError {
         node: String,
         /// The operators that can be run.
         supported: String,
+    },
+    /// The PFN is not the one that the model description describes.
+    #[error("{path}: {source}")]
+    Pfn {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: crate::features::PfnError,
+    },
+    /// The result would replace a model that is there.
+    #[error("{path}: exists already; give another folder, or `--force` to replace the model in it")]
+    Exists {
+        /// The file.
+        path: PathBuf,
     },
     /// The engine refused the network.
     #[error("{path}: {source}")]

@@ -30,6 +30,16 @@ pub enum Matching {
     Order,
 }
 
+impl std::fmt::Display for Matching {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Names => "name",
+            Self::Words => "the words in their names",
+            Self::Order => "their order",
+        })
+    }
+}
+
 /// An output that the description wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {

@@ -1,0 +1,297 @@
+//! The model folder: a description and two ONNX files, as AWML and mmdetection3d export them, and the
+//! steps into it (import) and out of it (compile).
+//!
+//! ```text
+//! DIR/model.toml  DIR/pts_voxel_encoder.onnx  DIR/pts_backbone_neck_head.onnx  DIR/manifest.json
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::import::{Pfe, Rpn, read_pfe, read_rpn};
+use super::{BuildError, compile, hash};
+use crate::engine::cpu::Payload;
+use crate::error::{Error, Result};
+use crate::model::{Model, ModelError};
+use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Target};
+
+/// The model description.
+pub const MODEL: &str = "model.toml";
+/// The pillar feature network.
+pub const PFE: &str = "pts_voxel_encoder.onnx";
+/// Backbone, neck and head.
+pub const RPN: &str = "pts_backbone_neck_head.onnx";
+/// How the folder was made.
+pub const MANIFEST: &str = "manifest.json";
+
+/// A model folder, read and checked.
+pub struct Folder {
+    path: PathBuf,
+    /// The description.
+    pub model: Model,
+    /// Its text.
+    pub model_text: String,
+    /// The pillar feature network.
+    pub pfe: Pfe,
+    /// Backbone, neck and head, named as the description says.
+    pub rpn: Rpn,
+}
+
+/// What an import is made from.
+pub struct Sources<'a> {
+    /// Pillar feature network.
+    pub pfe: &'a Path,
+    /// Backbone, neck and head.
+    pub rpn: &'a Path,
+    /// One TOML file, or Autoware's YAML files.
+    pub model: &'a [PathBuf],
+}
+
+#[derive(Serialize)]
+struct ImportManifest {
+    producer: String,
+    inputs: BTreeMap<String, String>,
+    fused: Vec<String>,
+}
+
+/// The program and version that wrote a file.
+pub fn producer() -> String {
+    concat!("centerpoint ", env!("CARGO_PKG_VERSION")).into()
+}
+
+impl Folder {
+    /// Reads a folder and checks that its three files belong together.
+    ///
+    /// # Errors
+    /// [`BuildError`] or [`ModelError`] with the file, and the tensor, node or key.
+    pub fn read(path: &Path) -> Result<Self> {
+        let description = path.join(MODEL);
+        let model_text =
+            std::fs::read_to_string(&description).map_err(|source| ModelError::Io {
+                path: description.clone(),
+                source,
+            })?;
+        let model = Model::parse(&model_text, &description)?;
+        let pfe = read_pfe(&path.join(PFE))?;
+        Self::checked(
+            path,
+            model,
+            model_text,
+            pfe,
+            &path.join(PFE),
+            &path.join(RPN),
+        )
+    }
+
+    /// Reads exported files from wherever they are.
+    ///
+    /// # Errors
+    /// As [`Folder::read`].
+    pub fn from_sources(sources: &Sources<'_>) -> Result<Self> {
+        let pfe = read_pfe(sources.pfe)?;
+        let (model, model_text) = description(sources.model, &pfe)?;
+        Self::checked(
+            Path::new(""),
+            model,
+            model_text,
+            pfe,
+            sources.pfe,
+            sources.rpn,
+        )
+    }
+
+    fn checked(
+        path: &Path,
+        model: Model,
+        model_text: String,
+        pfe: Pfe,
+        pfe_path: &Path,
+        rpn_path: &Path,
+    ) -> Result<Self> {
+        pfe.pfn.check(&model).map_err(|source| BuildError::Pfn {
+            path: pfe_path.into(),
+            source,
+        })?;
+        if let Some(found) = pfe
+            .max_points
+            .filter(|&n| n != model.grid.max_points_per_pillar)
+        {
+            return Err(BuildError::graph(
+                pfe_path,
+                format!(
+                    "made for {found} points a pillar, but the description's \
+                     `grid.max_points_per_pillar` is {}",
+                    model.grid.max_points_per_pillar
+                ),
+            )
+            .into());
+        }
+        let rpn = read_rpn(rpn_path, &model)?;
+        Ok(Self {
+            path: path.into(),
+            model,
+            model_text,
+            pfe,
+            rpn,
+        })
+    }
+
+    /// The payload for the CPU engine.
+    ///
+    /// # Errors
+    /// [`BuildError`] that names the node which cannot be run.
+    pub fn cpu_payload(&self) -> Result<Payload> {
+        Ok(compile::cpu(&self.rpn.graph)?)
+    }
+
+    /// Folded nodes of both networks, a line each, for manifests and reports.
+    pub fn steps(&self) -> Vec<String> {
+        [&self.pfe.fused, &self.rpn.fused]
+            .into_iter()
+            .flat_map(|report| {
+                let fused = report
+                    .fused
+                    .iter()
+                    .map(|f| format!("fused {} into {}", f.node, f.into));
+                let kept = report
+                    .kept
+                    .iter()
+                    .map(|k| format!("kept {}: {}", k.node, k.reason));
+                fused.chain(kept)
+            })
+            .collect()
+    }
+
+    /// Compiles the folder into a plan for the CPU.
+    ///
+    /// # Errors
+    /// [`BuildError`] where the network cannot be run, [`PlanError`] where the plan cannot be written.
+    pub fn compile_cpu(&self, out: &Path, accuracy: Option<Accuracy>) -> Result<()> {
+        let payload = self.cpu_payload()?;
+        let program = serde_json::to_vec(&payload.program).map_err(|e| PlanError::Write {
+            path: out.into(),
+            source: e.into(),
+        })?;
+        let mut inputs = BTreeMap::new();
+        for name in [MODEL, PFE, RPN] {
+            inputs.insert(name.into(), hash::sha256_file(&self.path.join(name))?);
+        }
+        let manifest = Manifest {
+            producer: producer(),
+            target: Target {
+                engine: "cpu".into(),
+                precision: "fp32".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            },
+            pfn: Vec::new(),
+            inputs,
+            steps: self.steps(),
+            accuracy,
+        };
+        plan::write(
+            out,
+            Contents {
+                manifest,
+                model_text: &self.model_text,
+                pfn: &self.pfe.pfn,
+                engine: vec![("program", &program), ("weights", &payload.weights)],
+            },
+        )?;
+        Ok(())
+    }
+}
+
+/// The model description of an import: a TOML file, or Autoware's YAML files.
+fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
+    let is_yaml = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+    if files.iter().any(is_yaml) {
+        return autoware(files, pfe);
+    }
+    let [path] = files else {
+        return Err(ModelError::Syntax {
+            path: files.first().cloned().unwrap_or_default(),
+            message: "give one model.toml, or Autoware's YAML files".into(),
+        }
+        .into());
+    };
+    let text = std::fs::read_to_string(path).map_err(|source| ModelError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    Ok((Model::parse(&text, path)?, text))
+}
+
+/// The widths of the PFN's layers are not in Autoware's files: they come from the network.
+#[cfg(feature = "yaml")]
+fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
+    let last = pfe.pfn.layers.len().saturating_sub(1);
+    let widths = pfe.pfn.layers.iter().enumerate();
+    let widths: Vec<usize> = widths
+        .map(|(i, l)| {
+            if i == last {
+                l.out_features
+            } else {
+                2 * l.out_features
+            }
+        })
+        .collect();
+    Ok(crate::model::autoware::read(files, &widths)?)
+}
+
+#[cfg(not(feature = "yaml"))]
+fn autoware(files: &[PathBuf], _pfe: &Pfe) -> Result<(Model, String)> {
+    Err(ModelError::Syntax {
+        path: files.first().cloned().unwrap_or_default(),
+        message: "this program was built without YAML; build it with `--features yaml`".into(),
+    }
+    .into())
+}
+
+/// Checks exported files and copies them into a model folder, with a manifest of their hashes.
+///
+/// # Errors
+/// [`BuildError`] and [`ModelError`] as [`Folder::read`]; a folder that holds a model already is only
+/// replaced by `force`.
+pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> {
+    let mut folder = Folder::from_sources(sources)?;
+    // Compiled once, so that what cannot be run is known now.
+    folder.cpu_payload()?;
+    let present = [MODEL, PFE, RPN, MANIFEST]
+        .into_iter()
+        .find(|name| out.join(name).exists());
+    if let Some(name) = present.filter(|_| !force) {
+        return Err(BuildError::Exists {
+            path: out.join(name),
+        }
+        .into());
+    }
+    std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+    let mut inputs = BTreeMap::new();
+    for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
+        inputs.insert(name.into(), hash::sha256_file(from)?);
+        let bytes = std::fs::read(from).map_err(Error::io(from, "read"))?;
+        put(&out.join(name), &bytes)?;
+    }
+    put(&out.join(MODEL), folder.model_text.as_bytes())?;
+    inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));
+    let manifest = ImportManifest {
+        producer: producer(),
+        inputs,
+        fused: folder.steps(),
+    };
+    let path = out.join(MANIFEST);
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(|e| Error::io(&path, "encode")(e.into()))?;
+    put(&path, (text + "\n").as_bytes())?;
+    folder.path = out.into();
+    Ok(folder)
+}
+
+/// Writes a file under another name first, so that no half of one is ever there.
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, bytes).map_err(Error::io(&part, "write"))?;
+    std::fs::rename(&part, path).map_err(Error::io(path, "write"))
+}
