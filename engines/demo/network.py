@@ -229,6 +229,28 @@ class CenterHead(nn.Module):
         task = self.task_heads[0]
         return tuple(task[name](x) for name in HEADS)
 
+    def forward_at(self, x, centres):
+        """Heatmap of all cells and the other outputs [K, C] at flat cells only, for training.
+
+        The losses look at those cells alone, and the convolutions see 5×5 cells around each: this
+        saves a quarter of the whole network's time. BN then learns the statistics of objects.
+        """
+        x = self.shared_conv(x)
+        task = self.task_heads[0]
+        _, channels, height, width = x.shape
+        padded = F.pad(x, (2, 2, 2, 2)).permute(0, 2, 3, 1)
+        frame, cell = centres // (height * width), centres % (height * width)
+        side = torch.arange(5, device=x.device)
+        ys = (cell // width)[:, None] + side
+        xs = (cell % width)[:, None] + side
+        patches = padded[frame[:, None, None], ys[:, :, None], xs[:, None, :]].permute(0, 3, 1, 2)
+        outputs = []
+        for name in list(HEADS)[1:]:
+            module, last = task[name]
+            hidden = module.activate(module.bn(F.conv2d(patches, module.conv.weight)))
+            outputs.append(F.conv2d(hidden, last.weight, last.bias).flatten(1))
+        return task["heatmap"](x), torch.cat(outputs, dim=1)
+
 
 class BackboneNeckHead(nn.Module):
     """What `pts_backbone_neck_head.onnx` holds."""
@@ -239,8 +261,9 @@ class BackboneNeckHead(nn.Module):
         self.pts_neck = SecondFPN(arch)
         self.pts_bbox_head = CenterHead(arch)
 
-    def forward(self, spatial_features):
-        return self.pts_bbox_head(self.pts_neck(self.pts_backbone(spatial_features)))
+    def forward(self, spatial_features, centres=None):
+        x = self.pts_neck(self.pts_backbone(spatial_features))
+        return self.pts_bbox_head(x) if centres is None else self.pts_bbox_head.forward_at(x, centres)
 
 
 class CenterPoint(nn.Module):
@@ -258,21 +281,23 @@ class CenterPoint(nn.Module):
         for head in self.rpn.pts_bbox_head.task_heads[0].values():
             nn.init.normal_(head[1].weight, std=0.01)
 
-    def scatter(self, features, cells, frames):
+    def scatter(self, features, cells, shape):
         """[P, C] features at flat cells (frame · H · W + y · W + x) → [frames, C, H, W]."""
-        width, height = self.arch.grid
+        frames, height, width = shape
         canvas = features.new_zeros(frames * height * width, features.shape[1])
         canvas = canvas.index_copy(0, cells, features)
         # This view is channels_last already, which the convolutions prefer.
         return canvas.view(frames, height, width, -1).permute(0, 3, 1, 2)
 
-    def forward(self, rows, lengths, cells, frames):
+    def forward(self, batch):
+        """The six outputs of a `scenes.Batch`; with targets, what `CenterHead.forward_at` gives."""
         # Coordinates of 50 m do not fit bf16: the pillar encoder always runs in f32.
-        with torch.autocast(rows.device.type, enabled=False):
-            features = self.pts_voxel_encoder.forward_ragged(rows, lengths)
-        if torch.is_autocast_enabled(rows.device.type):
-            features = features.to(torch.get_autocast_dtype(rows.device.type))
-        return self.rpn(self.scatter(features, cells, frames))
+        device = batch.rows.device.type
+        with torch.autocast(device, enabled=False):
+            features = self.pts_voxel_encoder.forward_ragged(batch.rows, batch.lengths)
+        if torch.is_autocast_enabled(device):
+            features = features.to(torch.get_autocast_dtype(device))
+        return self.rpn(self.scatter(features, batch.cells, batch.shape), batch.centres)
 
 
 def macs(arch):
@@ -368,7 +393,7 @@ def export(model, folder, samples):
     for rows, cells in samples:
         with torch.no_grad():
             features = model.pts_voxel_encoder(rows)
-            spatial = model.scatter(features[:, 0], cells, 1).contiguous()
+            spatial = model.scatter(features[:, 0], cells, (1, *arch.grid[::-1])).contiguous()
             expected = [features, *model.rpn(spatial)]
         actual = pfe.run(None, {"input_features": rows.numpy()})
         actual += rpn.run(None, {"spatial_features": spatial.numpy()})

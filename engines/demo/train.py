@@ -34,7 +34,7 @@ import network
 import scenes
 import score
 
-MAX_LR = 2e-3
+MAX_LR = 3e-3
 WARM_UP = 0.2  # share of the budget in which the learning rate rises
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 35.0
@@ -56,12 +56,10 @@ def focal_loss(logits, heatmap):
     return -total / positive.sum().clamp(min=1)
 
 
-def box_loss(outputs, centres, values):
-    """Weighted L1 at the labelled cells, per box; unknown velocities do not count."""
-    found = torch.cat([o.permute(0, 2, 3, 1).flatten(0, 2)[centres] for o in outputs], dim=1)
-    known = ~values.isnan()
-    gap = (found.float() - values.nan_to_num()).abs() * known
-    return (gap * gap.new_tensor(CODE_WEIGHTS)).sum() / max(len(centres), 1)
+def box_loss(found, values):
+    """Weighted L1 of outputs [K, 10] at the labelled cells; unknown velocities do not count."""
+    gap = (found - values.nan_to_num()).abs() * ~values.isnan()
+    return (gap * gap.new_tensor(CODE_WEIGHTS)).sum() / max(len(values), 1)
 
 
 def one_cycle(progress):
@@ -89,10 +87,9 @@ def infer(model, folder, device, count, exact=False):
     model.eval()
     found = []
     for index in range(min(count, len(folder))):
-        batch = scenes.collate([(folder.points(index), None)], model.arch, with_targets=False)
-        batch = batch.to(device)
+        batch = scenes.collate([(folder.points(index), None, model.arch)]).to(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=not exact):
-            outputs = model(batch.rows, batch.lengths, batch.cells, 1)
+            outputs = model(batch)
         found.append(score.decode([o[0].float().cpu().numpy() for o in outputs], model.arch))
     return found, folder.labels[: len(found)]
 
@@ -163,9 +160,9 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (beta, 0.99)
         with torch.autocast(self.device.type, torch.bfloat16):
-            outputs = self.model(batch.rows, batch.lengths, batch.cells, batch.frames)
-        focal = focal_loss(outputs[0].float(), batch.heatmap)
-        box = box_loss(outputs[1:], batch.centres, batch.values)
+            logits, found = self.model(batch)
+        focal = focal_loss(logits.float(), batch.heatmap)
+        box = box_loss(found.float(), batch.values)
         self.optimizer.zero_grad(set_to_none=True)
         (focal + BOX_WEIGHT * box).backward()
         self.state["minutes"] = self.synchronise((time.monotonic() - began) / 60.0)
@@ -303,7 +300,7 @@ def main():
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and the log")
     parser.add_argument("--minutes", type=float, default=math.inf, help="wall-clock budget of the training")
     parser.add_argument("--steps", type=int, default=20000, help="budget in optimizer steps")
-    parser.add_argument("--batch", type=int, default=4, help="frames per step, over all processes")
+    parser.add_argument("--batch", type=int, default=8, help="frames per step, over all processes")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation")
     parser.add_argument("--processes", type=int, default=0, help="0 for one per core, or one on CUDA")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
