@@ -4,6 +4,8 @@
 //! The error of a tensor is max |a - b| / max |b|: the largest difference relative to the largest
 //! value of the reference, since values near zero have no relative precision of their own.
 
+#![allow(clippy::unwrap_used)]
+
 #[allow(unreachable_pub)]
 mod oracle;
 
@@ -154,7 +156,7 @@ fn random_net(seed: u64) -> Net {
     };
     net.node("y", &["input"], op);
     net.outputs.push("y".to_owned());
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         net.node("relu", &["y"], Op::Relu);
         net.outputs[0] = "relu".to_owned();
     }
