@@ -54,13 +54,23 @@ pub enum Op {
         weight: Constant,
         bias: Option<Constant>,
     },
-    BatchNormalization { scale: Constant, shift: Constant },
+    BatchNormalization {
+        scale: Constant,
+        shift: Constant,
+    },
     Relu,
     Sigmoid,
     Add,
     Concat,
-    DepthToSpace { block: usize, crd: bool },
-    MaxPool { kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4] },
+    DepthToSpace {
+        block: usize,
+        crd: bool,
+    },
+    MaxPool {
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        pad: [usize; 4],
+    },
 }
 
 /// A linear congruential generator: the tests need variety, not quality.
@@ -69,7 +79,10 @@ pub struct Random(pub u64);
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         self.0 >> 33
     }
 
@@ -95,7 +108,10 @@ impl Random {
 
 impl Net {
     pub fn new(input: [usize; 3]) -> Self {
-        Self { input, ..Self::default() }
+        Self {
+            input,
+            ..Self::default()
+        }
     }
 
     pub fn node(&mut self, name: &str, inputs: &[&str], op: Op) -> String {
@@ -110,7 +126,8 @@ impl Net {
     /// Random constants of about `scale`.
     pub fn constant(&mut self, random: &mut Random, n: usize, scale: f32) -> Constant {
         let first = self.constants.len();
-        self.constants.extend((0..n).map(|_| random.value() * scale));
+        self.constants
+            .extend((0..n).map(|_| random.value() * scale));
         (first, n)
     }
 
@@ -139,7 +156,11 @@ impl Net {
             bias: Some(self.constant(random, out, 0.1)),
         };
         let y = self.node(name, &[x], op);
-        if relu { self.node(&format!("{name}_relu"), &[&y], Op::Relu) } else { y }
+        if relu {
+            self.node(&format!("{name}_relu"), &[&y], Op::Relu)
+        } else {
+            y
+        }
     }
 
     /// A transposed convolution with kernel = stride and a Relu.
@@ -179,10 +200,23 @@ impl Net {
         let mut tensors = HashMap::from([("input", builder.input("input", c, h, w)?)]);
         for node in &self.nodes {
             let name = node.name.as_str();
-            let inputs: Vec<_> = node.inputs.iter().map(|name| tensors[name.as_str()]).collect();
+            let inputs: Vec<_> = node
+                .inputs
+                .iter()
+                .map(|name| tensors[name.as_str()])
+                .collect();
             let x = inputs[0];
             let y = match &node.op {
-                Op::Conv { out, kernel, stride, pad, dilation, groups, weight, bias } => {
+                Op::Conv {
+                    out,
+                    kernel,
+                    stride,
+                    pad,
+                    dilation,
+                    groups,
+                    weight,
+                    bias,
+                } => {
                     let spec = ConvSpec {
                         out_channels: *out,
                         kernel: *kernel,
@@ -229,12 +263,23 @@ impl Net {
                 Op::Add => builder.add(name, x, inputs[1], false)?,
                 Op::Concat => builder.concat(name, &inputs)?,
                 Op::DepthToSpace { block, crd } => {
-                    let mode =
-                        if *crd { DepthToSpaceMode::Crd } else { DepthToSpaceMode::Dcr };
+                    let mode = if *crd {
+                        DepthToSpaceMode::Crd
+                    } else {
+                        DepthToSpaceMode::Dcr
+                    };
                     builder.depth_to_space(name, x, *block, mode)?
                 }
-                Op::MaxPool { kernel, stride, pad } => {
-                    let spec = MaxPoolSpec { kernel: *kernel, stride: *stride, pad: *pad };
+                Op::MaxPool {
+                    kernel,
+                    stride,
+                    pad,
+                } => {
+                    let spec = MaxPoolSpec {
+                        kernel: *kernel,
+                        stride: *stride,
+                        pad: *pad,
+                    };
                     builder.max_pool(name, x, &spec)?
                 }
             };
@@ -266,7 +311,14 @@ pub fn demo(side: usize) -> Net {
     let ups: Vec<&str> = ups.iter().map(String::as_str).collect();
     let x = net.node("neck", &ups, Op::Concat);
     let x = net.conv(&mut random, "shared", &x, 96, 32, 3, 1, true);
-    let heads = [("heatmap", 5), ("reg", 2), ("height", 1), ("dim", 3), ("rot", 2), ("vel", 2)];
+    let heads = [
+        ("heatmap", 5),
+        ("reg", 2),
+        ("height", 1),
+        ("dim", 3),
+        ("rot", 2),
+        ("vel", 2),
+    ];
     for (head, out) in heads {
         let y = net.conv(&mut random, &format!("{head}_0"), &x, 32, 32, 3, 1, true);
         net.conv(&mut random, head, &y, 32, out, 3, 1, false);

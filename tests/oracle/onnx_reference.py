@@ -1,10 +1,13 @@
 """Makes ONNX files from the tests' network descriptions and runs them with ONNX Runtime.
 
-usage: onnx_reference.py run DIR    for each DIR/*.json: reads .constants.f32 and .input.f32,
-                                    writes .onnx and .output.f32 (the outputs one after the other)
+usage: onnx_reference.py make DIR   for each DIR/*.json: reads .constants.f32, writes .onnx
+       onnx_reference.py run DIR    the same, and reads .input.f32, writes .output.f32 (the outputs one
+                                    after the other)
        onnx_reference.py time FILE.onnx THREADS
-                                    prints `ready`, then for each line read runs once and prints the
-                                    milliseconds and the process's peak memory in MB
+                                    prints `ready`, the megabytes that the interpreter and its
+                                    libraries took and 0, then for each line read runs once and
+                                    prints the milliseconds that it took, those of processor time,
+                                    and the process's peak memory in megabytes
 """
 
 import json
@@ -80,31 +83,45 @@ def session(path, threads):
     return onnxruntime.InferenceSession(str(path), options, providers=providers)
 
 
-def run(folder):
+def read(folder):
+    """Yields the path and the content of each description, after writing its ONNX file."""
     for path in sorted(pathlib.Path(folder).glob("*.json")):
         net = json.loads(path.read_text())
         constants = np.fromfile(path.with_suffix(".constants.f32"), np.float32)
+        path.with_suffix(".onnx").write_bytes(make(net, constants).SerializeToString())
+        yield path, net
+
+
+def run(folder):
+    for path, net in read(folder):
         x = np.fromfile(path.with_suffix(".input.f32"), np.float32).reshape([1] + net["input"])
-        onnx_path = path.with_suffix(".onnx")
-        onnx_path.write_bytes(make(net, constants).SerializeToString())
-        outputs = session(onnx_path, 1).run(net["outputs"], {"input": x})
+        outputs = session(path.with_suffix(".onnx"), 1).run(net["outputs"], {"input": x})
         np.concatenate([y.ravel() for y in outputs]).tofile(path.with_suffix(".output.f32"))
 
 
-def time(path, threads):
+def peak_megabytes():
     import resource
-    from time import perf_counter
 
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def time(path, threads):
+    from time import perf_counter, process_time
+
+    import onnxruntime  # noqa: F401, so that the figure printed next includes it
+
+    libraries = peak_megabytes()
     s = session(path, int(threads))
     description = s.get_inputs()[0]
     x = np.random.default_rng(0).random(description.shape, np.float32)
-    print("ready", flush=True)
+    print("ready", libraries, 0, flush=True)
     for _ in sys.stdin:
-        begin = perf_counter()
+        begin, processor = perf_counter(), process_time()
         s.run(None, {description.name: x})
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print((perf_counter() - begin) * 1e3, peak, flush=True)
+        wall, processor = perf_counter() - begin, process_time() - processor
+        print(wall * 1e3, processor * 1e3, peak_megabytes(), flush=True)
 
 
 if __name__ == "__main__":
-    {"run": run, "time": time}[sys.argv[1]](*sys.argv[2:])
+    commands = {"make": lambda folder: list(read(folder)), "run": run, "time": time}
+    commands[sys.argv[1]](*sys.argv[2:])

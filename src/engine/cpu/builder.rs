@@ -2,6 +2,7 @@
 //! that an error names the node. [`ProgramBuilder::finish`] fuses and packs (see [`super::lower`]).
 
 use super::program::{DepthToSpaceMode, Payload};
+use super::spec::{ConvSpec, ConvTransposeSpec, MaxPoolSpec};
 use crate::engine::EngineError;
 
 /// Most channels, rows or columns of a feature map.
@@ -14,65 +15,6 @@ pub(super) const MAX_KERNEL: usize = 64;
 /// A feature map of the network being built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(super) usize);
-
-/// Attributes of a convolution, as ONNX Conv with batch 1.
-#[derive(Clone, Copy, Debug)]
-pub struct ConvSpec<'a> {
-    /// Output channels O.
-    pub out_channels: usize,
-    /// Kernel rows and columns.
-    pub kernel: [usize; 2],
-    /// Step in rows and columns.
-    pub stride: [usize; 2],
-    /// Padding with zeros: top, left, bottom, right (ONNX's order of `pads`).
-    pub pad: [usize; 4],
-    /// Distance of taps in rows and columns.
-    pub dilation: [usize; 2],
-    /// Groups.
-    pub groups: usize,
-    /// Weights `[O, I / groups, kh, kw]`.
-    pub weight: &'a [f32],
-    /// O summands.
-    pub bias: Option<&'a [f32]>,
-    /// Clamp negative values to 0 afterwards.
-    pub relu: bool,
-}
-
-/// Attributes of a transposed convolution, as ONNX ConvTranspose with batch 1.
-#[derive(Clone, Copy, Debug)]
-pub struct ConvTransposeSpec<'a> {
-    /// Output channels O.
-    pub out_channels: usize,
-    /// Kernel rows and columns.
-    pub kernel: [usize; 2],
-    /// Output pixels per input pixel, in rows and columns.
-    pub stride: [usize; 2],
-    /// Rows and columns cut from the full result: top, left, bottom, right.
-    pub pad: [usize; 4],
-    /// Rows and columns added at the bottom and the right.
-    pub output_padding: [usize; 2],
-    /// Distance of taps in rows and columns.
-    pub dilation: [usize; 2],
-    /// Groups.
-    pub groups: usize,
-    /// Weights `[I, O / groups, kh, kw]`.
-    pub weight: &'a [f32],
-    /// O summands.
-    pub bias: Option<&'a [f32]>,
-    /// Clamp negative values to 0 afterwards.
-    pub relu: bool,
-}
-
-/// Attributes of a maximum over windows, as ONNX MaxPool with `ceil_mode` 0 and dilation 1.
-#[derive(Clone, Copy, Debug)]
-pub struct MaxPoolSpec {
-    /// Window's rows and columns.
-    pub kernel: [usize; 2],
-    /// Step in rows and columns.
-    pub stride: [usize; 2],
-    /// Padding, which never wins: top, left, bottom, right.
-    pub pad: [usize; 4],
-}
 
 /// Name and size of a tensor being built.
 #[derive(Clone, Debug)]
@@ -440,7 +382,7 @@ impl ProgramBuilder {
         let [channels, height, width] = self.check(name, x)?;
         check_sizes(name, "blocksize", &[block])?;
         let area = block * block;
-        if channels % area != 0 {
+        if !channels.is_multiple_of(area) {
             return Err(bad(
                 name,
                 "number of channels",
@@ -560,7 +502,7 @@ fn check_groups(
             out_channels,
         ));
     }
-    if groups == 0 || channels % groups != 0 || out_channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
         let expected = format!("a divisor of {channels} and of {out_channels} channels");
         return Err(bad(node, "groups", expected, groups));
     }

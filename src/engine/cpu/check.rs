@@ -199,7 +199,7 @@ fn check_section(
         return Err(format!("{what} has {bytes} bytes, must have {expected:?}"));
     }
     let inside = offset.checked_add(bytes).is_some_and(|end| end <= blob_len);
-    if !inside || offset % ALIGN != 0 {
+    if !inside || !offset.is_multiple_of(ALIGN) {
         return Err(format!(
             "{what} at {offset} with {bytes} bytes must be aligned to {ALIGN} and inside the \
              {blob_len} bytes of weights"
@@ -213,12 +213,12 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
     check_range("stride", &conv.stride, 1)?;
     check_range("up", &conv.up, 1)?;
     let (channels, groups) = (input.channels, conv.groups);
-    if groups == 0 || channels % groups != 0 || output.channels % groups != 0 {
+    if groups == 0 || !channels.is_multiple_of(groups) || !output.channels.is_multiple_of(groups) {
         let expected = format!("divide {channels} and {} channels", output.channels);
         return Err(format!("groups is {groups}, must {expected}"));
     }
     if conv.layout == WeightLayout::Narrow
-        && (groups != 1 || conv.residual.is_some() || channels % LANES != 0)
+        && (groups != 1 || conv.residual.is_some() || !channels.is_multiple_of(LANES))
     {
         let found = format!("{groups} groups, {channels} channels");
         return Err(format!(

@@ -2,6 +2,7 @@
 
 use super::arena::Place;
 use super::conv::ConvStep;
+use super::kernels::positive;
 use super::program::DepthToSpaceMode;
 use super::simd::Isa;
 use crate::engine::EngineError;
@@ -274,11 +275,6 @@ impl Step {
             },
         );
     }
-}
-
-/// `v` where it is above 0, else 0 (also for NaN), as the kernels have it.
-fn positive(v: f32) -> f32 {
-    if v > 0.0 { v } else { 0.0 }
 }
 
 /// The output's buffer, to be written, and two inputs' buffers, which are others.

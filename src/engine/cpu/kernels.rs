@@ -102,7 +102,7 @@ pub(super) fn narrow_row(isa: Isa, row: Row<'_>) {
     if row.width == 0 {
         return;
     }
-    assert!(row.channels % LANES == 0, "channels");
+    assert!(row.channels.is_multiple_of(LANES), "channels");
     row.check(
         row.output_channels * row.taps.len() * row.channels,
         row.output_channels,
@@ -237,6 +237,12 @@ unsafe fn finish<L: Lanes>(row: &mut Row<'_>, step: usize, channel: usize, mut s
     }
 }
 
+/// `v` where it is above 0, else 0 (also for NaN), as [`Lanes::relu`] has it.
+#[inline(always)]
+pub(super) fn positive(v: f32) -> f32 {
+    if v > 0.0 { v } else { 0.0 }
+}
+
 /// See [`narrow_row`], which has checked the row.
 struct Narrow<'a>(Row<'a>);
 
@@ -322,11 +328,7 @@ unsafe fn narrow_tile<L: Lanes, const PX: usize, const CHANNELS: usize>(
                 .add((first + px) * row.output_step + channel);
             for (output, sum) in sums.into_iter().enumerate() {
                 let value = sum.sum() + *row.bias.as_ptr().add(channel + output);
-                let value = if row.relu && !(value > 0.0) {
-                    0.0
-                } else {
-                    value
-                };
+                let value = if row.relu { positive(value) } else { value };
                 *to.add(output) = value;
             }
         }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 
 use super::builder::{ConvNode, Node, NodeKind, ProgramBuilder};
-use super::pack::{Blob, pack};
+use super::pack::{Blob, LANES, pack};
 use super::program::{
     Conv, DepthToSpaceMode, Op, OpKind, Output, Payload, Phase, Program, SliceOf, Tensor,
     WeightLayout,
@@ -338,8 +338,10 @@ impl Lowering<'_> {
             Some((block, _)) => conv.out_channels / (block * block),
             None => conv.out_channels,
         };
-        let narrow =
-            out_channels <= NARROW && channels % 16 == 0 && conv.groups == 1 && residual.is_none();
+        let narrow = out_channels <= NARROW
+            && channels.is_multiple_of(LANES)
+            && conv.groups == 1
+            && residual.is_none();
         let layout = if narrow {
             WeightLayout::Narrow
         } else {

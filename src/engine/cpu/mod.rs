@@ -42,11 +42,13 @@ mod lower;
 mod pack;
 pub mod program;
 mod simd;
+mod spec;
 
-pub use builder::{ConvSpec, ConvTransposeSpec, MaxPoolSpec, ProgramBuilder, TensorId};
+pub use builder::{ProgramBuilder, TensorId};
 pub use layers::Layer;
 pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
+pub use spec::{ConvSpec, ConvTransposeSpec, MaxPoolSpec};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,6 +64,9 @@ use crate::threads::Pool;
 /// blob's part of it. It must give the same bytes each time, aligned to 4 bytes; alignment to
 /// [`program::ALIGN`] is fastest.
 pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// What [`CpuEngine::run_with`] calls with the name and the values of each tensor.
+pub type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
 
 /// How to run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,10 +157,7 @@ impl CpuEngine {
     /// Runs the network and shows every tensor to `observer`, by name, as soon as it is complete: the
     /// network's input first, then each operator's output (after its fused ReLU), and a Concat when
     /// the last of its parts is written. Borders are not part of the views.
-    pub fn run_with(
-        &mut self,
-        observer: &mut dyn FnMut(&str, MapView<'_>),
-    ) -> Result<(), EngineError> {
+    pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
         let place = self.input_place;
         observer(
             &self.input.name,
@@ -185,10 +187,7 @@ impl CpuEngine {
         self.isa
     }
 
-    fn execute(
-        &mut self,
-        mut observer: Option<&mut dyn FnMut(&str, MapView<'_>)>,
-    ) -> Result<(), EngineError> {
+    fn execute(&mut self, mut observer: Option<&mut Observer<'_>>) -> Result<(), EngineError> {
         let context = Context {
             pool: &self.pool,
             isa: self.isa,
