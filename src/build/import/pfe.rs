@@ -328,14 +328,14 @@ impl<'a> Walk<'a> {
     fn linear(&mut self, x: Tracked) -> Result<(PfnLayer, Tracked)> {
         let expected = "MatMul, Gemm or Conv 1×1";
         let (x, node) = self.to_next(x, expected)?;
-        let weight_name = node.need_input(1)?;
+        if !matches!(node.op(), "MatMul" | "Gemm" | "Conv") {
+            return Err(node.error(format!("expected {expected} here")));
+        }
         if node.input(0) != Some(x.value.as_str()) {
             return Err(node.error(format!("\"{}\" is not its first input", x.value)));
         }
-        let weight = match node.op() {
-            "MatMul" | "Gemm" | "Conv" => self.graph.floats(weight_name)?,
-            _ => return Err(node.error(format!("expected {expected} here"))),
-        };
+        let weight_name = node.need_input(1)?;
+        let weight = self.graph.floats(weight_name)?;
         let weight = weight
             .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is no constant")))?;
         let channels = x.position(Axis::Channels);

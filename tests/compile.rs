@@ -1,0 +1,130 @@
+//! Whole graphs on the CPU engine against ONNX Runtime.
+
+mod common;
+#[path = "common/oracle.rs"]
+mod oracle;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use centerpoint::build::fuse::{FuseReport, fuse};
+use centerpoint::build::onnx::Graph;
+use centerpoint::build::{compile, onnx};
+use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::threads::Pool;
+
+/// The largest difference to ONNX Runtime's outputs, relative to the largest value of each.
+fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
+    let payload = compile::cpu(graph).unwrap();
+    let pool = Arc::new(Pool::new(2));
+    let weights = Arc::new(payload.weights);
+    let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default()).unwrap();
+    let input = engine.input_mut();
+    let [_, channels, height, width] = case.input_shape[..] else {
+        panic!("{:?}", case.input_shape);
+    };
+    let mut values = case.input.iter();
+    for c in 0..channels {
+        for y in 0..height {
+            for x in 0..width {
+                input.data[input.layout.index(c, y, x)] = *values.next().unwrap();
+            }
+        }
+    }
+    engine.run().unwrap();
+    let names: Vec<String> = engine.outputs().iter().map(|o| o.name.clone()).collect();
+    let expected: Vec<&str> = case.outputs.iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, expected, "{}", case.name);
+    let mut worst = 0.0_f32;
+    for (i, output) in case.outputs.iter().enumerate() {
+        let view = engine.output(i).unwrap();
+        let [1, channels, height, width] = output.shape[..] else {
+            panic!("{:?}", output.shape);
+        };
+        let found = (view.layout.channels, view.layout.height, view.layout.width);
+        assert_eq!(found, (channels, height, width), "{}", case.name);
+        let largest = output.values.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+        let mut values = output.values.iter();
+        for c in 0..channels {
+            for y in 0..height {
+                for x in 0..width {
+                    let found = view.data[view.layout.index(c, y, x)];
+                    let difference = (found - values.next().unwrap()).abs() / largest;
+                    assert!(difference.is_finite());
+                    worst = worst.max(difference);
+                }
+            }
+        }
+    }
+    worst
+}
+
+/// The graph as it is, and fused; with the batch axis fixed.
+fn graphs(case: &oracle::Case) -> (Graph, Graph, FuseReport) {
+    let mut graph = Graph::read(&case.model).unwrap();
+    graph
+        .edit(|proto| {
+            let shape = proto.input[0].r#type.as_mut().unwrap();
+            let shape = shape.tensor_type.as_mut().unwrap().shape.as_mut().unwrap();
+            shape.dim[0].dim_param = None;
+            shape.dim[0].dim_value = Some(1);
+        })
+        .unwrap();
+    let mut fused = graph.clone();
+    let report = fuse(&mut fused, &[]).unwrap();
+    (graph, fused, report)
+}
+
+#[test]
+fn networks_give_onnx_runtimes_results() {
+    let folder = tempfile::tempdir().unwrap();
+    if !oracle::script(&["rpn", folder.path().to_str().unwrap()]) {
+        return;
+    }
+    let cases = oracle::cases(folder.path());
+    assert_eq!(cases.len(), 28);
+    for case in &cases {
+        let (plain, fused, report) = graphs(case);
+        let (a, b) = (difference(&plain, case), difference(&fused, case));
+        println!("{}: {a:.1e} unfused, {b:.1e} fused", case.name);
+        assert!(a <= 1e-4 && b <= 1e-4, "{}", case.name);
+        let norms = |g: &Graph| g.nodes().filter(|n| n.op() == "BatchNormalization").count();
+        assert_eq!(norms(&fused), report.kept.len(), "{}", case.name);
+        let stay = ["bn_alone", "conv_used_twice"].contains(&case.name.as_str());
+        assert_eq!(
+            report.kept.len(),
+            usize::from(stay),
+            "{}: {:?}",
+            case.name,
+            report.kept
+        );
+        // ONNX Runtime reads what we write, with the same result.
+        let written = folder.path().join(format!("{}_fused.onnx", case.name));
+        fused.write(&written).unwrap();
+    }
+}
+
+#[test]
+fn any_file() {
+    let Ok(files) = std::env::var("CENTERPOINT_CHECK_ONNX") else {
+        return;
+    };
+    for file in files.split(':') {
+        let folder = tempfile::tempdir().unwrap();
+        if !oracle::script(&["run", file, folder.path().to_str().unwrap()]) {
+            return;
+        }
+        let case = oracle::case(Path::new(file), folder.path());
+        let (_, fused, report) = graphs(&case);
+        println!(
+            "{file}: {:.1e} fused; {report:?}",
+            difference(&fused, &case)
+        );
+    }
+}
+
+fn _unused() {
+    let _ = onnx::encode;
+    let _ = common::shared;
+}
