@@ -12,7 +12,7 @@ use std::time::Instant;
 use args::Args;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::output::FrameResult;
-use centerpoint::points::{self, ReadOptions};
+use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -63,9 +63,14 @@ fn run(args: &Args) -> Result<usize, Error> {
     for path in &frames {
         match frame(args, path, &mut detector, &mut sink) {
             Ok(()) => {}
-            Err(error @ Error::Frame(_)) => {
+            Err(Error::Frame(error)) => {
                 failed += 1;
-                progress.suspend(|| eprintln!("cp-infer: {error}"));
+                // Only here are both known, what the model needs and which file lacks it.
+                let file = match error {
+                    FrameError::MissingColumn { .. } => format!("{}: ", path.display()),
+                    _ => String::new(),
+                };
+                progress.suspend(|| eprintln!("cp-infer: {file}{error}"));
             }
             Err(error) => return Err(error),
         }
@@ -100,8 +105,7 @@ fn frame(args: &Args, path: &Path, detector: &mut Detector, sink: &mut Sink) -> 
 /// Reads a frame, or the sweeps that make one; also the number of points past the capacity.
 fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u64), Error> {
     let model = detector.model();
-    let default_layout =
-        points::Layout::new(&model.points.columns).map_err(points::FrameError::from)?;
+    let default_layout = points::Layout::new(&model.points.columns).map_err(FrameError::from)?;
     let options = ReadOptions {
         layout: args.layout,
         default_layout,
