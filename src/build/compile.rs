@@ -37,6 +37,12 @@ pub const CPU_OPERATORS: &[&str] = &[
     "Sigmoid",
 ];
 
+/// Most convolutions that may share one weight: each gets its own packed copy, so that a small file
+/// could otherwise ask for a large program.
+const MAX_SHARED: usize = 3;
+/// Most values that single numbers (Mul or Add by one) may be spread to.
+const MAX_SPREAD: usize = 1 << 18;
+
 /// Makes the CPU engine's payload from a graph with one input and outputs of shape [1, C, H, W].
 /// BatchNormalizations that are still there are run as such; see [`super::fuse`] to fold them before.
 ///
@@ -53,6 +59,7 @@ pub fn cpu(graph: &Graph) -> Result<Payload> {
         shapes: &shapes,
         builder: ProgramBuilder::new(),
         maps: HashMap::new(),
+        spread: 0,
     };
     compiler.input()?;
     for node in graph.nodes() {
@@ -73,6 +80,8 @@ struct Compiler<'a> {
     builder: ProgramBuilder,
     /// The engine's tensor of each value.
     maps: HashMap<String, TensorId>,
+    /// Values that single numbers were spread to so far.
+    spread: usize,
 }
 
 impl Compiler<'_> {
@@ -273,6 +282,12 @@ impl Compiler<'_> {
                     "it has factors for {} channels, its input has {channels}",
                     affine.channels()
                 )));
+            }
+            if affine.channels() < channels {
+                self.spread = self.spread.saturating_add(channels);
+                if self.spread > MAX_SPREAD {
+                    return Err(node.error("too many products or sums with single numbers"));
+                }
             }
             let at = |c| {
                 let (scale, shift) = affine.at(c);

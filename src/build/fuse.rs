@@ -25,6 +25,9 @@ use super::onnx::{Graph, Node, Shapes};
 use super::simplify::simplify;
 use super::{BuildError, Result};
 
+/// Most nodes that may share one weight for it to be folded: each gets its own copy.
+const MAX_SHARED: usize = 3;
+
 /// What [`fuse`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FuseReport {
@@ -411,7 +414,12 @@ fn sole_maker<'a>(graph: &'a Graph, value: &str) -> std::result::Result<Node<'a>
 /// The weight of a node: a constant of FLOAT elements.
 fn weight(graph: &Graph, node: Node<'_>) -> std::result::Result<Tensor<f32>, Refusal> {
     let name = node.need_input(1)?;
+    let uses = graph.uses(name);
     match graph.constant(name)? {
+        Some(_) if uses > MAX_SHARED => refuse(format!(
+            "the weight \"{name}\" of {} is used {uses} times",
+            node.describe()
+        )),
         Some(proto) if proto.dims.contains(&0) => refuse(format!(
             "the weight \"{name}\" of {} is empty",
             node.describe()
