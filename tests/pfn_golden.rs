@@ -1,0 +1,229 @@
+//! Two trained PFNs on real frames, from the ONNX file to the pillar features.
+//!
+//! - haohaonju's (MatMul → Transpose → BatchNormalization): against features that ONNX Runtime gave
+//!   for a Waymo frame, kept in the shared material.
+//! - carkusl's (Conv 1×1 → BatchNormalization): against `pfn_oracle.py`, which voxelises a nuScenes
+//!   frame on its own and runs ONNX Runtime. That file has room for 5268 pillars only, so the frame
+//!   also hits the cap.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use centerpoint::Model;
+use centerpoint::build::import::read_pfe;
+use centerpoint::features::{Features, features};
+use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::threads::Pool;
+
+const STRIDE: usize = 5;
+
+fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).join(path);
+    if !path.exists() {
+        println!("skipped: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// A model of five point columns, xyz − mean and xy − centre, and two layers of 64.
+fn model(range: [f32; 6], voxel: [f32; 3], max_points: usize, max_pillars: usize) -> Model {
+    let text = format!(
+        r#"
+        name = "golden"
+        classes = ["car"]
+        [points]
+        columns = ["x", "y", "z", "intensity", "ring"]
+        [grid]
+        range = {range:?}
+        voxel_size = {voxel:?}
+        max_points_per_pillar = {max_points}
+        max_pillars = {max_pillars}
+        [pfn]
+        center_offset_axes = 2
+        in_features = 10
+        layers = [64, 64]
+        [head]
+        downsample = 1
+        size_order = "lwh"
+        rotation = "sin_cos"
+        [decode]
+        score = 0.1
+        "#
+    );
+    Model::parse(&text, Path::new("golden.toml")).unwrap()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+fn integers(bytes: &[u8]) -> Vec<i32> {
+    bytes
+        .chunks_exact(4)
+        .map(|b| i32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+/// What a frame should give: `[pillars][y, x]`, counts, features.
+struct Golden {
+    cells: Vec<i32>,
+    counts: Vec<i32>,
+    features: Vec<f32>,
+}
+
+/// Runs the stages on `frame` and compares; the greatest absolute difference is printed.
+fn compare(model: &Model, pfe: &Path, frame: &Path, golden: &Golden) -> Pillars {
+    let pfn = read_pfe(pfe).unwrap().pfn;
+    let points = floats(&std::fs::read(frame).unwrap());
+    let pool = Pool::new(2);
+    let mut pillars = Pillars::new(&model.grid);
+    voxelize(&points, STRIDE, &model.grid, &mut pillars);
+    let mut out = Features::new(model, &pfn, pool.threads()).unwrap();
+    features(&points, STRIDE, &pillars, &model.grid, &pool, &mut out);
+
+    let nx = model.grid.nx as i32;
+    let expected: Vec<i32> = golden
+        .cells
+        .chunks_exact(2)
+        .map(|yx| yx[0] * nx + yx[1])
+        .collect();
+    assert_eq!(pillars.len(), expected.len());
+    assert!(
+        pillars.cells().iter().map(|&cell| cell as i32).eq(expected),
+        "cells or their order"
+    );
+    assert!(
+        pillars
+            .counts()
+            .iter()
+            .map(|&n| n as i32)
+            .eq(golden.counts.iter().copied()),
+        "counts"
+    );
+    assert_eq!(out.values().len(), golden.features.len());
+    let differences = out
+        .values()
+        .iter()
+        .zip(&golden.features)
+        .map(|(a, b)| (a - b).abs());
+    let worst = differences.fold(0.0f32, f32::max);
+    let name = pfe.file_name().unwrap().display();
+    println!(
+        "{name}: {} pillars, greatest difference {worst:e}",
+        pillars.len()
+    );
+    assert!(worst < 1e-4, "{worst}");
+    assert!(
+        golden.features.iter().any(|&value| value > 1.0),
+        "features that say nothing"
+    );
+    pillars
+}
+
+#[test]
+fn haohaonju_on_a_waymo_frame() {
+    let (Some(pfe), Some(npz), Some(frame)) = (
+        shared("data/pfn/haohaonju_waymo_pfe_baseline32000.onnx"),
+        shared("data/pfn/haohaonju_waymo_frame_100.npz"),
+        shared("data/frames/waymo/seq_0_frame_100.bin"),
+    ) else {
+        return;
+    };
+    let model = model(
+        [-74.88, -74.88, -2.0, 74.88, 74.88, 4.0],
+        [0.32, 0.32, 6.0],
+        20,
+        32000,
+    );
+    assert_eq!((model.grid.nx, model.grid.ny), (468, 468));
+    let npz = std::fs::read(npz).unwrap();
+    let golden = Golden {
+        cells: integers(&npy(&npz, "coors_yx")),
+        counts: integers(&npy(&npz, "num_points")),
+        features: floats(&npy(&npz, "pillar_features")),
+    };
+    assert_eq!(golden.counts.len(), 13569);
+    compare(&model, &pfe, &frame, &golden);
+}
+
+#[test]
+fn carkusl_on_a_nuscenes_frame() {
+    let (Some(pfe), Some(frames)) = (
+        shared("data/pfn/carkusl_nusc_pfe_sim.onnx"),
+        shared("data/frames/nuscenes"),
+    ) else {
+        return;
+    };
+    let Some(python) = std::env::var_os("CENTERPOINT_PYTHON") else {
+        println!("skipped: CENTERPOINT_PYTHON is not set");
+        return;
+    };
+    let frame = std::fs::read_dir(frames)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let (range, voxel) = ([-51.2, -51.2, -5.0, 51.2, 51.2, 3.0], [0.2, 0.2, 8.0]);
+    let (max_points, max_pillars) = (20, 5268);
+    let run = Command::new(python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pfn_oracle.py"))
+        .args([&pfe, &frame, out.path()])
+        .args(range.iter().chain(&voxel).map(f32::to_string))
+        .args([max_points, max_pillars].map(|n: usize| n.to_string()))
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+
+    let bytes = std::fs::read(out.path()).unwrap();
+    let pillars = integers(&bytes[..4])[0] as usize;
+    let (table, features) = bytes[4..].split_at(pillars * 12);
+    let table = integers(table);
+    let golden = Golden {
+        cells: table
+            .chunks_exact(3)
+            .flat_map(|row| [row[0], row[1]])
+            .collect(),
+        counts: table.chunks_exact(3).map(|row| row[2]).collect(),
+        features: floats(features),
+    };
+    let model = model(range, voxel, max_points, max_pillars);
+    let pillars = compare(&model, &pfe, &frame, &golden);
+    assert_eq!(pillars.len(), max_pillars);
+    assert!(pillars.dropped().pillars > 0 && pillars.dropped().pillar_points > 0);
+}
+
+/// The values of `NAME.npy` in a `.npz` (a zip of deflated files), as bytes.
+fn npy(zip: &[u8], name: &str) -> Vec<u8> {
+    let u16_at = |at: usize| u16::from_le_bytes(zip[at..at + 2].try_into().unwrap()) as usize;
+    let u32_at = |at: usize| u32::from_le_bytes(zip[at..at + 4].try_into().unwrap()) as usize;
+    let end = zip.windows(4).rposition(|w| w == b"PK\x05\x06").unwrap();
+    let mut entry = u32_at(end + 16);
+    for _ in 0..u16_at(end + 10) {
+        assert_eq!(&zip[entry..entry + 4], b"PK\x01\x02");
+        let (length, extra, comment) = (u16_at(entry + 28), u16_at(entry + 30), u16_at(entry + 32));
+        if &zip[entry + 46..entry + 46 + length] == format!("{name}.npy").as_bytes() {
+            assert_eq!(u16_at(entry + 10), 8, "not deflated");
+            let local = u32_at(entry + 42);
+            let data = local + 30 + u16_at(local + 26) + u16_at(local + 28);
+            let mut file = Vec::new();
+            let mut inflate = flate2::read::DeflateDecoder::new(&zip[data..]);
+            inflate.read_to_end(&mut file).unwrap();
+            assert_eq!(&file[..8], b"\x93NUMPY\x01\x00");
+            let header = u16::from_le_bytes([file[8], file[9]]) as usize;
+            return file.split_off(10 + header);
+        }
+        entry += 46 + length + extra + comment;
+    }
+    panic!("no {name}.npy in the archive");
+}
