@@ -227,17 +227,14 @@ fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
         }
         .into());
     }
-    let program = plan.section("program")?;
-    let program = serde_json::from_slice(program.as_ref()).map_err(|e| PlanError::Broken {
+    let broken = |e: EngineError| PlanError::Broken {
         path: plan.path().into(),
-        what: format!("section `program`: {e}"),
-    })?;
+        what: e.to_string(),
+    };
+    let program = cpu::Program::from_json(plan.section("program")?.as_ref()).map_err(broken)?;
     let weights = Arc::new(plan.section("weights")?);
     let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
-        .map_err(|e| PlanError::Broken {
-            path: plan.path().into(),
-            what: e.to_string(),
-        })?;
+        .map_err(broken)?;
     Ok(Box::new(engine))
 }
 

@@ -36,3 +36,8 @@ pub use error::{Error, Result};
 pub use frame::{Dropped, Times};
 pub use model::Model;
 pub use points::{Column, Layout, PointCloud};
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

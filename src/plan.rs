@@ -40,6 +40,8 @@ const HEADER: usize = 64;
 const ROW: usize = 32;
 const ALIGN: usize = 64;
 const MAX_SECTIONS: usize = 64;
+/// Most bytes of the manifest and of the model description, which are parsed into memory.
+const MAX_TEXT: usize = 1 << 20;
 
 /// What a plan was made from and for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -169,9 +171,15 @@ impl Plan {
             what,
         };
         let text = |name: &str| -> Result<&str, PlanError> {
-            let section: &Section = sections
+            let section = sections
                 .get(name)
                 .ok_or_else(|| broken(format!("no section `{name}`")))?;
+            let bytes = section.range.len();
+            if bytes > MAX_TEXT {
+                return Err(broken(format!(
+                    "section `{name}` has {bytes} bytes, more than any real one ({MAX_TEXT})"
+                )));
+            }
             std::str::from_utf8(section.map.get(section.range.clone()).unwrap_or(&[]))
                 .map_err(|e| broken(format!("section `{name}` is no UTF-8: {e}")))
         };

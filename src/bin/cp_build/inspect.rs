@@ -30,7 +30,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let mut text = String::new();
     header(&mut text, &plan)?;
     let program = plan.section("program")?;
-    let program: Program = serde_json::from_slice(program.as_ref())?;
+    let program = Program::from_json(program.as_ref())?;
     program.validate(plan.section("weights")?.as_ref().len())?;
     let layers = program.layers();
     let macs: u64 = layers.iter().map(|layer| layer.macs).sum();

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineError;
+
 /// Alignment of every section of the weight blob, and of the blob itself, in bytes.
 pub const ALIGN: usize = 64;
 
@@ -30,6 +32,18 @@ pub struct Program {
     pub outputs: Vec<Output>,
     /// The operators.
     pub ops: Vec<Op>,
+}
+
+impl Program {
+    /// Reads a program's JSON; [`super::CpuEngine::new`] and [`Program::validate`] check it.
+    ///
+    /// # Errors
+    /// [`EngineError::Payload`] with the place in the text.
+    pub fn from_json(text: &[u8]) -> Result<Self, EngineError> {
+        serde_json::from_slice(text).map_err(|e| EngineError::Payload {
+            what: format!("the program: {e}"),
+        })
+    }
 }
 
 /// A feature map of f32, [1, C, H, W].
