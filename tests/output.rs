@@ -85,7 +85,8 @@ fn json_without_boxes_and_with_a_strange_name_is_one_line() {
 
 #[test]
 fn numbers_that_json_cannot_say_are_errors() {
-    let set: [(&str, fn(&mut Box3d, f32)); 5] = [
+    type Set = fn(&mut Box3d, f32);
+    let set: [(&str, Set); 5] = [
         ("score", |b, v| b.score = v),
         ("center", |b, v| b.center[2] = v),
         ("size", |b, v| b.size[1] = v),
