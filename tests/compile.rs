@@ -1,18 +1,21 @@
 //! Whole graphs on the CPU engine against ONNX Runtime.
 
-mod common;
+#[path = "common/nets.rs"]
+mod nets;
 #[path = "common/oracle.rs"]
 mod oracle;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use centerpoint::build::compile;
 use centerpoint::build::fuse::{FuseReport, fuse};
 use centerpoint::build::onnx::Graph;
-use centerpoint::build::{compile, onnx};
+use centerpoint::build::onnx::proto::GraphProto;
 use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::threads::Pool;
+use nets::{model, node, value};
 
 /// The largest difference to ONNX Runtime's outputs, relative to the largest value of each.
 fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
@@ -99,12 +102,14 @@ fn networks_give_onnx_runtimes_results() {
             case.name,
             report.kept
         );
-        // ONNX Runtime reads what we write, with the same result.
-        let written = folder.path().join(format!("{}_fused.onnx", case.name));
+        let written = case.model.with_file_name("fused.onnx");
         fused.write(&written).unwrap();
     }
+    // ONNX Runtime and onnx.checker on what was written.
+    oracle::script(&["same", folder.path().to_str().unwrap()]);
 }
 
+/// Any files that the variable CENTERPOINT_CHECK_ONNX names, separated by colons.
 #[test]
 fn any_file() {
     let Ok(files) = std::env::var("CENTERPOINT_CHECK_ONNX") else {
@@ -124,7 +129,39 @@ fn any_file() {
     }
 }
 
-fn _unused() {
-    let _ = onnx::encode;
-    let _ = common::shared;
+#[test]
+fn operators_that_are_not_supported_are_named_with_those_that_are() {
+    let mut resize = node("Resize", &["x"], &["out"]);
+    resize.name = None;
+    let mut product = node("Mul", &["x", "x"], &["out"]);
+    product.name = Some("/square/Mul".to_owned());
+    for (node, needles) in [
+        (
+            resize,
+            [
+                "node that makes \"out\" (Resize)",
+                "ConvTranspose, DepthToSpace",
+            ],
+        ),
+        (
+            product,
+            ["node \"/square/Mul\" (Mul)", "multiplies two maps"],
+        ),
+        (
+            node("Clip", &["x"], &["out"]),
+            ["(Clip)", "clips to -inf to inf"],
+        ),
+    ] {
+        let graph = GraphProto {
+            node: vec![node],
+            input: vec![value("x", &[1, 2, 4, 4])],
+            output: vec![value("out", &[1, 2, 4, 4])],
+            ..Default::default()
+        };
+        let graph = Graph::new(Path::new("net.onnx"), model(graph)).unwrap();
+        let message = compile::cpu(&graph).unwrap_err().to_string();
+        for needle in needles {
+            assert!(message.contains(needle), "{message}");
+        }
+    }
 }

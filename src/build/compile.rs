@@ -224,6 +224,12 @@ impl Compiler<'_> {
             .graph
             .floats(weight_name)?
             .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is no constant")))?;
+        let uses = self.graph.uses(weight_name);
+        if uses > MAX_SHARED {
+            return Err(node.error(format!(
+                "its weight \"{weight_name}\" is used {uses} times, at most {MAX_SHARED}"
+            )));
+        }
         let bias =
             match node.input(2) {
                 Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {

@@ -492,3 +492,6 @@ fn constant_name(graph: &Graph, node: Node<'_>, input: usize, suffix: &str) -> R
     }
     Ok(graph.fresh_name(&format!("{}.{suffix}", node.need_output()?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
 //! Networks made by `tests/oracle/onnx_nets.py`, with what ONNX Runtime makes of them.
+#![allow(dead_code)] // Each test binary uses its part.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

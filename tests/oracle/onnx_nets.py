@@ -3,6 +3,7 @@
     onnx_nets.py pfe DIR          small pillar feature networks in the forms that exporters write
     onnx_nets.py rpn DIR          small networks of the operators of the CPU engine
     onnx_nets.py run MODEL DIR    one given file; open axes become 7
+    onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
 
 Each case is a folder of DIR: model.onnx, io.json (names and shapes), input.f32, 0.f32, 1.f32, … for the
 outputs. All numbers come from a fixed seed.
@@ -94,6 +95,23 @@ def run(model, folder, feed=None):
         "outputs": [{"name": n, "shape": list(r.shape)} for n, r in zip(names, results)],
     }
     (folder / "io.json").write_text(json.dumps(described))
+
+
+def same(folder):
+    """Checks what the crate wrote."""
+    for case in sorted(path.parent for path in folder.glob("*/fused.onnx")):
+        onnx.checker.check_model(onnx.load(case / "fused.onnx"), full_check=True)
+        described = json.loads((case / "io.json").read_text())
+        shape = described["input"]["shape"]
+        feed = np.fromfile(case / "input.f32", "<f4").reshape(shape)
+        session = ort.InferenceSession(str(case / "fused.onnx"), providers=["CPUExecutionProvider"])
+        results = session.run(None, {described["input"]["name"]: feed})
+        assert [o.name for o in session.get_outputs()] == [o["name"] for o in described["outputs"]]
+        for i, result in enumerate(results):
+            expected = np.fromfile(case / f"{i}.f32", "<f4").reshape(result.shape)
+            scale = max(np.abs(expected).max(), 1e-3)
+            difference = np.abs(result - expected).max() / scale
+            assert difference <= 1e-5, f"{case.name}: {difference}"
 
 
 # Pillar feature networks ------------------------------------------------------------------------------
@@ -349,5 +367,7 @@ if __name__ == "__main__":
             make_rpn(Path(folder))
         case ["run", model, folder]:
             run(Path(model), Path(folder))
+        case ["same", folder]:
+            same(Path(folder))
         case _:
             sys.exit(__doc__)

@@ -4,6 +4,7 @@
 //! [`read_pfe`] gets the PFN's weights out of the first; [`read_rpn`] checks the second against the
 //! model description, names its outputs as the description does, and fuses it.
 
+mod axes;
 mod outputs;
 mod pfe;
 mod rpn;

@@ -17,16 +17,13 @@
 
 use std::path::Path;
 
+use super::axes::{Axis, Input, Lengths, Tracked};
 use crate::build::fuse::{FuseReport, fuse};
-use crate::build::onnx::graph::Value;
 use crate::build::onnx::shapes::permutation;
 use crate::build::onnx::{Graph, Node, Shapes, Window};
 use crate::build::{BuildError, Result};
 use crate::features::{Pfn, PfnLayer};
 
-/// Lengths used for axes of pillars and points that the file leaves open. They only serve to follow
-/// shapes; two primes, so that no product of other lengths equals them by chance.
-const STAND_IN: (usize, usize) = (9973, 101);
 /// Most layers that are read; models have one to three.
 const MAX_LAYERS: usize = 16;
 
@@ -49,7 +46,7 @@ pub struct Pfe {
 /// [`BuildError`] with the file's name, and the node's where one is not what a PFN has there.
 pub fn read_pfe(path: &Path) -> Result<Pfe> {
     let mut graph = Graph::read(path)?;
-    let input = input(&graph)?;
+    let input = Input::of(&graph)?;
     let fused = fuse(&mut graph, &[(&input.name, &input.dims)])?;
     let shapes = Shapes::infer(&graph, &[(&input.name, &input.dims)])?;
     if let Some(kept) = fused.kept.first() {
@@ -59,15 +56,10 @@ pub fn read_pfe(path: &Path) -> Result<Pfe> {
         );
         return Err(BuildError::graph(path, what));
     }
-    let lengths = Lengths {
-        pillars: input.lengths.0,
-        points: input.lengths.1,
-        channels: input.lengths.2,
-    };
     let walk = Walk {
         graph: &graph,
         shapes: &shapes,
-        lengths,
+        lengths: input.lengths,
     };
     let layers = walk.layers(Tracked {
         value: input.name,
@@ -78,114 +70,6 @@ pub fn read_pfe(path: &Path) -> Result<Pfe> {
         max_pillars: input.fixed.0,
         max_points: input.fixed.1,
         fused,
-    })
-}
-
-/// What an axis of a value counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Axis {
-    /// A single element.
-    One,
-    Pillars,
-    Points,
-    Channels,
-    /// Pillars and points in one, rows of a matrix.
-    Rows,
-}
-
-#[derive(Clone, Copy)]
-struct Lengths {
-    pillars: usize,
-    points: usize,
-    channels: usize,
-}
-
-impl Lengths {
-    fn of(self, axis: Axis) -> usize {
-        match axis {
-            Axis::One => 1,
-            Axis::Pillars => self.pillars,
-            Axis::Points => self.points,
-            Axis::Channels => self.channels,
-            Axis::Rows => self.pillars.saturating_mul(self.points),
-        }
-    }
-}
-
-/// A value whose axes are understood.
-#[derive(Clone, Debug)]
-struct Tracked {
-    value: String,
-    axes: Vec<Axis>,
-}
-
-impl Tracked {
-    fn position(&self, axis: Axis) -> Option<usize> {
-        self.axes.iter().position(|&a| a == axis)
-    }
-
-    fn with(&self, node: Node<'_>, axes: Vec<Axis>) -> Result<Self> {
-        Ok(Self {
-            value: node.need_output()?.to_owned(),
-            axes,
-        })
-    }
-}
-
-/// The graph's input.
-struct Input {
-    name: String,
-    axes: Vec<Axis>,
-    dims: Vec<usize>,
-    /// Pillars, points, channels; stand-ins where the file leaves them open.
-    lengths: (usize, usize, usize),
-    /// Pillars and points where the file fixes them.
-    fixed: (Option<usize>, Option<usize>),
-}
-
-fn input(graph: &Graph) -> Result<Input> {
-    let bad = |what: String| Err(BuildError::graph(graph.path(), what));
-    let mut inputs = graph.inputs()?;
-    let names: Vec<String> = inputs.iter().map(|v| v.name.clone()).collect();
-    let (Some(Value { name, dims, .. }), true) = (inputs.pop(), names.len() == 1) else {
-        return bad(format!("a PFN has one input, this graph has {names:?}"));
-    };
-    let (axes, pillars, points, channels) = match dims.as_deref() {
-        Some(&[pillars, points, channels]) => (
-            vec![Axis::Pillars, Axis::Points, Axis::Channels],
-            pillars,
-            points,
-            channels,
-        ),
-        Some(&[None | Some(1), channels, pillars, points]) => (
-            vec![Axis::One, Axis::Channels, Axis::Pillars, Axis::Points],
-            pillars,
-            points,
-            channels,
-        ),
-        _ => {
-            return bad(format!(
-                "input \"{name}\" has shape {dims:?}, expected [pillars, points, columns] or \
-                 [1, columns, pillars, points]"
-            ));
-        }
-    };
-    let Some(channels) = channels else {
-        return bad(format!(
-            "input \"{name}\" leaves the number of columns open"
-        ));
-    };
-    let lengths = Lengths {
-        pillars: pillars.unwrap_or(STAND_IN.0),
-        points: points.unwrap_or(STAND_IN.1),
-        channels,
-    };
-    Ok(Input {
-        name,
-        dims: axes.iter().map(|&a| lengths.of(a)).collect(),
-        axes,
-        lengths: (lengths.pillars, lengths.points, channels),
-        fixed: (pillars, points),
     })
 }
 
@@ -259,7 +143,7 @@ impl<'a> Walk<'a> {
             }
             "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
                 let dims = self.shape(node)?;
-                self.relabelled(&x.axes, dims).ok_or_else(|| {
+                self.lengths.relabelled(&x.axes, dims).ok_or_else(|| {
                     node.error(format!(
                         "cannot tell what its axes are: {dims:?} from {:?}",
                         x.axes
@@ -270,43 +154,6 @@ impl<'a> Walk<'a> {
         };
         self.check(node, &axes)?;
         x.with(node, axes).map(Some)
-    }
-
-    /// What the axes are when `axes` are stored as `dims`: axes of length one come and go, pillars and
-    /// points become rows and back, and the order of the others stays.
-    fn relabelled(&self, axes: &[Axis], dims: &[usize]) -> Option<Vec<Axis>> {
-        let mut left: Vec<Axis> = Vec::new();
-        for &axis in axes.iter().filter(|a| **a != Axis::One) {
-            match axis {
-                Axis::Rows => left.extend([Axis::Pillars, Axis::Points]),
-                axis => left.push(axis),
-            }
-        }
-        let mut left = left.into_iter().peekable();
-        let mut found = Vec::with_capacity(dims.len());
-        for &n in dims {
-            let next = left.peek().copied();
-            let axis = match next {
-                Some(axis) if self.lengths.of(axis) == n => axis,
-                Some(Axis::Pillars) if self.lengths.of(Axis::Rows) == n => {
-                    left.next();
-                    Axis::Rows
-                }
-                _ if n == 1 => {
-                    found.push(Axis::One);
-                    continue;
-                }
-                _ => return None,
-            };
-            // Pillars without points behind them are no rows.
-            if axis == Axis::Rows && left.peek() != Some(&Axis::Points) {
-                return None;
-            }
-            left.next();
-            found.push(axis);
-        }
-        // What is left over has to be of length one.
-        left.all(|axis| self.lengths.of(axis) == 1).then_some(found)
     }
 
     fn shape(&self, node: Node<'_>) -> Result<&'a [usize]> {
