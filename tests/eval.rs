@@ -1,5 +1,8 @@
 //! The metrics against nuscenes-devkit's and perception_eval's own results, through files and through
 //! the program, and the behaviour on files that are not what they should be.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,22 +10,13 @@ use std::process::Command;
 
 use centerpoint::eval::{nuscenes, t4};
 use centerpoint::output::nuscenes::{Results, SampleBox};
-use serde_json::{Value, json};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
 
-/// The shared material's `golden/evaluation/NAME`, or a line that says what is skipped.
+/// The shared material's `golden/evaluation/NAME`, or `None` with a line that says so.
 fn golden(name: &str) -> Option<Value> {
-    let path = Path::new(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../shared/golden/evaluation"
-    ))
-    .join(name);
-    match std::fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
-        Err(_) => {
-            eprintln!("skipped: {} is not there", path.display());
-            None
-        }
-    }
+    let path = common::shared(&format!("golden/evaluation/{name}"))?;
+    Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
 }
 
 /// One side of a golden case, written to a result file as the devkit's users write theirs.
@@ -85,7 +79,7 @@ fn nuscenes_equals_the_devkit() {
         let mut expected = case["result"].clone();
         expected.as_object_mut().unwrap().remove("curves");
         assert_close(
-            &metrics.to_json(),
+            &metrics.to_json().into(),
             &expected,
             case["name"].as_str().unwrap(),
         );
@@ -111,7 +105,7 @@ fn t4_equals_perception_eval() {
         let metrics = t4::evaluate(&labels, &predictions, &t4::Config::default()).unwrap();
         let mut expected = expected.clone();
         let name = expected.as_object_mut().unwrap().remove("name").unwrap();
-        assert_close(&metrics.to_json(), &expected, name.as_str().unwrap());
+        assert_close(&metrics.to_json().into(), &expected, name.as_str().unwrap());
     }
 }
 
@@ -209,10 +203,7 @@ fn the_order_of_samples_means_nothing() {
     };
     let (labels, predictions) = (shuffled(&labels, "g", 5), shuffled(&predictions, "p", 7));
     let shuffled = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
-    assert_eq!(
-        shuffled.to_json().to_string(),
-        in_order.to_json().to_string()
-    );
+    assert_eq!(shuffled, in_order);
 }
 
 /// Runs `cp-build eval` and returns its exit code, output and errors.
@@ -256,7 +247,7 @@ fn the_program_scores_files_as_the_library_does() {
     let metrics = nuscenes::evaluate(&labels, &predictions, &nuscenes::Config::default()).unwrap();
     let (out, errors) = run(&["--metric", "nuscenes", "--format", "json"]);
     assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap(),
+        serde_json::from_str::<Map<String, Value>>(&out).unwrap(),
         metrics.to_json()
     );
     assert!(
@@ -268,7 +259,7 @@ fn the_program_scores_files_as_the_library_does() {
     let classes = ["--classes", "car,truck,bus,bicycle,pedestrian"];
     let (out, errors) = run(&[&classes[..], &["--format", "json"]].concat());
     assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap(),
+        serde_json::from_str::<Map<String, Value>>(&out).unwrap(),
         metrics.to_json()
     );
     assert_eq!(errors, "");
@@ -284,7 +275,7 @@ fn the_program_scores_files_as_the_library_does() {
     let metrics = t4::evaluate(&labels, &predictions, &t4::Config::default()).unwrap();
     let (out, _) = run(&["--metric", "t4", "--format", "json"]);
     assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap(),
+        serde_json::from_str::<Map<String, Value>>(&out).unwrap(),
         metrics.to_json()
     );
 }
@@ -328,5 +319,128 @@ fn the_program_says_what_does_not_fit() {
         &["--pred", &pred, "--plan", "x"],
     ] {
         assert_eq!(eval(usage).0, 2, "{usage:?}");
+    }
+}
+
+/// A folder with two frames of the tiny model, their labels beside it, and the model's plan.
+fn tiny_data(dir: &Path) -> (String, String) {
+    let frames = dir.join("frames");
+    std::fs::create_dir(&frames).unwrap();
+    let mut labels = Results::default();
+    // One point is one box at the centre of its cell: `tall` above 1 m, `low` below.
+    for (token, [x, y, z]) in [
+        ("000000", [2.2f32, -3.7, 2.0]),
+        ("000001", [-5.5, 0.25, 0.5]),
+    ] {
+        let bytes = [x, y, z].map(f32::to_le_bytes).concat();
+        std::fs::write(frames.join(token).with_extension("bin"), bytes).unwrap();
+        let class = if z > 1.0 { "tall" } else { "low" };
+        let center = [x, y].map(|v| f64::from(v.floor()) + 0.5);
+        let label = sample_box(token, class, center[0], center[1], -1.0);
+        labels.results.insert(token.to_owned(), vec![label]);
+    }
+    labels.write(&dir.join("labels.json")).unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    (path(&common::write_plan(dir, common::MODEL)), path(&frames))
+}
+
+#[test]
+fn the_program_scores_a_plan_on_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plan, frames) = tiny_data(dir.path());
+    let run = |args: &[&str]| eval(&[&["--plan", &plan, "--frames", &frames], args].concat());
+    let (code, out, errors) = run(&["--format", "json"]);
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let json: Value = serde_json::from_str(&out).unwrap();
+    // The plan's classes, each found where it is.
+    assert_eq!(json["label_aps"].as_object().unwrap().len(), 2);
+    for class in ["tall", "low"] {
+        let ap = json["label_aps"][class]["0.5"].as_f64().unwrap();
+        assert!((ap - 1.0).abs() < 1e-9, "{class}: {ap}");
+        // Labels move at (1, 0), the tiny network's boxes at (3, −2).
+        let error = json["label_tp_errors"][class]["vel_err"].as_f64().unwrap();
+        assert!((error - 8f64.sqrt()).abs() < 1e-6, "{class}: {error}");
+    }
+    for stage in [
+        "read", "pillars", "features", "scatter", "engine", "decode", "nms", "total",
+    ] {
+        assert!(json["times_ms"][stage].as_f64().unwrap() >= 0.0, "{stage}");
+    }
+    let (_, out, _) = run(&["--threads", "1"]);
+    assert!(
+        out.contains("mAP 1.0000") && out.contains("ms over 2 frames"),
+        "{out}"
+    );
+    let (_, out, _) = run(&["--metric", "t4", "--format", "json"]);
+    assert!(out.contains("times_ms") && out.contains("\"map\""), "{out}");
+
+    // A frame without labels.
+    std::fs::copy(
+        format!("{frames}/000000.bin"),
+        format!("{frames}/000002.bin"),
+    )
+    .unwrap();
+    let (code, _, errors) = run(&[]);
+    assert_eq!(code, 1);
+    assert!(
+        errors.contains("1 only in the predictions (000002)"),
+        "{errors}"
+    );
+    // A frame that is none.
+    std::fs::write(format!("{frames}/000002.bin"), "x").unwrap();
+    let (code, _, errors) = run(&[]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("000002.bin"), "{errors}");
+    let (code, _, errors) = run(&["--labels", "nowhere.json"]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("nowhere.json: cannot read"), "{errors}");
+}
+
+proptest! {
+    #[test]
+    fn damaged_files_never_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        noise in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("damaged.json");
+        scene(1, 0.0, false).write(&path).unwrap();
+        let mut damaged = std::fs::read(&path).unwrap();
+        for (at, byte) in damage {
+            let at = at.index(damaged.len());
+            damaged[at] = byte;
+        }
+        for bytes in [damaged, noise] {
+            std::fs::write(&path, &bytes).unwrap();
+            if let Err(error) = Results::read(&path) {
+                let error = error.to_string();
+                prop_assert!(error.contains("damaged.json: not a nuScenes result file"), "{}", error);
+            }
+        }
+    }
+
+    #[test]
+    fn any_sound_boxes_have_scores_within_their_bounds(
+        seeds in prop::collection::vec((0usize..3, 0u8..5, 0i8..4, 0i8..4, 0u8..4), 0..60),
+    ) {
+        let (mut labels, mut predictions) = (Results::default(), Results::default());
+        for token in ["a", "b", "c"] {
+            labels.results.insert(token.to_owned(), vec![]);
+            predictions.results.insert(token.to_owned(), vec![]);
+        }
+        for (sample, kind, x, y, score) in seeds {
+            let token = ["a", "b", "c"][sample];
+            let score = if kind < 2 { -1.0 } else { f64::from(score) / 3.0 };
+            let side = if kind < 2 { &mut labels } else { &mut predictions };
+            let found = sample_box(token, "car", f64::from(x) * 0.7, f64::from(y) * 0.7, score);
+            side.results.get_mut(token).unwrap().push(found);
+        }
+        let config = nuscenes::Config::demo();
+        let metrics = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
+        let car = &metrics.classes[0];
+        prop_assert!(car.aps.iter().all(|ap| (0.0..=1.0 + 1e-9).contains(ap)), "{:?}", car.aps);
+        prop_assert!((0.0..=1.0).contains(&metrics.nd_score));
+        let metrics = t4::evaluate(&labels, &predictions, &t4::Config::default()).unwrap();
+        prop_assert!(metrics.map.is_nan() || (0.0..=1.0 + 1e-9).contains(&metrics.map));
     }
 }

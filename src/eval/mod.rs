@@ -1,6 +1,7 @@
 //! Detection metrics: nuScenes' and T4's, and the comparison of result files with labels.
 
 mod curve;
+pub mod frames;
 mod matching;
 pub mod nuscenes;
 pub mod report;
@@ -8,17 +9,17 @@ pub mod t4;
 
 use std::path::PathBuf;
 
-/// Why files could not be scored.
+/// Why files could not be scored. The message says everything, causes included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
     /// A file could not be read.
-    #[error("{path}: cannot read: {source}")]
+    #[error("{path}: cannot read: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file is larger than any sensible result file.
     #[error(
@@ -33,12 +34,12 @@ pub enum EvalError {
         limit: u64,
     },
     /// A file is not what nuscenes-devkit calls a result file.
-    #[error("{path}: not a nuScenes result file: {source}")]
+    #[error("{path}: not a nuScenes result file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
         /// The place (sample, box, key, line, column) and what was expected there.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// A box cannot be scored or written.
     #[error("sample `{sample}`, box {index}: {reason}")]

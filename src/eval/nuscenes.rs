@@ -25,7 +25,7 @@ use super::curve::{
 };
 use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
 use crate::output::nuscenes::{Results, SampleBox};
-pub use settings::{Class, Config, TpError};
+pub use settings::{Class, Config, MAX_BOXES, TpError};
 
 /// The scores of one class.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +70,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// The scores under the devkit's keys (`DetectionMetrics.serialize`), NaN as `null`.
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Map<String, Value> {
         let by_class = |of: &dyn Fn(&ClassMetrics) -> Value| -> Value {
             let classes = self.classes.iter();
             classes
@@ -93,15 +93,19 @@ impl Metrics {
                 .collect::<Map<_, _>>()
                 .into()
         };
-        json!({
-            "label_aps": by_class(&|c| by_distance(&c.aps)),
-            "mean_dist_aps": by_class(&|c| json!(c.mean_ap())),
-            "mean_ap": self.mean_ap,
-            "label_tp_errors": by_class(&|c| by_error(&c.tp_errors)),
-            "tp_errors": by_error(&self.tp_errors),
-            "tp_scores": by_error(&self.tp_scores),
-            "nd_score": self.nd_score,
-        })
+        let entries = [
+            ("label_aps", by_class(&|c| by_distance(&c.aps))),
+            ("mean_dist_aps", by_class(&|c| json!(c.mean_ap()))),
+            ("mean_ap", self.mean_ap.into()),
+            ("label_tp_errors", by_class(&|c| by_error(&c.tp_errors))),
+            ("tp_errors", by_error(&self.tp_errors)),
+            ("tp_scores", by_error(&self.tp_scores)),
+            ("nd_score", self.nd_score.into()),
+        ];
+        entries
+            .map(|(key, value)| (key.to_owned(), value))
+            .into_iter()
+            .collect()
     }
 }
 

@@ -54,12 +54,12 @@ pub fn t4_table(metrics: &t4::Metrics) -> String {
 
 /// Latency of each stage over the frames, in milliseconds. Empty without frames.
 pub fn times_table(times: &[Times]) -> String {
+    if times.is_empty() {
+        return String::new();
+    }
     let names = ["stage", "mean", "median", "90 %", "max"];
     let mut rows = vec![names.map(str::to_owned).to_vec()];
-    for (stage, of) in STAGES {
-        let Some(latency) = Latency::of(times.iter().map(of).collect()) else {
-            return String::new();
-        };
+    for (stage, latency) in latencies(times) {
         let values = [latency.mean, latency.median, latency.p90, latency.max];
         let cells = values.map(|ms| number(ms, 2));
         rows.push([vec![stage.to_owned()], cells.to_vec()].concat());
@@ -67,32 +67,31 @@ pub fn times_table(times: &[Times]) -> String {
     format!("{}\nms over {} frames\n", aligned(&rows), times.len())
 }
 
-/// `{stage: {"mean", "median", "p90", "max"}}` over the frames, in milliseconds.
-pub fn times_json(times: &[Times]) -> Value {
-    let stages = STAGES.iter().filter_map(|(stage, of)| {
-        let latency = Latency::of(times.iter().map(of).collect())?;
-        let values = json!({
-            "mean": latency.mean,
-            "median": latency.median,
-            "p90": latency.p90,
-            "max": latency.max,
-        });
-        Some(((*stage).to_owned(), values))
-    });
-    stages.collect::<Map<_, _>>().into()
+/// Latency of each stage over the frames, in milliseconds: its median under `times_ms`, and under
+/// `times_ms_mean`, `times_ms_p90` and `times_ms_max` what they say. Empty without frames.
+pub fn times_json(times: &[Times]) -> Map<String, Value> {
+    let mut json = Map::new();
+    for (stage, latency) in latencies(times) {
+        for (key, ms) in [
+            ("times_ms", latency.median),
+            ("times_ms_mean", latency.mean),
+            ("times_ms_p90", latency.p90),
+            ("times_ms_max", latency.max),
+        ] {
+            json.entry(key).or_insert_with(|| json!({}))[stage] = ms.into();
+        }
+    }
+    json
 }
 
-/// The stages in the order of [`Times`].
-const STAGES: [(&str, fn(&Times) -> f64); 8] = [
-    ("read", |t| t.read),
-    ("pillars", |t| t.pillars),
-    ("features", |t| t.features),
-    ("scatter", |t| t.scatter),
-    ("engine", |t| t.engine),
-    ("decode", |t| t.decode),
-    ("nms", |t| t.nms),
-    ("total", |t| t.total),
-];
+/// Each stage and how its times are spread. Nothing without frames.
+fn latencies(times: &[Times]) -> impl Iterator<Item = (&'static str, Latency)> {
+    let stages = Times::default().stages().into_iter().enumerate();
+    stages.filter_map(|(i, (stage, _))| {
+        let ms = times.iter().map(|t| t.stages()[i].1).collect();
+        Some((stage, Latency::of(ms)?))
+    })
+}
 
 /// How one stage's times are spread, in milliseconds.
 struct Latency {
@@ -226,14 +225,22 @@ mAP 0.5000  (3 labels, 4 predictions)
             ..Times::default()
         };
         let times: Vec<_> = (1..=10).rev().map(|ms| of(f64::from(ms))).collect();
-        let expected = json!({"mean": 5.5, "median": 5.0, "p90": 9.0, "max": 10.0});
-        assert_eq!(times_json(&times)["total"], expected);
+        let json = times_json(&times);
+        for (key, expected) in [
+            ("times_ms", 5.0),
+            ("times_ms_mean", 5.5),
+            ("times_ms_p90", 9.0),
+            ("times_ms_max", 10.0),
+        ] {
+            assert_eq!(json[key]["total"], expected);
+            assert_eq!(json[key].as_object().unwrap().len(), 8);
+        }
         let table = times_table(&times);
         assert!(
             table.contains("total     5.50    5.00  9.00  10.00\n"),
             "{table}"
         );
-        assert_eq!(times_json(&[]), json!({}));
+        assert!(times_json(&[]).is_empty());
         assert_eq!(times_table(&[]), "");
     }
 }

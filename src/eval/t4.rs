@@ -9,7 +9,7 @@
 //!   with predictions only scores 0.
 //!
 //! Over all frames the predictions are ranked by `np.argsort(scores)[::-1]`, which leaves the order of
-//! equal scores to the machine. See [`rank`] for the order here.
+//! equal scores to the machine. Here it is the one of machines with AVX-512, wherever this runs.
 
 use std::collections::BTreeMap;
 
@@ -86,10 +86,13 @@ pub struct Metrics {
 
 impl Metrics {
     /// `{"ap": {class: [at each distance]}, "map": …}`, NaN as `null`.
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Map<String, Value> {
         let classes = self.classes.iter();
         let ap: Map<_, _> = classes.map(|c| (c.name.clone(), json!(c.aps))).collect();
-        json!({"ap": ap, "map": self.map})
+        Map::from_iter([
+            ("ap".to_owned(), ap.into()),
+            ("map".to_owned(), self.map.into()),
+        ])
     }
 }
 

@@ -27,6 +27,14 @@ use crate::eval::EvalError;
 /// 500 boxes a sample that the devkit allows stays below it.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
 
+/// The token of a frame that is a file of its own: its name without the folder and the ending, `a` for
+/// `frames/a.bin` and `frames/a.pcd.bin`.
+pub fn sample_token(frame: &Path) -> String {
+    let stem = frame.file_stem().unwrap_or(frame.as_os_str());
+    let stem = stem.to_string_lossy();
+    stem.strip_suffix(".pcd").unwrap_or(&stem).to_owned()
+}
+
 /// A result file or a label file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
@@ -260,6 +268,17 @@ mod tests {
         // 90° about z after 90° about x, by hand: q = (0.5, 0.5, 0.5, 0.5).
         label.rotation = [0.5; 4];
         assert!((label.yaw() - std::f64::consts::FRAC_PI_2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn tokens_are_names_without_endings() {
+        let token = |path: &str| sample_token(Path::new(path));
+        assert_eq!(token("frames/000012.bin"), "000012");
+        assert_eq!(
+            token("n015-2018.07.__LIDAR_TOP.pcd.bin"),
+            "n015-2018.07.__LIDAR_TOP"
+        );
+        assert_eq!(token("a.pcd"), "a");
     }
 
     #[test]

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use centerpoint::eval::{EvalError, nuscenes, report, t4};
+use centerpoint::detector::{Detector, Options};
+use centerpoint::eval::{EvalError, frames, nuscenes, report, t4};
+use centerpoint::frame::Times;
 use centerpoint::output::nuscenes::Results;
+use centerpoint::points;
+use indicatif::ProgressBar;
 
 /// Arguments of `cp-build eval`.
 #[derive(clap::Args)]
@@ -21,15 +24,18 @@ pub(crate) struct Args {
     /// Plan to run and score
     #[arg(long, value_name = "FILE", requires = "frames")]
     plan: Option<PathBuf>,
-    /// Folder with the frames (*.bin) that --plan is run on
+    /// Folder with the frames that --plan is run on
     #[arg(long, value_name = "DIR", requires = "plan")]
     frames: Option<PathBuf>,
     /// Labels of the frames [default: labels.json in DIR or beside it]
     #[arg(long, value_name = "FILE", requires = "plan")]
     labels: Option<PathBuf>,
-    /// Threads that the plan runs on [default: all cores]
-    #[arg(long, value_name = "N", requires = "plan")]
-    threads: Option<usize>,
+    /// Score boxes with at least this score, instead of the plan's thresholds
+    #[arg(long, value_name = "0..1", requires = "plan")]
+    score: Option<f32>,
+    /// CPU threads that the plan runs on; 0 is one per core
+    #[arg(long, value_name = "N", requires = "plan", default_value_t = 0)]
+    threads: usize,
     /// Metric
     #[arg(long, value_enum, default_value_t)]
     metric: Metric,
@@ -61,13 +67,87 @@ enum Format {
 
 /// Runs `cp-build eval`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let (Some(pred), Some(gt)) = (&args.pred, &args.gt) else {
-        anyhow::bail!("--plan: not built yet");
+    let inputs = match (&args.pred, &args.gt, &args.plan, &args.frames) {
+        (Some(pred), Some(gt), ..) => read(pred, gt)?,
+        (.., Some(plan), Some(frames)) => detect(plan, frames, &args)?,
+        _ => anyhow::bail!("give --pred and --gt, or --plan and --frames"),
     };
-    let (labels, predictions) = (Results::read(gt)?, Results::read(pred)?);
-    let scores = score(&labels, &predictions, &args)
-        .with_context(|| format!("cannot score {} against {}", pred.display(), gt.display()))?;
-    if args.classes.is_empty() {
+    let classes = match args.classes.is_empty() {
+        true => inputs.classes.as_deref(),
+        false => Some(&*args.classes),
+    };
+    let scores = score(&inputs, args.metric, classes).map_err(|error| {
+        let (predictions, labels) = (&inputs.prediction_name, &inputs.label_name);
+        anyhow::anyhow!("cannot score {predictions} against {labels}: {error}")
+    })?;
+    warn(&inputs, &scores, args.classes.is_empty());
+    let text = match args.format {
+        Format::Table => scores.table + &report::times_table(&inputs.times),
+        Format::Json => {
+            let mut json = scores.json;
+            json.extend(report::times_json(&inputs.times));
+            format!("{:#}\n", serde_json::Value::from(json))
+        }
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+/// What is scored, and what to call it.
+struct Inputs {
+    labels: Results,
+    label_name: String,
+    predictions: Results,
+    prediction_name: String,
+    /// The plan's classes.
+    classes: Option<Vec<String>>,
+    /// Latencies of the plan's frames.
+    times: Vec<Times>,
+}
+
+/// Two files.
+fn read(pred: &Path, gt: &Path) -> anyhow::Result<Inputs> {
+    Ok(Inputs {
+        labels: Results::read(gt)?,
+        label_name: gt.display().to_string(),
+        predictions: Results::read(pred)?,
+        prediction_name: pred.display().to_string(),
+        classes: None,
+        times: vec![],
+    })
+}
+
+/// Labels, and what a plan finds in their frames.
+fn detect(plan: &Path, folder: &Path, args: &Args) -> anyhow::Result<Inputs> {
+    let labels = match &args.labels {
+        Some(labels) => labels.clone(),
+        None => frames::labels_of(folder),
+    };
+    let options = Options {
+        threads: args.threads,
+        score: args.score,
+        ..Options::default()
+    };
+    // Before the work of many frames.
+    let read_labels = Results::read(&labels)?;
+    let mut detector = Detector::load(plan, &options)?;
+    let paths = points::list_frames(&[folder.to_owned()])?;
+    let bar = ProgressBar::new(paths.len() as u64);
+    let run = frames::run(&mut detector, &paths, nuscenes::MAX_BOXES, || bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(Inputs {
+        labels: read_labels,
+        label_name: labels.display().to_string(),
+        predictions: run.results,
+        prediction_name: format!("{} on {}", plan.display(), folder.display()),
+        classes: Some(detector.model().classes.clone()),
+        times: run.times,
+    })
+}
+
+/// Says what may be other than it was meant.
+fn warn(inputs: &Inputs, scores: &Scores, default_classes: bool) {
+    if default_classes {
         for (class, boxes) in &scores.unscored {
             log::warn!("{boxes} boxes of class `{class}` are left out, name it in --classes");
         }
@@ -76,40 +156,34 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         let classes = scores.without_labels.join(", ");
         log::warn!("no labels of {classes}: each counts as AP 0, name the others in --classes");
     }
+    let (labels, predictions) = (&inputs.labels, &inputs.predictions);
     let has_distances = |r: &Results| r.boxes().any(|b| b.ego_translation != [0.0; 3]);
-    for (path, these, those) in [(gt, &labels, &predictions), (pred, &predictions, &labels)] {
+    for (name, these, those) in [
+        (&inputs.label_name, labels, predictions),
+        (&inputs.prediction_name, predictions, labels),
+    ] {
         if these.boxes().next().is_some() && !has_distances(these) && has_distances(those) {
-            log::warn!(
-                "{}: no ego_translation, its boxes count at any distance, the others' do not",
-                path.display()
-            );
+            log::warn!("{name}: no ego_translation, its boxes count at any distance");
         }
     }
-    let text = match args.format {
-        Format::Table => scores.table,
-        Format::Json => format!("{:#}\n", scores.json),
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
 }
 
 /// Scores in both formats, and what to warn of.
 struct Scores {
     table: String,
-    json: serde_json::Value,
+    json: serde_json::Map<String, serde_json::Value>,
     unscored: BTreeMap<String, usize>,
     without_labels: Vec<String>,
 }
 
-/// Scores `predictions` by the metric and the classes that `args` asks for.
-fn score(labels: &Results, predictions: &Results, args: &Args) -> Result<Scores, EvalError> {
-    match args.metric {
+/// Scores the inputs over `classes`, by default the metric's own.
+fn score(inputs: &Inputs, metric: Metric, classes: Option<&[String]>) -> Result<Scores, EvalError> {
+    let (labels, predictions) = (&inputs.labels, &inputs.predictions);
+    match metric {
         Metric::Nuscenes => {
-            let names = args.classes.iter().map(String::as_str);
-            let config = match args.classes.is_empty() {
-                true => nuscenes::Config::default(),
-                false => nuscenes::Config::for_classes(names),
-            };
+            let config = classes.map_or_else(nuscenes::Config::default, |classes| {
+                nuscenes::Config::for_classes(classes.iter().map(String::as_str))
+            });
             let metrics = nuscenes::evaluate(labels, predictions, &config)?;
             let without_labels = metrics.classes.iter().filter(|c| c.labels == 0);
             Ok(Scores {
@@ -121,8 +195,8 @@ fn score(labels: &Results, predictions: &Results, args: &Args) -> Result<Scores,
         }
         Metric::T4 => {
             let mut config = t4::Config::default();
-            if !args.classes.is_empty() {
-                config.classes.clone_from(&args.classes);
+            if let Some(classes) = classes {
+                config.classes = classes.to_vec();
             }
             let metrics = t4::evaluate(labels, predictions, &config)?;
             Ok(Scores {

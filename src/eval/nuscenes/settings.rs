@@ -122,6 +122,9 @@ const CLASSES: [(&str, f64); 10] = [
     ("barrier", 30.0),
 ];
 
+/// The most predictions of one sample that nuScenes allows.
+pub const MAX_BOXES: usize = 500;
+
 /// Range in metres of classes that nuScenes does not have.
 const OTHER_RANGE: f64 = 50.0;
 
@@ -154,7 +157,7 @@ impl Config {
             dist_th_tp: 2.0,
             min_recall: 0.1,
             min_precision: 0.1,
-            max_boxes_per_sample: 500,
+            max_boxes_per_sample: MAX_BOXES,
             mean_ap_weight: 5.0,
         }
     }

@@ -30,9 +30,9 @@ const MAX_REMARKS: usize = 1000;
 
 /// See [`Results::read`].
 pub(super) fn read(path: &Path) -> Result<Results, EvalError> {
-    parse(&replace_python_constants(read_bytes(path)?)).map_err(|source| EvalError::Format {
+    parse(&replace_python_constants(read_bytes(path)?)).map_err(|reason| EvalError::Format {
         path: path.to_path_buf(),
-        source,
+        reason,
     })
 }
 
@@ -49,9 +49,9 @@ fn parse(bytes: &[u8]) -> Result<Results, serde_json::Error> {
 
 /// The file's bytes, having checked its size first.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
-    let io = |source| EvalError::Io {
+    let io = |reason| EvalError::Io {
         path: path.to_path_buf(),
-        source,
+        reason,
     };
     let too_large = |bytes| EvalError::TooLarge {
         path: path.to_path_buf(),

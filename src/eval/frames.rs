@@ -1,0 +1,87 @@
+//! Running a detector over a folder of labelled frames.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::detector::Detector;
+use crate::error::Result;
+use crate::frame::Times;
+use crate::output::nuscenes::{Results, SampleBox, sample_token};
+use crate::points::{self, FrameError, Layout, ReadOptions};
+
+/// What a detector found in a set of frames.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// The boxes of each frame, by its [`sample_token`].
+    pub results: Results,
+    /// How long each frame took, in the order of the frames.
+    pub times: Vec<Times>,
+}
+
+/// The labels that belong to the frames in `dir`: `labels.json` in the folder, or else beside it.
+pub fn labels_of(dir: &Path) -> PathBuf {
+    let inside = dir.join("labels.json");
+    if inside.exists() {
+        return inside;
+    }
+    // Not the parent: that of `.` is not where it is.
+    dir.join("..").join("labels.json")
+}
+
+/// Detects the objects in each of `frames`, and calls `done` after each.
+///
+/// Of a frame the best `most` boxes are kept; what a metric allows. The first frame is run once
+/// more beforehand, so that the times are those of a warm detector.
+///
+/// # Errors
+/// The first frame that cannot be read or run: a score over fewer frames would be another one.
+pub fn run(
+    detector: &mut Detector,
+    frames: &[PathBuf],
+    most: usize,
+    mut done: impl FnMut(),
+) -> Result<Run> {
+    let classes = detector.model().classes.clone();
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::new(&detector.model().points.columns).map_err(FrameError::from)?,
+    };
+    if let Some(first) = frames.first() {
+        detector.detect(&points::read(first, &options)?)?;
+    }
+    let mut run = Run::default();
+    for frame in frames {
+        let start = Instant::now();
+        let cloud = points::read(frame, &options)?;
+        let read = start.elapsed().as_secs_f64() * 1e3;
+        let detection = detector.detect(&cloud)?;
+        let mut times = detection.times;
+        times.read = read;
+        times.total += read;
+        run.times.push(times);
+        let token = sample_token(frame);
+        let boxes = detection.boxes.iter().take(most).filter_map(|found| {
+            let class = classes.get(found.class as usize)?;
+            Some(SampleBox::from_box3d(found, &token, class))
+        });
+        let boxes = boxes.collect();
+        run.results.results.insert(token, boxes);
+        done();
+    }
+    Ok(run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_in_the_folder_or_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let frames = dir.path().join("frames");
+        std::fs::create_dir(&frames).unwrap();
+        assert_eq!(labels_of(&frames), frames.join("../labels.json"));
+        std::fs::write(frames.join("labels.json"), "").unwrap();
+        assert_eq!(labels_of(&frames), frames.join("labels.json"));
+    }
+}
