@@ -112,7 +112,7 @@ class PFNLayer(nn.Module):
         return torch.cat([rows, top.repeat(1, rows.shape[1], 1)], dim=2)
 
     def forward_ragged(self, rows, pillar, lengths):
-        """The same on the rows of all pillars one after another: [N, inputs] → [N or P, outputs]."""
+        """The same on all pillars' rows one after another: [N, inputs] → [N or P, outputs]."""
         rows = F.relu(self.norm(self.linear(rows)))
         top = torch.segment_reduce(rows, "max", lengths=lengths, unsafe=True)
         return top if self.last else torch.cat([rows, top[pillar]], dim=1)
@@ -263,7 +263,9 @@ class BackboneNeckHead(nn.Module):
 
     def forward(self, spatial_features, centres=None):
         x = self.pts_neck(self.pts_backbone(spatial_features))
-        return self.pts_bbox_head(x) if centres is None else self.pts_bbox_head.forward_at(x, centres)
+        if centres is None:
+            return self.pts_bbox_head(x)
+        return self.pts_bbox_head.forward_at(x, centres)
 
 
 class CenterPoint(nn.Module):
@@ -335,7 +337,8 @@ def randomise_statistics(model, seed):
             uniform(module.running_mean, -0.3, 0.3)
             uniform(module.running_var, 0.3, 2.0)
     for head in model.rpn.pts_bbox_head.task_heads[0].values():
-        nn.init.normal_(head[1].weight, std=1.0 / math.sqrt(head[1].weight[0].numel()), generator=generator)
+        spread = 1.0 / math.sqrt(head[1].weight[0].numel())
+        nn.init.normal_(head[1].weight, std=spread, generator=generator)
 
 
 def to_onnx(module, example, path, inputs, outputs, dynamic):

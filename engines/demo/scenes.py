@@ -130,7 +130,9 @@ def ragged_features(points, arch):
     width = arch.grid[0]
     first = np.r_[0, np.cumsum(length)[:-1]]
     pillar = np.repeat(np.arange(length.size), length)
-    mean = np.add.reduceat(points[:, :3], first, axis=0) / length[:, None] if length.size else points[:, :3]
+    mean = np.zeros((0, 3), np.float32)
+    if length.size:
+        mean = np.add.reduceat(points[:, :3], first, axis=0) / length[:, None]
     low, size = np.array(arch.limits[:3], np.float32), np.array(arch.voxel, np.float32)
     index = np.stack([cell % width, cell // width, np.zeros_like(cell)], axis=1)
     centre = (size / 2 + index * size + low).astype(np.float32)
@@ -163,10 +165,11 @@ def targets(labels, arch):
     for (x, y), label in zip(index, labels.classes):
         radius = RADIUS[CLASSES[label]]
         # CornerNet: a window of 2r + 1 cells with sigma = (2r + 1) / 6.
-        ys, xs = np.mgrid[max(y - radius, 0) : min(y + radius + 1, height), max(x - radius, 0) : min(x + radius + 1, width)]
-        value = np.exp(-((xs - x) ** 2 + (ys - y) ** 2) * 18.0 / (2 * radius + 1) ** 2)
-        window = heatmap[label, ys[0, 0] : ys[-1, 0] + 1, xs[0, 0] : xs[0, -1] + 1]
-        np.maximum(window, value, out=window)
+        ys = np.arange(max(y - radius, 0), min(y + radius + 1, height))
+        xs = np.arange(max(x - radius, 0), min(x + radius + 1, width))
+        square = (ys[:, None] - y) ** 2 + (xs - x) ** 2
+        window = heatmap[label, ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+        np.maximum(window, np.exp(-square * 18.0 / (2 * radius + 1) ** 2), out=window)
     boxes = labels.boxes
     values = np.concatenate(
         [
@@ -241,8 +244,8 @@ def training_frame(scenes, index, arch, rng):
     """One augmented and cropped frame with the labels that can be learnt from it."""
 
     def inside(labels, arch):
-        low, high = arch.limits[:2], arch.limits[3:5]
-        return labels.select(np.all((labels.boxes[:, :2] >= low) & (labels.boxes[:, :2] < high), axis=1))
+        xy = labels.boxes[:, :2]
+        return labels.select(np.all((xy >= arch.limits[:2]) & (xy < arch.limits[3:5]), axis=1))
 
     labels = scenes.labels[index]
     points, boxes = augment(scenes.points(index), labels.boxes, rng)

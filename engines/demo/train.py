@@ -7,10 +7,12 @@
 Runs on CPU or CUDA. A run that was cut off goes on with `--resume`; a finished one is only
 exported. `--random --arch NAME --export DIR` writes an untrained model of any architecture.
 The learning rate is one cycle over the budget, in minutes or in steps, whichever ends first, so
-that the model is annealed when the budget is spent. On a CPU every core trains in a process of
-its own, on its share of the batch: on a busy 2-core machine that took 0.7 s for what two threads
-took 3 s for, since threads wait for each other in every layer, processes once per step. RUN receives `checkpoint.pth` and
+that the model is annealed when the budget is spent. RUN receives `checkpoint.pth` and
 `log.jsonl`; the export is two ONNX files and `manifest.json`.
+
+On a CPU every core trains in a process of its own, on its share of the batch: on a busy 2-core
+machine one thread took 0.7 s for a step that took two threads 3 s, since threads wait for each
+other in every layer, and processes only once per step.
 """
 
 import argparse
@@ -134,7 +136,8 @@ class Run:
         scratch.replace(self.path)
 
     def log(self, **fields):
-        line = json.dumps({"step": self.state["step"], "minutes": round(self.state["minutes"], 2), **fields})
+        clock = {"step": self.state["step"], "minutes": round(self.state["minutes"], 2)}
+        line = json.dumps(clock | fields)
         print(line, flush=True)
         with open(self.args.work / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -220,12 +223,15 @@ def file_facts(folder):
 def git_commit():
     """Commit of the code that trained, with `-dirty` if it was changed since."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    folder = Path(__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def write_manifest(folder, **facts):
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "onnx": network.onnx.__version__}
+    modules = {"torch": torch, "numpy": np}
+    modules |= {"onnx": network.onnx, "onnxruntime": network.onnxruntime}
+    versions = {name: module.__version__ for name, module in modules.items()}
     facts |= {"versions": versions, "files": file_facts(folder)}
     text = json.dumps(facts, indent=2) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
@@ -295,17 +301,19 @@ def work(rank, args, meeting):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder with train/ and val/ of cp-build synth")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and the log")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="wall-clock budget of the training")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="wall-clock budget")
     parser.add_argument("--steps", type=int, default=20000, help="budget in optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="frames per step, over all processes")
     parser.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation")
-    parser.add_argument("--processes", type=int, default=0, help="0 for one per core, or one on CUDA")
+    parser.add_argument("--processes", type=int, default=0, help="0: one per core, one on CUDA")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--train-frames", type=int, help="use only the first N training frames")
-    parser.add_argument("--val-frames", type=int, default=100, help="frames per validation while training")
+    parser.add_argument("--val-frames", type=int, default=100, help="frames per validation")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument("--export", type=Path, help="folder for the ONNX files and the manifest")
     parser.add_argument("--arch", choices=sorted(network.ARCHS), default="demo")
@@ -322,7 +330,7 @@ def main():
     args.device = "cuda" if cuda else "cpu"
     args.processes = args.processes or (1 if cuda else os.cpu_count())
     if args.batch % args.processes or (cuda and args.processes > 1):
-        parser.error(f"{args.processes} processes cannot share a batch of {args.batch} on {args.device}")
+        parser.error(f"{args.processes} processes cannot share a batch of {args.batch} here")
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{folder}/meeting"
         torch.multiprocessing.spawn(work, (args, meeting), nprocs=args.processes)
