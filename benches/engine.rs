@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::program::ALIGN;
 use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::threads::Pool;
 use criterion::Criterion;
@@ -53,11 +54,32 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// Weights at an aligned address, as in a memory-mapped plan.
+struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    fn new(weights: &[u8]) -> Self {
+        let mut bytes = vec![0; weights.len() + ALIGN];
+        let start = bytes.as_ptr().align_offset(ALIGN);
+        bytes[start..start + weights.len()].copy_from_slice(weights);
+        Self { bytes, start }
+    }
+}
+
+impl AsRef<[u8]> for Aligned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
 /// The demo network with a random input.
 fn load(threads: usize) -> Result<CpuEngine> {
     let payload = net::demo(SIDE).payload()?;
     let pool = Arc::new(Pool::new(threads));
-    let weights = Arc::new(payload.weights);
+    let weights = Arc::new(Aligned::new(&payload.weights));
     let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
     let view = engine.input_mut();
     let mut random = net::Random(3);

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[allow(unreachable_pub)]
+#[allow(dead_code, unreachable_pub)]
 mod oracle;
 
 use std::path::Path;
@@ -371,6 +371,10 @@ fn an_observer_sees_every_tensor() {
             })
             .unwrap();
         assert_eq!(seen[0], "input");
+        seen.sort();
+        let count = seen.len();
+        seen.dedup();
+        assert_eq!(seen.len(), count, "{name}: a tensor is shown twice");
         // All but those that are fused away: the inputs of Relu, Add and DepthToSpace.
         for node in &net.nodes {
             let fused = net.nodes.iter().any(|other| {

@@ -87,7 +87,8 @@ pub trait Engine: Send {
     fn input(&self) -> &MapDesc;
     /// The network's outputs, in the network's order.
     fn outputs(&self) -> &[MapDesc];
-    /// The input map, to be filled.
+    /// The input map, to be filled. Only its elements may be written: what lies between them, such
+    /// as a border, is the engine's.
     fn input_mut(&mut self) -> MapViewMut<'_>;
     /// Runs the network on the input. Allocates nothing.
     fn run(&mut self) -> Result<(), EngineError>;
@@ -126,7 +127,7 @@ pub enum EngineError {
     Memory {
         /// Bytes needed.
         bytes: u64,
-        /// Bytes allowed, or that the system could give.
+        /// Bytes allowed.
         limit: u64,
     },
     /// The asked-for device cannot be used on this machine.

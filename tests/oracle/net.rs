@@ -1,6 +1,5 @@
 //! Networks for the engine's tests and benchmark: one description that becomes a program of the
 //! engine, a naive reference in f64, and (through `onnx_reference.py`) an ONNX file.
-#![allow(dead_code)]
 
 use std::collections::HashMap;
 

@@ -303,6 +303,7 @@ impl Lowering<'_> {
             let channels = self.tensors[input].channels;
             if self.slices.get(&part) != Some(&slice) {
                 let copy = Tensor {
+                    name: String::new(),
                     slice_of: Some(SliceOf {
                         tensor: whole,
                         channel,

@@ -118,9 +118,9 @@ impl CpuEngine {
         let mut arena = Vec::new();
         arena
             .try_reserve_exact(lines)
-            .map_err(|_| EngineError::Memory {
-                bytes: (lines * size_of::<Line>()) as u64,
-                limit: 0,
+            .map_err(|error| EngineError::Device {
+                device: "cpu".to_owned(),
+                reason: format!("no memory for {len} values of feature maps: {error}"),
             })?;
         arena.resize(lines, Line([0.0; LINE]));
 
@@ -154,9 +154,9 @@ impl CpuEngine {
         })
     }
 
-    /// Runs the network and shows every tensor to `observer`, by name, as soon as it is complete: the
-    /// network's input first, then each operator's output (after its fused ReLU), and a Concat when
-    /// the last of its parts is written. Borders are not part of the views.
+    /// Runs the network and shows every tensor to `observer` once, by name, as soon as it is complete:
+    /// the network's input first, then each operator's output (after its fused ReLU), and a Concat
+    /// when the last of its parts is written. Borders are not part of the views.
     pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
         let place = self.input_place;
         observer(
@@ -314,10 +314,10 @@ fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
         last_write[program.root(op.output).0] = Some(index);
     }
     let mut completed = vec![Vec::new(); program.ops.len()];
-    for (tensor, write) in last_write.into_iter().enumerate() {
+    let tensors = program.tensors.iter().zip(places).zip(last_write);
+    for ((tensor, place), write) in tensors.filter(|((tensor, _), _)| !tensor.name.is_empty()) {
         if let Some(write) = write {
-            let (tensor, place) = (&program.tensors[tensor], places[tensor]);
-            completed[write].push((tensor.name.clone(), place));
+            completed[write].push((tensor.name.clone(), *place));
         }
     }
     completed

@@ -50,7 +50,8 @@ impl Program {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tensor {
-    /// Name of the tensor: that of the node that makes it.
+    /// Name of the tensor: that of the node that makes it, or of the last one fused into it. Empty for
+    /// a copy of another tensor inside a Concat, which observers are not shown.
     pub name: String,
     /// Channels C.
     pub channels: usize,
