@@ -185,8 +185,8 @@ fn contradictions_are_named() {
             "strides is [0, 2], expected 2 numbers from 1",
         ),
         (
-            |g| g.node[1].op_type = Some("Einsum".into()),
-            "node \"/Conv\" (Einsum): this operator is not supported",
+            |g| g.node[3].op_type = Some("Einsum".into()),
+            "node \"/Relu\" (Einsum): this operator is not supported",
         ),
         (
             |g| g.node[6].attribute[0].i = Some(i64::MIN),
