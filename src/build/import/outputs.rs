@@ -90,12 +90,17 @@ pub(super) fn matched(
         return Ok((names, Matching::Order));
     }
     let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
-    let found: Vec<_> = outputs.iter().map(|o| (o, channels(o))).collect();
+    let described = |name: &&str| match channels(name) {
+        Some(channels) => format!("\"{name}\" ({channels} channels)"),
+        None => format!("\"{name}\""),
+    };
+    let found: Vec<String> = outputs.iter().map(described).collect();
     Err(BuildError::graph(
         graph.path(),
         format!(
-            "its outputs (with their channels) are {found:?}; the model description wants {names:?} \
-             with {:?} channels. Name them in `head.tasks[].outputs`",
+            "its outputs are {}; the model description wants {names:?} with {:?} channels. Name the \
+             file's outputs in `head.tasks[].outputs`",
+            found.join(", "),
             wanted.iter().map(|w| w.channels).collect::<Vec<_>>()
         ),
     ))

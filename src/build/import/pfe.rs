@@ -19,7 +19,7 @@ use std::path::Path;
 
 use super::axes::{Axis, Input, Lengths, Tracked};
 use crate::build::fuse::{FuseReport, fuse};
-use crate::build::onnx::shapes::permutation;
+use crate::build::onnx::shapes::{permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
 use crate::build::{BuildError, Result};
 use crate::features::{Pfn, PfnLayer};
@@ -366,7 +366,8 @@ impl<'a> Walk<'a> {
             let reduced = self.shapes.axes(node, axes.len())?;
             if reduced.as_deref() != Some(&[points]) {
                 return Err(node.error(format!(
-                    "it takes the max over axes {reduced:?}, the points are axis {points}"
+                    "it takes the max over axes {}, the points are axis {points}",
+                    text(reduced.as_deref())
                 )));
             }
             match node.int("keepdims", 1)? {

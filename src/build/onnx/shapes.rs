@@ -351,6 +351,11 @@ impl Shapes {
     }
 }
 
+/// A shape as text, for messages.
+pub(crate) fn text(dims: Option<&[usize]>) -> String {
+    dims.map_or("unknown".to_owned(), |dims| format!("{dims:?}"))
+}
+
 /// An axis counted from 0.
 pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
     let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
@@ -486,3 +491,6 @@ fn reshape(node: Node<'_>, x: &[usize], to: &[i64]) -> Result<Vec<usize>> {
         false => Err(bad()),
     }
 }
+
+#[cfg(test)]
+mod tests;
