@@ -1,4 +1,5 @@
 //! Import of ONNX exports: PFNs against ONNX Runtime, head outputs against the model description.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 #[path = "common/nets.rs"]

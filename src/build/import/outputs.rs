@@ -109,10 +109,9 @@ pub(super) fn matched(
 fn by_words(outputs: &[&str], wanted: &[Wanted], tasks: usize) -> Option<Vec<String>> {
     let mut found: HashMap<(usize, usize), &str> = HashMap::new();
     for name in outputs {
-        if let Some(key) = kind_and_task(name, tasks) {
-            if found.insert(key, name).is_some() {
-                return None;
-            }
+        let key = kind_and_task(name, tasks);
+        if key.is_some_and(|key| found.insert(key, name).is_some()) {
+            return None;
         }
     }
     let names = wanted.iter().map(|w| found.get(&(w.kind, w.task)));
@@ -130,8 +129,8 @@ fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
         return None;
     };
-    let numbers = name.split(|c: char| !c.is_ascii_digit());
-    let task = match numbers.filter(|n| !n.is_empty()).next_back() {
+    let mut numbers = name.split(|c: char| !c.is_ascii_digit());
+    let task = match numbers.rfind(|n| !n.is_empty()) {
         Some(number) => number.parse().ok()?,
         None if tasks == 1 => 0,
         None => return None,

@@ -30,7 +30,7 @@ impl Shapes {
     /// input with axes of unknown length has no shape.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) for a node whose attributes or inputs
+    /// [`BuildError::Node`] for a node whose attributes or inputs
     /// contradict each other.
     pub fn infer(graph: &Graph, inputs: InputDims<'_>) -> Result<Self> {
         let mut shapes = Self::default();
@@ -93,7 +93,7 @@ impl Shapes {
     /// second input. Counted from 0, `rank` long at most; `None` where it names none.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) for axes that `rank` does not have, or
+    /// [`BuildError::Node`] for axes that `rank` does not have, or
     /// that are not constant.
     pub fn axes(&self, node: Node<'_>, rank: usize) -> Result<Option<Vec<usize>>> {
         let axes = match (node.ints("axes")?, node.input(1)) {
@@ -372,7 +372,7 @@ pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
 /// The permutation of a Transpose; the reverse order where it names none.
 ///
 /// # Errors
-/// [`BuildError::Node`](crate::build::BuildError::Node) if it is no permutation of `rank` axes.
+/// [`BuildError::Node`] if it is no permutation of `rank` axes.
 pub fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
     let Some(perm) = node.ints("perm")? else {
         return Ok((0..rank).rev().collect());
