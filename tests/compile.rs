@@ -1,4 +1,5 @@
 //! Whole graphs on the CPU engine against ONNX Runtime.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/nets.rs"]
 mod nets;

@@ -82,7 +82,8 @@ impl Affine {
             let Tensor { dims, data } = tensor::floats(graph.path(), &proto)?;
             // [C, 1, 1] or [1, C, 1, 1], or a single value of at most four axes.
             let per_channel = matches!(dims[..], [_, 1, 1] | [1, _, 1, 1]);
-            if !per_channel && !(data.len() == 1 && dims.len() <= 4) {
+            let single = data.len() == 1 && dims.len() <= 4;
+            if !per_channel && !single {
                 continue;
             }
             let values: Vec<f64> = data.iter().map(|&v| f64::from(v)).collect();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::affine::Affine;
-use super::onnx::shapes::axis;
+use super::onnx::shapes::{axis, text};
 use super::onnx::{Graph, Node, Shapes, Window};
 use super::simplify::simplify;
 use super::{BuildError, Result};
@@ -96,9 +96,14 @@ impl Compiler<'_> {
                 Ok(())
             }
             _ => {
-                let found: Vec<_> = inputs.iter().map(|v| (&v.name, &v.dims)).collect();
-                let what =
-                    format!("expected one input of fixed shape [1, C, H, W], found {found:?}");
+                let found = inputs
+                    .iter()
+                    .map(|v| format!("\"{}\" {}", v.name, v.shape()));
+                let found: Vec<String> = found.collect();
+                let what = format!(
+                    "expected one input of fixed shape [1, C, H, W], found {}",
+                    found.join(", ")
+                );
                 Err(BuildError::graph(self.graph.path(), what))
             }
         }
@@ -110,7 +115,10 @@ impl Compiler<'_> {
             let found = self.maps.get(name).copied();
             let Some(map) = found.filter(|&map| self.has_own_shape(name, map)) else {
                 let dims = self.shapes.get(name);
-                let what = format!("output \"{name}\" has shape {dims:?}, expected [1, C, H, W]");
+                let what = format!(
+                    "output \"{name}\" has shape {}, expected [1, C, H, W]",
+                    text(dims)
+                );
                 return Err(BuildError::graph(self.graph.path(), what));
             };
             let made = self.builder.output(map, name);
@@ -140,8 +148,8 @@ impl Compiler<'_> {
         match self.has_own_shape(name, map) {
             true => Ok(map),
             false => Err(node.error(format!(
-                "its input \"{name}\" has shape {:?}, expected [1, C, H, W]",
-                self.shapes.get(name)
+                "its input \"{name}\" has shape {}, expected [1, C, H, W]",
+                text(self.shapes.get(name))
             ))),
         }
     }
@@ -345,9 +353,9 @@ impl Compiler<'_> {
         map.filter(|_| long(from).is_some() && long(from) == long(to))
             .ok_or_else(|| {
                 node.error(format!(
-                    "it makes {:?} from {:?}; only changes of axes of length one are supported",
-                    self.shapes.get(to),
-                    self.shapes.get(from)
+                    "it makes shape {} from {}; only changes of axes of length one are supported",
+                    text(self.shapes.get(to)),
+                    text(self.shapes.get(from))
                 ))
             })
     }

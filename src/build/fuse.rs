@@ -61,7 +61,7 @@ pub struct Kept {
 /// that the file leaves open; see [`Shapes::infer`].
 ///
 /// # Errors
-/// [`BuildError`](super::BuildError) for malformed nodes and tensors. What merely cannot be folded is
+/// [`BuildError`] for malformed nodes and tensors. What merely cannot be folded is
 /// no error.
 pub fn fuse(graph: &mut Graph, inputs: InputDims<'_>) -> Result<FuseReport> {
     let mut report = FuseReport {

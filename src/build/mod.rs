@@ -15,6 +15,8 @@ pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod simplify;
+#[cfg(test)]
+mod testing;
 
 use std::path::{Path, PathBuf};
 

@@ -314,3 +314,100 @@ fn add_pads(node: &mut NodeProto, zeros: &[i64; 4]) {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::onnx::tensor::{from_floats, from_integers};
+    use crate::build::testing::{data, graph, int, ints, node, ops};
+
+    #[test]
+    fn copies_go_and_the_outputs_name_stays() {
+        let mut cast = node("Cast", &["b"], "c");
+        int(&mut cast, "to", 1);
+        let nodes = vec![
+            node("Relu", &["x"], "a"),
+            node("Identity", &["a"], "b"),
+            cast,
+            node("Sigmoid", &["c"], "d"),
+            node("Dropout", &["d"], "out"),
+        ];
+        let mut graph = graph(nodes, vec![]);
+        assert_eq!(simplify(&mut graph).unwrap().len(), 3);
+        assert_eq!(ops(&graph), ["Relu", "Sigmoid"]);
+        assert_eq!(graph.producer("out").unwrap().input(0), Some("a"));
+    }
+
+    #[test]
+    fn a_copy_of_the_input_stays_an_output() {
+        let mut graph = graph(vec![node("Identity", &["x"], "out")], vec![]);
+        assert!(simplify(&mut graph).unwrap().is_empty());
+        assert_eq!(ops(&graph), ["Identity"]);
+    }
+
+    #[test]
+    fn a_cast_to_another_type_and_a_training_dropout_stay() {
+        let mut cast = node("Cast", &["x"], "a");
+        int(&mut cast, "to", 10);
+        let mut training = from_integers("t", &[], &[1]);
+        training.data_type = Some(element::BOOL);
+        training.raw_data = Some(vec![1].into());
+        let nodes = vec![cast, node("Dropout", &["a", "", "t"], "out")];
+        let mut graph = graph(nodes, vec![training]);
+        assert!(simplify(&mut graph).unwrap().is_empty());
+    }
+
+    #[test]
+    fn transposes_of_constants_are_carried_out() {
+        let mut transpose = node("Transpose", &["w"], "wt");
+        ints(&mut transpose, "perm", &[2, 0, 1]);
+        let values: Vec<f32> = (0..24_u8).map(f32::from).collect();
+        let tensors = vec![from_floats("w", &[2, 3, 4], &values)];
+        let mut graph = graph(
+            vec![transpose, node("MatMul", &["x", "wt"], "out")],
+            tensors,
+        );
+        simplify(&mut graph).unwrap();
+        assert_eq!(ops(&graph), ["MatMul"]);
+        let tensor = graph.floats("wt").unwrap().unwrap();
+        assert_eq!(tensor.dims, [4, 2, 3]);
+        // numpy: np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1).ravel()
+        let expected = [
+            0, 4, 8, 12, 16, 20, 1, 5, 9, 13, 17, 21, 2, 6, 10, 14, 18, 22, 3, 7, 11, 15, 19, 23,
+        ];
+        assert_eq!(tensor.data, expected.map(|v: u8| f32::from(v)));
+    }
+
+    #[test]
+    fn zero_pads_go_into_convolutions_and_others_stay() {
+        for (value, folded) in [(0.0, true), (1.0, false)] {
+            let mut conv = node("Conv", &["p", "w"], "out");
+            ints(&mut conv, "pads", &[1, 0, 0, 2]);
+            let tensors = vec![
+                from_integers("pads", &[8], &[0, 0, 1, 2, 0, 0, 3, 4]),
+                from_floats("value", &[], &[value]),
+                from_floats("w", &[1, 1, 1, 1], &[1.0]),
+            ];
+            let pad = node("Pad", &["x", "pads", "value"], "p");
+            let mut graph = graph(vec![pad, conv], tensors);
+            simplify(&mut graph).unwrap();
+            let conv = graph.producer("out").unwrap();
+            let expected = if folded { [2, 2, 3, 6] } else { [1, 0, 0, 2] };
+            assert_eq!(conv.ints("pads").unwrap(), Some(&expected[..]));
+            assert_eq!(ops(&graph).contains(&"Pad"), !folded);
+        }
+    }
+
+    #[test]
+    fn what_no_output_needs_goes() {
+        let nodes = vec![
+            node("Add", &["x", "c"], "unused"),
+            node("Relu", &["x"], "out"),
+        ];
+        let mut graph = graph(nodes, vec![from_floats("c", &[1], &[1.0])]);
+        assert_eq!(data(&graph, "c"), [1.0]);
+        simplify(&mut graph).unwrap();
+        assert_eq!(ops(&graph), ["Relu"]);
+        assert!(graph.proto().initializer.is_empty());
+    }
+}

@@ -1,8 +1,7 @@
 use super::*;
-use crate::build::onnx::proto::{
-    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, ValueInfoProto,
-};
+use crate::build::onnx::proto::AttributeProto;
 use crate::build::onnx::tensor::from_floats;
+use crate::build::testing::{data, graph, int, ints, node, ops};
 
 /// scale, bias, mean and variance of BatchNormalization with ε = 0: `y = x·s + t` for `s` and `t`
 /// by channel.
@@ -20,16 +19,6 @@ fn norm(name: &str, s: &[f32], t: &[f32]) -> [TensorProto; 4] {
     ]
 }
 
-fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        op_type: Some(op.to_owned()),
-        name: Some(format!("{op}.{output}")),
-        input: inputs.iter().map(|&s| s.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..Default::default()
-    }
-}
-
 fn bn(name: &str, input: &str, output: &str) -> NodeProto {
     let parts = ["s", "b", "m", "v"].map(|part| format!("{name}.{part}"));
     let mut inputs = vec![input];
@@ -41,45 +30,6 @@ fn bn(name: &str, input: &str, output: &str) -> NodeProto {
         ..Default::default()
     });
     node
-}
-
-fn int(node: &mut NodeProto, name: &str, value: i64) {
-    node.attribute.push(AttributeProto {
-        name: Some(name.to_owned()),
-        i: Some(value),
-        ..Default::default()
-    });
-}
-
-/// A graph from `x` to `out` without declared shapes.
-fn graph(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>) -> Graph {
-    let value = |name: &str| ValueInfoProto {
-        name: Some(name.to_owned()),
-        ..Default::default()
-    };
-    let model = ModelProto {
-        opset_import: vec![OperatorSetIdProto {
-            version: Some(13),
-            ..Default::default()
-        }],
-        graph: Some(GraphProto {
-            node: nodes,
-            initializer: tensors,
-            input: vec![value("x")],
-            output: vec![value("out")],
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
-    Graph::new(std::path::Path::new("net.onnx"), model).unwrap()
-}
-
-fn data(graph: &Graph, name: &str) -> Vec<f32> {
-    graph.floats(name).unwrap().unwrap().data
-}
-
-fn ops(graph: &Graph) -> Vec<&str> {
-    graph.nodes().map(|n| n.op()).collect()
 }
 
 #[test]
@@ -155,11 +105,7 @@ fn a_product_gets_an_add_and_the_transposes_go() {
     let mut there = node("Transpose", &["y"], "t");
     let mut back = node("Transpose", &["n"], "out");
     for transpose in [&mut there, &mut back] {
-        transpose.attribute.push(AttributeProto {
-            name: Some("perm".to_owned()),
-            ints: vec![0, 2, 1],
-            ..Default::default()
-        });
+        ints(transpose, "perm", &[0, 2, 1]);
     }
     let nodes = vec![
         node("MatMul", &["x", "w"], "y"),

@@ -1,6 +1,5 @@
 //! What the axes of a PFN's values are, and how they fare when values are rearranged.
 
-use crate::build::onnx::graph::Value;
 use crate::build::onnx::{Graph, Node};
 use crate::build::{BuildError, Result};
 
@@ -113,10 +112,10 @@ impl Input {
         let bad = |what: String| Err(BuildError::graph(graph.path(), what));
         let mut inputs = graph.inputs()?;
         let names: Vec<String> = inputs.iter().map(|v| v.name.clone()).collect();
-        let (Some(Value { name, dims, .. }), true) = (inputs.pop(), names.len() == 1) else {
+        let (Some(value), true) = (inputs.pop(), names.len() == 1) else {
             return bad(format!("a PFN has one input, this graph has {names:?}"));
         };
-        let (axes, pillars, points, channels) = match dims.as_deref() {
+        let (axes, pillars, points, channels) = match value.dims.as_deref() {
             Some(&[pillars, points, channels]) => (
                 vec![Axis::Pillars, Axis::Points, Axis::Channels],
                 pillars,
@@ -131,14 +130,17 @@ impl Input {
             ),
             _ => {
                 return bad(format!(
-                    "input \"{name}\" has shape {dims:?}, expected [pillars, points, columns] or \
-                 [1, columns, pillars, points]"
+                    "input \"{}\" has shape {}, expected [pillars, points, columns] or [1, columns, \
+                     pillars, points]",
+                    value.name,
+                    value.shape()
                 ));
             }
         };
         let Some(channels) = channels else {
             return bad(format!(
-                "input \"{name}\" leaves the number of columns open"
+                "input \"{}\" leaves the number of columns open",
+                value.name
             ));
         };
         let lengths = Lengths {
@@ -147,7 +149,7 @@ impl Input {
             channels,
         };
         Ok(Self {
-            name,
+            name: value.name,
             dims: axes.iter().map(|&a| lengths.of(a)).collect(),
             axes,
             lengths,

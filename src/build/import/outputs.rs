@@ -90,12 +90,17 @@ pub(super) fn matched(
         return Ok((names, Matching::Order));
     }
     let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
-    let found: Vec<_> = outputs.iter().map(|o| (o, channels(o))).collect();
+    let described = |name: &&str| match channels(name) {
+        Some(channels) => format!("\"{name}\" ({channels} channels)"),
+        None => format!("\"{name}\""),
+    };
+    let found: Vec<String> = outputs.iter().map(described).collect();
     Err(BuildError::graph(
         graph.path(),
         format!(
-            "its outputs (with their channels) are {found:?}; the model description wants {names:?} \
-             with {:?} channels. Name them in `head.tasks[].outputs`",
+            "its outputs are {}; the model description wants {names:?} with {:?} channels. Name the \
+             file's outputs in `head.tasks[].outputs`",
+            found.join(", "),
             wanted.iter().map(|w| w.channels).collect::<Vec<_>>()
         ),
     ))
@@ -104,10 +109,9 @@ pub(super) fn matched(
 fn by_words(outputs: &[&str], wanted: &[Wanted], tasks: usize) -> Option<Vec<String>> {
     let mut found: HashMap<(usize, usize), &str> = HashMap::new();
     for name in outputs {
-        if let Some(key) = kind_and_task(name, tasks) {
-            if found.insert(key, name).is_some() {
-                return None;
-            }
+        let key = kind_and_task(name, tasks);
+        if key.is_some_and(|key| found.insert(key, name).is_some()) {
+            return None;
         }
     }
     let names = wanted.iter().map(|w| found.get(&(w.kind, w.task)));
@@ -125,8 +129,8 @@ fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
         return None;
     };
-    let numbers = name.split(|c: char| !c.is_ascii_digit());
-    let task = match numbers.filter(|n| !n.is_empty()).next_back() {
+    let mut numbers = name.split(|c: char| !c.is_ascii_digit());
+    let task = match numbers.rfind(|n| !n.is_empty()) {
         Some(number) => number.parse().ok()?,
         None if tasks == 1 => 0,
         None => return None,

@@ -19,7 +19,7 @@ use std::path::Path;
 
 use super::axes::{Axis, Input, Lengths, Tracked};
 use crate::build::fuse::{FuseReport, fuse};
-use crate::build::onnx::shapes::permutation;
+use crate::build::onnx::shapes::{permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
 use crate::build::{BuildError, Result};
 use crate::features::{Pfn, PfnLayer};
@@ -121,7 +121,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Follows nodes that only rearrange axes, up to the first other one.
-    fn to_next(&self, mut x: Tracked, expected: &str) -> Result<(Tracked, Node<'a>)> {
+    fn up_to_next(&self, mut x: Tracked, expected: &str) -> Result<(Tracked, Node<'a>)> {
         loop {
             let node = self.user(&x.value, expected)?;
             match self.rearranged(&x, node)? {
@@ -174,7 +174,7 @@ impl<'a> Walk<'a> {
     /// The linear part of a layer.
     fn linear(&mut self, x: Tracked) -> Result<(PfnLayer, Tracked)> {
         let expected = "MatMul, Gemm or Conv 1×1";
-        let (x, node) = self.to_next(x, expected)?;
+        let (x, node) = self.up_to_next(x, expected)?;
         if !matches!(node.op(), "MatMul" | "Gemm" | "Conv") {
             return Err(node.error(format!("expected {expected} here")));
         }
@@ -288,7 +288,7 @@ impl<'a> Walk<'a> {
     }
 
     fn relu(&self, y: Tracked) -> Result<Tracked> {
-        let (y, node) = self.to_next(y, "Relu")?;
+        let (y, node) = self.up_to_next(y, "Relu")?;
         match node.op() {
             "Relu" => y.with(node, y.axes.clone()),
             "BatchNormalization" => Err(node.error("it was not folded into the layer before it")),
@@ -366,7 +366,8 @@ impl<'a> Walk<'a> {
             let reduced = self.shapes.axes(node, axes.len())?;
             if reduced.as_deref() != Some(&[points]) {
                 return Err(node.error(format!(
-                    "it takes the max over axes {reduced:?}, the points are axis {points}"
+                    "it takes the max over axes {}, the points are axis {points}",
+                    text(reduced.as_deref())
                 )));
             }
             match node.int("keepdims", 1)? {

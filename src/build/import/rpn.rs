@@ -9,6 +9,7 @@ use crate::build::onnx::graph::Value;
 use crate::build::onnx::proto::{
     DimensionProto, GraphProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
+use crate::build::onnx::shapes::text;
 use crate::build::onnx::tensor::element;
 use crate::build::onnx::{Graph, Shapes};
 use crate::build::{BuildError, Result};
@@ -55,10 +56,11 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
             return Err(BuildError::graph(
                 path,
                 format!(
-                    "output \"{name}\" ({} of the description) has shape {found:?}, the description \
+                    "output \"{name}\" ({} of the description) has shape {}, the description \
                      gives {expected:?}; correct its grid, `head.downsample`, classes or \
                      `head.variance`, or take the network that belongs to it",
-                    wanted.name
+                    wanted.name,
+                    text(found)
                 ),
             ));
         }
@@ -112,21 +114,15 @@ fn input(graph: &Graph, dims: [usize; 4]) -> Result<String> {
             Err(BuildError::graph(graph.path(), what))
         }
         [one] if fits(one) => Ok(one.name.clone()),
-        [one] => {
-            let found = one.dims.iter().flatten();
-            let found: Vec<String> = found
-                .map(|d| d.map_or("?".into(), |n| n.to_string()))
-                .collect();
-            Err(BuildError::graph(
-                graph.path(),
-                format!(
-                    "input \"{}\" has shape [{}], the description gives {dims:?} (batch, last \
+        [one] => Err(BuildError::graph(
+            graph.path(),
+            format!(
+                "input \"{}\" has shape {}, the description gives {dims:?} (batch, last \
                      width of `pfn.layers`, rows and columns of the grid)",
-                    one.name,
-                    found.join(", ")
-                ),
-            ))
-        }
+                one.name,
+                one.shape()
+            ),
+        )),
         others => {
             let names: Vec<&str> = others.iter().map(|v| v.name.as_str()).collect();
             let what = format!("expected one input, the BEV map; it has {names:?}");

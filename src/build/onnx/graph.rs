@@ -29,6 +29,20 @@ pub struct Value {
     pub dims: Option<Vec<Option<usize>>>,
 }
 
+impl Value {
+    /// The shape as text, such as `[?, 20, 11]`.
+    pub fn shape(&self) -> String {
+        let axis = |n: &Option<usize>| n.map_or("?".to_owned(), |n| n.to_string());
+        match &self.dims {
+            Some(dims) => {
+                let axes: Vec<String> = dims.iter().map(axis).collect();
+                format!("[{}]", axes.join(", "))
+            }
+            None => "that the file does not say".to_owned(),
+        }
+    }
+}
+
 /// An ONNX graph that has been checked, with an index over its values.
 #[derive(Clone, Debug)]
 pub struct Graph {

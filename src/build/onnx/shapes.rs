@@ -30,7 +30,7 @@ impl Shapes {
     /// input with axes of unknown length has no shape.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) for a node whose attributes or inputs
+    /// [`BuildError::Node`] for a node whose attributes or inputs
     /// contradict each other.
     pub fn infer(graph: &Graph, inputs: InputDims<'_>) -> Result<Self> {
         let mut shapes = Self::default();
@@ -93,7 +93,7 @@ impl Shapes {
     /// second input. Counted from 0, `rank` long at most; `None` where it names none.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) for axes that `rank` does not have, or
+    /// [`BuildError::Node`] for axes that `rank` does not have, or
     /// that are not constant.
     pub fn axes(&self, node: Node<'_>, rank: usize) -> Result<Option<Vec<usize>>> {
         let axes = match (node.ints("axes")?, node.input(1)) {
@@ -351,6 +351,11 @@ impl Shapes {
     }
 }
 
+/// A shape as text, for messages.
+pub(crate) fn text(dims: Option<&[usize]>) -> String {
+    dims.map_or("unknown".to_owned(), |dims| format!("{dims:?}"))
+}
+
 /// An axis counted from 0.
 pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
     let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
@@ -367,7 +372,7 @@ pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
 /// The permutation of a Transpose; the reverse order where it names none.
 ///
 /// # Errors
-/// [`BuildError::Node`](crate::build::BuildError::Node) if it is no permutation of `rank` axes.
+/// [`BuildError::Node`] if it is no permutation of `rank` axes.
 pub fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
     let Some(perm) = node.ints("perm")? else {
         return Ok((0..rank).rev().collect());
@@ -486,3 +491,6 @@ fn reshape(node: Node<'_>, x: &[usize], to: &[i64]) -> Result<Vec<usize>> {
         false => Err(bad()),
     }
 }
+
+#[cfg(test)]
+mod tests;
