@@ -11,6 +11,7 @@
 //! and a box that names another sample than the one it is listed under are errors.
 
 mod read;
+mod remarks;
 
 use std::collections::BTreeMap;
 use std::fs::File;

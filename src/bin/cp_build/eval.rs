@@ -147,14 +147,16 @@ fn detect(plan: &Path, folder: &Path, args: &Args) -> anyhow::Result<Inputs> {
 
 /// Says what may be other than it was meant.
 fn warn(inputs: &Inputs, scores: &Scores, default_classes: bool) {
-    if default_classes {
-        for (class, boxes) in &scores.unscored {
-            log::warn!("{boxes} boxes of class `{class}` are left out, name it in --classes");
-        }
+    if default_classes && !scores.unscored.is_empty() {
+        let counts = scores.unscored.iter();
+        let counts: Vec<_> = counts
+            .map(|(class, boxes)| format!("{class} ({boxes})"))
+            .collect();
+        log::warn!("left out are boxes of {}: see --classes", counts.join(", "));
     }
     if !scores.without_labels.is_empty() {
         let classes = scores.without_labels.join(", ");
-        log::warn!("no labels of {classes}: each counts as AP 0, name the others in --classes");
+        log::warn!("no labels of {classes}: each counts as AP 0; see --classes");
     }
     let (labels, predictions) = (&inputs.labels, &inputs.predictions);
     let has_distances = |r: &Results| r.boxes().any(|b| b.ego_translation != [0.0; 3]);

@@ -8,7 +8,6 @@
 //! (`[0,0,…]` costs 16 times its text), which are limited to 1000 values, and samples without boxes,
 //! about 90 bytes each.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -20,13 +19,11 @@ use serde::Deserialize;
 use serde::de::{
     self, DeserializeSeed, Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
-use serde_json::{Deserializer, Map, Value};
+use serde_json::{Deserializer, Map};
 
+use super::remarks::Remarks;
 use super::{MAX_FILE_BYTES, Results, SampleBox};
 use crate::eval::EvalError;
-
-/// Most values under `meta`, nested ones included.
-const MAX_REMARKS: usize = 1000;
 
 /// See [`Results::read`].
 pub(super) fn read(path: &Path) -> Result<Results, EvalError> {
@@ -190,7 +187,7 @@ impl<'de> Visitor<'de> for ReadFile {
         let (mut meta, mut results) = (Map::new(), None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "meta" => meta = map.next_value_seed(Meta).map_err(within("meta"))?,
+                "meta" => meta = map.next_value_seed(Remarks).map_err(within("meta"))?,
                 "results" => results = Some(map.next_value_seed(Samples(&mut self.0))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -338,91 +335,6 @@ fn within<E: de::Error>(place: &str) -> impl FnOnce(E) -> E {
     move |error| E::custom(format!("{place}: {error}"))
 }
 
-/// Reads the remarks, an object of at most [`MAX_REMARKS`] values.
-struct Meta;
-
-impl<'de> DeserializeSeed<'de> for Meta {
-    type Value = Map<String, Value>;
-
-    fn deserialize<D: de::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
-        let left = Cell::new(MAX_REMARKS);
-        match (Remark { left: &left }).deserialize(deserializer)? {
-            Value::Object(map) => Ok(map),
-            Value::Null => Ok(Map::new()),
-            _ => Err(D::Error::custom("expected an object")),
-        }
-    }
-}
-
-/// Reads any JSON value and counts it and what is in it.
-#[derive(Clone, Copy)]
-struct Remark<'a> {
-    left: &'a Cell<usize>,
-}
-
-impl<'de> DeserializeSeed<'de> for Remark<'_> {
-    type Value = Value;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        let left = self.left.get().checked_sub(1);
-        self.left.set(left.ok_or_else(|| {
-            D::Error::custom(format!("more than {MAX_REMARKS} values, shorten it"))
-        })?);
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Remark<'_> {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(value) = seq.next_element_seed(self)? {
-            list.push(value);
-        }
-        Ok(Value::Array(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            object.insert(key, map.next_value_seed(self)?);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -508,16 +420,5 @@ mod tests {
         assert!(error.contains("sample `a` is listed twice"), "{error}");
         assert!(parse("[]").is_err());
         assert!(parse("").is_err());
-    }
-
-    #[test]
-    fn remarks_are_kept_and_counted() {
-        let text =
-            r#"{"meta":{"use_lidar":true,"ranges":[1,-2,0.5,"x",null,{"k":{}}]},"results":{}}"#;
-        let expected: Value = serde_json::from_str(text).unwrap();
-        assert_eq!(Value::Object(parse(text).unwrap().meta), expected["meta"]);
-        let many = vec!["0"; MAX_REMARKS].join(",");
-        let error = parse(&format!(r#"{{"meta":{{"x":[{many}]}},"results":{{}}}}"#)).unwrap_err();
-        assert!(error.contains("meta: more than 1000 values"), "{error}");
     }
 }
