@@ -16,7 +16,7 @@ use centerpoint::nms::{Nms, suppress};
 use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::scatter::{Scatter, scatter};
 use centerpoint::threads::Pool;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 
 const MODEL: &str = r#"
 name = "bench"
@@ -220,11 +220,7 @@ fn stages(c: &mut Criterion) {
     println!("{} candidates", decoder.candidates().len());
     let mut nms = Nms::new(&model);
     c.bench_function("nms", |b| {
-        b.iter_batched_ref(
-            || (),
-            |()| suppress(&model, black_box(decoder.candidates()), &mut nms),
-            BatchSize::SmallInput,
-        );
+        b.iter(|| suppress(&model, black_box(decoder.candidates()), &mut nms));
     });
     println!("{} boxes", nms.boxes().len());
 }

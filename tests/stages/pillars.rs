@@ -32,7 +32,7 @@ fn a_quotient_that_rounds_up_stays_in_the_last_cell() {
     (grid.voxel, grid.nx, grid.ny) = ([0.32, 0.32, 8.0], 480, 480);
     let edge = 76.799995f32;
     assert!(edge < grid.max[0]);
-    assert_eq!((edge - grid.min[0]) / grid.voxel[0], 480.0);
+    assert!((edge - grid.min[0]) / grid.voxel[0] >= 480.0);
     let pillars = pillars(&cloud(&[[edge, 0.0, 0.0], [0.0, edge, 0.0]]), &grid);
     assert_eq!(pillars.cells(), [240 * 480 + 479, 479 * 480 + 240]);
     assert_eq!(*pillars.dropped(), Dropped::default());
