@@ -17,12 +17,15 @@ import onnxruntime
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 # Output order of the exported head, with channels. `heatmap` has one channel per class.
 HEADS = {"heatmap": len(CLASSES), "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 POINT_COLUMNS = 5  # x y z intensity t
 FEATURES = POINT_COLUMNS + 3 + 3  # · xyz − mean · xyz − pillar centre
+# About one over the standard deviation of each column on our scenes, see `ColumnScale`.
+FEATURE_SCALE = (1 / 16, 1 / 16, 1, 5, 20, 10, 10, 2, 10, 10, 1)
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01
 
@@ -118,6 +121,21 @@ class PFNLayer(nn.Module):
         return top if self.last else torch.cat([rows, top[pillar]], dim=1)
 
 
+class ColumnScale(nn.Module):
+    """Parametrises the first linear layer as if its input columns were normalised.
+
+    x varies by 16 m and t by 0.05 s, and Adam moves all weights at one speed: without this the
+    network hardly sees t, thus learns no velocity. `export` folds the scale into the weights.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(FEATURE_SCALE), persistent=False)
+
+    def forward(self, weight):
+        return weight * self.scale
+
+
 class PillarFeatureNet(nn.Module):
     """The pillar encoder, on padded pillars (as deployed) or on ragged rows (for training)."""
 
@@ -128,6 +146,7 @@ class PillarFeatureNet(nn.Module):
         self.pfn_layers = nn.ModuleList(
             PFNLayer(sizes[i], sizes[i + 1], i == last) for i in range(len(arch.pfn))
         )
+        parametrize.register_parametrization(self.pfn_layers[0].linear, "weight", ColumnScale())
 
     def forward(self, rows):
         for layer in self.pfn_layers:
@@ -370,10 +389,12 @@ def to_onnx(module, example, path, inputs, outputs, dynamic):
 def export(model, folder, samples):
     """Write the two ONNX files; returns the largest absolute PyTorch − ONNX Runtime differences.
 
+    Brings `model` into its deployed form: on the CPU, in eval mode, scales folded.
     `samples` are pillar feature tensors [P, M, 11] with their flat cells [P], at least one.
     """
     arch = model.arch
     model = model.cpu().float().to(memory_format=torch.contiguous_format).eval()
+    parametrize.remove_parametrizations(model.pts_voxel_encoder.pfn_layers[0].linear, "weight")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pfe_path = folder / "pts_voxel_encoder.onnx"
