@@ -6,7 +6,7 @@
 //! Peak memory is that of the whole process, as the system counts it.
 
 #[allow(dead_code, unreachable_pub)]
-#[path = "../tests/oracle/net.rs"]
+#[path = "../tests/common/engine_net.rs"]
 mod net;
 
 use std::io::{BufRead, BufReader, Write};

@@ -4,6 +4,8 @@
 //! The heads are made up: about 300 of the cells pass the threshold, in clusters, as after a trained
 //! network.
 
+#![allow(clippy::unwrap_used)]
+
 use std::hint::black_box;
 use std::path::Path;
 

@@ -61,7 +61,7 @@ fn an_objects_points_lie_in_its_box() {
 fn labels_are_in_the_vehicles_frame() {
     let mut checked = 0;
     for index in 0..12 {
-        let frame = super::generate(42, index, &Config::default());
+        let frame = super::generate(42, index, &Config::default()).unwrap();
         let scene = scene(index);
         let returns = scan(&scene, &exact(), 0.0, &mut Rng::new(1, index, 1));
         let within = |object: &&Object| object.center.xy().norm() < LABEL_RANGE;

@@ -10,7 +10,7 @@ use centerpoint::engine::cpu::{ConvSpec, Payload, ProgramBuilder};
 use centerpoint::features::{Pfn, PfnLayer};
 use centerpoint::plan::{self, Contents, Manifest, Target};
 
-pub const MODEL: &str = r#"
+pub(crate) const MODEL: &str = r#"
 name = "tiny"
 classes = ["tall", "low"]
 
@@ -45,7 +45,7 @@ scope = "class"
 "#;
 
 /// BEV channels: the highest z of the pillar, and 1 where a pillar is.
-pub fn pfn() -> Pfn {
+pub(crate) fn pfn() -> Pfn {
     Pfn {
         layers: vec![PfnLayer {
             in_features: 3,
@@ -57,7 +57,7 @@ pub fn pfn() -> Pfn {
 }
 
 /// Heatmap logits: 4 (z − 1) for `tall` and 4 (1 − z) for `low` where a pillar is, −4 elsewhere.
-pub fn network() -> Payload {
+pub(crate) fn network() -> Payload {
     let mut net = ProgramBuilder::new();
     let x = net.input("spatial_features", 2, 16, 16).unwrap();
     let mut head = |name: &str, weight: &[f32], bias: &[f32]| {
@@ -85,7 +85,7 @@ pub fn network() -> Payload {
 }
 
 /// Writes the tiny plan; `model` is [`MODEL`] or an edit of it.
-pub fn write_plan(folder: &Path, model: &str) -> PathBuf {
+pub(crate) fn write_plan(folder: &Path, model: &str) -> PathBuf {
     let path = folder.join("tiny.plan");
     let payload = network();
     let program = serde_json::to_vec(&payload.program).unwrap();
@@ -111,7 +111,7 @@ pub fn write_plan(folder: &Path, model: &str) -> PathBuf {
 }
 
 /// A KITTI file of these points.
-pub fn write_kitti(path: &Path, points: &[[f32; 4]]) {
+pub(crate) fn write_kitti(path: &Path, points: &[[f32; 4]]) {
     let bytes: Vec<u8> = points
         .iter()
         .flatten()
@@ -121,13 +121,13 @@ pub fn write_kitti(path: &Path, points: &[[f32; 4]]) {
 }
 
 /// The folder of the demo model, and of the demo frames.
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The shared material beside a checkout of the project's developers; `None`, with a line that says
 /// so, anywhere else.
-pub fn shared(what: &str) -> Option<PathBuf> {
+pub(crate) fn shared(what: &str) -> Option<PathBuf> {
     let path = repository().join("../shared").join(what);
     if path.exists() {
         return Some(path);

@@ -5,7 +5,7 @@
 mod args;
 mod sink;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -127,13 +127,4 @@ fn progress_bar(frames: usize) -> ProgressBar {
         bar.set_style(style);
     }
     bar
-}
-
-/// A frame's name without folder and ending: its nuScenes token, and the stem of its files.
-fn stem(path: &Path) -> PathBuf {
-    let name = path.file_stem().unwrap_or(path.as_os_str());
-    match Path::new(name).extension() {
-        Some(ending) if ending == "pcd" => PathBuf::from(name).with_extension(""),
-        _ => PathBuf::from(name),
-    }
 }

@@ -5,12 +5,11 @@ use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use centerpoint::output::bev::{self, BevOptions};
-use centerpoint::output::nuscenes::{Results, SampleBox};
+use centerpoint::output::nuscenes::{Results, SampleBox, sample_token};
 use centerpoint::output::{FrameResult, json, kitti, table};
 use centerpoint::{Detector, Error, PointCloud};
 
 use crate::args::{Args, Format};
-use crate::stem;
 
 /// Takes one frame's result after the other.
 pub(crate) struct Sink {
@@ -76,7 +75,7 @@ impl Sink {
             Format::Json => json::line(result, &self.classes)?,
             Format::Kitti => kitti::text(result, &self.classes)?,
             Format::Nuscenes => {
-                let token = stem(path).display().to_string();
+                let token = sample_token(path);
                 let boxes = result
                     .boxes
                     .iter()
@@ -91,7 +90,7 @@ impl Sink {
         };
         match &self.folder {
             Some(folder) => {
-                let file = folder.join(stem(path)).with_extension("txt");
+                let file = folder.join(sample_token(path) + ".txt");
                 std::fs::write(&file, text).map_err(Error::io(&file, "write"))
             }
             None => self
@@ -115,10 +114,10 @@ impl Sink {
     fn draw(&self, path: &Path, cloud: &PointCloud, result: &FrameResult<'_>) -> Result<(), Error> {
         let Some(bev) = &self.bev else { return Ok(()) };
         let file = match self.many {
-            true => bev.join(stem(path)).with_extension("png"),
+            true => bev.join(sample_token(path) + ".png"),
             false => bev.clone(),
         };
-        let title = stem(path).display().to_string();
+        let title = sample_token(path);
         let options = BevOptions {
             range: self.range,
             classes: &self.classes,

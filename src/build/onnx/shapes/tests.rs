@@ -3,10 +3,18 @@ use crate::build::onnx::proto::AttributeProto;
 use crate::build::onnx::tensor::{from_floats, from_integers};
 use crate::build::testing::{int, ints, node, shaped};
 
+/// Operator, attributes, weight, expected rows and columns.
+type Case = (
+    &'static str,
+    &'static [(&'static str, &'static [i64])],
+    [i64; 4],
+    [usize; 2],
+);
+
 #[test]
 fn windows_have_onnx_runtimes_sizes() {
-    // attributes, op, weight, expected rows and columns: shapes by onnxruntime 1.31.
-    let cases: [(&str, &[(&str, &[i64])], [i64; 4], [usize; 2]); 5] = [
+    // Shapes by onnxruntime 1.31.
+    let cases: [Case; 5] = [
         (
             "Conv",
             &[("strides", &[2, 2]), ("pads", &[1, 1, 1, 1])],

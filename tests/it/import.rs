@@ -1,11 +1,9 @@
 //! Import of ONNX exports: PFNs against ONNX Runtime, head outputs against the model description.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod common;
-#[path = "common/nets.rs"]
-mod nets;
-#[path = "common/oracle.rs"]
-mod oracle;
+use crate::common;
+use crate::nets;
+use crate::oracle;
 
 use std::path::Path;
 

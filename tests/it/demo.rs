@@ -1,15 +1,13 @@
 //! The main job: the shipped plan on the shipped frames, and on real frames where they are at hand.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::process::{Command, Output};
 
+use crate::common::{repository, shared};
 use centerpoint::build::folder::Folder;
 use centerpoint::eval::nuscenes::{Config, evaluate};
 use centerpoint::output::nuscenes::Results;
 use centerpoint::plan::Plan;
-use common::{repository, shared};
 
 const PLAN: &str = "engines/demo/fp32.plan";
 const FRAMES: &str = "calib/demo/frames";

@@ -7,7 +7,7 @@ use centerpoint::model::Grid;
 use centerpoint::pillars::{Pillars, voxelize};
 use proptest::prelude::*;
 
-use crate::{Random, model};
+use super::{Random, model};
 
 const STRIDE: usize = 4;
 
@@ -68,7 +68,7 @@ fn the_range_has_its_minimum_and_not_its_maximum() {
 fn nothing_in_nothing_out() {
     let grid = model().grid;
     let none = pillars(&[], &grid);
-    assert!(none.is_empty() && none.len() == 0 && none.cells().is_empty());
+    assert!(none.is_empty() && none.cells().is_empty());
     assert_eq!(*none.dropped(), Dropped::default());
     let outside = pillars(
         &cloud(&[[9.0, 0.0, 0.0], [0.0, -9.0, 0.0], [0.0, 0.0, 9.0]]),

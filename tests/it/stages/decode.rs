@@ -7,7 +7,7 @@ use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
 use centerpoint::threads::Pool;
 use proptest::prelude::*;
 
-use crate::{Random, model};
+use super::{Random, model};
 
 /// Outputs by kind.
 const HEATMAP: usize = 0;

@@ -2,8 +2,7 @@
 //! are broken in every way that comes to mind.
 #![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
 
-#[path = "common/frames.rs"]
-mod frames;
+use crate::frames;
 
 use std::fs;
 use std::path::{Path, PathBuf};

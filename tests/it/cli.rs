@@ -1,12 +1,10 @@
 //! `cp-infer` as a program: what it prints, and how it ends.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{MODEL, write_kitti, write_plan};
+use crate::common::{MODEL, write_kitti, write_plan};
 
 fn infer(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cp-infer"))

@@ -1,12 +1,10 @@
 //! From points to boxes through the public API, on the tiny network of `common`.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common::{MODEL, write_plan};
 use centerpoint::detector::{Device, Options};
 use centerpoint::engine::EngineError;
 use centerpoint::{Box3d, Detector, Error, Layout, PointCloud};
-use common::{MODEL, write_plan};
 
 fn detector(model: &str, options: &Options) -> Result<Detector, Error> {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::threads::Pool;
 use proptest::prelude::*;
 
-use crate::{Random, model};
+use super::{Random, model};
 
 fn run(model: &Model, pfn: &Pfn, points: &[f32], threads: usize) -> (Pillars, Features) {
     let stride = model.points.columns.len();

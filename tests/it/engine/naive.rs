@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::net::{Net, Op};
+use crate::engine_net::{Net, Op};
 
 /// A map [C, H, W].
 #[derive(Clone, Debug)]
-pub struct Map {
+pub(super) struct Map {
     pub shape: [usize; 3],
     pub values: Vec<f64>,
 }
@@ -39,7 +39,7 @@ impl Map {
 }
 
 /// All tensors of the network, by name.
-pub fn run(net: &Net, input: &[f32]) -> HashMap<String, Map> {
+pub(super) fn run(net: &Net, input: &[f32]) -> HashMap<String, Map> {
     let values = input.iter().map(|&v| f64::from(v)).collect();
     let mut maps = HashMap::from([(
         "input".to_owned(),

@@ -1,10 +1,8 @@
 //! Whole graphs on the CPU engine against ONNX Runtime.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "common/nets.rs"]
-mod nets;
-#[path = "common/oracle.rs"]
-mod oracle;
+use crate::nets;
+use crate::oracle;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use centerpoint::nms::{Nms, remap, suppress};
 use centerpoint::{Box3d, Model};
 use proptest::prelude::*;
 
-use crate::{Random, model};
+use super::{Random, model};
 
 fn rect(x: f32, y: f32, length: f32, width: f32, yaw: f32) -> Box3d {
     Box3d {

@@ -6,7 +6,7 @@ use centerpoint::Column;
 use centerpoint::model::{Candidates, Model, ModelError, NmsKind, Rotation, SizeOrder};
 use proptest::prelude::*;
 
-const DEMO: &str = include_str!("../engines/demo/model.toml");
+const DEMO: &str = include_str!("../../engines/demo/model.toml");
 
 fn parse(text: &str) -> Result<Model, ModelError> {
     Model::parse(text, Path::new("some/model.toml"))

@@ -1,14 +1,12 @@
 //! The plan file: what is written is read back, and nothing that is broken gets through.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::path::Path;
 
+use crate::common::{self, MODEL, pfn, write_plan};
 use centerpoint::detector::Options;
 use centerpoint::plan::{Plan, VERSION};
 use centerpoint::{Detector, Error};
-use common::{MODEL, pfn, write_plan};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 

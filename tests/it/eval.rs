@@ -2,8 +2,7 @@
 //! the program, and the behaviour on files that are not what they should be.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -6,18 +6,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, unreachable_pub)]
-mod oracle;
+mod naive;
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::engine_net::{Net, Op, Random, demo, dense};
 use centerpoint::engine::cpu::{CpuEngine, Isa, Options, Payload, Program};
 use centerpoint::engine::{Engine, EngineError};
 use centerpoint::threads::Pool;
-use oracle::naive;
-use oracle::net::{Net, Op, Random, demo, dense};
 
 /// An engine with an instruction set and a number of threads.
 fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {

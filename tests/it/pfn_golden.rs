@@ -174,7 +174,10 @@ fn carkusl_on_a_nuscenes_frame() {
     let (range, voxel) = ([-51.2, -51.2, -5.0, 51.2, 51.2, 3.0], [0.2, 0.2, 8.0]);
     let (max_points, max_pillars) = (20, 5268);
     let run = Command::new(python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/pfn_oracle.py"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/oracle/pfn_oracle.py"
+        ))
         .args([&pfe, &frame, out.path()])
         .args(range.iter().chain(&voxel).map(f32::to_string))
         .args([max_points, max_pillars].map(|n: usize| n.to_string()))

@@ -1,0 +1,32 @@
+//! All integration tests in one program, which links once: the public API, the two programs, and the
+//! comparisons with independent references. Tests that count allocations are programs of their own
+//! (`tests/memory_*.rs`), since the counter is the process's.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/engine_net.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod engine_net;
+#[path = "../common/frames.rs"]
+mod frames;
+#[path = "../common/nets.rs"]
+mod nets;
+#[path = "../common/oracle.rs"]
+mod oracle;
+
+mod cli;
+mod compile;
+mod demo;
+mod detector;
+mod engine;
+mod eval;
+mod import;
+mod model;
+mod output;
+mod pfn_golden;
+mod plan;
+mod points;
+mod stages;
+mod sweeps;
+mod synth;
