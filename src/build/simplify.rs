@@ -1,6 +1,7 @@
-//! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes become
-//! initializers, and so do rearranged constants; Identity, Dropout, Cast to the type that a value has, Concat of one value, and
-//! Transposes that undo each other go; zero Pads go into the convolutions behind them.
+//! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes and
+//! rearranged constants become initializers; Identity, Dropout, Cast to the type that a value has,
+//! Concat of one value, and Transposes that undo each other go; zero Pads go into the convolutions
+//! behind them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -60,6 +61,9 @@ fn replace_by_initializers(
 fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     let shapes = Shapes::infer(graph, &[])?;
     let mut folded: HashMap<String, TensorProto> = HashMap::new();
+    // Bytes that may be copied: a chain of these nodes on one weight must not multiply it.
+    let bytes = |tensor: &TensorProto| tensor.raw_data().len() + 4 * tensor.float_data.len();
+    let mut left = 2 * graph.proto().initializer.iter().map(bytes).sum::<usize>();
     for node in graph.nodes() {
         let (Some(input), Some(output)) = (node.input(0), node.output(0)) else {
             continue;
@@ -70,15 +74,15 @@ fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
             continue;
         }
         // Two of them may follow each other.
-        let Some(constant) = folded.get(input).or_else(|| graph.initializer(input)) else {
+        let constant = folded.get(input).or_else(|| graph.initializer(input));
+        let constant = constant.filter(|t| t.data_type() == element::FLOAT);
+        let (Some(constant), Some(dims)) = (constant, shapes.get(output)) else {
             continue;
         };
-        let Some(dims) = shapes
-            .get(output)
-            .filter(|_| constant.data_type() == element::FLOAT)
-        else {
+        let Some(rest) = left.checked_sub(bytes(constant)) else {
             continue;
         };
+        left = rest;
         let mut tensor = tensor::floats(graph.path(), constant)?;
         if node.op() == "Transpose" {
             let perm = shapes::permutation(node, tensor.dims.len())?;
