@@ -59,6 +59,8 @@ struct Shared {
     /// Next task to claim.
     next: AtomicUsize,
     job: UnsafeCell<Job>,
+    /// Workers that have begun.
+    started: AtomicUsize,
     /// Workers that sleep or are about to.
     sleepers: AtomicUsize,
     lock: Mutex<()>,
@@ -113,6 +115,7 @@ impl Pool {
                 n: 0,
                 workers: 0,
             }),
+            started: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
             work: Condvar::new(),
@@ -130,6 +133,10 @@ impl Pool {
                     break;
                 }
             }
+        }
+        // A thread allocates while it begins: that belongs here, not into some later dispatch.
+        while shared.started.load(Ordering::Acquire) < workers.len() {
+            std::thread::yield_now();
         }
         Self {
             shared,
@@ -307,6 +314,7 @@ impl Shared {
 
     /// The life of worker thread `worker`.
     fn work(&self, worker: usize) {
+        self.started.fetch_add(1, Ordering::Release);
         let mut seen = 0;
         loop {
             let fresh = || {
