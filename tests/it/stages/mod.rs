@@ -2,7 +2,9 @@
 //! naive references over random input.
 
 mod decode;
+mod decode_reference;
 mod features;
+mod heads;
 mod nms;
 mod pillars;
 mod scatter;

@@ -1,0 +1,197 @@
+//! Decode against a naive reference, over random maps.
+
+use centerpoint::Model;
+use centerpoint::decode::{Candidate, Decoder, decode};
+use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
+use centerpoint::threads::Pool;
+use proptest::prelude::*;
+
+use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
+use super::{Random, model};
+
+/// Everything in f64 where it matters, one candidate after the other, sorted at the end.
+fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
+    let (height, width) = model.head_size();
+    let (mut all, mut surplus, mut non_finite) = (Vec::new(), 0, 0);
+    for (t, heads) in tasks.iter().enumerate() {
+        let classes = &model.head.tasks[t].classes;
+        let mut found = Vec::new();
+        for cell in 0..height * width {
+            let logits: Vec<f32> = (0..classes.len())
+                .map(|c| heads.get(HEATMAP, c, cell))
+                .collect();
+            let score = |c: usize| (1.0 / (1.0 + (-f64::from(logits[c])).exp())) as f32;
+            let least = |c: usize| {
+                model
+                    .decode
+                    .score
+                    .iter()
+                    .map(|band| band[classes[c]])
+                    .fold(1.0, f32::min)
+            };
+            let considered: Vec<usize> = match model.decode.candidates {
+                Candidates::ClassCell => (0..classes.len()).collect(),
+                Candidates::BestClass => {
+                    let any =
+                        (0..classes.len()).any(|c| logits[c].is_nan() || score(c) >= least(c));
+                    if any && logits.iter().any(|logit| !logit.is_finite()) {
+                        non_finite += 1;
+                        continue;
+                    }
+                    let best = (0..classes.len())
+                        .rev()
+                        .max_by(|&a, &b| logits[a].partial_cmp(&logits[b]).unwrap());
+                    best.into_iter().collect()
+                }
+            };
+            for c in considered {
+                if score(c) < least(c) {
+                    continue;
+                }
+                let class = classes[c];
+                let v = |kind: usize, channel: usize| heads.get(kind, channel, cell);
+                let values = [
+                    v(REG, 0),
+                    v(REG, 1),
+                    v(HEIGHT, 0),
+                    v(DIM, 0),
+                    v(DIM, 1),
+                    v(DIM, 2),
+                    v(ROT, 0),
+                    v(ROT, 1),
+                    v(VEL, 0),
+                    v(VEL, 1),
+                ];
+                if !logits[c].is_finite() || values.iter().any(|v| !v.is_finite()) {
+                    non_finite += 1;
+                    continue;
+                }
+                let [rx, ry, z, d0, d1, d2, r0, r1, vx, vy] = values;
+                let meters = |i: usize, reg: f32, axis: usize| {
+                    let size = model.head.downsample as f64 * f64::from(model.grid.voxel[axis]);
+                    (i as f64 + f64::from(reg)) * size + f64::from(model.grid.min[axis])
+                };
+                let (x, y) = (meters(cell % width, rx, 0), meters(cell / width, ry, 1));
+                let distance = x.hypot(y);
+                let bands = &model.decode.bands;
+                let Some(band) = bands.iter().position(|&b| distance < f64::from(b)) else {
+                    continue;
+                };
+                if score(c) < model.decode.score[band][class]
+                    || r0.hypot(r1) < model.decode.yaw_norm[class]
+                {
+                    continue;
+                }
+                let [d0, d1, d2] = [d0, d1, d2].map(|d| f64::from(d).exp() as f32);
+                let size = match model.head.size_order {
+                    SizeOrder::Lwh => [d0, d1, d2],
+                    SizeOrder::Wlh => [d1, d0, d2],
+                };
+                let yaw = match model.head.rotation {
+                    Rotation::SinCos => r0.atan2(r1),
+                    Rotation::NegCosNegSin => (-r1).atan2(-r0),
+                };
+                found.push(Candidate {
+                    bbox: centerpoint::Box3d {
+                        center: [x as f32, y as f32, z],
+                        size,
+                        yaw,
+                        velocity: [vx, vy],
+                        score: score(c),
+                        class: class as u32,
+                    },
+                    task: t as u32,
+                    cell: cell as u32,
+                });
+            }
+        }
+        // Stable sorts from the least to the most important key.
+        found.sort_by_key(|c| (c.cell, c.bbox.class));
+        found.sort_by(|a, b| b.bbox.score.partial_cmp(&a.bbox.score).unwrap());
+        surplus += found.len().saturating_sub(model.decode.max_candidates) as u64;
+        found.truncate(model.decode.max_candidates);
+        all.extend(found);
+    }
+    all.sort_by(|a, b| b.bbox.score.partial_cmp(&a.bbox.score).unwrap());
+    (all, surplus, non_finite)
+}
+
+/// Two tasks, two bands, variances, and values that tie often and are now and then not finite.
+fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
+    let mut random = Random(seed);
+    let mut model = model();
+    let outputs = model.head.tasks[0].outputs.clone();
+    let task = |classes: Vec<usize>| Task {
+        classes,
+        outputs: outputs.clone(),
+    };
+    model.head.tasks = vec![task(vec![2]), task(vec![1, 0])];
+    model.head.variance = random.below(2) == 0;
+    model.decode.max_candidates = [5, 40, 1000][random.below(3)];
+    model.decode.bands = vec![2.03, 4.47];
+    model.decode.score = vec![vec![0.3, 0.5, 0.4], vec![0.6, 0.2, 0.4]];
+    model.decode.yaw_norm = vec![0.3, 0.0, 0.6];
+    if random.below(2) == 0 {
+        model.decode.candidates = Candidates::ClassCell;
+    }
+    if random.below(2) == 0 {
+        model.head.size_order = SizeOrder::Wlh;
+        model.head.rotation = Rotation::NegCosNegSin;
+    }
+    let (height, width) = model.head_size();
+    let mut tasks = Vec::new();
+    for t in 0..2 {
+        let mut heads = Heads::new(&model, t, storage);
+        for kind in [HEATMAP, REG, HEIGHT, DIM, ROT, VEL] {
+            for channel in 0..heads.layouts[kind].channels {
+                for cell in 0..height * width {
+                    let value = match kind {
+                        HEATMAP => (random.uniform(-12.0, 6.0)).round() * 0.25,
+                        REG => random.uniform(0.0, 1.0),
+                        _ => random.uniform(-1.0, 1.0),
+                    };
+                    heads.set(kind, channel, cell, value);
+                }
+            }
+            for _ in 0..3 {
+                let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][random.below(3)];
+                let channel = random.below(heads.layouts[kind].channels);
+                heads.set(kind, channel, random.below(height * width), bad);
+            }
+        }
+        tasks.push(heads);
+    }
+    (model, tasks)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn candidates_equal_the_reference(seed in any::<u64>(), nhwc in any::<bool>()) {
+        let storage = if nhwc { Storage::Nhwc } else { Storage::Nchw };
+        let (model, tasks) = random_case(seed, storage);
+        let (expected, surplus, non_finite) = reference(&model, &tasks);
+        let mut decoder = Decoder::new(&model);
+        // Twice with the same buffers, with another number of threads.
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            decoder.clear();
+            for (t, heads) in tasks.iter().enumerate() {
+                decode(&model, t, &heads.maps(), &pool, &mut decoder);
+            }
+            let rank = |c: &Candidate| (c.task, c.cell, c.bbox.class, c.bbox.score.to_bits());
+            let found: Vec<_> = decoder.candidates().iter().map(rank).collect();
+            prop_assert_eq!(found, expected.iter().map(rank).collect::<Vec<_>>());
+            prop_assert_eq!(decoder.surplus(), surplus);
+            prop_assert_eq!(decoder.non_finite(), non_finite);
+            for (found, expected) in decoder.candidates().iter().zip(&expected) {
+                let words = |c: &Candidate| bytemuck::cast::<_, [f32; 11]>(c.bbox);
+                let (found, expected) = (words(found), words(expected));
+                for i in 0..10 {
+                    prop_assert!((found[i] - expected[i]).abs() < 2e-6 * expected[i].abs().max(1.0));
+                }
+            }
+        }
+    }
+}

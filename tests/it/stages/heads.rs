@@ -1,0 +1,85 @@
+//! Head maps in the storage of an engine, for the tests of decode.
+
+use centerpoint::Model;
+use centerpoint::engine::{MapLayout, MapView};
+
+/// Outputs by kind.
+pub(super) const HEATMAP: usize = 0;
+pub(super) const REG: usize = 1;
+pub(super) const HEIGHT: usize = 2;
+pub(super) const DIM: usize = 3;
+pub(super) const ROT: usize = 4;
+pub(super) const VEL: usize = 5;
+
+/// How the engine lays its outputs out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Storage {
+    /// Each output dense.
+    Nchw,
+    /// All outputs side by side in one tensor, with a border of one cell.
+    Nhwc,
+}
+
+/// The head maps of one task, in the storage of an engine.
+pub(super) struct Heads {
+    data: Vec<f32>,
+    pub(super) layouts: [MapLayout; 6],
+}
+
+impl Heads {
+    /// All values 0 but the logits, which are −9.
+    pub(super) fn new(model: &Model, task: usize, storage: Storage) -> Self {
+        let (height, width) = model.head_size();
+        let task = &model.head.tasks[task];
+        let channels: [usize; 6] = std::array::from_fn(|kind| model.output_channels(task, kind));
+        let all: usize = channels.iter().sum();
+        let mut before = 0;
+        let layouts = channels.map(|channels| {
+            let dense = MapLayout::nchw(channels, height, width);
+            let layout = match storage {
+                Storage::Nchw => MapLayout {
+                    offset: before * height * width,
+                    ..dense
+                },
+                Storage::Nhwc => MapLayout {
+                    offset: (width + 2) * all + all + before,
+                    stride_c: 1,
+                    stride_y: (width + 2) * all,
+                    stride_x: all,
+                    ..dense
+                },
+            };
+            before += channels;
+            layout
+        });
+        let mut heads = Self {
+            data: vec![0.0; all * (height + 2) * (width + 2)],
+            layouts,
+        };
+        for channel in 0..channels[HEATMAP] {
+            for cell in 0..height * width {
+                heads.set(HEATMAP, channel, cell, -9.0);
+            }
+        }
+        heads
+    }
+
+    fn index(&self, kind: usize, channel: usize, cell: usize) -> usize {
+        let layout = self.layouts[kind];
+        layout.index(channel, cell / layout.width, cell % layout.width)
+    }
+
+    pub(super) fn set(&mut self, kind: usize, channel: usize, cell: usize, value: f32) {
+        let index = self.index(kind, channel, cell);
+        self.data[index] = value;
+    }
+
+    pub(super) fn get(&self, kind: usize, channel: usize, cell: usize) -> f32 {
+        self.data[self.index(kind, channel, cell)]
+    }
+
+    pub(super) fn maps(&self) -> [MapView<'_>; 6] {
+        let data = &self.data;
+        self.layouts.map(|layout| MapView { data, layout })
+    }
+}
