@@ -8,7 +8,9 @@
 #[cfg(feature = "yaml")]
 pub mod autoware;
 mod check;
+mod check_decode;
 pub mod file;
+mod problem;
 
 use std::path::{Path, PathBuf};
 
@@ -216,7 +218,7 @@ impl Model {
     /// # Errors
     /// [`ModelError`] with the key that is wrong.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
-        file::parse(text, path)
+        check::resolve(file::parse(text, path)?).map_err(|problem| problem.in_file(path))
     }
 
     /// Columns of the PFN's input.

@@ -15,6 +15,7 @@ use super::file::{
     PerClass, RawBands, RawDecode, RawGrid, RawHead, RawModel, RawNms, RawNmsKind, RawPfn,
     RawPoints, RawRemap, RawTask, Scope, read_text, to_toml,
 };
+use super::problem::Problem;
 use super::{Model, ModelError, OUTPUT_KINDS, Rotation, SizeOrder, check};
 
 /// The labels of `autoware_perception_msgs/ObjectClassification`, the order of the remap matrices.
@@ -141,11 +142,7 @@ pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), 
     let path = paths
         .first()
         .map_or(Path::new("(no file)"), PathBuf::as_path);
-    let value = |problem: check::Problem| ModelError::Value {
-        path: path.into(),
-        key: problem.key,
-        problem: problem.problem,
-    };
+    let value = |problem: Problem| problem.in_file(path);
     let raw = all.into_raw(pfn_layers).map_err(value)?;
     let text = to_toml(&raw).map_err(|e| ModelError::Syntax {
         path: path.into(),
@@ -154,8 +151,8 @@ pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), 
     Ok((check::resolve(raw).map_err(value)?, text))
 }
 
-fn missing(key: &str, file: &str) -> check::Problem {
-    check::Problem {
+fn missing(key: &str, file: &str) -> Problem {
+    Problem {
         key: key.into(),
         problem: format!("missing; give Autoware's `{file}` file too"),
     }
@@ -181,7 +178,7 @@ impl Parameters {
         over(&mut self.max_area_matrix, other.max_area_matrix);
     }
 
-    fn into_raw(self, pfn_layers: &[usize]) -> Result<RawModel, check::Problem> {
+    fn into_raw(self, pfn_layers: &[usize]) -> Result<RawModel, Problem> {
         let remap = self.remap()?;
         let params = self
             .model_params
@@ -201,7 +198,7 @@ impl Parameters {
             4 => &["x", "y", "z", "t"],
             5 => &["x", "y", "z", "intensity", "t"],
             other => {
-                return Err(check::Problem {
+                return Err(Problem {
                     key: "model_params.point_feature_size".into(),
                     problem: format!("{other}; expected 4 (x y z t) or 5 (x y z intensity t)"),
                 });
@@ -211,7 +208,7 @@ impl Parameters {
         let (score, bands) = scores(params.score_thresholds, &post, &named, &classes)?;
         let yaw_norm = post.yaw_norm_thresholds;
         if yaw_norm.len() != named.len() {
-            return Err(check::Problem {
+            return Err(Problem {
                 key: "post_process_params.yaw_norm_thresholds".into(),
                 problem: format!("{} values for {} classes", yaw_norm.len(), named.len()),
             });
@@ -274,7 +271,7 @@ impl Parameters {
     }
 
     /// The remap rules of the three matrices, by row.
-    fn remap(&self) -> Result<Vec<RawRemap>, check::Problem> {
+    fn remap(&self) -> Result<Vec<RawRemap>, Problem> {
         let Some(allow) = &self.allow_remapping_by_area_matrix else {
             return Ok(Vec::new());
         };
@@ -291,7 +288,7 @@ impl Parameters {
             ("max_area_matrix", max.len()),
         ] {
             if len != cells {
-                return Err(check::Problem {
+                return Err(Problem {
                     key: name.into(),
                     problem: format!("{len} values; expected {cells} (8 × 8 labels)"),
                 });
@@ -345,7 +342,7 @@ fn scores(
     post: &PostProcess,
     named: &[String],
     classes: &[String],
-) -> Result<Scores, check::Problem> {
+) -> Result<Scores, Problem> {
     let Some(raw) = raw else {
         return match post.score_threshold {
             Some(score) => Ok((Some(PerClass::One(score)), None)),
@@ -369,7 +366,7 @@ fn scores(
             })
             .collect(),
         Thresholds::ByBand(flat) => {
-            return Err(check::Problem {
+            return Err(Problem {
                 key: "model_params.score_thresholds.thresholds".into(),
                 problem: format!(
                     "{} values; expected {bands} bands × {} classes",

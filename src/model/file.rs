@@ -63,8 +63,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::check::{Problem, resolve};
-use super::{Candidates, Model, ModelError, Rotation, SizeOrder};
+use super::{Candidates, ModelError, Rotation, SizeOrder};
 
 /// No description comes near this size; a larger file is not one.
 const MAX_BYTES: u64 = 1 << 20;
@@ -216,15 +215,10 @@ pub(super) fn to_toml(raw: &RawModel) -> Result<String, toml::ser::Error> {
     toml::to_string(raw)
 }
 
-/// Parses and checks TOML text.
-pub(super) fn parse(text: &str, path: &Path) -> Result<Model, ModelError> {
-    let raw: RawModel = toml::from_str(text).map_err(|e| ModelError::Syntax {
+/// Parses TOML text.
+pub(super) fn parse(text: &str, path: &Path) -> Result<RawModel, ModelError> {
+    toml::from_str(text).map_err(|e| ModelError::Syntax {
         path: path.into(),
         message: e.to_string().trim_end().to_string(),
-    })?;
-    resolve(raw).map_err(|Problem { key, problem }| ModelError::Value {
-        path: path.into(),
-        key,
-        problem,
     })
 }

@@ -1,0 +1,88 @@
+//! The manifest of a plan: what it was made from and for, and what was measured on it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::PlanError;
+
+/// What a plan was made from and for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Program and version that wrote the plan, such as `centerpoint 0.1.0`.
+    pub producer: String,
+    /// What the engine payload runs on.
+    pub target: Target,
+    /// Features and sizes of the PFN's layers, in order.
+    pub pfn: Vec<PfnShape>,
+    /// SHA-256 of each input file, by file name.
+    pub inputs: BTreeMap<String, String>,
+    /// Steps that changed the network on its way here, as a list for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
+    /// Measured accuracy, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Accuracy>,
+}
+
+/// What an engine payload runs on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// `cpu` or `tensorrt`.
+    pub engine: String,
+    /// `fp32`, `fp16` or `int8`.
+    pub precision: String,
+    /// Version of the payload's format or of the library that made it.
+    pub version: String,
+}
+
+/// Sizes of one PFN layer's Linear.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PfnShape {
+    /// Columns of a row.
+    pub in_features: usize,
+    /// Outputs of a row.
+    pub out_features: usize,
+}
+
+/// Accuracy on labelled frames.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accuracy {
+    /// How it was measured, such as `nuScenes mAP, 500 frames`.
+    pub metric: String,
+    /// Mean average precision, 0..=1.
+    pub mean_ap: f64,
+    /// Average precision by class.
+    pub ap: BTreeMap<String, f64>,
+}
+
+impl Accuracy {
+    /// Takes what a plan keeps out of the output of `cp-build eval --format json`.
+    ///
+    /// # Errors
+    /// [`PlanError::Accuracy`] where the file is not such an output.
+    pub fn read(path: &Path) -> Result<Self, PlanError> {
+        #[derive(Deserialize)]
+        struct Scores {
+            mean_ap: f64,
+            mean_dist_aps: BTreeMap<String, f64>,
+            metric: String,
+        }
+        let error = |what: String| PlanError::Accuracy {
+            path: path.into(),
+            what,
+        };
+        let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+        let scores: Scores = serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
+        Ok(Self {
+            metric: scores.metric,
+            mean_ap: scores.mean_ap,
+            ap: scores.mean_dist_aps,
+        })
+    }
+}
