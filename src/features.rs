@@ -13,6 +13,13 @@
 //! - output of a row: bias, plus the columns of the appended max in ascending order (once per pillar:
 //!   they are the same for all of its rows), plus the row's own columns in ascending order.
 
+// The calls into code compiled for wider vectors are the unsafe ones of this file.
+#![allow(unsafe_code)]
+
+mod pfn;
+
+pub use pfn::{Pfn, PfnError, PfnLayer};
+
 use crate::model::{Grid, Model};
 use crate::pillars::Pillars;
 use crate::threads::Pool;
@@ -23,121 +30,6 @@ const LANES: usize = 16;
 const ROWS: usize = 2;
 /// Pillars of one task of the pool: small enough to balance, large enough to be worth a dispatch.
 const PILLARS_PER_TASK: usize = 64;
-
-/// One layer of the PFN, BatchNorm folded in.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PfnLayer {
-    /// Input columns.
-    pub in_features: usize,
-    /// Outputs of the Linear itself; a layer before the last passes twice as many on (its rows and
-    /// their max).
-    pub out_features: usize,
-    /// Weights, row-major `[out_features][in_features]`.
-    pub weight: Vec<f32>,
-    /// Bias, `[out_features]`.
-    pub bias: Vec<f32>,
-}
-
-/// The PFN's trained weights, first layer first.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Pfn {
-    /// The layers.
-    pub layers: Vec<PfnLayer>,
-}
-
-/// Why a PFN does not fit its model description.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PfnError {
-    /// Another number of layers.
-    #[error(
-        "the PFN has {found} layers, but the model description has {expected} widths in \
-         `pfn.layers`; import the PFN that belongs to it, or correct the description"
-    )]
-    Layers {
-        /// Layers of the weights.
-        found: usize,
-        /// Layers of the description.
-        expected: usize,
-    },
-    /// Another number of input or output columns, or an array of another length.
-    #[error(
-        "layer {layer} of the PFN: {what} is {found}, but the model description gives {expected}; \
-         import the PFN that belongs to it, or correct `points.columns`, `pfn.mean_offset`, \
-         `pfn.center_offset_axes` or `pfn.layers`"
-    )]
-    Size {
-        /// The layer, from 0.
-        layer: usize,
-        /// `in_features`, `out_features`, `length of weight` or `length of bias`.
-        what: &'static str,
-        /// Size of the weights.
-        found: usize,
-        /// Size by the description.
-        expected: usize,
-    },
-    /// A weight that is NaN or infinite.
-    #[error(
-        "layer {layer} of the PFN: {tensor}[{index}] is {value}; the file is damaged or its \
-         training diverged"
-    )]
-    NonFinite {
-        /// The layer, from 0.
-        layer: usize,
-        /// `weight` or `bias`.
-        tensor: &'static str,
-        /// Index into the tensor.
-        index: usize,
-        /// The value.
-        value: f32,
-    },
-}
-
-impl Pfn {
-    /// Checks that the weights are the ones that `model` describes, and finite.
-    ///
-    /// # Errors
-    /// [`PfnError`] with the layer and the sizes found and expected.
-    pub fn check(&self, model: &Model) -> Result<(), PfnError> {
-        if self.layers.len() != model.pfn.layers.len() {
-            return Err(PfnError::Layers {
-                found: self.layers.len(),
-                expected: model.pfn.layers.len(),
-            });
-        }
-        let mut inputs = model.pfn_in_features();
-        let linears = self.layers.iter().zip(model.pfn_linear_widths());
-        for (layer, (weights, outputs)) in linears.enumerate() {
-            for (what, found, expected) in [
-                ("in_features", weights.in_features, inputs),
-                ("out_features", weights.out_features, outputs),
-                ("length of weight", weights.weight.len(), inputs * outputs),
-                ("length of bias", weights.bias.len(), outputs),
-            ] {
-                if found != expected {
-                    return Err(PfnError::Size {
-                        layer,
-                        what,
-                        found,
-                        expected,
-                    });
-                }
-            }
-            for (tensor, values) in [("weight", &weights.weight), ("bias", &weights.bias)] {
-                if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                    return Err(PfnError::NonFinite {
-                        layer,
-                        tensor,
-                        index,
-                        value: values[index],
-                    });
-                }
-            }
-            inputs = 2 * outputs;
-        }
-        Ok(())
-    }
-}
 
 /// The stage's weights and buffers, and the features of the last frame. Allocated once.
 #[derive(Clone, Debug)]
@@ -249,49 +141,117 @@ pub fn features(
     pool: &Pool,
     out: &mut Features,
 ) {
-    let (inputs, layers, channels) = (out.inputs, &out.layers, out.channels);
-    debug_assert!(stride >= inputs.point_columns);
+    debug_assert!(stride >= out.inputs.point_columns);
+    let channels = out.channels;
     out.pillars = pillars.len();
+    let frame = Frame {
+        points,
+        stride,
+        pillars,
+        grid,
+        inputs: out.inputs,
+        layers: &out.layers,
+        channels,
+    };
     let values = &mut out.values[..out.pillars * channels];
-    pool.for_each_chunk_mut_with(
+    compute(
+        &frame,
+        pool,
+        versions().next().unwrap_or(run_task),
         &mut out.scratch,
         values,
-        PILLARS_PER_TASK * channels,
-        |scratch, task, chunk| {
-            for (i, output) in chunk.chunks_exact_mut(channels).enumerate() {
-                let pillar = task * PILLARS_PER_TASK + i;
-                let mut rows = inputs.write(points, stride, pillars, pillar, grid, scratch);
-                if rows < grid.max_points_per_pillar {
-                    let width = inputs.width();
-                    scratch.rows[rows * width..(rows + 1) * width].fill(0.0);
-                    rows += 1;
-                }
-                for layer in layers {
-                    layer.run(rows, scratch);
-                }
-                output.copy_from_slice(&scratch.max[..channels]);
-            }
-        },
     );
+}
+
+fn compute(
+    frame: &Frame<'_>,
+    pool: &Pool,
+    run: Version,
+    scratch: &mut [Scratch],
+    values: &mut [f32],
+) {
+    let length = PILLARS_PER_TASK * frame.channels;
+    pool.for_each_chunk_mut_with(scratch, values, length, |scratch, task, chunk| {
+        run(frame, scratch, task, chunk);
+    });
+}
+
+/// What the tasks of a frame share.
+struct Frame<'a> {
+    points: &'a [f32],
+    stride: usize,
+    pillars: &'a Pillars,
+    grid: &'a Grid,
+    inputs: Inputs,
+    layers: &'a [Layer],
+    channels: usize,
+}
+
+/// Computes the features of task `task`'s pillars into its part of the values.
+type Version = fn(&Frame<'_>, &mut Scratch, usize, &mut [f32]);
+
+/// The versions of [`run_task`] that this machine can run, the widest vectors first. All give the
+/// same bytes: the compiler never fuses or reorders f32 operations by itself.
+fn versions() -> impl Iterator<Item = Version> {
+    #[cfg(target_arch = "x86_64")]
+    let wide: [Option<Version>; 2] = [
+        is_x86_feature_detected!("avx512f").then_some(|frame, scratch, task, chunk| {
+            // SAFETY: the processor has AVX-512F.
+            unsafe { run_task_avx512(frame, scratch, task, chunk) }
+        }),
+        is_x86_feature_detected!("avx2").then_some(|frame, scratch, task, chunk| {
+            // SAFETY: the processor has AVX2.
+            unsafe { run_task_avx2(frame, scratch, task, chunk) }
+        }),
+    ];
+    #[cfg(not(target_arch = "x86_64"))]
+    let wide: [Option<Version>; 0] = [];
+    wide.into_iter().flatten().chain([run_task as Version])
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn run_task_avx512(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+    run_task(frame, scratch, task, chunk);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn run_task_avx2(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+    run_task(frame, scratch, task, chunk);
+}
+
+// Inlined, as all that it calls in its loops: only so is it compiled for the caller's vectors.
+#[inline(always)]
+fn run_task(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+    for (i, output) in chunk.chunks_exact_mut(frame.channels).enumerate() {
+        let mut rows = frame.write_rows(task * PILLARS_PER_TASK + i, scratch);
+        if rows < frame.grid.max_points_per_pillar {
+            let width = frame.inputs.width();
+            scratch.rows[rows * width..(rows + 1) * width].fill(0.0);
+            rows += 1;
+        }
+        for layer in frame.layers {
+            layer.run(rows, scratch);
+        }
+        output.copy_from_slice(&scratch.max[..frame.channels]);
+    }
 }
 
 impl Inputs {
     fn width(self) -> usize {
         self.point_columns + if self.mean_offset { 3 } else { 0 } + self.center_axes
     }
+}
 
+impl Frame<'_> {
     /// Writes the rows of the points of `pillar`; returns their number.
-    fn write(
-        self,
-        points: &[f32],
-        stride: usize,
-        pillars: &Pillars,
-        pillar: usize,
-        grid: &Grid,
-        scratch: &mut Scratch,
-    ) -> usize {
+    #[inline(always)]
+    fn write_rows(&self, pillar: usize, scratch: &mut Scratch) -> usize {
+        let (pillars, grid, inputs) = (self.pillars, self.grid, self.inputs);
         let kept = pillars.points(pillar);
-        let point = |index: u32| &points[index as usize * stride..][..self.point_columns];
+        let point =
+            |index: u32| &self.points[index as usize * self.stride..][..inputs.point_columns];
         let mut mean = [0.0f32; 3];
         for &index in kept {
             let point = point(index);
@@ -300,11 +260,14 @@ impl Inputs {
         mean = mean.map(|sum| sum / kept.len() as f32);
         let cell = pillars.cells()[pillar] as usize;
         let center = grid.center(cell % grid.nx, cell / grid.nx);
-        for (&index, row) in kept.iter().zip(scratch.rows.chunks_exact_mut(self.width())) {
+        for (&index, row) in kept
+            .iter()
+            .zip(scratch.rows.chunks_exact_mut(inputs.width()))
+        {
             let point = point(index);
-            let (own, mut offsets) = row.split_at_mut(self.point_columns);
+            let (own, mut offsets) = row.split_at_mut(inputs.point_columns);
             own.copy_from_slice(point);
-            if self.mean_offset {
+            if inputs.mean_offset {
                 let (from_mean, rest) = offsets.split_at_mut(3);
                 (0..3).for_each(|axis| from_mean[axis] = point[axis] - mean[axis]);
                 offsets = rest;
@@ -358,6 +321,7 @@ impl Layer {
 
     /// Runs the layer on the first `n` rows of `scratch.rows`, which lie side by side, and leaves its
     /// own rows and their max in their place.
+    #[inline(always)]
     fn run(&self, n: usize, scratch: &mut Scratch) {
         let features = self.row_features();
         let rows = &scratch.rows[..n * features];
@@ -424,3 +388,6 @@ fn add_scaled(sum: &mut [f32; LANES], x: f32, weights: &[f32; LANES]) {
         *sum += x * weight;
     }
 }
+
+#[cfg(test)]
+mod tests;
