@@ -176,6 +176,22 @@ fn combined_nets() -> Vec<(&'static str, Net)> {
     net.outputs = vec![d, y];
     nets.push(("residuals", net));
 
+    // What would be fused is also read by others, or is an output.
+    let mut net = Net::new([16, 7, 9]);
+    let a = net.conv(&mut r, "a", "input", 16, 16, 3, 1, false);
+    let b = net.node("b", &[&a], Op::Relu);
+    let c = net.conv(&mut r, "c", &b, 16, 16, 3, 1, false);
+    let d = net.node("d", &[&c, &a], Op::Add);
+    let block = Op::DepthToSpace {
+        block: 2,
+        crd: true,
+    };
+    let e = net.node("e", &[&c], block);
+    let f = net.conv(&mut r, "f", &d, 16, 4, 1, 1, false);
+    let g = net.node("g", &[&f], Op::Relu);
+    net.outputs = vec![d, e, f, g];
+    nets.push(("shared", net));
+
     let mut net = Net::new([16, 9, 11]);
     let a = net.conv(&mut r, "a", "input", 16, 20, 3, 1, true);
     let b = net.conv(&mut r, "b", "input", 16, 12, 1, 1, false);
