@@ -1,6 +1,6 @@
 //! What a model is: everything that differs between CenterPoint-pillar networks, checked once.
 //!
-//! A model is described by a TOML file (`model.toml`, see [`file`]); a plan carries the same text. The
+//! A model is described by a TOML file (`model.toml`, see [`mod@file`]); a plan carries the same text. The
 //! types here are what the stages use: class tables are resolved to one value per class, sizes are
 //! derived and bounded, so that no stage has to check them again. Sources of the numbers and
 //! conventions: mmdetection3d, tier4 AWML, Autoware `lidar_centerpoint`.

@@ -43,7 +43,7 @@ const ROW: usize = 32;
 const ALIGN: usize = 64;
 const MAX_SECTIONS: usize = 64;
 /// Most bytes of the manifest and of the model description, which are parsed into memory.
-const MAX_TEXT: usize = 1 << 20;
+const MAX_TEXT: usize = 1 << 18;
 
 /// Bytes of one section; keeps the map alive.
 #[derive(Clone)]

@@ -66,7 +66,7 @@ use serde::{Deserialize, Serialize};
 use super::{Candidates, ModelError, Rotation, SizeOrder};
 
 /// No description comes near this size; a larger file is not one.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
