@@ -2,15 +2,11 @@
 //! that an error names the node. [`ProgramBuilder::finish`] fuses and packs (see [`super::lower`]).
 
 use super::program::{DepthToSpaceMode, Payload};
-use super::spec::{ConvSpec, ConvTransposeSpec, MaxPoolSpec};
+use super::spec::{
+    ConvSpec, ConvTransposeSpec, MAX_DIM, MAX_MAP, MaxPoolSpec, bad, bias, check_groups, check_len,
+    check_pads, check_sizes, windows,
+};
 use crate::engine::EngineError;
-
-/// Most channels, rows or columns of a feature map.
-pub(super) const MAX_DIM: usize = 1 << 16;
-/// Most values of one feature map: 1 GiB of f32.
-pub(super) const MAX_MAP: usize = 1 << 28;
-/// Largest kernel size, stride, dilation, padding or block.
-pub(super) const MAX_KERNEL: usize = 64;
 
 /// A feature map of the network being built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,67 +90,6 @@ pub struct ProgramBuilder {
     pub(super) nodes: Vec<Node>,
     pub(super) input: Option<usize>,
     pub(super) outputs: Vec<(usize, String)>,
-}
-
-/// An [`EngineError::Node`].
-fn bad(
-    node: &str,
-    field: &'static str,
-    expected: impl ToString,
-    found: impl std::fmt::Debug,
-) -> EngineError {
-    EngineError::Node {
-        node: node.to_owned(),
-        field,
-        expected: expected.to_string(),
-        found: format!("{found:?}"),
-    }
-}
-
-/// Checks that each of `values` is in `1..=MAX_KERNEL`.
-fn check_sizes(node: &str, field: &'static str, values: &[usize]) -> Result<(), EngineError> {
-    if values.iter().all(|v| (1..=MAX_KERNEL).contains(v)) {
-        return Ok(());
-    }
-    Err(bad(node, field, format!("1 to {MAX_KERNEL}"), values))
-}
-
-/// Checks that each of `values` is in `0..=MAX_KERNEL`.
-fn check_pads(node: &str, field: &'static str, values: &[usize]) -> Result<(), EngineError> {
-    if values.iter().all(|&v| v <= MAX_KERNEL) {
-        return Ok(());
-    }
-    Err(bad(node, field, format!("0 to {MAX_KERNEL}"), values))
-}
-
-/// Checks the number of values of a constant.
-fn check_len(
-    node: &str,
-    field: &'static str,
-    values: &[f32],
-    len: Option<usize>,
-) -> Result<(), EngineError> {
-    if Some(values.len()) == len {
-        return Ok(());
-    }
-    let expected = match len {
-        Some(len) => format!("{len} values"),
-        None => "countable".to_owned(),
-    };
-    Err(bad(
-        node,
-        field,
-        expected,
-        format_args!("{} values", values.len()),
-    ))
-}
-
-/// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels and padding.
-fn windows(len: usize, pad: usize, kernel: usize, dilation: usize, stride: usize) -> usize {
-    let reach = (kernel - 1) * dilation + 1;
-    (len + pad)
-        .checked_sub(reach)
-        .map_or(0, |rest| rest / stride + 1)
 }
 
 impl ProgramBuilder {
@@ -485,35 +420,4 @@ impl ProgramBuilder {
         });
         Ok(TensorId(output))
     }
-}
-
-/// Checks groups and the number of output channels.
-fn check_groups(
-    node: &str,
-    groups: usize,
-    channels: usize,
-    out_channels: usize,
-) -> Result<(), EngineError> {
-    if !(1..=MAX_DIM).contains(&out_channels) {
-        return Err(bad(
-            node,
-            "out_channels",
-            format!("1 to {MAX_DIM}"),
-            out_channels,
-        ));
-    }
-    if groups == 0 || !channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
-        let expected = format!("a divisor of {channels} and of {out_channels} channels");
-        return Err(bad(node, "groups", expected, groups));
-    }
-    Ok(())
-}
-
-/// The bias, or zeros.
-fn bias(node: &str, bias: Option<&[f32]>, len: usize) -> Result<Vec<f32>, EngineError> {
-    let Some(bias) = bias else {
-        return Ok(vec![0.0; len]);
-    };
-    check_len(node, "bias", bias, Some(len))?;
-    Ok(bias.to_vec())
 }

@@ -1,9 +1,9 @@
 //! Checks a program, which may come from a broken or hostile file, before anything is allocated:
 //! every index, shape and section that [`super::exec`] relies on.
 
-use super::builder::{MAX_DIM, MAX_KERNEL, MAX_MAP};
 use super::pack::{LANES, wide_bias_len, wide_len};
 use super::program::{ALIGN, Conv, Op, OpKind, Program, Section, Tensor, WeightLayout};
+use super::spec::{MAX_DIM, MAX_KERNEL, MAX_MAP};
 use crate::engine::EngineError;
 
 /// Largest distance of a tap: a kernel of [`MAX_KERNEL`] with as large a dilation, and padding.

@@ -21,15 +21,11 @@
 //! read in place, for instance from a memory-mapped file; see [`Weights`].
 //!
 //! # How it computes
-//! Maps are NHWC with a border of zeros ([`arena`]); weights lie in blocks of 16 output channels, one
-//! layout for all instruction sets ([`pack`]); a tile of pixels by 16 or 32 output channels stays in
-//! registers while the reduction runs ([`kernels`]). Every output element is one chain of fused
+//! Maps are NHWC with a border of zeros (`arena.rs`); weights lie in blocks of 16 output channels, one
+//! layout for all instruction sets (`pack.rs`); a tile of pixels by 16 or 32 output channels stays in
+//! registers while the reduction runs (`kernels.rs`). Every output element is one chain of fused
 //! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
 //! the result depend neither on the instruction set nor on the number of threads.
-//!
-//! [`arena`]: self::arena
-//! [`pack`]: self::pack
-//! [`kernels`]: self::kernels
 
 mod arena;
 mod builder;

@@ -2,7 +2,7 @@
 //!
 //! [`super::ProgramBuilder`] makes it, [`super::CpuEngine`] runs it. The program is kept as JSON; the
 //! blob is memory-mapped and used in place, so it holds the weights in the order in which the
-//! kernels read them (see [`super::pack`]), in sections aligned to [`ALIGN`] bytes.
+//! kernels read them (see `pack.rs`), in sections aligned to [`ALIGN`] bytes.
 
 use serde::{Deserialize, Serialize};
 
@@ -170,8 +170,9 @@ pub enum DepthToSpaceMode {
 /// residual and ReLU.
 ///
 /// The output is `up` times finer than the steps of the convolution. Phase (a, b), number
-/// `a · up[1] + b`, computes the output pixels (i · up[0] + a, j · up[1] + b) from the input pixels
-/// (i · stride[0] + dy, j · stride[1] + dx) for each of its taps (dy, dx); pixels outside the map are 0.
+/// `a · up[1] + b`, computes the output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels
+/// `(i · stride[0] + dy, j · stride[1] + dx)` for each of its taps (dy, dx); pixels outside the map are
+/// 0.
 /// A plain convolution has one phase; a transposed one with stride s has s² phases and steps of 1;
 /// DepthToSpace behind a convolution makes block² phases with the same taps and different channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -198,7 +199,7 @@ pub struct Conv {
     pub phases: Vec<Phase>,
 }
 
-/// Order of packed weights; see [`super::pack`].
+/// Order of packed weights; see `pack.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightLayout {

@@ -1,4 +1,14 @@
-//! Attributes of the nodes that [`super::ProgramBuilder`] takes, in the terms of ONNX.
+//! Attributes of the nodes that [`super::ProgramBuilder`] takes, in the terms of ONNX, and their
+//! checks.
+
+use crate::engine::EngineError;
+
+/// Most channels, rows or columns of a feature map.
+pub(super) const MAX_DIM: usize = 1 << 16;
+/// Most values of one feature map: 1 GiB of f32.
+pub(super) const MAX_MAP: usize = 1 << 28;
+/// Largest kernel size, stride, dilation, padding or block.
+pub(super) const MAX_KERNEL: usize = 64;
 
 /// Attributes of a convolution, as ONNX Conv with batch 1.
 #[derive(Clone, Copy, Debug)]
@@ -57,4 +67,110 @@ pub struct MaxPoolSpec {
     pub stride: [usize; 2],
     /// Padding, which never wins: top, left, bottom, right.
     pub pad: [usize; 4],
+}
+
+/// An [`EngineError::Node`].
+pub(super) fn bad(
+    node: &str,
+    field: &'static str,
+    expected: impl ToString,
+    found: impl std::fmt::Debug,
+) -> EngineError {
+    EngineError::Node {
+        node: node.to_owned(),
+        field,
+        expected: expected.to_string(),
+        found: format!("{found:?}"),
+    }
+}
+
+/// Checks that each of `values` is in `1..=MAX_KERNEL`.
+pub(super) fn check_sizes(
+    node: &str,
+    field: &'static str,
+    values: &[usize],
+) -> Result<(), EngineError> {
+    if values.iter().all(|v| (1..=MAX_KERNEL).contains(v)) {
+        return Ok(());
+    }
+    Err(bad(node, field, format!("1 to {MAX_KERNEL}"), values))
+}
+
+/// Checks that each of `values` is in `0..=MAX_KERNEL`.
+pub(super) fn check_pads(
+    node: &str,
+    field: &'static str,
+    values: &[usize],
+) -> Result<(), EngineError> {
+    if values.iter().all(|&v| v <= MAX_KERNEL) {
+        return Ok(());
+    }
+    Err(bad(node, field, format!("0 to {MAX_KERNEL}"), values))
+}
+
+/// Checks the number of values of a constant.
+pub(super) fn check_len(
+    node: &str,
+    field: &'static str,
+    values: &[f32],
+    len: Option<usize>,
+) -> Result<(), EngineError> {
+    if Some(values.len()) == len {
+        return Ok(());
+    }
+    let expected = match len {
+        Some(len) => format!("{len} values"),
+        None => "countable".to_owned(),
+    };
+    Err(bad(
+        node,
+        field,
+        expected,
+        format_args!("{} values", values.len()),
+    ))
+}
+
+/// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels and padding.
+pub(super) fn windows(
+    len: usize,
+    pad: usize,
+    kernel: usize,
+    dilation: usize,
+    stride: usize,
+) -> usize {
+    let reach = (kernel - 1) * dilation + 1;
+    (len + pad)
+        .checked_sub(reach)
+        .map_or(0, |rest| rest / stride + 1)
+}
+
+/// Checks groups and the number of output channels.
+pub(super) fn check_groups(
+    node: &str,
+    groups: usize,
+    channels: usize,
+    out_channels: usize,
+) -> Result<(), EngineError> {
+    if !(1..=MAX_DIM).contains(&out_channels) {
+        return Err(bad(
+            node,
+            "out_channels",
+            format!("1 to {MAX_DIM}"),
+            out_channels,
+        ));
+    }
+    if groups == 0 || !channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
+        let expected = format!("a divisor of {channels} and of {out_channels} channels");
+        return Err(bad(node, "groups", expected, groups));
+    }
+    Ok(())
+}
+
+/// The bias, or zeros.
+pub(super) fn bias(node: &str, bias: Option<&[f32]>, len: usize) -> Result<Vec<f32>, EngineError> {
+    let Some(bias) = bias else {
+        return Ok(vec![0.0; len]);
+    };
+    check_len(node, "bias", bias, Some(len))?;
+    Ok(bias.to_vec())
 }
