@@ -8,9 +8,10 @@
 //!   also hits the cap.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use crate::common::shared;
 use centerpoint::Model;
 use centerpoint::build::import::read_pfe;
 use centerpoint::features::{Features, features};
@@ -18,15 +19,6 @@ use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::threads::Pool;
 
 const STRIDE: usize = 5;
-
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).join(path);
-    if !path.exists() {
-        println!("skipped: {} is not there", path.display());
-        return None;
-    }
-    Some(path)
-}
 
 /// A model of five point columns, xyz − mean and xy − centre, and two layers of 64.
 fn model(range: [f32; 6], voxel: [f32; 3], max_points: usize, max_pillars: usize) -> Model {

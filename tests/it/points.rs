@@ -2,6 +2,7 @@
 //! are broken in every way that comes to mind.
 #![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
 
+use crate::common::{repository, shared};
 use crate::frames;
 
 use std::fs;
@@ -10,8 +11,6 @@ use std::path::{Path, PathBuf};
 use centerpoint::points::{self, Column, FrameError, Layout, PointCloud, ReadOptions};
 use frames::{ENCODINGS, Encoding, Field, XYZI};
 use proptest::prelude::*;
-
-const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared");
 
 const OPTIONS: ReadOptions = ReadOptions {
     layout: None,
@@ -208,11 +207,9 @@ fn folders_become_their_frames_in_order() {
 /// Known counts of the real frames, and a range that any scan of a street has.
 #[test]
 fn real_frames_are_read_whole() {
-    let frames = Path::new(SHARED).join("data/frames");
-    if !frames.is_dir() {
-        println!("skipped: {} is not there", frames.display());
+    let Some(frames) = shared("data/frames") else {
         return;
-    }
+    };
     let nuscenes = "n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin";
     for (name, layout, count) in [
         ("kitti/000000.bin", Some("kitti"), 125_635),
@@ -390,7 +387,7 @@ fn files_of_other_writers_are_read_as_they_mean_them() {
     };
     let folder = tempfile::tempdir().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/write_frames.py");
-    let real = Path::new(SHARED).join("data/frames/autoware/ground_segmentation_test.pcd");
+    let real = repository().join("../shared/data/frames/autoware/ground_segmentation_test.pcd");
     let output = std::process::Command::new(python)
         .args([script.as_ref(), folder.path(), &real])
         .output()

@@ -4,13 +4,13 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 
+use crate::common::shared;
 use centerpoint::points::{self, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion, Vector3};
 use serde_json::{Value, json};
 
-const AV2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/frames/av2");
 const PAST: &str = "315966265259836000";
 const NOW: &str = "315966265360032000";
 
@@ -260,16 +260,11 @@ fn poses_far_from_the_origin_lose_nothing() {
     assert!(far_f32 > 0.02, "{far_f32}");
 }
 
-/// The labels and poses of the AV2 fixture, or `None` after saying that it is not there.
-fn av2() -> Option<Value> {
-    let path = Path::new(AV2).join("sweeps.json");
-    match fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
-        Err(_) => {
-            println!("skipped: {} is not there", path.display());
-            None
-        }
-    }
+/// The folder of the AV2 fixture with its labels and poses, or `None` after saying that it is not there.
+fn av2() -> Option<(PathBuf, Value)> {
+    let folder = shared("data/frames/av2")?;
+    let bytes = fs::read(folder.join("sweeps.json")).unwrap();
+    Some((folder, serde_json::from_slice(&bytes).unwrap()))
 }
 
 fn numbers<const N: usize>(value: &Value, keys: [&str; N]) -> [f64; N] {
@@ -289,7 +284,9 @@ fn av2_isometry(value: &Value) -> Isometry3<f64> {
 
 #[test]
 fn av2_city_poses_are_composed_in_f64() {
-    let Some(labels) = av2() else { return };
+    let Some((_, labels)) = av2() else {
+        return;
+    };
     let [now, past] = [NOW, PAST].map(|stamp| av2_isometry(&labels[stamp]["city_SE3_ego"]));
     let truth = now.inverse() * past;
     let (in_f64, in_f32) = errors(&past, &now, &truth);
@@ -344,12 +341,14 @@ fn nearest(points: &[Vector3<f32>], others: &[Vector3<f32>]) -> Vec<f32> {
 
 #[test]
 fn static_structure_coincides_after_compensation() {
-    let Some(labels) = av2() else { return };
+    let Some((folder, labels)) = av2() else {
+        return;
+    };
     // The fixture's poses, in a list as this crate reads it.
     let entry = |stamp: &str, with_motion: bool| {
         let newest = &labels[if with_motion { stamp } else { NOW }]["city_SE3_ego"];
         json!({
-            "file": Path::new(AV2).canonicalize().unwrap().join(format!("{stamp}.bin")),
+            "file": folder.canonicalize().unwrap().join(format!("{stamp}.bin")),
             "stamp_ns": stamp.parse::<i64>().unwrap(),
             "pose": {
                 "translation": numbers(newest, TRANSLATION),
