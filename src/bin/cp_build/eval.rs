@@ -1,7 +1,6 @@
 //! `cp-build eval`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use centerpoint::detector::{Detector, Options};
@@ -47,7 +46,7 @@ pub(crate) struct Args {
     format: Format,
 }
 
-#[derive(Clone, Copy, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
 enum Metric {
     /// nuScenes detection: AP, errors of the true positives, NDS; ten classes
     #[default]
@@ -86,11 +85,15 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Format::Json => {
             let mut json = scores.json;
             json.extend(report::times_json(&inputs.times));
+            if args.metric == Metric::Nuscenes {
+                let frames = inputs.labels.results.len();
+                let metric = format!("nuScenes mAP on {frames} frames");
+                json.insert("metric".into(), metric.into());
+            }
             format!("{:#}\n", serde_json::Value::from(json))
         }
     };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(())
+    crate::print(&text)
 }
 
 /// What is scored, and what to call it.
