@@ -35,15 +35,17 @@ class Labels:
 
 
 class SceneFolder:
-    """Frames and labels of one `cp-build synth` folder, in the order of their names."""
+    """Frames, labels and origin of one `cp-build synth` folder, in the order of the names."""
 
     def __init__(self, folder, limit=None):
         self.folder = Path(folder)
         with open(self.folder / "labels.json", encoding="utf-8") as file:
-            document = json.load(file)
-        results, self.meta = document["results"], document.get("meta", {})
+            results = json.load(file)["results"]
         self.names = sorted(results)[:limit]
         self.labels = [parse_labels(results[name]) for name in self.names]
+        with open(self.folder / "manifest.json", encoding="utf-8") as file:
+            made = json.load(file)
+        self.origin = {name: made[name] for name in ("generator", "seed", "config")}
 
     def __len__(self):
         return len(self.names)
