@@ -28,11 +28,11 @@ fn infer(args: &[&str]) -> Output {
 fn the_readmes_command_prints_boxes_and_draws_them() {
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("boxes.png");
-    let frame = format!("{FRAMES}/000000.bin");
+    let frame = format!("{FRAMES}/000003.bin");
     let run = infer(&["--pcd", &frame, "--bev", picture.to_str().unwrap()]);
     let text = String::from_utf8(run.stdout).unwrap();
     assert!(
-        text.contains("000000.bin") && text.contains("car"),
+        text.contains("000003.bin") && text.contains("car"),
         "{text}"
     );
     assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"));
