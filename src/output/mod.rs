@@ -14,6 +14,8 @@ pub mod table;
 
 pub use raster::Image;
 
+use std::path::PathBuf;
+
 use crate::boxes::Box3d;
 use crate::frame::{Dropped, Times};
 
@@ -81,6 +83,16 @@ pub enum OutputError {
         frame: String,
         /// What the serialiser said.
         source: serde_json::Error,
+    },
+    /// Two frames would be written under one name.
+    #[error("{first} and {second} would both be written as `{name}`; run them one after the other")]
+    SameName {
+        /// The name of both.
+        name: String,
+        /// A frame.
+        first: PathBuf,
+        /// Another frame.
+        second: PathBuf,
     },
     /// The picture's size or range cannot be drawn.
     #[error("BEV picture: {what}")]

@@ -336,3 +336,66 @@ fn sweeps_make_one_frame() {
         "the old sweep was seen 1 m further back, the scores are equal"
     );
 }
+
+#[test]
+fn frames_of_one_name_do_not_overwrite_each_other() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    write_kitti(&folder.path().join("other/a.bin"), &[[0.5, 0.5, 3.0, 1.0]]);
+    let frames = [
+        "--engine",
+        "tiny.plan",
+        "--pcd",
+        "a.bin",
+        "other/a.bin",
+        "--layout",
+        "kitti",
+    ];
+    let run = infer(
+        folder.path(),
+        &[&frames[..], &["--format", "nuscenes"]].concat(),
+    );
+    let errors = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(2), "{errors}");
+    assert!(
+        errors.contains("other/a.bin") && errors.contains("`a`"),
+        "{errors}"
+    );
+    let run = infer(
+        folder.path(),
+        &[&frames[..], &["--format", "json"]].concat(),
+    );
+    assert_eq!(
+        run.status.code(),
+        Some(0),
+        "JSON lines name whole paths: {}",
+        text(&run.stderr)
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let folder = folder();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .current_dir(folder.path())
+        .args([
+            "--engine",
+            "tiny.plan",
+            "--layout",
+            "kitti",
+            "--format",
+            "json",
+            "--pcd",
+        ])
+        .args(vec!["a.bin"; 2000])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(run.stdout.take());
+    let run = run.wait_with_output().unwrap();
+    assert_eq!(
+        (run.status.code(), text(&run.stderr)),
+        (Some(0), String::new())
+    );
+}

@@ -6,7 +6,45 @@ use centerpoint::Column;
 use centerpoint::model::{Candidates, Model, ModelError, NmsKind, Rotation, SizeOrder};
 use proptest::prelude::*;
 
-const DEMO: &str = include_str!("../../engines/demo/model.toml");
+/// A whole description; the tests edit it line by line.
+const DEMO: &str = r#"name = "centerpoint-demo"
+classes = ["car", "truck", "bus", "bicycle", "pedestrian"]
+
+[points]
+columns = ["x", "y", "z", "intensity", "t"]
+intensity_scale = 1.0 # trained on 0..1
+sweeps = 2
+capacity = 400000
+
+[grid]
+range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]
+voxel_size = [0.4, 0.4, 8.0]
+size = [256, 256]
+max_points_per_pillar = 20
+max_pillars = 20000
+
+[pfn]
+mean_offset = true
+center_offset_axes = 3
+in_features = 11
+layers = [32, 32]
+
+[head]
+downsample = 2
+size_order = "lwh"
+rotation = "sin_cos"
+
+[decode]
+candidates = "best_class"
+max_candidates = 1000
+score = 0.1
+
+[[nms]]
+kind = "circle"
+scope = "class"
+radius = { car = 2.0, truck = 2.5, bus = 3.5, bicycle = 0.85, pedestrian = 0.4 }
+max_boxes = 200
+"#;
 
 fn parse(text: &str) -> Result<Model, ModelError> {
     Model::parse(text, Path::new("some/model.toml"))
@@ -65,6 +103,12 @@ fn demo_description_is_resolved() {
     assert_eq!(model.decode.score, [[0.1; 5]]);
     assert_eq!(model.nms[0].group, [0, 1, 2, 3, 4]);
     assert!(matches!(&model.nms[0].kind, NmsKind::Circle { radius } if radius.len() == 5));
+}
+
+#[test]
+fn the_shipped_description_is_sound() {
+    let model = Model::read(&crate::common::repository().join("engines/demo/model.toml")).unwrap();
+    assert_eq!((model.classes.len(), model.grid.cells()), (5, 256 * 256));
 }
 
 #[test]
@@ -303,7 +347,7 @@ fn a_missing_or_huge_file_is_an_error_that_names_it() {
     let error = Model::read(&path).unwrap_err().to_string();
     assert!(error.contains("gone.toml"), "{error}");
     let path = folder.path().join("huge.toml");
-    std::fs::write(&path, vec![b'#'; (1 << 20) + 1]).unwrap();
+    std::fs::write(&path, vec![b'#'; (1 << 16) + 1]).unwrap();
     let error = Model::read(&path).unwrap_err().to_string();
     assert!(
         error.contains("huge.toml") && error.contains("65537"),

@@ -5,13 +5,14 @@
 mod args;
 mod sink;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use args::Args;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::output::FrameResult;
+use centerpoint::output::{FrameResult, OutputError};
 use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
 use clap::Parser;
@@ -25,6 +26,7 @@ fn status(error: &Error) -> u8 {
         Error::Plan(_) | Error::Model(_) => 4,
         Error::Engine(centerpoint::engine::EngineError::Device { .. }) => 5,
         Error::Engine(_) => 4,
+        Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,
     }
 }
@@ -36,6 +38,10 @@ fn main() -> ExitCode {
         Ok(bad_frames) => {
             eprintln!("cp-infer: {bad_frames} frames could not be processed");
             ExitCode::from(3)
+        }
+        // Whoever read the results has gone away, as `head` does.
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
         }
         Err(error) => {
             eprintln!("cp-infer: {error}");
@@ -57,7 +63,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         Some(list) => vec![list.clone()],
         None => points::list_frames(&args.pcd)?,
     };
-    let mut sink = Sink::open(args, &detector, frames.len())?;
+    let mut sink = Sink::open(args, &detector, &frames)?;
     let progress = progress_bar(frames.len());
     let mut failed = 0;
     for path in &frames {

@@ -1,12 +1,13 @@
 //! Where the results of `cp-infer` go: a stream of text, a nuScenes file, a folder, pictures.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use centerpoint::output::bev::{self, BevOptions};
 use centerpoint::output::nuscenes::{Results, SampleBox, sample_token};
-use centerpoint::output::{FrameResult, json, kitti, table};
+use centerpoint::output::{FrameResult, OutputError, json, kitti, table};
 use centerpoint::{Detector, Error, PointCloud};
 
 use crate::args::{Args, Format};
@@ -30,8 +31,15 @@ pub(crate) struct Sink {
 
 impl Sink {
     /// Opens what the arguments ask for, before the first frame is read.
-    pub(crate) fn open(args: &Args, detector: &Detector, frames: usize) -> Result<Self, Error> {
-        let many = frames > 1;
+    pub(crate) fn open(
+        args: &Args,
+        detector: &Detector,
+        frames: &[PathBuf],
+    ) -> Result<Self, Error> {
+        let many = frames.len() > 1;
+        if args.bev.is_some() || matches!(args.format, Format::Kitti | Format::Nuscenes) {
+            check_names(frames)?;
+        }
         let folder = args
             .out
             .clone()
@@ -127,4 +135,21 @@ impl Sink {
         };
         bev::render(cloud, result.boxes, None, &options)?.write_png(&file)
     }
+}
+
+/// Results by name need a name for each frame: `a/0.bin` and `b/0.bin` would overwrite each other.
+fn check_names(frames: &[PathBuf]) -> Result<(), OutputError> {
+    let mut names = BTreeMap::new();
+    for second in frames {
+        let name = sample_token(second);
+        if let Some(first) = names.insert(name.clone(), second) {
+            let (first, second) = (first.clone(), second.clone());
+            return Err(OutputError::SameName {
+                name,
+                first,
+                second,
+            });
+        }
+    }
+    Ok(())
 }
