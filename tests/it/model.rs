@@ -113,18 +113,16 @@ fn the_shipped_description_is_sound() {
 
 #[test]
 fn grid_is_rounded_not_truncated() {
-    // 244.8 / 0.24 = 1019.9999999999999 in f64: peers truncate and lose a column.
+    // 42.4 / 0.2 = 211.99999999999997 in f64 (and 244.8 / 0.24 = 1019.9999 in f32): peers truncate
+    // and lose a column.
     let text = edited(
         "range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]",
-        "range = [-122.4, -122.4, -3.0, 122.4, 122.4, 5.0]",
+        "range = [-21.2, -21.2, -3.0, 21.2, 21.2, 5.0]",
     )
-    .replace(
-        "voxel_size = [0.4, 0.4, 8.0]",
-        "voxel_size = [0.24, 0.24, 8.0]",
-    )
-    .replace("size = [256, 256]", "size = [1020, 1020]");
+    .replace("[0.4, 0.4, 8.0]", "[0.2, 0.2, 8.0]")
+    .replace("size = [256, 256]", "size = [212, 212]");
     let model = parse(&text).unwrap();
-    assert_eq!((model.grid.nx, model.grid.ny), (1020, 1020));
+    assert_eq!((model.grid.nx, model.grid.ny), (212, 212));
 }
 
 #[test]
@@ -301,6 +299,12 @@ fn wrong_values_are_refused_by_key() {
             "groups = [[\"car\"]]",
             "nms[0].groups",
             "`truck` is in no group",
+        ),
+        (
+            "scope = \"class\"",
+            "groups = [[\"car\", \"truck\"], [\"bus\", \"car\", \"bicycle\", \"pedestrian\"]]",
+            "nms[0].groups",
+            "`car` is in two groups",
         ),
         ("scope = \"class\"", "", "nms[0].scope", "either"),
         (
