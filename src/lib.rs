@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod features;
+mod files;
 pub mod frame;
 pub mod model;
 pub mod nms;

@@ -14,6 +14,8 @@ use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::{BuildError, compile, hash};
 use crate::engine::cpu::Payload;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
 use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Target};
 
@@ -68,11 +70,7 @@ impl Folder {
     /// [`BuildError`] or [`ModelError`] with the file, and the tensor, node or key.
     pub fn read(path: &Path) -> Result<Self> {
         let description = path.join(MODEL);
-        let model_text =
-            std::fs::read_to_string(&description).map_err(|source| ModelError::Io {
-                path: description.clone(),
-                source,
-            })?;
+        let model_text = read_text(&description)?;
         let model = Model::parse(&model_text, &description)?;
         let pfe = read_pfe(&path.join(PFE))?;
         Self::checked(
@@ -216,10 +214,7 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
         }
         .into());
     };
-    let text = std::fs::read_to_string(path).map_err(|source| ModelError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let text = read_text(path)?;
     Ok((Model::parse(&text, path)?, text))
 }
 
@@ -272,9 +267,9 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
         inputs.insert(name.into(), hash::sha256_file(from)?);
         let bytes = std::fs::read(from).map_err(Error::io(from, "read"))?;
-        put(&out.join(name), &bytes)?;
+        write_whole(&out.join(name), &bytes)?;
     }
-    put(&out.join(MODEL), folder.model_text.as_bytes())?;
+    write_whole(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));
     let manifest = ImportManifest {
         producer: producer(),
@@ -284,14 +279,7 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     let path = out.join(MANIFEST);
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|e| Error::io(&path, "encode")(e.into()))?;
-    put(&path, (text + "\n").as_bytes())?;
+    write_whole(&path, (text + "\n").as_bytes())?;
     folder.path = out.into();
     Ok(folder)
-}
-
-/// Writes a file under another name first, so that no half of one is ever there.
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("part");
-    std::fs::write(&part, bytes).map_err(Error::io(&part, "write"))?;
-    std::fs::rename(&part, path).map_err(Error::io(path, "write"))
 }

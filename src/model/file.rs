@@ -193,7 +193,7 @@ pub(super) enum PerClass {
 }
 
 /// Reads the text of a description, which is small or not one.
-pub(super) fn read_text(path: &Path) -> Result<String, ModelError> {
+pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
     let io = |source| ModelError::Io {
         path: path.into(),
         source,

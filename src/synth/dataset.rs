@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::{CLASSES, Config, LABEL_RANGE, generate};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::output::nuscenes::{Results, SampleBox};
 
 /// What to write, and where.
@@ -164,11 +165,4 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| Error::io(path, "encode")(io::Error::from(error)))?;
     write_whole(path, &bytes)
-}
-
-/// Writes under a temporary name, then renames.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let part = path.with_extension("tmp");
-    fs::write(&part, bytes).map_err(Error::io(&part, "write"))?;
-    fs::rename(&part, path).map_err(Error::io(path, "rename into place"))
 }
