@@ -10,10 +10,10 @@ use centerpoint::points::{self, Layout, ReadOptions};
 use centerpoint::threads::Pool;
 
 /// A frame of the shipped calibration set, of about the median number of pillars.
-pub const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");
+pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");
 
 /// The points of a frame in the model's columns.
-pub fn points(model: &Model, path: &Path) -> Result<Vec<f32>> {
+pub(crate) fn points(model: &Model, path: &Path) -> Result<Vec<f32>> {
     let options = ReadOptions {
         layout: None,
         default_layout: Layout::new(&model.points.columns)?,
@@ -25,7 +25,7 @@ pub fn points(model: &Model, path: &Path) -> Result<Vec<f32>> {
 }
 
 /// The frame's pillar features in the model's BEV map, `[C, H, W]`, and the number of pillars.
-pub fn bev(model: &Model, pfn: &Pfn, path: &Path) -> Result<(Vec<f32>, usize)> {
+pub(crate) fn bev(model: &Model, pfn: &Pfn, path: &Path) -> Result<(Vec<f32>, usize)> {
     let (grid, stride) = (&model.grid, model.points.columns.len());
     let points = points(model, path)?;
     let mut pillars = Pillars::new(grid);
@@ -33,7 +33,11 @@ pub fn bev(model: &Model, pfn: &Pfn, path: &Path) -> Result<(Vec<f32>, usize)> {
     let mut out = Features::new(model, pfn, 1)?;
     features(&points, stride, &pillars, grid, &Pool::new(1), &mut out);
     let mut map = vec![0.0; out.channels() * grid.cells()];
-    for (&cell, values) in pillars.cells().iter().zip(out.values().chunks(out.channels())) {
+    for (&cell, values) in pillars
+        .cells()
+        .iter()
+        .zip(out.values().chunks(out.channels()))
+    {
         for (c, value) in values.iter().enumerate() {
             map[c * grid.cells() + cell as usize] = *value;
         }

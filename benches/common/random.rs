@@ -1,11 +1,11 @@
 //! Numbers from a fixed sequence.
 
 /// Xorshift; the seed must not be 0.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     /// In 0..1.
-    pub fn next(&mut self) -> f32 {
+    pub(crate) fn next(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// In -1..1.
-    pub fn signed(&mut self) -> f32 {
+    pub(crate) fn signed(&mut self) -> f32 {
         2.0 * self.next() - 1.0
     }
 }

@@ -5,6 +5,8 @@
 //! all alike. `tests/oracle/run_engine.py` says what is sent and answered; [`serve`] is our own end of
 //! it. Times are in ms, memory in MB of the whole process as the system counts it.
 
+#![allow(dead_code)] // Each bench uses its part.
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -22,41 +24,41 @@ const SHORT: f64 = 500.0;
 const ROUNDS: (usize, usize) = (3, 60);
 
 /// A process that runs a network for each line it is sent.
-pub struct Runner {
+pub(crate) struct Runner {
     child: Child,
     /// `None` once the process was told to end.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
     /// What the engine says it is.
-    pub about: String,
+    pub(crate) about: String,
     /// Memory of the process before the network was loaded.
     libraries: f64,
 }
 
 /// One run.
 #[derive(Clone, Copy, Debug)]
-pub struct Run {
-    pub wall: f64,
+pub(crate) struct Run {
+    pub(crate) wall: f64,
     /// Of all threads together.
-    pub processor: f64,
+    pub(crate) processor: f64,
     /// Most memory so far.
-    pub peak: f64,
+    pub(crate) peak: f64,
 }
 
 /// What the rounds of one engine gave.
 #[derive(Clone, Copy, Debug)]
-pub struct Figures {
-    pub smallest: f64,
-    pub median: f64,
-    pub mean_processor: f64,
-    pub peak: f64,
+pub(crate) struct Figures {
+    pub(crate) smallest: f64,
+    pub(crate) median: f64,
+    pub(crate) mean_processor: f64,
+    pub(crate) peak: f64,
     /// Peak memory without what the process had before it loaded the network.
-    pub own: f64,
+    pub(crate) own: f64,
 }
 
 impl Runner {
     /// Starts a runner; `None` if it says that its engine is not installed.
-    pub fn start(command: &mut Command) -> Result<Option<Self>> {
+    pub(crate) fn start(command: &mut Command) -> Result<Option<Self>> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -87,7 +89,7 @@ impl Runner {
     }
 
     /// A Python runner of `engine` (`onnxruntime` or `openvino`).
-    pub fn python(
+    pub(crate) fn python(
         python: &str,
         engine: &str,
         onnx: &Path,
@@ -103,16 +105,18 @@ impl Runner {
     }
 
     /// Loads an input from a file of f32 in the order of NCHW.
-    pub fn set_input(&mut self, path: &Path) -> Result<()> {
+    pub(crate) fn set_input(&mut self, path: &Path) -> Result<()> {
         self.order(&format!("input {}", path.display()))
     }
 
     /// Writes the last run's outputs to a file, NCHW, one after the other, and reads it.
-    pub fn outputs(&mut self, path: &Path) -> Result<Vec<f32>> {
+    pub(crate) fn outputs(&mut self, path: &Path) -> Result<Vec<f32>> {
         self.order(&format!("outputs {}", path.display()))?;
         let bytes = std::fs::read(path)?;
         let values = bytes.chunks_exact(4);
-        Ok(values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        Ok(values
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect())
     }
 
     fn run(&mut self) -> Result<Run> {
@@ -125,13 +129,21 @@ impl Runner {
         let [wall, processor, peak] = words[..] else {
             bail!("{} says {line:?}, expected three numbers", self.about);
         };
-        Ok(Run { wall, processor, peak })
+        Ok(Run {
+            wall,
+            processor,
+            peak,
+        })
     }
 
     fn order(&mut self, line: &str) -> Result<()> {
         self.send(line)?;
         let answer = self.answer()?;
-        anyhow::ensure!(answer == "done", "{} says {answer:?} to {line:?}", self.about);
+        anyhow::ensure!(
+            answer == "done",
+            "{} says {answer:?} to {line:?}",
+            self.about
+        );
         Ok(())
     }
 
@@ -143,7 +155,11 @@ impl Runner {
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        anyhow::ensure!(!line.is_empty(), "the process of {:?} has ended", self.about);
+        anyhow::ensure!(
+            !line.is_empty(),
+            "the process of {:?} has ended",
+            self.about
+        );
         Ok(line.trim_end().to_owned())
     }
 }
@@ -158,14 +174,16 @@ impl Drop for Runner {
 
 /// Runs all in turn, for about `budget` but at least three rounds after an unmeasured one. Gives the
 /// number of rounds and each one's figures.
-pub fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize, Vec<Figures>)> {
+pub(crate) fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize, Vec<Figures>)> {
     let mut first = Vec::new();
     for runner in runners.iter_mut() {
         // The very first run is slower: memory is touched, kernels are chosen.
         runner.run()?;
         first.push(runner.run()?.wall);
     }
-    let turns = first.iter().map(|wall| if *wall < SHORT { 2.0 * wall } else { *wall });
+    let turns = first
+        .iter()
+        .map(|wall| if *wall < SHORT { 2.0 * wall } else { *wall });
     let round = turns.sum::<f64>() / 1e3 + PAUSE.as_secs_f64() * first.len() as f64;
     let rounds = ((budget.as_secs_f64() / round) as usize).clamp(ROUNDS.0, ROUNDS.1);
     let mut runs = vec![Vec::new(); runners.len()];
@@ -194,7 +212,7 @@ pub fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize, Vec<F
 }
 
 /// A network that [`serve`] runs.
-pub trait Served {
+pub(crate) trait Served {
     fn set_input(&mut self, path: &Path) -> Result<()>;
     fn run(&mut self) -> Result<()>;
     fn write_outputs(&self, path: &Path) -> Result<()>;
@@ -202,7 +220,7 @@ pub trait Served {
 
 /// Our end of a runner: loads a network, which gives it and what it is, and then answers standard
 /// input until it ends.
-pub fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()> {
+pub(crate) fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()> {
     let libraries = peak_megabytes();
     let (mut served, about) = load()?;
     println!("ready {libraries} {about}");
@@ -227,13 +245,13 @@ pub fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()
 }
 
 /// The interpreter of the other engines, if there is one.
-pub fn python() -> Option<String> {
+pub(crate) fn python() -> Option<String> {
     let python = std::env::var("CENTERPOINT_PYTHON").ok()?;
     Some(python).filter(|path| !path.is_empty())
 }
 
 /// A script of the oracle tests.
-pub fn oracle(name: &str) -> String {
+pub(crate) fn oracle(name: &str) -> String {
     format!("{}/tests/oracle/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -247,7 +265,10 @@ fn peak_megabytes() -> f64 {
 
 /// Processor time of all threads of this process; 0 where the system does not say it.
 fn processor_milliseconds() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let tasks = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     let nanoseconds = tasks.filter_map(|task| {
         let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
         text.split_whitespace().next()?.parse::<f64>().ok()

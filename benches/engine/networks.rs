@@ -49,14 +49,20 @@ impl Network {
         let demo = Self::demo()?;
         let mut model_text = demo.model_text;
         for (from, to) in [
-            ("[-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]", "[-76.8, -76.8, -3.0, 76.8, 76.8, 5.0]"),
+            (
+                "[-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]",
+                "[-76.8, -76.8, -3.0, 76.8, 76.8, 5.0]",
+            ),
             ("[0.4, 0.4, 8.0]", "[0.32, 0.32, 8.0]"),
             ("[256, 256]", "[480, 480]"),
             ("max_points_per_pillar = 20", "max_points_per_pillar = 32"),
             ("max_pillars = 20000", "max_pillars = 40000"),
             ("downsample = 2", "downsample = 1"),
         ] {
-            anyhow::ensure!(model_text.contains(from), "no `{from}` in the demo's description");
+            anyhow::ensure!(
+                model_text.contains(from),
+                "no `{from}` in the demo's description"
+            );
             model_text = model_text.replace(from, to);
         }
         let model = Model::parse(&model_text, Path::new("autoware-base.toml"))?;
@@ -115,7 +121,15 @@ impl Builder {
 
     /// Adds a convolution with padding `kernel / 2`, or a transposed one whose kernel is its stride.
     /// The weights keep the variance through a Relu.
-    fn conv(&mut self, op: &str, name: &str, x: &str, sizes: [usize; 2], k: usize, s: usize) -> String {
+    fn conv(
+        &mut self,
+        op: &str,
+        name: &str,
+        x: &str,
+        sizes: [usize; 2],
+        k: usize,
+        s: usize,
+    ) -> String {
         let [channels, out] = sizes;
         let dims = match op {
             "Conv" => [out, channels, k, k],
@@ -139,7 +153,15 @@ impl Builder {
         self.add(conv)
     }
 
-    fn conv_relu(&mut self, op: &str, name: &str, x: &str, sizes: [usize; 2], k: usize, s: usize) -> String {
+    fn conv_relu(
+        &mut self,
+        op: &str,
+        name: &str,
+        x: &str,
+        sizes: [usize; 2],
+        k: usize,
+        s: usize,
+    ) -> String {
         let y = self.conv(op, name, x, sizes, k, s);
         self.add(node("Relu", &[&y], &[&format!("{name}.relu")]))
     }
@@ -162,8 +184,9 @@ fn autoware_base(description: &Model) -> Result<Graph> {
     let (mut x, mut channels) = ("spatial_features".to_owned(), description.bev_channels());
     let mut ups = Vec::new();
     // Channels, further convolutions, stride, stride of the neck's branch.
-    for (block, (out, layers, stride, up)) in
-        [(64, 3, 1, 1), (128, 5, 2, 2), (256, 5, 2, 4)].into_iter().enumerate()
+    for (block, (out, layers, stride, up)) in [(64, 3, 1, 1), (128, 5, 2, 2), (256, 5, 2, 4)]
+        .into_iter()
+        .enumerate()
     {
         for layer in 0..=layers {
             let name = format!("pts_backbone.blocks.{block}.{layer}");
@@ -178,7 +201,14 @@ fn autoware_base(description: &Model) -> Result<Graph> {
     let mut concat = node("Concat", &ups, &["pts_neck"]);
     concat.attribute.push(int("axis", 1));
     let x = net.add(concat);
-    let x = net.conv_relu("Conv", "pts_bbox_head.shared_conv", &x, [3 * NECK, HEAD], 3, 1);
+    let x = net.conv_relu(
+        "Conv",
+        "pts_bbox_head.shared_conv",
+        &x,
+        [3 * NECK, HEAD],
+        3,
+        1,
+    );
     let task = description.head.tasks.first().context("no task")?;
     for kind in 0..OUTPUT_KINDS.len() {
         let (name, out) = (&task.outputs[kind], description.output_channels(task, kind));
@@ -187,5 +217,8 @@ fn autoware_base(description: &Model) -> Result<Graph> {
         let size = [1, out, grid.ny, grid.nx].map(|n| n as i64);
         net.graph.output.push(value(name, &size));
     }
-    Ok(Graph::new(&PathBuf::from("autoware-base.onnx"), model(net.graph))?)
+    Ok(Graph::new(
+        &PathBuf::from("autoware-base.onnx"),
+        model(net.graph),
+    )?)
 }

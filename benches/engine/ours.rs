@@ -29,7 +29,7 @@ struct Ours(CpuEngine);
 
 impl Served for Ours {
     fn set_input(&mut self, path: &Path) -> Result<()> {
-        let view = self.0.input_mut();
+        let mut view = self.0.input_mut();
         let layout = view.layout;
         // Row by row: a second copy of the map would count as the engine's memory.
         let mut file = BufReader::new(std::fs::File::open(path)?);
@@ -39,7 +39,7 @@ impl Served for Ours {
                 file.read_exact(&mut row)?;
                 for (x, bytes) in row.chunks_exact(4).enumerate() {
                     let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                    view.data[layout.index(c, y, x)] = value;
+                    view.set(c, y, x, value);
                 }
             }
         }
