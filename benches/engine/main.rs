@@ -17,12 +17,11 @@ mod report;
 #[path = "../common/runner.rs"]
 mod runner;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use crate::networks::Network;
@@ -80,27 +79,42 @@ enum Input {
 enum Engine {
     /// This project's, FP32.
     Fp32,
+    /// This project's, INT8.
+    Int8,
     /// ONNX Runtime, FP32.
     OrtFp32,
+    /// ONNX Runtime, INT8 in its fastest form: unsigned codes, clipped to 127.
+    OrtInt8,
+    /// ONNX Runtime, INT8 with signed codes, as TensorRT wants it.
+    OrtSigned,
     /// OpenVINO, FP32.
     OvFp32,
+    /// OpenVINO, INT8 with unsigned codes, clipped to 127.
+    OvInt8,
+    /// OpenVINO, INT8 with signed codes.
+    OvSigned,
 }
 
 impl Engine {
     fn name(self) -> &'static str {
         match self {
             Engine::Fp32 => "ours FP32",
+            Engine::Int8 => "ours INT8",
             Engine::OrtFp32 => "ONNX Runtime FP32",
+            Engine::OrtInt8 => "ONNX Runtime INT8 u8+Clip",
+            Engine::OrtSigned => "ONNX Runtime INT8 s8",
             Engine::OvFp32 => "OpenVINO FP32",
+            Engine::OvInt8 => "OpenVINO INT8 u8+Clip",
+            Engine::OvSigned => "OpenVINO INT8 s8",
         }
     }
 
     /// The engine's name in `run_engine.py`; `None` is ours.
     fn python(self) -> Option<&'static str> {
         match self {
-            Engine::Fp32 => None,
-            Engine::OrtFp32 => Some("onnxruntime"),
-            Engine::OvFp32 => Some("openvino"),
+            Engine::Fp32 | Engine::Int8 => None,
+            Engine::OrtFp32 | Engine::OrtInt8 | Engine::OrtSigned => Some("onnxruntime"),
+            Engine::OvFp32 | Engine::OvInt8 | Engine::OvSigned => Some("openvino"),
         }
     }
 
@@ -108,21 +122,28 @@ impl Engine {
     fn file(self) -> &'static str {
         match self {
             Engine::Fp32 => "fp32.plan",
+            Engine::Int8 => "int8.plan",
             Engine::OrtFp32 | Engine::OvFp32 => "fp32.onnx",
+            Engine::OrtInt8 | Engine::OvInt8 => "u8.onnx",
+            Engine::OrtSigned | Engine::OvSigned => "s8.onnx",
+        }
+    }
+
+    /// Ours of the same precision.
+    fn ours(self) -> Engine {
+        match self {
+            Engine::Fp32 | Engine::OrtFp32 | Engine::OvFp32 => Engine::Fp32,
+            _ => Engine::Int8,
         }
     }
 }
 
 impl Input {
-    fn name(self) -> &'static str {
+    fn file(self) -> &'static str {
         match self {
-            Input::Dense => "dense",
-            Input::Real => "real",
+            Input::Dense => "dense.f32",
+            Input::Real => "real.f32",
         }
-    }
-
-    fn file(self) -> String {
-        format!("{}.f32", self.name())
     }
 }
 
@@ -150,12 +171,12 @@ fn main() -> Result<()> {
             Net::AutowareBase => Network::autoware_base()?,
         };
         let folder = tempfile::tempdir()?;
-        let inputs = write(&network, folder.path(), &args)?;
+        let about = write(&network, folder.path(), python.as_deref())?;
         for &threads in &args.threads {
             measure(
                 &network,
                 folder.path(),
-                &inputs,
+                &about,
                 threads,
                 &args,
                 python.as_deref(),
@@ -165,44 +186,51 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Writes the network's forms and the inputs; gives a line about each input.
-fn write(network: &Network, folder: &Path, args: &Args) -> Result<BTreeMap<&'static str, String>> {
-    network.write_plan(&network.graph, &folder.join("fp32.plan"))?;
-    network.graph.write(&folder.join("fp32.onnx"))?;
-    let mut about = BTreeMap::new();
-    for &input in &args.input {
-        let (values, text) = match input {
-            Input::Dense => {
-                let mut random = random::Random(3);
-                let count = network.model.grid.cells() * network.model.bev_channels();
-                let values = (0..count).map(|_| random.next()).collect();
-                (values, "dense input".to_owned())
-            }
-            Input::Real => {
-                let (map, pillars) =
-                    frame::bev(&network.model, &network.pfn, Path::new(frame::FRAME))?;
-                let share = 100.0 * pillars as f64 / network.model.grid.cells() as f64;
-                (
-                    map,
-                    format!("real input, {share:.1} % of the cells hold a pillar"),
-                )
-            }
-        };
+/// Writes the inputs and the network's forms; gives a line about each input.
+///
+/// Both inputs calibrate, whichever is measured: the network is the same in all tables.
+fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[String; 2]> {
+    let (model, pfn) = (&network.model, &network.pfn);
+    let cells = model.grid.cells();
+    let mut random = random::Random(3);
+    let dense: Vec<f32> = (0..cells * model.bev_channels())
+        .map(|_| random.next())
+        .collect();
+    let (real, pillars) = frame::bev(model, pfn, Path::new(frame::FRAME))?;
+    for (input, values) in [(Input::Dense, &dense), (Input::Real, &real)] {
         let bytes: Vec<u8> = values
             .iter()
-            .flat_map(|value: &f32| value.to_le_bytes())
+            .flat_map(|value| value.to_le_bytes())
             .collect();
         std::fs::write(folder.join(input.file()), bytes)?;
-        about.insert(input.name(), text);
     }
-    Ok(about)
+
+    let quantized = network.quantized(&[&dense, &real])?;
+    let (s8, u8) = (folder.join("s8.onnx"), folder.join("u8.onnx"));
+    network.write_plan(&network.graph, &folder.join("fp32.plan"))?;
+    network.write_plan(&quantized, &folder.join("int8.plan"))?;
+    network.graph.write(&folder.join("fp32.onnx"))?;
+    quantized.write(&s8)?;
+    if let Some(python) = python {
+        let script = runner::oracle("qdq_u8.py");
+        let done = Command::new(python)
+            .arg(&script)
+            .args([&s8, &u8])
+            .status()?;
+        anyhow::ensure!(done.success(), "{script} failed");
+    }
+    let share = 100.0 * pillars as f64 / cells as f64;
+    Ok([
+        "dense input".to_owned(),
+        format!("real input, {share:.1} % of the cells hold a pillar"),
+    ])
 }
 
 /// Measures all engines on all inputs with one number of threads.
 fn measure(
     network: &Network,
     folder: &Path,
-    about: &BTreeMap<&str, String>,
+    about: &[String; 2],
     threads: usize,
     args: &Args,
     python: Option<&str>,
@@ -239,11 +267,11 @@ fn measure(
             .map(|r| r.outputs(&folder.join("outputs.f32")));
         let outputs: Vec<Vec<f32>> = outputs.collect::<Result<_>>()?;
         let macs = network.macs()? as f64;
-        let about = about.get(input.name()).context("no such input")?;
         println!(
-            "\n{}, {:.1} GMAC, {about}, {threads} threads, {rounds} rounds",
+            "\n{}, {:.1} GMAC, {}, {threads} threads, {rounds} rounds",
             network.name,
-            macs / 1e9
+            macs / 1e9,
+            about[input as usize]
         );
         report::print(&engines, &figures, &outputs, macs);
     }

@@ -4,18 +4,24 @@
 //! name in `engines/demo/network.py`) with random weights, whose time and memory are the same as trained
 //! ones'.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use centerpoint::Model;
-use centerpoint::build::compile;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
 use centerpoint::build::onnx::tensor::from_floats;
+use centerpoint::build::quantize::{self, Placement};
+use centerpoint::build::{compile, deconv};
+use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::features::Pfn;
 use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::plan::{self, Contents, Manifest, Target};
+use centerpoint::threads::Pool;
 
 use crate::nets::{int, ints, model, node, value};
 use crate::random::Random;
@@ -76,6 +82,39 @@ impl Network {
         })
     }
 
+    /// The same with quantised activations and weights in every layer, deconvolutions as 1×1
+    /// convolutions; the largest absolute values on `inputs` (NCHW) are the ranges.
+    pub(crate) fn quantized(&self, inputs: &[&[f32]]) -> Result<Graph> {
+        let placement = Placement {
+            first_layer: true,
+            heads: true,
+            deconvolutions: true,
+            ..Placement::default()
+        };
+        let mut graph = self.graph.clone();
+        deconv::rewrite(&mut graph)?;
+        let payload = compile::cpu(&graph)?;
+        let pool = Arc::new(Pool::new(0));
+        let weights = Arc::new(payload.weights);
+        let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
+        let mut amax = BTreeMap::new();
+        for input in inputs {
+            set_input(&mut engine, input);
+            engine.run_with(&mut |name, view| {
+                let range: &mut f32 = amax.entry(name.to_owned()).or_default();
+                let layout = view.layout;
+                for (y, x) in
+                    (0..layout.height).flat_map(|y| (0..layout.width).map(move |x| (y, x)))
+                {
+                    for c in 0..layout.channels {
+                        *range = range.max(view.data[layout.index(c, y, x)].abs());
+                    }
+                }
+            })?;
+        }
+        Ok(quantize::quantize(&graph, &amax, &placement)?.graph)
+    }
+
     /// Multiply-adds of one run.
     pub(crate) fn macs(&self) -> Result<u64> {
         let program = compile::cpu(&self.graph)?.program;
@@ -101,6 +140,14 @@ impl Network {
             engine: vec![("program", &program), ("weights", &payload.weights)],
         };
         Ok(plan::write(path, contents)?)
+    }
+}
+
+fn set_input(engine: &mut CpuEngine, values: &[f32]) {
+    let mut view = engine.input_mut();
+    let (height, width) = (view.layout.height, view.layout.width);
+    for (i, value) in values.iter().enumerate() {
+        view.set(i / (height * width), i / width % height, i % width, *value);
     }
 }
 

@@ -3,30 +3,40 @@
 use crate::Engine;
 use crate::runner::Figures;
 
-/// Prints a row for each engine. Ratios are of smallest times, to our engine's.
+/// Prints a row for each engine. Ratios are of smallest times. Differences of outputs are from ours of
+/// the same precision, whose INT8 is exact Q/DQ arithmetic; in the row of our INT8, from our FP32: what
+/// quantisation costs.
 pub(crate) fn print(engines: &[Engine], figures: &[Figures], outputs: &[Vec<f32>], macs: f64) {
-    let ours = |engine| engines.iter().position(|e| *e == engine);
-    let fp32 = ours(Engine::Fp32);
     println!(
-        "{:26} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7}  difference",
-        "", "smallest", "median", "CPU", "GMAC/s", "peak", "own", "/ FP32"
+        "{:26} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>9} {:>9}",
+        "", "smallest", "median", "CPU", "", "peak", "own", "/ ours", "/ ours", "largest", "rms"
     );
     println!(
-        "{:26} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7}  largest   rms",
-        "", "ms", "ms", "ms", "", "MB", "MB", ""
+        "{:26} {:>8} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>9} {:>9}",
+        "", "ms", "ms", "ms", "GMAC/s", "MB", "MB", "FP32", "INT8", "difference", ""
     );
-    for ((engine, f), output) in engines.iter().zip(figures).zip(outputs) {
-        let ratio = fp32.map_or(f64::NAN, |i| f.smallest / figures[i].smallest);
-        let speed = macs / f.smallest / 1e6;
-        let (largest, rms) = fp32.map_or((f64::NAN, f64::NAN), |i| difference(output, &outputs[i]));
+    let position = |engine: Engine| engines.iter().position(|other| *other == engine);
+    for (i, (engine, f)) in engines.iter().zip(figures).enumerate() {
+        let ratio = |ours| position(ours).map_or(f64::NAN, |at| f.smallest / figures[at].smallest);
+        let exact = if *engine == Engine::Int8 {
+            Engine::Fp32
+        } else {
+            engine.ours()
+        };
+        let (largest, rms) = position(exact).map_or((f64::NAN, f64::NAN), |at| {
+            difference(&outputs[i], &outputs[at])
+        });
         println!(
-            "{:26} {:8.1} {:8.1} {:8.1} {speed:7.0} {:7.0} {:7.0} {ratio:7.2}  {largest:7.1e} {rms:7.1e}",
+            "{:26} {:8.1} {:8.1} {:8.1} {:7.0} {:7.0} {:7.0} {:7.2} {:7.2} {largest:9.1e} {rms:9.1e}",
             engine.name(),
             f.smallest,
             f.median,
             f.mean_processor,
+            macs / f.smallest / 1e6,
             f.peak,
-            f.own
+            f.own,
+            ratio(Engine::Fp32),
+            ratio(Engine::Int8),
         );
     }
 }
