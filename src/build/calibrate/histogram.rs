@@ -83,20 +83,6 @@ impl Histogram {
         })
     }
 
-    /// A histogram from its parts, `None` if they contradict each other.
-    pub(super) fn from_parts(counts: Vec<u64>, range: f32, width: f32, max: f32) -> Option<Self> {
-        let finite = |x: f32| x.is_finite() && x >= 0.0;
-        let sizes = (MIN_BINS..=MAX_BINS).contains(&counts.len());
-        let total = counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
-        let fits = finite(range) && finite(width) && finite(max) && width <= range;
-        (sizes && fits && total.is_some()).then(|| Self {
-            counts,
-            range,
-            width,
-            max,
-        })
-    }
-
     /// Counts a batch. An empty one changes nothing.
     ///
     /// # Errors
