@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 use super::kernels::positive;
 use super::pack::LANES;
 use super::pack8::{NARROW, QUAD};
-use super::simd::{Isa, Lanes};
+use super::simd::Isa;
 use super::simd8::{Floats, Kernel, Narrow, Registers, Set, Sums, Wide, code, dispatch};
 
 /// One row of steps of an INT8 convolution, for one group.
@@ -532,3 +532,6 @@ unsafe fn finish_one(row: &mut Row8<'_>, step: usize, channel: usize, total: i32
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,8 +109,7 @@ impl Order<'_> {
         narrow: usize,
         weight: impl Fn(usize, usize, &Tap) -> T,
     ) -> Vec<T> {
-        let groups = self.conv.groups;
-        let (group_in, group_out) = (self.channels / groups, self.out_channels / groups);
+        let group_in = self.channels / self.conv.groups;
         let weight = |c: Option<usize>, i: usize, tap: &Tap| match c {
             Some(c) if i < group_in => weight(c, i, tap),
             _ => T::default(),
