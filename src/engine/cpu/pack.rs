@@ -69,7 +69,8 @@ pub(super) fn pack(
         taps,
     };
     let weights = order.weights(1, 1, |c, i, tap| {
-        conv.weight[order.index(c, channel(c), i, tap)]
+        let o = channel(c);
+        conv.weight.value(order.index(c, o, i, tap), o)
     });
     let bias = order.scalars(|c| conv.bias[channel(c)]);
     (weights, bias)
