@@ -8,6 +8,7 @@
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+pub mod calibrate;
 pub mod compile;
 pub mod deconv;
 pub mod folder;
