@@ -32,6 +32,17 @@ pub mod element {
     /// Upper half of a 32-bit float.
     pub const BFLOAT16: i32 = 16;
 
+    /// Whether elements of type `to` can hold every value of type `from`.
+    pub fn holds(from: i32, to: i32) -> bool {
+        let held_by: &[i32] = match from {
+            FLOAT16 | BFLOAT16 => &[FLOAT, DOUBLE],
+            FLOAT | INT32 => &[DOUBLE],
+            INT8 | UINT8 => &[INT32, INT64, FLOAT16, BFLOAT16, FLOAT, DOUBLE],
+            _ => &[],
+        };
+        from == to || held_by.contains(&to)
+    }
+
     /// ONNX's name of an element type, for messages.
     pub fn name(element: i32) -> String {
         match element {
@@ -164,6 +175,12 @@ pub fn from_floats(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
 pub fn from_integers(name: &str, dims: &[usize], data: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
     raw(name, dims, element::INT64, bytes)
+}
+
+/// An INT8 tensor for a file. `data` must have as many elements as the product of `dims`.
+pub fn from_codes(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
+    let bytes: Vec<u8> = data.iter().map(|v| v.cast_unsigned()).collect();
+    raw(name, dims, element::INT8, bytes)
 }
 
 fn raw(name: &str, dims: &[usize], element: i32, bytes: Vec<u8>) -> TensorProto {
