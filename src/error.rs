@@ -24,6 +24,9 @@ pub enum Error {
     /// An offline step failed.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),
+    /// The sensitivity of a network's layers could not be measured.
+    #[error(transparent)]
+    Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),

@@ -15,6 +15,7 @@ pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+pub mod sensitivity;
 pub mod simplify;
 #[cfg(test)]
 mod testing;
