@@ -9,6 +9,7 @@
 
 mod affine;
 pub mod compile;
+pub mod config;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
@@ -110,6 +111,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {
