@@ -10,6 +10,7 @@
 mod affine;
 pub mod compile;
 pub mod config;
+pub mod equalize;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
