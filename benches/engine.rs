@@ -84,12 +84,12 @@ fn load(threads: usize) -> Result<CpuEngine> {
     let pool = Arc::new(Pool::new(threads));
     let weights = Arc::new(Aligned::new(&payload.weights));
     let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
-    let view = engine.input_mut();
+    let mut view = engine.input_mut();
     let mut random = net::Random(3);
     for c in 0..view.layout.channels {
         for y in 0..view.layout.height {
             for x in 0..view.layout.width {
-                view.data[view.layout.index(c, y, x)] = random.value();
+                view.set(c, y, x, random.value());
             }
         }
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use centerpoint::Model;
 use centerpoint::decode::{Decoder, decode};
-use centerpoint::engine::{MapLayout, MapView, MapViewMut};
+use centerpoint::engine::{MapDataMut, MapLayout, MapView, MapViewMut};
 use centerpoint::features::{Features, Pfn, PfnLayer, features};
 use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::nms::{Nms, suppress};
@@ -201,7 +201,7 @@ fn stages(c: &mut Criterion) {
             let mut state = Scatter::new(grid.max_pillars);
             c.bench_function(&format!("scatter/{name}/{kind}"), |b| {
                 let map = &mut MapViewMut {
-                    data: &mut bev,
+                    data: MapDataMut::F32(&mut bev),
                     layout,
                 };
                 b.iter(|| scatter(out.values(), pillars.cells(), &mut state, map));

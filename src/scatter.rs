@@ -3,7 +3,7 @@
 //! The map persists from frame to frame and is zero where no pillar is; only the cells that the last
 //! frame wrote are cleared.
 
-use crate::engine::MapViewMut;
+use crate::engine::{MapDataMut, MapLayout, MapViewMut, quantize};
 
 /// The cells that hold values, which the next frame has to clear.
 #[derive(Clone, Debug)]
@@ -22,12 +22,35 @@ impl Scatter {
 }
 
 /// Writes the features of each pillar (`[pillars][channels]`) at its cell (`y · width + x`, each cell
-/// at most once) and clears the cells of the last frame.
+/// at most once) and clears the cells of the last frame. Where the map holds codes, the features are
+/// quantised.
 ///
 /// `map` must be the one of the last call. Cells outside it are a bug of the caller.
 pub fn scatter(features: &[f32], cells: &[u32], state: &mut Scatter, map: &mut MapViewMut<'_>) {
     let layout = map.layout;
     debug_assert_eq!(features.len(), cells.len() * layout.channels);
+    match &mut map.data {
+        MapDataMut::F32(data) => write(features, cells, state, data, &layout, |value| value),
+        MapDataMut::I8 { codes, scale } => {
+            let scale = *scale;
+            write(features, cells, state, codes, &layout, |value| {
+                quantize(value, scale)
+            });
+        }
+    }
+    state.written.clear();
+    state.written.extend_from_slice(cells);
+}
+
+/// Clears the cells of the last frame and writes `convert(feature)` to those of this one.
+fn write<T: Copy + Default>(
+    features: &[f32],
+    cells: &[u32],
+    state: &Scatter,
+    data: &mut [T],
+    layout: &MapLayout,
+    convert: impl Fn(f32) -> T,
+) {
     let start = |cell: u32| {
         layout.index(
             0,
@@ -38,23 +61,24 @@ pub fn scatter(features: &[f32], cells: &[u32], state: &mut Scatter, map: &mut M
     for &cell in &state.written {
         let start = start(cell);
         if layout.stride_c == 1 {
-            map.data[start..start + layout.channels].fill(0.0);
+            data[start..start + layout.channels].fill(T::default());
         } else {
             for c in 0..layout.channels {
-                map.data[start + c * layout.stride_c] = 0.0;
+                data[start + c * layout.stride_c] = T::default();
             }
         }
     }
     for (&cell, values) in cells.iter().zip(features.chunks_exact(layout.channels)) {
         let start = start(cell);
         if layout.stride_c == 1 {
-            map.data[start..start + layout.channels].copy_from_slice(values);
+            let to = &mut data[start..start + layout.channels];
+            to.iter_mut()
+                .zip(values)
+                .for_each(|(to, value)| *to = convert(*value));
         } else {
             for (c, value) in values.iter().enumerate() {
-                map.data[start + c * layout.stride_c] = *value;
+                data[start + c * layout.stride_c] = convert(*value);
             }
         }
     }
-    state.written.clear();
-    state.written.extend_from_slice(cells);
 }

@@ -13,7 +13,8 @@ use super::simplify::simplify;
 use super::{BuildError, Result};
 use crate::engine::EngineError;
 use crate::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
+    ConvSpec, ConvTransposeSpec, ConvWeight, DepthToSpaceMode, MaxPoolSpec, Payload,
+    ProgramBuilder, TensorId,
 };
 
 /// The operators that the CPU engine runs, and those that go without a trace.
@@ -261,7 +262,7 @@ impl Compiler<'_> {
                     pad: window.pad,
                     dilation: window.dilation,
                     groups: window.groups,
-                    weight: &weight.data,
+                    weight: ConvWeight::F32(&weight.data),
                     bias,
                     relu: false,
                 },
@@ -277,7 +278,7 @@ impl Compiler<'_> {
                     output_padding: window.output_padding,
                     dilation: window.dilation,
                     groups: window.groups,
-                    weight: &weight.data,
+                    weight: ConvWeight::F32(&weight.data),
                     bias,
                     relu: false,
                 },

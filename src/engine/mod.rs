@@ -1,7 +1,7 @@
 //! Engines run the backbone-neck-head network: a BEV map in, head maps out.
 //!
-//! Batch is always 1. Maps are f32 behind [`MapView`], which carries strides, so that an engine may
-//! keep its own layout (NHWC with a border, NCHW, a channel slice of a larger tensor) and the stages
+//! Batch is always 1. Maps are f32 behind [`MapView`] (the input may also be 8-bit codes, see
+//! [`MapDataMut`]), which carries strides, so that an engine may keep its own layout (NHWC with a border, NCHW, a channel slice of a larger tensor) and the stages
 //! before and after it read and write in place.
 
 pub mod cpu;
@@ -73,9 +73,42 @@ pub struct MapView<'a> {
 #[derive(Debug)]
 pub struct MapViewMut<'a> {
     /// The storage that `layout` indexes.
-    pub data: &'a mut [f32],
+    pub data: MapDataMut<'a>,
     /// Where each element lies.
     pub layout: MapLayout,
+}
+
+/// The storage of a map to write.
+#[derive(Debug)]
+pub enum MapDataMut<'a> {
+    /// Values.
+    F32(&'a mut [f32]),
+    /// Signed 8-bit codes: a value is its code times the scale.
+    I8 {
+        /// The codes; see [`quantize`].
+        codes: &'a mut [i8],
+        /// Value of code 1, finite and above 0.
+        scale: f32,
+    },
+}
+
+impl MapViewMut<'_> {
+    /// Writes element (c, y, x), quantised where the map holds codes.
+    pub fn set(&mut self, c: usize, y: usize, x: usize, value: f32) {
+        let index = self.layout.index(c, y, x);
+        match &mut self.data {
+            MapDataMut::F32(values) => values[index] = value,
+            MapDataMut::I8 { codes, scale } => codes[index] = quantize(value, *scale),
+        }
+    }
+}
+
+/// The code of a value, as ONNX QuantizeLinear to int8 with zero point 0: `value / scale` rounded half
+/// to even, in -128..=127; NaN is 0.
+#[inline]
+pub fn quantize(value: f32, scale: f32) -> i8 {
+    // The cast saturates and makes 0 of NaN.
+    (value / scale).round_ties_even() as i8
 }
 
 /// A loaded network with its buffers.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use centerpoint::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder,
+    ConvSpec, ConvTransposeSpec, ConvWeight, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder,
 };
 use centerpoint::engine::{EngineError, MapView};
 
@@ -223,7 +223,7 @@ impl Net {
                         pad: *pad,
                         dilation: *dilation,
                         groups: *groups,
-                        weight: self.values(*weight),
+                        weight: ConvWeight::F32(self.values(*weight)),
                         bias: bias.map(|bias| self.values(bias)),
                         relu: false,
                     };
@@ -248,7 +248,7 @@ impl Net {
                         output_padding: *output_padding,
                         dilation: *dilation,
                         groups: *groups,
-                        weight: self.values(*weight),
+                        weight: ConvWeight::F32(self.values(*weight)),
                         bias: bias.map(|bias| self.values(bias)),
                         relu: false,
                     };

@@ -68,7 +68,7 @@ pub(crate) fn network() -> Payload {
             pad: [0; 4],
             dilation: [1, 1],
             groups: 1,
-            weight,
+            weight: centerpoint::engine::cpu::ConvWeight::F32(weight),
             bias: Some(bias),
             relu: false,
         };

@@ -22,7 +22,7 @@ fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
     let pool = Arc::new(Pool::new(2));
     let weights = Arc::new(payload.weights);
     let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default()).unwrap();
-    let input = engine.input_mut();
+    let mut input = engine.input_mut();
     let [_, channels, height, width] = case.input_shape[..] else {
         panic!("{:?}", case.input_shape);
     };
@@ -30,7 +30,7 @@ fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
     for c in 0..channels {
         for y in 0..height {
             for x in 0..width {
-                input.data[input.layout.index(c, y, x)] = *values.next().unwrap();
+                input.set(c, y, x, *values.next().unwrap());
             }
         }
     }

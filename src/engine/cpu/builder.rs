@@ -3,8 +3,8 @@
 
 use super::program::{DepthToSpaceMode, Payload};
 use super::spec::{
-    ConvSpec, ConvTransposeSpec, MAX_DIM, MAX_MAP, MaxPoolSpec, bad, bias, check_groups, check_len,
-    check_pads, check_sizes, windows,
+    ConvSpec, ConvTransposeSpec, ConvWeight, MAX_DIM, MAX_MAP, MaxPoolSpec, bad, bias,
+    check_groups, check_len, check_pads, check_scale, check_sizes, check_weight, windows,
 };
 use crate::engine::EngineError;
 
@@ -18,6 +18,8 @@ pub(super) struct Map {
     pub(super) name: String,
     /// Channels, rows, columns.
     pub(super) shape: [usize; 3],
+    /// Value of code 1, if the tensor holds 8-bit codes.
+    pub(super) scale: Option<f32>,
 }
 
 /// A node as given, before fusion.
@@ -61,6 +63,13 @@ pub(super) enum NodeKind {
         input: usize,
         spec: MaxPoolSpec,
     },
+    /// The output's [`Map`] has the scale.
+    Quantize {
+        input: usize,
+    },
+    Dequantize {
+        input: usize,
+    },
 }
 
 /// A convolution of either direction, with what was fused into it.
@@ -76,11 +85,40 @@ pub(super) struct ConvNode {
     pub(super) dilation: [usize; 2],
     pub(super) groups: usize,
     pub(super) out_channels: usize,
-    pub(super) weight: Vec<f32>,
+    pub(super) weight: Weight,
     pub(super) bias: Vec<f32>,
     pub(super) relu: bool,
     /// DepthToSpace behind the convolution.
     pub(super) shuffle: Option<(usize, DepthToSpaceMode)>,
+}
+
+/// The weights of a [`ConvNode`]; see [`ConvWeight`].
+#[derive(Clone, Debug)]
+pub(super) enum Weight {
+    F32(Vec<f32>),
+    I8 { codes: Vec<i8>, scales: Vec<f32> },
+}
+
+impl From<ConvWeight<'_>> for Weight {
+    fn from(weight: ConvWeight<'_>) -> Self {
+        match weight {
+            ConvWeight::F32(values) => Self::F32(values.to_vec()),
+            ConvWeight::I8 { codes, scales } => Self::I8 {
+                codes: codes.to_vec(),
+                scales: scales.to_vec(),
+            },
+        }
+    }
+}
+
+impl Weight {
+    /// Weight `at`, which belongs to output channel `channel`.
+    pub(super) fn value(&self, at: usize, channel: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[at],
+            Self::I8 { codes, scales } => f32::from(codes[at]) * scales[channel],
+        }
+    }
 }
 
 /// Builds the payload of a CPU plan; see the module's head.
@@ -133,12 +171,8 @@ impl ProgramBuilder {
         check_pads(name, "pads", &spec.pad)?;
         check_groups(name, spec.groups, channels, spec.out_channels)?;
         let per_output = channels / spec.groups * spec.kernel[0] * spec.kernel[1];
-        check_len(
-            name,
-            "weight",
-            spec.weight,
-            spec.out_channels.checked_mul(per_output),
-        )?;
+        let len = spec.out_channels.checked_mul(per_output);
+        check_weight(name, spec.weight, spec.out_channels, len)?;
         let [top, left, bottom, right] = spec.pad;
         let size = |axis: usize, len, pad| {
             windows(
@@ -164,7 +198,7 @@ impl ProgramBuilder {
             dilation: spec.dilation,
             groups: spec.groups,
             out_channels: spec.out_channels,
-            weight: spec.weight.to_vec(),
+            weight: spec.weight.into(),
             bias: bias(name, spec.bias, spec.out_channels)?,
             relu: spec.relu,
             shuffle: None,
@@ -187,7 +221,8 @@ impl ProgramBuilder {
         check_pads(name, "output_padding", &spec.output_padding)?;
         check_groups(name, spec.groups, channels, spec.out_channels)?;
         let per_input = spec.out_channels / spec.groups * spec.kernel[0] * spec.kernel[1];
-        check_len(name, "weight", spec.weight, channels.checked_mul(per_input))?;
+        let len = channels.checked_mul(per_input);
+        check_weight(name, spec.weight, spec.out_channels, len)?;
         let [top, left, bottom, right] = spec.pad;
         let size = |axis: usize, len: usize, pad: usize| {
             let full =
@@ -209,7 +244,7 @@ impl ProgramBuilder {
             dilation: spec.dilation,
             groups: spec.groups,
             out_channels: spec.out_channels,
-            weight: spec.weight.to_vec(),
+            weight: spec.weight.into(),
             bias: bias(name, spec.bias, spec.out_channels)?,
             relu: spec.relu,
             shuffle: None,
@@ -369,6 +404,37 @@ impl ProgramBuilder {
         )
     }
 
+    /// 8-bit codes of `x`: `x / scale` rounded half to even, in -128..=127 (ONNX QuantizeLinear to int8
+    /// with zero point 0). Only [`ProgramBuilder::dequantize`] takes the result.
+    pub fn quantize(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        scale: f32,
+    ) -> Result<TensorId, EngineError> {
+        let shape = self.check(name, x)?;
+        check_scale(name, scale)?;
+        let id = self.node(name, shape, NodeKind::Quantize { input: x.0 })?;
+        self.tensors[id.0].scale = Some(scale);
+        Ok(id)
+    }
+
+    /// The values of codes: code · scale (ONNX DequantizeLinear with zero point 0).
+    pub fn dequantize(&mut self, name: &str, x: TensorId) -> Result<TensorId, EngineError> {
+        let map = self.tensors.get(x.0).filter(|map| map.scale.is_some());
+        let shape = map
+            .map(|map| map.shape)
+            .ok_or_else(|| bad(name, "input", "codes that `quantize` made", x))?;
+        self.node(name, shape, NodeKind::Dequantize { input: x.0 })
+    }
+
+    /// Gives a tensor the name under which observers see it, instead of the name of its node.
+    pub fn name_tensor(&mut self, x: TensorId, name: &str) {
+        if let Some(map) = self.tensors.get_mut(x.0) {
+            name.clone_into(&mut map.name);
+        }
+    }
+
     /// Makes `x` an output of the network, called `name`.
     pub fn output(&mut self, x: TensorId, name: &str) -> Result<(), EngineError> {
         self.check(name, x)?;
@@ -384,8 +450,9 @@ impl ProgramBuilder {
     /// The shape of `x`, or an error that `node` has a wrong input.
     fn check(&self, node: &str, x: TensorId) -> Result<[usize; 3], EngineError> {
         let map = self.tensors.get(x.0);
-        map.map(|map| map.shape)
-            .ok_or_else(|| bad(node, "input", "a tensor of this builder", x))
+        map.filter(|map| map.scale.is_none())
+            .map(|map| map.shape)
+            .ok_or_else(|| bad(node, "input", "a tensor of f32 of this builder", x))
     }
 
     /// Adds a tensor.
@@ -401,6 +468,7 @@ impl ProgramBuilder {
         self.tensors.push(Map {
             name: name.to_owned(),
             shape,
+            scale: None,
         });
         Ok(self.tensors.len() - 1)
     }

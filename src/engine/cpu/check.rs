@@ -130,7 +130,10 @@ impl Program {
                 same(*a)?;
                 same(*b)?;
             }
-            OpKind::Relu { input } | OpKind::Sigmoid { input } => same(*input)?,
+            OpKind::Relu { input }
+            | OpKind::Sigmoid { input }
+            | OpKind::Quantize { input }
+            | OpKind::Dequantize { input } => same(*input)?,
             OpKind::DepthToSpace { input, block, .. } => {
                 check_range("block", &[*block], 1)?;
                 let input = self.tensor(*input)?;
@@ -170,7 +173,9 @@ impl Op {
             | OpKind::Relu { input }
             | OpKind::Sigmoid { input }
             | OpKind::DepthToSpace { input, .. }
-            | OpKind::MaxPool { input, .. } => (*input, None),
+            | OpKind::MaxPool { input, .. }
+            | OpKind::Quantize { input }
+            | OpKind::Dequantize { input } => (*input, None),
         };
         std::iter::once(first).chain(second)
     }

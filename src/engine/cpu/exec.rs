@@ -5,7 +5,7 @@ use super::conv::ConvStep;
 use super::kernels::positive;
 use super::program::DepthToSpaceMode;
 use super::simd::Isa;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, quantize};
 use crate::threads::Pool;
 
 /// Tasks per operator where the map has as many rows, for balance between threads.
@@ -46,6 +46,14 @@ pub(super) enum StepKind {
         input: Place,
         block: usize,
         mode: DepthToSpaceMode,
+    },
+    Quantize {
+        input: Place,
+        scale: f32,
+    },
+    Dequantize {
+        input: Place,
+        scale: f32,
     },
     MaxPool {
         input: Place,
@@ -115,6 +123,18 @@ impl Step {
                     out.iter_mut()
                         .zip(x)
                         .for_each(|(out, x)| *out = 1.0 / (1.0 + (-x).exp()));
+                });
+            }
+            StepKind::Quantize { input, scale } => {
+                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
+                    out.iter_mut()
+                        .zip(x)
+                        .for_each(|(out, x)| *out = f32::from(quantize(*x, *scale)));
+                });
+            }
+            StepKind::Dequantize { input, scale } => {
+                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
+                    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale);
                 });
             }
             StepKind::DepthToSpace { input, block, mode } => {

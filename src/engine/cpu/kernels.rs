@@ -78,7 +78,7 @@ impl Row<'_> {
 /// Output channels that [`wide_row`] computes at once.
 pub(super) fn wide_channels(isa: Isa) -> usize {
     match isa {
-        Isa::Avx512 => 2 * LANES,
+        Isa::Avx512Vnni | Isa::Avx512 => 2 * LANES,
         _ => LANES,
     }
 }

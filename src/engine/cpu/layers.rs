@@ -106,6 +106,8 @@ fn kind(kind: &OpKind) -> String {
         OpKind::Sigmoid { .. } => "Sigmoid".to_owned(),
         OpKind::DepthToSpace { block: 1, .. } => "Copy".to_owned(),
         OpKind::DepthToSpace { block, .. } => format!("DepthToSpace {block}"),
+        OpKind::Quantize { .. } => "Quantize".to_owned(),
+        OpKind::Dequantize { .. } => "Dequantize".to_owned(),
         OpKind::MaxPool { kernel, .. } => format!("MaxPool {}x{}", kernel[0], kernel[1]),
     }
 }

@@ -75,7 +75,9 @@ fn inputs(kind: &NodeKind) -> Vec<usize> {
         | NodeKind::Relu { input }
         | NodeKind::Sigmoid { input }
         | NodeKind::DepthToSpace { input, .. }
-        | NodeKind::MaxPool { input, .. } => vec![*input],
+        | NodeKind::MaxPool { input, .. }
+        | NodeKind::Quantize { input }
+        | NodeKind::Dequantize { input } => vec![*input],
         NodeKind::Add { a, b, .. } => vec![*a, *b],
         NodeKind::Concat { inputs } => inputs.clone(),
     }
@@ -237,6 +239,7 @@ impl Lowering<'_> {
             height,
             width,
             slice_of,
+            scale: map.scale,
         });
         self.numbers.insert(number, self.tensors.len() - 1);
         self.tensors.len() - 1
@@ -284,6 +287,12 @@ impl Lowering<'_> {
                 kernel: spec.kernel,
                 stride: spec.stride,
                 pad: [spec.pad[0], spec.pad[1]],
+            },
+            NodeKind::Quantize { input } => OpKind::Quantize {
+                input: self.tensor(input),
+            },
+            NodeKind::Dequantize { input } => OpKind::Dequantize {
+                input: self.tensor(input),
             },
             NodeKind::Concat { inputs } => return self.concat(&name, number, &inputs),
         };

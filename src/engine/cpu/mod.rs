@@ -44,7 +44,7 @@ pub use builder::{ProgramBuilder, TensorId};
 pub use layers::Layer;
 pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
-pub use spec::{ConvSpec, ConvTransposeSpec, MaxPoolSpec};
+pub use spec::{ConvSpec, ConvTransposeSpec, ConvWeight, MaxPoolSpec};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ use self::arena::{LINE, Place};
 use self::conv::ConvStep;
 use self::exec::{Context, Step, StepKind};
 use self::program::{OpKind, Section};
-use super::{Engine, EngineError, MapDesc, MapView, MapViewMut};
+use super::{Engine, EngineError, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::threads::Pool;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
@@ -68,7 +68,7 @@ pub type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Instruction set; `None` takes the one that the environment variable `CENTERPOINT_ISA` names
-    /// (`avx512`, `avx2`, `neon`, `portable`), or else the best of this machine.
+    /// (see [`Isa::name`]), or else the best of this machine.
     pub isa: Option<Isa>,
 }
 
@@ -218,7 +218,7 @@ impl Engine for CpuEngine {
     fn input_mut(&mut self) -> MapViewMut<'_> {
         let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
         MapViewMut {
-            data: &mut arena[self.input_place.buffer()],
+            data: MapDataMut::F32(&mut arena[self.input_place.buffer()]),
             layout: self.input_place.layout(),
         }
     }
@@ -279,6 +279,14 @@ fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
                 block: *block,
                 mode: *mode,
             },
+            OpKind::Quantize { input } => StepKind::Quantize {
+                input: places[*input],
+                scale: program.tensors[op.output].scale.unwrap_or(1.0),
+            },
+            OpKind::Dequantize { input } => StepKind::Dequantize {
+                input: places[*input],
+                scale: program.tensors[*input].scale.unwrap_or(1.0),
+            },
             OpKind::MaxPool {
                 input,
                 kernel,
@@ -311,7 +319,9 @@ fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
     }
     let mut completed = vec![Vec::new(); program.ops.len()];
     let tensors = program.tensors.iter().zip(places).zip(last_write);
-    for ((tensor, place), write) in tensors.filter(|((tensor, _), _)| !tensor.name.is_empty()) {
+    for ((tensor, place), write) in
+        tensors.filter(|((t, _), _)| !t.name.is_empty() && t.scale.is_none())
+    {
         if let Some(write) = write {
             completed[write].push((tensor.name.clone(), *place));
         }

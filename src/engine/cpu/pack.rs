@@ -72,7 +72,8 @@ pub(super) fn pack(
             (o, i)
         };
         let columns = if conv.transposed { group_out } else { group_in };
-        conv.weight[((row * columns + column) * kh + ky) * kw + kx]
+        let at = ((row * columns + column) * kh + ky) * kw + kx;
+        conv.weight.value(at, o)
     };
     let (mut weights, mut bias) = (Vec::new(), Vec::new());
     match layout {

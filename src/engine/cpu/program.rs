@@ -46,7 +46,7 @@ impl Program {
     }
 }
 
-/// A feature map of f32, [1, C, H, W].
+/// A feature map, [1, C, H, W], of f32 or of signed 8-bit codes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tensor {
@@ -63,6 +63,9 @@ pub struct Tensor {
     /// other one is not a slice itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice_of: Option<SliceOf>,
+    /// Set if the tensor holds signed 8-bit codes: a value is its code times this, with zero point 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
 }
 
 /// Where a tensor lies inside another.
@@ -153,6 +156,16 @@ pub enum OpKind {
         stride: [usize; 2],
         /// Rows above and columns to the left of the map where the first window begins.
         pad: [usize; 2],
+    },
+    /// Codes of values: `input / scale` rounded half to even, in -128..=127, with the output's scale.
+    Quantize {
+        /// Tensor read, f32.
+        input: usize,
+    },
+    /// Values of codes: `code · scale`, with the input's scale.
+    Dequantize {
+        /// Tensor read, codes.
+        input: usize,
     },
 }
 

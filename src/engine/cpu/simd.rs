@@ -10,10 +10,16 @@ use crate::engine::EngineError;
 /// An instruction set that the engine has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// x86-64 with AVX-512F.
+    /// x86-64 with AVX-512 F, BW and VNNI.
+    Avx512Vnni,
+    /// x86-64 with AVX-512 F and BW.
     Avx512,
+    /// x86-64 with AVX2, FMA and AVX-VNNI.
+    AvxVnni,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// AArch64 with the dot product instructions.
+    NeonDot,
     /// AArch64.
     Neon,
     /// Any processor; slow where the compiler may not assume a fused multiply-add.
@@ -22,13 +28,24 @@ pub enum Isa {
 
 impl Isa {
     /// All instruction sets, best first.
-    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
+    pub const ALL: [Self; 7] = [
+        Self::Avx512Vnni,
+        Self::Avx512,
+        Self::AvxVnni,
+        Self::Avx2,
+        Self::NeonDot,
+        Self::Neon,
+        Self::Portable,
+    ];
 
     /// Name, as the environment variable `CENTERPOINT_ISA` and `cp-build inspect` have it.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Avx512Vnni => "avx512vnni",
             Self::Avx512 => "avx512",
+            Self::AvxVnni => "avxvnni",
             Self::Avx2 => "avx2",
+            Self::NeonDot => "neondot",
             Self::Neon => "neon",
             Self::Portable => "portable",
         }
@@ -38,9 +55,19 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
+            Self::Avx512Vnni => {
+                Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => true,
             Self::Portable => true,
@@ -59,8 +86,9 @@ impl Isa {
             (Some(isa), _) => Some(isa),
             (None, Ok(name)) if !name.is_empty() => {
                 let known = Self::ALL.into_iter().find(|isa| isa.name() == name);
-                let reason = "CENTERPOINT_ISA must be avx512, avx2, neon or portable";
-                Some(known.ok_or_else(|| refuse(&name, reason))?)
+                let names = Self::ALL.map(Self::name).join(", ");
+                let reason = format!("CENTERPOINT_ISA must be one of {names}");
+                Some(known.ok_or_else(|| refuse(&name, &reason))?)
             }
             _ => Self::ALL.into_iter().find(|isa| isa.is_available()),
         };
@@ -118,13 +146,13 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
     match isa {
         // SAFETY: just checked that the processor has it.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86::avx512(kernel) },
+        Isa::Avx512Vnni | Isa::Avx512 => unsafe { x86::avx512(kernel) },
         // SAFETY: just checked that the processor has it.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { x86::avx2(kernel) },
+        Isa::AvxVnni | Isa::Avx2 => unsafe { x86::avx2(kernel) },
         // SAFETY: every AArch64 processor that runs Rust's targets has NEON.
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
+        Isa::NeonDot | Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
         // SAFETY: needs no instruction set.
         _ => unsafe { kernel.run::<Portable>() },
     }

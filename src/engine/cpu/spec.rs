@@ -7,8 +7,24 @@ use crate::engine::EngineError;
 pub(super) const MAX_DIM: usize = 1 << 16;
 /// Most values of one feature map: 1 GiB of f32.
 pub(super) const MAX_MAP: usize = 1 << 28;
+/// Scales of quantisation: codes times the scale, and the reciprocal, are normal numbers of f32.
+pub(super) const SCALES: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
 /// Largest kernel size, stride, dilation, padding or block.
 pub(super) const MAX_KERNEL: usize = 64;
+
+/// The weights of a convolution, in the order that its specification gives.
+#[derive(Clone, Copy, Debug)]
+pub enum ConvWeight<'a> {
+    /// Values.
+    F32(&'a [f32]),
+    /// Signed 8-bit codes: the value is the code times the scale of its output channel.
+    I8 {
+        /// Codes, in -127..=127.
+        codes: &'a [i8],
+        /// One scale per output channel.
+        scales: &'a [f32],
+    },
+}
 
 /// Attributes of a convolution, as ONNX Conv with batch 1.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +42,7 @@ pub struct ConvSpec<'a> {
     /// Groups.
     pub groups: usize,
     /// Weights `[O, I / groups, kh, kw]`.
-    pub weight: &'a [f32],
+    pub weight: ConvWeight<'a>,
     /// O summands.
     pub bias: Option<&'a [f32]>,
     /// Clamp negative values to 0 afterwards.
@@ -51,7 +67,7 @@ pub struct ConvTransposeSpec<'a> {
     /// Groups.
     pub groups: usize,
     /// Weights `[I, O / groups, kh, kw]`.
-    pub weight: &'a [f32],
+    pub weight: ConvWeight<'a>,
     /// O summands.
     pub bias: Option<&'a [f32]>,
     /// Clamp negative values to 0 afterwards.
@@ -109,10 +125,10 @@ pub(super) fn check_pads(
 }
 
 /// Checks the number of values of a constant.
-pub(super) fn check_len(
+pub(super) fn check_len<T>(
     node: &str,
     field: &'static str,
-    values: &[f32],
+    values: &[T],
     len: Option<usize>,
 ) -> Result<(), EngineError> {
     if Some(values.len()) == len {
@@ -128,6 +144,41 @@ pub(super) fn check_len(
         expected,
         format_args!("{} values", values.len()),
     ))
+}
+
+/// Checks a scale of quantisation.
+pub(super) fn check_scale(node: &str, scale: f32) -> Result<(), EngineError> {
+    if SCALES.contains(&scale) {
+        return Ok(());
+    }
+    let expected = format!("{:e} to {:e}", SCALES.start(), SCALES.end());
+    Err(bad(node, "scale", expected, scale))
+}
+
+/// Checks weights, of which there must be `len` for `out_channels` output channels.
+pub(super) fn check_weight(
+    node: &str,
+    weight: ConvWeight<'_>,
+    out_channels: usize,
+    len: Option<usize>,
+) -> Result<(), EngineError> {
+    match weight {
+        ConvWeight::F32(values) => check_len(node, "weight", values, len),
+        ConvWeight::I8 { codes, scales } => {
+            check_len(node, "weight", codes, len)?;
+            check_len(node, "weight scales", scales, Some(out_channels))?;
+            scales.iter().try_for_each(|&s| check_scale(node, s))?;
+            match codes.iter().position(|&code| code == i8::MIN) {
+                Some(at) => Err(bad(
+                    node,
+                    "weight",
+                    "codes of -127 to 127: scales of at least the largest magnitude / 127",
+                    format_args!("-128 at {at}"),
+                )),
+                None => Ok(()),
+            }
+        }
+    }
 }
 
 /// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels and padding.

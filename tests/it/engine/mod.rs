@@ -26,13 +26,13 @@ fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
 
 /// Writes the input, given as dense NCHW.
 fn set_input(engine: &mut CpuEngine, values: &[f32]) {
-    let view = engine.input_mut();
+    let mut view = engine.input_mut();
     let layout = view.layout;
     let mut values = values.iter();
     for c in 0..layout.channels {
         for y in 0..layout.height {
             for x in 0..layout.width {
-                view.data[layout.index(c, y, x)] = *values.next().unwrap();
+                view.set(c, y, x, *values.next().unwrap());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Scatter: each layout that an engine may use, and the clearing of the last frame.
 
-use centerpoint::engine::{MapLayout, MapViewMut};
+use centerpoint::engine::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::scatter::{Scatter, scatter};
 
 const CHANNELS: usize = 3;
@@ -36,7 +36,7 @@ fn only_the_pillars_of_the_frame_are_in_the_map() {
                 .map(|i| value(i / CHANNELS, i % CHANNELS))
                 .collect();
             let map = &mut MapViewMut {
-                data: &mut data,
+                data: MapDataMut::F32(&mut data),
                 layout,
             };
             scatter(&features, cells, &mut state, map);
