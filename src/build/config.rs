@@ -406,10 +406,10 @@ impl Config {
             "percent, above 50 and at most 100",
         )?;
         check(
-            (256..=65536).contains(&bins),
+            (256..=8192).contains(&bins),
             "calibration.bins",
             bins.to_string(),
-            "256 to 65536",
+            "256 to 8192",
         )?;
         check(
             (0.0..=1.0).contains(&alpha),

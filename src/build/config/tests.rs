@@ -61,7 +61,7 @@ fn what_cannot_be_is_refused_with_key_value_and_range() {
         ),
         (
             "[calibration]\nbins = 100",
-            ["`calibration.bins` is 100", "256 to 65536"],
+            ["`calibration.bins` is 100", "256 to 8192"],
         ),
         (
             "[equalize]\nalpha = -0.5",
