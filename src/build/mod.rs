@@ -16,7 +16,9 @@ pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+mod runner;
 pub mod simplify;
+pub mod sqnr;
 #[cfg(test)]
 mod testing;
 
