@@ -3,6 +3,8 @@
 //! (`tests/memory_*.rs`), since the counter is the process's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/bev.rs"]
+mod bev;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/engine_net.rs"]
@@ -27,6 +29,7 @@ mod output;
 mod pfn_golden;
 mod plan;
 mod points;
+mod quantize;
 mod stages;
 mod sweeps;
 mod synth;

@@ -33,11 +33,14 @@ mod check;
 mod conv;
 mod exec;
 mod kernels;
+mod kernels8;
 mod layers;
 mod lower;
 mod pack;
+mod pack8;
 pub mod program;
 mod simd;
+mod simd8;
 mod spec;
 
 pub use builder::{ProgramBuilder, TensorId};
