@@ -10,13 +10,17 @@
 mod affine;
 pub mod calibrate;
 pub mod compile;
+pub mod config;
+pub mod equalize;
 pub mod deconv;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+mod runner;
 pub mod simplify;
+pub mod sqnr;
 #[cfg(test)]
 mod testing;
 
@@ -112,6 +116,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {
