@@ -16,6 +16,7 @@
 //! dB) of the raw head outputs against the float network's (see [`super::sqnr`]).
 
 pub mod budget;
+pub mod network;
 pub mod report;
 
 use std::path::PathBuf;
