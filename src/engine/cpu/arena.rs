@@ -17,7 +17,7 @@ pub(super) const LINE: usize = 64;
 pub(super) const SLACK: usize = 64;
 
 /// Where a tensor lies. Lengths and indices count elements: f32, or codes of a byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Place {
     /// First byte of the buffer in the arena.
     pub(super) offset: usize,

@@ -246,7 +246,7 @@ impl Lowering<'_> {
                             channel,
                         );
                         (
-                            self.blob.push(&packed.weights),
+                            self.blob.push_codes(&packed.weights),
                             Some(self.blob.push(&packed.multiplier)),
                             packed.bias,
                         )

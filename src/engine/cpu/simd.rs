@@ -160,7 +160,7 @@ pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
 
 /// [`Lanes`] in plain Rust.
 #[derive(Clone, Copy)]
-struct Portable([f32; 16]);
+pub(super) struct Portable(pub(super) [f32; 16]);
 
 impl Lanes for Portable {
     const LARGE: bool = false;
@@ -211,7 +211,7 @@ impl Lanes for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use super::{Kernel, Lanes};
     use std::arch::x86_64::*;
 
@@ -231,7 +231,7 @@ mod x86 {
 
     /// One register.
     #[derive(Clone, Copy)]
-    struct Avx512(__m512);
+    pub(in super::super) struct Avx512(pub(in super::super) __m512);
 
     // SAFETY, for all unsafe blocks below: the caller promises the instruction set and valid
     // pointers; see `Lanes`.
@@ -292,7 +292,7 @@ mod x86 {
 
     /// Two registers.
     #[derive(Clone, Copy)]
-    struct Avx2(__m256, __m256);
+    pub(in super::super) struct Avx2(pub(in super::super) __m256, pub(in super::super) __m256);
 
     impl Lanes for Avx2 {
         const LARGE: bool = false;
@@ -374,13 +374,13 @@ mod x86 {
 }
 
 #[cfg(target_arch = "aarch64")]
-mod neon {
+pub(super) mod neon {
     use super::Lanes;
     use std::arch::aarch64::*;
 
     /// Four registers.
     #[derive(Clone, Copy)]
-    pub(super) struct Neon([float32x4_t; 4]);
+    pub(in super::super) struct Neon(pub(in super::super) [float32x4_t; 4]);
 
     // SAFETY, for all unsafe blocks below: every AArch64 processor that runs Rust's targets has NEON,
     // and the caller promises valid pointers; see `Lanes`.

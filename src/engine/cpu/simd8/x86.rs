@@ -1,0 +1,530 @@
+//! [`super::Set`] for x86-64.
+//!
+//! VNNI multiplies unsigned inputs with signed weights, so inputs that may be negative are taken as
+//! code + 128. AVX2 has the same multiplication, but it adds two products in 16 bits, which only
+//! inputs in 0..=127 cannot overflow; other inputs are widened to 16 bits.
+
+use std::arch::x86_64::*;
+
+use super::super::simd::x86::{Avx2, Avx512};
+use super::{Floats, Kernel, Narrow, Registers, Set, Sums, Wide};
+
+/// Runs a kernel with AVX-512 F, BW and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma")]
+pub(super) fn avx512_vnni<K: Kernel, S: Set>(kernel: K) {
+    // SAFETY: this function's own requirement.
+    unsafe { kernel.run::<S>() }
+}
+
+/// Runs a kernel with AVX2, FMA and AVX-VNNI.
+#[target_feature(enable = "avxvnni,avx2,fma")]
+pub(super) fn avx_vnni<K: Kernel, S: Set>(kernel: K) {
+    // SAFETY: this function's own requirement.
+    unsafe { kernel.run::<S>() }
+}
+
+/// Runs a kernel with AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn avx2<K: Kernel, S: Set>(kernel: K) {
+    // SAFETY: this function's own requirement.
+    unsafe { kernel.run::<S>() }
+}
+
+/// AVX-512 VNNI for inputs in 0..=127.
+pub(super) struct Avx512Vnni;
+
+impl Set for Avx512Vnni {
+    type Wide = Vnni512<false>;
+    type Narrow = Vnni512<false>;
+    type Floats = Avx512;
+    const REGISTERS: Registers = Registers::Large;
+}
+
+/// AVX-512 VNNI for any inputs.
+pub(super) struct Avx512VnniOffset;
+
+impl Set for Avx512VnniOffset {
+    type Wide = Vnni512<true>;
+    type Narrow = Vnni512<true>;
+    type Floats = Avx512;
+    const REGISTERS: Registers = Registers::Large;
+    const OFFSET: bool = true;
+}
+
+/// AVX-VNNI for inputs in 0..=127.
+pub(super) struct AvxVnni;
+
+impl Set for AvxVnni {
+    type Wide = Pair256<true, false>;
+    type Narrow = Bytes256<true, false>;
+    type Floats = Avx2;
+    const REGISTERS: Registers = Registers::Six;
+}
+
+/// AVX-VNNI for any inputs.
+pub(super) struct AvxVnniOffset;
+
+impl Set for AvxVnniOffset {
+    type Wide = Pair256<true, true>;
+    type Narrow = Bytes256<true, true>;
+    type Floats = Avx2;
+    const REGISTERS: Registers = Registers::Six;
+    const OFFSET: bool = true;
+}
+
+/// AVX2 for inputs in 0..=127.
+pub(super) struct Avx2Unsigned;
+
+impl Set for Avx2Unsigned {
+    type Wide = Pair256<false, false>;
+    type Narrow = Bytes256<false, false>;
+    type Floats = Avx2;
+    const REGISTERS: Registers = Registers::Four;
+}
+
+/// AVX2 for any inputs.
+pub(super) struct Avx2Signed;
+
+impl Set for Avx2Signed {
+    type Wide = Words256<4>;
+    type Narrow = Words256<2>;
+    type Floats = Avx2;
+    const REGISTERS: Registers = Registers::Two;
+}
+
+/// 16 sums by AVX-512 VNNI; `OFFSET`: inputs are code + 128.
+#[derive(Clone, Copy)]
+pub(super) struct Vnni512<const OFFSET: bool>(__m512i);
+
+// SAFETY, for all unsafe blocks below: the caller promises the instruction set and valid pointers; see
+// `Set`.
+impl<const OFFSET: bool> Vnni512<OFFSET> {
+    /// Codes as the multiplication takes them.
+    #[inline(always)]
+    unsafe fn offset(codes: __m512i) -> __m512i {
+        if !OFFSET {
+            return codes;
+        }
+        // SAFETY: as above.
+        unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) }
+    }
+}
+
+impl<const OFFSET: bool> Sums for Vnni512<OFFSET> {
+    type Inputs = __m512i;
+    type Weights = __m512i;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_setzero_si512() })
+    }
+
+    #[inline(always)]
+    unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_dpbusd_epi32(self.0, x, w) })
+    }
+
+    #[inline(always)]
+    unsafe fn negative(self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_sub_epi32(_mm512_setzero_si512(), self.0) })
+    }
+}
+
+impl<const OFFSET: bool> Wide for Vnni512<OFFSET> {
+    #[inline(always)]
+    unsafe fn quad(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        unsafe { Self::offset(_mm512_set1_epi32(from.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_epi8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_epi32(to, self.0) }
+    }
+}
+
+impl<const OFFSET: bool> Narrow for Vnni512<OFFSET> {
+    const CODES: usize = 64;
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        unsafe { Self::offset(_mm512_loadu_epi8(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        unsafe { _mm512_loadu_epi8(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn half_inputs(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        unsafe { Self::offset(Self::half_weights(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn half_weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        unsafe { _mm512_zextsi256_si512(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
+        let halves = sums.map(|Self(sum)| {
+            // SAFETY: as above; AVX-512F includes AVX2.
+            unsafe {
+                let high = _mm512_extracti64x4_epi64::<1>(sum);
+                _mm256_add_epi32(_mm512_castsi512_si256(sum), high)
+            }
+        });
+        // SAFETY: as above.
+        unsafe { totals(halves) }
+    }
+}
+
+/// The totals of four registers.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn totals([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let mut totals = [0; 4];
+        _mm_storeu_si128(totals.as_mut_ptr().cast(), v);
+        totals
+    }
+}
+
+/// 8 sums by AVX-VNNI, or by AVX2's multiplication of unsigned with signed bytes; `OFFSET`: inputs are
+/// code + 128 (with VNNI only).
+#[derive(Clone, Copy)]
+pub(super) struct Bytes256<const VNNI: bool, const OFFSET: bool>(__m256i);
+
+impl<const VNNI: bool, const OFFSET: bool> Bytes256<VNNI, OFFSET> {
+    /// Codes as the multiplication takes them.
+    #[inline(always)]
+    unsafe fn offset(codes: __m256i) -> __m256i {
+        if !OFFSET {
+            return codes;
+        }
+        // SAFETY: as above.
+        unsafe { _mm256_xor_si256(codes, _mm256_set1_epi8(-128)) }
+    }
+}
+
+impl<const VNNI: bool, const OFFSET: bool> Sums for Bytes256<VNNI, OFFSET> {
+    type Inputs = __m256i;
+    type Weights = __m256i;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm256_setzero_si256() })
+    }
+
+    #[inline(always)]
+    unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
+        // SAFETY: as above.
+        Self(unsafe {
+            if VNNI {
+                _mm256_dpbusd_avx_epi32(self.0, x, w)
+            } else {
+                // Inputs in 0..=127 give pairs of at least 2 · 127 · -128, which 16 bits hold.
+                let pairs = _mm256_maddubs_epi16(x, w);
+                let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                _mm256_add_epi32(self.0, fours)
+            }
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn negative(self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm256_sub_epi32(_mm256_setzero_si256(), self.0) })
+    }
+}
+
+impl<const VNNI: bool, const OFFSET: bool> Narrow for Bytes256<VNNI, OFFSET> {
+    const CODES: usize = 32;
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        unsafe { Self::offset(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
+        // SAFETY: as above.
+        unsafe { totals(sums.map(|sum| sum.0)) }
+    }
+}
+
+/// 16 sums in two registers.
+#[derive(Clone, Copy)]
+pub(super) struct Pair256<const VNNI: bool, const OFFSET: bool>([Bytes256<VNNI, OFFSET>; 2]);
+
+impl<const VNNI: bool, const OFFSET: bool> Sums for Pair256<VNNI, OFFSET> {
+    type Inputs = __m256i;
+    type Weights = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: as above.
+        Self([unsafe { Bytes256::zero() }; 2])
+    }
+
+    #[inline(always)]
+    unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
+        // SAFETY: as above.
+        Self(std::array::from_fn(|i| unsafe { self.0[i].dot(x, w[i]) }))
+    }
+
+    #[inline(always)]
+    unsafe fn negative(self) -> Self {
+        // SAFETY: as above.
+        Self(self.0.map(|sums| unsafe { sums.negative() }))
+    }
+}
+
+impl<const VNNI: bool, const OFFSET: bool> Wide for Pair256<VNNI, OFFSET> {
+    #[inline(always)]
+    unsafe fn quad(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            Bytes256::<VNNI, OFFSET>::offset(codes)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        std::array::from_fn(|i| unsafe { _mm256_loadu_si256(from.add(32 * i).cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        for (i, sums) in self.0.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_si256(to.add(8 * i).cast(), sums.0) }
+        }
+    }
+}
+
+/// Sums by AVX2's multiplication of 16-bit integers, in `N` registers.
+///
+/// Wide, 4 registers: register i has two sums for each of the channels 4·i to 4·i + 3.
+#[derive(Clone, Copy)]
+pub(super) struct Words256<const N: usize>([__m256i; N]);
+
+impl<const N: usize> Words256<N> {
+    /// Reads 16 codes.
+    #[inline(always)]
+    unsafe fn words(from: *const i8) -> __m256i {
+        // SAFETY: as above.
+        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
+    }
+}
+
+impl<const N: usize> Sums for Words256<N> {
+    type Inputs = [__m256i; N];
+    type Weights = [__m256i; N];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: as above.
+        Self([unsafe { _mm256_setzero_si256() }; N])
+    }
+
+    #[inline(always)]
+    unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
+        Self(std::array::from_fn(|i| {
+            // SAFETY: as above.
+            unsafe { _mm256_add_epi32(self.0[i], _mm256_madd_epi16(x[i], w[i])) }
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn negative(self) -> Self {
+        Self(self.0.map(|sums| {
+            // SAFETY: as above.
+            unsafe { _mm256_sub_epi32(_mm256_setzero_si256(), sums) }
+        }))
+    }
+}
+
+impl Wide for Words256<4> {
+    #[inline(always)]
+    unsafe fn quad(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        let codes = unsafe {
+            let codes = _mm_set1_epi32(from.cast::<i32>().read_unaligned());
+            _mm256_cvtepi8_epi16(codes)
+        };
+        [codes; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        std::array::from_fn(|i| unsafe { Self::words(from.add(16 * i)) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        for (i, half) in self.0.chunks_exact(2).enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                // Adds neighbours within each half of the registers: channels 0 1 4 5, 2 3 6 7.
+                let sums = _mm256_hadd_epi32(half[0], half[1]);
+                let sums = _mm256_permute4x64_epi64::<0b11_01_10_00>(sums);
+                _mm256_storeu_si256(to.add(8 * i).cast(), sums);
+            }
+        }
+    }
+}
+
+impl Narrow for Words256<2> {
+    const CODES: usize = 32;
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const i8) -> Self::Inputs {
+        // SAFETY: as above.
+        std::array::from_fn(|i| unsafe { Self::words(from.add(16 * i)) })
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const i8) -> Self::Weights {
+        // SAFETY: as above.
+        unsafe { Self::inputs(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
+        // SAFETY: as above.
+        unsafe { totals(sums.map(|Self([a, b])| _mm256_add_epi32(a, b))) }
+    }
+}
+
+impl Floats for Avx512 {
+    #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_loadu_epi32(from)) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(from: *const i8) -> Self {
+        // SAFETY: as above.
+        Self(unsafe {
+            let codes = _mm_loadu_si128(from.cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as above.
+        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(self, scale: Self, to: *mut i8) {
+        // SAFETY: as above.
+        unsafe {
+            let v = _mm512_div_ps(self.0, scale.0);
+            let numbers = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
+            // Limits are whole, so it does not matter that they come before the rounding.
+            let v = _mm512_min_ps(v, _mm512_set1_ps(127.0));
+            let v = _mm512_max_ps(v, _mm512_set1_ps(-128.0));
+            let codes = _mm512_maskz_cvtps_epi32(numbers, v);
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(codes));
+        }
+    }
+}
+
+impl Floats for Avx2 {
+    #[inline(always)]
+    unsafe fn load_sums(from: *const i32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            Self(
+                _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())),
+                _mm256_cvtepi32_ps(_mm256_loadu_si256(from.add(8).cast())),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(from: *const i8) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let codes = _mm_loadu_si128(from.cast());
+            let high = _mm_srli_si128::<8>(codes);
+            Self(
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            Self(
+                _mm256_mul_ps(self.0, other.0),
+                _mm256_mul_ps(self.1, other.1),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(self, scale: Self, to: *mut i8) {
+        let codes = |values: __m256, scale: __m256| {
+            // SAFETY: as above.
+            unsafe {
+                let v = _mm256_div_ps(values, scale);
+                let numbers = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(v, v));
+                // As with AVX-512.
+                let v = _mm256_min_ps(v, _mm256_set1_ps(127.0));
+                let v = _mm256_max_ps(v, _mm256_set1_ps(-128.0));
+                _mm256_and_si256(_mm256_cvtps_epi32(v), numbers)
+            }
+        };
+        let (low, high) = (codes(self.0, scale.0), codes(self.1, scale.1));
+        // SAFETY: as above.
+        unsafe {
+            // Within each half of the registers: low 0..4, high 0..4; low 4..8, high 4..8.
+            let words = _mm256_packs_epi32(low, high);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let (low, high) = (
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(to.cast(), _mm_packs_epi16(low, high));
+        }
+    }
+}
