@@ -207,7 +207,8 @@ impl Task<'_> {
         let (conv, output) = (self.conv, self.output);
         let (a, b) = (number / conv.up[1], number % conv.up[1]);
         let width = output.width.saturating_sub(b).div_ceil(conv.up[1]);
-        let Ok(constants) = conv.constants(phase, self.context) else {
+        // A phase beyond the edge of a narrow map has no steps.
+        let (Ok(constants), 1..) = (conv.constants(phase, self.context), width) else {
             return;
         };
         let first = group * self.per_group + outputs.start;

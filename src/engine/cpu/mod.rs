@@ -49,7 +49,7 @@ mod spec;
 mod steps;
 
 pub use builder::{ProgramBuilder, TensorId};
-pub use layers::Layer;
+pub use layers::{Layer, LayerTensor};
 pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
 pub use spec::{ConvSpec, ConvTransposeSpec, ConvWeight, MaxPoolSpec};
