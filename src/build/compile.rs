@@ -1,8 +1,9 @@
 //! From a graph to the program that an engine runs.
 //!
-//! Each ONNX node becomes one call of the engine's builder, which fuses and packs. What computes
-//! nothing (see [`super::simplify`]), and Reshape, Squeeze and Unsqueeze that give a map its own shape
-//! back, become no operator at all.
+//! Each ONNX node becomes one call of the engine's builder, which fuses and packs; its tensor gets the
+//! name of the node's output, under which observers see it. What computes nothing (see
+//! [`super::simplify`]), and Reshape, Squeeze and Unsqueeze that give a map its own shape back, become
+//! no operator at all.
 
 use std::collections::HashMap;
 
@@ -69,7 +70,14 @@ pub fn cpu(graph: &Graph) -> Result<Payload> {
         if shapes.ints(output).is_some() {
             continue;
         }
-        let map = compiler.node(node)?;
+        let map = match is_view(node) {
+            true => compiler.view(node)?,
+            false => {
+                let map = compiler.node(node)?;
+                compiler.builder.name_tensor(map, output);
+                map
+            }
+        };
         compiler.maps.insert(output.to_owned(), map);
     }
     compiler.finish()
@@ -212,8 +220,6 @@ impl Compiler<'_> {
                 };
                 self.builder.max_pool(name, x, &spec)
             }
-            "Identity" => return self.map(node, 0),
-            "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" => return self.view(node),
             _ => {
                 return Err(BuildError::Operator {
                     path: self.graph.path().to_path_buf(),
@@ -343,8 +349,11 @@ impl Compiler<'_> {
         }
     }
 
-    /// A node that only adds or takes axes of length one.
+    /// A node that only passes its input on, or adds or takes axes of length one.
     fn view(&self, node: Node<'_>) -> Result<TensorId> {
+        if node.op() == "Identity" {
+            return self.map(node, 0);
+        }
         let (from, to) = (node.need_input(0)?, node.need_output()?);
         let long = |value: &str| -> Option<Vec<usize>> {
             let dims = self.shapes.get(value)?;
@@ -360,6 +369,14 @@ impl Compiler<'_> {
                 ))
             })
     }
+}
+
+/// Whether a node makes no map of its own.
+fn is_view(node: Node<'_>) -> bool {
+    matches!(
+        node.op(),
+        "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten"
+    )
 }
 
 fn refused(graph: &Graph, source: EngineError) -> BuildError {

@@ -144,8 +144,12 @@ impl Folder {
         Ok(compile::cpu(&self.rpn.graph)?)
     }
 
-    /// Folded nodes of both networks, a line each, for manifests and reports.
+    /// Folded nodes of both networks and rewritten ones, a line each, for manifests and reports.
     pub fn steps(&self) -> Vec<String> {
+        let rewritten = &self.rpn.rewritten;
+        let rewritten = rewritten
+            .iter()
+            .map(|n| format!("rewrote {n} as a 1x1 Conv"));
         [&self.pfe.fused, &self.rpn.fused]
             .into_iter()
             .flat_map(|report| {
@@ -159,6 +163,7 @@ impl Folder {
                     .map(|k| format!("kept {}: {}", k.node, k.reason));
                 fused.chain(kept)
             })
+            .chain(rewritten)
             .collect()
     }
 

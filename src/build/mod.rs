@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! pts_voxel_encoder.onnx ────── import::read_pfe ─── Pfn (weights of a runtime stage)
-//! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse ─ compile::cpu ─ engine payload
+//! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse, deconv ─ compile::cpu ─ engine payload
 //! ```
 //!
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+pub mod calibrate;
 pub mod compile;
+pub mod deconv;
 pub mod folder;
 pub mod fuse;
 pub mod hash;

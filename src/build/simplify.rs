@@ -1,7 +1,7 @@
 //! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes and
 //! rearranged constants become initializers; Identity, Dropout, Cast to the type that a value has,
-//! Concat of one value, and Transposes that undo each other go; zero Pads go into the convolutions
-//! behind them.
+//! Concat of one value, and Casts and Transposes that undo each other go; zero Pads go into the
+//! convolutions behind them. Casts through a narrower type stay: they round.
 
 use std::collections::{HashMap, HashSet};
 
@@ -141,7 +141,7 @@ fn drop_copies(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     let mut renames = Renames::default();
     let mut dropped = HashSet::new();
     for node in graph.nodes() {
-        let Some(source) = copied(graph, node, &types)? else {
+        let Some(source) = copied(graph, node, &types, &renames)? else {
             continue;
         };
         let output = node.need_output()?;
@@ -174,9 +174,14 @@ fn copied<'a>(
     graph: &'a Graph,
     node: Node<'a>,
     types: &HashMap<String, i32>,
+    renames: &Renames,
 ) -> Result<Option<&'a str>> {
     let Some(input) = node.input(0) else {
         return Ok(None);
+    };
+    let maker = |value: &str| {
+        let source = renames.copies.get(value).map_or(value, String::as_str);
+        graph.producer(source)
     };
     Ok(match node.op() {
         "Identity" => Some(input),
@@ -191,9 +196,19 @@ fn copied<'a>(
         }
         "Cast" => {
             let to = node.int("to", 0)?;
-            (types.get(input).copied().map(i64::from) == Some(to)).then_some(input)
+            let has = |value: &str| types.get(value).copied();
+            let back = |value: &str| has(value).map(i64::from) == Some(to);
+            match maker(input) {
+                _ if back(input) => Some(input),
+                // There and back again, through a type that holds every value.
+                Some(first) if first.op() == "Cast" => first.input(0).filter(|source| {
+                    let through = has(source).zip(has(input));
+                    back(source) && through.is_some_and(|(from, to)| element::holds(from, to))
+                }),
+                _ => None,
+            }
         }
-        "Transpose" => match graph.producer(input) {
+        "Transpose" => match maker(input) {
             Some(first) if first.op() == "Transpose" => {
                 let (Some(p), Some(q)) = (first.ints("perm")?, node.ints("perm")?) else {
                     return Ok(None);
@@ -359,6 +374,35 @@ mod tests {
         let nodes = vec![cast, node("Dropout", &["a", "", "t"], "out")];
         let mut graph = graph(nodes, vec![training]);
         assert!(simplify(&mut graph).unwrap().is_empty());
+    }
+
+    #[test]
+    fn casts_there_and_back_go_where_nothing_is_lost() {
+        for (through, folded) in [
+            (element::DOUBLE, true),
+            (element::FLOAT16, false),
+            (element::BFLOAT16, false),
+            (element::INT64, false),
+        ] {
+            let cast = |from: &str, to: &str, element: i32| {
+                let mut cast = node("Cast", &[from], to);
+                int(&mut cast, "to", element.into());
+                cast
+            };
+            let nodes = vec![
+                cast("x", "a", through),
+                node("Identity", &["a"], "b"),
+                cast("b", "c", element::FLOAT),
+                node("Relu", &["c"], "out"),
+            ];
+            let mut graph = graph(nodes, vec![]);
+            simplify(&mut graph).unwrap();
+            let expected: &[&str] = match folded {
+                true => &["Relu"],
+                false => &["Cast", "Cast", "Relu"],
+            };
+            assert_eq!(ops(&graph), expected, "{}", element::name(through));
+        }
     }
 
     #[test]

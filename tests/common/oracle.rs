@@ -31,6 +31,7 @@ pub(crate) fn script(arguments: &[&str]) -> bool {
     let output = output.expect("the interpreter of CENTERPOINT_PYTHON runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
+    print!("{}", String::from_utf8_lossy(&output.stdout));
     true
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use centerpoint::build::compile;
+use centerpoint::build::deconv;
 use centerpoint::build::fuse::{FuseReport, fuse};
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::GraphProto;
@@ -62,7 +63,7 @@ fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
     worst
 }
 
-/// The graph as it is, and fused; with the batch axis fixed.
+/// The graph as it is, and fused with its deconvolutions rewritten; with the batch axis fixed.
 fn graphs(case: &oracle::Case) -> (Graph, Graph, FuseReport) {
     let mut graph = Graph::read(&case.model).unwrap();
     graph
@@ -75,6 +76,7 @@ fn graphs(case: &oracle::Case) -> (Graph, Graph, FuseReport) {
         .unwrap();
     let mut fused = graph.clone();
     let report = fuse(&mut fused, &[]).unwrap();
+    deconv::rewrite(&mut fused).unwrap();
     (graph, fused, report)
 }
 
@@ -91,6 +93,9 @@ fn networks_give_onnx_runtimes_results() {
         let (a, b) = (difference(&plain, case), difference(&fused, case));
         println!("{}: {a:.1e} unfused, {b:.1e} fused", case.name);
         assert!(a <= 1e-4 && b <= 1e-4, "{}", case.name);
+        let transposed = fused.nodes().filter(|n| n.op() == "ConvTranspose").count();
+        let stay = ["deconv_3x3", "deconv_valid"].contains(&case.name.as_str());
+        assert_eq!(transposed, usize::from(stay), "{}", case.name);
         let norms = |g: &Graph| g.nodes().filter(|n| n.op() == "BatchNormalization").count();
         assert_eq!(norms(&fused), report.kept.len(), "{}", case.name);
         let stay = ["bn_alone", "conv_used_twice"].contains(&case.name.as_str());

@@ -3,6 +3,8 @@
 //! (`tests/memory_*.rs`), since the counter is the process's.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../common/bev.rs"]
+mod bev;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../common/engine_net.rs"]
@@ -12,9 +14,12 @@ mod engine_net;
 mod frames;
 #[path = "../common/nets.rs"]
 mod nets;
+#[path = "../common/npz.rs"]
+mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
 
+mod calibration;
 mod cli;
 mod compile;
 mod demo;
@@ -27,6 +32,7 @@ mod output;
 mod pfn_golden;
 mod plan;
 mod points;
+mod quantize;
 mod stages;
 mod sweeps;
 mod synth;

@@ -188,3 +188,70 @@ fn a_shared_weight_is_copied() {
         .collect();
     assert_eq!(weights, [2.0, 1.0]);
 }
+
+/// As torch exports a grouped ConvTranspose with several input channels per group: each input
+/// channel's row holds the output channels of its own group only.
+#[test]
+fn grouped_conv_transpose_takes_the_factors_of_its_groups_channels() {
+    // Four input channels, two groups, two output channels per group, two taps.
+    let mut tensors = vec![
+        from_floats("u.weight", &[4, 2, 1, 2], &[1.0; 16]),
+        from_floats("u.bias", &[4], &[1.0; 4]),
+    ];
+    tensors.extend(norm("n", &[1.0, 2.0, 3.0, 4.0], &[0.0, 0.5, 0.0, 0.25]));
+    let mut up = node("ConvTranspose", &["x", "u.weight", "u.bias"], "y");
+    int(&mut up, "group", 2);
+    let mut graph = graph(vec![up, bn("n", "y", "out")], tensors);
+    let report = fuse(&mut graph, &[]).unwrap();
+    assert_eq!((report.fused.len(), report.kept.len()), (1, 0));
+    let (first, second) = ([1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0]);
+    let expected = [first, first, second, second].concat();
+    assert_eq!(data(&graph, "u.weight"), expected);
+    assert_eq!(data(&graph, "u.bias"), [1.0, 2.5, 3.0, 4.25]);
+}
+
+/// A ConvTranspose of 256 channels to 128, whose weight begins with the 256: dimension 1 is scaled,
+/// and a norm of 256 channels is no partner ("The size of tensor a (256) must match…" elsewhere).
+#[test]
+fn a_deconvolution_is_matched_by_its_output_channels() {
+    for (channels, fused) in [(128, true), (256, false)] {
+        let mut tensors = vec![from_floats(
+            "u.weight",
+            &[256, 128, 1, 1],
+            &vec![1.0; 256 * 128],
+        )];
+        tensors.extend(norm("n", &vec![2.0; channels], &vec![0.0; channels]));
+        let up = node("ConvTranspose", &["x", "u.weight"], "y");
+        let mut graph = graph(vec![up, bn("n", "y", "out")], tensors);
+        let report = fuse(&mut graph, &[]).unwrap();
+        assert_eq!(report.fused.len(), usize::from(fused));
+        assert_eq!(
+            data(&graph, "u.weight"),
+            vec![if fused { 2.0 } else { 1.0 }; 256 * 128]
+        );
+        if let [kept] = &report.kept[..] {
+            let reason = "it has 256 channels, the node before it makes 128";
+            assert_eq!(kept.reason, reason);
+        }
+    }
+}
+
+/// In a PFN the norm's channels are axis 1 only behind the Transpose; one that puts the points there
+/// must not be taken for it, even where the numbers agree.
+#[test]
+fn a_transpose_that_does_not_bring_the_last_axis_to_1_is_no_way_to_the_product() {
+    let mut tensors = vec![from_floats("w", &[3, 2], &[1.0; 6])];
+    tensors.extend(norm("n", &[2.0, 3.0], &[0.5, 1.0]));
+    let mut there = node("Transpose", &["y"], "t");
+    ints(&mut there, "perm", &[2, 1, 0]);
+    let nodes = vec![node("MatMul", &["x", "w"], "y"), there, bn("n", "t", "out")];
+    let mut graph = graph(nodes, tensors);
+    let report = fuse(&mut graph, &[]).unwrap();
+    assert!(report.fused.is_empty());
+    let reason = &report.kept[0].reason;
+    assert!(
+        reason.contains("(MatMul), which cannot take it"),
+        "{reason}"
+    );
+    assert_eq!(data(&graph, "w"), [1.0; 6]);
+}

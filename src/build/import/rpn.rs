@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::outputs::{self, Matching};
+use crate::build::deconv;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::graph::Value;
 use crate::build::onnx::proto::{
@@ -18,7 +19,8 @@ use crate::model::Model;
 /// A network as it was found in a file.
 #[derive(Clone, Debug)]
 pub struct Rpn {
-    /// The graph: fused, all sizes fixed, its outputs those of the description, in its order.
+    /// The graph: fused, deconvolutions rewritten, all sizes fixed, its outputs those of the
+    /// description, in its order.
     pub graph: Graph,
     /// How the outputs were told apart.
     pub matching: Matching,
@@ -26,6 +28,8 @@ pub struct Rpn {
     pub unused: Vec<String>,
     /// What was folded.
     pub fused: FuseReport,
+    /// Deconvolutions that are 1×1 convolutions now, as text.
+    pub rewritten: Vec<String>,
 }
 
 /// Reads the network in the ONNX file at `path`, which must fit `model`: one input of the BEV map's
@@ -41,6 +45,7 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
     let input = input(&graph, dims)?;
     let fused = fuse(&mut graph, &[(&input, &dims)])?;
+    let rewritten = deconv::rewrite(&mut graph)?;
     let shapes = Shapes::infer(&graph, &[(&input, &dims)])?;
     let channels = |name: &str| match shapes.get(name) {
         Some(&[1, c, _, _]) => Some(c),
@@ -91,6 +96,7 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
         matching,
         unused,
         fused,
+        rewritten,
     })
 }
 

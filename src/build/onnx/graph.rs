@@ -82,12 +82,10 @@ impl Graph {
             .graph
             .take()
             .ok_or_else(|| BuildError::graph(path, "the file holds no graph"))?;
-        let standard =
-            |domain: &Option<String>| matches!(domain.as_deref(), None | Some("" | "ai.onnx"));
         let opset = model
             .opset_import
             .iter()
-            .find(|set| standard(&set.domain))
+            .find(|set| is_standard(&set.domain))
             .and_then(|set| set.version)
             .ok_or_else(|| BuildError::graph(path, "it imports no standard operator set"))?;
         if !OPSETS.contains(&opset) {
@@ -135,6 +133,19 @@ impl Graph {
     /// Version of the standard operator set.
     pub fn opset(&self) -> i64 {
         self.opset
+    }
+
+    /// Makes the file import version `opset` of the standard operator set, and have at least this IR
+    /// version. Whether the nodes mean the same then is for [`super::opset`] to check.
+    pub(super) fn set_versions(&mut self, opset: i64, ir_version: i64) {
+        self.opset = opset;
+        for set in &mut self.head.opset_import {
+            if is_standard(&set.domain) {
+                set.version = Some(opset);
+            }
+        }
+        let ir = &mut self.head.ir_version;
+        *ir = Some(ir.unwrap_or_default().max(ir_version));
     }
 
     /// The graph's messages.
@@ -442,6 +453,11 @@ impl Index {
             None => Ok(order),
         }
     }
+}
+
+/// Whether an operator set's domain is that of the standard.
+fn is_standard(domain: &Option<String>) -> bool {
+    matches!(domain.as_deref(), None | Some("" | "ai.onnx"))
 }
 
 /// What a Constant node makes, in any of the forms that the operator has.

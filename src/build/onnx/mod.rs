@@ -8,12 +8,16 @@
 //! | [`tensor`] | constant tensors as vectors |
 //! | [`node`] | a node's attributes and description |
 //! | [`graph`] | a checked graph: who makes and who uses each value; edits |
+//! | `make` | nodes and attributes for edits |
+//! | [`opset`] | raising the version of the operator set |
 //! | [`window`] | kernel, stride and padding of convolutions |
 //! | [`shapes`], `values` | shapes of all values; small integer constants on the way to them |
 
 mod file;
 pub mod graph;
+pub(crate) mod make;
 pub mod node;
+pub mod opset;
 pub mod proto;
 mod scan;
 pub mod shapes;

@@ -32,6 +32,17 @@ pub mod element {
     /// Upper half of a 32-bit float.
     pub const BFLOAT16: i32 = 16;
 
+    /// Whether elements of type `to` can hold every value of type `from`.
+    pub fn holds(from: i32, to: i32) -> bool {
+        let held_by: &[i32] = match from {
+            FLOAT16 | BFLOAT16 => &[FLOAT, DOUBLE],
+            FLOAT | INT32 => &[DOUBLE],
+            INT8 | UINT8 => &[INT32, INT64, FLOAT16, BFLOAT16, FLOAT, DOUBLE],
+            _ => &[],
+        };
+        from == to || held_by.contains(&to)
+    }
+
     /// ONNX's name of an element type, for messages.
     pub fn name(element: i32) -> String {
         match element {

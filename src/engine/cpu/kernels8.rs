@@ -532,3 +532,6 @@ unsafe fn finish_one(row: &mut Row8<'_>, step: usize, channel: usize, total: i32
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,8 +118,7 @@ impl Order<'_> {
         narrow: usize,
         weight: impl Fn(usize, usize, &Tap) -> T,
     ) -> Vec<T> {
-        let groups = self.conv.groups;
-        let group_in = self.channels / groups;
+        let group_in = self.channels / self.conv.groups;
         let weight = |c: Option<usize>, i: usize, tap: &Tap| match c {
             Some(c) if i < group_in => weight(c, i, tap),
             _ => T::default(),

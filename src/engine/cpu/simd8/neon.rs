@@ -74,21 +74,22 @@ impl<const N: usize> Sums for Dot<N> {
 
     #[inline(always)]
     unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
-        Self(std::array::from_fn(|i| {
-            let mut sums = self.0[i];
+        let mut sums = self.0;
+        // A loop, because a closure would not have this function's instruction set.
+        for i in 0..N {
             // The intrinsic, `vdotq_s32`, is not stable.
             // SAFETY: as above; the instruction has no effects but its result.
             unsafe {
                 asm!(
                     "sdot {sums:v}.4s, {x:v}.16b, {w:v}.16b",
-                    sums = inout(vreg) sums,
+                    sums = inout(vreg) sums[i],
                     x = in(vreg) x[i],
                     w = in(vreg) w[i],
                     options(pure, nomem, nostack, preserves_flags),
                 );
             }
-            sums
-        }))
+        }
+        Self(sums)
     }
 
     #[inline(always)]

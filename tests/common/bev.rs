@@ -1,0 +1,46 @@
+//! The BEV map that the demo model's network sees of a frame.
+#![allow(dead_code)] // Each test binary uses its part.
+
+use std::path::Path;
+
+use centerpoint::build::folder::Folder;
+use centerpoint::features::{Features, features};
+use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::points::{Layout, ReadOptions, read};
+use centerpoint::threads::Pool;
+
+/// The dense map `[C, H, W]` of `frame`, by the runtime's stages.
+pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {
+    let (model, pfn) = (&folder.model, &folder.pfe.pfn);
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::new(&model.points.columns).unwrap(),
+    };
+    let cloud = read(frame, &options).unwrap();
+    let mut points = Vec::new();
+    let columns = &model.points.columns;
+    let selected = cloud.select(columns, model.points.intensity_scale, &mut points);
+    let points = selected.unwrap().points;
+    let mut pillars = Pillars::new(&model.grid);
+    voxelize(points, columns.len(), &model.grid, &mut pillars);
+    let pool = Pool::new(1);
+    let mut values = Features::new(model, pfn, 1).unwrap();
+    features(
+        points,
+        columns.len(),
+        &pillars,
+        &model.grid,
+        &pool,
+        &mut values,
+    );
+    let area = model.grid.nx * model.grid.ny;
+    let channels = model.bev_channels();
+    let mut map = vec![0.0; channels * area];
+    let rows = values.values().chunks_exact(channels);
+    for (&cell, row) in pillars.cells().iter().zip(rows) {
+        for (c, value) in row.iter().enumerate() {
+            map[c * area + cell as usize] = *value;
+        }
+    }
+    map
+}
