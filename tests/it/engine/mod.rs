@@ -495,7 +495,9 @@ fn a_program_with_any_number_changed_is_refused_or_runs() {
     // Every number of the program in turn becomes each of several others; whatever loads must run.
     let mut tried = 0;
     let mut refused = 0;
-    for (_, net) in combined_nets() {
+    let quantized = [3, 20].map(|seed| quantized::random_net(seed).net);
+    let nets = combined_nets().into_iter().map(|(_, net)| net);
+    for net in nets.chain(quantized) {
         let payload = net.payload().unwrap();
         let json = serde_json::to_value(&payload.program).unwrap();
         let count = numbers(&mut json.clone()).len();
