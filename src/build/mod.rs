@@ -23,6 +23,7 @@ mod runner;
 pub mod sensitivity;
 pub mod simplify;
 pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 

@@ -83,7 +83,8 @@ impl<'a> Network<'a> {
         let quantized = make(source.placement)?;
         let weights = quantized.quantizers.iter();
         let weights = weights.filter(|q| q.kind == Kind::Weight);
-        let int8: Vec<&str> = weights.filter_map(|q| q.layer.as_deref()).collect();
+        let int8 = weights.flat_map(|q| q.readers.iter().map(String::as_str));
+        let int8: Vec<&str> = int8.collect();
         let program = compile::cpu(source.graph)?.program;
         let (layers, nodes) = describe(source.graph, &program, &int8)?;
         if layers.is_empty() {
@@ -268,9 +269,19 @@ impl<'a> Boxes<'a> {
     fn detect(&mut self, frame: &Path, engine: &impl Engine, pool: &Pool) {
         self.decoder.clear();
         for (task, outputs) in self.model.head.tasks.iter().enumerate() {
-            let maps = outputs.outputs.each_ref().map(|name| position(engine, name));
+            let maps = outputs
+                .outputs
+                .each_ref()
+                .map(|name| position(engine, name));
             // Reading the model folder has checked that all are there.
-            let [Some(heatmap), Some(reg), Some(height), Some(dim), Some(rot), Some(vel)] = maps
+            let [
+                Some(heatmap),
+                Some(reg),
+                Some(height),
+                Some(dim),
+                Some(rot),
+                Some(vel),
+            ] = maps
             else {
                 continue;
             };
