@@ -10,14 +10,20 @@
 mod affine;
 pub mod calibrate;
 pub mod compile;
+pub mod config;
 pub mod deconv;
+pub mod equalize;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod quantize;
+mod runner;
+pub mod sensitivity;
 pub mod simplify;
+pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 
@@ -141,6 +147,9 @@ pub enum BuildError {
         /// What the calibration says.
         amax: f32,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {

@@ -17,12 +17,14 @@
 mod glob;
 mod insert;
 mod placement;
+mod read;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use placement::{Layer, Placement, layer_name, layers};
+pub use read::{Pairs, read};
 
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};
