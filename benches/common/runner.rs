@@ -73,7 +73,7 @@ impl Runner {
             about: String::new(),
             libraries: f64::NAN,
         };
-        let line = runner.answer()?;
+        let line = runner.answer().with_context(|| format!("{command:?}"))?;
         let Some((libraries, about)) = line
             .strip_prefix("ready ")
             .and_then(|rest| rest.split_once(' '))
@@ -155,11 +155,7 @@ impl Runner {
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        anyhow::ensure!(
-            !line.is_empty(),
-            "the process of {:?} has ended",
-            self.about
-        );
+        anyhow::ensure!(!line.is_empty(), "the process has ended {}", self.about);
         Ok(line.trim_end().to_owned())
     }
 }

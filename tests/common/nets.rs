@@ -33,15 +33,6 @@ pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     }
 }
 
-pub(crate) fn int(name: &str, i: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(2),
-        i: Some(i),
-        ..Default::default()
-    }
-}
-
 pub(crate) fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
     let axis = |&n: &i64| DimensionProto {
         dim_value: Some(n),
