@@ -186,9 +186,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Writes the inputs and the network's forms; gives a line about each input.
-///
-/// Both inputs calibrate, whichever is measured: the network is the same in all tables.
+/// Writes the inputs and the network's forms; gives a line about each input. The real one calibrates,
+/// whichever is measured: the network is the same in all tables.
 fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[String; 2]> {
     let (model, pfn) = (&network.model, &network.pfn);
     let cells = model.grid.cells();
@@ -205,7 +204,7 @@ fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[Stri
         std::fs::write(folder.join(input.file()), bytes)?;
     }
 
-    let quantized = network.quantized(&[&dense, &real])?;
+    let quantized = network.quantized(&real)?;
     let (s8, u8) = (folder.join("s8.onnx"), folder.join("u8.onnx"));
     network.write_plan(&network.graph, &folder.join("fp32.plan"))?;
     network.write_plan(&quantized, &folder.join("int8.plan"))?;

@@ -16,8 +16,8 @@ use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
 use centerpoint::build::onnx::tensor::from_floats;
 use centerpoint::build::quantize::{self, Placement};
 use centerpoint::build::{compile, deconv};
-use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::engine::{Engine, MapView};
 use centerpoint::features::Pfn;
 use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::plan::{self, Contents, Manifest, Target};
@@ -83,36 +83,23 @@ impl Network {
     }
 
     /// The same with quantised activations and weights in every layer, deconvolutions as 1×1
-    /// convolutions; the largest absolute values on `inputs` (NCHW) are the ranges.
-    pub(crate) fn quantized(&self, inputs: &[&[f32]]) -> Result<Graph> {
-        let placement = Placement {
-            first_layer: true,
-            heads: true,
-            deconvolutions: true,
-            ..Placement::default()
-        };
+    /// convolutions; the largest absolute values on `input` (NCHW) are the ranges.
+    pub(crate) fn quantized(&self, input: &[f32]) -> Result<Graph> {
         let mut graph = self.graph.clone();
         deconv::rewrite(&mut graph)?;
         let payload = compile::cpu(&graph)?;
-        let pool = Arc::new(Pool::new(0));
-        let weights = Arc::new(payload.weights);
+        let (pool, weights) = (Arc::new(Pool::new(0)), Arc::new(payload.weights));
         let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
-        let mut amax = BTreeMap::new();
-        for input in inputs {
-            set_input(&mut engine, input);
-            engine.run_with(&mut |name, view| {
-                let range: &mut f32 = amax.entry(name.to_owned()).or_default();
-                let layout = view.layout;
-                for (y, x) in
-                    (0..layout.height).flat_map(|y| (0..layout.width).map(move |x| (y, x)))
-                {
-                    for c in 0..layout.channels {
-                        *range = range.max(view.data[layout.index(c, y, x)].abs());
-                    }
-                }
-            })?;
+        let mut view = engine.input_mut();
+        let (height, width) = (view.layout.height, view.layout.width);
+        for (i, value) in input.iter().enumerate() {
+            view.set(i / (height * width), i / width % height, i % width, *value);
         }
-        Ok(quantize::quantize(&graph, &amax, &placement)?.graph)
+        let mut amax = BTreeMap::new();
+        engine.run_with(&mut |name, view| {
+            amax.insert(name.to_owned(), largest(view));
+        })?;
+        Ok(quantize::quantize(&graph, &amax, &Placement::default())?.graph)
     }
 
     /// Multiply-adds of one run.
@@ -143,12 +130,18 @@ impl Network {
     }
 }
 
-fn set_input(engine: &mut CpuEngine, values: &[f32]) {
-    let mut view = engine.input_mut();
-    let (height, width) = (view.layout.height, view.layout.width);
-    for (i, value) in values.iter().enumerate() {
-        view.set(i / (height * width), i / width % height, i % width, *value);
+/// The largest absolute value of a map.
+fn largest(view: MapView<'_>) -> f32 {
+    let layout = view.layout;
+    let mut largest = 0.0f32;
+    for y in 0..layout.height {
+        for x in 0..layout.width {
+            for c in 0..layout.channels {
+                largest = largest.max(view.data[layout.index(c, y, x)].abs());
+            }
+        }
     }
+    largest
 }
 
 /// Nodes and weights of a network that is being made.
