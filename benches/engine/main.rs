@@ -55,6 +55,9 @@ struct Args {
     /// Be the measured process that runs this plan.
     #[arg(long, hide = true, value_name = "PLAN")]
     serve: Option<PathBuf>,
+    /// With `--serve`: compute what is empty too.
+    #[arg(long, hide = true)]
+    no_skipping: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -79,8 +82,12 @@ enum Input {
 enum Engine {
     /// This project's, FP32.
     Fp32,
+    /// This project's, FP32, without skipping what is empty.
+    Fp32Full,
     /// This project's, INT8.
     Int8,
+    /// This project's, INT8, without skipping what is empty.
+    Int8Full,
     /// ONNX Runtime, FP32.
     OrtFp32,
     /// ONNX Runtime, INT8 in its fastest form: unsigned codes, clipped to 127.
@@ -99,7 +106,9 @@ impl Engine {
     fn name(self) -> &'static str {
         match self {
             Engine::Fp32 => "ours FP32",
+            Engine::Fp32Full => "ours FP32, no skipping",
             Engine::Int8 => "ours INT8",
+            Engine::Int8Full => "ours INT8, no skipping",
             Engine::OrtFp32 => "ONNX Runtime FP32",
             Engine::OrtInt8 => "ONNX Runtime INT8 u8+Clip",
             Engine::OrtSigned => "ONNX Runtime INT8 s8",
@@ -112,7 +121,7 @@ impl Engine {
     /// The engine's name in `run_engine.py`; `None` is ours.
     fn python(self) -> Option<&'static str> {
         match self {
-            Engine::Fp32 | Engine::Int8 => None,
+            Engine::Fp32 | Engine::Fp32Full | Engine::Int8 | Engine::Int8Full => None,
             Engine::OrtFp32 | Engine::OrtInt8 | Engine::OrtSigned => Some("onnxruntime"),
             Engine::OvFp32 | Engine::OvInt8 | Engine::OvSigned => Some("openvino"),
         }
@@ -121,8 +130,8 @@ impl Engine {
     /// The form of the network, a file in the folder.
     fn file(self) -> &'static str {
         match self {
-            Engine::Fp32 => "fp32.plan",
-            Engine::Int8 => "int8.plan",
+            Engine::Fp32 | Engine::Fp32Full => "fp32.plan",
+            Engine::Int8 | Engine::Int8Full => "int8.plan",
             Engine::OrtFp32 | Engine::OvFp32 => "fp32.onnx",
             Engine::OrtInt8 | Engine::OvInt8 => "u8.onnx",
             Engine::OrtSigned | Engine::OvSigned => "s8.onnx",
@@ -132,7 +141,7 @@ impl Engine {
     /// Ours of the same precision.
     fn ours(self) -> Engine {
         match self {
-            Engine::Fp32 | Engine::OrtFp32 | Engine::OvFp32 => Engine::Fp32,
+            Engine::Fp32 | Engine::Fp32Full | Engine::OrtFp32 | Engine::OvFp32 => Engine::Fp32,
             _ => Engine::Int8,
         }
     }
@@ -150,7 +159,7 @@ impl Input {
 fn main() -> Result<()> {
     let mut args = Args::parse();
     if let Some(plan) = &args.serve {
-        return ours::serve(plan, args.threads[0]);
+        return ours::serve(plan, args.threads[0], !args.no_skipping);
     }
     let mut python = runner::python();
     if !args.bench {
@@ -243,7 +252,11 @@ fn measure(
             _ => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("--serve").arg(folder.join(engine.file()));
-                Runner::start(command.args(["--threads", &threads.to_string()]))?
+                command.args(["--threads", &threads.to_string()]);
+                if matches!(engine, Engine::Fp32Full | Engine::Int8Full) {
+                    command.arg("--no-skipping");
+                }
+                Runner::start(&mut command)?
             }
         };
         match runner {

@@ -13,13 +13,17 @@ use centerpoint::threads::Pool;
 use crate::runner::{self, Served};
 
 /// Serves the network of a plan, its weights mapped into memory as in `cp-infer`.
-pub(crate) fn serve(plan: &Path, threads: usize) -> Result<()> {
+pub(crate) fn serve(plan: &Path, threads: usize, skip_empty: bool) -> Result<()> {
+    let options = Options {
+        skip_empty: Some(skip_empty),
+        ..Options::default()
+    };
     runner::serve(|| {
         let plan = Plan::open(plan)?;
         let program = Program::from_json(plan.section("program")?.as_ref())?;
         let weights = Arc::new(plan.section("weights")?);
         let pool = Arc::new(Pool::new(threads));
-        let engine = CpuEngine::new(program, weights, pool, &Options::default())?;
+        let engine = CpuEngine::new(program, weights, pool, &options)?;
         let about = format!("this engine, {}", engine.isa().name());
         Ok((Ours(engine), about))
     })
