@@ -8,15 +8,17 @@
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+pub mod calibrate;
 pub mod compile;
 pub mod config;
-pub mod equalize;
 pub mod deconv;
+pub mod equalize;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+pub mod quantize;
 mod runner;
 pub mod simplify;
 pub mod sqnr;
@@ -118,6 +120,34 @@ pub enum BuildError {
     /// A configuration that cannot be used.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// A calibration lacks ranges of tensors that are to be quantised.
+    #[error(
+        "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \
+         belongs to another network, calibrate this one"
+    )]
+    NoRange {
+        /// The network's file.
+        path: PathBuf,
+        /// Number of tensors without a range.
+        missing: usize,
+        /// Number of tensors that need one.
+        needed: usize,
+        /// The first of those that have none.
+        tensors: String,
+    },
+    /// A calibrated range is no range.
+    #[error(
+        "{path}: the range of tensor \"{tensor}\" is {amax}, expected a finite number of at least 0; \
+         calibrate again, on frames whose values are finite"
+    )]
+    BadRange {
+        /// The network's file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the calibration says.
+        amax: f32,
+    },
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {

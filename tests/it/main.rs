@@ -14,9 +14,12 @@ mod engine_net;
 mod frames;
 #[path = "../common/nets.rs"]
 mod nets;
+#[path = "../common/npz.rs"]
+mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
 
+mod calibration;
 mod cli;
 mod compile;
 mod demo;

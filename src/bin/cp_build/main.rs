@@ -2,6 +2,7 @@
 //!
 //! Thin: each subcommand's file holds its arguments and prints its result; the work is in the library.
 
+mod amax;
 mod compile;
 mod eval;
 mod import;
@@ -33,6 +34,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
     Eval(eval::Args),
+    /// Print the range that a calibration method gives a raw tensor.
+    Amax(amax::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Compile(args) => compile::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Amax(args) => amax::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

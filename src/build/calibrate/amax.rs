@@ -1,0 +1,318 @@
+//! Methods: from a histogram to the amax that 127 stands for, and from an amax to codes.
+//!
+//! | method | amax |
+//! |---|---|
+//! | `max` | the greatest absolute value |
+//! | `mse` | the centre of the bin that gives the least mean squared error, over the bins' centres |
+//! | `entropy` | the edge with the least Kullback–Leibler divergence from 128 levels to the counts |
+//! | `percentile` | the lower edge of the bin in which this share of all values is reached |
+//!
+//! They are pytorch-quantization's, in f64. Candidates begin at bin 128: below, 8 bits have more levels
+//! than there are bins. A tensor of zeros has the amax 0 by every method.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::histogram::{Histogram, RangeError};
+
+/// First bin that can be the range.
+const FIRST: usize = 128;
+/// Levels of a code's absolute value.
+const LEVELS: usize = 128;
+/// Largest code.
+pub const MAX_CODE: f32 = 127.0;
+/// Greatest amax whose scale is 1: below, activations are as good as zero (pytorch-quantization's
+/// epsilon, 2⁻²⁴).
+pub const ZERO_AMAX: f32 = 1.0 / (1 << 24) as f32;
+
+/// How a range is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The greatest absolute value.
+    Max,
+    /// The least mean squared error.
+    Mse,
+    /// The least Kullback–Leibler divergence.
+    Entropy,
+    /// This share of the values in percent, 0 to 100.
+    Percentile(f64),
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Method::Max => f.write_str("max"),
+            Method::Mse => f.write_str("mse"),
+            Method::Entropy => f.write_str("entropy"),
+            Method::Percentile(percent) => write!(f, "percentile {percent}"),
+        }
+    }
+}
+
+/// The range that a method picked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Amax {
+    /// The absolute value that code 127 stands for.
+    pub amax: f32,
+    /// The bin that it came from: by its centre (`mse`) or its lower edge; the number of bins for the
+    /// upper edge of the last. `None` where it came from no bin.
+    pub bin: Option<usize>,
+}
+
+impl Histogram {
+    /// The range by `method`.
+    ///
+    /// # Errors
+    /// [`RangeError::Empty`] without values, [`RangeError::Percentile`] outside 0 to 100.
+    pub fn amax(&self, method: Method) -> Result<Amax, RangeError> {
+        if let Method::Percentile(percent) = method
+            && !(0.0..=100.0).contains(&percent)
+        {
+            return Err(RangeError::Percentile(percent));
+        }
+        if self.total() == 0 {
+            return Err(RangeError::Empty);
+        }
+        if method == Method::Max || self.max() == 0.0 {
+            return Ok(Amax {
+                amax: self.max(),
+                bin: None,
+            });
+        }
+        let (bin, amax) = match method {
+            Method::Mse => {
+                let bin = mse(self);
+                (bin, self.center(bin))
+            }
+            Method::Entropy => {
+                let bin = entropy(self);
+                (bin, self.edge(bin))
+            }
+            Method::Percentile(percent) => {
+                let bin = percentile(self, percent);
+                (bin, self.edge(bin))
+            }
+            Method::Max => (self.bins().len(), f64::from(self.max())),
+        };
+        Ok(Amax {
+            amax: amax as f32,
+            bin: Some(bin),
+        })
+    }
+}
+
+/// Bin whose centre as amax has the least sum of count · (fq(c) − c)² over the centres c; the first
+/// of equals.
+fn mse(histogram: &Histogram) -> usize {
+    let bins = histogram.bins();
+    let filled = bins.iter().enumerate().filter(|(_, n)| **n > 0);
+    let (centers, counts): (Vec<f64>, Vec<f64>) = filled
+        .map(|(bin, &n)| (histogram.center(bin), n as f64))
+        .unzip();
+    let mut best = (f64::INFINITY, FIRST);
+    for bin in FIRST..bins.len() {
+        let step = histogram.center(bin) / f64::from(MAX_CODE);
+        let errors = centers.iter().zip(&counts).map(|(&center, &count)| {
+            let error = fake_quantize(center, step) - center;
+            count * (error * error)
+        });
+        let sum = errors.sum::<f64>();
+        if sum < best.0 {
+            best = (sum, bin);
+        }
+    }
+    best.1
+}
+
+/// `clamp(rint(x / step), 127) · step` for x ≥ 0, half to even.
+fn fake_quantize(x: f64, step: f64) -> f64 {
+    /// Adding and subtracting it leaves no bits behind the point, rounded half to even. The standard
+    /// method calls a function on processors that were not asked for more.
+    const ROUND: f64 = 1.5 * (1_u64 << 52) as f64;
+    let code = (x / step).min(f64::from(MAX_CODE));
+    ((code + ROUND) - ROUND) * step
+}
+
+/// Number of bins whose clipping to 128 levels diverges the least from the counts; the last of equals.
+///
+/// The counts of the n first bins, the rest added to the last of them, are the distribution p. The
+/// filled bins of each of 128 levels, all with the mean of their level, are q. What is compared is
+/// Σ p·ln(p/q), here as sums over levels, each the difference of two running sums.
+fn entropy(histogram: &Histogram) -> usize {
+    let mut counts = histogram.bins().to_vec();
+    // The reference takes the second bin's count for the first's, which is full of zeros.
+    if let [zero, first, ..] = &mut counts[..] {
+        *zero = *first;
+    }
+    let filled = counts.iter().filter(|&&n| n > 0).count();
+    if filled <= 1 {
+        // Of one filled bin its lower edge, as the reference has it. None: all values are in the first.
+        return counts.iter().position(|&n| n > 0).unwrap_or(1);
+    }
+    let total: u64 = counts.iter().sum();
+    let plogp = |n: u64| n as f64 * (n.max(1) as f64).ln();
+    // Over the bins before each: counts, filled bins, n·ln n.
+    let mut before = vec![(0_u64, 0_u64, 0.0_f64)];
+    let mut sums = (0, 0, 0.0);
+    for &n in &counts {
+        sums = (sums.0 + n, sums.1 + u64::from(n > 0), sums.2 + plogp(n));
+        before.push(sums);
+    }
+
+    let mut best = (f64::INFINITY, counts.len());
+    for bins in FIRST..=counts.len() {
+        let (kept, _, _) = before[bins];
+        let last = counts[bins - 1];
+        let clipped = total - kept;
+        // Nothing to compare with, or values where q has none.
+        if kept == 0 || (last == 0 && clipped > 0) {
+            continue;
+        }
+        let mut sum = before[bins - 1].2 + plogp(last + clipped);
+        for level in 0..LEVELS {
+            // The bins with bin · 128 / bins in this level.
+            let from = (level * bins).div_ceil(LEVELS);
+            let to = ((level + 1) * bins).div_ceil(LEVELS);
+            let (n, filled) = (before[to].0 - before[from].0, before[to].1 - before[from].1);
+            if n > 0 {
+                let of_last = if to == bins { clipped } else { 0 };
+                sum -= (n + of_last) as f64 * (n as f64 / filled as f64).ln();
+            }
+        }
+        let divergence = sum / total as f64 + (kept as f64).ln() - (total as f64).ln();
+        if divergence <= best.0 {
+            best = (divergence, bins);
+        }
+    }
+    best.1
+}
+
+/// First bin up to which, itself included, `percent` of the values are; the number of bins where
+/// rounding keeps the sum below.
+fn percentile(histogram: &Histogram, percent: f64) -> usize {
+    let total = histogram.total() as f64;
+    let mut share = 0.0;
+    let reached = histogram.bins().iter().position(|&n| {
+        // A sum of quotients, as numpy's: another order of operations picks another bin at times.
+        share += n as f64 / total;
+        share >= percent / 100.0
+    });
+    reached.unwrap_or(histogram.bins().len())
+}
+
+/// The scale of an amax: a code's value is `code · scale`. An amax of 2⁻²⁴ or less has the scale 1, so
+/// that all codes are 0, for activations and for channels of weights.
+pub fn scale(amax: f32) -> f32 {
+    if amax > ZERO_AMAX {
+        amax / MAX_CODE
+    } else {
+        1.0
+    }
+}
+
+/// The code of a value as ONNX QuantizeLinear computes it for int8 and zero point 0: divided, rounded
+/// half to even, clamped to −128..=127. NaN gives 0.
+pub fn quantize(x: f32, scale: f32) -> i8 {
+    (x / scale).round_ties_even() as i8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(values: &[f32]) -> Histogram {
+        let mut histogram = Histogram::new(2048).unwrap();
+        histogram.add(values).unwrap();
+        histogram
+    }
+
+    /// Every step of the reference's loop, one bin after the other.
+    fn naive_entropy(histogram: &Histogram) -> usize {
+        let mut counts: Vec<f64> = histogram.bins().iter().map(|&n| n as f64).collect();
+        counts[0] = counts[1];
+        let mut best = (f64::INFINITY, 0);
+        for bins in 128..=counts.len() {
+            let mut levels = vec![(0.0, 0.0); 128];
+            for bin in 0..bins {
+                if counts[bin] > 0.0 {
+                    let level = &mut levels[bin * 128 / bins];
+                    *level = (level.0 + counts[bin], level.1 + 1.0);
+                }
+            }
+            let mut p = counts[..bins].to_vec();
+            p[bins - 1] += counts[bins..].iter().sum::<f64>();
+            let q = |bin: usize| match levels[bin * 128 / bins] {
+                (n, filled) if counts[bin] > 0.0 => n / filled,
+                _ => 0.0,
+            };
+            let (p_sum, q_sum): (f64, f64) = (p.iter().sum(), (0..bins).map(q).sum());
+            let terms = (0..bins).filter(|&bin| p[bin] > 0.0);
+            let divergence: f64 = terms
+                .map(|bin| p[bin] / p_sum * (p[bin] / p_sum / (q(bin) / q_sum)).ln())
+                .sum();
+            if divergence <= best.0 {
+                best = (divergence, bins);
+            }
+        }
+        best.1
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_plain_loop() {
+        for power in [1, 2, 3, 5] {
+            let values: Vec<f32> = (0..3000_u32)
+                .map(|i| ((i * 7919 % 3001) as f32 / 3001.0).powi(power) * 3.0)
+                .collect();
+            let histogram = histogram(&values);
+            let amax = histogram.amax(Method::Entropy).unwrap();
+            assert_eq!(amax.bin, Some(naive_entropy(&histogram)), "power {power}");
+        }
+    }
+
+    #[test]
+    fn entropy_does_not_clip_everything_away() {
+        // No value below half of the range: the reference would take the edge below all of them.
+        let values: Vec<f32> = (0..1000).map(|i| 0.5 + i as f32 / 2000.0).collect();
+        let amax = histogram(&values).amax(Method::Entropy).unwrap().amax;
+        assert!(amax > 0.75, "{amax}");
+    }
+
+    #[test]
+    fn zeros_have_no_range_and_nothing_has_no_amax() {
+        let zeros = histogram(&[0.0, -0.0]);
+        let empty = histogram(&[]);
+        for method in [
+            Method::Max,
+            Method::Mse,
+            Method::Entropy,
+            Method::Percentile(99.0),
+        ] {
+            let amax = zeros.amax(method).unwrap();
+            assert_eq!((amax.amax, amax.bin), (0.0, None), "{method}");
+            assert_eq!(scale(amax.amax), 1.0);
+            assert_eq!(empty.amax(method), Err(RangeError::Empty), "{method}");
+        }
+    }
+
+    #[test]
+    fn percentiles_are_percentages() {
+        for percent in [-1.0, 100.5, f64::NAN] {
+            let error = histogram(&[1.0]).amax(Method::Percentile(percent));
+            assert!(matches!(error, Err(RangeError::Percentile(_))), "{error:?}");
+        }
+        let half = histogram(&[1.0, 2.0, 3.0, 4.0]).amax(Method::Percentile(50.0));
+        assert_eq!(half.unwrap().bin, Some(1024));
+    }
+
+    #[test]
+    fn codes_round_half_to_even_and_saturate() {
+        let codes = [0.5, 1.5, -2.5, 126.5, 127.5, 1e30, -1e30, f32::NAN];
+        let codes = codes.map(|x| quantize(x, 1.0));
+        assert_eq!(codes, [0, 2, -2, 126, 127, 127, -128, 0]);
+        assert_eq!(scale(254.0), 2.0);
+        assert_eq!(scale(ZERO_AMAX), 1.0);
+        assert!(scale(ZERO_AMAX * 1.001) < 1e-8);
+    }
+}

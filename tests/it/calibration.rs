@@ -1,0 +1,374 @@
+//! Calibration against pytorch-quantization 2.2.1: histograms, ranges, codes, and `cp-build amax`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use centerpoint::build::calibrate::{
+    CalibrationError, Histogram, MAX_BINS, Method, RangeError, ZERO_AMAX, quantize, raw, scale,
+};
+use centerpoint::build::hash::sha256;
+use serde_json::Value;
+
+use crate::common::shared;
+use crate::npz::npy;
+
+/// Cases that the reference has wrong or not at all; here they have tests of their own.
+const DEGENERATE: [&str; 7] = [
+    "all_zeros",
+    "denormals",
+    "tiny_1e-9",
+    "near_f32_max",
+    "nan_in_batch",
+    "inf_in_batch",
+    "empty",
+];
+
+/// The cases by name, and the folder of their files.
+fn golden() -> Option<(BTreeMap<String, Value>, PathBuf)> {
+    let path = shared("golden/calibration/calibration.json")?;
+    // Python writes NaN, which is no JSON.
+    let text = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace(": NaN", ": null");
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let cases = serde_json::from_value(all["cases"].clone()).unwrap();
+    Some((cases, path.parent().unwrap().to_owned()))
+}
+
+fn batches(case: &Value) -> Vec<u64> {
+    serde_json::from_value(case["batches"].clone()).unwrap()
+}
+
+fn read(folder: &Path, case: &Value) -> Result<Histogram, CalibrationError> {
+    let file = folder.join(case["file"].as_str().unwrap());
+    raw::read(&file, &batches(case), 2048)
+}
+
+/// SHA-256 of the counts as little-endian i64.
+fn counts_sha256(histogram: &Histogram) -> String {
+    let bytes = histogram.bins().iter().flat_map(|n| n.to_le_bytes());
+    sha256(&bytes.collect::<Vec<u8>>())
+}
+
+#[test]
+fn ordinary_histograms_and_ranges_are_the_references() {
+    let Some((cases, folder)) = golden() else {
+        return;
+    };
+    let mut compared = 0;
+    for (name, case) in &cases {
+        if DEGENERATE.contains(&name.as_str()) {
+            continue;
+        }
+        let histogram = read(&folder, case).unwrap();
+        assert_eq!(
+            histogram.bins().len() as u64,
+            case["num_bins"].as_u64().unwrap(),
+            "{name}"
+        );
+        let total: u64 = histogram.bins().iter().sum();
+        assert_eq!(total, case["hist_total"].as_u64().unwrap(), "{name}");
+        let expected = case["hist_sha256"].as_str().unwrap();
+        assert_eq!(counts_sha256(&histogram), expected, "{name}");
+        let close = |found: f32, expected: &Value, what: &str| {
+            let expected = expected.as_f64().unwrap();
+            let difference = (f64::from(found) - expected).abs();
+            assert!(
+                difference <= 1e-6 * expected,
+                "{name} {what}: {found}, expected {expected}"
+            );
+        };
+        close(histogram.range(), &case["edge_last"], "range");
+        close(histogram.width(), &case["width"], "width");
+        let amax = |method| histogram.amax(method).unwrap();
+        assert_eq!(
+            f64::from(amax(Method::Max).amax),
+            case["max"].as_f64().unwrap()
+        );
+        for percent in ["99.9", "99.99", "100"] {
+            let found = amax(Method::Percentile(percent.parse().unwrap()));
+            close(found.amax, &case[format!("percentile_{percent}")], percent);
+        }
+        close(amax(Method::Entropy).amax, &case["entropy"], "entropy");
+        let (found, best) = (amax(Method::Mse), &case["mse_f64"]);
+        let equal = match &best["bins_within_1e-5_rel"] {
+            Value::Array(bins) => bins.clone(),
+            _ => vec![best["argmin_bin"].clone()],
+        };
+        let bin = found.bin.unwrap();
+        assert!(
+            equal.contains(&bin.into()),
+            "{name} mse: bin {bin} of {equal:?}"
+        );
+        if best["argmin_bin"] == bin {
+            close(found.amax, &best["amax"], "mse");
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, cases.len() - DEGENERATE.len());
+}
+
+#[test]
+fn degenerate_tensors_have_sane_ranges() {
+    let Some((cases, folder)) = golden() else {
+        return;
+    };
+    let all = [
+        Method::Max,
+        Method::Mse,
+        Method::Entropy,
+        Method::Percentile(100.0),
+    ];
+    for name in ["all_zeros", "denormals", "tiny_1e-9", "near_f32_max"] {
+        let histogram = read(&folder, &cases[name]).unwrap();
+        let max = cases[name]["max"].as_f64().unwrap();
+        assert_eq!(histogram.total(), 8192);
+        assert_eq!(f64::from(histogram.max()), max, "{name}");
+        for method in all {
+            let amax = histogram.amax(method).unwrap().amax;
+            // One value of huge size or many of tiny size: nothing may be clipped by much.
+            let least = if method == Method::Entropy { 0.8 } else { 0.98 };
+            let ratio = if max > 0.0 {
+                f64::from(amax) / max
+            } else {
+                1.0
+            };
+            assert!(
+                (least..=1.0).contains(&ratio),
+                "{name} {method}: {amax} of {max}"
+            );
+            let small = max <= f64::from(ZERO_AMAX);
+            assert_eq!(scale(amax) == 1.0, small, "{name} {method}");
+        }
+    }
+    let zeros = read(&folder, &cases["all_zeros"]).unwrap();
+    assert_eq!((zeros.bins()[0], zeros.range()), (8192, 0.0));
+    // The reference's own bins, where it has any.
+    for name in ["denormals", "tiny_1e-9"] {
+        let histogram = read(&folder, &cases[name]).unwrap();
+        let expected = cases[name]["hist_sha256"].as_str().unwrap();
+        assert_eq!(counts_sha256(&histogram), expected, "{name}");
+    }
+
+    let empty = read(&folder, &cases["empty"]).unwrap();
+    assert_eq!(empty.amax(Method::Mse), Err(RangeError::Empty));
+    for name in ["nan_in_batch", "inf_in_batch"] {
+        let file = folder.join(cases[name]["file"].as_str().unwrap());
+        let bytes = std::fs::read(&file).unwrap();
+        let values = bytes
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        let first = values.clone().position(|x| !x.is_finite()).unwrap();
+        let text = read(&folder, &cases[name]).unwrap_err().to_string();
+        let value = values.clone().nth(first).unwrap();
+        let expected = format!("value {first} is {value}");
+        assert!(
+            text.contains(&expected) && text.contains(name),
+            "{text}: {expected}"
+        );
+    }
+}
+
+/// Later batches that fit no bin of the first.
+#[test]
+fn ranges_grow_from_nothing_and_bins_stay_few() {
+    let mut histogram = Histogram::new(2048).unwrap();
+    for batch in [
+        &[0.0; 7][..],
+        &[1e-45, 0.0],
+        &[1e-30, 5e-31],
+        &[],
+        &[1.0, -0.25],
+        &[3.4e38, f32::MAX],
+    ] {
+        histogram.add(batch).unwrap();
+        let bins = histogram.bins();
+        assert!(bins.len() <= MAX_BINS, "{}", bins.len());
+        assert!(histogram.range() >= histogram.max());
+    }
+    assert_eq!(histogram.total(), 15);
+    assert_eq!(histogram.bins()[0], 13);
+    // The width doubled again and again, but half of the bins are always in use.
+    assert!(histogram.bins().len() > MAX_BINS / 2);
+    assert_eq!(histogram.amax(Method::Max).unwrap().amax, f32::MAX);
+
+    let before = histogram.clone();
+    let error = histogram.add(&[1.0, f32::NAN]).unwrap_err();
+    assert!(
+        matches!(error, RangeError::NotFinite { index: 1, .. }),
+        "{error}"
+    );
+    assert_eq!(histogram, before);
+    assert_eq!(Histogram::new(100), Err(RangeError::Bins(100)));
+}
+
+/// Merged bins hold what twice as wide bins would.
+#[test]
+fn merged_bins_keep_their_values() {
+    let low: Vec<f32> = (0..2048).map(|i| (i as f32 + 0.5) / 2048.0).collect();
+    let mut histogram = Histogram::new(2048).unwrap();
+    histogram.add(&low).unwrap();
+    histogram.add(&[15.99]).unwrap();
+    // 2048 bins of the width max/2048 up to 16 are more than 8192: two doublings.
+    let width = low[2047] / 2048.0 * 4.0;
+    assert_eq!(histogram.width(), width);
+    assert_eq!(histogram.bins()[..512].iter().sum::<u64>(), 2048);
+    assert!(histogram.bins()[..511].iter().all(|&n| n == 4));
+    assert_eq!(histogram.bins().iter().sum::<u64>(), 2049);
+}
+
+#[test]
+fn codes_are_those_of_the_golden_files() {
+    let (Some(npz), Some(text)) = (
+        shared("golden/calibration/fakequant_golden.npz"),
+        shared("golden/calibration/fakequant_golden.json"),
+    ) else {
+        return;
+    };
+    let npz = std::fs::read(npz).unwrap();
+    let cases: BTreeMap<String, Value> =
+        serde_json::from_str(&std::fs::read_to_string(text).unwrap()).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let bytes = npy(&npz, name);
+        let values = bytes.chunks_exact(4);
+        values
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+    let codes = |name: &str| -> Vec<i16> {
+        let bytes = npy(&npz, name);
+        let values = bytes.chunks_exact(2);
+        values
+            .map(|b| i16::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    };
+
+    // Activations.
+    let mut compared = 0;
+    for (name, case) in &cases {
+        let Some(stem) = name.strip_suffix("/narrow1") else {
+            continue;
+        };
+        let amax = case["amax"].as_f64().unwrap() as f32;
+        let step = scale(amax);
+        let values = floats(&format!("{stem}/x"));
+        let found = values.iter().map(|&x| i16::from(quantize(x, step)));
+        if amax > ZERO_AMAX {
+            assert_eq!(f64::from(step), case["onnx_scale"].as_f64().unwrap());
+            assert!(found.eq(codes(&format!("{stem}/q_onnx"))), "{stem}");
+        } else {
+            // Scale 1 gives 0 up to the amax. The reference gives 0 beyond it too, which
+            // QuantizeLinear cannot.
+            assert_eq!(step, 1.0);
+            let inside = values.iter().zip(found).filter(|(x, _)| x.abs() <= amax);
+            let inside: Vec<i16> = inside.map(|(_, code)| code).collect();
+            assert!(!inside.is_empty() && inside.iter().all(|&code| code == 0));
+            assert!(codes(&format!("{name}/q")).iter().all(|&code| code == 0));
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, 8);
+
+    // Weights per output channel: axis 0 of a Conv and a Gemm, axis 1 of a ConvTranspose.
+    for (name, channels, inner) in [
+        ("conv2d", 16, 72),
+        ("convT2d", 16, 4),
+        ("linear", 32, 9),
+        ("conv1x1_group", 16, 9),
+    ] {
+        let values = floats(&format!("w/{name}/w"));
+        let (amax, onnx) = (
+            floats(&format!("w/{name}/amax")),
+            floats(&format!("w/{name}/onnx_scale")),
+        );
+        let expected = codes(&format!("w/{name}/q"));
+        let mut differ = 0;
+        for (i, (&w, &code)) in values.iter().zip(&expected).enumerate() {
+            let channel = i / inner % channels;
+            let step = scale(amax[channel]);
+            // The reference's codes of a tiny channel are 0, which its export forgets.
+            let tiny = amax[channel] <= ZERO_AMAX;
+            assert_eq!(step, if tiny { 1.0 } else { onnx[channel] });
+            let found = i16::from(quantize(w, step));
+            // The reference multiplies by 127/amax, ONNX divides by amax/127.
+            assert!((found - code).abs() <= 1 && found.abs() <= 127);
+            differ += usize::from(found != code);
+        }
+        assert!(
+            differ * 1000 <= values.len(),
+            "{name}: {differ} codes differ"
+        );
+    }
+}
+
+fn cp_build(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cp-build"))
+        .env_remove("RUST_LOG")
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn amax_prints_the_range_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.f32");
+    let write = |values: &[f32]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        std::fs::write(&file, bytes).unwrap();
+    };
+    let path = file.to_str().unwrap();
+    let printed = |arguments: &[&str]| -> Value {
+        let run = cp_build(&[&["amax", path], arguments].concat());
+        assert!(run.status.success(), "{run:?}");
+        serde_json::from_slice(&run.stdout).unwrap()
+    };
+    write(&[1.0, 0.5, -1.0, 3.0]);
+    let max = serde_json::json!({"amax": 3.0, "bins": 2048, "range": 3.0, "method": "max"});
+    assert_eq!(printed(&["--method", "max"]), max);
+    let grown = printed(&["--method", "max", "--batches", "2,2"]);
+    assert_eq!(
+        (&grown["bins"], &grown["range"]),
+        (&6144.into(), &3.0.into())
+    );
+    let half = printed(&[
+        "--method",
+        "percentile",
+        "--percentile",
+        "50",
+        "--bins",
+        "300",
+    ]);
+    assert_eq!(
+        half,
+        serde_json::json!({"amax": 1.0, "bins": 300, "range": 3.0, "method": "percentile 50"})
+    );
+    assert_eq!(printed(&[])["method"], "mse");
+
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let run = cp_build(&[&["amax", path], arguments].concat());
+        let text = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(1), "{text}");
+        assert!(run.stdout.is_empty());
+        for part in parts {
+            assert!(text.contains(part), "{text}: {part}");
+        }
+    };
+    refused(&["--batches", "2,3"], &[path, "5 values", "has 4"]);
+    let most = u64::MAX.to_string();
+    refused(&["--batches", &format!("{most},1")], &[path, "has 4"]);
+    refused(&["--bins", "7"], &["7 bins", "256 to 8192"]);
+    refused(
+        &["--method", "percentile", "--percentile", "101"],
+        &["percentile 101"],
+    );
+    write(&[1.0, 0.5, f32::NAN, 3.0]);
+    refused(&["--batches", "2,2"], &[path, "value 2 is NaN"]);
+    write(&[]);
+    refused(&[], &[path, "no values"]);
+    std::fs::write(&file, [0; 7]).unwrap();
+    refused(&[], &[path, "7 bytes"]);
+    std::fs::remove_file(&file).unwrap();
+    refused(&[], &[path, "cannot read"]);
+}
