@@ -24,6 +24,9 @@ pub enum Error {
     /// An offline step failed.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),
+    /// Ranges could not be found, or a calibration does not fit.
+    #[error(transparent)]
+    Calibration(#[from] crate::build::calibrate::CalibrationError),
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),

@@ -69,12 +69,26 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// Runs the network on a frame's file, and shows every map of floats to `observer` if there is one.
+    /// Reads frames whose columns have no names as `layout`, instead of as the model's columns.
+    pub(crate) fn with_layout(mut self, layout: Option<Layout>) -> Self {
+        self.read.layout = layout;
+        self
+    }
+
+    /// Runs the network on a frame's file.
     ///
     /// # Errors
-    /// [`FrameError`] where the frame cannot be read, [`crate::engine::EngineError`] where the engine
-    /// fails.
+    /// As [`Runner::read`] and [`Runner::run_read`].
     pub(crate) fn run(&mut self, frame: &Path, observer: Option<&mut Observer<'_>>) -> Result<()> {
+        self.read(frame)?;
+        self.run_read(observer)
+    }
+
+    /// Reads a frame's file into the network's input.
+    ///
+    /// # Errors
+    /// [`FrameError`] where the frame cannot be read.
+    pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let model = self.model;
         let cloud = points::read(frame, &self.read)?;
         let columns = &model.points.columns;
@@ -96,6 +110,15 @@ impl<'a> Runner<'a> {
             &mut self.scatter,
             &mut self.engine.input_mut(),
         );
+        Ok(())
+    }
+
+    /// Runs the network on the frame that was read last, and shows every map of floats to `observer`
+    /// if there is one.
+    ///
+    /// # Errors
+    /// [`crate::engine::EngineError`] where the engine fails.
+    pub(crate) fn run_read(&mut self, observer: Option<&mut Observer<'_>>) -> Result<()> {
         match observer {
             Some(observer) => self.engine.run_with(observer)?,
             None => self.engine.run()?,

@@ -212,15 +212,10 @@ pub fn scale(amax: f32) -> f32 {
     }
 }
 
-/// The code of a value as ONNX QuantizeLinear computes it for int8 and zero point 0: divided, rounded
-/// half to even, clamped to −128..=127. NaN gives 0.
-pub fn quantize(x: f32, scale: f32) -> i8 {
-    (x / scale).round_ties_even() as i8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::quantize;
 
     fn histogram(values: &[f32]) -> Histogram {
         let mut histogram = Histogram::new(2048).unwrap();
