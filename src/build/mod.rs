@@ -22,8 +22,10 @@ pub mod onnx;
 pub mod quantize;
 pub mod recipe;
 mod runner;
+pub mod sensitivity;
 pub mod simplify;
 pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 
