@@ -18,9 +18,12 @@ pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+pub mod quantize;
 mod runner;
+pub mod sensitivity;
 pub mod simplify;
 pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 
@@ -115,6 +118,34 @@ pub enum BuildError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// A calibration lacks ranges of tensors that are to be quantised.
+    #[error(
+        "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \
+         belongs to another network, calibrate this one"
+    )]
+    NoRange {
+        /// The network's file.
+        path: PathBuf,
+        /// Number of tensors without a range.
+        missing: usize,
+        /// Number of tensors that need one.
+        needed: usize,
+        /// The first of those that have none.
+        tensors: String,
+    },
+    /// A calibrated range is no range.
+    #[error(
+        "{path}: the range of tensor \"{tensor}\" is {amax}, expected a finite number of at least 0; \
+         calibrate again, on frames whose values are finite"
+    )]
+    BadRange {
+        /// The network's file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the calibration says.
+        amax: f32,
     },
     /// A configuration that cannot be used.
     #[error(transparent)]

@@ -15,6 +15,22 @@ use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 
+/// The network's input of one frame: its occupied cells.
+#[derive(Clone, Debug)]
+pub(crate) struct Bev {
+    /// Cells of the pillars, `y · width + x`.
+    cells: Vec<u32>,
+    /// Features of each, `[pillar][channel]`.
+    features: Vec<f32>,
+}
+
+impl Bev {
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.cells[..]) + size_of_val(&self.features[..])
+    }
+}
+
 /// A network with everything that a frame needs.
 pub(crate) struct Runner<'a> {
     model: &'a Model,
@@ -126,6 +142,25 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// The pillars of the frame that was read last, to be put into other networks.
+    pub(crate) fn bev(&self) -> Bev {
+        Bev {
+            cells: self.pillars.cells().to_vec(),
+            features: self.features.values().to_vec(),
+        }
+    }
+
+    /// Puts pillars into the network's input, in place of [`Runner::read`]. [`Runner::cells`] stay those of
+    /// the frame that was read.
+    pub(crate) fn put(&mut self, bev: &Bev) {
+        scatter::scatter(
+            &bev.features,
+            &bev.cells,
+            &mut self.scatter,
+            &mut self.engine.input_mut(),
+        );
+    }
+
     /// Runs the network on the frame that was read last, and shows every map of floats to `observer`
     /// if there is one.
     ///
@@ -142,6 +177,11 @@ impl<'a> Runner<'a> {
     /// The engine with the last frame's outputs.
     pub(crate) fn engine(&self) -> &CpuEngine {
         &self.engine
+    }
+
+    /// The engine, to turn its timing on.
+    pub(crate) fn engine_mut(&mut self) -> &mut CpuEngine {
+        &mut self.engine
     }
 
     /// Cells of the last frame's pillars in the network's input, `y · width + x`.

@@ -10,7 +10,7 @@
 //! - heatmaps over object cells: noise there changes scores and their order;
 //! - all other outputs over object cells: noise there moves boxes. Elsewhere nobody reads them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,33 +78,47 @@ impl<'a> Reference<'a> {
         frames: &[PathBuf],
         mut done: impl FnMut(),
     ) -> Result<Self> {
-        let outputs = runner.engine().outputs().iter();
-        let values: usize = outputs.map(|o| o.channels * o.height * o.width).sum();
-        let most = (MAX_BYTES / values.max(1) / size_of::<f32>()).max(1);
-        let mut kept = Vec::with_capacity(frames.len().min(most));
-        for path in frames.iter().take(most) {
+        let mut reference = Self::empty(model);
+        for path in frames {
+            if reference.is_full(runner.engine()) {
+                break;
+            }
             runner.run(path, None)?;
-            let engine = runner.engine();
-            let count = engine.outputs().len();
-            let outputs: Vec<Vec<f32>> = (0..count)
-                .filter_map(|i| engine.output(i))
-                .map(|view| cells(&view).flatten().collect())
-                .collect();
-            let objects = model.head.tasks.iter().map(|task| {
-                let heatmap = position(engine, &task.outputs[0]);
-                heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
-            });
-            kept.push(Frame {
-                path: path.clone(),
-                objects: objects.collect(),
-                outputs,
-            });
+            reference.add(path, runner.engine());
             done();
         }
-        Ok(Self {
+        Ok(reference)
+    }
+
+    /// Without frames, which [`Reference::add`] adds.
+    pub(crate) fn empty(model: &'a Model) -> Self {
+        Self {
             model,
-            frames: kept,
-        })
+            frames: Vec::new(),
+        }
+    }
+
+    /// Whether no more frames of the network in `engine` are kept.
+    pub(crate) fn is_full(&self, engine: &impl Engine) -> bool {
+        let outputs = engine.outputs().iter();
+        let values: usize = outputs.map(|o| o.channels * o.height * o.width).sum();
+        self.frames.len() >= (MAX_BYTES / values.max(1) / size_of::<f32>()).max(1)
+    }
+
+    /// Keeps the outputs that `engine` has of the frame at `path`.
+    pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) {
+        let count = engine.outputs().len();
+        let outputs = (0..count).filter_map(|i| engine.output(i));
+        let outputs = outputs.map(|view| cells(&view).flatten().collect());
+        let objects = self.model.head.tasks.iter().map(|task| {
+            let heatmap = position(engine, &task.outputs[0]);
+            heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
+        });
+        self.frames.push(Frame {
+            path: path.to_path_buf(),
+            objects: objects.collect(),
+            outputs: outputs.collect(),
+        });
     }
 
     /// Frames that are measured on.
@@ -122,53 +136,23 @@ impl<'a> Reference<'a> {
     /// # Errors
     /// The first frame that cannot be read or run.
     pub(crate) fn measure(&self, runner: &mut Runner<'_>, mut done: impl FnMut()) -> Result<Sqnr> {
-        let mut sums: Vec<[Sum; 2]> = Vec::new();
-        let names: Vec<String> = {
-            let outputs = runner.engine().outputs().iter();
-            outputs.map(|o| o.name.clone()).collect()
-        };
-        let tasks: Vec<usize> = names.iter().map(|name| self.task(name)).collect();
-        sums.resize_with(names.len(), Default::default);
-        for frame in &self.frames {
+        let mut comparison = self.compare(runner.engine());
+        for (index, frame) in self.frames.iter().enumerate() {
             runner.run(&frame.path, None)?;
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let (Some(view), Some(expected)) =
-                    (runner.engine().output(i), frame.outputs.get(i))
-                else {
-                    continue;
-                };
-                let objects = tasks.get(i).and_then(|&task| frame.objects.get(task));
-                let objects = objects.map_or(&[][..], |o| o);
-                let expected = expected.chunks_exact(view.layout.channels.max(1));
-                for (cell, (found, expected)) in cells(&view).zip(expected).enumerate() {
-                    let mut sum = Sum::default();
-                    for (found, expected) in found.zip(expected) {
-                        sum.add(f64::from(found), f64::from(*expected));
-                    }
-                    sums[0].merge(sum);
-                    if objects.get(cell) == Some(&true) {
-                        sums[1].merge(sum);
-                    }
-                }
-            }
+            comparison.add(index, runner.engine());
             done();
         }
-        let outputs: Vec<OutputSqnr> = names
-            .into_iter()
-            .zip(&sums)
-            .map(|(name, [all, objects])| OutputSqnr {
-                name,
-                all: all.decibels(),
-                objects: objects.decibels(),
-            })
-            .collect();
-        let objects = self.frames.iter().flat_map(|f| f.objects.iter().flatten());
-        Ok(Sqnr {
-            figure: self.figure(&outputs),
-            frames: self.frames.len(),
-            object_cells: objects.filter(|&&object| object).count() as u64,
-            outputs,
-        })
+        Ok(comparison.finish())
+    }
+
+    /// Begins to compare the network in `engine`.
+    pub(crate) fn compare(&self, engine: &impl Engine) -> Comparison<'_> {
+        let outputs = engine.outputs().iter();
+        let outputs = outputs.map(|o| (o.name.clone(), self.task(&o.name), Default::default()));
+        Comparison {
+            reference: self,
+            outputs: outputs.collect(),
+        }
     }
 
     /// The task that an output belongs to.
@@ -194,6 +178,60 @@ impl<'a> Reference<'a> {
         }
         let parts = [heatmaps.0, heatmaps.1, boxes].map(|mean| mean.value());
         parts.iter().sum::<f64>() / parts.len() as f64
+    }
+}
+
+/// Another form of the network, frame by frame.
+pub(crate) struct Comparison<'a> {
+    reference: &'a Reference<'a>,
+    /// Name and task of each output, and its sums over all and over object cells.
+    outputs: Vec<(String, usize, [Sum; 2])>,
+}
+
+impl Comparison<'_> {
+    /// Compares the outputs that `engine` has of frame `index` of the reference; nothing where the
+    /// reference has no such frame.
+    pub(crate) fn add(&mut self, index: usize, engine: &impl Engine) {
+        let Some(frame) = self.reference.frames.get(index) else {
+            return;
+        };
+        for (i, (_, task, sums)) in self.outputs.iter_mut().enumerate() {
+            let (Some(view), Some(expected)) = (engine.output(i), frame.outputs.get(i)) else {
+                continue;
+            };
+            let objects = frame.objects.get(*task).map_or(&[][..], |o| o);
+            let expected = expected.chunks_exact(view.layout.channels.max(1));
+            for (cell, (found, expected)) in cells(&view).zip(expected).enumerate() {
+                let mut sum = Sum::default();
+                for (found, expected) in found.zip(expected) {
+                    sum.add(f64::from(found), f64::from(*expected));
+                }
+                sums[0].merge(sum);
+                if objects.get(cell) == Some(&true) {
+                    sums[1].merge(sum);
+                }
+            }
+        }
+    }
+
+    /// The ratios over all frames.
+    pub(crate) fn finish(self) -> Sqnr {
+        let outputs = self.outputs.into_iter();
+        let outputs: Vec<OutputSqnr> = outputs
+            .map(|(name, _, [all, objects])| OutputSqnr {
+                name,
+                all: all.decibels(),
+                objects: objects.decibels(),
+            })
+            .collect();
+        let frames = &self.reference.frames;
+        let objects = frames.iter().flat_map(|f| f.objects.iter().flatten());
+        Sqnr {
+            figure: self.reference.figure(&outputs),
+            frames: frames.len(),
+            object_cells: objects.filter(|&&object| object).count() as u64,
+            outputs,
+        }
     }
 }
 
@@ -251,7 +289,8 @@ fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f3
     })
 }
 
-fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
+/// The output called `name`.
+pub(crate) fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
     engine.output(engine.outputs().iter().position(|o| o.name == name)?)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use centerpoint::engine::cpu::{Layer, Program};
+use centerpoint::engine::cpu::{Layer, LayerTensor, Program};
 use centerpoint::plan::Plan;
 
 /// Arguments of `cp-build inspect`.
@@ -40,14 +40,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         "Engine Input",
         [&program.tensors[program.input]]
             .into_iter()
-            .map(|t| (t.name.as_str(), [t.channels, t.height, t.width])),
+            .map(|t| describe(&t.name, [t.channels, t.height, t.width], t.scale)),
     )?;
     tensors(
         &mut text,
         "Engine Output",
         program.outputs.iter().map(|output| {
             let t = &program.tensors[output.tensor];
-            (output.name.as_str(), [t.channels, t.height, t.width])
+            describe(&output.name, [t.channels, t.height, t.width], t.scale)
         }),
     )?;
     writeln!(
@@ -125,33 +125,29 @@ fn header(text: &mut String, plan: &Plan) -> std::fmt::Result {
     writeln!(text, "Sections (bytes): {}\n", sections.join(" | "))
 }
 
-fn tensors<'a>(
+fn tensors(
     text: &mut String,
     what: &str,
-    tensors: impl ExactSizeIterator<Item = (&'a str, [usize; 3])>,
+    tensors: impl ExactSizeIterator<Item = String>,
 ) -> std::fmt::Result {
     writeln!(text, "---- {} {what}(s) ----", tensors.len())?;
-    let each: Vec<String> = tensors.map(|(name, shape)| describe(name, shape)).collect();
+    let each: Vec<String> = tensors.collect();
     writeln!(text, "{{{}}}\n", each.join(",\n "))
 }
 
-fn describe(name: &str, [c, h, w]: [usize; 3]) -> String {
-    format!("{name} [dtype=float32, shape=(1, {c}, {h}, {w})]")
+fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>) -> String {
+    match scale {
+        None => format!("{name} [dtype=float32, shape=(1, {c}, {h}, {w})]"),
+        Some(scale) => format!("{name} [dtype=int8, scale={scale}, shape=(1, {c}, {h}, {w})]"),
+    }
 }
 
 fn write_layer(text: &mut String, i: usize, layer: &Layer) -> std::fmt::Result {
-    let inputs: Vec<String> = layer
-        .inputs
-        .iter()
-        .map(|(name, s)| describe(name, *s))
-        .collect();
+    let describe = |t: &LayerTensor| describe(&t.name, t.shape, t.scale);
+    let inputs: Vec<String> = layer.inputs.iter().map(describe).collect();
     writeln!(text, "Layer {i:<4} | {} [Op: {}]", layer.name, layer.kind)?;
     writeln!(text, "    {{{}}}", inputs.join(",\n     "))?;
-    writeln!(
-        text,
-        "     -> {{{}}}",
-        describe(&layer.output.0, layer.output.1)
-    )?;
+    writeln!(text, "     -> {{{}}}", describe(&layer.output))?;
     writeln!(
         text,
         "    {:.1} MMAC, {:.1} kB of weights",

@@ -177,6 +177,12 @@ pub fn from_integers(name: &str, dims: &[usize], data: &[i64]) -> TensorProto {
     raw(name, dims, element::INT64, bytes)
 }
 
+/// An INT8 tensor for a file. `data` must have as many elements as the product of `dims`.
+pub fn from_codes(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
+    let bytes: Vec<u8> = data.iter().map(|v| v.cast_unsigned()).collect();
+    raw(name, dims, element::INT8, bytes)
+}
+
 fn raw(name: &str, dims: &[usize], element: i32, bytes: Vec<u8>) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),

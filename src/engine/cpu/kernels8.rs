@@ -173,12 +173,31 @@ impl Kernel for WideRow<'_> {
 unsafe fn wide<S: Set, const MANY: usize, const FEW: usize, const BLOCKS: usize>(
     row: &mut Row8<'_>,
 ) {
-    // SAFETY: the caller's promise.
+    let mut memory = MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit();
+    let sums = memory.as_mut_ptr().cast::<i32>();
+    // SAFETY: the caller's promise; the tiles' steps are in the row, and no tile has more sums than
+    // the largest, which fit into `memory`.
     unsafe {
         let begin = wide_begin::<S, BLOCKS>(row);
-        let done = wide_tiles::<S, MANY, BLOCKS>(row, begin, 0);
-        let done = wide_tiles::<S, FEW, BLOCKS>(row, begin, done);
-        wide_tiles::<S, 1, BLOCKS>(row, begin, done);
+        let mut done = 0;
+        while done < row.width {
+            let left = row.width - done;
+            // A tile of few steps is slower per step, but not as much as one that is not needed.
+            let (first, steps) = if left == MANY || left >= MANY.max(2 * FEW + 1) {
+                wide_tile::<S, MANY, BLOCKS>(row, begin, done, sums);
+                (done, MANY)
+            } else if row.width >= FEW {
+                // The last tile may begin in the one before it, whose results it repeats.
+                let first = done.min(row.width - FEW);
+                wide_tile::<S, FEW, BLOCKS>(row, begin, first, sums);
+                (first, FEW)
+            } else {
+                wide_tile::<S, 1, BLOCKS>(row, begin, done, sums);
+                (done, 1)
+            };
+            done = first + steps;
+            finish::<S::Floats>(row, first..done, BLOCKS, sums);
+        }
     }
 }
 
@@ -206,38 +225,21 @@ unsafe fn wide_begin<S: Set, const BLOCKS: usize>(row: &Row8<'_>) -> [S::Wide; B
     }
 }
 
-/// Computes as many tiles of `PX` steps as fit after step `done`; returns the next step.
+/// Writes the sums of `PX` steps from step `first` on to `to`, `[step][block][16]`.
 ///
 /// # Safety
-/// As [`wide`].
-#[inline(always)]
-unsafe fn wide_tiles<S: Set, const PX: usize, const BLOCKS: usize>(
-    row: &mut Row8<'_>,
-    begin: [S::Wide; BLOCKS],
-    mut done: usize,
-) -> usize {
-    while row.width - done >= PX {
-        // SAFETY: the caller's promise, and steps `done..done + PX` are in the row.
-        unsafe { wide_tile::<S, PX, BLOCKS>(row, begin, done) };
-        done += PX;
-    }
-    done
-}
-
-/// Computes `PX` steps from step `first` on.
-///
-/// # Safety
-/// As [`wide`], and the steps are in the row.
+/// As [`wide`], the steps are in the row, and `to` is valid for writing the sums.
 #[inline(always)]
 unsafe fn wide_tile<S: Set, const PX: usize, const BLOCKS: usize>(
-    row: &mut Row8<'_>,
+    row: &Row8<'_>,
     begin: [S::Wide; BLOCKS],
     first: usize,
+    to: *mut i32,
 ) {
     let quads = row.channels.div_ceil(QUAD);
     let block_len = row.taps.len() * quads * LANES * QUAD;
     // SAFETY: `Row8::check` has shown that all steps' taps, and their channels in whole quads, are in the
-    // input, and that the weights hold `BLOCKS` blocks. The sums of a tile fill `memory`.
+    // input, and that the weights hold `BLOCKS` blocks.
     unsafe {
         let mut sums = [begin; PX];
         let base = row.input.as_ptr().add(row.start + first * row.step);
@@ -256,15 +258,11 @@ unsafe fn wide_tile<S: Set, const PX: usize, const BLOCKS: usize>(
                 weights = weights.add(LANES * QUAD);
             }
         }
-        let mut memory = MaybeUninit::<[[[i32; LANES]; BLOCKS]; PX]>::uninit();
-        let to = memory.as_mut_ptr().cast::<i32>();
         for (px, sums) in sums.into_iter().enumerate() {
             for (block, sum) in sums.into_iter().enumerate() {
                 sum.store(to.add((px * BLOCKS + block) * LANES));
             }
         }
-        let steps = PX.min(row.width - first);
-        finish::<S::Floats>(row, first..first + steps, BLOCKS, to);
     }
 }
 
@@ -295,7 +293,8 @@ unsafe fn finish<F: Floats>(
                     None => {}
                     Some(Residual8::F32 { values, step: from }) => {
                         let from = values.as_ptr().add(step * from + channel);
-                        y = y.add(reading(from, count, |from| F::load(from)));
+                        let mut all = [0.0; LANES];
+                        y = y.add(F::load(whole(from, count, &mut all)));
                     }
                     Some(Residual8::I8 {
                         codes,
@@ -303,7 +302,8 @@ unsafe fn finish<F: Floats>(
                         step: from,
                     }) => {
                         let from = codes.as_ptr().add(step * from + channel);
-                        let codes = reading(from, count, |from| F::load_codes(from));
+                        let mut all = [0; LANES];
+                        let codes = F::load_codes(whole(from, count, &mut all));
                         y = y.add(codes.mul(F::splat(&scale)));
                     }
                 }
@@ -313,13 +313,24 @@ unsafe fn finish<F: Floats>(
                 let to = step * row.output_step + channel;
                 match &mut row.output {
                     Output8::F32(values) => {
-                        writing(values.as_mut_ptr().add(to), count, |to| y.store(to));
+                        let to = values.as_mut_ptr().add(to);
+                        if count == LANES {
+                            y.store(to);
+                        } else {
+                            let mut all = [0.0; LANES];
+                            y.store(all.as_mut_ptr());
+                            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+                        }
                     }
                     Output8::I8 { codes, scale } => {
-                        let scale = F::splat(scale);
-                        writing(codes.as_mut_ptr().add(to), count, |to| {
-                            y.store_codes(scale, to)
-                        });
+                        let (to, scale) = (codes.as_mut_ptr().add(to), F::splat(scale));
+                        if count == LANES {
+                            y.store_codes(scale, to);
+                        } else {
+                            let mut all = [0; LANES];
+                            y.store_codes(scale, all.as_mut_ptr());
+                            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+                        }
                     }
                 }
             }
@@ -327,38 +338,19 @@ unsafe fn finish<F: Floats>(
     }
 }
 
-/// Calls `read` with a pointer to 16 elements of which the first `count` are those at `from`.
+/// A pointer to 16 elements, the first `count` of which are those at `from`; the others, if any, are
+/// those of `all`.
 ///
 /// # Safety
 /// `from` is valid for reading `count` elements, at most 16.
 #[inline(always)]
-unsafe fn reading<T: Copy + Default, R>(
-    from: *const T,
-    count: usize,
-    read: impl FnOnce(*const T) -> R,
-) -> R {
+unsafe fn whole<T: Copy>(from: *const T, count: usize, all: &mut [T; LANES]) -> *const T {
     if count == LANES {
-        return read(from);
+        return from;
     }
-    let mut all = [T::default(); LANES];
     // SAFETY: the caller's promise.
     unsafe { std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count) };
-    read(all.as_ptr())
-}
-
-/// Calls `write` with a pointer to 16 elements, the first `count` of which get to `to`.
-///
-/// # Safety
-/// `to` is valid for writing `count` elements, at most 16.
-#[inline(always)]
-unsafe fn writing<T: Copy + Default>(to: *mut T, count: usize, write: impl FnOnce(*mut T)) {
-    if count == LANES {
-        return write(to);
-    }
-    let mut all = [T::default(); LANES];
-    write(all.as_mut_ptr());
-    // SAFETY: the caller's promise.
-    unsafe { std::ptr::copy_nonoverlapping(all.as_ptr(), to, count) };
+    all.as_ptr()
 }
 
 /// See [`narrow_row8`], which has checked the row.
@@ -487,48 +479,63 @@ unsafe fn narrow_tile<S: Set, const PX: usize, const CHANNELS: usize>(
                 weights = weights.add(NARROW);
             }
         }
-        for output in 0..CHANNELS {
-            for four in (0..PX).step_by(4) {
-                let sum = |i: usize| sums.get(four + i).map_or(S::Narrow::zero(), |s| s[output]);
-                let totals = S::Narrow::totals([sum(0), sum(1), sum(2), sum(3)]);
-                for (i, total) in totals.into_iter().enumerate().take(PX - four) {
-                    finish_one(row, first + four + i, channel + output, total);
+        let mut totals = [[[0; 4]; CHANNELS]; 2];
+        for four in 0..PX.div_ceil(4) {
+            for output in 0..CHANNELS {
+                let mut four_sums = [S::Narrow::zero(); 4];
+                for (i, sum) in four_sums.iter_mut().enumerate().take(PX) {
+                    *sum = sums[4 * four + i][output];
                 }
+                totals[four][output] = S::Narrow::totals(four_sums);
+            }
+        }
+        for (four, totals) in totals.iter().enumerate().take(PX.div_ceil(4)) {
+            for (output, totals) in totals.iter().enumerate() {
+                finish_few(
+                    row,
+                    first + 4 * four,
+                    &totals[..PX.min(4)],
+                    channel + output,
+                );
             }
         }
     }
 }
 
-/// From a sum to the result of one channel of a step: [`finish`] for scalars.
+/// From sums to the results of one channel of a few steps from `first` on: [`finish`] for scalars.
 ///
 /// # Safety
-/// The row was checked, `step < width` and `channel < output_channels`.
+/// The row was checked, the steps are in the row, and `channel < output_channels`.
 #[inline(always)]
-unsafe fn finish_one(row: &mut Row8<'_>, step: usize, channel: usize, total: i32) {
+unsafe fn finish_few(row: &mut Row8<'_>, first: usize, totals: &[i32], channel: usize) {
     // SAFETY: as in `finish`.
     unsafe {
-        let mut y = total as f32 * row.multiplier.get_unchecked(channel);
-        y += row.bias.get_unchecked(channel);
-        match row.residual {
-            None => {}
-            Some(Residual8::F32 { values, step: from }) => {
-                y += values.get_unchecked(step * from + channel);
+        let multiplier = *row.multiplier.get_unchecked(channel);
+        let bias = *row.bias.get_unchecked(channel);
+        for (i, &total) in totals.iter().enumerate() {
+            let step = first + i;
+            let mut y = total as f32 * multiplier + bias;
+            match row.residual {
+                None => {}
+                Some(Residual8::F32 { values, step: from }) => {
+                    y += values.get_unchecked(step * from + channel);
+                }
+                Some(Residual8::I8 {
+                    codes,
+                    scale,
+                    step: from,
+                }) => {
+                    y += f32::from(*codes.get_unchecked(step * from + channel)) * scale;
+                }
             }
-            Some(Residual8::I8 {
-                codes,
-                scale,
-                step: from,
-            }) => {
-                y += f32::from(*codes.get_unchecked(step * from + channel)) * scale;
+            if row.relu {
+                y = positive(y);
             }
-        }
-        if row.relu {
-            y = positive(y);
-        }
-        let to = step * row.output_step + channel;
-        match &mut row.output {
-            Output8::F32(values) => *values.get_unchecked_mut(to) = y,
-            Output8::I8 { codes, scale } => *codes.get_unchecked_mut(to) = code(y, *scale),
+            let to = step * row.output_step + channel;
+            match &mut row.output {
+                Output8::F32(values) => *values.get_unchecked_mut(to) = y,
+                Output8::I8 { codes, scale } => *codes.get_unchecked_mut(to) = code(y, *scale),
+            }
         }
     }
 }

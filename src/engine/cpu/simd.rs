@@ -10,7 +10,7 @@ use crate::engine::EngineError;
 /// An instruction set that the engine has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// x86-64 with AVX-512 F, BW and VNNI.
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
     /// x86-64 with AVX-512 F and BW.
     Avx512,
@@ -56,7 +56,9 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
-                Self::Avx512.is_available() && is_x86_feature_detected!("avx512vnni")
+                Self::Avx512.is_available()
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {

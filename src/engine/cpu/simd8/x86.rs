@@ -3,14 +3,17 @@
 //! VNNI multiplies unsigned inputs with signed weights, so inputs that may be negative are taken as
 //! code + 128. AVX2 has the same multiplication, but it adds two products in 16 bits, which only
 //! inputs in 0..=127 cannot overflow; other inputs are widened to 16 bits.
+//!
+//! There are no closures here: they would be compiled without the instruction set, and each intrinsic in
+//! them would become a call.
 
 use std::arch::x86_64::*;
 
 use super::super::simd::x86::{Avx2, Avx512};
 use super::{Floats, Kernel, Narrow, Registers, Set, Sums, Wide};
 
-/// Runs a kernel with AVX-512 F, BW and VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma")]
+/// Runs a kernel with AVX-512 F, BW, VL and VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 pub(super) fn avx512_vnni<K: Kernel, S: Set>(kernel: K) {
     // SAFETY: this function's own requirement.
     unsafe { kernel.run::<S>() }
@@ -182,15 +185,15 @@ impl<const OFFSET: bool> Narrow for Vnni512<OFFSET> {
 
     #[inline(always)]
     unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
-        let halves = sums.map(|Self(sum)| {
-            // SAFETY: as above; AVX-512F includes AVX2.
-            unsafe {
+        // SAFETY: as above; AVX-512F includes AVX2.
+        unsafe {
+            let mut halves = [_mm256_setzero_si256(); 4];
+            for (half, Self(sum)) in halves.iter_mut().zip(sums) {
                 let high = _mm512_extracti64x4_epi64::<1>(sum);
-                _mm256_add_epi32(_mm512_castsi512_si256(sum), high)
+                *half = _mm256_add_epi32(_mm512_castsi512_si256(sum), high);
             }
-        });
-        // SAFETY: as above.
-        unsafe { totals(halves) }
+            totals(halves)
+        }
     }
 }
 
@@ -298,13 +301,13 @@ impl<const VNNI: bool, const OFFSET: bool> Sums for Pair256<VNNI, OFFSET> {
     #[inline(always)]
     unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
         // SAFETY: as above.
-        Self(std::array::from_fn(|i| unsafe { self.0[i].dot(x, w[i]) }))
+        unsafe { Self([self.0[0].dot(x, w[0]), self.0[1].dot(x, w[1])]) }
     }
 
     #[inline(always)]
     unsafe fn negative(self) -> Self {
         // SAFETY: as above.
-        Self(self.0.map(|sums| unsafe { sums.negative() }))
+        unsafe { Self([self.0[0].negative(), self.0[1].negative()]) }
     }
 }
 
@@ -321,7 +324,12 @@ impl<const VNNI: bool, const OFFSET: bool> Wide for Pair256<VNNI, OFFSET> {
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
         // SAFETY: as above.
-        std::array::from_fn(|i| unsafe { _mm256_loadu_si256(from.add(32 * i).cast()) })
+        unsafe {
+            [
+                _mm256_loadu_si256(from.cast()),
+                _mm256_loadu_si256(from.add(32).cast()),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -340,11 +348,18 @@ impl<const VNNI: bool, const OFFSET: bool> Wide for Pair256<VNNI, OFFSET> {
 pub(super) struct Words256<const N: usize>([__m256i; N]);
 
 impl<const N: usize> Words256<N> {
-    /// Reads 16 codes.
+    /// Reads 16 codes per register.
     #[inline(always)]
-    unsafe fn words(from: *const i8) -> __m256i {
+    unsafe fn words(from: *const i8) -> [__m256i; N] {
         // SAFETY: as above.
-        unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
+        unsafe {
+            let mut words = [_mm256_setzero_si256(); N];
+            for (i, words) in words.iter_mut().enumerate() {
+                let codes = _mm_loadu_si128(from.add(16 * i).cast());
+                *words = _mm256_cvtepi8_epi16(codes);
+            }
+            words
+        }
     }
 }
 
@@ -360,18 +375,22 @@ impl<const N: usize> Sums for Words256<N> {
 
     #[inline(always)]
     unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
-        Self(std::array::from_fn(|i| {
+        let mut sums = self.0;
+        for i in 0..N {
             // SAFETY: as above.
-            unsafe { _mm256_add_epi32(self.0[i], _mm256_madd_epi16(x[i], w[i])) }
-        }))
+            sums[i] = unsafe { _mm256_add_epi32(sums[i], _mm256_madd_epi16(x[i], w[i])) };
+        }
+        Self(sums)
     }
 
     #[inline(always)]
     unsafe fn negative(self) -> Self {
-        Self(self.0.map(|sums| {
+        let mut sums = self.0;
+        for sum in &mut sums {
             // SAFETY: as above.
-            unsafe { _mm256_sub_epi32(_mm256_setzero_si256(), sums) }
-        }))
+            *sum = unsafe { _mm256_sub_epi32(_mm256_setzero_si256(), *sum) };
+        }
+        Self(sums)
     }
 }
 
@@ -389,7 +408,7 @@ impl Wide for Words256<4> {
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
         // SAFETY: as above.
-        std::array::from_fn(|i| unsafe { Self::words(from.add(16 * i)) })
+        unsafe { Self::words(from) }
     }
 
     #[inline(always)]
@@ -412,7 +431,7 @@ impl Narrow for Words256<2> {
     #[inline(always)]
     unsafe fn inputs(from: *const i8) -> Self::Inputs {
         // SAFETY: as above.
-        std::array::from_fn(|i| unsafe { Self::words(from.add(16 * i)) })
+        unsafe { Self::words(from) }
     }
 
     #[inline(always)]
@@ -424,7 +443,13 @@ impl Narrow for Words256<2> {
     #[inline(always)]
     unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
         // SAFETY: as above.
-        unsafe { totals(sums.map(|Self([a, b])| _mm256_add_epi32(a, b))) }
+        unsafe {
+            let mut halves = [_mm256_setzero_si256(); 4];
+            for (half, Self([a, b])) in halves.iter_mut().zip(sums) {
+                *half = _mm256_add_epi32(a, b);
+            }
+            totals(halves)
+        }
     }
 }
 
@@ -503,20 +528,9 @@ impl Floats for Avx2 {
 
     #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
-        let codes = |values: __m256, scale: __m256| {
-            // SAFETY: as above.
-            unsafe {
-                let v = _mm256_div_ps(values, scale);
-                let numbers = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(v, v));
-                // As with AVX-512.
-                let v = _mm256_min_ps(v, _mm256_set1_ps(127.0));
-                let v = _mm256_max_ps(v, _mm256_set1_ps(-128.0));
-                _mm256_and_si256(_mm256_cvtps_epi32(v), numbers)
-            }
-        };
-        let (low, high) = (codes(self.0, scale.0), codes(self.1, scale.1));
         // SAFETY: as above.
         unsafe {
+            let (low, high) = (codes(self.0, scale.0), codes(self.1, scale.1));
             // Within each half of the registers: low 0..4, high 0..4; low 4..8, high 4..8.
             let words = _mm256_packs_epi32(low, high);
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
@@ -526,5 +540,22 @@ impl Floats for Avx2 {
             );
             _mm_storeu_si128(to.cast(), _mm_packs_epi16(low, high));
         }
+    }
+}
+
+/// Codes of eight values; see [`Floats::store_codes`].
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn codes(values: __m256, scale: __m256) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm256_div_ps(values, scale);
+        let numbers = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(v, v));
+        // Limits are whole, so it does not matter that they come before the rounding.
+        let v = _mm256_min_ps(v, _mm256_set1_ps(127.0));
+        let v = _mm256_max_ps(v, _mm256_set1_ps(-128.0));
+        _mm256_and_si256(_mm256_cvtps_epi32(v), numbers)
     }
 }

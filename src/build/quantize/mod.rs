@@ -1,0 +1,192 @@
+//! Explicit INT8: QuantizeLinear/DequantizeLinear pairs (Q/DQ) in an ONNX graph.
+//!
+//! A pair rounds a tensor to signed 8-bit codes and back: `code = clamp(rint(x / scale))`,
+//! `x' = code · scale`, zero point 0, half to even. Engines that find pairs on all inputs of a
+//! convolution run it in integers. Where pairs go is decided in [`placement`]; their scales come from
+//! calibration: `scale = amax / 127`.
+//!
+//! ```text
+//!  x ─ QuantizeLinear ─ DequantizeLinear ─┐           x: per tensor, one pair for all its readers
+//!  w (INT8 initializer) DequantizeLinear ─┴ Conv      w: per output channel
+//! ```
+//!
+//! Names: `<tensor>_scale`, `<tensor>_zero_point`, `<tensor>_quantized`, `<tensor>_dequantized`; a weight
+//! that only quantised layers read keeps its own name behind its DequantizeLinear, so that layers keep
+//! theirs. The result has at least operator set 13, in which scales per channel exist.
+
+mod glob;
+mod insert;
+mod placement;
+mod read;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use placement::{Layer, Placement, layer_name, layers};
+pub use read::{Pairs, read};
+
+use super::onnx::{Graph, opset};
+use super::{BuildError, Result};
+
+/// Largest code; -128 occurs in activations only, beyond their range.
+pub const MAX_CODE: f32 = 127.0;
+/// Ranges up to this one (2⁻²⁴) count as zero: their codes would be noise, or their scale no normal
+/// number.
+pub const LEAST_AMAX: f32 = 1.0 / (1 << 24) as f32;
+/// Most tensors that an error names.
+const MAX_NAMED: usize = 4;
+
+/// A quantised graph.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// The graph with its pairs, FP32 beside them.
+    pub graph: Graph,
+    /// The pairs: activations in order of execution, then weights.
+    pub quantizers: Vec<Quantizer>,
+    /// What was asked for and had no effect.
+    pub warnings: Vec<String>,
+}
+
+/// A Q/DQ pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantizer {
+    /// The tensor's ONNX name.
+    pub tensor: String,
+    /// The layer that the weight belongs to; `None` for activations.
+    pub layer: Option<String>,
+    /// Activation or weight.
+    pub kind: Kind,
+    /// The axis of the channels that `amax` has a value for; `None` for a tensor as a whole.
+    pub axis: Option<usize>,
+    /// Largest magnitude that is represented: one value, or one per channel.
+    pub amax: Vec<f32>,
+    /// The tensor's own calibrated amax, where it shares the scale of a tensor with a larger one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_amax: Option<f32>,
+    /// Names of the layers that read the tensor through the pair.
+    pub readers: Vec<String>,
+}
+
+/// What a pair quantises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A value that depends on the frame.
+    Activation,
+    /// A constant.
+    Weight,
+}
+
+/// The scale of a range: `amax / 127`, and 1 for a range of (almost) nothing.
+pub fn scale(amax: f32) -> f32 {
+    if amax <= LEAST_AMAX {
+        1.0
+    } else {
+        amax / MAX_CODE
+    }
+}
+
+/// The values of `graph` that [`quantize`] needs an amax for, in order of execution.
+///
+/// # Errors
+/// [`BuildError::Node`] for a malformed node, or a graph that is quantised already.
+pub fn points(graph: &Graph, placement: &Placement) -> Result<Vec<String>> {
+    let plan = placement::plan(graph, placement)?;
+    Ok(plan.maps.into_iter().map(|(value, _)| value).collect())
+}
+
+/// Inserts Q/DQ pairs into a float graph. `amax` has the calibrated range of each of [`points`]; more
+/// entries do no harm. Weights have their own ranges, the largest magnitude per output channel.
+///
+/// # Errors
+/// - [`BuildError::NoRange`] if `amax` lacks tensors: a calibration of another network.
+/// - [`BuildError::BadRange`] if a range is NaN, infinite or negative.
+/// - [`BuildError::Tensor`] for a weight that is not finite, [`BuildError::Node`] for a node that is
+///   malformed, or would mean something else in operator set 13.
+pub fn quantize(
+    graph: &Graph,
+    amax: &BTreeMap<String, f32>,
+    placement: &Placement,
+) -> Result<Quantized> {
+    // Cheap: the weights are shared.
+    let mut graph = graph.clone();
+    let mut plan = placement::plan(&graph, placement)?;
+    let mut warnings = std::mem::take(&mut plan.warnings);
+    if plan.maps.is_empty() && plan.weights.is_empty() {
+        warnings.push("the options leave no layer to quantise".to_owned());
+        return Ok(Quantized {
+            graph,
+            quantizers: Vec::new(),
+            warnings,
+        });
+    }
+    opset::raise(&mut graph, 13)?;
+    let activations = activations(&graph, &plan, amax)?;
+    let quantizers = insert::insert(&mut graph, &plan, activations)?;
+    Ok(Quantized {
+        graph,
+        quantizers,
+        warnings,
+    })
+}
+
+/// The quantisers of the plan's maps: each with the largest amax of those that share its scale.
+fn activations(
+    graph: &Graph,
+    plan: &placement::Plan,
+    amax: &BTreeMap<String, f32>,
+) -> Result<Vec<Quantizer>> {
+    let missing = plan.maps.iter().filter(|(v, _)| !amax.contains_key(v));
+    let missing: Vec<&str> = missing.map(|(value, _)| value.as_str()).collect();
+    if !missing.is_empty() {
+        let shown = missing.iter().take(MAX_NAMED).map(|v| format!("\"{v}\""));
+        let shown: Vec<String> = shown.collect();
+        let more = if missing.len() > MAX_NAMED {
+            ", …"
+        } else {
+            ""
+        };
+        return Err(BuildError::NoRange {
+            path: graph.path().to_path_buf(),
+            missing: missing.len(),
+            needed: plan.maps.len(),
+            tensors: shown.join(", ") + more,
+        });
+    }
+    let own = |value: &String| amax.get(value).copied().unwrap_or(0.0);
+    let mut shared: BTreeMap<usize, f32> = BTreeMap::new();
+    for (value, _) in &plan.maps {
+        let amax = own(value);
+        if !(amax.is_finite() && amax >= 0.0) {
+            return Err(BuildError::BadRange {
+                path: graph.path().to_path_buf(),
+                tensor: value.clone(),
+                amax,
+            });
+        }
+        if let Some(&group) = plan.groups.get(value) {
+            let largest = shared.entry(group).or_default();
+            *largest = largest.max(amax);
+        }
+    }
+    let quantizer = |(value, _): &(String, _)| {
+        let own = own(value);
+        let group = plan.groups.get(value);
+        let amax = group.and_then(|g| shared.get(g)).copied().unwrap_or(own);
+        Quantizer {
+            tensor: value.clone(),
+            layer: None,
+            kind: Kind::Activation,
+            axis: None,
+            amax: vec![amax],
+            own_amax: (amax != own).then_some(own),
+            readers: plan.layers.get(value).cloned().unwrap_or_default(),
+        }
+    };
+    Ok(plan.maps.iter().map(quantizer).collect())
+}
+
+#[cfg(test)]
+mod tests;
