@@ -67,6 +67,19 @@ impl<'a> Runner<'a> {
                 path: path(),
                 source,
             })?;
+        let input = engine.input();
+        let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
+        let found = [input.channels, input.height, input.width];
+        if found != expected {
+            return Err(BuildError::graph(
+                network,
+                format!(
+                    "the network reads `{}` of {found:?} (C, H, W), the model description gives \
+                     {expected:?}",
+                    input.name
+                ),
+            ));
+        }
         let default_layout = Layout::new(&model.points.columns);
         let default_layout =
             default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
