@@ -7,6 +7,7 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod quantize;
 mod synth;
 
 use std::io::Write;
@@ -30,6 +31,8 @@ enum Command {
     Import(import::Args),
     /// Turn a model folder into a plan for a target.
     Compile(compile::Args),
+    /// Turn a model folder and frames into an INT8 plan.
+    Quantize(quantize::Args),
     /// Show what is in a plan.
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Amax(args) => amax::run(args),
