@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::features::{self, Features, Pfn};
 use crate::model::Model;
 use crate::pillars::{self, Pillars};
-use crate::points::{self, FrameError, Layout, ReadOptions};
+use crate::points::{self, Layout, ReadOptions};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 
@@ -116,7 +116,7 @@ impl<'a> Runner<'a> {
     /// Reads a frame's file into the network's input.
     ///
     /// # Errors
-    /// [`FrameError`] where the frame cannot be read.
+    /// [`crate::points::FrameError`] where the frame cannot be read.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let model = self.model;
         let cloud = points::read(frame, &self.read)?;
