@@ -5,7 +5,11 @@
 //! [`super::simplify`]), and Reshape, Squeeze and Unsqueeze that give a map its own shape back, become
 //! no operator at all.
 
+mod qdq;
+
 use std::collections::HashMap;
+
+use qdq::{Scales, Weight};
 
 use super::affine::Affine;
 use super::onnx::shapes::{axis, text};
@@ -14,8 +18,7 @@ use super::simplify::simplify;
 use super::{BuildError, Result};
 use crate::engine::EngineError;
 use crate::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, ConvWeight, DepthToSpaceMode, MaxPoolSpec, Payload,
-    ProgramBuilder, TensorId,
+    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
 };
 
 /// The operators that the CPU engine runs, and those that go without a trace.
@@ -29,11 +32,13 @@ pub const CPU_OPERATORS: &[&str] = &[
     "Conv",
     "ConvTranspose",
     "DepthToSpace",
+    "DequantizeLinear",
     "Dropout",
     "Identity",
     "MaxPool",
     "Mul (by constants)",
     "Pad (zeros before Conv)",
+    "QuantizeLinear (to INT8, zero point 0)",
     "Relu",
     "Reshape, Squeeze, Unsqueeze (that change nothing)",
     "Sigmoid",
@@ -45,7 +50,8 @@ const MAX_SHARED: usize = 3;
 /// Most values that single numbers (Mul or Add by one) may be spread to.
 const MAX_SPREAD: usize = 1 << 18;
 
-/// Makes the CPU engine's payload from a graph with one input and outputs of shape [1, C, H, W].
+/// Makes the CPU engine's payload from a graph with one input and outputs of shape [1, C, H, W]: a float
+/// one, or one with Q/DQ pairs as [`super::quantize`] and pytorch-quantization make them.
 /// BatchNormalizations that are still there are run as such; see [`super::fuse`] to fold them before.
 ///
 /// # Errors
@@ -61,13 +67,14 @@ pub fn cpu(graph: &Graph) -> Result<Payload> {
         shapes: &shapes,
         builder: ProgramBuilder::new(),
         maps: HashMap::new(),
+        scales: HashMap::new(),
         spread: 0,
     };
     compiler.input()?;
     for node in graph.nodes() {
         let output = node.need_output()?;
         // Shapes that exporters compute are constants here.
-        if shapes.ints(output).is_some() {
+        if shapes.ints(output).is_some() || qdq::is_constant(&graph, node)? {
             continue;
         }
         let map = match is_view(node) {
@@ -89,6 +96,8 @@ struct Compiler<'a> {
     builder: ProgramBuilder,
     /// The engine's tensor of each value.
     maps: HashMap<String, TensorId>,
+    /// The scale of each value that is codes.
+    scales: HashMap<String, f32>,
     /// Values that single numbers were spread to so far.
     spread: usize,
 }
@@ -170,6 +179,23 @@ impl Compiler<'_> {
         };
         let made = match node.op() {
             "Conv" | "ConvTranspose" => return self.conv(name, node),
+            "QuantizeLinear" => {
+                let scale = Scales::of(self.graph, node)?.single(node)?;
+                self.scales.insert(node.need_output()?.to_owned(), scale);
+                let x = self.map(node, 0)?;
+                self.builder.quantize(name, x, scale)
+            }
+            "DequantizeLinear" => {
+                let scale = Scales::of(self.graph, node)?.single(node)?;
+                let codes = node.need_input(0)?;
+                if let Some(made) = self.scales.get(codes).filter(|s| **s != scale) {
+                    return Err(node.error(format!(
+                        "its scale is {scale}, the codes \"{codes}\" were made with {made}"
+                    )));
+                }
+                let x = self.map(node, 0)?;
+                self.builder.dequantize(name, x)
+            }
             "BatchNormalization" | "Add" | "Mul" => return self.affine_or_add(name, node),
             "Relu" => {
                 let x = self.map(node, 0)?;
@@ -234,17 +260,7 @@ impl Compiler<'_> {
     fn conv(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
         let x = self.map(node, 0)?;
         let [_, h, w] = self.builder.shape(x);
-        let weight_name = node.need_input(1)?;
-        let weight = self
-            .graph
-            .floats(weight_name)?
-            .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is no constant")))?;
-        let uses = self.graph.uses(weight_name);
-        if uses > MAX_SHARED {
-            return Err(node.error(format!(
-                "its weight \"{weight_name}\" is used {uses} times, at most {MAX_SHARED}"
-            )));
-        }
+        let weight = Weight::of(self.graph, node)?;
         let bias =
             match node.input(2) {
                 Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
@@ -268,7 +284,7 @@ impl Compiler<'_> {
                     pad: window.pad,
                     dilation: window.dilation,
                     groups: window.groups,
-                    weight: ConvWeight::F32(&weight.data),
+                    weight: weight.spec(),
                     bias,
                     relu: false,
                 },
@@ -284,7 +300,7 @@ impl Compiler<'_> {
                     output_padding: window.output_padding,
                     dilation: window.dilation,
                     groups: window.groups,
-                    weight: ConvWeight::F32(&weight.data),
+                    weight: weight.spec(),
                     bias,
                     relu: false,
                 },

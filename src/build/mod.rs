@@ -10,14 +10,20 @@
 mod affine;
 pub mod calibrate;
 pub mod compile;
+pub mod config;
 pub mod deconv;
+pub mod equalize;
 pub mod folder;
 pub mod fuse;
 pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod quantize;
+mod runner;
+pub mod sensitivity;
 pub mod simplify;
+pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 
@@ -113,6 +119,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// A calibration lacks ranges of tensors that are to be quantised.
     #[error(
         "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \

@@ -40,6 +40,8 @@ pub enum Op {
         dilation: [usize; 2],
         groups: usize,
         weight: Constant,
+        /// With weights that are 8-bit codes: the scale of each output channel.
+        scales: Option<Constant>,
         bias: Option<Constant>,
     },
     ConvTranspose {
@@ -51,6 +53,8 @@ pub enum Op {
         dilation: [usize; 2],
         groups: usize,
         weight: Constant,
+        /// With weights that are 8-bit codes: the scale of each output channel.
+        scales: Option<Constant>,
         bias: Option<Constant>,
     },
     BatchNormalization {
@@ -60,6 +64,10 @@ pub enum Op {
     Relu,
     Sigmoid,
     Add,
+    Quantize {
+        scale: f32,
+    },
+    Dequantize,
     Concat,
     DepthToSpace {
         block: usize,
@@ -151,6 +159,7 @@ impl Net {
             pad: [k / 2; 4],
             dilation: [1; 2],
             groups: 1,
+            scales: None,
             weight: self.constant(random, out * channels * k * k, scale),
             bias: Some(self.constant(random, out, 0.1)),
         };
@@ -181,6 +190,7 @@ impl Net {
             output_padding: [0; 2],
             dilation: [1; 2],
             groups: 1,
+            scales: None,
             weight: self.constant(random, out * channels * s * s, scale),
             bias: Some(self.constant(random, out, 0.1)),
         };
@@ -188,8 +198,18 @@ impl Net {
         self.node(&format!("{name}_relu"), &[&y], Op::Relu)
     }
 
-    fn values(&self, (first, n): Constant) -> &[f32] {
+    pub fn values(&self, (first, n): Constant) -> &[f32] {
         &self.constants[first..first + n]
+    }
+
+    /// The weights of a convolution as codes; its constants may be no codes.
+    fn codes(&self, op: &Op) -> Vec<i8> {
+        match op {
+            Op::Conv { weight, .. } | Op::ConvTranspose { weight, .. } => {
+                self.values(*weight).iter().map(|&v| v as i8).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The engine's payload.
@@ -205,6 +225,7 @@ impl Net {
                 .map(|name| tensors[name.as_str()])
                 .collect();
             let x = inputs[0];
+            let codes = self.codes(&node.op);
             let y = match &node.op {
                 Op::Conv {
                     out,
@@ -214,6 +235,7 @@ impl Net {
                     dilation,
                     groups,
                     weight,
+                    scales,
                     bias,
                 } => {
                     let spec = ConvSpec {
@@ -223,7 +245,11 @@ impl Net {
                         pad: *pad,
                         dilation: *dilation,
                         groups: *groups,
-                        weight: ConvWeight::F32(self.values(*weight)),
+                        weight: conv_weight(
+                            self.values(*weight),
+                            &codes,
+                            scales.map(|s| self.values(s)),
+                        ),
                         bias: bias.map(|bias| self.values(bias)),
                         relu: false,
                     };
@@ -238,6 +264,7 @@ impl Net {
                     dilation,
                     groups,
                     weight,
+                    scales,
                     bias,
                 } => {
                     let spec = ConvTransposeSpec {
@@ -248,7 +275,11 @@ impl Net {
                         output_padding: *output_padding,
                         dilation: *dilation,
                         groups: *groups,
-                        weight: ConvWeight::F32(self.values(*weight)),
+                        weight: conv_weight(
+                            self.values(*weight),
+                            &codes,
+                            scales.map(|s| self.values(s)),
+                        ),
                         bias: bias.map(|bias| self.values(bias)),
                         relu: false,
                     };
@@ -260,6 +291,8 @@ impl Net {
                 Op::Relu => builder.relu(name, x)?,
                 Op::Sigmoid => builder.sigmoid(name, x)?,
                 Op::Add => builder.add(name, x, inputs[1], false)?,
+                Op::Quantize { scale } => builder.quantize(name, x, *scale)?,
+                Op::Dequantize => builder.dequantize(name, x)?,
                 Op::Concat => builder.concat(name, &inputs)?,
                 Op::DepthToSpace { block, crd } => {
                     let mode = if *crd {
@@ -288,6 +321,17 @@ impl Net {
             builder.output(tensors[output.as_str()], output)?;
         }
         builder.finish()
+    }
+}
+
+fn conv_weight<'a>(
+    values: &'a [f32],
+    codes: &'a [i8],
+    scales: Option<&'a [f32]>,
+) -> ConvWeight<'a> {
+    match scales {
+        None => ConvWeight::F32(values),
+        Some(scales) => ConvWeight::I8 { codes, scales },
     }
 }
 

@@ -15,6 +15,15 @@ pub(crate) fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     }
 }
 
+pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(2),
+        i: Some(value),
+        ..Default::default()
+    }
+}
+
 pub(crate) fn ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto {
         name: Some(name.to_owned()),

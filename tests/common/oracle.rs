@@ -3,6 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+
+use centerpoint::build::compile;
+use centerpoint::build::onnx::Graph;
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::engine::{Engine, MapView};
+use centerpoint::threads::Pool;
 
 /// A network with one input and the outputs that ONNX Runtime computed from it.
 pub(crate) struct Case {
@@ -13,6 +20,8 @@ pub(crate) struct Case {
     pub(crate) outputs: Vec<Output>,
 }
 
+/// A dense tensor.
+#[derive(Clone, Debug)]
 pub(crate) struct Output {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
@@ -80,4 +89,50 @@ pub(crate) fn case(model: &Path, folder: &Path) -> Case {
         input_shape: shape(&io["input"]),
         outputs: outputs.collect(),
     }
+}
+
+/// The CPU engine for a graph.
+pub(crate) fn engine(graph: &Graph) -> CpuEngine {
+    let payload = compile::cpu(graph).unwrap();
+    let pool = Arc::new(Pool::new(2));
+    let weights = Arc::new(payload.weights);
+    CpuEngine::new(payload.program, weights, pool, &Options::default()).unwrap()
+}
+
+/// Writes a dense map to the engine's input.
+pub(crate) fn fill(engine: &mut dyn Engine, values: &[f32]) {
+    let mut input = engine.input_mut();
+    let (height, width) = (input.layout.height, input.layout.width);
+    for (i, &value) in values.iter().enumerate() {
+        let (row, x) = (i / width, i % width);
+        input.set(row / height, row % height, x, value);
+    }
+}
+
+/// A map as a dense tensor.
+pub(crate) fn dense(name: &str, map: MapView<'_>) -> Output {
+    let layout = map.layout;
+    let mut values = Vec::new();
+    for c in 0..layout.channels {
+        for y in 0..layout.height {
+            values.extend((0..layout.width).map(|x| map.data[layout.index(c, y, x)]));
+        }
+    }
+    Output {
+        name: name.to_owned(),
+        shape: vec![1, layout.channels, layout.height, layout.width],
+        values,
+    }
+}
+
+/// What the CPU engine makes of a dense input.
+pub(crate) fn run(graph: &Graph, input: &[f32]) -> Vec<Output> {
+    let mut engine = engine(graph);
+    fill(&mut engine, input);
+    engine.run().unwrap();
+    let names: Vec<String> = engine.outputs().iter().map(|o| o.name.clone()).collect();
+    let outputs = names.iter().enumerate();
+    outputs
+        .map(|(i, name)| dense(name, engine.output(i).unwrap()))
+        .collect()
 }

@@ -5,59 +5,28 @@ use crate::nets;
 use crate::oracle;
 
 use std::path::Path;
-use std::sync::Arc;
 
-use centerpoint::build::compile;
-use centerpoint::build::deconv;
 use centerpoint::build::fuse::{FuseReport, fuse};
 use centerpoint::build::onnx::Graph;
-use centerpoint::build::onnx::proto::GraphProto;
-use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::threads::Pool;
-use nets::{model, node, value};
+use centerpoint::build::onnx::proto::{GraphProto, NodeProto, TensorProto};
+use centerpoint::build::onnx::tensor::{element, from_codes, from_floats};
+use centerpoint::build::{BuildError, compile, deconv};
+use centerpoint::engine::cpu::Payload;
+use nets::{int, model, node, value};
 
 /// The largest difference to ONNX Runtime's outputs, relative to the largest value of each.
 fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
-    let payload = compile::cpu(graph).unwrap();
-    let pool = Arc::new(Pool::new(2));
-    let weights = Arc::new(payload.weights);
-    let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default()).unwrap();
-    let mut input = engine.input_mut();
-    let [_, channels, height, width] = case.input_shape[..] else {
-        panic!("{:?}", case.input_shape);
-    };
-    let mut values = case.input.iter();
-    for c in 0..channels {
-        for y in 0..height {
-            for x in 0..width {
-                input.set(c, y, x, *values.next().unwrap());
-            }
-        }
-    }
-    engine.run().unwrap();
-    let names: Vec<String> = engine.outputs().iter().map(|o| o.name.clone()).collect();
-    let expected: Vec<&str> = case.outputs.iter().map(|o| o.name.as_str()).collect();
-    assert_eq!(names, expected, "{}", case.name);
+    let found = oracle::run(graph, &case.input);
+    assert_eq!(found.len(), case.outputs.len());
     let mut worst = 0.0_f32;
-    for (i, output) in case.outputs.iter().enumerate() {
-        let view = engine.output(i).unwrap();
-        let [1, channels, height, width] = output.shape[..] else {
-            panic!("{:?}", output.shape);
-        };
-        let found = (view.layout.channels, view.layout.height, view.layout.width);
-        assert_eq!(found, (channels, height, width), "{}", case.name);
-        let largest = output.values.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
-        let mut values = output.values.iter();
-        for c in 0..channels {
-            for y in 0..height {
-                for x in 0..width {
-                    let found = view.data[view.layout.index(c, y, x)];
-                    let difference = (found - values.next().unwrap()).abs() / largest;
-                    assert!(difference.is_finite());
-                    worst = worst.max(difference);
-                }
-            }
+    for (found, expected) in found.iter().zip(&case.outputs) {
+        assert_eq!(found.name, expected.name, "{}", case.name);
+        assert_eq!(found.shape, expected.shape, "{}", case.name);
+        let largest = expected.values.iter().fold(1e-3_f32, |m, v| m.max(v.abs()));
+        for (a, b) in found.values.iter().zip(&expected.values) {
+            let difference = (a - b).abs() / largest;
+            assert!(difference.is_finite());
+            worst = worst.max(difference);
         }
     }
     worst
@@ -168,5 +137,137 @@ fn operators_that_are_not_supported_are_named_with_those_that_are() {
         for needle in needles {
             assert!(message.contains(needle), "{message}");
         }
+    }
+}
+
+/// x ─ QuantizeLinear ─ DequantizeLinear ─ Conv or ConvTranspose ← DequantizeLinear ← INT8 weight, after
+/// `change`.
+fn pairs(op: &str, change: impl Fn(&mut GraphProto)) -> Result<Payload, BuildError> {
+    let (inputs, outputs) = if op == "Conv" { (2, 3) } else { (3, 2) };
+    let mut conv = node(op, &["xd", "wd"], &["out"]);
+    conv.name = Some("/conv".to_owned());
+    let named = |mut node: NodeProto, name: &str| {
+        node.name = Some(name.to_owned());
+        node
+    };
+    let mut weight = node("DequantizeLinear", &["w", "ws", "wz"], &["wd"]);
+    weight.attribute = vec![int("axis", i64::from(op == "ConvTranspose"))];
+    let quantize = node("QuantizeLinear", &["x", "s", "z"], &["xq"]);
+    let dequantize = node("DequantizeLinear", &["xq", "s", "z"], &["xd"]);
+    let mut graph = GraphProto {
+        node: vec![
+            named(quantize, "/x/Q"),
+            named(dequantize, "/x/DQ"),
+            named(weight, "/w/DQ"),
+            conv,
+        ],
+        initializer: vec![
+            from_floats("s", &[], &[0.5]),
+            from_codes("z", &[], &[0]),
+            from_codes("w", &[3, 2, 1, 1], &[1, 2, 3, 4, 5, 6]),
+            from_floats("ws", &[outputs], &vec![0.5; outputs]),
+            from_codes("wz", &[outputs], &vec![0; outputs]),
+        ],
+        input: vec![value("x", &[1, inputs, 4, 4])],
+        output: vec![value("out", &[1, outputs as i64, 4, 4])],
+        ..Default::default()
+    };
+    change(&mut graph);
+    compile::cpu(&Graph::new(Path::new("net.onnx"), model(graph)).unwrap())
+}
+
+/// Puts another tensor in the place of the initializer of its name.
+fn put(graph: &mut GraphProto, tensor: TensorProto) {
+    let mut all = graph.initializer.iter_mut();
+    let old = all.find(|t| t.name == tensor.name).unwrap();
+    *old = tensor;
+}
+
+#[test]
+fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
+    for op in ["Conv", "ConvTranspose"] {
+        pairs(op, |_| {}).unwrap();
+        // A scale of one value serves all channels.
+        pairs(op, |g| {
+            put(g, from_floats("ws", &[], &[0.5]));
+            put(g, from_codes("wz", &[], &[0]));
+        })
+        .unwrap();
+    }
+    let unsigned = |mut tensor: TensorProto| {
+        tensor.data_type = Some(element::UINT8);
+        tensor
+    };
+    type Change<'a> = (&'a dyn Fn(&mut GraphProto), &'a str);
+    let cases: [Change<'_>; 12] = [
+        (
+            &|g| put(g, unsigned(from_codes("z", &[], &[0]))),
+            "\"/x/Q\" (QuantizeLinear): \"z\" has elements of UINT8, supported is INT8",
+        ),
+        (
+            &|g| put(g, from_codes("z", &[], &[-3])),
+            "\"/x/Q\" (QuantizeLinear): its zero point \"z\" has the value -3, supported is 0",
+        ),
+        (
+            &|g| g.node[0].input.truncate(2),
+            "\"/x/Q\" (QuantizeLinear): it has no zero point, which makes its codes UINT8",
+        ),
+        (
+            &|g| put(g, from_floats("s", &[], &[0.0])),
+            "its scale \"s\" has the value 0, expected finite ones above 0",
+        ),
+        (
+            &|g| put(g, from_floats("s", &[], &[f32::NAN])),
+            "its scale \"s\" has the value NaN",
+        ),
+        (
+            &|g| {
+                put(g, from_floats("s", &[2], &[0.5, 0.25]));
+                put(g, from_codes("z", &[2], &[0, 0]));
+            },
+            "its scale \"s\" has 2 values, supported is one for a map",
+        ),
+        (
+            &|g| {
+                g.initializer.push(from_floats("s2", &[], &[0.25]));
+                g.node[1].input[1] = "s2".to_owned();
+            },
+            "\"/x/DQ\" (DequantizeLinear): its scale is 0.25, the codes \"xq\" were made with 0.5",
+        ),
+        (
+            &|g| put(g, unsigned(from_codes("w", &[3, 2, 1, 1], &[0; 6]))),
+            "\"/w/DQ\" (DequantizeLinear): \"w\" has elements of UINT8",
+        ),
+        (
+            &|g| g.node[2].attribute[0].i = Some(1),
+            "\"/w/DQ\" (DequantizeLinear): its scale \"ws\" has 3 values on axis 1 of a weight of shape \
+             [3, 2, 1, 1]; the output channels are the 3 of axis 0",
+        ),
+        (
+            &|g| g.node[2].attribute[0].i = Some(4),
+            "axis 4 of a tensor with 4 axes",
+        ),
+        (
+            &|g| put(g, from_codes("wz", &[2], &[0, 0])),
+            "its zero point \"wz\" has 2 values, its scale has 3",
+        ),
+        (
+            &|g| {
+                g.initializer
+                    .push(from_floats("wf", &[3, 2, 1, 1], &[1.0; 6]));
+                let mut quantize = node("QuantizeLinear", &["wf", "wt", "wz"], &["wq"]);
+                quantize.name = Some("/w/Q".to_owned());
+                quantize.attribute = vec![int("axis", 0)];
+                g.initializer.push(from_floats("wt", &[3], &[1.0; 3]));
+                g.node[2].input[0] = "wq".to_owned();
+                g.node.insert(0, quantize);
+            },
+            "\"/w/Q\" (QuantizeLinear): its scale \"wt\" is not that of the DequantizeLinear behind it",
+        ),
+    ];
+    for (change, needle) in cases {
+        let message = pairs("Conv", change).unwrap_err().to_string();
+        assert!(message.contains(needle), "{message}\n{needle}");
+        assert!(message.starts_with("net.onnx: node "), "{message}");
     }
 }

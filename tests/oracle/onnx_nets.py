@@ -2,7 +2,8 @@
 
     onnx_nets.py pfe DIR          small pillar feature networks in the forms that exporters write
     onnx_nets.py rpn DIR          small networks of the operators of the CPU engine
-    onnx_nets.py run MODEL DIR    one given file; open axes become 7
+    onnx_nets.py run MODEL DIR [IN]  one given file, on the numbers of IN if given; open axes become 7
+    onnx_nets.py npz FILE DIR     x and y of an NPZ file as the input and the output of a case
     onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
     onnx_nets.py compare A B IN T two files on the numbers of IN: valid, and results within T
 
@@ -77,22 +78,31 @@ class Net:
 
 
 def run(model, folder, feed=None):
-    """Runs a file and writes what went in and out."""
+    """Runs a file, after a check that it is valid, and writes what went in and out."""
+    onnx.checker.check_model(onnx.load(model), full_check=True)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
+    shape = [n if isinstance(n, int) else 7 for n in source.shape]
     if feed is None:
-        shape = [n if isinstance(n, int) else 7 for n in source.shape]
-        feed = rng.standard_normal(shape).astype(np.float32)
+        feed = rng.standard_normal(shape)
+    elif feed.ndim == 1:
+        feed = feed.reshape(shape)
+    feed = feed.astype(np.float32)
     names = [o.name for o in session.get_outputs()]
     results = session.run(names, {source.name: feed})
+    write(folder, source.name, feed, names, results)
+
+
+def write(folder, name, feed, names, results):
+    """Writes what went in and out."""
     feed.tofile(folder / "input.f32")
     for i, result in enumerate(results):
         result.astype("<f4").tofile(folder / f"{i}.f32")
     described = {
-        "input": {"name": source.name, "shape": list(feed.shape)},
+        "input": {"name": name, "shape": list(feed.shape)},
         "outputs": [{"name": n, "shape": list(r.shape)} for n, r in zip(names, results)],
     }
     (folder / "io.json").write_text(json.dumps(described))
@@ -394,6 +404,11 @@ if __name__ == "__main__":
             make_rpn(Path(folder))
         case ["run", model, folder]:
             run(Path(model), Path(folder))
+        case ["run", model, folder, source]:
+            run(Path(model), Path(folder), np.fromfile(source, "<f4"))
+        case ["npz", path, folder]:
+            arrays = np.load(path)
+            write(Path(folder), "x", arrays["x"], ["y"], [arrays["y"]])
         case ["same", folder]:
             same(Path(folder))
         case ["compare", first, second, source, tolerance]:

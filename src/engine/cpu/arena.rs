@@ -1,8 +1,8 @@
 //! Where each tensor lies in the one block of memory that the engine works in.
 //!
 //! A map is NHWC with a border of zeros as wide as its readers' padding, so that no kernel looks at
-//! edges. Buffers whose lifetimes do not overlap share memory: the largest are placed first, each in
-//! the smallest gap that holds it.
+//! edges. Buffers of f32 and of 8-bit codes lie side by side; those whose lifetimes do not overlap
+//! share memory: the largest are placed first, each in the smallest gap that holds it.
 
 use super::check::refuse;
 use super::program::{Conv, OpKind, Program};
@@ -10,16 +10,21 @@ use crate::engine::{EngineError, MapLayout};
 
 /// Most bytes of an arena.
 const MAX_ARENA: u64 = 4 << 30;
-/// Buffers begin at multiples of this many f32, a cache line.
-pub(super) const LINE: usize = 16;
+/// Buffers begin at multiples of this many bytes, a cache line.
+pub(super) const LINE: usize = 64;
+/// Bytes behind a buffer of codes that kernels may read (and multiply by zero): they read whole
+/// vectors, also where a pixel's channels end before.
+pub(super) const SLACK: usize = 64;
 
-/// Where a tensor lies. Lengths and indices count f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Where a tensor lies. Lengths and indices count elements: f32, or codes of a byte.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Place {
-    /// First element of the buffer in the arena.
+    /// First byte of the buffer in the arena.
     pub(super) offset: usize,
-    /// Length of the buffer.
+    /// Length of the buffer, with the slack of codes.
     pub(super) len: usize,
+    /// Set if the elements are codes: value of code 1.
+    pub(super) scale: Option<f32>,
     /// Width of the border, in pixels.
     pub(super) border: usize,
     /// From one row of the buffer to the next.
@@ -47,9 +52,9 @@ impl Place {
         self.border * self.row + self.inset()
     }
 
-    /// The buffer in the arena.
+    /// The buffer's bytes in the arena.
     pub(super) fn buffer(&self) -> std::ops::Range<usize> {
-        self.offset..self.offset + self.len
+        self.offset..self.offset + self.len * element(self.scale)
     }
 
     /// The map in its buffer.
@@ -66,16 +71,30 @@ impl Place {
     }
 }
 
+/// Bytes of an element of a tensor with this scale.
+pub(super) fn element(scale: Option<f32>) -> usize {
+    match scale {
+        Some(_) => size_of::<i8>(),
+        None => size_of::<f32>(),
+    }
+}
+
+/// Slack in elements.
+fn slack(scale: Option<f32>) -> usize {
+    scale.map_or(0, |_| SLACK)
+}
+
 /// A buffer to be placed.
 #[derive(Debug)]
 struct Buffer {
     tensor: usize,
+    /// Bytes.
     len: usize,
     /// First and last operator between which the buffer is in use.
     life: (usize, usize),
 }
 
-/// Places the tensors of a validated program; returns the places and the arena's length in f32.
+/// Places the tensors of a validated program; returns the places and the arena's length in bytes.
 pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError> {
     let count = program.tensors.len();
     let mut borders = vec![0usize; count];
@@ -111,7 +130,9 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
         let values = side(map.height)
             .saturating_mul(side(map.width))
             .saturating_mul(map.channels as u64);
-        let bytes = values.saturating_mul(size_of::<f32>() as u64);
+        let bytes = values
+            .saturating_add(slack(map.scale) as u64)
+            .saturating_mul(element(map.scale) as u64);
         if bytes > MAX_ARENA {
             return Err(EngineError::Memory {
                 bytes,
@@ -120,15 +141,14 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
         }
         buffers.push(Buffer {
             tensor,
-            len: values as usize,
+            len: bytes as usize,
             life,
         });
     }
     let (offsets, len) = place(&buffers, count);
-    let bytes = len as u64 * size_of::<f32>() as u64;
-    if bytes > MAX_ARENA {
+    if len as u64 > MAX_ARENA {
         return Err(EngineError::Memory {
-            bytes,
+            bytes: len as u64,
             limit: MAX_ARENA,
         });
     }
@@ -146,7 +166,8 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
         };
         places.push(Place {
             offset,
-            len: (tensor.height + 2 * border) * row,
+            len: (tensor.height + 2 * border) * row + slack(tensor.scale),
+            scale: tensor.scale,
             border,
             row,
             pixel,
@@ -227,7 +248,7 @@ mod tests {
         let buffers: Vec<Buffer> = (0..60)
             .map(|tensor| {
                 let first = next(40);
-                buffer(tensor, 1 + next(1000), (first, first + next(6)))
+                buffer(tensor, 1 + next(4000), (first, first + next(6)))
             })
             .collect();
         let (offsets, total) = place(&buffers, 60);
@@ -248,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_chain_needs_two_buffers() {
-        let buffers: Vec<Buffer> = (0..10).map(|i| buffer(i, 160, (i, i + 1))).collect();
-        assert_eq!(place(&buffers, 10).1, 320);
+        let buffers: Vec<Buffer> = (0..10).map(|i| buffer(i, 640, (i, i + 1))).collect();
+        assert_eq!(place(&buffers, 10).1, 1280);
     }
 }

@@ -2,8 +2,9 @@
 //! every index, shape and section that [`super::exec`] relies on.
 
 use super::pack::{LANES, wide_bias_len, wide_len};
+use super::pack8::{narrow_len8, wide_len8};
 use super::program::{ALIGN, Conv, Op, OpKind, Program, Section, Tensor, WeightLayout};
-use super::spec::{MAX_DIM, MAX_KERNEL, MAX_MAP};
+use super::spec::{MAX_DIM, MAX_KERNEL, MAX_MAP, MAX_PRODUCTS, SCALES};
 use crate::engine::EngineError;
 
 /// Largest distance of a tap: a kernel of [`MAX_KERNEL`] with as large a dilation, and padding.
@@ -39,6 +40,7 @@ impl Program {
         for output in &self.outputs {
             written
                 .check(self, output.tensor)
+                .and_then(|()| need_floats(self.tensor(output.tensor)?))
                 .map_err(|what| refuse(format!("output `{}`: {what}", output.name)))?;
         }
         Ok(())
@@ -70,10 +72,14 @@ impl Program {
                 "shape {shape:?} is not of 1 to {MAX_DIM} with a product of at most {MAX_MAP}"
             ));
         }
+        if let Some(scale) = tensor.scale.filter(|scale| !SCALES.contains(scale)) {
+            return Err(format!("scale is {scale}, must be in {SCALES:?}"));
+        }
         let Some(slice) = tensor.slice_of else {
             return Ok(());
         };
         let whole = self.tensor(slice.tensor)?;
+        same_scale(tensor, whole)?;
         let end = slice.channel.checked_add(tensor.channels);
         let inside = end.is_some_and(|end| end <= whole.channels);
         if whole.slice_of.is_some()
@@ -94,9 +100,17 @@ impl Program {
     /// written and in another buffer, its constants are in the blob.
     fn check_op(&self, op: &Op, blob_len: usize, written: &mut Written) -> Result<(), String> {
         let output = self.tensor(op.output)?;
-        for input in op.inputs() {
-            written.check(self, input)?;
-            if self.root(input).0 == self.root(op.output).0 {
+        for index in op.inputs() {
+            written.check(self, index)?;
+            let input = self.tensor(index)?;
+            match &op.kind {
+                OpKind::Conv(_) => {}
+                OpKind::Quantize { .. } => need_floats(input).and(need_codes(output))?,
+                OpKind::Dequantize { .. } => need_codes(input).and(need_floats(output))?,
+                OpKind::DepthToSpace { .. } | OpKind::MaxPool { .. } => same_scale(input, output)?,
+                _ => need_floats(input).and(need_floats(output))?,
+            }
+            if self.root(index).0 == self.root(op.output).0 {
                 return Err("reads the buffer that it writes".to_owned());
             }
         }
@@ -113,7 +127,12 @@ impl Program {
         };
         match &op.kind {
             OpKind::Conv(conv) => {
-                conv.residual.map_or(Ok(()), same)?;
+                if let Some(residual) = conv.residual {
+                    same(residual)?;
+                    if !conv.layout.is_integer() {
+                        need_floats(self.tensor(residual)?)?;
+                    }
+                }
                 check_conv(conv, self.tensor(conv.input)?, output, blob_len)?;
             }
             OpKind::Affine {
@@ -123,8 +142,8 @@ impl Program {
                 ..
             } => {
                 same(*input)?;
-                check_section("scale", scale, Some(output.channels), blob_len)?;
-                check_section("shift", shift, Some(output.channels), blob_len)?;
+                check_floats("scale", scale, Some(output.channels), blob_len)?;
+                check_floats("shift", shift, Some(output.channels), blob_len)?;
             }
             OpKind::Add { a, b, .. } => {
                 same(*a)?;
@@ -191,15 +210,52 @@ fn check_range(what: &str, values: &[usize], least: usize) -> Result<(), String>
     ))
 }
 
+/// Checks that a tensor holds values.
+fn need_floats(tensor: &Tensor) -> Result<(), String> {
+    match tensor.scale {
+        None => Ok(()),
+        Some(_) => Err(format!("`{}` holds codes, must hold f32", tensor.name)),
+    }
+}
+
+/// Checks that a tensor holds codes.
+fn need_codes(tensor: &Tensor) -> Result<(), String> {
+    match tensor.scale {
+        Some(_) => Ok(()),
+        None => Err(format!("`{}` holds f32, must hold codes", tensor.name)),
+    }
+}
+
+/// Checks that two tensors hold the same kind of elements.
+fn same_scale(a: &Tensor, b: &Tensor) -> Result<(), String> {
+    if a.scale == b.scale {
+        return Ok(());
+    }
+    Err(format!(
+        "`{}` has scale {:?} and `{}` {:?}, must be equal",
+        a.name, a.scale, b.name, b.scale
+    ))
+}
+
 /// Checks that a section holds `len` values of f32 and is in the blob.
-fn check_section(
+fn check_floats(
     what: &str,
     section: &Section,
     len: Option<usize>,
     blob_len: usize,
 ) -> Result<(), String> {
+    let bytes = len.and_then(|len| len.checked_mul(size_of::<f32>()));
+    check_section(what, section, bytes, blob_len)
+}
+
+/// Checks that a section has `expected` bytes and is in the blob.
+fn check_section(
+    what: &str,
+    section: &Section,
+    expected: Option<usize>,
+    blob_len: usize,
+) -> Result<(), String> {
     let Section { offset, len: bytes } = *section;
-    let expected = len.and_then(|len| len.checked_mul(size_of::<f32>()));
     if expected != Some(bytes) {
         return Err(format!("{what} has {bytes} bytes, must have {expected:?}"));
     }
@@ -222,9 +278,13 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
         let expected = format!("divide {channels} and {} channels", output.channels);
         return Err(format!("groups is {groups}, must {expected}"));
     }
-    if conv.layout == WeightLayout::Narrow
-        && (groups != 1 || conv.residual.is_some() || !channels.is_multiple_of(LANES))
-    {
+    let integer = conv.layout.is_integer();
+    match integer {
+        true => need_codes(input)?,
+        false => need_floats(input).and(need_floats(output))?,
+    }
+    let whole = conv.layout == WeightLayout::NarrowQuad || channels.is_multiple_of(LANES);
+    if conv.layout.is_narrow() && (groups != 1 || conv.residual.is_some() || !whole) {
         let found = format!("{groups} groups, {channels} channels");
         return Err(format!(
             "narrow layout with a residual or {found}, needs 1 group, 16·n"
@@ -245,20 +305,38 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
                 "has {taps} taps, or one farther than {MAX_TAP} pixels"
             ));
         }
-        let (weights, bias) = match conv.layout {
-            WeightLayout::Wide => (
-                wide_len(groups, channels, output.channels, taps),
-                wide_bias_len(groups, output.channels),
-            ),
-            WeightLayout::Narrow => {
-                let len = channels
-                    .checked_mul(taps)
-                    .and_then(|n| n.checked_mul(output.channels));
-                (len, output.channels)
-            }
+        let products = taps * (channels / groups);
+        if integer && products > MAX_PRODUCTS {
+            return Err(format!(
+                "adds {products} products of codes, at most {MAX_PRODUCTS} fit a sum"
+            ));
+        }
+        let out_channels = output.channels;
+        let weights = match conv.layout {
+            WeightLayout::Wide => wide_len(groups, channels, out_channels, taps)
+                .and_then(|len| len.checked_mul(size_of::<f32>())),
+            WeightLayout::Narrow => (channels * taps)
+                .checked_mul(out_channels)
+                .and_then(|len| len.checked_mul(size_of::<f32>())),
+            WeightLayout::Quad => wide_len8(groups, channels, out_channels, taps),
+            WeightLayout::NarrowQuad => narrow_len8(channels, out_channels, taps),
+        };
+        let bias = match conv.layout.is_narrow() {
+            false => wide_bias_len(groups, out_channels),
+            true => out_channels,
         };
         check_section("weights", &phase.weights, weights, blob_len)?;
-        check_section("bias", &phase.bias, Some(bias), blob_len)?;
+        check_floats("bias", &phase.bias, Some(bias), blob_len)?;
+        match (&phase.multiplier, integer) {
+            (Some(multiplier), true) => {
+                check_floats("multiplier", multiplier, Some(bias), blob_len)?;
+            }
+            (None, false) => {}
+            (found, _) => {
+                let found = found.map_or("no", |_| "a");
+                return Err(format!("{found} multiplier with layout {:?}", conv.layout));
+            }
+        }
     }
     Ok(())
 }

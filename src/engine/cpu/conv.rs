@@ -3,10 +3,12 @@
 
 use std::ops::Range;
 
-use super::arena::Place;
-use super::exec::{Context, MIN_BANDS, Step, split};
+use super::arena::{Place, element};
+use super::exec::{Context, Element, MIN_BANDS, Step, split_bytes};
 use super::kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+use super::kernels8::{Output8, Residual8, Row8, narrow_row8, wide_channels8, wide_row8};
 use super::pack::LANES;
+use super::pack8::QUAD;
 use super::program::{Conv, Phase, WeightLayout};
 use crate::engine::EngineError;
 
@@ -17,6 +19,8 @@ const BAND_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct ConvStep {
     input: Place,
+    /// Whether the input's codes may be negative.
+    signed: bool,
     residual: Option<Place>,
     stride: [usize; 2],
     up: [usize; 2],
@@ -28,15 +32,48 @@ pub(super) struct ConvStep {
     band: usize,
 }
 
-/// A phase of a convolution.
+/// A phase of a convolution. Ranges are bytes in the weight blob.
 #[derive(Debug)]
 struct PhaseStep {
     /// From tap (0, 0) to each tap, in elements of the input.
     taps: Vec<isize>,
-    /// Bytes in the weight blob.
     weights: Range<usize>,
-    /// Bytes in the weight blob.
+    /// Empty where the weights are f32.
+    multiplier: Range<usize>,
     bias: Range<usize>,
+}
+
+/// The constants of a phase.
+#[derive(Clone, Copy)]
+enum Constants<'a> {
+    F32 {
+        weights: &'a [f32],
+        bias: &'a [f32],
+    },
+    I8 {
+        weights: &'a [i8],
+        multiplier: &'a [f32],
+        bias: &'a [f32],
+    },
+}
+
+/// A buffer that is read.
+#[derive(Clone, Copy)]
+enum Buffer<'a> {
+    F32(&'a [f32]),
+    I8 { codes: &'a [i8], scale: f32 },
+}
+
+impl<'a> Buffer<'a> {
+    fn new(place: &Place, bytes: &'a [u8]) -> Self {
+        match place.scale {
+            None => Self::F32(bytemuck::cast_slice(bytes)),
+            Some(scale) => Self::I8 {
+                codes: bytemuck::cast_slice(bytes),
+                scale,
+            },
+        }
+    }
 }
 
 /// What all tasks of a convolution share.
@@ -44,29 +81,35 @@ struct Task<'a> {
     conv: &'a ConvStep,
     output: &'a Place,
     context: Context<'a>,
-    /// The input's buffer.
-    input: &'a [f32],
-    /// The residual's place and buffer.
-    residual: Option<(Place, &'a [f32])>,
+    input: Buffer<'a>,
+    residual: Option<(Place, Buffer<'a>)>,
     /// Output channels of a group.
     per_group: usize,
 }
 
 impl ConvStep {
-    /// Prepares a validated convolution.
-    pub(super) fn new(conv: &Conv, input: Place, residual: Option<Place>, output: &Place) -> Self {
+    /// Prepares a validated convolution. `signed`: the input's codes may be negative.
+    pub(super) fn new(
+        conv: &Conv,
+        input: Place,
+        signed: bool,
+        residual: Option<Place>,
+        output: &Place,
+    ) -> Self {
         let offset = |&[dy, dx]: &[i32; 2]| {
             dy as isize * input.row as isize + dx as isize * input.pixel as isize
         };
         let phase = |phase: &Phase| PhaseStep {
             taps: phase.taps.iter().map(offset).collect(),
             weights: phase.weights.range(),
+            multiplier: phase.multiplier.map_or(0..0, |section| section.range()),
             bias: phase.bias.range(),
         };
         let steps = output.height.div_ceil(conv.up[0]);
-        let bytes = conv.stride[0] * input.row * size_of::<f32>();
+        let bytes = conv.stride[0] * input.row * element(input.scale);
         Self {
             input,
+            signed,
             residual,
             stride: conv.stride,
             up: conv.up,
@@ -83,101 +126,221 @@ impl ConvStep {
         &self,
         step: &Step,
         context: Context<'_>,
-        arena: &mut [f32],
+        arena: &mut [u8],
     ) -> Result<(), EngineError> {
         // Sections are looked at here, because the tasks cannot fail.
         for phase in &self.phases {
-            context.values(&phase.weights)?;
-            context.values(&phase.bias)?;
+            self.constants(phase, context)?;
         }
         let output = &step.output;
-        let residual = self.residual.unwrap_or(self.input);
-        let (buffer, [input, values]) = split(arena, output, [self.input, residual]);
+        let places = [self.input, self.residual.unwrap_or(self.input)];
+        let (buffer, [input, residual]) = split_bytes(arena, output, places);
         let task = Task {
             conv: self,
             output,
             context,
-            input,
-            residual: self.residual.map(|place| (place, values)),
+            input: Buffer::new(&self.input, input),
+            residual: self
+                .residual
+                .map(|place| (place, Buffer::new(&place, residual))),
             per_group: output.channels / self.groups,
         };
-        let block = match self.layout {
-            WeightLayout::Wide => wide_channels(context.isa),
-            WeightLayout::Narrow => task.per_group,
-        };
-        step.bands(context.pool, buffer, self.band * self.up[0], |y, rows| {
-            for group in 0..self.groups {
-                for channel in (0..task.per_group).step_by(block) {
-                    let channels = channel..(channel + block).min(task.per_group);
-                    for (number, phase) in self.phases.iter().enumerate() {
-                        task.block(y, rows, group, channels.clone(), number, phase);
-                    }
-                }
-            }
-        });
+        match output.scale {
+            None => task.bands::<f32>(step, bytemuck::cast_slice_mut(buffer)),
+            Some(_) => task.bands::<i8>(step, bytemuck::cast_slice_mut(buffer)),
+        }
         Ok(())
+    }
+
+    fn constants<'a>(
+        &self,
+        phase: &PhaseStep,
+        context: Context<'a>,
+    ) -> Result<Constants<'a>, EngineError> {
+        let bias = context.values(&phase.bias)?;
+        Ok(match self.layout {
+            WeightLayout::Wide | WeightLayout::Narrow => Constants::F32 {
+                weights: context.values(&phase.weights)?,
+                bias,
+            },
+            WeightLayout::Quad | WeightLayout::NarrowQuad => Constants::I8 {
+                weights: context.values(&phase.weights)?,
+                multiplier: context.values(&phase.multiplier)?,
+                bias,
+            },
+        })
     }
 }
 
 impl Task<'_> {
+    fn bands<O: Element>(&self, step: &Step, buffer: &mut [O]) {
+        let conv = self.conv;
+        let block = match conv.layout {
+            WeightLayout::Wide => wide_channels(self.context.isa),
+            WeightLayout::Quad => wide_channels8(self.context.isa),
+            WeightLayout::Narrow | WeightLayout::NarrowQuad => self.per_group,
+        };
+        let band = conv.band * conv.up[0];
+        step.bands(self.context.pool, buffer, band, |y, rows| {
+            for group in 0..conv.groups {
+                for channel in (0..self.per_group).step_by(block) {
+                    let channels = channel..(channel + block).min(self.per_group);
+                    for (number, phase) in conv.phases.iter().enumerate() {
+                        self.block(y, rows, group, channels.clone(), number, phase);
+                    }
+                }
+            }
+        });
+    }
+
     /// Computes the output channels `outputs` of a group, in one phase, for the band of rows that
     /// begins with row `y`.
-    fn block(
+    fn block<O: Element>(
         &self,
         y: usize,
-        rows: &mut [f32],
+        rows: &mut [O],
         group: usize,
         outputs: Range<usize>,
         number: usize,
         phase: &PhaseStep,
     ) {
-        let Self {
-            conv,
-            output,
-            context,
-            ..
-        } = self;
-        let (place, channels) = (&conv.input, conv.input.channels / conv.groups);
+        let (conv, output) = (self.conv, self.output);
         let (a, b) = (number / conv.up[1], number % conv.up[1]);
         let width = output.width.saturating_sub(b).div_ceil(conv.up[1]);
-        let (Ok(weights), Ok(bias)) = (context.values(&phase.weights), context.values(&phase.bias))
-        else {
+        // A phase beyond the edge of a narrow map has no steps.
+        let (Ok(constants), 1..) = (conv.constants(phase, self.context), width) else {
             return;
-        };
-        let blocks = match conv.layout {
-            WeightLayout::Wide => group * self.per_group.div_ceil(LANES) + outputs.start / LANES,
-            WeightLayout::Narrow => 0,
         };
         let first = group * self.per_group + outputs.start;
         let band = rows.chunks_exact_mut(output.row).enumerate();
         for (r, row) in band.skip(a).step_by(conv.up[0]) {
-            let residual = self.residual.map(|(place, values)| {
-                let at = place.start() + (y + r) * place.row + b * place.pixel + first;
-                Residual {
-                    values: &values[at..],
-                    step: conv.up[1] * place.pixel,
-                }
-            });
             let i = (y + r) / conv.up[0];
-            let row = Row {
-                input: self.input,
-                start: place.start() + i * conv.stride[0] * place.row + group * channels,
-                taps: &phase.taps,
-                step: conv.stride[1] * place.pixel,
-                channels,
-                weights: &weights[blocks * phase.taps.len() * channels * LANES..],
-                bias: &bias[blocks * LANES..],
-                residual,
-                output: &mut row[output.inset() + b * output.pixel + first..],
-                output_step: conv.up[1] * output.pixel,
+            let place = &conv.input;
+            let part = Part {
+                start: place.start()
+                    + i * conv.stride[0] * place.row
+                    + group * place.channels / conv.groups,
+                residual: self.residual.map_or(0, |(place, _)| {
+                    place.start() + (y + r) * place.row + b * place.pixel + first
+                }),
+                group,
+                outputs: outputs.clone(),
                 width,
-                output_channels: outputs.len(),
-                relu: conv.relu,
             };
-            match conv.layout {
-                WeightLayout::Wide => wide_row(context.isa, row),
-                WeightLayout::Narrow => narrow_row(context.isa, row),
-            }
+            let at = output.inset() + b * output.pixel + first;
+            self.row(&part, phase, constants, &mut row[at..]);
         }
     }
+
+    /// Computes the output channels of a part of a row; `row` begins with the first one's first.
+    fn row<O: Element>(
+        &self,
+        part: &Part,
+        phase: &PhaseStep,
+        constants: Constants<'_>,
+        row: &mut [O],
+    ) {
+        let (conv, output, isa) = (self.conv, self.output, self.context.isa);
+        let channels = conv.input.channels / conv.groups;
+        // Blocks of output channels before this part's.
+        let blocks = part.group * self.per_group.div_ceil(LANES) + part.outputs.start / LANES;
+        let taps = &phase.taps;
+        let (step, output_step) = (conv.stride[1] * conv.input.pixel, conv.up[1] * output.pixel);
+        match (constants, self.input) {
+            (Constants::F32 { weights, bias }, Buffer::F32(input)) => {
+                let residual = match self.residual {
+                    Some((place, Buffer::F32(values))) => Some(Residual {
+                        values: &values[part.residual..],
+                        step: conv.up[1] * place.pixel,
+                    }),
+                    _ => None,
+                };
+                let row = Row {
+                    input,
+                    start: part.start,
+                    taps,
+                    step,
+                    channels,
+                    weights: &weights[blocks * taps.len() * channels * LANES..],
+                    bias: &bias[blocks * LANES..],
+                    residual,
+                    output: bytemuck::cast_slice_mut(row),
+                    output_step,
+                    width: part.width,
+                    output_channels: part.outputs.len(),
+                    relu: conv.relu,
+                };
+                match conv.layout {
+                    WeightLayout::Narrow => narrow_row(isa, row),
+                    _ => wide_row(isa, row),
+                }
+            }
+            (
+                Constants::I8 {
+                    weights,
+                    multiplier,
+                    bias,
+                },
+                Buffer::I8 { codes: input, .. },
+            ) => {
+                let residual = self.residual.map(|(place, buffer)| {
+                    let step = conv.up[1] * place.pixel;
+                    match buffer {
+                        Buffer::F32(values) => Residual8::F32 {
+                            values: &values[part.residual..],
+                            step,
+                        },
+                        Buffer::I8 { codes, scale } => Residual8::I8 {
+                            codes: &codes[part.residual..],
+                            scale,
+                            step,
+                        },
+                    }
+                });
+                let quads = channels.div_ceil(QUAD);
+                let row = Row8 {
+                    input,
+                    start: part.start,
+                    taps,
+                    step,
+                    channels,
+                    signed: conv.signed,
+                    weights: &weights[blocks * taps.len() * quads * QUAD * LANES..],
+                    multiplier: &multiplier[blocks * LANES..],
+                    bias: &bias[blocks * LANES..],
+                    residual,
+                    output: match output.scale {
+                        None => Output8::F32(bytemuck::cast_slice_mut(row)),
+                        Some(scale) => Output8::I8 {
+                            codes: bytemuck::cast_slice_mut(row),
+                            scale,
+                        },
+                    },
+                    output_step,
+                    width: part.width,
+                    output_channels: part.outputs.len(),
+                    relu: conv.relu,
+                };
+                match conv.layout {
+                    WeightLayout::NarrowQuad => narrow_row8(isa, row),
+                    _ => wide_row8(isa, row),
+                }
+            }
+            // A validated program has weights of its input's kind.
+            _ => {}
+        }
+    }
+}
+
+/// A part of an output row: steps of a phase, and channels of a group.
+struct Part {
+    /// Index of the first input channel of tap (0, 0) of the first step.
+    start: usize,
+    /// Index of the first residual.
+    residual: usize,
+    group: usize,
+    /// Output channels in the group.
+    outputs: Range<usize>,
+    /// Number of steps.
+    width: usize,
 }

@@ -1,5 +1,9 @@
 //! Runs one operator: splits it into bands of output rows, one task each, and calls the kernels.
 
+use std::ops::Range;
+
+use bytemuck::Pod;
+
 use super::arena::Place;
 use super::conv::ConvStep;
 use super::kernels::positive;
@@ -27,8 +31,8 @@ pub(super) enum StepKind {
     /// `input · scale + shift`; ranges of bytes in the weight blob.
     Affine {
         input: Place,
-        scale: std::ops::Range<usize>,
-        shift: std::ops::Range<usize>,
+        scale: Range<usize>,
+        shift: Range<usize>,
         relu: bool,
     },
     Add {
@@ -42,11 +46,6 @@ pub(super) enum StepKind {
     Sigmoid {
         input: Place,
     },
-    DepthToSpace {
-        input: Place,
-        block: usize,
-        mode: DepthToSpaceMode,
-    },
     Quantize {
         input: Place,
         scale: f32,
@@ -55,12 +54,21 @@ pub(super) enum StepKind {
         input: Place,
         scale: f32,
     },
-    MaxPool {
+    DepthToSpace {
         input: Place,
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        pad: [usize; 2],
+        block: usize,
+        mode: DepthToSpaceMode,
     },
+    MaxPool(MaxPoolStep),
+}
+
+/// A maximum over windows; see [`super::program::OpKind::MaxPool`].
+#[derive(Debug)]
+pub(super) struct MaxPoolStep {
+    pub(super) input: Place,
+    pub(super) kernel: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) pad: [usize; 2],
 }
 
 /// What operators run with.
@@ -74,7 +82,7 @@ pub(super) struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// A section of the blob as values.
-    pub(super) fn values(&self, range: &std::ops::Range<usize>) -> Result<&'a [f32], EngineError> {
+    pub(super) fn values<T: Pod>(&self, range: &Range<usize>) -> Result<&'a [T], EngineError> {
         let bytes = self.weights.get(range.clone());
         bytes
             .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
@@ -84,10 +92,35 @@ impl<'a> Context<'a> {
     }
 }
 
+/// An element of a map: f32, or a code.
+pub(super) trait Element: Pod + Send + Sync {
+    /// Below or equal to all others.
+    const LOWEST: Self;
+    /// The larger of two; of a number and NaN the number.
+    fn larger(self, other: Self) -> Self;
+}
+
+impl Element for f32 {
+    const LOWEST: Self = Self::NEG_INFINITY;
+
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
+    }
+}
+
+impl Element for i8 {
+    const LOWEST: Self = Self::MIN;
+
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
+    }
+}
+
 impl Step {
     /// Runs the operator.
-    pub(super) fn run(&self, context: Context<'_>, arena: &mut [f32]) -> Result<(), EngineError> {
+    pub(super) fn run(&self, context: Context<'_>, arena: &mut [u8]) -> Result<(), EngineError> {
         let pool = context.pool;
+        let codes = self.output.scale.is_some();
         match &self.kind {
             StepKind::Conv(conv) => conv.run(self, context, arena)?,
             StepKind::Affine {
@@ -96,70 +129,52 @@ impl Step {
                 shift,
                 relu,
             } => {
-                let (scale, shift) = (context.values(scale)?, context.values(shift)?);
-                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
-                    for (c, (out, x)) in out.iter_mut().zip(x).enumerate() {
+                let (scale, shift): (&[f32], &[f32]) =
+                    (context.values(scale)?, context.values(shift)?);
+                self.pixels(pool, arena, [*input; 2], |out: &mut [f32], [x, _]| {
+                    for (c, (out, x)) in out.iter_mut().zip::<&[f32]>(x).enumerate() {
                         let y = x * scale[c] + shift[c];
                         *out = if *relu { positive(y) } else { y };
                     }
                 });
             }
             StepKind::Add { a, b, relu } => {
-                self.pixels(pool, arena, [*a, *b], |out, [a, b]| {
-                    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                self.pixels(pool, arena, [*a, *b], |out: &mut [f32], [a, b]| {
+                    for ((out, a), b) in out.iter_mut().zip::<&[f32]>(a).zip(b) {
                         *out = if *relu { positive(a + b) } else { a + b };
                     }
                 });
             }
-            StepKind::Relu { input } => {
-                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
-                    out.iter_mut()
-                        .zip(x)
-                        .for_each(|(out, x)| *out = positive(*x));
-                });
-            }
+            StepKind::Relu { input } => self.map(pool, arena, input, positive),
             StepKind::Sigmoid { input } => {
-                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
-                    out.iter_mut()
-                        .zip(x)
-                        .for_each(|(out, x)| *out = 1.0 / (1.0 + (-x).exp()));
-                });
+                self.map(pool, arena, input, |x: f32| 1.0 / (1.0 + (-x).exp()));
             }
             StepKind::Quantize { input, scale } => {
-                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
-                    out.iter_mut()
-                        .zip(x)
-                        .for_each(|(out, x)| *out = f32::from(quantize(*x, *scale)));
-                });
+                self.map(pool, arena, input, |x| quantize(x, *scale));
             }
             StepKind::Dequantize { input, scale } => {
-                self.pixels(pool, arena, [*input, *input], |out, [x, _]| {
-                    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * scale);
-                });
+                self.map(pool, arena, input, |x: i8| f32::from(x) * scale);
+            }
+            StepKind::DepthToSpace { input, block, mode } if codes => {
+                self.depth_to_space::<i8>(pool, arena, input, *block, *mode);
             }
             StepKind::DepthToSpace { input, block, mode } => {
-                self.depth_to_space(pool, arena, input, *block, *mode);
+                self.depth_to_space::<f32>(pool, arena, input, *block, *mode);
             }
-            StepKind::MaxPool {
-                input,
-                kernel,
-                stride,
-                pad,
-            } => {
-                self.max_pool(pool, arena, input, *kernel, *stride, *pad);
-            }
+            StepKind::MaxPool(step) if codes => self.max_pool::<i8>(pool, arena, step),
+            StepKind::MaxPool(step) => self.max_pool::<f32>(pool, arena, step),
         }
         Ok(())
     }
 
     /// Calls `f(y, rows)` in parallel for bands of `band` output rows; `rows` are whole rows of the
     /// buffer, beginning with row `y` of the map.
-    pub(super) fn bands(
+    pub(super) fn bands<T: Element>(
         &self,
         pool: &Pool,
-        buffer: &mut [f32],
+        buffer: &mut [T],
         band: usize,
-        f: impl Fn(usize, &mut [f32]) + Sync,
+        f: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let Place {
             border,
@@ -171,15 +186,15 @@ impl Step {
         let (edge, side) = (border * row, border * pixel);
         let body = edge..edge + height * row;
         if self.clears_border {
-            buffer[..body.start].fill(0.0);
-            buffer[body.end..].fill(0.0);
+            buffer[..body.start].fill(T::zeroed());
+            buffer[body.end..].fill(T::zeroed());
         }
         pool.for_each_chunk_mut(&mut buffer[body], band * row, |i, rows| {
             if self.clears_border && border > 0 {
                 for row in rows.chunks_exact_mut(row) {
-                    row[..side].fill(0.0);
+                    row[..side].fill(T::zeroed());
                     let right = row.len() - side;
-                    row[right..].fill(0.0);
+                    row[right..].fill(T::zeroed());
                 }
             }
             f(i * band, rows);
@@ -187,122 +202,132 @@ impl Step {
     }
 
     /// Calls `f(output, [a, b])` for each pixel's channels; both inputs have the output's shape.
-    fn pixels(
+    fn pixels<I: Element, O: Element>(
         &self,
         pool: &Pool,
-        arena: &mut [f32],
+        arena: &mut [u8],
         places: [Place; 2],
-        f: impl Fn(&mut [f32], [&[f32]; 2]) + Sync,
+        f: impl Fn(&mut [O], [&[I]; 2]) + Sync,
     ) {
         let output = &self.output;
-        let (buffer, inputs) = split(arena, output, places);
-        self.bands(
-            pool,
-            buffer,
-            output.height.div_ceil(MIN_BANDS),
-            |y, rows| {
-                for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
-                    for x in 0..output.width {
-                        let values = [0, 1].map(|k| {
-                            let (input, place) = (inputs[k], &places[k]);
-                            let at = place.start() + (y + r) * place.row + x * place.pixel;
-                            &input[at..at + output.channels]
-                        });
-                        let at = output.inset() + x * output.pixel;
-                        f(&mut row[at..at + output.channels], values);
-                    }
+        let (buffer, inputs) = split::<I, O>(arena, output, places);
+        let band = output.height.div_ceil(MIN_BANDS);
+        self.bands(pool, buffer, band, |y, rows| {
+            for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
+                for x in 0..output.width {
+                    let values = [0, 1].map(|k| {
+                        let (input, place) = (inputs[k], &places[k]);
+                        let at = place.start() + (y + r) * place.row + x * place.pixel;
+                        &input[at..at + output.channels]
+                    });
+                    let at = output.inset() + x * output.pixel;
+                    f(&mut row[at..at + output.channels], values);
                 }
-            },
-        );
+            }
+        });
     }
 
-    fn depth_to_space(
+    /// Makes each element from the one at its place.
+    fn map<I: Element, O: Element>(
         &self,
         pool: &Pool,
-        arena: &mut [f32],
+        arena: &mut [u8],
+        input: &Place,
+        f: impl Fn(I) -> O + Sync,
+    ) {
+        self.pixels(pool, arena, [*input; 2], |out: &mut [O], [x, _]| {
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
+        });
+    }
+
+    fn depth_to_space<T: Element>(
+        &self,
+        pool: &Pool,
+        arena: &mut [u8],
         place: &Place,
         block: usize,
         mode: DepthToSpaceMode,
     ) {
         let output = &self.output;
-        let (buffer, [input, _]) = split(arena, output, [*place, *place]);
-        self.bands(
-            pool,
-            buffer,
-            output.height.div_ceil(MIN_BANDS),
-            |y, rows| {
-                for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
-                    let (i, a) = ((y + r) / block, (y + r) % block);
-                    for x in 0..output.width {
-                        let (j, b) = (x / block, x % block);
-                        let from = place.start() + i * place.row + j * place.pixel;
-                        let from = &input[from..from + place.channels];
-                        let to = output.inset() + x * output.pixel;
-                        let to = &mut row[to..to + output.channels];
-                        match mode {
-                            DepthToSpaceMode::Dcr => {
-                                let first = (a * block + b) * output.channels;
-                                to.copy_from_slice(&from[first..first + output.channels]);
-                            }
-                            DepthToSpaceMode::Crd => {
-                                for (c, to) in to.iter_mut().enumerate() {
-                                    *to = from[(c * block + a) * block + b];
-                                }
+        let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
+        let band = output.height.div_ceil(MIN_BANDS);
+        self.bands(pool, buffer, band, |y, rows| {
+            for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
+                let (i, a) = ((y + r) / block, (y + r) % block);
+                for x in 0..output.width {
+                    let (j, b) = (x / block, x % block);
+                    let from = place.start() + i * place.row + j * place.pixel;
+                    let from = &input[from..from + place.channels];
+                    let to = output.inset() + x * output.pixel;
+                    let to = &mut row[to..to + output.channels];
+                    match mode {
+                        DepthToSpaceMode::Dcr => {
+                            let first = (a * block + b) * output.channels;
+                            to.copy_from_slice(&from[first..first + output.channels]);
+                        }
+                        DepthToSpaceMode::Crd => {
+                            for (c, to) in to.iter_mut().enumerate() {
+                                *to = from[(c * block + a) * block + b];
                             }
                         }
                     }
                 }
-            },
-        );
+            }
+        });
     }
 
-    fn max_pool(
-        &self,
-        pool: &Pool,
-        arena: &mut [f32],
-        place: &Place,
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        pad: [usize; 2],
-    ) {
-        let output = &self.output;
-        let (buffer, [input, _]) = split(arena, output, [*place, *place]);
+    fn max_pool<T: Element>(&self, pool: &Pool, arena: &mut [u8], step: &MaxPoolStep) {
+        let (output, place) = (&self.output, &step.input);
+        let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
         // The part of a window inside the map.
         let window = |at: usize, axis: usize, len: usize| {
-            let first = at * stride[axis];
-            let end = (first + kernel[axis]).saturating_sub(pad[axis]).min(len);
-            first.saturating_sub(pad[axis])..end
+            let first = at * step.stride[axis];
+            let end = (first + step.kernel[axis])
+                .saturating_sub(step.pad[axis])
+                .min(len);
+            first.saturating_sub(step.pad[axis])..end
         };
-        self.bands(
-            pool,
-            buffer,
-            output.height.div_ceil(MIN_BANDS),
-            |y, rows| {
-                for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
-                    for x in 0..output.width {
-                        let to = output.inset() + x * output.pixel;
-                        let to = &mut row[to..to + output.channels];
-                        to.fill(f32::NEG_INFINITY);
-                        for i in window(y + r, 0, place.height) {
-                            for j in window(x, 1, place.width) {
-                                let from = place.start() + i * place.row + j * place.pixel;
-                                let from = &input[from..from + output.channels];
-                                to.iter_mut().zip(from).for_each(|(to, v)| *to = to.max(*v));
-                            }
+        let band = output.height.div_ceil(MIN_BANDS);
+        self.bands(pool, buffer, band, |y, rows| {
+            for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
+                for x in 0..output.width {
+                    let to = output.inset() + x * output.pixel;
+                    let to = &mut row[to..to + output.channels];
+                    to.fill(T::LOWEST);
+                    for i in window(y + r, 0, place.height) {
+                        for j in window(x, 1, place.width) {
+                            let from = place.start() + i * place.row + j * place.pixel;
+                            let from = &input[from..from + output.channels];
+                            to.iter_mut()
+                                .zip(from)
+                                .for_each(|(to, v)| *to = to.larger(*v));
                         }
                     }
                 }
-            },
-        );
+            }
+        });
     }
 }
 
 /// The output's buffer, to be written, and two inputs' buffers, which are others.
-pub(super) fn split<'a>(
-    arena: &'a mut [f32],
+pub(super) fn split<'a, I: Element, O: Element>(
+    arena: &'a mut [u8],
     output: &Place,
     inputs: [Place; 2],
-) -> (&'a mut [f32], [&'a [f32]; 2]) {
+) -> (&'a mut [O], [&'a [I]; 2]) {
+    let (buffer, inputs) = split_bytes(arena, output, inputs);
+    (
+        bytemuck::cast_slice_mut(buffer),
+        inputs.map(bytemuck::cast_slice),
+    )
+}
+
+/// As [`split`], where the inputs' elements differ.
+pub(super) fn split_bytes<'a>(
+    arena: &'a mut [u8],
+    output: &Place,
+    inputs: [Place; 2],
+) -> (&'a mut [u8], [&'a [u8]; 2]) {
     let range = output.buffer();
     let (before, rest) = arena.split_at_mut(range.start);
     let (buffer, after) = rest.split_at_mut(range.len());

@@ -1,22 +1,33 @@
 //! What a program consists of, for people: names, kinds, shapes, arithmetic.
 
-use super::program::{Conv, OpKind, Program, Tensor};
+use super::program::{Conv, OpKind, Program};
 
 /// One operator of a program.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     /// Name of the node in the network.
     pub name: String,
-    /// Kind with what was fused into it, such as `Conv 3x3 s2 + ReLU`.
+    /// Kind with what was fused into it, such as `INT8 Conv 3x3 s2 + ReLU`.
     pub kind: String,
-    /// Name and shape [C, H, W] of each tensor read.
-    pub inputs: Vec<(String, [usize; 3])>,
-    /// Name and shape [C, H, W] of the tensor written.
-    pub output: (String, [usize; 3]),
+    /// The tensors read.
+    pub inputs: Vec<LayerTensor>,
+    /// The tensor written.
+    pub output: LayerTensor,
     /// Multiply-adds of convolutions; padding of channels is not counted.
     pub macs: u64,
     /// Bytes of constants, as stored.
     pub weight_bytes: u64,
+}
+
+/// A tensor that an operator reads or writes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerTensor {
+    /// Its name in the network.
+    pub name: String,
+    /// Channels, rows, columns.
+    pub shape: [usize; 3],
+    /// Of a tensor of 8-bit codes: the value of code 1.
+    pub scale: Option<f32>,
 }
 
 impl Program {
@@ -25,13 +36,17 @@ impl Program {
     pub fn layers(&self) -> Vec<Layer> {
         let describe = |index: usize| {
             let tensor = self.tensors.get(index)?;
-            Some((tensor.name.clone(), shape(tensor)))
+            Some(LayerTensor {
+                name: tensor.name.clone(),
+                shape: [tensor.channels, tensor.height, tensor.width],
+                scale: tensor.scale,
+            })
         };
         let layer = |op: &super::program::Op| {
             let output = describe(op.output)?;
             let inputs = op.inputs().map(describe).collect::<Option<Vec<_>>>()?;
             let (macs, weight_bytes) = match &op.kind {
-                OpKind::Conv(conv) => cost(conv, inputs.first()?.1, output.1),
+                OpKind::Conv(conv) => cost(conv, inputs.first()?.shape, output.shape),
                 OpKind::Affine { scale, shift, .. } => (0, scale.len as u64 + shift.len as u64),
                 _ => (0, 0),
             };
@@ -49,10 +64,6 @@ impl Program {
     }
 }
 
-fn shape(tensor: &Tensor) -> [usize; 3] {
-    [tensor.channels, tensor.height, tensor.width]
-}
-
 /// Multiply-adds and bytes of weights and bias.
 fn cost(conv: &Conv, input: [usize; 3], output: [usize; 3]) -> (u64, u64) {
     let steps = |axis: usize| output[axis + 1].div_ceil(conv.up[axis].max(1)) as u64;
@@ -68,7 +79,10 @@ fn cost(conv: &Conv, input: [usize; 3], output: [usize; 3]) -> (u64, u64) {
     let bytes = conv
         .phases
         .iter()
-        .map(|phase| (phase.weights.len + phase.bias.len) as u64)
+        .map(|phase| {
+            let multiplier = phase.multiplier.map_or(0, |section| section.len);
+            phase.weights.len as u64 + phase.bias.len as u64 + multiplier as u64
+        })
         .sum();
     (per_tap.saturating_mul(taps), bytes)
 }
@@ -85,7 +99,12 @@ fn kind(kind: &OpKind) -> String {
                     format!("{a}x{b}")
                 }
             };
-            let mut text = format!("Conv {}x{}", conv.kernel[0], conv.kernel[1]);
+            let precision = if conv.layout.is_integer() {
+                "INT8 "
+            } else {
+                ""
+            };
+            let mut text = format!("{precision}Conv {}x{}", conv.kernel[0], conv.kernel[1]);
             if conv.stride != [1, 1] {
                 text += &format!(" s{}", pair(conv.stride));
             }

@@ -1,15 +1,21 @@
-//! From a checked network to the payload: fuses what costs nothing inside a convolution, decides
-//! which tensors are slices of a Concat, splits convolutions into phases and packs their weights.
+//! From a checked network to the payload: decides which convolutions compute with codes, fuses what
+//! costs nothing inside a convolution, decides which tensors are slices of a Concat, splits
+//! convolutions into phases and packs their weights.
 //!
-//! Fused into the convolution before it: Add (the other operand becomes its residual), Relu, and
-//! DepthToSpace (it permutes output channels at build time). The inputs of a Concat are written in
-//! place. Sibling convolutions of equal geometry are *not* merged: one with 32 output channels
-//! already runs near the processor's peak, and merged ones would keep all their outputs alive at once.
+//! Fused into the convolution before it: Add (the other operand becomes its residual), Relu,
+//! DepthToSpace (it permutes output channels at build time), and behind a convolution of codes also
+//! Quantize. The inputs of a Concat are written in place. Sibling convolutions of equal geometry are
+//! *not* merged: one with 32 output channels already runs near the processor's peak, and merged ones
+//! would keep all their outputs alive at once.
+
+mod codes;
+mod fuse;
 
 use std::collections::HashMap;
 
-use super::builder::{ConvNode, Node, NodeKind, ProgramBuilder};
+use super::builder::{ConvNode, Node, NodeKind, ProgramBuilder, Weight};
 use super::pack::{Blob, LANES, pack};
+use super::pack8::pack8;
 use super::program::{
     Conv, DepthToSpaceMode, Op, OpKind, Output, Payload, Phase, Program, SliceOf, Tensor,
     WeightLayout,
@@ -21,7 +27,7 @@ use crate::engine::EngineError;
 const NARROW: usize = 8;
 
 /// Fuses, plans the slices and packs the weights.
-pub(super) fn lower(network: ProgramBuilder) -> Result<Payload, EngineError> {
+pub(super) fn lower(mut network: ProgramBuilder) -> Result<Payload, EngineError> {
     let Some(input) = network.input else {
         let what = "the network has no input".to_owned();
         return Err(EngineError::Payload { what });
@@ -30,8 +36,11 @@ pub(super) fn lower(network: ProgramBuilder) -> Result<Payload, EngineError> {
         let what = "the network has no output".to_owned();
         return Err(EngineError::Payload { what });
     }
-    let nodes = fuse(network.nodes, network.tensors.len(), &network.outputs);
-    let slices = plan_slices(&nodes, &network.tensors, input);
+    codes::place(&mut network, input);
+    fuse::fuse(&mut network);
+    fuse::drop_unread(&mut network);
+    let input = codes::input(&mut network, input);
+    let slices = fuse::plan_slices(&network.nodes, &network.tensors, input);
 
     let mut lowering = Lowering {
         network_tensors: &network.tensors,
@@ -42,7 +51,7 @@ pub(super) fn lower(network: ProgramBuilder) -> Result<Payload, EngineError> {
         blob: Blob::default(),
     };
     let input = lowering.tensor(input);
-    for node in nodes {
+    for node in network.nodes {
         lowering.node(node);
     }
     let mut outputs = Vec::new();
@@ -65,149 +74,6 @@ pub(super) fn lower(network: ProgramBuilder) -> Result<Payload, EngineError> {
         },
         weights: blob.bytes,
     })
-}
-
-/// The tensors that a node reads.
-fn inputs(kind: &NodeKind) -> Vec<usize> {
-    match kind {
-        NodeKind::Conv(conv) => std::iter::once(conv.input).chain(conv.residual).collect(),
-        NodeKind::Affine { input, .. }
-        | NodeKind::Relu { input }
-        | NodeKind::Sigmoid { input }
-        | NodeKind::DepthToSpace { input, .. }
-        | NodeKind::MaxPool { input, .. }
-        | NodeKind::Quantize { input }
-        | NodeKind::Dequantize { input } => vec![*input],
-        NodeKind::Add { a, b, .. } => vec![*a, *b],
-        NodeKind::Concat { inputs } => inputs.clone(),
-    }
-}
-
-/// Moves Relu, Add and DepthToSpace into the nodes before them, where nobody else reads what lies
-/// between.
-fn fuse(nodes: Vec<Node>, tensors: usize, outputs: &[(usize, String)]) -> Vec<Node> {
-    let mut uses = vec![0usize; tensors];
-    let read = nodes.iter().flat_map(|node| inputs(&node.kind));
-    for tensor in read.chain(outputs.iter().map(|(tensor, _)| *tensor)) {
-        uses[tensor] += 1;
-    }
-    // For each tensor the place in `kept` of the node that makes it; the network's input has none.
-    let mut producer: Vec<Option<usize>> = vec![None; tensors];
-    let mut kept: Vec<Node> = Vec::new();
-    for node in nodes {
-        let fused_into = match &node.kind {
-            NodeKind::Relu { input } => (uses[*input] == 1)
-                .then_some(producer[*input])
-                .flatten()
-                .filter(|&p| fuse_relu(&mut kept[p].kind)),
-            NodeKind::Add { a, b, relu } => {
-                // The later of the two can take the other as its residual.
-                let (last, other) = if producer[*a] > producer[*b] {
-                    (*a, *b)
-                } else {
-                    (*b, *a)
-                };
-                (uses[last] == 1 && last != other)
-                    .then_some(producer[last])
-                    .flatten()
-                    .filter(|&p| fuse_add(&mut kept[p].kind, other, *relu))
-            }
-            NodeKind::DepthToSpace { input, block, mode } => (uses[*input] == 1)
-                .then_some(producer[*input])
-                .flatten()
-                .filter(|&p| fuse_shuffle(&mut kept[p].kind, *block, *mode)),
-            _ => None,
-        };
-        if let Some(p) = fused_into {
-            kept[p].output = node.output;
-            producer[node.output] = Some(p);
-        } else {
-            producer[node.output] = Some(kept.len());
-            kept.push(node);
-        }
-    }
-    kept
-}
-
-/// Adds a Relu to a node that can have one.
-fn fuse_relu(kind: &mut NodeKind) -> bool {
-    match kind {
-        NodeKind::Conv(ConvNode { relu, .. })
-        | NodeKind::Affine { relu, .. }
-        | NodeKind::Add { relu, .. } => {
-            *relu = true;
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Adds a residual to a convolution that has none.
-fn fuse_add(kind: &mut NodeKind, other: usize, add_relu: bool) -> bool {
-    match kind {
-        NodeKind::Conv(ConvNode {
-            residual,
-            relu,
-            shuffle: None,
-            ..
-        }) if residual.is_none() && !*relu => {
-            *residual = Some(other);
-            *relu = add_relu;
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Adds a DepthToSpace to a convolution that makes whole pixels.
-fn fuse_shuffle(kind: &mut NodeKind, block: usize, mode: DepthToSpaceMode) -> bool {
-    match kind {
-        NodeKind::Conv(ConvNode {
-            residual: None,
-            transposed: false,
-            groups: 1,
-            shuffle,
-            ..
-        }) if shuffle.is_none() => {
-            *shuffle = Some((block, mode));
-            true
-        }
-        _ => false,
-    }
-}
-
-/// Which tensors are slices of a Concat's output, in numbers of the network.
-fn plan_slices(
-    nodes: &[Node],
-    tensors: &[super::builder::Map],
-    network_input: usize,
-) -> HashMap<usize, SliceOf> {
-    let mut slices: HashMap<usize, SliceOf> = HashMap::new();
-    let writes: HashMap<usize, &Node> = nodes.iter().map(|node| (node.output, node)).collect();
-    for node in nodes {
-        let NodeKind::Concat { inputs: parts } = &node.kind else {
-            continue;
-        };
-        let mut channel = 0;
-        for &part in parts {
-            let slice = SliceOf {
-                tensor: node.output,
-                channel,
-            };
-            channel += tensors[part].shape[0];
-            let Some(writer) = writes.get(&part) else {
-                continue;
-            };
-            // A kernel must not read the buffer that it writes, and a slice has no slices.
-            let reads_sibling = inputs(&writer.kind).iter().any(|read| parts.contains(read));
-            let is_concat = matches!(writer.kind, NodeKind::Concat { .. });
-            let twice = parts.iter().filter(|&&other| other == part).count() > 1;
-            if part != network_input && !reads_sibling && !is_concat && !twice {
-                slices.entry(part).or_insert(slice);
-            }
-        }
-    }
-    slices
 }
 
 /// The payload under construction.
@@ -348,14 +214,13 @@ impl Lowering<'_> {
             Some((block, _)) => conv.out_channels / (block * block),
             None => conv.out_channels,
         };
-        let narrow = out_channels <= NARROW
-            && channels.is_multiple_of(LANES)
-            && conv.groups == 1
-            && residual.is_none();
-        let layout = if narrow {
-            WeightLayout::Narrow
-        } else {
-            WeightLayout::Wide
+        let scale = self.tensors[input].scale;
+        let narrow = out_channels <= NARROW && conv.groups == 1 && residual.is_none();
+        let layout = match (scale, narrow && channels.is_multiple_of(LANES)) {
+            (None, true) => WeightLayout::Narrow,
+            (None, false) => WeightLayout::Wide,
+            (Some(_), true) => WeightLayout::NarrowQuad,
+            (Some(_), false) => WeightLayout::Quad,
         };
 
         let mut phases = Vec::new();
@@ -368,10 +233,34 @@ impl Lowering<'_> {
                     Some((block, DepthToSpaceMode::Dcr)) => (a * block + b) * out_channels + c,
                     Some((block, DepthToSpaceMode::Crd)) => (c * block + a) * block + b,
                 };
-                let (weights, bias) = pack(conv, layout, channels, out_channels, &taps, channel);
+                let (weights, multiplier, bias) = match (&conv.weight, scale) {
+                    (Weight::I8 { codes, scales }, Some(scale)) => {
+                        let packed = pack8(
+                            conv,
+                            (codes, scales),
+                            scale,
+                            layout,
+                            channels,
+                            out_channels,
+                            &taps,
+                            channel,
+                        );
+                        (
+                            self.blob.push_codes(&packed.weights),
+                            Some(self.blob.push(&packed.multiplier)),
+                            packed.bias,
+                        )
+                    }
+                    _ => {
+                        let (weights, bias) =
+                            pack(conv, layout, channels, out_channels, &taps, channel);
+                        (self.blob.push(&weights), None, bias)
+                    }
+                };
                 phases.push(Phase {
                     taps: taps.iter().map(|tap| tap.offset).collect(),
-                    weights: self.blob.push(&weights),
+                    weights,
+                    multiplier,
                     bias: self.blob.push(&bias),
                 });
             }

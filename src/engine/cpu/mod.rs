@@ -1,4 +1,4 @@
-//! The CPU engine: convolutional networks in f32, in plain Rust, on any instruction set.
+//! The CPU engine: convolutional networks in f32 and INT8, in plain Rust, on any instruction set.
 //!
 //! # Public API
 //! ```text
@@ -8,6 +8,7 @@
 //!               .affine(name, x, scale, shift, relu) .relu(name, x) .sigmoid(name, x)
 //!               .add(name, a, b, relu) .concat(name, &[x…]) .max_pool(name, x, &MaxPoolSpec)
 //!               .depth_to_space(name, x, block, DepthToSpaceMode)
+//!               .quantize(name, x, scale) .dequantize(name, x) .name_tensor(x, name)
 //!               .output(x, name)
 //!               .finish() -> Payload { program: Program (serde), weights: Vec<u8> }
 //! inspect   Program::validate(blob_len), Program::layers() -> Vec<Layer>
@@ -26,6 +27,9 @@
 //! registers while the reduction runs (`kernels.rs`). Every output element is one chain of fused
 //! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
 //! the result depend neither on the instruction set nor on the number of threads.
+//!
+//! In INT8 (`lower/codes.rs` says which convolutions run so) the sums are exact integers, and what
+//! follows is a fixed sequence of f32 operations (`program.rs`, `kernels8.rs`): the same bytes again.
 
 mod arena;
 mod builder;
@@ -42,9 +46,10 @@ pub mod program;
 mod simd;
 mod simd8;
 mod spec;
+mod steps;
 
 pub use builder::{ProgramBuilder, TensorId};
-pub use layers::Layer;
+pub use layers::{Layer, LayerTensor};
 pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
 pub use spec::{ConvSpec, ConvTransposeSpec, ConvWeight, MaxPoolSpec};
@@ -53,9 +58,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::arena::{LINE, Place};
-use self::conv::ConvStep;
-use self::exec::{Context, Step, StepKind};
-use self::program::{OpKind, Section};
+use self::exec::{Context, Step};
+use self::steps::{completed, steps};
 use super::{Engine, EngineError, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::threads::Pool;
 
@@ -95,7 +99,7 @@ pub struct CpuEngine {
 /// A cache line of the arena, which aligns it.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([f32; LINE]);
+struct Line([u8; LINE]);
 
 impl CpuEngine {
     /// Checks the program, plans its memory and allocates it.
@@ -119,9 +123,9 @@ impl CpuEngine {
             .try_reserve_exact(lines)
             .map_err(|error| EngineError::Device {
                 device: "cpu".to_owned(),
-                reason: format!("no memory for {len} values of feature maps: {error}"),
+                reason: format!("no memory for {len} bytes of feature maps: {error}"),
             })?;
-        arena.resize(lines, Line([0.0; LINE]));
+        arena.resize(lines, Line([0; LINE]));
 
         let desc = |name: &str, place: &Place| MapDesc {
             name: name.to_owned(),
@@ -153,15 +157,15 @@ impl CpuEngine {
         })
     }
 
-    /// Runs the network and shows every tensor to `observer` once, by name, as soon as it is complete:
+    /// Runs the network and shows every tensor of f32 to `observer` once, by name, as soon as it is complete:
     /// the network's input first, then each operator's output (after its fused ReLU), and a Concat
     /// when the last of its parts is written. Borders are not part of the views.
     pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
         let place = self.input_place;
-        observer(
-            &self.input.name,
-            view(bytemuck::cast_slice(&self.arena), &place),
-        );
+        if place.scale.is_none() {
+            let arena = bytemuck::cast_slice(&self.arena);
+            observer(&self.input.name, view(arena, &place));
+        }
         self.execute(Some(observer))
     }
 
@@ -192,7 +196,7 @@ impl CpuEngine {
             isa: self.isa,
             weights: (*self.weights).as_ref(),
         };
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         for (index, step) in self.steps.iter().enumerate() {
             let begin = self.times.is_some().then(Instant::now);
             step.run(context, arena)?;
@@ -219,9 +223,16 @@ impl Engine for CpuEngine {
     }
 
     fn input_mut(&mut self) -> MapViewMut<'_> {
-        let arena: &mut [f32] = bytemuck::cast_slice_mut(&mut self.arena);
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        let buffer = &mut arena[self.input_place.buffer()];
         MapViewMut {
-            data: MapDataMut::F32(&mut arena[self.input_place.buffer()]),
+            data: match self.input_place.scale {
+                None => MapDataMut::F32(bytemuck::cast_slice_mut(buffer)),
+                Some(scale) => MapDataMut::I8 {
+                    codes: bytemuck::cast_slice_mut(buffer),
+                    scale,
+                },
+            },
             layout: self.input_place.layout(),
         }
     }
@@ -236,98 +247,10 @@ impl Engine for CpuEngine {
     }
 }
 
-/// A map of the arena.
-fn view<'a>(arena: &'a [f32], place: &Place) -> MapView<'a> {
+/// A map of f32 of the arena.
+fn view<'a>(arena: &'a [u8], place: &Place) -> MapView<'a> {
     MapView {
-        data: &arena[place.buffer()],
+        data: bytemuck::cast_slice(&arena[place.buffer()]),
         layout: place.layout(),
     }
-}
-
-/// The operators of a validated program, with their tensors placed.
-fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
-    let mut written = vec![false; program.tensors.len()];
-    let step = |op: &program::Op| {
-        let output = places[op.output];
-        let bytes = |section: &Section| section.range();
-        let kind = match &op.kind {
-            OpKind::Conv(conv) => {
-                let residual = conv.residual.map(|tensor| places[tensor]);
-                StepKind::Conv(ConvStep::new(conv, places[conv.input], residual, &output))
-            }
-            OpKind::Affine {
-                input,
-                scale,
-                shift,
-                relu,
-            } => StepKind::Affine {
-                input: places[*input],
-                scale: bytes(scale),
-                shift: bytes(shift),
-                relu: *relu,
-            },
-            OpKind::Add { a, b, relu } => StepKind::Add {
-                a: places[*a],
-                b: places[*b],
-                relu: *relu,
-            },
-            OpKind::Relu { input } => StepKind::Relu {
-                input: places[*input],
-            },
-            OpKind::Sigmoid { input } => StepKind::Sigmoid {
-                input: places[*input],
-            },
-            OpKind::DepthToSpace { input, block, mode } => StepKind::DepthToSpace {
-                input: places[*input],
-                block: *block,
-                mode: *mode,
-            },
-            OpKind::Quantize { input } => StepKind::Quantize {
-                input: places[*input],
-                scale: program.tensors[op.output].scale.unwrap_or(1.0),
-            },
-            OpKind::Dequantize { input } => StepKind::Dequantize {
-                input: places[*input],
-                scale: program.tensors[*input].scale.unwrap_or(1.0),
-            },
-            OpKind::MaxPool {
-                input,
-                kernel,
-                stride,
-                pad,
-            } => StepKind::MaxPool {
-                input: places[*input],
-                kernel: *kernel,
-                stride: *stride,
-                pad: *pad,
-            },
-        };
-        let root = program.root(op.output).0;
-        let clears_border = !std::mem::replace(&mut written[root], true);
-        Step {
-            kind,
-            output,
-            clears_border,
-        }
-    };
-    program.ops.iter().map(step).collect()
-}
-
-/// For each operator the tensors that are complete after it and not before.
-fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
-    let mut last_write = vec![None; program.tensors.len()];
-    for (index, op) in program.ops.iter().enumerate() {
-        last_write[op.output] = Some(index);
-        last_write[program.root(op.output).0] = Some(index);
-    }
-    let mut completed = vec![Vec::new(); program.ops.len()];
-    let tensors = program.tensors.iter().zip(places).zip(last_write);
-    for ((tensor, place), write) in
-        tensors.filter(|((t, _), _)| !t.name.is_empty() && t.scale.is_none())
-    {
-        if let Some(write) = write {
-            completed[write].push((tensor.name.clone(), *place));
-        }
-    }
-    completed
 }

@@ -20,11 +20,19 @@ pub(super) struct Blob {
 impl Blob {
     /// Appends values (little-endian) as an aligned section.
     pub(super) fn push(&mut self, values: &[f32]) -> Section {
+        self.push_bytes(values.iter().flat_map(|value| value.to_le_bytes()))
+    }
+
+    /// Appends codes as an aligned section.
+    pub(super) fn push_codes(&mut self, codes: &[i8]) -> Section {
+        self.push_bytes(codes.iter().flat_map(|code| code.to_le_bytes()))
+    }
+
+    fn push_bytes(&mut self, bytes: impl Iterator<Item = u8>) -> Section {
         self.bytes
             .resize(self.bytes.len().next_multiple_of(ALIGN), 0);
         let offset = self.bytes.len();
-        self.bytes
-            .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        self.bytes.extend(bytes);
         Section {
             offset,
             len: self.bytes.len() - offset,
@@ -117,7 +125,7 @@ impl Order<'_> {
         };
         let mut weights = Vec::new();
         match self.layout {
-            WeightLayout::Narrow => {
+            WeightLayout::Narrow | WeightLayout::NarrowQuad => {
                 for c in 0..self.out_channels {
                     for tap in self.taps {
                         let channels = 0..self.channels.next_multiple_of(narrow);
@@ -125,7 +133,7 @@ impl Order<'_> {
                     }
                 }
             }
-            WeightLayout::Wide => {
+            WeightLayout::Wide | WeightLayout::Quad => {
                 for lanes in self.lanes().chunks_exact(LANES) {
                     for tap in self.taps {
                         for i in (0..group_in).step_by(wide) {
@@ -143,8 +151,10 @@ impl Order<'_> {
     /// One value per output channel, as bias; missing channels are 0.
     pub(super) fn scalars(&self, value: impl Fn(usize) -> f32) -> Vec<f32> {
         match self.layout {
-            WeightLayout::Narrow => (0..self.out_channels).map(value).collect(),
-            WeightLayout::Wide => {
+            WeightLayout::Narrow | WeightLayout::NarrowQuad => {
+                (0..self.out_channels).map(value).collect()
+            }
+            WeightLayout::Wide | WeightLayout::Quad => {
                 let lanes = self.lanes().into_iter();
                 lanes.map(|c| c.map_or(0.0, &value)).collect()
             }

@@ -182,6 +182,10 @@ pub enum DepthToSpaceMode {
 /// A convolution, transposed convolution, or convolution followed by DepthToSpace, with bias,
 /// residual and ReLU.
 ///
+/// An input of codes is multiplied with weights of codes in integers, and then, each a separate f32
+/// operation: `sum · multiplier[c] + bias[c]`, the residual (its values) added, ReLU; an output of
+/// codes is that divided by its scale, rounded half to even, in -128..=127, NaN to 0.
+///
 /// The output is `up` times finer than the steps of the convolution. Phase (a, b), number
 /// `a · up[1] + b`, computes the output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels
 /// `(i · stride[0] + dy, j · stride[1] + dx)` for each of its taps (dy, dx); pixels outside the map are
@@ -212,7 +216,7 @@ pub struct Conv {
     pub phases: Vec<Phase>,
 }
 
-/// Order of packed weights; see `pack.rs`.
+/// Kind and order of packed weights; see `pack.rs` and `pack8.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightLayout {
@@ -221,6 +225,24 @@ pub enum WeightLayout {
     /// `[output channel][tap][input channel]`: lanes are input channels, a multiple of 16. For the
     /// last convolutions of heads, which have one to five output channels.
     Narrow,
+    /// 8-bit codes, `[group][output channels / 16][tap][input channels / 4][16][4]`: the twin of
+    /// [`WeightLayout::Wide`] for inputs of codes.
+    Quad,
+    /// 8-bit codes, `[output channel][tap][input channel]`, with the input channels in whole parts of
+    /// 32: the twin of [`WeightLayout::Narrow`] for inputs of codes.
+    NarrowQuad,
+}
+
+impl WeightLayout {
+    /// Whether the weights are codes, for inputs of codes.
+    pub(super) fn is_integer(self) -> bool {
+        matches!(self, Self::Quad | Self::NarrowQuad)
+    }
+
+    /// Whether lanes are input channels.
+    pub(super) fn is_narrow(self) -> bool {
+        matches!(self, Self::Narrow | Self::NarrowQuad)
+    }
 }
 
 /// Taps and weights of one phase of a [`Conv`].
@@ -229,8 +251,12 @@ pub enum WeightLayout {
 pub struct Phase {
     /// Offsets (dy, dx) of the input pixels.
     pub taps: Vec<[i32; 2]>,
-    /// Weights, f32 in the conv's [`WeightLayout`].
+    /// Weights in the conv's [`WeightLayout`].
     pub weights: Section,
+    /// With weights of codes: the value of 1 in a sum of products of codes (input scale times weight
+    /// scale), f32, laid out as the bias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<Section>,
     /// Bias, f32: wide `[group][output channels rounded up to 16]`, narrow `[output channel]`.
     pub bias: Section,
 }

@@ -9,6 +9,8 @@ pub(super) const MAX_DIM: usize = 1 << 16;
 pub(super) const MAX_MAP: usize = 1 << 28;
 /// Scales of quantisation: codes times the scale, and the reciprocal, are normal numbers of f32.
 pub(super) const SCALES: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
+/// Most products of two codes that surely fit into a sum of 32 bits.
+pub(super) const MAX_PRODUCTS: usize = i32::MAX as usize / (128 * 128);
 /// Largest kernel size, stride, dilation, padding or block.
 pub(super) const MAX_KERNEL: usize = 64;
 

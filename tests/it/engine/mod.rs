@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod naive;
+mod naive8;
+mod quantized;
 
 use std::path::Path;
 use std::process::Command;
@@ -90,6 +92,7 @@ fn random_net(seed: u64) -> Net {
                 pad: [top, left, bottom, right],
                 dilation,
                 groups,
+                scales: None,
                 weight: net.constant(&mut r, out * per_in * kernel[0] * kernel[1], 0.5),
                 bias: (r.below(4) > 0).then(|| net.constant(&mut r, out, 1.0)),
             }
@@ -130,6 +133,7 @@ fn random_net(seed: u64) -> Net {
                 output_padding,
                 dilation,
                 groups,
+                scales: None,
                 weight: net.constant(&mut r, channels * per_out * area, 0.5),
                 bias: (r.below(4) > 0).then(|| net.constant(&mut r, groups * per_out, 1.0)),
             }
@@ -446,7 +450,7 @@ fn memory_is_shared_between_layers() {
         .program
         .layers()
         .iter()
-        .map(|l| l.output.1.iter().product::<usize>() * 4)
+        .map(|l| l.output.shape.iter().product::<usize>() * 4)
         .sum();
     let input = 32 * 256 * 256 * 4;
     let used = engine.arena_bytes();
@@ -491,7 +495,9 @@ fn a_program_with_any_number_changed_is_refused_or_runs() {
     // Every number of the program in turn becomes each of several others; whatever loads must run.
     let mut tried = 0;
     let mut refused = 0;
-    for (_, net) in combined_nets() {
+    let quantized = [3, 20].map(|seed| quantized::random_net(seed).net);
+    let nets = combined_nets().into_iter().map(|(_, net)| net);
+    for net in nets.chain(quantized) {
         let payload = net.payload().unwrap();
         let json = serde_json::to_value(&payload.program).unwrap();
         let count = numbers(&mut json.clone()).len();

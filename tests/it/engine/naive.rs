@@ -70,6 +70,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             groups,
             weight,
             bias,
+            ..
         } => {
             let size = |len: usize, axis: usize| {
                 (len + pad[axis] + pad[axis + 2] - (kernel[axis] - 1) * dilation[axis] - 1)
@@ -112,6 +113,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             groups,
             weight,
             bias,
+            ..
         } => {
             let size = |len: usize, axis: usize| {
                 (len - 1) * stride[axis]
@@ -170,6 +172,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
                 values: pairs.map(|(a, b)| a + b).collect(),
             }
         }
+        Op::Quantize { .. } | Op::Dequantize => unreachable!("see naive8.rs"),
         Op::Concat => Map {
             shape: [inputs.iter().map(|x| x.shape[0]).sum(), h, w],
             values: inputs

@@ -1,0 +1,115 @@
+//! From a validated program to the steps that run: every operator with its tensors placed, and what
+//! can be known before a frame.
+
+use super::arena::Place;
+use super::conv::ConvStep;
+use super::exec::{MaxPoolStep, Step, StepKind};
+use super::program::{Conv, Op, OpKind, Program, Section};
+
+/// The operators of a validated program, with their tensors placed.
+pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
+    let mut written = vec![false; program.tensors.len()];
+    let mut signed = vec![false; program.tensors.len()];
+    signed[program.input] = true;
+    let step = |op: &Op| {
+        let output = places[op.output];
+        let bytes = |section: &Section| section.range();
+        let kind = match &op.kind {
+            OpKind::Conv(conv) => {
+                let residual = conv.residual.map(|tensor| places[tensor]);
+                let signed = signed[program.root(conv.input).0];
+                let input = places[conv.input];
+                StepKind::Conv(ConvStep::new(conv, input, signed, residual, &output))
+            }
+            OpKind::Affine {
+                input,
+                scale,
+                shift,
+                relu,
+            } => StepKind::Affine {
+                input: places[*input],
+                scale: bytes(scale),
+                shift: bytes(shift),
+                relu: *relu,
+            },
+            OpKind::Add { a, b, relu } => StepKind::Add {
+                a: places[*a],
+                b: places[*b],
+                relu: *relu,
+            },
+            OpKind::Relu { input } => StepKind::Relu {
+                input: places[*input],
+            },
+            OpKind::Sigmoid { input } => StepKind::Sigmoid {
+                input: places[*input],
+            },
+            OpKind::DepthToSpace { input, block, mode } => StepKind::DepthToSpace {
+                input: places[*input],
+                block: *block,
+                mode: *mode,
+            },
+            OpKind::Quantize { input } => StepKind::Quantize {
+                input: places[*input],
+                scale: program.tensors[op.output].scale.unwrap_or(1.0),
+            },
+            OpKind::Dequantize { input } => StepKind::Dequantize {
+                input: places[*input],
+                scale: program.tensors[*input].scale.unwrap_or(1.0),
+            },
+            OpKind::MaxPool {
+                input,
+                kernel,
+                stride,
+                pad,
+            } => StepKind::MaxPool(MaxPoolStep {
+                input: places[*input],
+                kernel: *kernel,
+                stride: *stride,
+                pad: *pad,
+            }),
+        };
+        let root = program.root(op.output).0;
+        signed[root] |= may_be_negative(op, program, &signed);
+        let clears_border = !std::mem::replace(&mut written[root], true);
+        Step {
+            kind,
+            output,
+            clears_border,
+        }
+    };
+    program.ops.iter().map(step).collect()
+}
+
+/// Whether an operator's output can have negative values, if the tensors that it reads can as `signed`
+/// says (by the tensors that hold them).
+fn may_be_negative(op: &Op, program: &Program, signed: &[bool]) -> bool {
+    match &op.kind {
+        OpKind::Conv(Conv { relu, .. })
+        | OpKind::Affine { relu, .. }
+        | OpKind::Add { relu, .. } => !relu,
+        OpKind::Relu { .. } | OpKind::Sigmoid { .. } => false,
+        OpKind::DepthToSpace { input, .. }
+        | OpKind::MaxPool { input, .. }
+        | OpKind::Quantize { input }
+        | OpKind::Dequantize { input } => signed[program.root(*input).0],
+    }
+}
+
+/// For each operator the tensors that are complete after it and not before.
+pub(super) fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
+    let mut last_write = vec![None; program.tensors.len()];
+    for (index, op) in program.ops.iter().enumerate() {
+        last_write[op.output] = Some(index);
+        last_write[program.root(op.output).0] = Some(index);
+    }
+    let mut completed = vec![Vec::new(); program.ops.len()];
+    let tensors = program.tensors.iter().zip(places).zip(last_write);
+    for ((tensor, place), write) in
+        tensors.filter(|((t, _), _)| !t.name.is_empty() && t.scale.is_none())
+    {
+        if let Some(write) = write {
+            completed[write].push((tensor.name.clone(), *place));
+        }
+    }
+    completed
+}

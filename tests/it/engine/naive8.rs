@@ -1,0 +1,228 @@
+//! Networks with QuantizeLinear and DequantizeLinear, node by node as `spec` says and nothing fused:
+//! the engine must give these very bytes.
+//!
+//! A convolution of codes by codes is an exact sum, then `sum · (s_x · s_w)` and `+ bias` in f32. A
+//! convolution in f32 is one chain of fused multiply-adds from the bias on, tap by tap and channel by
+//! channel, as the engine's documentation has it for more than eight output channels.
+
+use crate::engine_net::{Net, Op};
+
+/// A map [C, H, W] of values or of codes.
+#[derive(Clone, Debug)]
+pub(super) struct Map {
+    pub shape: [usize; 3],
+    /// Values; of codes, the codes themselves.
+    pub values: Vec<f32>,
+    /// Scale of the codes: those that `values` are, or were before a Dequantize.
+    pub scale: Option<f32>,
+}
+
+impl Map {
+    pub(super) fn new(shape: [usize; 3], values: Vec<f32>) -> Self {
+        assert_eq!(values.len(), shape.iter().product::<usize>());
+        Self {
+            shape,
+            values,
+            scale: None,
+        }
+    }
+
+    /// A map made from the function of (c, y, x).
+    fn from_fn(shape: [usize; 3], mut f: impl FnMut(usize, usize, usize) -> f32) -> Self {
+        let [channels, h, w] = shape;
+        let mut values = Vec::new();
+        for c in 0..channels {
+            for y in 0..h {
+                values.extend((0..w).map(|x| f(c, y, x)));
+            }
+        }
+        Self::new(shape, values)
+    }
+
+    /// The value at (c, y, x), or `None` outside the map.
+    fn get(&self, c: usize, y: isize, x: isize) -> Option<f32> {
+        let [_, h, w] = self.shape;
+        let inside = (0..h as isize).contains(&y) && (0..w as isize).contains(&x);
+        inside.then(|| self.values[(c * h + y as usize) * w + x as usize])
+    }
+
+    fn map(&self, f: impl Fn(f32) -> f32) -> Self {
+        Self::new(self.shape, self.values.iter().map(|&v| f(v)).collect())
+    }
+}
+
+/// QuantizeLinear to int8 with zero point 0.
+fn code(value: f32, scale: f32) -> f32 {
+    if value.is_nan() {
+        return 0.0;
+    }
+    let ratio = f64::from(value / scale);
+    let (floor, part) = (ratio.floor(), ratio - ratio.floor());
+    let up = part > 0.5 || (part == 0.5 && floor % 2.0 != 0.0);
+    (floor + if up { 1.0 } else { 0.0 }).clamp(-128.0, 127.0) as f32
+}
+
+/// The output of a node.
+pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
+    let x = inputs[0];
+    let [channels, h, w] = x.shape;
+    match op {
+        Op::Conv { .. } | Op::ConvTranspose { .. } => conv(net, op, x),
+        Op::Quantize { scale } => Map {
+            scale: Some(*scale),
+            ..x.map(|v| code(v, *scale))
+        },
+        Op::Dequantize => Map {
+            scale: x.scale,
+            ..x.map(|code| code * x.scale.unwrap())
+        },
+        Op::Relu => x.map(|v| if v > 0.0 { v } else { 0.0 }),
+        Op::Sigmoid => x.map(|v| 1.0 / (1.0 + (-v).exp())),
+        Op::Add => Map::new(
+            x.shape,
+            x.values
+                .iter()
+                .zip(&inputs[1].values)
+                .map(|(a, b)| a + b)
+                .collect(),
+        ),
+        Op::Concat => Map::new(
+            [inputs.iter().map(|x| x.shape[0]).sum(), h, w],
+            inputs
+                .iter()
+                .flat_map(|x| x.values.iter().copied())
+                .collect(),
+        ),
+        Op::DepthToSpace { block, crd } => {
+            let out = channels / (block * block);
+            Map::from_fn([out, h * block, w * block], |c, y, x_| {
+                let (a, b) = (y % block, x_ % block);
+                let from = match crd {
+                    true => (c * block + a) * block + b,
+                    false => (a * block + b) * out + c,
+                };
+                x.get(from, (y / block) as isize, (x_ / block) as isize)
+                    .unwrap()
+            })
+        }
+        Op::MaxPool {
+            kernel,
+            stride,
+            pad,
+        } => {
+            let size = |len: usize, axis: usize| {
+                (len + pad[axis] + pad[axis + 2] - kernel[axis]) / stride[axis] + 1
+            };
+            Map::from_fn([channels, size(h, 0), size(w, 1)], |c, y, x_| {
+                let mut max = f32::NEG_INFINITY;
+                for ky in 0..kernel[0] {
+                    for kx in 0..kernel[1] {
+                        let row = (y * stride[0] + ky) as isize - pad[0] as isize;
+                        let column = (x_ * stride[1] + kx) as isize - pad[1] as isize;
+                        max = max.max(x.get(c, row, column).unwrap_or(max));
+                    }
+                }
+                max
+            })
+        }
+        Op::BatchNormalization { .. } => unreachable!("not in these networks"),
+    }
+}
+
+/// A convolution of either direction; in integers where input and weights are codes.
+fn conv(net: &Net, op: &Op, x: &Map) -> Map {
+    let (transposed, (out, kernel, stride, pad, dilation), groups, weight, scales, bias, extra) =
+        match op {
+            Op::Conv {
+                out,
+                kernel,
+                stride,
+                pad,
+                dilation,
+                groups,
+                weight,
+                scales,
+                bias,
+            } => {
+                let window = (*out, *kernel, *stride, *pad, *dilation);
+                (false, window, *groups, weight, scales, bias, [0; 2])
+            }
+            Op::ConvTranspose {
+                out,
+                kernel,
+                stride,
+                pad,
+                output_padding,
+                dilation,
+                groups,
+                weight,
+                scales,
+                bias,
+            } => {
+                let window = (*out, *kernel, *stride, *pad, *dilation);
+                (true, window, *groups, weight, scales, bias, *output_padding)
+            }
+            _ => unreachable!(),
+        };
+    let [channels, h, w] = x.shape;
+    let (per_in, per_out) = (channels / groups, out / groups);
+    let weight = net.values(*weight);
+    let size = |len: usize, axis: usize| {
+        let reach = (kernel[axis] - 1) * dilation[axis] + 1;
+        let pad = pad[axis] + pad[axis + 2];
+        match transposed {
+            false => (len + pad - reach) / stride[axis] + 1,
+            true => (len - 1) * stride[axis] + reach + extra[axis] - pad,
+        }
+    };
+    // The input's row or column under element k of the kernel.
+    let source = |at: usize, k: usize, axis: usize| -> Option<isize> {
+        let (at, reach) = (at as isize, (k * dilation[axis]) as isize);
+        let (pad, stride) = (pad[axis] as isize, stride[axis] as isize);
+        if !transposed {
+            return Some(at * stride + reach - pad);
+        }
+        let distance = at + pad - reach;
+        (distance.rem_euclid(stride) == 0).then(|| distance.div_euclid(stride))
+    };
+    let integer = match (x.scale, scales) {
+        (Some(s), Some(scales)) => Some((s, net.values(*scales))),
+        _ => None,
+    };
+    Map::from_fn([out, size(h, 0), size(w, 1)], |o, i, j| {
+        let bias = bias.map_or(0.0, |bias| net.values(bias)[o]);
+        let (mut sum, mut value) = (0i64, bias);
+        for ky in 0..kernel[0] {
+            for kx in 0..kernel[1] {
+                let (Some(row), Some(column)) = (source(i, ky, 0), source(j, kx, 1)) else {
+                    continue;
+                };
+                for c in 0..per_in {
+                    let input = o / per_out * per_in + c;
+                    let at = match transposed {
+                        false => o * per_in + c,
+                        true => input * per_out + o % per_out,
+                    };
+                    let weight = weight[(at * kernel[0] + ky) * kernel[1] + kx];
+                    let x_value = x.get(input, row, column).unwrap_or(0.0);
+                    match (integer, scales) {
+                        (Some((scale, _)), _) => {
+                            sum += (x_value / scale).round() as i64 * weight as i64;
+                        }
+                        (None, Some(scales)) => {
+                            value = x_value.mul_add(weight * net.values(*scales)[o], value);
+                        }
+                        (None, None) => value = x_value.mul_add(weight, value),
+                    }
+                }
+            }
+        }
+        match integer {
+            Some((s_x, s_w)) => {
+                let product = sum as f32 * (s_x * s_w[o]);
+                product + bias
+            }
+            None => value,
+        }
+    })
+}

@@ -1,0 +1,336 @@
+//! INT8: random networks with Q/DQ nodes give the bytes of the naive reference, on every instruction
+//! set and number of threads.
+
+use std::collections::HashMap;
+
+use super::naive8::{self, Map};
+use super::{engine, run};
+use crate::engine_net::{Net, Op, Random};
+use centerpoint::engine::cpu::{Isa, LayerTensor};
+
+/// A network under construction with all its values, from which ranges are taken.
+pub(super) struct Draft {
+    pub(super) net: Net,
+    input: Vec<f32>,
+    maps: HashMap<String, Map>,
+    random: Random,
+}
+
+impl Draft {
+    fn new(shape: [usize; 3], seed: u64) -> Self {
+        let mut random = Random(seed);
+        random.next();
+        let input = random.values(shape.iter().product());
+        Self {
+            net: Net::new(shape),
+            maps: HashMap::from([("input".to_owned(), Map::new(shape, input.clone()))]),
+            input,
+            random,
+        }
+    }
+
+    fn shape(&self, x: &str) -> [usize; 3] {
+        self.maps[x].shape
+    }
+
+    fn node(&mut self, inputs: &[&str], op: Op) -> String {
+        let maps: Vec<&Map> = inputs.iter().map(|x| &self.maps[*x]).collect();
+        let y = naive8::compute(&self.net, &op, &maps);
+        let name = format!("n{}", self.net.nodes.len());
+        self.maps.insert(name.clone(), y);
+        self.net.node(&name, inputs, op)
+    }
+
+    fn pick(&mut self, of: &[usize]) -> usize {
+        of[self.random.below(of.len())]
+    }
+
+    fn chance(&mut self, percent: usize) -> bool {
+        self.random.below(100) < percent
+    }
+
+    /// `x` quantised and dequantised, mostly with a scale that clips a little.
+    fn codes(&mut self, x: &str) -> String {
+        let amax = self.maps[x]
+            .values
+            .iter()
+            .fold(0.0f32, |a, v| a.max(v.abs()));
+        let scale = amax.max(1e-3) * 0.8 / 127.0;
+        self.codes_with(x, scale)
+    }
+
+    fn codes_with(&mut self, x: &str, scale: f32) -> String {
+        let q = self.node(&[x], Op::Quantize { scale });
+        self.node(&[&q], Op::Dequantize)
+    }
+
+    /// A convolution of any kind with weights of codes.
+    fn conv(&mut self, x: &str) -> String {
+        let [channels, h, w] = self.shape(x);
+        let groups = match self.pick(&[1, 1, 1, 2, 3]) {
+            g if channels.is_multiple_of(g) => g,
+            _ => 1,
+        };
+        let per_out = self.pick(&[3, 12, 16, 17, 24, 32, 48, 64, 80]);
+        let out = groups * per_out;
+        let per_in = channels / groups;
+        let bias = self.net.constant(&mut self.random, out, 0.3);
+        let op = if self.chance(25) {
+            let kernel = [self.pick(&[1, 2, 3]), self.pick(&[1, 2, 4])];
+            let stride = match self.chance(60) {
+                true => kernel,
+                false => [self.pick(&[1, 2]), self.pick(&[1, 2, 3])],
+            };
+            Op::ConvTranspose {
+                out,
+                kernel,
+                stride,
+                pad: [0, kernel[1] / 3, kernel[0] / 3, 0],
+                output_padding: [0; 2],
+                dilation: [1; 2],
+                groups,
+                weight: self.weight(channels * per_out * kernel[0] * kernel[1]),
+                scales: Some(self.scales(out)),
+                bias: Some(bias),
+            }
+        } else {
+            let kernel = [self.pick(&[1, 3, 3, 2]), self.pick(&[1, 3, 3, 5])];
+            let dilation = [self.pick(&[1, 1, 2]), 1];
+            let reach = |axis: usize| (kernel[axis] - 1) * dilation[axis];
+            Op::Conv {
+                out,
+                kernel,
+                stride: [self.pick(&[1, 1, 2]), self.pick(&[1, 1, 2, 3])],
+                pad: [
+                    reach(0) / 2,
+                    reach(1) / 2,
+                    reach(0).saturating_sub(h - 1),
+                    { reach(1).saturating_sub(w - 1).max(reach(1) / 2) },
+                ],
+                dilation,
+                groups,
+                weight: self.weight(out * per_in * kernel[0] * kernel[1]),
+                scales: Some(self.scales(out)),
+                bias: self.chance(80).then_some(bias),
+            }
+        };
+        self.node(&[x], op)
+    }
+
+    fn weight(&mut self, n: usize) -> (usize, usize) {
+        let first = self.net.constants.len();
+        for _ in 0..n {
+            let code = self.random.below(255) as f32 - 127.0;
+            self.net.constants.push(code);
+        }
+        (first, n)
+    }
+
+    fn scales(&mut self, n: usize) -> (usize, usize) {
+        let first = self.net.constants.len();
+        for _ in 0..n {
+            let scale = 1e-4 + self.random.below(1000) as f32 * 1e-6;
+            self.net.constants.push(scale);
+        }
+        (first, n)
+    }
+
+    /// A convolution with what may stand around it. Its input is codes, but for skipped layers.
+    fn layer(&mut self, x: &str) -> String {
+        // In f32 the reference holds where the engine's lanes are output channels.
+        let skipped = self.chance(15);
+        let input = if skipped { x.to_owned() } else { self.codes(x) };
+        let mut y = self.conv(&input);
+        if skipped && self.shape(&y)[0] <= 8 {
+            self.drop_last();
+            let input = self.codes(x);
+            y = self.conv(&input);
+        }
+        if !skipped && self.chance(20) {
+            let block = if self.shape(&y)[0].is_multiple_of(4) {
+                2
+            } else {
+                1
+            };
+            let crd = self.chance(50);
+            y = self.node(&[&y], Op::DepthToSpace { block, crd });
+        }
+        if self.chance(35) && self.shape(&y).iter().product::<usize>() < 10_000 {
+            y = self.residual(&y);
+        }
+        if self.chance(75) {
+            y = self.node(&[&y], Op::Relu);
+        }
+        if self.chance(15) {
+            let op = Op::MaxPool {
+                kernel: [2, 1],
+                stride: [1, 2],
+                pad: [1, 0, 0, 0],
+            };
+            y = self.node(&[&y], op);
+        }
+        y
+    }
+
+    /// A convolution of `x` with `x` added in one of the ways that exporters have.
+    fn residual(&mut self, x: &str) -> String {
+        let codes = self.codes(x);
+        let out = self.shape(x)[0];
+        let y = self.conv_to(&codes, out, 3);
+        let other = match self.random.below(4) {
+            0 => x.to_owned(),
+            1 => self.codes(x),
+            2 => codes,
+            // Codes of the sum's other side too, with one scale.
+            _ => {
+                let scale = 0.02;
+                let (y, other) = (self.codes_with(&y, scale), self.codes_with(x, scale));
+                return self.node(&[&y, &other], Op::Add);
+            }
+        };
+        match self.chance(50) {
+            true => self.node(&[&y, &other], Op::Add),
+            false => self.node(&[&other, &y], Op::Add),
+        }
+    }
+
+    fn drop_last(&mut self) {
+        let node = self.net.nodes.pop().unwrap();
+        self.maps.remove(&node.name);
+    }
+}
+
+/// A chain of layers with branches that are joined.
+pub(super) fn random_net(seed: u64) -> Draft {
+    let mut random = Random(seed);
+    random.next();
+    let channels = [1, 3, 6, 16, 32, 36][random.below(6)];
+    let shape = [channels, random.range(3, 14), random.range(3, 26)];
+    let mut draft = Draft::new(shape, seed);
+    let mut x = "input".to_owned();
+    for _ in 0..random.range(1, 4) {
+        x = draft.layer(&x);
+        if draft.chance(30) {
+            // Two branches of one shape in rows and columns, joined with one scale.
+            let y = draft.codes(&x);
+            let (a, b) = (draft.pointwise(&y), draft.pointwise(&y));
+            let b = if draft.chance(50) {
+                draft.node(&[&b], Op::Relu)
+            } else {
+                b
+            };
+            let mut parts = vec![a, b];
+            if draft.chance(40) {
+                parts.push(x.clone());
+            }
+            if draft.chance(20) {
+                parts.push(y);
+            }
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            x = draft.node(&parts, Op::Concat);
+            if draft.chance(30) {
+                // Somebody also wants its values.
+                draft.net.outputs.push(x.clone());
+            }
+        }
+        if draft.shape(&x).iter().product::<usize>() > 40_000 {
+            break;
+        }
+    }
+    let head = draft.codes(&x);
+    for out in [1, 2, 5, 20] {
+        if out == 1 || draft.chance(50) {
+            let y = draft.conv_to(&head, out, 3);
+            draft.net.outputs.push(y);
+        }
+    }
+    if draft.chance(30) {
+        draft.net.outputs.push(head);
+    }
+    draft
+}
+
+impl Draft {
+    fn pointwise(&mut self, x: &str) -> String {
+        let out = self.pick(&[4, 16, 20, 32]);
+        self.conv_to(x, out, 1)
+    }
+
+    fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
+        let channels = self.shape(x)[0];
+        let op = Op::Conv {
+            out,
+            kernel: [k; 2],
+            stride: [1; 2],
+            pad: [k / 2; 4],
+            dilation: [1; 2],
+            groups: 1,
+            weight: self.weight(out * channels * k * k),
+            scales: Some(self.scales(out)),
+            bias: None,
+        };
+        self.node(&[x], op)
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn gives_the_bytes_of_the_naive_reference() {
+    let mut kinds: HashMap<String, usize> = HashMap::new();
+    for seed in 0..150 {
+        let draft = random_net(seed);
+        let payload = draft
+            .net
+            .payload()
+            .unwrap_or_else(|error| panic!("{seed}: {error}"));
+        for layer in payload.program.layers() {
+            let codes = |t: &LayerTensor| if t.scale.is_some() { "i8" } else { "f32" };
+            let inputs: Vec<_> = layer.inputs.iter().map(codes).collect();
+            let kind: Vec<&str> = layer
+                .kind
+                .split([' ', ','])
+                .filter(|word| !word.chars().any(|c| c.is_ascii_digit()) || *word == "INT8")
+                .collect();
+            let key = format!("{} {inputs:?} -> {}", kind.join(" "), codes(&layer.output));
+            *kinds.entry(key).or_default() += 1;
+        }
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for threads in [1, 2, 3] {
+                let found = run(&mut engine(&payload, Some(isa), threads), &draft.input);
+                for (name, found) in draft.net.outputs.iter().zip(&found) {
+                    let expected = &draft.maps[name].values;
+                    let same = bits(found) == bits(expected);
+                    let differing = found.iter().zip(expected).filter(|(a, b)| a != b);
+                    assert!(
+                        same,
+                        "network {seed}, {} with {threads} threads, output {name}: {:?} of {}\n{:#?}",
+                        isa.name(),
+                        differing.take(4).collect::<Vec<_>>(),
+                        found.len(),
+                        payload.program.layers(),
+                    );
+                }
+            }
+        }
+    }
+    // The networks have what they are meant to try.
+    for kind in [
+        "Quantize [\"f32\"] -> i8",
+        "Dequantize [\"i8\"] -> f32",
+        "Conv [\"f32\"] -> f32",
+        "INT8 Conv + ReLU [\"i8\"] -> i8",
+        "INT8 Conv [\"i8\"] -> f32",
+        "INT8 Conv + Add [\"i8\", \"f32\"] -> i8",
+        "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> i8",
+        "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> f32",
+        "Add [\"f32\", \"f32\"] -> f32",
+        "DepthToSpace [\"i8\"] -> i8",
+        "MaxPool [\"i8\"] -> i8",
+        "Copy [\"i8\"] -> i8",
+    ] {
+        assert!(kinds.contains_key(kind), "no {kind} in {kinds:#?}");
+    }
+}
