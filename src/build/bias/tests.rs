@@ -56,6 +56,7 @@ fn quantizer(tensor: &str, kind: Kind, amax: Vec<f32>) -> Quantizer {
         amax,
         own_amax: None,
         readers: Vec::new(),
+        saturated: None,
     }
 }
 
