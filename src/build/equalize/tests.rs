@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::build::compile;
+use crate::build::onnx::proto::TensorProto;
 use crate::build::onnx::proto::{AttributeProto, NodeProto, ValueInfoProto};
 use crate::build::onnx::tensor::from_floats;
 use crate::build::testing::{data, int, ints, node, shaped};
