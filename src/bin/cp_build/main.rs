@@ -7,6 +7,8 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod progress;
+mod sensitivity;
 mod synth;
 
 use std::io::Write;
@@ -34,6 +36,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
     Eval(eval::Args),
+    /// Measure what each layer costs in INT8, and search the fastest mix within a budget.
+    Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
 }
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Compile(args) => compile::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
     };
     match done {

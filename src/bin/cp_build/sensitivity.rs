@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use centerpoint::build::config::Given;
 use centerpoint::build::folder::{Folder, MODEL, PFE, RPN};
 use centerpoint::build::hash::sha256_file;
-use centerpoint::build::recipe::{self, Job, Prepared};
-use centerpoint::build::sensitivity::budget::{Candidate, search};
-use centerpoint::build::sensitivity::network::{Network, Source};
-use centerpoint::build::sensitivity::report::Recorder;
-use centerpoint::build::sensitivity::{self, Cost, Evaluate, Goal, Measured, Mix, Report};
+use centerpoint::build::recipe::Job;
+use centerpoint::build::sensitivity::network::{Network, Subject};
+use centerpoint::build::sensitivity::{self, Cost, Goal, Report, report};
 use centerpoint::eval::frames::labels_of;
 use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::progress::Bar;
 
@@ -76,68 +73,45 @@ enum CostArg {
     Time,
 }
 
+impl From<CostArg> for Cost {
+    fn from(cost: CostArg) -> Self {
+        match cost {
+            CostArg::Macs => Cost::Macs,
+            CostArg::Time => Cost::Time,
+        }
+    }
+}
+
 /// Runs `cp-build sensitivity`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let folder = Folder::read(&args.model)?;
     let given = args.config.as_deref().map(Given::read).transpose()?;
     let labels = labels(&args)?;
-    let measured_on = points::list_frames(std::slice::from_ref(&args.frames))?;
-    let calibrate_on = match &args.calibrate_on {
-        Some(dir) => points::list_frames(std::slice::from_ref(dir))?,
-        None => measured_on.clone(),
+    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
+    let (calibrate_on, measure_on) = match &args.calibrate_on {
+        Some(dir) => (
+            points::list_frames(std::slice::from_ref(dir))?,
+            Some(frames),
+        ),
+        None => (frames, None),
+    };
+    let job = Job {
+        folder: &folder,
+        frames: &calibrate_on,
+        given: &given.unwrap_or_default(),
+        calibration: args.calibration.as_deref(),
+        threads: args.threads,
     };
     let bar = Bar::default();
-    let prepared = recipe::prepare(
-        &Job {
-            folder: &folder,
-            frames: &calibrate_on,
-            given: &given.unwrap_or_default(),
-            calibration: args.calibration.as_deref(),
-            threads: args.threads,
-        },
-        &bar,
-    )?;
-    bar.finish();
-    let frames = match args.calibrate_on {
-        Some(_) => spread(&measured_on, args.limit),
-        None => spread(&prepared.held_out, args.limit),
-    };
-    if frames.is_empty() {
-        anyhow::bail!(
-            "no frame is left to measure on: give `--calibrate-on`, more frames, or \
-             `frames.held_out` in the configuration"
-        );
-    }
-    measure(&args, &folder, &prepared, &frames, labels)
-}
-
-fn measure(
-    args: &Args,
-    folder: &Folder,
-    prepared: &Prepared,
-    frames: &[PathBuf],
-    labels: Option<(PathBuf, Results)>,
-) -> anyhow::Result<()> {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}, {eta} left") {
-        bar.set_style(style);
-    }
-    let placement = prepared.placement();
-    let mut network = Network::new(
-        Source {
-            model: &folder.model,
-            pfn: &prepared.pfn,
-            graph: &prepared.graph,
-            placement: &placement,
-            frames,
-            labels: labels.as_ref().map(|(_, labels)| labels),
-            threads: args.threads,
-        },
-        Box::new(|placement| Ok(prepared.quantized(placement)?)),
-        Box::new(|| bar.inc(1)),
-    )?;
+    let mut network = Network::new(Subject {
+        job: &job,
+        frames: measure_on,
+        limit: args.limit,
+        labels: labels.as_ref().map(|(_, labels)| labels.clone()),
+        progress: &bar,
+    })?;
+    let inputs = inputs(&args, &network, labels.as_ref().map(|(path, _)| &**path))?;
     let layers = network.layers().to_vec();
-    let inputs = inputs(args, prepared, frames, labels.as_ref().map(|(path, _)| &**path))?;
     let mut report = match &args.out {
         Some(path) => Report::open(path, inputs, layers)?,
         None => Report::new(inputs, layers),
@@ -148,57 +122,20 @@ fn measure(
             layer.times_ms = Some(times);
         }
     }
-    let count = report.layers.len();
-    let left = (2 + 2 * count).saturating_sub(report.measurements.len());
-    bar.set_length((left * frames.len()) as u64);
-    let mut shown = Shown {
-        network,
-        bar: &bar,
-        frames: frames.len() as u64,
+    let options = sensitivity::Options {
+        goal: goal(&args),
+        cost: args.cost.into(),
     };
-    let layers = report.layers.clone();
-    let mut recorder = Recorder {
-        report: &mut report,
-        path: args.out.as_deref(),
-        measure: &mut shown,
-    };
-    sensitivity::ablate(count, &mut recorder)?;
-    let found = match goal(args) {
-        None => None,
-        Some(goal) => {
-            let candidates: Vec<Candidate<'_>> = layers
-                .iter()
-                .map(|layer| Candidate {
-                    name: &layer.name,
-                    cost: match (args.cost, layer.times_ms) {
-                        (CostArg::Time, Some([float, int8])) => float - int8,
-                        _ => layer.macs as f64,
-                    },
-                })
-                .collect();
-            let cost = match args.cost {
-                CostArg::Macs => Cost::Macs,
-                CostArg::Time => Cost::Time,
-            };
-            Some(search(&candidates, goal, cost, &mut recorder)?)
-        }
-    };
-    bar.finish_and_clear();
-    report.rank();
-    if found.is_some() {
-        report.search = found;
-    }
-    if let Some(path) = &args.out {
-        report.write(path)?;
-    }
+    sensitivity::run(&mut report, args.out.as_deref(), &options, &mut network)?;
+    bar.finish();
     if let Some(path) = &args.skip_list {
-        report.write_skip_list(&prepared.config, path)?;
+        report.write_skip_list(network.config(), path)?;
     }
-    let search = match report.search_text() {
-        text if text.is_empty() => text,
-        text => format!("\n{text}"),
-    };
-    crate::print(&format!("{} frames\n{}{search}", frames.len(), report.table()))
+    let frames = network.frames().len();
+    let search = report.search_text();
+    let between = if search.is_empty() { "" } else { "\n" };
+    let table = report.table();
+    crate::print(&format!("{frames} frames\n{table}{between}{search}"))
 }
 
 fn goal(args: &Args) -> Option<Goal> {
@@ -219,20 +156,10 @@ fn labels(args: &Args) -> anyhow::Result<Option<(PathBuf, Results)>> {
     Ok(Some((path, labels)))
 }
 
-/// At most `limit` of the frames, evenly spread; 0 is all.
-fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
-    if limit == 0 || limit >= frames.len() {
-        return frames.to_vec();
-    }
-    let indices = (0..limit).map(|i| i * frames.len() / limit);
-    indices.filter_map(|i| frames.get(i).cloned()).collect()
-}
-
 /// All that the measurements depend on.
 fn inputs(
     args: &Args,
-    prepared: &Prepared,
-    frames: &[PathBuf],
+    network: &Network<'_>,
     labels: Option<&Path>,
 ) -> anyhow::Result<BTreeMap<String, String>> {
     let mut inputs = BTreeMap::new();
@@ -241,29 +168,11 @@ fn inputs(
     }
     let labels = labels.map(sha256_file).transpose()?;
     inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
-    inputs.insert("frames".into(), sensitivity::report::frames_hash(frames)?);
-    let key = &prepared.calibrated.key;
+    inputs.insert("frames".into(), report::frames_hash(network.frames())?);
+    let key = network.key();
     inputs.insert("calibration network".into(), key.model.clone());
     inputs.insert("calibration frames".into(), key.frames.clone());
     inputs.insert("calibration options".into(), key.options.clone());
-    inputs.extend(sensitivity::report::options(&prepared.config));
+    inputs.extend(report::options(network.config()));
     Ok(inputs)
-}
-
-/// Shows which mix is measured.
-struct Shown<'a> {
-    network: Network<'a>,
-    bar: &'a ProgressBar,
-    frames: u64,
-}
-
-impl Evaluate for Shown<'_> {
-    fn evaluate(&mut self, mix: &Mix) -> centerpoint::error::Result<Measured> {
-        let (int8, all) = (mix.int8_layers().count(), mix.len());
-        self.bar.set_message(format!("frames, {int8} of {all} layers in INT8"));
-        // The search takes as many as it takes.
-        let missing = (self.bar.position() + self.frames).saturating_sub(self.bar.length().unwrap_or(0));
-        self.bar.inc_length(missing);
-        self.network.evaluate(mix)
-    }
 }
