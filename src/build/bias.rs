@@ -71,10 +71,9 @@ impl Collector {
         for node in graph.nodes().filter(|n| n.op() == "Conv") {
             let (input, weight_name) = (node.need_input(0)?, node.need_input(1)?);
             let output = node.need_output()?;
-            let (Some(activation), Some(weights)) = (
-                of(Kind::Activation, input),
-                of(Kind::Weight, weight_name),
-            ) else {
+            let (Some(activation), Some(weights)) =
+                (of(Kind::Activation, input), of(Kind::Weight, weight_name))
+            else {
                 continue;
             };
             let (Some(&[amax]), Some(weight)) =
@@ -88,7 +87,10 @@ impl Collector {
                 return Err(node.error("its shapes are not known"));
             };
             let window = Window::new(node, [h, w], Some([kh, kw]))?;
-            readers.entry(input.to_owned()).or_default().push(layers.len());
+            readers
+                .entry(input.to_owned())
+                .or_default()
+                .push(layers.len());
             layers.push(Layer {
                 output: output.to_owned(),
                 rounded: rounded(&weight, &weights.amax),
@@ -168,7 +170,10 @@ impl Layer {
             let terms = (0..inputs * taps).map(|at| {
                 let (i, tap) = (at / taps, at % taps);
                 let index = o * inputs * taps + at;
-                let (w, w_q) = (f64::from(self.weight.data[index]), f64::from(self.rounded[index]));
+                let (w, w_q) = (
+                    f64::from(self.weight.data[index]),
+                    f64::from(self.rounded[index]),
+                );
                 let [value, error] = self.sums[tap * self.channels + first + i];
                 w_q * error + (w_q - w) * value
             });
@@ -185,7 +190,9 @@ fn rounded(weight: &Tensor<f32>, amax: &[f32]) -> Vec<f32> {
     let each = rows.flat_map(|(row, values)| {
         let amax = amax.get(row).or(amax.first()).copied().unwrap_or(0.0);
         let scale = calibrate::scale(amax);
-        values.iter().map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
+        values
+            .iter()
+            .map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
     });
     each.collect()
 }
@@ -206,10 +213,16 @@ pub(crate) fn correct(graph: &mut Graph, errors: &BTreeMap<String, Vec<f64>>) ->
             None => None,
         };
         let bias = bias.unwrap_or_else(|| vec![0.0; errors.len()]);
-        let each = bias.iter().zip(errors).map(|(b, e)| (f64::from(*b) - e) as f32);
+        let each = bias
+            .iter()
+            .zip(errors)
+            .map(|(b, e)| (f64::from(*b) - e) as f32);
         let data: Vec<f32> = each.collect();
         let name = constant_name(graph, node, 2, "bias")?;
-        tensors.insert(name.clone(), tensor::from_floats(&name, &[data.len()], &data));
+        tensors.insert(
+            name.clone(),
+            tensor::from_floats(&name, &[data.len()], &data),
+        );
         inputs.insert(node.need_output()?.to_owned(), name);
     }
     graph.edit(|proto| {
@@ -228,3 +241,6 @@ pub(crate) fn correct(graph: &mut Graph, errors: &BTreeMap<String, Vec<f64>>) ->
         proto.initializer.extend(tensors.into_values());
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,25 @@ pub struct Report {
     pub left_out: Vec<LeftOut>,
 }
 
+impl Report {
+    /// A line for each tensor, for people.
+    pub fn lines(&self) -> Vec<String> {
+        let equalized = self.equalized.iter().map(|e| {
+            let [least, largest] = e.factors;
+            let (tensor, channels, dead) = (&e.tensor, e.channels, e.dead);
+            format!(
+                "equalized {channels} channels of {tensor} by {least:.3} to {largest:.3}, \
+                 {dead} of them dead"
+            )
+        });
+        let left_out = self.left_out.iter().map(|l| {
+            let (tensor, channels, reason) = (&l.tensor, l.channels, &l.reason);
+            format!("left {channels} channels of {tensor} as they are: {reason}")
+        });
+        equalized.chain(left_out).collect()
+    }
+}
+
 /// A tensor whose channels got factors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Equal {

@@ -2,35 +2,36 @@
 //!
 //! ```text
 //! float network ─┬───────────────────── calibrate ─┐
-//!                └─ equalize (by alpha) calibrate ─┴─ candidates: ranges ─ bias correction ─ quantize
-//!                                                     ─ compile ─ SQNR on held-out frames
+//!                └─ equalize (by alpha) calibrate ─┴─ for each candidate: ranges ─ align background
+//!                       ─ mean errors ─ bias correction ─ quantize ─ compile ─ SQNR on held-out frames
 //! ```
 //!
 //! | recipe | |
 //! |---|---|
 //! | `nvidia` | [`nvidia`]: what pytorch-quantization and the detectors that use it do |
-//! | `best` | of [`candidates`] the one with the highest [`Sqnr::figure`](super::sqnr::Sqnr::figure) |
+//! | `best` | of [`candidates`] the one with the highest [`Sqnr::figure`] |
 //! | `custom` | the configuration as it is |
 //!
 //! Every k-th frame is held out of calibration and measured on. Network, frames and configuration
 //! decide the result to the last byte, whatever the number of threads. A network is calibrated once for
-//! each alpha, and once more for all of its candidates with bias correction together.
+//! each alpha, whatever the number of candidates; one candidate at a time is in memory, beside the best.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bias::{self, Collector};
-use super::calibrate::{self, Calibration, CalibrationError, Occupancy};
+use super::calibrate::{self, Calibration, CalibrationError, Key, Occupancy};
 use super::config::{
     BiasCorrection, Cells, Config, Equalize, Given, Method, PfnPolicy, Placement, Recipe,
 };
+use super::equalize::{self, Levels};
 use super::folder::Folder;
 use super::onnx::Graph;
-use super::quantize::{self, Quantized};
+use super::quantize::{self, Kind, Quantized, Quantizer};
 use super::runner::Runner;
-use super::sqnr::Reference;
-use super::{BuildError, Result as BuildResult, compile, equalize};
+use super::sqnr::{Reference, Sqnr};
+use super::{Result as BuildResult, compile};
 use crate::engine::cpu::Payload;
 use crate::error::Result;
 use crate::features::Pfn;
@@ -54,7 +55,10 @@ pub fn nvidia() -> Config {
             bins: calibrate::BINS,
             ..Default::default()
         },
-        equalize: Equalize { alpha: 0.0 },
+        equalize: Equalize {
+            alpha: 0.0,
+            background: false,
+        },
         placement: Placement {
             deconvolutions: false,
             ..Placement::default()
@@ -66,23 +70,26 @@ pub fn nvidia() -> Config {
 /// What `best` chooses from, all with every convolution in INT8.
 pub fn candidates() -> Vec<Config> {
     let mut all = Vec::new();
-    for alpha in [0.0, 0.5] {
-        for (method, percentile) in [
-            (Method::Max, 99.999),
-            (Method::Percentile, 99.999),
-            (Method::Percentile, 99.99),
-            (Method::Mse, 99.999),
+    for alpha in [0.0, 0.5, 1.0] {
+        for (method, cells) in [
+            (Method::Max, Cells::All),
+            (Method::Percentile, Cells::All),
+            (Method::Mse, Cells::All),
+            (Method::Mse, Cells::Occupied),
         ] {
-            for bias_correction in [BiasCorrection::Off, BiasCorrection::All] {
+            for bias_correction in [BiasCorrection::Background, BiasCorrection::All] {
                 all.push(Config {
                     recipe: Recipe::Best,
                     bias_correction,
                     calibration: super::config::Calibration {
                         method,
-                        percentile,
+                        cells,
                         ..Default::default()
                     },
-                    equalize: Equalize { alpha },
+                    equalize: Equalize {
+                        alpha,
+                        background: true,
+                    },
                     ..Config::default()
                 });
             }
@@ -131,28 +138,48 @@ pub trait Progress: Sync {
 ///
 /// # Errors
 /// [`super::config::ConfigError`] for options that cannot be, [`CalibrationError`] and
-/// [`crate::points::FrameError`] for frames, [`BuildError`] for the network.
+/// [`crate::points::FrameError`] for frames, [`BuildError`](super::BuildError) for the network.
 pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.given)?;
-    let frames = configs.first().map(|c| c.frames.clone()).unwrap_or_default();
-    let mut bench = Bench {
-        job,
-        split: Split::new(job.frames, &frames)?,
-        pool: Arc::new(Pool::new(job.threads)),
-        progress,
-        networks: Vec::new(),
-    };
-    let mut trials = Vec::with_capacity(configs.len());
-    for config in configs {
-        trials.push(bench.trial(config)?);
+    let frames = configs.first().map(|c| c.frames.clone());
+    let mut bench = Bench::new(job, &frames.unwrap_or_default(), progress)?;
+    let reference = bench.reference()?;
+    let mut best: Option<Trial> = None;
+    let mut candidates = Vec::with_capacity(configs.len());
+    for config in &configs {
+        let mut trial = bench.trial(config)?;
+        if let Some(reference) = &reference {
+            let sqnr = bench.measure(&trial, reference)?;
+            candidates.push(Candidate {
+                name: config.label(),
+                chosen: false,
+                sqnr: sqnr.clone(),
+            });
+            trial.sqnr = Some(sqnr);
+        }
+        let figure = |t: &Trial| t.sqnr.as_ref().map_or(f64::NEG_INFINITY, |s| s.figure);
+        // The first of equals.
+        if best
+            .as_ref()
+            .is_none_or(|best| figure(&trial) > figure(best))
+        {
+            best = Some(trial);
+        }
     }
-    bench.mean_errors(&mut trials)?;
-    bench.measure(&mut trials)?;
-    bench.finish(trials)
+    let Some(best) = best else {
+        return Err(CalibrationError::NoFrames.into());
+    };
+    for candidate in &mut candidates {
+        candidate.chosen = candidate.name == best.config.label();
+    }
+    if configs.len() == 1 {
+        candidates.clear();
+    }
+    bench.finish(best, candidates)
 }
 
 /// The configurations to try.
-fn configs(given: &Given) -> BuildResult<Vec<Config>> {
+pub(crate) fn configs(given: &Given) -> BuildResult<Vec<Config>> {
     let recipe = given.recipe()?;
     let mut configs: Vec<Config> = Vec::new();
     match recipe {
@@ -219,23 +246,25 @@ struct Network {
     graph: Graph,
     pfn: Pfn,
     calibration: Calibration,
+    /// By tensor and channel: the values behind an empty input, far from the borders.
+    background: BTreeMap<String, Vec<Vec<f32>>>,
     steps: Vec<String>,
 }
 
-/// A configuration on its way to an INT8 network.
-struct Trial {
+/// A configuration and the INT8 network that it makes.
+pub(crate) struct Trial {
     config: Config,
     /// Index into [`Bench::networks`].
     network: usize,
-    /// Range of each tensor.
-    amax: BTreeMap<String, f32>,
-    /// Mean errors by the output of a convolution; none without bias correction.
-    errors: BTreeMap<String, Vec<f64>>,
-    record: Candidate,
+    pub(crate) pfn: Pfn,
+    pub(crate) quantized: Quantized,
+    /// What its ranges come from.
+    pub(crate) key: Key,
+    sqnr: Option<Sqnr>,
 }
 
 /// What all trials share.
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     job: &'a Job<'a>,
     split: Split,
     pool: Arc<Pool>,
@@ -243,7 +272,30 @@ struct Bench<'a> {
     networks: Vec<Network>,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    /// For the frames of `job` that `frames` chooses.
+    ///
+    /// # Errors
+    /// [`CalibrationError::NoFrames`].
+    pub(crate) fn new(
+        job: &'a Job<'a>,
+        frames: &super::config::Frames,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        Ok(Self {
+            job,
+            split: Split::new(job.frames, frames)?,
+            pool: Arc::new(Pool::new(job.threads)),
+            progress,
+            networks: Vec::new(),
+        })
+    }
+
+    /// The frames that are not calibrated on.
+    pub(crate) fn held_out(&self) -> &[PathBuf] {
+        &self.split.held_out
+    }
+
     /// The network of a configuration, calibrated.
     fn network(&mut self, config: &Config) -> Result<usize> {
         let (alpha, policy) = (config.equalize.alpha, config.placement.pfn);
@@ -255,17 +307,14 @@ impl Bench<'_> {
         let (mut graph, mut pfn) = (folder.rpn.graph.clone(), folder.pfe.pfn.clone());
         let mut steps = Vec::new();
         if alpha > 0.0 {
-            let plain = Config {
-                equalize: Equalize { alpha: 0.0 },
-                placement: Placement {
-                    pfn: PfnPolicy::Float,
-                    ..config.placement.clone()
-                },
-                ..config.clone()
-            };
+            let mut plain = config.clone();
+            plain.equalize.alpha = 0.0;
+            plain.placement.pfn = PfnPolicy::Float;
             let plain = self.network(&plain)?;
             let tensors = &self.networks[plain].calibration.tensors;
-            let maxima = tensors.iter().map(|(name, t)| (name.clone(), t.channel_max.clone()));
+            let maxima = tensors
+                .iter()
+                .map(|(name, t)| (name.clone(), t.channel_max.clone()));
             let equal = equalize::equalize(&graph, &pfn, &maxima.collect(), alpha)?;
             steps = equal.report.lines();
             (graph, pfn) = (equal.graph, equal.pfn);
@@ -276,13 +325,13 @@ impl Bench<'_> {
         }
         let as_it_is = alpha == 0.0 && policy == PfnPolicy::Float;
         let cache = self.job.calibration.filter(|_| as_it_is);
-        let calibration = self.calibrate(&graph, &pfn, config, cache)?;
         self.networks.push(Network {
+            calibration: self.calibrate(&graph, &pfn, config, cache)?,
+            background: self.background(&graph, &pfn)?,
             alpha,
             policy,
             graph,
             pfn,
-            calibration,
             steps,
         });
         Ok(self.networks.len() - 1)
@@ -302,7 +351,7 @@ impl Bench<'_> {
             threads: self.job.threads,
             ..Default::default()
         };
-        self.progress.begin("calibrating", frames.len());
+        self.progress.begin("calibrate", frames.len());
         let done = |_| self.progress.advance();
         match cache {
             Some(cache) => {
@@ -312,139 +361,200 @@ impl Bench<'_> {
         }
     }
 
-    /// Finds the ranges of a configuration.
-    fn trial(&mut self, config: Config) -> Result<Trial> {
-        let at = self.network(&config)?;
+    /// What a network makes of an empty frame.
+    fn background(&self, graph: &Graph, pfn: &Pfn) -> Result<BTreeMap<String, Vec<Vec<f32>>>> {
+        let mut found = BTreeMap::new();
+        // The input of a new engine is empty.
+        let mut runner = self.runner(pfn, compile::cpu(graph)?)?;
+        runner.run_read(Some(&mut |name, view| {
+            let layout = view.layout;
+            let inside = centre([layout.height, layout.width]);
+            let values = |c: usize| {
+                let cells = inside.iter().enumerate().filter(|(_, inside)| **inside);
+                let cells = cells.map(|(i, _)| (i / layout.width, i % layout.width));
+                cells
+                    .filter_map(|(y, x)| view.data.get(layout.index(c, y, x)).copied())
+                    .collect()
+            };
+            found.insert(name.to_owned(), (0..layout.channels).map(values).collect());
+        }))?;
+        Ok(found)
+    }
+
+    /// Makes the INT8 network of a configuration.
+    pub(crate) fn trial(&mut self, config: &Config) -> Result<Trial> {
+        let at = self.network(config)?;
         let network = &self.networks[at];
+        let placement = placement(config);
         let method = method(&config.calibration);
         let occupied = config.calibration.cells == Cells::Occupied;
         let mut amax = BTreeMap::new();
-        for tensor in quantize::points(&network.graph, &placement(&config))? {
+        for tensor in quantize::points(&network.graph, &placement)? {
             let found = network.calibration.amax(&tensor, method, occupied)?;
             amax.insert(tensor, found.amax);
         }
+        let mut quantized = quantize::quantize(&network.graph, &amax, &placement)?;
+        let (mut graph, mut pfn) = (network.graph.clone(), network.pfn.clone());
+        if config.equalize.background {
+            let levels = levels(network, &quantized.quantizers);
+            (graph, pfn) = equalize::align(&graph, &pfn, &levels)?;
+            // The weights have other ranges now.
+            quantized = quantize::quantize(&graph, &amax, &placement)?;
+        }
+        if config.bias_correction != BiasCorrection::Off {
+            let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
+            bias::correct(&mut graph, &errors)?;
+            quantized = quantize::quantize(&graph, &amax, &placement)?;
+        }
+        let network = &self.networks[at];
+        let activations = quantized.quantizers.iter_mut();
+        for quantizer in activations.filter(|q| q.kind == Kind::Activation) {
+            if let [amax] = quantizer.amax[..] {
+                quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
+            }
+        }
         Ok(Trial {
-            record: Candidate::new(&config),
-            config,
+            key: network.calibration.key.clone(),
+            config: config.clone(),
             network: at,
-            amax,
-            errors: BTreeMap::new(),
+            pfn,
+            quantized,
+            sqnr: None,
         })
     }
 
-    /// One float pass per network for the mean errors of its trials.
-    fn mean_errors(&self, trials: &mut [Trial]) -> Result<()> {
-        let frames = self.split.calibration.iter().take(BIAS_FRAMES);
-        for (at, network) in self.networks.iter().enumerate() {
-            let wants = |t: &&mut Trial| {
-                t.network == at && t.config.bias_correction != BiasCorrection::Off
-            };
-            let mut trials: Vec<&mut Trial> = trials.iter_mut().filter(wants).collect();
-            if trials.is_empty() {
-                continue;
-            }
-            let mut collectors = Vec::with_capacity(trials.len());
-            for trial in &trials {
-                let quantized = quantize(&network.graph, trial)?;
-                let occupied = trial.config.bias_correction == BiasCorrection::Occupied;
-                collectors.push(Collector::new(&network.graph, &quantized.quantizers, occupied)?);
-            }
-            let mut runner = self.runner(&network.pfn, compile::cpu(&network.graph)?)?;
-            let mut occupancy = Occupancy::new(&self.job.folder.model.grid);
-            self.progress.begin("mean errors", frames.len());
-            for frame in frames.clone() {
-                runner.read(frame)?;
-                occupancy.set(runner.cells());
-                runner.run_read(Some(&mut |name, view| {
-                    for collector in &mut collectors {
-                        collector.observe(name, view, &mut occupancy);
-                    }
-                }))?;
-                self.progress.advance();
-            }
-            for (trial, collector) in trials.iter_mut().zip(collectors) {
-                trial.errors = collector.errors();
-            }
+    /// The mean error of each output channel, by the output of the convolution.
+    fn mean_errors(
+        &self,
+        config: &Config,
+        graph: &Graph,
+        pfn: &Pfn,
+        quantizers: &[Quantizer],
+    ) -> Result<BTreeMap<String, Vec<f64>>> {
+        let mut collector = Collector::new(graph, quantizers)?;
+        let mut runner = self.runner(pfn, compile::cpu(graph)?)?;
+        if config.bias_correction == BiasCorrection::Background {
+            runner.run_read(Some(&mut |name, view| {
+                collector.observe(name, view, &mut centre);
+            }))?;
+            return Ok(collector.errors());
         }
-        Ok(())
+        let frames = self.split.calibration.iter().take(BIAS_FRAMES);
+        let all = config.bias_correction == BiasCorrection::All;
+        let mut occupancy = Occupancy::new(&self.job.folder.model.grid);
+        self.progress.begin("mean errors", frames.len());
+        for frame in frames {
+            runner.read(frame)?;
+            occupancy.set(runner.cells());
+            let mut cells = |[rows, columns]: [usize; 2]| match all {
+                true => vec![true; rows * columns],
+                false => occupancy.of_size(rows, columns).to_vec(),
+            };
+            runner.run_read(Some(&mut |name, view| {
+                collector.observe(name, view, &mut cells);
+            }))?;
+            self.progress.advance();
+        }
+        Ok(collector.errors())
     }
 
-    /// Compares each trial with the float network on the held-out frames.
-    fn measure(&self, trials: &mut [Trial]) -> Result<()> {
+    /// The float network's outputs on the held-out frames; `None` if there are none.
+    fn reference(&self) -> Result<Option<Reference<'a>>> {
         let frames = &self.split.held_out;
         if frames.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let folder = self.job.folder;
-        let mut float = self.runner(&folder.pfe.pfn, folder.cpu_payload()?)?;
+        let mut runner = self.runner(&folder.pfe.pfn, folder.cpu_payload()?)?;
         self.progress.begin("float outputs", frames.len());
         let advance = || self.progress.advance();
-        let reference = Reference::new(&folder.model, &mut float, frames, advance)?;
-        drop(float);
-        self.progress.begin("measuring", trials.len() * reference.len());
-        for trial in trials {
-            let payload = compile::cpu(&self.quantized(trial)?.graph)?;
-            let mut runner = self.runner(&self.networks[trial.network].pfn, payload)?;
-            trial.record.sqnr = Some(reference.measure(&mut runner, advance)?);
-        }
-        Ok(())
+        Reference::new(&folder.model, &mut runner, frames, advance).map(Some)
     }
 
-    /// The Q/DQ network of a trial.
-    fn quantized(&self, trial: &Trial) -> BuildResult<Quantized> {
-        let mut graph = self.networks[trial.network].graph.clone();
-        bias::correct(&mut graph, &trial.errors)?;
-        quantize(&graph, trial)
+    fn measure(&self, trial: &Trial, reference: &Reference<'_>) -> Result<Sqnr> {
+        let payload = compile::cpu(&trial.quantized.graph)?;
+        let mut runner = self.runner(&trial.pfn, payload)?;
+        self.progress.begin(&trial.config.label(), reference.len());
+        reference.measure(&mut runner, || self.progress.advance())
     }
 
-    fn runner(&self, pfn: &Pfn, payload: Payload) -> BuildResult<Runner<'_>> {
+    fn runner(&self, pfn: &Pfn, payload: Payload) -> BuildResult<Runner<'a>> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
-        Runner::new(&folder.model, pfn, payload, self.pool.clone(), None, path)
+        Runner::new(&folder.model, pfn, payload, self.pool.clone(), path)
     }
 
-    /// Takes the best trial.
-    fn finish(mut self, mut trials: Vec<Trial>) -> Result<Outcome> {
-        let figure = |t: &Trial| t.record.sqnr.as_ref().map_or(f64::NEG_INFINITY, |s| s.figure);
-        let mut best = 0;
-        for at in 1..trials.len() {
-            // The first of equals.
-            if figure(&trials[at]) > figure(&trials[best]) {
-                best = at;
-            }
+    fn finish(self, trial: Trial, candidates: Vec<Candidate>) -> Result<Outcome> {
+        let folder = self.job.folder;
+        let quantized = trial.quantized;
+        let weights = quantized
+            .quantizers
+            .iter()
+            .filter(|q| q.kind == Kind::Weight);
+        let readers: HashSet<&String> = weights.flat_map(|q| &q.readers).collect();
+        let layers = quantize::layers(&folder.rpn.graph)?
+            .into_iter()
+            .map(|l| l.name);
+        let (int8, float) = layers.partition(|layer| readers.contains(layer));
+        let network = &self.networks[trial.network];
+        let mut steps = network.steps.clone();
+        if trial.config.equalize.background {
+            steps.push("aligned the background of each channel with the codes".to_owned());
         }
-        let candidates = match trials.len() {
-            1 => Vec::new(),
-            _ => trials.iter().map(|t| t.record.clone()).collect(),
-        };
-        let trial = trials.swap_remove(best);
-        let quantized = self.quantized(&trial)?;
-        let payload = compile::cpu(&quantized.graph)?;
-        let network = self.networks.swap_remove(trial.network);
-        let layers = quantize::layers(&network.graph)?;
-        let weights = quantized.quantizers.iter().filter_map(|q| q.layer.as_ref());
-        let int8: Vec<String> = weights.cloned().collect();
-        let float = layers.into_iter().map(|l| l.name).filter(|l| !int8.contains(l));
+        if trial.config.bias_correction != BiasCorrection::Off {
+            steps.push("took mean errors off the biases".to_owned());
+        }
         Ok(Outcome {
+            payload: compile::cpu(&quantized.graph)?,
+            pfn: trial.pfn,
+            steps,
             record: Quantization {
-                float: float.collect(),
-                int8,
-                calibrated: Calibrated::new(&network.calibration, &self.split.calibration),
-                quantizers: quantized.quantizers.clone(),
-                sqnr: trial.record.sqnr,
                 config: trial.config,
+                calibration: Calibrated {
+                    frames: self.split.calibration.len(),
+                    key: network.calibration.key.clone(),
+                },
+                sqnr: trial.sqnr,
                 candidates,
+                int8,
+                float,
+                quantizers: quantized.quantizers.clone(),
             },
-            steps: network.steps,
-            pfn: network.pfn,
-            payload,
             quantized,
         })
     }
 }
 
-fn quantize(graph: &Graph, trial: &Trial) -> BuildResult<Quantized> {
-    quantize::quantize(graph, &trial.amax, &placement(&trial.config))
+/// Rows and columns in the middle of a map that stand for its background: more than any shuffle's
+/// block, and far from the borders, whose zeros reach inwards.
+const CENTRE: usize = 16;
+
+/// The cells in the middle of a map of so many rows and columns.
+fn centre([rows, columns]: [usize; 2]) -> Vec<bool> {
+    let near = |i: usize, n: usize| (i + CENTRE / 2 >= n / 2) && i < n / 2 + CENTRE / 2;
+    let cells = (0..rows * columns).map(|i| (i / columns, i % columns));
+    cells
+        .map(|(y, x)| near(y, rows) && near(x, columns))
+        .collect()
+}
+
+/// The background and the ranges of a network's quantised tensors.
+fn levels(network: &Network, quantizers: &[Quantizer]) -> BTreeMap<String, Levels> {
+    let activations = quantizers.iter().filter(|q| q.kind == Kind::Activation);
+    let each = activations.filter_map(|quantizer| {
+        let levels = Levels {
+            background: network.background.get(&quantizer.tensor)?.clone(),
+            channel_amax: network
+                .calibration
+                .tensors
+                .get(&quantizer.tensor)?
+                .channel_max
+                .clone(),
+            scale: calibrate::scale(*quantizer.amax.first()?),
+        };
+        Some((quantizer.tensor.clone(), levels))
+    });
+    each.collect()
 }
 
 fn placement(config: &Config) -> quantize::Placement {

@@ -13,7 +13,7 @@ use centerpoint::eval::frames::labels_of;
 use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
 
-use crate::progress::Bar;
+use crate::progress::Bars;
 
 /// Arguments of `cp-build sensitivity`.
 ///
@@ -102,13 +102,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         calibration: args.calibration.as_deref(),
         threads: args.threads,
     };
-    let bar = Bar::default();
+    let bars = Bars::new();
     let mut network = Network::new(Subject {
         job: &job,
         frames: measure_on,
         limit: args.limit,
         labels: labels.as_ref().map(|(_, labels)| labels.clone()),
-        progress: &bar,
+        progress: &bars,
     })?;
     let inputs = inputs(&args, &network, labels.as_ref().map(|(path, _)| &**path))?;
     let layers = network.layers().to_vec();
@@ -127,7 +127,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         cost: args.cost.into(),
     };
     sensitivity::run(&mut report, args.out.as_deref(), &options, &mut network)?;
-    bar.finish();
+    bars.finish();
     if let Some(path) = &args.skip_list {
         report.write_skip_list(network.config(), path)?;
     }

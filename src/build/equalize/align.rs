@@ -95,3 +95,45 @@ fn factor(members: &[(Vec<f64>, f64)]) -> Option<f64> {
     good.map(|(factor, _)| *factor)
         .min_by(|a, b| distance(*a).total_cmp(&distance(*b)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_one(background: &[f64], amax: f64) -> Option<f64> {
+        factor(&[(background.to_vec(), amax)])
+    }
+
+    #[test]
+    fn the_background_becomes_the_nearest_number_of_codes_in_range() {
+        assert_eq!(of_one(&[3.3], 60.0), Some(3.3 / 3.0));
+        assert_eq!(of_one(&[3.6], 60.0), Some(3.6 / 4.0));
+        // 4 codes would push the largest value to 141.
+        assert_eq!(of_one(&[3.6], 127.0), Some(3.6 / 3.0));
+        // Less than a code becomes one where there is room, and only there.
+        assert_eq!(of_one(&[0.3], 20.0), Some(0.3));
+        assert_eq!(of_one(&[0.3], 120.0), None);
+        // Not at any price.
+        assert_eq!(of_one(&[0.05], 1.0), None);
+        // No background, or none that is known.
+        assert_eq!(of_one(&[0.0; 4], 60.0), None);
+        assert_eq!(of_one(&[], 60.0), None);
+        assert_eq!(of_one(&[f64::NAN], 60.0), None);
+        // A channel that is clipped keeps the share that is.
+        assert_eq!(of_one(&[3.6], 200.0), Some(3.6 / 3.0));
+    }
+
+    #[test]
+    fn of_several_values_the_error_of_all_counts() {
+        // Mean 3: factor 1 would put 2.5 and 3.5 halfway between codes, 6/5 puts them on 2 and 3.
+        let found = of_one(&[2.4, 3.6], 30.0).unwrap();
+        let error = |f: f64| {
+            let at = |v: f64| ((v / f).round_ties_even() * f - v).powi(2);
+            at(2.4) + at(3.6)
+        };
+        assert!(error(found) < error(1.0) / 4.0, "{found}");
+        // Two tensors that share the factor: the one with less room decides.
+        let two = [(vec![3.6], 30.0), (vec![3.6], 126.0)];
+        assert_eq!(factor(&two), Some(3.6 / 3.0));
+    }
+}

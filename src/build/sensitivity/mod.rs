@@ -115,9 +115,9 @@ pub struct Measured {
     /// nuScenes mAP, 0 to 1; only where there are labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_ap: Option<f64>,
-    /// SQNR over all cells in dB, the mean of the outputs'.
+    /// SQNR over all cells in dB; that of the mean of the outputs' noise in parts of their signal.
     pub all: f64,
-    /// SQNR over object cells in dB, the mean of the outputs'.
+    /// SQNR over object cells in dB, likewise.
     pub objects: f64,
 }
 

@@ -93,7 +93,6 @@ impl<'a> Network<'a> {
         };
         let mut bench = Bench::new(job, &config.frames, progress)?;
         let trial = bench.trial(&config)?;
-        let key = bench.key(&trial);
         let graph = &job.folder.rpn.graph;
         let weights = trial.quantized.quantizers.iter();
         let weights = weights.filter(|q| q.kind == Kind::Weight);
@@ -119,7 +118,7 @@ impl<'a> Network<'a> {
             job,
             bench,
             config,
-            key,
+            key: trial.key,
             frames,
             labels,
             layers,
@@ -252,9 +251,14 @@ impl<'a> Network<'a> {
     }
 
     fn measured(&self, sqnr: &Sqnr, boxes: Option<Boxes<'_>>) -> Result<Measured> {
+        // Of the ratios, not of the decibels, in which one noisy output would hide among many clean ones.
         let mean = |of: fn(&OutputSqnr) -> f64| {
-            let sum: f64 = sqnr.outputs.iter().map(of).sum();
-            sum / sqnr.outputs.len().max(1) as f64
+            let noise: f64 = sqnr
+                .outputs
+                .iter()
+                .map(|o| 10_f64.powf(-of(o) / 10.0))
+                .sum();
+            -10.0 * (noise / sqnr.outputs.len().max(1) as f64).log10()
         };
         let mean_ap = match (&self.labels, boxes) {
             (Some(labels), Some(boxes)) => Some(boxes.score(labels)?),
