@@ -2,7 +2,7 @@
 
 use centerpoint::Error;
 use centerpoint::build::BuildError;
-use centerpoint::build::calibrate::CalibrationError;
+use centerpoint::build::calibrate::{CalibrationError, RangeError};
 use centerpoint::build::config::ConfigError;
 use centerpoint::build::sensitivity::SensitivityError;
 use centerpoint::engine::EngineError;
@@ -95,7 +95,11 @@ fn of_calibration(error: &CalibrationError) -> u8 {
         CalibrationError::Options(_) => 2,
         CalibrationError::NoFrames => 3,
         CalibrationError::Columns { .. } => 7,
-        CalibrationError::NotFinite { .. } => 8,
+        CalibrationError::NotFinite { .. }
+        | CalibrationError::Range {
+            source: RangeError::NotFinite { .. },
+            ..
+        } => 8,
         _ => 9,
     }
 }
