@@ -8,6 +8,7 @@
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+mod bias;
 pub mod calibrate;
 pub mod compile;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod quantize;
+pub mod recipe;
 mod runner;
 pub mod sensitivity;
 pub mod simplify;
@@ -119,6 +121,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// A calibration lacks ranges of tensors that are to be quantised.
     #[error(
         "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \
@@ -147,9 +152,6 @@ pub enum BuildError {
         /// What the calibration says.
         amax: f32,
     },
-    /// A configuration that cannot be used.
-    #[error(transparent)]
-    Config(#[from] config::ConfigError),
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {

@@ -25,6 +25,7 @@ pub use amax::{Amax, MAX_CODE, Method, ZERO_AMAX, scale};
 pub use cache::Key;
 pub use error::CalibrationError;
 pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
+pub(crate) use occupancy::Occupancy;
 pub use stats::TensorStats;
 
 pub use crate::engine::quantize;
@@ -142,5 +143,12 @@ impl Calibration {
             tensor: tensor.into(),
             source,
         })
+    }
+
+    /// Share of a tensor's values, 0 to 1, that are beyond `amax`; `None` for a tensor that the
+    /// calibration does not know.
+    pub fn saturated(&self, tensor: &str, amax: f32) -> Option<f64> {
+        let stats = self.tensors.get(tensor)?;
+        Some(stats.all.share_beyond(amax))
     }
 }
