@@ -431,6 +431,40 @@ impl Config {
         )
     }
 
+    /// The options that decide accuracy, for people: `equalize 0.5, max, all cells, bias all`.
+    pub fn label(&self) -> String {
+        let mut parts = Vec::new();
+        if self.equalize.alpha > 0.0 {
+            parts.push(format!("equalize {}", self.equalize.alpha));
+        }
+        parts.push(match self.calibration.method {
+            Method::Max => "max".to_owned(),
+            Method::Mse => "mse".to_owned(),
+            Method::Entropy => "entropy".to_owned(),
+            Method::Percentile => format!("percentile {}", self.calibration.percentile),
+        });
+        parts.push(match self.calibration.cells {
+            Cells::All => "all cells".to_owned(),
+            Cells::Occupied => "occupied cells".to_owned(),
+        });
+        match self.bias_correction {
+            BiasCorrection::Off => {}
+            BiasCorrection::All => parts.push("bias all".to_owned()),
+            BiasCorrection::Occupied => parts.push("bias occupied".to_owned()),
+        }
+        let placement = &self.placement;
+        for (kept, what) in [
+            (placement.first_layer, "float first layer"),
+            (placement.heads, "float heads"),
+            (placement.deconvolutions, "float deconvolutions"),
+        ] {
+            if !kept {
+                parts.push(what.to_owned());
+            }
+        }
+        parts.join(", ")
+    }
+
     /// The configuration as the text of a file.
     pub fn to_toml(&self) -> String {
         // Plain numbers, texts and lists: they can always be written.

@@ -191,6 +191,7 @@ impl Folder {
             pfn: Vec::new(),
             inputs,
             steps: self.steps(),
+            quantization: None,
             accuracy,
         };
         plan::write(

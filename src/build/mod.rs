@@ -119,6 +119,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// A calibration lacks ranges of tensors that are to be quantised.
     #[error(
         "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \
@@ -147,9 +150,6 @@ pub enum BuildError {
         /// What the calibration says.
         amax: f32,
     },
-    /// A configuration that cannot be used.
-    #[error(transparent)]
-    Config(#[from] config::ConfigError),
     /// The engine refused the network.
     #[error("{path}: {source}")]
     Engine {

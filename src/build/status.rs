@@ -24,13 +24,14 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
     let of = |kind: Kind| quantizers.iter().filter(move |q| q.kind == kind);
     let (activations, weights) = (of(Kind::Activation).count(), of(Kind::Weight).count());
     let mut text = format!("---- {activations} Activation Quantizer(s) ----\n");
-    let mut rows = vec![row(["tensor", "amax", "own amax", "read by"])];
+    let mut rows = vec![row(["tensor", "amax", "own amax", "beyond", "read by"])];
     for quantizer in of(Kind::Activation) {
         let own = quantizer.own_amax.map_or("-".to_owned(), number);
         rows.push(vec![
             quantizer.tensor.clone(),
             range(&quantizer.amax),
             own,
+            quantizer.saturated.map_or("-".to_owned(), share),
             quantizer.readers.join(" "),
         ]);
     }
@@ -163,6 +164,7 @@ mod tests {
             axis: Some(0),
             amax: amax.to_vec(),
             own_amax: None,
+            saturated: None,
             readers: vec!["conv".into()],
         }
     }
@@ -195,11 +197,15 @@ mod tests {
             axis: None,
             amax: vec![5.0],
             own_amax: Some(1e-9),
+            saturated: Some(1.25e-4),
             readers: vec!["one".into(), "two".into()],
         };
         let text = quantizers(&[shared]);
         let line = text.lines().find(|l| l.starts_with("a ")).unwrap();
         let cells: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(cells, ["a", "5.0000", "1.000e-9", "one", "two"]);
+        assert_eq!(
+            cells,
+            ["a", "5.0000", "1.000e-9", "0.0125", "%", "one", "two"]
+        );
     }
 }

@@ -143,4 +143,11 @@ impl Calibration {
             source,
         })
     }
+
+    /// Share of a tensor's values, 0 to 1, that are beyond `amax`; `None` for a tensor that the
+    /// calibration does not know.
+    pub fn saturated(&self, tensor: &str, amax: f32) -> Option<f64> {
+        let stats = self.tensors.get(tensor)?;
+        Some(stats.all.share_beyond(amax))
+    }
 }

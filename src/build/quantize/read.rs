@@ -81,6 +81,7 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
         axis,
         amax: scales.data.iter().map(|scale| scale * MAX_CODE).collect(),
         own_amax: None,
+        saturated: None,
         readers,
     }))
 }
