@@ -17,19 +17,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use self::reference::Reference;
 use super::arena::{Place, element};
 use super::exec::{Element, MIN_BANDS};
-use super::program::{Op, OpKind, Program};
+use super::program::{Op, OpKind, Program, Tensor};
 use crate::threads::Pool;
 
 /// Pixels that are computed or copied together: the smallest efficient tile of the kernels.
 pub(super) const GROUP: usize = 4;
-/// An operator that has to compute more than this part of its groups computes everything: the kernels
-/// are at their best on whole rows.
+/// A convolution that has to compute more than this part of its groups computes everything: the
+/// kernels are at their best on whole rows.
 const DENSE: f32 = 0.95;
+/// The same for operators with little arithmetic, where a run of pixels costs about as much as what it
+/// saves.
+const DENSE_LIGHT: f32 = 0.5;
+/// Multiply-adds per output pixel from which on an operator has much arithmetic.
+const HEAVY: usize = 8192;
 
 /// Marks of the current frame, and the references.
 #[derive(Debug)]
 pub(super) struct Skip {
     input: usize,
+    /// Bytes that references may still take.
+    left: usize,
     /// By tensor of the program.
     maps: Vec<Marks>,
     /// By operator.
@@ -58,6 +65,8 @@ struct StepMarks {
     whole: Option<usize>,
     inputs: Vec<(usize, Reach)>,
     reference: Option<Reference>,
+    /// Part of the groups above which all are computed.
+    dense: f32,
     /// Part of the groups that this frame computes.
     computed: f32,
 }
@@ -141,9 +150,26 @@ fn reaches(op: &Op) -> Vec<(usize, Reach)> {
     }
 }
 
+/// Multiply-adds per output pixel.
+fn products(program: &Program, op: &Op) -> usize {
+    match &op.kind {
+        OpKind::Conv(conv) => {
+            let channels = program.tensors[conv.input].channels / conv.groups;
+            let taps = conv.phases.iter().map(|phase| phase.taps.len()).max();
+            channels * taps.unwrap_or(0) * program.tensors[op.output].channels
+        }
+        _ => 0,
+    }
+}
+
 impl Skip {
-    /// For a validated program.
-    pub(super) fn new(program: &Program) -> Self {
+    /// For a validated program; `None` if it would take more than `most` bytes. References take as much
+    /// at most, too.
+    pub(super) fn new(program: &Program, most: usize) -> Option<Self> {
+        let pixels = |t: &Tensor| (t.height * t.width.next_multiple_of(GROUP)) as u64;
+        if program.tensors.iter().map(pixels).sum::<u64>() > most as u64 {
+            return None;
+        }
         let marks = |height: usize, width: usize| {
             let row = width.next_multiple_of(GROUP);
             Marks {
@@ -172,21 +198,32 @@ impl Skip {
                 whole: (root != op.output).then_some(root),
                 inputs: reaches(op).into_iter().map(marked).collect(),
                 reference: None,
+                dense: if products(program, op) < HEAVY {
+                    DENSE_LIGHT
+                } else {
+                    DENSE
+                },
                 computed: 1.0,
             }
         };
-        Self {
+        Some(Self {
             input: program.input,
+            left: most,
             steps: program.ops.iter().map(step).collect(),
             maps,
             rows: [vec![0; widest], vec![0; widest]],
             negative: AtomicBool::new(true),
-        }
+        })
     }
 
     /// Keeps what operator `index` has just written for an input of zeros.
     pub(super) fn learn(&mut self, index: usize, place: &Place, arena: &[u8]) {
-        self.steps[index].reference = Reference::new(place, &arena[place.buffer()]);
+        let reference = Reference::new(place, &arena[place.buffer()]);
+        let left = |reference: &Reference| self.left.checked_sub(reference.bytes());
+        if let Some((reference, left)) = reference.and_then(|r| left(&r).map(|left| (r, left))) {
+            self.left = left;
+            self.steps[index].reference = Some(reference);
+        }
     }
 
     /// Marks a frame's pixels, from its input on.
@@ -210,7 +247,7 @@ impl Skip {
                 map.spread(&self.maps[*input], reach, &mut self.rows);
             }
             step.computed = map.groups() as f32 / (map.marks.len() / GROUP) as f32;
-            if step.reference.is_none() || step.computed > DENSE {
+            if step.reference.is_none() || step.computed > step.dense {
                 step.computed = 1.0;
             }
             if let Some(whole) = step.whole {

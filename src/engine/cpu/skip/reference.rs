@@ -68,6 +68,11 @@ impl Reference {
         Some(reference)
     }
 
+    /// Memory in use.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.ids[..]) + size_of_val(&self.data[..])
+    }
+
     /// The group before the next one, or that above it, if it has this content: most have.
     fn near(&self, content: &[u8]) -> Option<u32> {
         let next = self.ids.len();
