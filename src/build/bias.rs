@@ -13,8 +13,9 @@
 //! come from one float pass over the frames for any number of candidates. What the layers before do to
 //! x is not in it: each takes back its own error.
 //!
-//! The cells are all, or those over an occupied pillar: in a BEV map of which 97 % is empty the
-//! former are mostly background.
+//! The cells may be all, those over a pillar, or those that nothing in a frame reaches: in the last all
+//! values are one, and the correction makes each layer exact there (see [`super::equalize`] on the
+//! background).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -32,8 +33,6 @@ pub(crate) struct Collector {
     layers: Vec<Layer>,
     /// Layers by the value that they read.
     readers: HashMap<String, Vec<usize>>,
-    /// Only cells over a pillar.
-    occupied: bool,
 }
 
 /// A convolution in INT8.
@@ -57,11 +56,11 @@ struct Layer {
 
 impl Collector {
     /// For the convolutions of `graph` that `quantizers` make INT8: those with a quantised weight and
-    /// a quantised input. `occupied` restricts the mean to cells over a pillar.
+    /// a quantised input.
     ///
     /// # Errors
     /// [`super::BuildError`] for malformed nodes and tensors.
-    pub(crate) fn new(graph: &Graph, quantizers: &[Quantizer], occupied: bool) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, quantizers: &[Quantizer]) -> Result<Self> {
         let shapes = Shapes::infer(graph, &[])?;
         let of = |kind: Kind, tensor: &str| {
             let mut all = quantizers.iter();
@@ -72,10 +71,9 @@ impl Collector {
         for node in graph.nodes().filter(|n| n.op() == "Conv") {
             let (input, weight_name) = (node.need_input(0)?, node.need_input(1)?);
             let output = node.need_output()?;
-            let (Some(activation), Some(weights)) = (
-                of(Kind::Activation, input),
-                of(Kind::Weight, weight_name),
-            ) else {
+            let (Some(activation), Some(weights)) =
+                (of(Kind::Activation, input), of(Kind::Weight, weight_name))
+            else {
                 continue;
             };
             let (Some(&[amax]), Some(weight)) =
@@ -89,7 +87,10 @@ impl Collector {
                 return Err(node.error("its shapes are not known"));
             };
             let window = Window::new(node, [h, w], Some([kh, kw]))?;
-            readers.entry(input.to_owned()).or_default().push(layers.len());
+            readers
+                .entry(input.to_owned())
+                .or_default()
+                .push(layers.len());
             layers.push(Layer {
                 output: output.to_owned(),
                 rounded: rounded(&weight, &weights.amax),
@@ -102,19 +103,20 @@ impl Collector {
                 channels,
             });
         }
-        Ok(Self {
-            layers,
-            readers,
-            occupied,
-        })
+        Ok(Self { layers, readers })
     }
 
-    /// Counts the map `view` of the value `name` of the float network, in a frame in which the cells
-    /// of `occupancy` have a pillar.
-    pub(crate) fn observe(&mut self, name: &str, view: MapView<'_>, occupancy: &Occupancy<'_>) {
+    /// Counts the map `view` of the value `name` of the float network. `cells` tells of an output map
+    /// of so many rows and columns which cells count.
+    pub(crate) fn observe(
+        &mut self,
+        name: &str,
+        view: MapView<'_>,
+        cells: &mut dyn FnMut([usize; 2]) -> Vec<bool>,
+    ) {
         for &reader in self.readers.get(name).map_or(&[][..], |r| r) {
             if let Some(layer) = self.layers.get_mut(reader) {
-                layer.count(&view, self.occupied.then_some(occupancy));
+                layer.count(&view, &cells(layer.size));
             }
         }
     }
@@ -127,61 +129,31 @@ impl Collector {
     }
 }
 
-/// The cells of the network's input that have a pillar.
-pub(crate) struct Occupancy<'a> {
-    /// By cell, `y · width + x`.
-    pub(crate) cells: &'a [bool],
-    /// Rows and columns.
-    pub(crate) size: [usize; 2],
-}
-
-impl Occupancy<'_> {
-    /// The cells of a map of `size` with a pillar under them: anywhere in the block of the input's
-    /// cells that a map of fewer cells covers with one.
-    fn of_size(&self, size: [usize; 2]) -> Vec<bool> {
-        let [rows, columns] = self.size;
-        let mut covered = vec![false; size[0] * size[1]];
-        let filled = self.cells.iter().enumerate().filter(|(_, filled)| **filled);
-        for (cell, _) in filled {
-            let (y, x) = (cell / columns.max(1), cell % columns.max(1));
-            let (y, x) = (y * size[0] / rows.max(1), x * size[1] / columns.max(1));
-            if let Some(cell) = covered.get_mut(y * size[1] + x) {
-                *cell = true;
-            }
-        }
-        covered
-    }
-}
-
 impl Layer {
-    fn count(&mut self, view: &MapView<'_>, occupancy: Option<&Occupancy<'_>>) {
+    fn count(&mut self, view: &MapView<'_>, cells: &[bool]) {
         let layout = view.layout;
-        let covered = occupancy.map(|o| o.of_size(self.size));
-        let [rows, columns] = self.size;
+        let [kh, kw] = self.window.kernel;
         let [top, left, ..] = self.window.pad;
-        let taps = self.window.kernel[0] * self.window.kernel[1];
-        let mut errors = vec![0.0_f32; self.channels];
-        for cell in 0..rows * columns {
-            if covered.as_ref().is_some_and(|c| c.get(cell) != Some(&true)) {
-                continue;
-            }
+        let columns = self.size[1];
+        for (cell, _) in cells.iter().enumerate().filter(|(_, counts)| **counts) {
             self.cells += 1;
-            for tap in 0..taps {
-                let (ky, kx) = (tap / self.window.kernel[1], tap % self.window.kernel[1]);
-                let y = cell / columns * self.window.stride[0] + ky * self.window.dilation[0];
-                let x = cell % columns * self.window.stride[1] + kx * self.window.dilation[1];
-                let inside = y >= top && x >= left;
-                if !inside || y - top >= layout.height || x - left >= layout.width {
+            for tap in 0..kh * kw {
+                let y = cell / columns * self.window.stride[0] + tap / kw * self.window.dilation[0];
+                let x = cell % columns * self.window.stride[1] + tap % kw * self.window.dilation[1];
+                let (Some(y), Some(x)) = (y.checked_sub(top), x.checked_sub(left)) else {
+                    continue;
+                };
+                if y >= layout.height || x >= layout.width {
                     continue;
                 }
-                let start = layout.index(0, y - top, x - left);
-                let values = (0..self.channels).map(|c| view.data[start + c * layout.stride_c]);
-                let sums = &mut self.sums[tap * self.channels..][..self.channels];
-                for ((value, error), sum) in values.zip(&mut errors).zip(sums) {
+                let start = layout.index(0, y, x);
+                let values = view.data.get(start..).unwrap_or_default();
+                let values = values.iter().step_by(layout.stride_c.max(1));
+                let sums = self.sums.iter_mut().skip(tap * self.channels);
+                for (&value, sum) in values.zip(sums.take(self.channels)) {
                     let code = calibrate::quantize(value, self.scale);
-                    *error = f32::from(code) * self.scale - value;
                     sum[0] += f64::from(value);
-                    sum[1] += f64::from(*error);
+                    sum[1] += f64::from(f32::from(code) * self.scale - value);
                 }
             }
         }
@@ -198,7 +170,10 @@ impl Layer {
             let terms = (0..inputs * taps).map(|at| {
                 let (i, tap) = (at / taps, at % taps);
                 let index = o * inputs * taps + at;
-                let (w, w_q) = (f64::from(self.weight.data[index]), f64::from(self.rounded[index]));
+                let (w, w_q) = (
+                    f64::from(self.weight.data[index]),
+                    f64::from(self.rounded[index]),
+                );
                 let [value, error] = self.sums[tap * self.channels + first + i];
                 w_q * error + (w_q - w) * value
             });
@@ -215,7 +190,9 @@ fn rounded(weight: &Tensor<f32>, amax: &[f32]) -> Vec<f32> {
     let each = rows.flat_map(|(row, values)| {
         let amax = amax.get(row).or(amax.first()).copied().unwrap_or(0.0);
         let scale = calibrate::scale(amax);
-        values.iter().map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
+        values
+            .iter()
+            .map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
     });
     each.collect()
 }
@@ -236,10 +213,16 @@ pub(crate) fn correct(graph: &mut Graph, errors: &BTreeMap<String, Vec<f64>>) ->
             None => None,
         };
         let bias = bias.unwrap_or_else(|| vec![0.0; errors.len()]);
-        let each = bias.iter().zip(errors).map(|(b, e)| (f64::from(*b) - e) as f32);
+        let each = bias
+            .iter()
+            .zip(errors)
+            .map(|(b, e)| (f64::from(*b) - e) as f32);
         let data: Vec<f32> = each.collect();
         let name = constant_name(graph, node, 2, "bias")?;
-        tensors.insert(name.clone(), tensor::from_floats(&name, &[data.len()], &data));
+        tensors.insert(
+            name.clone(),
+            tensor::from_floats(&name, &[data.len()], &data),
+        );
         inputs.insert(node.need_output()?.to_owned(), name);
     }
     graph.edit(|proto| {
@@ -258,3 +241,6 @@ pub(crate) fn correct(graph: &mut Graph, errors: &BTreeMap<String, Vec<f64>>) ->
         proto.initializer.extend(tensors.into_values());
     })
 }
+
+#[cfg(test)]
+mod tests;

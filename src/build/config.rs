@@ -2,7 +2,8 @@
 //!
 //! ```toml
 //! recipe = "custom"             # or "nvidia", "best": see `recipe.rs`
-//! bias_correction = "off"       # or "all", "occupied": the cells whose mean error is taken off
+//! bias_correction = "all"       # the cells whose mean error is taken off the biases; or "occupied",
+//!                               # "background", "off"
 //!
 //! [calibration]
 //! method = "max"                # or "mse", "entropy", "percentile"
@@ -12,6 +13,7 @@
 //!
 //! [equalize]
 //! alpha = 0.5                   # cross-layer equalisation, 0 to 1; 0 is none
+//! background = true             # the background of each channel becomes a whole number of codes
 //!
 //! [placement]
 //! skip = []                     # globs of layer names that stay float
@@ -74,12 +76,14 @@ pub enum Recipe {
 #[serde(rename_all = "lowercase")]
 pub enum BiasCorrection {
     /// Biases stay.
-    #[default]
     Off,
     /// Every cell.
+    #[default]
     All,
     /// Cells with a pillar under them.
     Occupied,
+    /// Cells that nothing in a frame reaches.
+    Background,
 }
 
 /// How the ranges of activations are found; see [`super::calibrate`].
@@ -137,11 +141,16 @@ pub enum Cells {
 pub struct Equalize {
     /// Exponent of a channel's amax, 0 to 1; 0 is none.
     pub alpha: f64,
+    /// Whether the background of each channel becomes a whole number of codes.
+    pub background: bool,
 }
 
 impl Default for Equalize {
     fn default() -> Self {
-        Self { alpha: 0.5 }
+        Self {
+            alpha: 0.5,
+            background: true,
+        }
     }
 }
 
@@ -431,11 +440,15 @@ impl Config {
         )
     }
 
-    /// The options that decide accuracy, for people: `equalize 0.5, max, all cells, bias all`.
+    /// The options that decide accuracy, for people: `equalize 0.5, align background,
+    /// max, all cells, bias all`.
     pub fn label(&self) -> String {
         let mut parts = Vec::new();
         if self.equalize.alpha > 0.0 {
             parts.push(format!("equalize {}", self.equalize.alpha));
+        }
+        if self.equalize.background {
+            parts.push("align background".to_owned());
         }
         parts.push(match self.calibration.method {
             Method::Max => "max".to_owned(),
@@ -451,6 +464,7 @@ impl Config {
             BiasCorrection::Off => {}
             BiasCorrection::All => parts.push("bias all".to_owned()),
             BiasCorrection::Occupied => parts.push("bias occupied".to_owned()),
+            BiasCorrection::Background => parts.push("bias background".to_owned()),
         }
         let placement = &self.placement;
         for (kept, what) in [

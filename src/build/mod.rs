@@ -8,6 +8,7 @@
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+mod bias;
 pub mod calibrate;
 pub mod compile;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod quantize;
+pub mod recipe;
 mod runner;
 pub mod sensitivity;
 pub mod simplify;

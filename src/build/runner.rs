@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::features::{self, Features, Pfn};
 use crate::model::Model;
 use crate::pillars::{self, Pillars};
-use crate::points::{self, FrameError, Layout, ReadOptions};
+use crate::points::{self, Layout, ReadOptions};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 
@@ -67,6 +67,19 @@ impl<'a> Runner<'a> {
                 path: path(),
                 source,
             })?;
+        let input = engine.input();
+        let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
+        let found = [input.channels, input.height, input.width];
+        if found != expected {
+            return Err(BuildError::graph(
+                network,
+                format!(
+                    "the network reads `{}` of {found:?} (C, H, W), the model description gives \
+                     {expected:?}",
+                    input.name
+                ),
+            ));
+        }
         let default_layout = Layout::new(&model.points.columns);
         let default_layout =
             default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
@@ -103,7 +116,7 @@ impl<'a> Runner<'a> {
     /// Reads a frame's file into the network's input.
     ///
     /// # Errors
-    /// [`FrameError`] where the frame cannot be read.
+    /// [`crate::points::FrameError`] where the frame cannot be read.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let model = self.model;
         let cloud = points::read(frame, &self.read)?;

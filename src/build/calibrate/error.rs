@@ -45,7 +45,7 @@ pub enum CalibrationError {
         /// The frame.
         path: PathBuf,
         /// The column that is missing, and those that are there.
-        source: FrameError,
+        source: Box<FrameError>,
     },
     /// The float network gives a NaN or an infinity.
     #[error(

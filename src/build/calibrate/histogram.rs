@@ -94,7 +94,7 @@ impl Histogram {
         let sizes = (MIN_BINS..=MAX_BINS).contains(&counts.len());
         let total = counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
         let fits = finite(range) && finite(width) && width <= range && finite(max) && max <= range;
-        (sizes && fits && total.is_some()).then(|| Self {
+        (sizes && fits && total.is_some()).then_some(Self {
             counts,
             range,
             width,
@@ -151,7 +151,8 @@ impl Histogram {
         };
         let bins = bins.max(self.counts.len());
         self.counts.resize(bins, 0);
-        self.range = (self.width * bins as f32).min(f32::MAX);
+        // The product can be a rounding error below the greatest value, or overflow.
+        self.range = (self.width * bins as f32).clamp(max, f32::MAX);
     }
 
     /// Empty counters of the same bins, to count pieces of a batch apart after [`Histogram::widen`].

@@ -25,6 +25,7 @@ pub use amax::{Amax, MAX_CODE, Method, ZERO_AMAX, scale};
 pub use cache::Key;
 pub use error::CalibrationError;
 pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
+pub(crate) use occupancy::Occupancy;
 pub use stats::TensorStats;
 
 pub use crate::engine::quantize;

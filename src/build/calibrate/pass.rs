@@ -168,7 +168,7 @@ impl Worker<'_> {
             // Only here are both known, what the model needs and which file lacks it.
             Error::Frame(source @ FrameError::MissingColumn { .. }) => CalibrationError::Columns {
                 path: path.into(),
-                source,
+                source: source.into(),
             }
             .into(),
             other => other,

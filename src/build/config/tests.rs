@@ -35,7 +35,7 @@ fn flags_override_the_file_and_the_file_the_base() {
     given.set("equalize.alpha", 0.25);
     given.set("recipe", "best");
     let base = Config {
-        bias_correction: BiasCorrection::All,
+        bias_correction: BiasCorrection::Occupied,
         ..Config::default()
     };
     let config = given.over(&base).unwrap();
@@ -45,7 +45,7 @@ fn flags_override_the_file_and_the_file_the_base() {
     assert_eq!(config.calibration.cells, Cells::Occupied);
     assert_eq!(config.calibration.bins, 2048);
     assert_eq!(config.equalize.alpha, 0.25);
-    assert_eq!(config.bias_correction, BiasCorrection::All);
+    assert_eq!(config.bias_correction, BiasCorrection::Occupied);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_fixed_recipe_takes_skips_and_frames_only() {
             "calibration.method = \"mse\"",
             "`calibration.method` = \"max\", not \"mse\"",
         ),
-        ("bias_correction = \"all\"", "`bias_correction`"),
+        ("bias_correction = \"off\"", "`bias_correction`"),
         (
             "placement.heads = false",
             "`placement.heads` = true, not false",

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::{Equal, LeftOut, MAX_FACTOR, Report, convolution, is_convolution};
+use super::fold::convolution;
+use super::{Equal, LeftOut, MAX_FACTOR, Report, is_convolution};
 use crate::build::onnx::shapes::axis;
 use crate::build::onnx::{Graph, Node, Shapes};
 use crate::build::{BuildError, Result};
+use crate::features::Pfn;
 
 /// The channels of all maps of a graph, numbered in one row.
 pub(super) struct Channels<'a> {
@@ -40,7 +42,29 @@ impl Sets {
 }
 
 impl<'a> Channels<'a> {
-    pub(super) fn new(graph: &'a Graph, shapes: &Shapes) -> Self {
+    /// The channels of a network, tied.
+    pub(super) fn of(graph: &'a Graph, pfn: &Pfn) -> Result<Self> {
+        let mut channels = Self::new(graph, &Shapes::infer(graph, &[])?);
+        for node in graph.nodes() {
+            channels.visit(graph, node)?;
+        }
+        for value in &graph.proto().output {
+            channels.pin(value.name(), "it is an output of the network");
+        }
+        let made = pfn.layers.last().map_or(0, |layer| layer.out_features);
+        for input in graph.inputs()? {
+            if channels
+                .map(&input.name)
+                .is_some_and(|map| map.len() != made)
+            {
+                let reason = format!("the PFN makes {made} channels for it");
+                channels.pin(&input.name, &reason);
+            }
+        }
+        Ok(channels)
+    }
+
+    fn new(graph: &'a Graph, shapes: &Shapes) -> Self {
         let mut maps = HashMap::new();
         let mut count = 0;
         let inputs = graph.proto().input.iter().map(|v| v.name());
@@ -70,14 +94,14 @@ impl<'a> Channels<'a> {
     }
 
     /// Keeps all channels of a map as they are.
-    pub(super) fn pin(&mut self, value: &str, reason: &str) {
+    fn pin(&mut self, value: &str, reason: &str) {
         for channel in self.map(value).into_iter().flatten() {
             self.pinned.push((channel, reason.to_owned()));
         }
     }
 
     /// Ties what `node` reads to what it makes, or pins both where no factor passes.
-    pub(super) fn visit(&mut self, graph: &Graph, node: Node<'_>) -> Result<()> {
+    fn visit(&mut self, graph: &Graph, node: Node<'_>) -> Result<()> {
         let passes = match node.op() {
             "Constant" => true,
             // Its weights take the factors of both sides.
@@ -144,21 +168,66 @@ impl<'a> Channels<'a> {
         self.groups.join(a, b);
     }
 
+    /// The maps that convolutions read, in order of execution.
+    fn read(&self, graph: &Graph) -> Result<Vec<&'a str>> {
+        let mut read: Vec<&str> = Vec::new();
+        for node in graph.nodes().filter(|n| is_convolution(*n)) {
+            let value = self.maps.get_key_value(node.need_input(0)?);
+            if let Some((value, _)) = value.filter(|(value, _)| !read.contains(value)) {
+                read.push(value);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Why classes keep factor 1.
+    fn reasons(&mut self) -> BTreeMap<usize, String> {
+        let mut reasons = BTreeMap::new();
+        for (channel, reason) in std::mem::take(&mut self.pinned) {
+            reasons.entry(self.classes.root(channel)).or_insert(reason);
+        }
+        reasons
+    }
+
+    /// Factors of the classes that `choose` has one for; it is given the channels of the maps that
+    /// convolutions read, all of one class. Classes that meet what no factor passes keep 1.
+    pub(super) fn chosen(
+        mut self,
+        graph: &Graph,
+        mut choose: impl FnMut(&[(&str, usize)]) -> Option<f64>,
+    ) -> Result<Factors<'a>> {
+        let read = self.read(graph)?;
+        let reasons = self.reasons();
+        let mut members: BTreeMap<usize, Vec<(&str, usize)>> = BTreeMap::new();
+        for value in read {
+            for (c, channel) in self.map(value).into_iter().flatten().enumerate() {
+                let class = self.classes.root(channel);
+                members.entry(class).or_default().push((value, c));
+            }
+        }
+        let mut by_class = vec![1.0; self.classes.0.len()];
+        for (class, members) in members {
+            if !reasons.contains_key(&class) {
+                by_class[class] = choose(&members).unwrap_or(1.0);
+            }
+        }
+        let count = by_class.len();
+        let factors = (0..count)
+            .map(|channel| by_class[self.classes.root(channel)])
+            .collect();
+        let maps = self.maps;
+        Ok(Factors { maps, factors })
+    }
+
     /// The factor of each class, from the maxima of the maps that convolutions read.
-    pub(super) fn factors(
+    pub(super) fn equalized(
         mut self,
         graph: &Graph,
         channel_amax: &BTreeMap<String, Vec<f32>>,
         alpha: f64,
     ) -> Result<(Factors<'a>, Report)> {
         let count = self.classes.0.len();
-        let mut read: Vec<&str> = Vec::new();
-        for node in graph.nodes().filter(|n| is_convolution(*n)) {
-            let value = node.need_input(0)?;
-            if self.maps.contains_key(value) && !read.contains(&value) {
-                read.push(value);
-            }
-        }
+        let read = self.read(graph)?;
         let mut amax = vec![0.0_f64; count];
         for &value in &read {
             let map = self.map(value).unwrap_or_default();
@@ -179,10 +248,7 @@ impl<'a> Channels<'a> {
                 amax[class] = amax[class].max(f64::from(*found));
             }
         }
-        let mut reasons: BTreeMap<usize, String> = BTreeMap::new();
-        for (channel, reason) in std::mem::take(&mut self.pinned) {
-            reasons.entry(self.classes.root(channel)).or_insert(reason);
-        }
+        let reasons = self.reasons();
         let logs = self.centres(&amax, &reasons);
         let factors = (0..count).map(|channel| {
             let class = self.classes.root(channel);

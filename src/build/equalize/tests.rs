@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::build::compile;
+use crate::build::onnx::proto::TensorProto;
 use crate::build::onnx::proto::{AttributeProto, NodeProto, ValueInfoProto};
 use crate::build::onnx::tensor::from_floats;
 use crate::build::testing::{data, int, ints, node, shaped};
@@ -390,5 +391,30 @@ fn maxima_that_are_missing_or_do_not_fit_are_named() {
             message.contains("\"r\"") && message.contains("2 channels"),
             "{message}"
         );
+    }
+}
+
+#[test]
+fn an_aligned_background_is_whole_numbers_of_codes() {
+    let (graph, pfn) = chain(&["b"]);
+    // Behind an empty input: the Relu of the biases, 8 and 16, which are 26.7 and 53.3 codes.
+    let levels = Levels {
+        background: vec![vec![8.0], vec![16.0]],
+        channel_amax: vec![20.0, 30.0],
+        scale: 0.3,
+    };
+    let tensors = BTreeMap::from([("r".to_owned(), levels)]);
+    let (aligned, same) = align(&graph, &pfn, &tensors).unwrap();
+    assert_eq!(same, pfn);
+    assert_eq!(data(&graph, "a.bias"), [8.0, 16.0]);
+    for bias in data(&aligned, "a.bias") {
+        let codes = bias / 0.3;
+        assert!((codes - codes.round()).abs() < 1e-5, "{codes}");
+        assert!([27.0, 53.0].contains(&codes.round()));
+    }
+    let map: Vec<f32> = (0..6 * 64).map(|i| (i % 17) as f32 / 17.0).collect();
+    let (before, after) = (&run(&graph, &map)["b"].1, &run(&aligned, &map)["b"].1);
+    for (a, b) in before.iter().zip(after) {
+        assert!((a - b).abs() <= 1e-5 * a.abs(), "{a} became {b}");
     }
 }
