@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use super::super::pack::LANES;
 use super::super::pack8::QUAD;
-use super::super::simd::Lanes;
 use super::super::simd8::{Floats, Kernel, Registers, Set, Sums, Wide};
 use super::{Output8, Residual8, Row8};
 
