@@ -13,6 +13,7 @@ pub mod compile;
 pub mod deconv;
 pub mod folder;
 pub mod fuse;
+pub mod half;
 pub mod hash;
 pub mod import;
 pub mod onnx;
