@@ -24,6 +24,12 @@ pub enum Error {
     /// An offline step failed.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),
+    /// The sensitivity of a network's layers could not be measured.
+    #[error(transparent)]
+    Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
+    /// Ranges could not be found, or a calibration does not fit.
+    #[error(transparent)]
+    Calibration(#[from] crate::build::calibrate::CalibrationError),
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),

@@ -20,6 +20,7 @@
 #![allow(unsafe_code)]
 
 mod manifest;
+mod quantization;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use manifest::{Accuracy, Manifest, PfnShape, Target};
 use memmap2::Mmap;
+pub use quantization::{Calibrated, Candidate, Quantization};
 use sha2::{Digest, Sha256};
 
 use crate::features::{Pfn, PfnError, PfnLayer};
@@ -42,8 +44,9 @@ const HEADER: usize = 64;
 const ROW: usize = 32;
 const ALIGN: usize = 64;
 const MAX_SECTIONS: usize = 64;
-/// Most bytes of the manifest and of the model description, which are parsed into memory.
-const MAX_TEXT: usize = 1 << 18;
+/// Most bytes of the manifest and of the model description, which are parsed into memory. An INT8
+/// plan's manifest has a number for every output channel.
+const MAX_TEXT: usize = 1 << 20;
 
 /// Bytes of one section; keeps the map alive.
 #[derive(Clone)]

@@ -14,10 +14,11 @@ use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::{BuildError, compile, hash};
 use crate::engine::cpu::Payload;
 use crate::error::{Error, Result};
+use crate::features::Pfn;
 use crate::files::write_whole;
 use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
-use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Target};
+use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, Target};
 
 /// The model description.
 pub const MODEL: &str = "model.toml";
@@ -172,7 +173,31 @@ impl Folder {
     /// # Errors
     /// [`BuildError`] where the network cannot be run, [`PlanError`] where the plan cannot be written.
     pub fn compile_cpu(&self, out: &Path, accuracy: Option<Accuracy>) -> Result<()> {
-        let payload = self.cpu_payload()?;
+        let network = Network {
+            payload: &self.cpu_payload()?,
+            pfn: &self.pfe.pfn,
+            steps: self.steps(),
+            quantization: None,
+        };
+        self.write_cpu(out, network, accuracy)
+    }
+
+    /// Writes the plan of a network that was made from this folder's.
+    ///
+    /// # Errors
+    /// [`PlanError`] where the plan cannot be written.
+    pub fn write_cpu(
+        &self,
+        out: &Path,
+        network: Network<'_>,
+        accuracy: Option<Accuracy>,
+    ) -> Result<()> {
+        let Network {
+            payload,
+            pfn,
+            steps,
+            quantization,
+        } = network;
         let program = serde_json::to_vec(&payload.program).map_err(|e| PlanError::Write {
             path: out.into(),
             source: e.into(),
@@ -181,16 +206,22 @@ impl Folder {
         for name in [MODEL, PFE, RPN] {
             inputs.insert(name.into(), hash::sha256_file(&self.path.join(name))?);
         }
+        let precision = if quantization.is_some() {
+            "int8"
+        } else {
+            "fp32"
+        };
         let manifest = Manifest {
             producer: producer(),
             target: Target {
                 engine: "cpu".into(),
-                precision: "fp32".into(),
+                precision: precision.into(),
                 version: env!("CARGO_PKG_VERSION").into(),
             },
             pfn: Vec::new(),
             inputs,
-            steps: self.steps(),
+            steps,
+            quantization,
             accuracy,
         };
         plan::write(
@@ -198,12 +229,24 @@ impl Folder {
             Contents {
                 manifest,
                 model_text: &self.model_text,
-                pfn: &self.pfe.pfn,
+                pfn,
                 engine: vec![("program", &program), ("weights", &payload.weights)],
             },
         )?;
         Ok(())
     }
+}
+
+/// What of a plan does not come from the folder's files as they are.
+pub struct Network<'a> {
+    /// The CPU engine's payload.
+    pub payload: &'a Payload,
+    /// The pillar feature network.
+    pub pfn: &'a Pfn,
+    /// What was done to both, a line each.
+    pub steps: Vec<String>,
+    /// How they were quantised.
+    pub quantization: Option<Quantization>,
 }
 
 /// The model description of an import: a TOML file, or Autoware's YAML files.

@@ -482,7 +482,12 @@ fn check_channels(affine: &Affine, channels: usize) -> Planned {
 }
 
 /// The name under which a changed constant is stored: its own if nobody else uses it.
-fn constant_name(graph: &Graph, node: Node<'_>, input: usize, suffix: &str) -> Result<String> {
+pub(super) fn constant_name(
+    graph: &Graph,
+    node: Node<'_>,
+    input: usize,
+    suffix: &str,
+) -> Result<String> {
     if let Some(name) = node.input(input) {
         if graph.uses(name) == 1 && graph.initializer(name).is_some() {
             return Ok(name.to_owned());

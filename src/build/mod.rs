@@ -8,9 +8,12 @@
 //! Every step is a pure function of its inputs: the same files give the same bytes.
 
 mod affine;
+mod bias;
 pub mod calibrate;
 pub mod compile;
+pub mod config;
 pub mod deconv;
+pub mod equalize;
 pub mod folder;
 pub mod fuse;
 pub mod half;
@@ -18,7 +21,12 @@ pub mod hash;
 pub mod import;
 pub mod onnx;
 pub mod quantize;
+pub mod recipe;
+mod runner;
+pub mod sensitivity;
 pub mod simplify;
+pub mod sqnr;
+pub mod status;
 #[cfg(test)]
 mod testing;
 
@@ -114,6 +122,9 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
     },
+    /// A configuration that cannot be used.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
     /// A calibration lacks ranges of tensors that are to be quantised.
     #[error(
         "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \

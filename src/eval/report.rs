@@ -162,7 +162,7 @@ fn boxes(counts: impl Iterator<Item = (usize, usize)>) -> String {
 }
 
 /// Rows as lines: the first column to the left, the others to the right, two spaces between.
-fn aligned(rows: &[Vec<String>]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|row| row.get(c));

@@ -33,7 +33,7 @@ use crate::points::{FrameError, Layout, PointCloud};
 pub use dataset::{Dataset, Written, write_dataset};
 pub use scanner::Scanner;
 
-use rng::Rng;
+pub(crate) use rng::Rng;
 use scene::{Class, Motion, Object};
 use shapes::Pose;
 

@@ -19,6 +19,7 @@ mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
 
+mod calibrate;
 mod calibration;
 mod cli;
 mod compile;

@@ -1,19 +1,27 @@
-//! `cp-build inspect`: what is in a plan, in the manner of `polygraphy inspect model`.
+//! `cp-build inspect`: what is in a plan, in the manner of `polygraphy inspect model`; the quantisers of a
+//! plan, of a calibration and of an ONNX file with Q/DQ pairs.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
+use centerpoint::build::calibrate::Calibration;
+use centerpoint::build::onnx::Graph;
+use centerpoint::build::{quantize, status};
 use centerpoint::engine::cpu::{Layer, LayerTensor, Program};
-use centerpoint::plan::Plan;
+use centerpoint::plan::{Plan, Quantization};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The plan.
-    plan: PathBuf,
-    /// Also list the layers, or the model description, or both.
+    /// A plan, a calibration (*.calib.json) or an ONNX file.
+    file: PathBuf,
+    /// What of a plan to list besides its summary.
     #[arg(long, value_enum, num_args = 1.., value_name = "WHAT")]
     show: Vec<Show>,
+    /// Of a calibration: ranges over the cells with a pillar, not over all.
+    #[arg(long)]
+    occupied: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
@@ -22,13 +30,68 @@ enum Show {
     Layers,
     /// The model description.
     Model,
+    /// Every quantiser: ranges, channels, where they came from.
+    Quantizers,
 }
 
 /// Runs `cp-build inspect`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let plan = Plan::open(&args.plan)?;
     let mut text = String::new();
-    header(&mut text, &plan)?;
+    match kind(&args.file) {
+        Kind::Plan => plan(&mut text, &args)?,
+        Kind::Calibration => {
+            text = status::calibration(&Calibration::read(&args.file)?, args.occupied);
+        }
+        Kind::Onnx => network(&mut text, &args.file)?,
+    }
+    crate::print(&text)
+}
+
+/// What a file is.
+enum Kind {
+    Plan,
+    Calibration,
+    Onnx,
+}
+
+/// Told by the first byte, where that says it, and then by the name. What cannot be read counts as a
+/// plan, whose reader says why.
+fn kind(path: &Path) -> Kind {
+    let mut first = [0];
+    // Opening a pipe would wait for its writer.
+    let file = path.is_file().then(|| std::fs::File::open(path));
+    let read = file.and_then(|file| file.ok()?.read_exact(&mut first).ok());
+    match (read, first) {
+        (Some(()), [b'{']) => Kind::Calibration,
+        _ if path.extension().is_some_and(|e| e == "onnx") => Kind::Onnx,
+        _ => Kind::Plan,
+    }
+}
+
+/// The quantisers of an ONNX file.
+fn network(text: &mut String, path: &Path) -> anyhow::Result<()> {
+    let graph = Graph::read(path)?;
+    let pairs = quantize::read(&graph)?;
+    writeln!(
+        text,
+        "[I] ==== ONNX ====\n{} nodes, operator set {}, from the scales in the file\n",
+        graph.nodes().count(),
+        graph.opset()
+    )?;
+    if pairs.quantizers.is_empty() && pairs.left_out.is_empty() {
+        text.push_str("no Q/DQ pairs: a float network\n");
+        return Ok(());
+    }
+    text.push_str(&status::quantizers(&pairs.quantizers));
+    for left_out in pairs.left_out {
+        writeln!(text, "not listed: {left_out}")?;
+    }
+    Ok(())
+}
+
+fn plan(text: &mut String, args: &Args) -> anyhow::Result<()> {
+    let plan = Plan::open(&args.file)?;
+    header(text, &plan)?;
     let program = plan.section("program")?;
     let program = Program::from_json(program.as_ref())?;
     program.validate(plan.section("weights")?.as_ref().len())?;
@@ -36,14 +99,14 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
     let weights: u64 = layers.iter().map(|layer| layer.weight_bytes).sum();
     tensors(
-        &mut text,
+        text,
         "Engine Input",
         [&program.tensors[program.input]]
             .into_iter()
             .map(|t| describe(&t.name, [t.channels, t.height, t.width], t.scale)),
     )?;
     tensors(
-        &mut text,
+        text,
         "Engine Output",
         program.outputs.iter().map(|output| {
             let t = &program.tensors[output.tensor];
@@ -59,7 +122,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     )?;
     if args.show.contains(&Show::Layers) {
         for (i, layer) in layers.iter().enumerate() {
-            write_layer(&mut text, i, layer)?;
+            write_layer(text, i, layer)?;
         }
     }
     if args.show.contains(&Show::Model) {
@@ -70,7 +133,49 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             String::from_utf8_lossy(section.as_ref()).trim_end()
         )?;
     }
-    crate::print(&text)
+    if args.show.contains(&Show::Quantizers) {
+        match &plan.manifest().quantization {
+            Some(quantization) => quantizers(text, quantization)?,
+            None => text.push_str("\nno quantisers: a float plan\n"),
+        }
+    }
+    Ok(())
+}
+
+/// The quantisers of a plan, and how their ranges were found.
+fn quantizers(text: &mut String, quantization: &Quantization) -> std::fmt::Result {
+    let Quantization {
+        config,
+        calibration,
+        sqnr,
+        int8,
+        float,
+        ..
+    } = quantization;
+    writeln!(
+        text,
+        "\n---- Quantisation ----\n{} layers in INT8, {} in float\nRanges: {}, on {} frames\n\
+         Frames: sha256:{}\nNetwork: sha256:{}",
+        int8.len(),
+        float.len(),
+        config.label(),
+        calibration.frames,
+        calibration.key.frames,
+        calibration.key.model,
+    )?;
+    if let Some(sqnr) = sqnr {
+        writeln!(
+            text,
+            "SQNR: {:.1} dB on {} held-out frames",
+            sqnr.figure, sqnr.frames
+        )?;
+    }
+    if !float.is_empty() {
+        writeln!(text, "Float: {}", float.join(" "))?;
+    }
+    text.push('\n');
+    text.push_str(&status::quantizers(&quantization.quantizers));
+    Ok(())
 }
 
 fn header(text: &mut String, plan: &Plan) -> std::fmt::Result {

@@ -7,6 +7,10 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod progress;
+mod quantize;
+mod sensitivity;
+mod status;
 mod synth;
 
 use std::io::Write;
@@ -16,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 /// Builds, inspects and evaluates CenterPoint plans.
 #[derive(Parser)]
-#[command(name = "cp-build", version, about)]
+#[command(name = "cp-build", version, about, after_help = status::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,10 +34,14 @@ enum Command {
     Import(import::Args),
     /// Turn a model folder into a plan for a target.
     Compile(compile::Args),
+    /// Turn a model folder and frames into an INT8 plan.
+    Quantize(quantize::Args),
     /// Show what is in a plan.
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
     Eval(eval::Args),
+    /// Measure what each layer costs in INT8, and search the fastest mix within a budget.
+    Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
 }
@@ -44,8 +52,10 @@ fn main() -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
     };
     match done {
@@ -53,7 +63,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // The library's errors say everything in one line; their sources would say it again.
             eprintln!("cp-build: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(status::of(&error))
         }
     }
 }

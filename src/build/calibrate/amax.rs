@@ -103,6 +103,17 @@ impl Histogram {
     }
 }
 
+impl Histogram {
+    /// Share of the values, 0 to 1, that are beyond `amax`: of whole bins, so at most one bin's too little. 0
+    /// without values.
+    pub fn share_beyond(&self, amax: f32) -> f64 {
+        let bins = self.bins().iter().enumerate();
+        // The edge as methods give it: rounded to f32.
+        let beyond = bins.filter(|(bin, _)| self.edge(*bin) as f32 >= amax && amax < self.max());
+        beyond.map(|(_, n)| *n).sum::<u64>() as f64 / self.total().max(1) as f64
+    }
+}
+
 /// Bin whose centre as amax has the least sum of count · (fq(c) − c)² over the centres c; the first
 /// of equals.
 fn mse(histogram: &Histogram) -> usize {
@@ -212,15 +223,10 @@ pub fn scale(amax: f32) -> f32 {
     }
 }
 
-/// The code of a value as ONNX QuantizeLinear computes it for int8 and zero point 0: divided, rounded
-/// half to even, clamped to −128..=127. NaN gives 0.
-pub fn quantize(x: f32, scale: f32) -> i8 {
-    (x / scale).round_ties_even() as i8
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::quantize;
 
     fn histogram(values: &[f32]) -> Histogram {
         let mut histogram = Histogram::new(2048).unwrap();
@@ -294,6 +300,21 @@ mod tests {
             assert_eq!(scale(amax.amax), 1.0);
             assert_eq!(empty.amax(method), Err(RangeError::Empty), "{method}");
         }
+    }
+
+    #[test]
+    fn the_share_beyond_an_amax_is_that_of_the_bins_above() {
+        // Bin i has the values i and i + 0.5: 4096 values in 2048 bins of width 1.
+        let values: Vec<f32> = (0..4096)
+            .map(|i| i as f32 / 2.0 * 2048.0 / 2047.5)
+            .collect();
+        let histogram = histogram(&values);
+        assert_eq!(histogram.share_beyond(histogram.max()), 0.0);
+        assert_eq!(histogram.share_beyond(1e9), 0.0);
+        assert_eq!(histogram.share_beyond(0.0), 1.0);
+        let half = histogram.amax(Method::Percentile(50.0)).unwrap().amax;
+        assert!((histogram.share_beyond(half) - 0.5).abs() < 1e-3);
+        assert_eq!(Histogram::new(2048).unwrap().share_beyond(1.0), 0.0);
     }
 
     #[test]

@@ -14,6 +14,10 @@
 //!   the next larger batch; what was counted until then counts as 0;
 //! - a range near the largest f32 does not overflow; NaN and infinity are errors.
 
+use serde::{Deserialize, Serialize};
+
+use super::cache::Bins;
+
 /// Bins of the first batch, unless asked for otherwise.
 pub const BINS: usize = 2048;
 /// Fewest bins that a histogram can begin with: twice those that a code of 8 bits needs.
@@ -54,16 +58,17 @@ pub enum RangeError {
 }
 
 /// Counts of |x| over `[0, range]` in bins of equal width.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Bins")]
 pub struct Histogram {
-    /// Count of each bin.
-    counts: Vec<u64>,
     /// Upper edge of the last bin; 0 while all values are 0.
     range: f32,
     /// Width of a bin, as the appending of bins uses it.
     width: f32,
     /// Greatest |x|.
     max: f32,
+    /// Count of each bin.
+    counts: Vec<u64>,
 }
 
 impl Histogram {
@@ -80,6 +85,20 @@ impl Histogram {
             range: 0.0,
             width: 0.0,
             max: 0.0,
+        })
+    }
+
+    /// A histogram from its parts, `None` if they contradict each other.
+    pub(super) fn from_parts(counts: Vec<u64>, range: f32, width: f32, max: f32) -> Option<Self> {
+        let finite = |x: f32| x.is_finite() && x >= 0.0;
+        let sizes = (MIN_BINS..=MAX_BINS).contains(&counts.len());
+        let total = counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
+        let fits = finite(range) && finite(width) && width <= range && finite(max) && max <= range;
+        (sizes && fits && total.is_some()).then_some(Self {
+            counts,
+            range,
+            width,
+            max,
         })
     }
 
@@ -132,7 +151,8 @@ impl Histogram {
         };
         let bins = bins.max(self.counts.len());
         self.counts.resize(bins, 0);
-        self.range = (self.width * bins as f32).min(f32::MAX);
+        // The product can be a rounding error below the greatest value, or overflow.
+        self.range = (self.width * bins as f32).clamp(max, f32::MAX);
     }
 
     /// Empty counters of the same bins, to count pieces of a batch apart after [`Histogram::widen`].

@@ -50,6 +50,7 @@ pub(super) fn insert(
                 axis: Some(axis),
                 amax,
                 own_amax: None,
+                saturated: None,
                 readers,
             });
         }

@@ -17,12 +17,14 @@
 mod glob;
 mod insert;
 mod placement;
+mod read;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use placement::{Layer, Placement, layer_name, layers};
+pub use read::{Pairs, read};
 
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};
@@ -63,6 +65,10 @@ pub struct Quantizer {
     /// The tensor's own calibrated amax, where it shares the scale of a tensor with a larger one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_amax: Option<f32>,
+    /// Share of the calibration's values beyond `amax`, 0 to 1; filled in by who has the calibration, see
+    /// [`super::calibrate::Calibration::saturated`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturated: Option<f64>,
     /// Names of the layers that read the tensor through the pair.
     pub readers: Vec<String>,
 }
@@ -180,6 +186,7 @@ fn activations(
             axis: None,
             amax: vec![amax],
             own_amax: (amax != own).then_some(own),
+            saturated: None,
             readers: plan.layers.get(value).cloned().unwrap_or_default(),
         }
     };

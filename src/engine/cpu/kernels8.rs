@@ -165,6 +165,10 @@ impl Kernel for WideRow<'_> {
     }
 }
 
+/// Memory that begins with a cache line: a vector that crosses two is slow to read back.
+#[repr(C, align(64))]
+struct Line<T>(T);
+
 /// Computes the row in tiles of `BLOCKS` blocks by `MANY`, `FEW` and single steps.
 ///
 /// # Safety
@@ -173,8 +177,8 @@ impl Kernel for WideRow<'_> {
 unsafe fn wide<S: Set, const MANY: usize, const FEW: usize, const BLOCKS: usize>(
     row: &mut Row8<'_>,
 ) {
-    let mut memory = MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit();
-    let sums = memory.as_mut_ptr().cast::<i32>();
+    let mut memory = Line(MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit());
+    let sums = memory.0.as_mut_ptr().cast::<i32>();
     // SAFETY: the caller's promise; the tiles' steps are in the row, and no tile has more sums than
     // the largest, which fit into `memory`.
     unsafe {

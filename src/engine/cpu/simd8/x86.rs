@@ -481,11 +481,12 @@ impl Floats for Avx512 {
         unsafe {
             let v = _mm512_div_ps(self.0, scale.0);
             let numbers = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
-            // Limits are whole, so it does not matter that they come before the rounding.
+            // The limits are whole, so it does not matter that the upper one comes before the rounding.
+            // The conversion makes the least integer of values below all integers, and the
+            // narrowing keeps to the limits.
             let v = _mm512_min_ps(v, _mm512_set1_ps(127.0));
-            let v = _mm512_max_ps(v, _mm512_set1_ps(-128.0));
             let codes = _mm512_maskz_cvtps_epi32(numbers, v);
-            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(codes));
+            _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(codes));
         }
     }
 }
@@ -553,9 +554,8 @@ unsafe fn codes(values: __m256, scale: __m256) -> __m256i {
     unsafe {
         let v = _mm256_div_ps(values, scale);
         let numbers = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_ORD_Q>(v, v));
-        // Limits are whole, so it does not matter that they come before the rounding.
+        // As with AVX-512.
         let v = _mm256_min_ps(v, _mm256_set1_ps(127.0));
-        let v = _mm256_max_ps(v, _mm256_set1_ps(-128.0));
         _mm256_and_si256(_mm256_cvtps_epi32(v), numbers)
     }
 }

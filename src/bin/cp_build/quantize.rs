@@ -1,0 +1,202 @@
+//! `cp-build quantize`.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use centerpoint::build::config::Given;
+use centerpoint::build::folder::{Folder, Network, RPN};
+use centerpoint::build::recipe::{self, Job, Outcome};
+use centerpoint::plan::Candidate;
+use centerpoint::points;
+
+use crate::progress::Bars;
+
+/// Arguments of `cp-build quantize`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model folder (model.toml and two ONNX files).
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Folder with frames to calibrate on; every 4th is held out and measured on.
+    #[arg(long, value_name = "DIR")]
+    frames: PathBuf,
+    /// The plan to write.
+    #[arg(long, value_name = "FILE.plan")]
+    out: PathBuf,
+    /// How: the common recipe of NVIDIA's tools, the best of a list, or as configured.
+    #[arg(long, value_enum)]
+    recipe: Option<RecipeArg>,
+    /// All options, as `quantize.toml`; flags go before.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Leave layers of this name in float; `*` is any text.
+    #[arg(long, value_name = "GLOB")]
+    skip: Vec<String>,
+    /// How ranges are found: max, mse, entropy or percentile.
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+    /// Percentile, in percent.
+    #[arg(long, value_name = "PERCENT")]
+    percentile: Option<f64>,
+    /// Cells that ranges are found over: all or occupied.
+    #[arg(long, value_name = "NAME")]
+    cells: Option<String>,
+    /// Cross-layer equalisation, 0 (none) to 1.
+    #[arg(long, value_name = "0..1")]
+    equalize: Option<f64>,
+    /// Bias correction over cells: off, all, occupied or background.
+    #[arg(long, value_name = "NAME")]
+    bias_correction: Option<String>,
+    /// Most frames to use.
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+    /// Seed of the choice of --limit frames.
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Calibration of the float network: read if it is there, written if not.
+    #[arg(long, value_name = "FILE.calib.json")]
+    calibration: Option<PathBuf>,
+    /// Also write the Q/DQ network there, in FP32 and in FP16 for TensorRT.
+    #[arg(long, value_name = "DIR")]
+    onnx: Option<PathBuf>,
+    /// CPU threads; 0 is one per core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RecipeArg {
+    /// Histogram and MSE, deconvolutions in float.
+    Nvidia,
+    /// The least error on held-out frames.
+    Best,
+    /// As the configuration says.
+    Custom,
+}
+
+/// Runs `cp-build quantize`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let given = given(&args)?;
+    let folder = Folder::read(&args.model)?;
+    let frames = points::list_frames(&[args.frames.clone()])?;
+    let bars = Bars::new();
+    let job = Job {
+        folder: &folder,
+        frames: &frames,
+        given: &given,
+        calibration: args.calibration.as_deref(),
+        threads: args.threads,
+    };
+    let outcome = recipe::run(&job, &bars)?;
+    bars.finish();
+    for warning in &outcome.quantized.warnings {
+        log::warn!("{warning}");
+    }
+    if let Some(dir) = &args.onnx {
+        write_onnx(dir, &outcome)?;
+    }
+    let mut steps = folder.steps();
+    steps.extend(outcome.steps.iter().cloned());
+    let network = Network {
+        payload: &outcome.payload,
+        pfn: &outcome.pfn,
+        steps,
+        quantization: Some(outcome.record.clone()),
+    };
+    folder.write_cpu(&args.out, network, None)?;
+    crate::print(&summary(&args.out, &outcome)?)
+}
+
+/// The options: those of the file, and the flags over them.
+fn given(args: &Args) -> anyhow::Result<Given> {
+    let mut given = match &args.config {
+        Some(path) => Given::read(path)?,
+        None => Given::default(),
+    };
+    let recipe = args.recipe.map(|recipe| match recipe {
+        RecipeArg::Nvidia => "nvidia",
+        RecipeArg::Best => "best",
+        RecipeArg::Custom => "custom",
+    });
+    // Without a word about it, the best.
+    let recipe = recipe.or(args.config.is_none().then_some("best"));
+    if let Some(recipe) = recipe {
+        given.set("recipe", recipe);
+    }
+    let texts = [
+        ("calibration.method", &args.method),
+        ("calibration.cells", &args.cells),
+        ("bias_correction", &args.bias_correction),
+    ];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            given.set(key, value.as_str());
+        }
+    }
+    let numbers = [
+        ("calibration.percentile", args.percentile),
+        ("equalize.alpha", args.equalize),
+    ];
+    for (key, value) in numbers {
+        if let Some(value) = value {
+            given.set(key, value);
+        }
+    }
+    for (key, value) in [("frames.limit", args.limit), ("frames.seed", args.seed)] {
+        if let Some(value) = value {
+            given.set(key, i64::from(value));
+        }
+    }
+    if !args.skip.is_empty() {
+        given.set("placement.skip", args.skip.clone());
+    }
+    Ok(given)
+}
+
+/// Writes the network with its pairs: FP32 beside them for everybody, FP16 for TensorRT.
+fn write_onnx(dir: &Path, outcome: &Outcome) -> anyhow::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let stem = RPN.trim_end_matches(".onnx");
+    let graph = &outcome.quantized.graph;
+    graph.write(&dir.join(format!("{stem}.int8.onnx")))?;
+    Ok(())
+}
+
+fn summary(out: &Path, outcome: &Outcome) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let record = &outcome.record;
+    if !record.candidates.is_empty() {
+        table(&mut text, &record.candidates)?;
+    }
+    let bytes = std::fs::metadata(out)?.len();
+    let (int8, float) = (record.int8.len(), record.float.len());
+    write!(
+        text,
+        "{}: cpu int8, {int8} layers in INT8, {float} in float",
+        out.display()
+    )?;
+    if let Some(sqnr) = &record.sqnr {
+        write!(
+            text,
+            ", SQNR {:.1} dB on {} frames",
+            sqnr.figure, sqnr.frames
+        )?;
+    }
+    writeln!(text, ", {:.2} MB", bytes as f64 / 1e6)?;
+    writeln!(text, "made by: {}", record.config.label())?;
+    Ok(text)
+}
+
+/// The candidates, best first.
+fn table(text: &mut String, candidates: &[Candidate]) -> std::fmt::Result {
+    let mut candidates: Vec<&Candidate> = candidates.iter().collect();
+    candidates.sort_by(|a, b| b.sqnr.figure.total_cmp(&a.sqnr.figure));
+    let width = candidates.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    writeln!(text, "{:width$}  SQNR dB", "candidate")?;
+    for candidate in candidates {
+        let chosen = if candidate.chosen { "  <- chosen" } else { "" };
+        let figure = candidate.sqnr.figure;
+        writeln!(text, "{:width$}  {figure:7.2}{chosen}", candidate.name)?;
+    }
+    writeln!(text)
+}

@@ -1,0 +1,291 @@
+//! The file of a calibration, `*.calib.json`, and what it was made from.
+//!
+//! ```json
+//! {"version":1,"producer":"centerpoint 0.1.0",
+//!  "key":{"model":"sha256","frames":"sha256","options":"sha256"},
+//!  "tensors":{"NAME":{"all":{"range":…,"width":…,"max":…,"counts":[…]},"occupied":{…},"min":…,
+//!             "channel_max":[…],…}}}
+//! ```
+//! A file is read as a stream, and nothing in it takes more than four times its length in memory: a
+//! count has at least two characters there and eight bytes here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Calibration, CalibrationError, Histogram, MAX_BINS, Options, TensorStats};
+use crate::build::folder::producer;
+use crate::build::hash::{sha256, sha256_file};
+use crate::build::onnx::Graph;
+use crate::error::Result;
+use crate::features::Pfn;
+use crate::files::write_whole;
+use crate::model::Model;
+use crate::points::FrameError;
+
+/// Version of the format, and of the rules of counting.
+const VERSION: u32 = 1;
+/// Longest file that is read; one of a large network has some megabytes.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// What a calibration was made from, as SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The network, the PFN, and the model's points, grid and pillars. Not its thresholds, which
+    /// change nothing here.
+    pub model: String,
+    /// Names and contents of the frames, in order; not their folders.
+    pub frames: String,
+    /// The options that change the result.
+    pub options: String,
+}
+
+impl Key {
+    /// The key of a calibration that is to be made.
+    ///
+    /// # Errors
+    /// [`CalibrationError::NoFrames`], [`FrameError::NotAFile`],
+    /// [`crate::build::BuildError::Io`] for a frame that cannot be read.
+    pub fn of(
+        model: &Model,
+        pfn: &Pfn,
+        graph: &Graph,
+        frames: &[PathBuf],
+        options: &Options,
+    ) -> Result<Self> {
+        if frames.is_empty() {
+            return Err(CalibrationError::NoFrames.into());
+        }
+        // Texts for the hash alone: they have every field, and every digit of numbers.
+        let (points, grid, spec) = (&model.points, &model.grid, &model.pfn);
+        let mut network = format!("{points:?} {grid:?} {spec:?}").into_bytes();
+        for layer in &pfn.layers {
+            network.extend(format!("{} {}", layer.in_features, layer.out_features).bytes());
+            network.extend(layer.weight.iter().flat_map(|w| w.to_le_bytes()));
+            network.extend(layer.bias.iter().flat_map(|b| b.to_le_bytes()));
+        }
+        network.extend(graph.to_model().encode_to_vec());
+
+        let mut contents = String::new();
+        for path in frames {
+            // Opening a pipe would wait for its writer.
+            if path.exists() && !path.is_file() {
+                return Err(FrameError::NotAFile(path.clone()).into());
+            }
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            contents += &format!("{} {name}\n", sha256_file(path)?);
+        }
+        let layout = options.layout.map(|layout| layout.to_string());
+        let options = format!("bins {} layout {layout:?}", options.bins);
+        Ok(Self {
+            model: sha256(&network),
+            frames: sha256(contents.as_bytes()),
+            options: sha256(options.as_bytes()),
+        })
+    }
+}
+
+/// The file as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    producer: String,
+    key: &'a Key,
+    tensors: &'a BTreeMap<String, TensorStats>,
+}
+
+/// The file as it is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    #[allow(dead_code)]
+    version: Version,
+    #[allow(dead_code)]
+    producer: String,
+    key: Key,
+    tensors: BTreeMap<String, TensorStats>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "u32")]
+struct Version;
+
+impl TryFrom<u32> for Version {
+    type Error = String;
+
+    fn try_from(version: u32) -> Result<Self, String> {
+        match version {
+            VERSION => Ok(Version),
+            _ => Err(format!("version {version}, this program reads {VERSION}")),
+        }
+    }
+}
+
+impl Calibration {
+    /// Reads a calibration's file.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Io`], [`CalibrationError::Broken`] for a file that is none.
+    pub fn read(path: &Path) -> Result<Self, CalibrationError> {
+        let io = |source| CalibrationError::Io {
+            path: path.into(),
+            source,
+        };
+        let broken = |what: String| CalibrationError::Broken {
+            path: path.into(),
+            what,
+        };
+        let metadata = std::fs::metadata(path).map_err(io)?;
+        if !metadata.is_file() {
+            return Err(broken("not a regular file".into()));
+        }
+        if metadata.len() > MAX_BYTES {
+            let bytes = metadata.len();
+            return Err(broken(format!(
+                "{bytes} bytes, at most {MAX_BYTES} are read"
+            )));
+        }
+        let file = BufReader::new(File::open(path).map_err(io)?).take(MAX_BYTES);
+        let stored: Stored = serde_json::from_reader(file).map_err(|e| broken(e.to_string()))?;
+        for (name, stats) in &stored.tensors {
+            if let Err(what) = check(stats) {
+                return Err(broken(format!("tensor \"{name}\": {what}")));
+            }
+        }
+        Ok(Self {
+            key: stored.key,
+            tensors: stored.tensors,
+        })
+    }
+
+    /// Writes the calibration's file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] with the file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let written = Written {
+            version: VERSION,
+            producer: producer(),
+            key: &self.key,
+            tensors: &self.tensors,
+        };
+        let text = serde_json::to_vec(&written).map_err(std::io::Error::from);
+        let mut text = text.map_err(crate::Error::io(path, "write"))?;
+        text.push(b'\n');
+        write_whole(path, &text)
+    }
+
+    /// Checks that this calibration, read from `path`, was made from what `key` is of.
+    ///
+    /// # Errors
+    /// [`CalibrationError::Stale`] that says what has changed.
+    pub fn check(&self, key: &Key, path: &Path) -> Result<(), CalibrationError> {
+        let parts = [
+            ("from another model", &self.key.model, &key.model),
+            ("from other frames", &self.key.frames, &key.frames),
+            ("with other options", &self.key.options, &key.options),
+        ];
+        let changed = parts.into_iter().filter(|(_, made, now)| made != now);
+        let changed: Vec<&str> = changed.map(|(what, ..)| what).collect();
+        match changed.is_empty() {
+            true => Ok(()),
+            false => Err(CalibrationError::Stale {
+                path: path.into(),
+                changed: changed.join(" and "),
+            }),
+        }
+    }
+}
+
+/// Checks what was read against itself.
+fn check(stats: &TensorStats) -> Result<(), String> {
+    let channels = stats.channel_max.len();
+    let lists = [
+        ("channel_max", &stats.channel_max),
+        ("occupied_channel_max", &stats.occupied_channel_max),
+        ("channel_mean", &stats.channel_mean),
+        ("occupied_channel_mean", &stats.occupied_channel_mean),
+    ];
+    for (name, values) in lists {
+        if values.len() != channels {
+            let found = values.len();
+            return Err(format!("{name} has {found} values, channel_max {channels}"));
+        }
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return Err(format!("{name} has a value {value}"));
+        }
+    }
+    let max = stats.channel_max.iter().copied().fold(0.0, f32::max);
+    let (all, occupied) = (&stats.all, &stats.occupied);
+    if max != all.max() {
+        let found = all.max();
+        return Err(format!(
+            "the greatest of channel_max is {max}, that of all {found}"
+        ));
+    }
+    if occupied.max() > max || occupied.total() > all.total() || !stats.min.is_finite() {
+        return Err("more or larger values in occupied cells than in all".into());
+    }
+    Ok(())
+}
+
+/// A histogram in the file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bins {
+    range: f32,
+    width: f32,
+    max: f32,
+    #[serde(deserialize_with = "counts")]
+    counts: Vec<u64>,
+}
+
+impl TryFrom<Bins> for Histogram {
+    type Error = String;
+
+    fn try_from(bins: Bins) -> Result<Self, String> {
+        let Bins {
+            range,
+            width,
+            max,
+            counts,
+        } = bins;
+        let length = counts.len();
+        Histogram::from_parts(counts, range, width, max).ok_or_else(|| {
+            format!("{length} bins of {width} to {range} with values to {max} are no histogram")
+        })
+    }
+}
+
+/// Reads at most [`MAX_BINS`] counts, and keeps no more memory than they take.
+fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+    struct Counts;
+
+    impl<'de> Visitor<'de> for Counts {
+        type Value = Vec<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX_BINS} counts")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u64>, A::Error> {
+            let mut counts = Vec::new();
+            while let Some(count) = seq.next_element()? {
+                if counts.len() == MAX_BINS {
+                    return Err(serde::de::Error::invalid_length(MAX_BINS + 1, &self));
+                }
+                counts.push(count);
+            }
+            counts.shrink_to_fit();
+            Ok(counts)
+        }
+    }
+    deserializer.deserialize_seq(Counts)
+}

@@ -1,0 +1,161 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Given, ConfigError> {
+    Given::parse(text, Path::new("quantize.toml"))
+}
+
+/// The configuration in a module's head: the first ```toml block.
+fn documented() -> String {
+    let lines = include_str!("../config.rs").lines();
+    let lines = lines.map(|line| line.trim_start_matches("//!"));
+    lines
+        .skip_while(|line| line.trim() != "```toml")
+        .skip(1)
+        .take_while(|line| line.trim() != "```")
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[test]
+fn the_documented_file_has_every_key_and_the_defaults() {
+    let text = documented();
+    let keys: Table = toml::from_str(&text).unwrap();
+    assert_eq!(keys, Table::try_from(Config::default()).unwrap());
+    let config = parse(&text).unwrap().over(&Config::default()).unwrap();
+    assert_eq!(config, Config::default());
+    // The echo reads back as what it was.
+    let echo = parse(&config.to_toml()).unwrap();
+    assert_eq!(echo.over(&Config::default()).unwrap(), config);
+}
+
+#[test]
+fn flags_override_the_file_and_the_file_the_base() {
+    let mut given = parse("[calibration]\nmethod = \"mse\"\ncells = \"occupied\"\n").unwrap();
+    given.set("calibration.method", "entropy");
+    given.set("equalize.alpha", 0.25);
+    given.set("recipe", "best");
+    let base = Config {
+        bias_correction: BiasCorrection::Occupied,
+        ..Config::default()
+    };
+    let config = given.over(&base).unwrap();
+    assert_eq!(given.recipe().unwrap(), Recipe::Best);
+    assert_eq!(config.recipe, Recipe::Best);
+    assert_eq!(config.calibration.method, Method::Entropy);
+    assert_eq!(config.calibration.cells, Cells::Occupied);
+    assert_eq!(config.calibration.bins, 2048);
+    assert_eq!(config.equalize.alpha, 0.25);
+    assert_eq!(config.bias_correction, BiasCorrection::Occupied);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_key_value_and_range() {
+    for (text, needles) in [
+        (
+            "[calibration]\npercentile = 101.0",
+            ["`calibration.percentile` is 101", "at most 100"],
+        ),
+        (
+            "[calibration]\npercentile = nan",
+            ["`calibration.percentile` is NaN", "at most 100"],
+        ),
+        (
+            "[calibration]\nbins = 100",
+            ["`calibration.bins` is 100", "256 to 8192"],
+        ),
+        (
+            "[equalize]\nalpha = -0.5",
+            ["`equalize.alpha` is -0.5", "0 to 1"],
+        ),
+        (
+            "[frames]\nheld_out = 1",
+            ["`frames.held_out` is 1", "2 and more"],
+        ),
+        (
+            "recipe = \"best\"\n[frames]\nheld_out = 0",
+            ["`frames.held_out` is 0", "`best`"],
+        ),
+        ("recipe = \"fast\"", ["line 1", "`fast`"]),
+        (
+            "[calibration]\nmethods = \"mse\"",
+            ["line 2", "unknown field `methods`"],
+        ),
+        (
+            "[placement]\nskip = \"head\"",
+            ["line 2", "expected a sequence"],
+        ),
+        ("[placement]\npfn = \"int8\"", ["line 2", "`int8`"]),
+        ("recipe = ", ["line 1", "quantize.toml"]),
+    ] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(message.starts_with("quantize.toml: "), "{message}");
+        for needle in needles {
+            assert!(message.contains(needle), "{needle}: {message}");
+        }
+    }
+    // What is only wrong together is found when all is together.
+    let mut given = parse("[frames]\nheld_out = 0").unwrap();
+    given.set("recipe", "best");
+    let message = given.over(&Config::default()).unwrap_err().to_string();
+    assert!(message.contains("`frames.held_out` is 0"), "{message}");
+    let mut flags = Given::default();
+    flags.set("equalize.alpha", 3.0);
+    let message = flags.over(&Config::default()).unwrap_err().to_string();
+    assert!(
+        message.starts_with("command line: `equalize.alpha` is 3"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_fixed_recipe_takes_skips_and_frames_only() {
+    let base = Config {
+        recipe: Recipe::Nvidia,
+        ..Config::default()
+    };
+    let free =
+        "recipe = \"nvidia\"\nplacement.skip = [\"a.*\"]\nframes = { limit = 3, held_out = 2 }";
+    let config = parse(free).unwrap().over_fixed(&base).unwrap();
+    assert_eq!(config.placement.skip, ["a.*"]);
+    assert_eq!((config.frames.limit, config.frames.held_out), (3, 2));
+    // A key with the recipe's own value is no contradiction.
+    parse("calibration.method = \"max\"")
+        .unwrap()
+        .over_fixed(&base)
+        .unwrap();
+    for (text, key) in [
+        (
+            "calibration.method = \"mse\"",
+            "`calibration.method` = \"max\", not \"mse\"",
+        ),
+        ("bias_correction = \"off\"", "`bias_correction`"),
+        (
+            "placement.heads = false",
+            "`placement.heads` = true, not false",
+        ),
+        ("equalize.alpha = 0.25", "`equalize.alpha`"),
+    ] {
+        let message = parse(text)
+            .unwrap()
+            .over_fixed(&base)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(key) && message.contains("custom"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let message = Given::read(Path::new("no/such.toml"))
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("no/such.toml"), "{message}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("huge.toml");
+    std::fs::write(&path, "#".repeat(1 << 17)).unwrap();
+    let message = Given::read(&path).unwrap_err().to_string();
+    assert!(message.contains("131072 bytes"), "{message}");
+}

@@ -1,0 +1,182 @@
+//! The quantisers of a graph that has Q/DQ pairs already: ours, or another tool's.
+
+use super::placement::{is_layer, layer_name};
+use super::{Kind, MAX_CODE, Quantizer};
+use crate::build::Result;
+use crate::build::onnx::{Graph, Node};
+
+/// What the pairs of a graph say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pairs {
+    /// The pairs in order of execution, each with `amax = 127 · scale`.
+    pub quantizers: Vec<Quantizer>,
+    /// Pairs that are not listed, with the reason.
+    pub left_out: Vec<String>,
+}
+
+/// Lists the Q/DQ pairs of `graph`. A weight may be stored in codes, or in float in front of a
+/// QuantizeLinear (as pytorch-quantization exports it).
+///
+/// # Errors
+/// [`crate::build::BuildError`] for malformed nodes and tensors.
+pub fn read(graph: &Graph) -> Result<Pairs> {
+    let mut pairs = Pairs::default();
+    for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
+        match pair(graph, node)? {
+            Ok(quantizer) => pairs.quantizers.push(quantizer),
+            Err(reason) => pairs
+                .left_out
+                .push(format!("{}: {reason}", node.describe())),
+        }
+    }
+    Ok(pairs)
+}
+
+/// The quantiser that ends with `node`, or why it is none of ours.
+fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
+    let codes = node.need_input(0)?;
+    let quantize = graph.producer(codes);
+    let quantize = quantize.filter(|n| n.op() == "QuantizeLinear");
+    let tensor = match quantize {
+        Some(quantize) => quantize.need_input(0)?,
+        None if graph.constant(codes)?.is_some() => codes,
+        None => {
+            return Ok(Err(format!(
+                "\"{codes}\" is made by no QuantizeLinear and is no constant"
+            )));
+        }
+    };
+    let scale_name = node.need_input(1)?;
+    let Some(scales) = graph.floats(scale_name)? else {
+        return Ok(Err(format!("its scale \"{scale_name}\" is no constant")));
+    };
+    if let Some(zero_point) = node.input(2)
+        && let Some(zeros) = graph.integers(zero_point)?
+        && let Some(zero) = zeros.data.iter().find(|zero| **zero != 0)
+    {
+        return Ok(Err(format!(
+            "its zero point is {zero}: codes are not symmetric"
+        )));
+    }
+    let is_weight = graph.constant(tensor)?.is_some();
+    let per_channel = !scales.dims.is_empty() && (is_weight || scales.data.len() > 1);
+    let axis = match per_channel {
+        true => usize::try_from(node.int("axis", 1)?).ok(),
+        false => None,
+    };
+    let output = node.need_output()?;
+    let readers: Vec<String> = graph.consumers(output).map(|n| reader(graph, n)).collect();
+    Ok(Ok(Quantizer {
+        // Ours are called like the weight that they were.
+        tensor: match is_weight {
+            true => tensor.strip_suffix("_quantized").unwrap_or(tensor),
+            false => tensor,
+        }
+        .to_owned(),
+        layer: readers.first().filter(|_| is_weight).cloned(),
+        kind: match is_weight {
+            true => Kind::Weight,
+            false => Kind::Activation,
+        },
+        axis,
+        amax: scales.data.iter().map(|scale| scale * MAX_CODE).collect(),
+        own_amax: None,
+        saturated: None,
+        readers,
+    }))
+}
+
+/// What a node that reads a pair is called.
+fn reader(graph: &Graph, node: Node<'_>) -> String {
+    match is_layer(node) {
+        true => layer_name(graph, node),
+        false if node.proto.name().is_empty() => node.op().to_owned(),
+        false => node.proto.name().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::onnx::tensor::{from_codes, from_floats};
+    use crate::build::quantize::{Placement, quantize};
+    use crate::build::testing::{graph, int, node};
+
+    #[test]
+    fn our_own_pairs_are_read_back() {
+        let weight: Vec<f32> = (0..16).map(|i| i as f32 - 7.5).collect();
+        let float = graph(
+            vec![
+                node("Conv", &["x", "one.weight"], "a"),
+                node("Conv", &["a", "two.weight"], "out"),
+            ],
+            vec![
+                from_floats("one.weight", &[4, 4, 1, 1], &weight),
+                from_floats("two.weight", &[4, 4, 1, 1], &weight),
+            ],
+        );
+        let amax = [("x".to_owned(), 2.0), ("a".to_owned(), 3.0)].into();
+        let made = quantize(&float, &amax, &Placement::default()).unwrap();
+        let found = read(&made.graph).unwrap();
+        assert_eq!(found.left_out, [""; 0]);
+        assert_eq!(found.quantizers.len(), 4);
+        for expected in &made.quantizers {
+            let same = found
+                .quantizers
+                .iter()
+                .find(|q| q.tensor == expected.tensor);
+            let same = same.unwrap_or_else(|| panic!("no {}", expected.tensor));
+            assert_eq!((same.kind, same.axis), (expected.kind, expected.axis));
+            assert_eq!(
+                (&same.layer, &same.readers),
+                (&expected.layer, &expected.readers)
+            );
+            for (a, b) in same.amax.iter().zip(&expected.amax) {
+                assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
+            }
+        }
+    }
+
+    /// As pytorch-quantization exports: a float weight, a scale per channel, an activation of a scalar.
+    #[test]
+    fn pairs_on_float_weights_have_an_amax_per_channel() {
+        let scales: Vec<f32> = (1..=16).map(|i| i as f32 / 127.0).collect();
+        let mut pair = [
+            node("QuantizeLinear", &["conv.weight", "s", "z"], "wq"),
+            node("DequantizeLinear", &["wq", "s", "z"], "wd"),
+        ];
+        pair.iter_mut().for_each(|n| int(n, "axis", 0));
+        let [quantize, dequantize] = pair;
+        let mut odd = node("DequantizeLinear", &["xq", "t", "three"], "xd");
+        odd.name = Some("odd".into());
+        let graph = graph(
+            vec![
+                quantize,
+                dequantize,
+                node("QuantizeLinear", &["x", "t", "three"], "xq"),
+                odd,
+                node("Conv", &["xd", "wd"], "out"),
+            ],
+            vec![
+                from_floats("conv.weight", &[16, 1, 1, 1], &[1.0; 16]),
+                from_floats("s", &[16], &scales),
+                from_codes("z", &[16], &[0; 16]),
+                from_floats("t", &[], &[0.5]),
+                from_codes("three", &[], &[3]),
+            ],
+        );
+        let found = read(&graph).unwrap();
+        let [weight] = &found.quantizers[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!((weight.kind, weight.axis), (Kind::Weight, Some(0)));
+        assert_eq!(weight.layer.as_deref(), Some("conv"));
+        assert_eq!(weight.amax.len(), 16);
+        assert!((weight.amax[15] - 16.0).abs() < 1e-5);
+        assert_eq!(found.left_out.len(), 1);
+        assert!(
+            found.left_out[0].contains("odd") && found.left_out[0].contains("zero point is 3"),
+            "{found:?}"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! A network on frames, offline: what a [`Detector`](crate::Detector) computes up to the head maps,
+//! from a payload that is in no plan yet.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{BuildError, Result as BuildResult};
+use crate::engine::Engine;
+use crate::engine::cpu::{CpuEngine, Observer, Options, Payload};
+use crate::error::Result;
+use crate::features::{self, Features, Pfn};
+use crate::model::Model;
+use crate::pillars::{self, Pillars};
+use crate::points::{self, Layout, ReadOptions};
+use crate::scatter::{self, Scatter};
+use crate::threads::Pool;
+
+/// The network's input of one frame: its occupied cells.
+#[derive(Clone, Debug)]
+pub(crate) struct Bev {
+    /// Cells of the pillars, `y · width + x`.
+    cells: Vec<u32>,
+    /// Features of each, `[pillar][channel]`.
+    features: Vec<f32>,
+}
+
+impl Bev {
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.cells[..]) + size_of_val(&self.features[..])
+    }
+}
+
+/// A network with everything that a frame needs.
+pub(crate) struct Runner<'a> {
+    model: &'a Model,
+    read: ReadOptions,
+    points: Vec<f32>,
+    pillars: Pillars,
+    features: Features,
+    scatter: Scatter,
+    engine: CpuEngine,
+    pool: Arc<Pool>,
+}
+
+impl<'a> Runner<'a> {
+    /// `network` is the file that the payload was made from, for messages.
+    ///
+    /// # Errors
+    /// [`BuildError`] where the engine or the PFN does not fit the model.
+    pub(crate) fn new(
+        model: &'a Model,
+        pfn: &Pfn,
+        payload: Payload,
+        pool: Arc<Pool>,
+        network: &Path,
+    ) -> BuildResult<Self> {
+        let path = || PathBuf::from(network);
+        let features =
+            Features::new(model, pfn, pool.threads()).map_err(|source| BuildError::Pfn {
+                path: path(),
+                source,
+            })?;
+        let weights = Arc::new(payload.weights);
+        let engine = CpuEngine::new(payload.program, weights, pool.clone(), &Options::default())
+            .map_err(|source| BuildError::Engine {
+                path: path(),
+                source,
+            })?;
+        let input = engine.input();
+        let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
+        let found = [input.channels, input.height, input.width];
+        if found != expected {
+            return Err(BuildError::graph(
+                network,
+                format!(
+                    "the network reads `{}` of {found:?} (C, H, W), the model description gives \
+                     {expected:?}",
+                    input.name
+                ),
+            ));
+        }
+        let default_layout = Layout::new(&model.points.columns);
+        let default_layout =
+            default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
+        Ok(Self {
+            read: ReadOptions {
+                layout: None,
+                default_layout,
+            },
+            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
+            pillars: Pillars::new(&model.grid),
+            features,
+            scatter: Scatter::new(model.grid.max_pillars),
+            engine,
+            pool,
+            model,
+        })
+    }
+
+    /// Reads frames whose columns have no names as `layout`, instead of as the model's columns.
+    pub(crate) fn with_layout(mut self, layout: Option<Layout>) -> Self {
+        self.read.layout = layout;
+        self
+    }
+
+    /// Runs the network on a frame's file.
+    ///
+    /// # Errors
+    /// As [`Runner::read`] and [`Runner::run_read`].
+    pub(crate) fn run(&mut self, frame: &Path, observer: Option<&mut Observer<'_>>) -> Result<()> {
+        self.read(frame)?;
+        self.run_read(observer)
+    }
+
+    /// Reads a frame's file into the network's input.
+    ///
+    /// # Errors
+    /// [`crate::points::FrameError`] where the frame cannot be read.
+    pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
+        let model = self.model;
+        let cloud = points::read(frame, &self.read)?;
+        let columns = &model.points.columns;
+        let selected = cloud.select(columns, model.points.intensity_scale, &mut self.points)?;
+        let most = model.points.capacity * columns.len();
+        let points = selected.points.get(..most).unwrap_or(selected.points);
+        pillars::voxelize(points, columns.len(), &model.grid, &mut self.pillars);
+        features::features(
+            points,
+            columns.len(),
+            &self.pillars,
+            &model.grid,
+            &self.pool,
+            &mut self.features,
+        );
+        scatter::scatter(
+            self.features.values(),
+            self.pillars.cells(),
+            &mut self.scatter,
+            &mut self.engine.input_mut(),
+        );
+        Ok(())
+    }
+
+    /// The pillars of the frame that was read last, to be put into other networks.
+    pub(crate) fn bev(&self) -> Bev {
+        Bev {
+            cells: self.pillars.cells().to_vec(),
+            features: self.features.values().to_vec(),
+        }
+    }
+
+    /// Puts pillars into the network's input, in place of [`Runner::read`]. [`Runner::cells`] stay those of
+    /// the frame that was read.
+    pub(crate) fn put(&mut self, bev: &Bev) {
+        scatter::scatter(
+            &bev.features,
+            &bev.cells,
+            &mut self.scatter,
+            &mut self.engine.input_mut(),
+        );
+    }
+
+    /// Runs the network on the frame that was read last, and shows every map of floats to `observer`
+    /// if there is one.
+    ///
+    /// # Errors
+    /// [`crate::engine::EngineError`] where the engine fails.
+    pub(crate) fn run_read(&mut self, observer: Option<&mut Observer<'_>>) -> Result<()> {
+        match observer {
+            Some(observer) => self.engine.run_with(observer)?,
+            None => self.engine.run()?,
+        }
+        Ok(())
+    }
+
+    /// The engine with the last frame's outputs.
+    pub(crate) fn engine(&self) -> &CpuEngine {
+        &self.engine
+    }
+
+    /// The engine, to turn its timing on.
+    pub(crate) fn engine_mut(&mut self) -> &mut CpuEngine {
+        &mut self.engine
+    }
+
+    /// Cells of the last frame's pillars in the network's input, `y · width + x`.
+    pub(crate) fn cells(&self) -> &[u32] {
+        self.pillars.cells()
+    }
+}

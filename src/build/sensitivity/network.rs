@@ -1,0 +1,465 @@
+//! The measurements of mixes of a real network, on frames.
+//!
+//! The network of a mix is the one that `cp-build quantize` makes with the same options and the float
+//! layers in its skip list (see [`crate::build::recipe`]). What does not change from mix to mix is done
+//! once: calibration, the float network's outputs and boxes, and the BEV map of each frame, of which the
+//! occupied cells are kept (beyond [`MAX_MAPS`] frames are read again). Each mix is compiled once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::report::Layer;
+use super::{Evaluate, Measured, Mix, SensitivityError};
+use crate::build::calibrate::Key;
+use crate::build::config::Config;
+use crate::build::onnx::Graph;
+use crate::build::quantize::{Kind, layers};
+use crate::build::recipe::{self, Bench, Job, Progress};
+use crate::build::runner::{Bev, Runner};
+use crate::build::sqnr::{OutputSqnr, Reference, Sqnr, position};
+use crate::build::{Result as BuildResult, compile};
+use crate::decode::{self, Decoder};
+use crate::engine::cpu::{Payload, Program};
+use crate::engine::{Engine, MapView};
+use crate::error::Result;
+use crate::eval::nuscenes::{self, MAX_BOXES};
+use crate::features::Pfn;
+use crate::model::Model;
+use crate::nms::{self, Nms};
+use crate::output::nuscenes::{Results, SampleBox, sample_token};
+use crate::threads::Pool;
+
+/// Most bytes of BEV maps that are kept.
+const MAX_MAPS: usize = 512 << 20;
+/// Frames that layers are timed on.
+const TIMED: usize = 20;
+
+/// What mixes are measured on.
+pub struct Subject<'a> {
+    /// The network, the frames to calibrate on and the options.
+    pub job: &'a Job<'a>,
+    /// The frames to measure on; `None` takes those that are held out of calibration.
+    pub frames: Option<Vec<PathBuf>>,
+    /// Measure on at most so many of them, spread evenly; 0 is all.
+    pub limit: usize,
+    /// Labels of the frames, for mAP; of more frames is no harm.
+    pub labels: Option<Results>,
+    /// Is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+/// A network whose mixes are measured.
+pub struct Network<'a> {
+    job: &'a Job<'a>,
+    bench: Bench<'a>,
+    config: Config,
+    key: Key,
+    frames: Vec<PathBuf>,
+    labels: Option<Results>,
+    layers: Vec<Layer>,
+    /// Names of each layer's nodes.
+    nodes: Vec<Vec<String>>,
+    pool: Arc<Pool>,
+    maps: Maps,
+    /// The float network's outputs, and what is measured of it.
+    float: Option<(Reference<'a>, Measured)>,
+    progress: &'a dyn Progress,
+}
+
+/// A network that can be run.
+struct Built {
+    pfn: Pfn,
+    payload: Payload,
+}
+
+impl<'a> Network<'a> {
+    /// Calibrates the network and finds the layers that the options make INT8. The recipe `best` chooses
+    /// its candidate first.
+    ///
+    /// # Errors
+    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and what [`recipe::run`] fails with.
+    pub fn new(subject: Subject<'a>) -> Result<Self> {
+        let Subject {
+            job,
+            frames,
+            limit,
+            labels,
+            progress,
+        } = subject;
+        let config = match &recipe::configs(job.given)?[..] {
+            [one] => one.clone(),
+            _ => recipe::run(job, progress)?.record.config,
+        };
+        let mut bench = Bench::new(job, &config.frames, progress)?;
+        let trial = bench.trial(&config)?;
+        let graph = &job.folder.rpn.graph;
+        let weights = trial.quantized.quantizers.iter();
+        let weights = weights.filter(|q| q.kind == Kind::Weight);
+        let int8 = weights.flat_map(|q| q.readers.iter().map(String::as_str));
+        let int8: Vec<&str> = int8.collect();
+        let program = compile::cpu(graph)?.program;
+        let (layers, nodes) = describe(graph, &program, &int8)?;
+        if layers.is_empty() {
+            let path = graph.path().to_path_buf();
+            return Err(SensitivityError::NoLayers { path }.into());
+        }
+        let frames = frames.unwrap_or_else(|| bench.held_out().to_vec());
+        let frames = spread(&frames, limit);
+        if frames.is_empty() {
+            return Err(SensitivityError::NoFrames.into());
+        }
+        let tokens: Vec<String> = frames.iter().map(|f| sample_token(f)).collect();
+        let labels = labels.map(|mut labels| {
+            labels.results.retain(|token, _| tokens.contains(token));
+            labels
+        });
+        Ok(Self {
+            job,
+            bench,
+            config,
+            key: trial.key,
+            frames,
+            labels,
+            layers,
+            nodes,
+            pool: Arc::new(Pool::new(job.threads)),
+            maps: Maps::default(),
+            float: None,
+            progress,
+        })
+    }
+
+    /// The layers that can be INT8, in order of execution.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The options, with the candidate that the recipe `best` has chosen.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the calibration was made from.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The frames that are measured on.
+    pub fn frames(&self) -> &[PathBuf] {
+        &self.frames
+    }
+
+    /// Measures how long each layer takes in the float network and with all layers in INT8, in ms:
+    /// medians over frames, both networks in turn.
+    ///
+    /// # Errors
+    /// What building or running the networks fails with.
+    pub fn times(&mut self) -> Result<Vec<[f64; 2]>> {
+        let count = self.layers.len();
+        let mut networks = Vec::new();
+        for mix in [Mix::float(count), Mix::int8(count)] {
+            let built = self.build(&mix)?;
+            let operators = built.payload.program.layers().into_iter().map(|l| l.name);
+            let operators: Vec<String> = operators.collect();
+            let mut runner = self.runner(built)?;
+            runner.engine_mut().set_timing(true);
+            networks.push((operators, runner));
+        }
+        // By layer and network: of each frame.
+        let mut times: Vec<[Vec<f64>; 2]> = vec![Default::default(); count];
+        let frames = spread(&self.frames, TIMED);
+        self.progress.begin("layer times", frames.len());
+        for frame in &frames {
+            for (which, (operators, runner)) in networks.iter_mut().enumerate() {
+                runner.read(frame)?;
+                // Twice, so that what is timed finds its weights and maps where the run left them.
+                for _ in 0..2 {
+                    runner.run_read(None)?;
+                }
+                let measured = runner.engine().layer_times();
+                for (nodes, times) in self.nodes.iter().zip(&mut times) {
+                    let own = operators.iter().zip(measured);
+                    let own = own.filter(|(name, _)| nodes.contains(name));
+                    let sum: Duration = own.map(|(_, time)| *time).sum();
+                    if let Some(times) = times.get_mut(which) {
+                        times.push(sum.as_secs_f64() * 1e3);
+                    }
+                }
+            }
+            self.progress.advance();
+        }
+        Ok(times.into_iter().map(|t| t.map(median)).collect())
+    }
+
+    /// The network of a mix.
+    fn build(&mut self, mix: &Mix) -> Result<Built> {
+        let folder = self.job.folder;
+        if mix.int8_layers().next().is_none() {
+            return Ok(Built {
+                pfn: folder.pfe.pfn.clone(),
+                payload: folder.cpu_payload()?,
+            });
+        }
+        let mut config = self.config.clone();
+        let float = mix.float_layers().filter_map(|i| self.layers.get(i));
+        config.placement.skip.extend(float.map(|l| l.name.clone()));
+        let trial = self.bench.trial(&config)?;
+        Ok(Built {
+            payload: compile::cpu(&trial.quantized.graph)?,
+            pfn: trial.pfn,
+        })
+    }
+
+    fn runner(&self, built: Built) -> BuildResult<Runner<'a>> {
+        let folder = self.job.folder;
+        let path = folder.rpn.graph.path();
+        Runner::new(
+            &folder.model,
+            &built.pfn,
+            built.payload,
+            self.pool.clone(),
+            path,
+        )
+    }
+
+    /// Runs the float network.
+    fn run_float(&mut self) -> Result<(Reference<'a>, Measured)> {
+        let model = &self.job.folder.model;
+        let built = self.build(&Mix::float(self.layers.len()))?;
+        let mut runner = self.runner(built)?;
+        let mut reference = Reference::empty(model);
+        let mut boxes = self.labels.is_some().then(|| Boxes::new(model));
+        self.progress.begin("float network", self.frames.len());
+        for path in &self.frames {
+            if boxes.is_none() && reference.is_full(runner.engine()) {
+                break;
+            }
+            runner.run(path, None)?;
+            if !reference.is_full(runner.engine()) {
+                reference.add(path, runner.engine());
+            }
+            if let Some(boxes) = &mut boxes {
+                boxes.detect(path, runner.engine(), &self.pool);
+            }
+            self.progress.advance();
+        }
+        // Compared with itself it has no noise.
+        let sqnr = reference.compare(runner.engine()).finish();
+        let measured = self.measured(&sqnr, boxes)?;
+        Ok((reference, measured))
+    }
+
+    fn measured(&self, sqnr: &Sqnr, boxes: Option<Boxes<'_>>) -> Result<Measured> {
+        // Of the ratios, not of the decibels, in which one noisy output would hide among many clean ones.
+        let mean = |of: fn(&OutputSqnr) -> f64| {
+            let noise: f64 = sqnr
+                .outputs
+                .iter()
+                .map(|o| 10_f64.powf(-of(o) / 10.0))
+                .sum();
+            -10.0 * (noise / sqnr.outputs.len().max(1) as f64).log10()
+        };
+        let mean_ap = match (&self.labels, boxes) {
+            (Some(labels), Some(boxes)) => Some(boxes.score(labels)?),
+            _ => None,
+        };
+        Ok(Measured {
+            mean_ap,
+            all: mean(|o| o.all),
+            objects: mean(|o| o.objects),
+        })
+    }
+}
+
+impl Evaluate for Network<'_> {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+        let (reference, float) = match self.float.take() {
+            Some(float) => float,
+            None => self.run_float()?,
+        };
+        let measured = match mix.int8_layers().count() {
+            0 => Ok(float),
+            _ => self.compare(mix, &reference),
+        };
+        self.float = Some((reference, float));
+        measured
+    }
+}
+
+impl Network<'_> {
+    /// Runs a mix and compares it with the float network.
+    fn compare(&mut self, mix: &Mix, reference: &Reference<'_>) -> Result<Measured> {
+        let built = self.build(mix)?;
+        self.maps.keep_for(&built.pfn);
+        let mut runner = self.runner(built)?;
+        let mut comparison = reference.compare(runner.engine());
+        let mut boxes = self
+            .labels
+            .is_some()
+            .then(|| Boxes::new(&self.job.folder.model));
+        let int8 = mix.int8_layers().count();
+        let step = format!("{int8} of {} layers in INT8", mix.len());
+        self.progress.begin(&step, self.frames.len());
+        for (index, path) in self.frames.iter().enumerate() {
+            if boxes.is_none() && index >= reference.len() {
+                break;
+            }
+            self.maps.put(index, path, &mut runner)?;
+            runner.run_read(None)?;
+            comparison.add(index, runner.engine());
+            if let Some(boxes) = &mut boxes {
+                boxes.detect(path, runner.engine(), &self.pool);
+            }
+            self.progress.advance();
+        }
+        self.measured(&comparison.finish(), boxes)
+    }
+}
+
+/// The BEV maps of the first frames, as many as are kept.
+#[derive(Default)]
+struct Maps {
+    /// The PFN that made them.
+    pfn: Option<Pfn>,
+    maps: Vec<Bev>,
+    bytes: usize,
+}
+
+impl Maps {
+    /// Forgets the maps of another PFN.
+    fn keep_for(&mut self, pfn: &Pfn) {
+        if self.pfn.as_ref() != Some(pfn) {
+            *self = Self {
+                pfn: Some(pfn.clone()),
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Fills the network's input with frame `index`. Frames come in order the first time.
+    fn put(&mut self, index: usize, path: &Path, runner: &mut Runner<'_>) -> Result<()> {
+        if let Some(bev) = self.maps.get(index) {
+            runner.put(bev);
+            return Ok(());
+        }
+        runner.read(path)?;
+        let bev = runner.bev();
+        if index == self.maps.len() && self.bytes + bev.bytes() <= MAX_MAPS {
+            self.bytes += bev.bytes();
+            self.maps.push(bev);
+        }
+        Ok(())
+    }
+}
+
+/// At most `limit` of the frames, evenly spread; 0 is all.
+fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
+    if limit == 0 || limit >= frames.len() {
+        return frames.to_vec();
+    }
+    let indices = (0..limit).map(|i| i * frames.len() / limit);
+    indices.filter_map(|i| frames.get(i).cloned()).collect()
+}
+
+/// Boxes of frames, from the head maps on.
+struct Boxes<'a> {
+    model: &'a Model,
+    decoder: Decoder,
+    nms: Nms,
+    results: Results,
+}
+
+impl<'a> Boxes<'a> {
+    fn new(model: &'a Model) -> Self {
+        Self {
+            model,
+            decoder: Decoder::new(model),
+            nms: Nms::new(model),
+            results: Results::default(),
+        }
+    }
+
+    /// Adds the boxes of the frame whose outputs `engine` has, as [`crate::eval::frames::run`] does.
+    fn detect(&mut self, frame: &Path, engine: &impl Engine, pool: &Pool) {
+        self.decoder.clear();
+        for (task, outputs) in self.model.head.tasks.iter().enumerate() {
+            let maps = outputs
+                .outputs
+                .each_ref()
+                .map(|name| position(engine, name));
+            // Reading the model folder has checked that all are there.
+            let [
+                Some(heatmap),
+                Some(reg),
+                Some(height),
+                Some(dim),
+                Some(rot),
+                Some(vel),
+            ] = maps
+            else {
+                continue;
+            };
+            let maps: [MapView<'_>; 6] = [heatmap, reg, height, dim, rot, vel];
+            decode::decode(self.model, task, &maps, pool, &mut self.decoder);
+        }
+        nms::suppress(self.model, self.decoder.candidates(), &mut self.nms);
+        let token = sample_token(frame);
+        let boxes = self.nms.boxes().iter().take(MAX_BOXES).filter_map(|found| {
+            let class = self.model.classes.get(found.class as usize)?;
+            Some(SampleBox::from_box3d(found, &token, class))
+        });
+        let boxes = boxes.collect();
+        self.results.results.insert(token, boxes);
+    }
+
+    /// nuScenes mAP over the model's classes.
+    fn score(&self, labels: &Results) -> Result<f64> {
+        let config = nuscenes::Config::for_classes(self.model.classes.iter().map(String::as_str));
+        Ok(nuscenes::evaluate(labels, &self.results, &config)?.mean_ap)
+    }
+}
+
+/// The layers named in `int8` with their arithmetic, in order of execution, and their nodes. Layers of one
+/// name, which share a weight, are one.
+fn describe(
+    graph: &Graph,
+    program: &Program,
+    int8: &[&str],
+) -> BuildResult<(Vec<Layer>, Vec<Vec<String>>)> {
+    let mut described: Vec<Layer> = Vec::new();
+    let mut nodes: Vec<Vec<String>> = Vec::new();
+    let operators = program.layers();
+    for layer in layers(graph)? {
+        if !int8.contains(&layer.name.as_str()) {
+            continue;
+        }
+        // As the engine names it.
+        let node = match layer.node.is_empty() {
+            true => layer.output,
+            false => layer.node,
+        };
+        let own = operators.iter().filter(|o| o.name == node);
+        let macs: u64 = own.map(|o| o.macs).sum();
+        let known = described.iter().position(|d| d.name == layer.name);
+        if let Some((same, names)) = known.and_then(|i| described.get_mut(i).zip(nodes.get_mut(i)))
+        {
+            same.macs += macs;
+            names.push(node);
+            continue;
+        }
+        described.push(Layer {
+            name: layer.name,
+            operator: layer.operator,
+            macs,
+            times_ms: None,
+        });
+        nodes.push(vec![node]);
+    }
+    Ok((described, nodes))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}

@@ -1,0 +1,301 @@
+//! What quantisation costs, measured without labels: the signal-to-noise ratio of the head outputs.
+//!
+//! On frames that calibration did not see, the network's raw outputs are compared with those of the
+//! float network. The SQNR of an output is `10·log10(Σ y² / Σ (y' − y)²)` in dB, over all cells and
+//! frames, and over the *object cells*: those where the float heatmap has a score of at least
+//! [`OBJECT_SCORE`] in any class.
+//!
+//! One [`Sqnr::figure`] stands for all: the mean of three numbers in dB, each a mean over tasks:
+//! - heatmaps over all cells: noise there makes false boxes;
+//! - heatmaps over object cells: noise there changes scores and their order;
+//! - all other outputs over object cells: noise there moves boxes. Elsewhere nobody reads them.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::runner::Runner;
+use crate::engine::{Engine, MapView};
+use crate::error::Result;
+use crate::model::Model;
+
+/// Least score of an object cell.
+pub const OBJECT_SCORE: f64 = 0.1;
+/// Most bytes of float outputs that are kept to compare with; further frames are not measured on.
+const MAX_BYTES: usize = 256 << 20;
+/// The SQNR of an output without error, and the most of any, in dB: beyond is rounding of f32.
+const MOST: f64 = 140.0;
+
+/// Signal-to-noise ratios of a network's outputs against the float network's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sqnr {
+    /// The one figure to compare by, in dB.
+    pub figure: f64,
+    /// Frames that it was measured on.
+    pub frames: usize,
+    /// Cells of those frames' maps in which the float network sees an object.
+    pub object_cells: u64,
+    /// Each output of the network, in its order.
+    pub outputs: Vec<OutputSqnr>,
+}
+
+/// The ratio of one output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSqnr {
+    /// Its name.
+    pub name: String,
+    /// Over all cells, in dB.
+    pub all: f64,
+    /// Over object cells, in dB.
+    pub objects: f64,
+}
+
+/// The float network's outputs on the frames to measure on.
+pub struct Reference<'a> {
+    model: &'a Model,
+    frames: Vec<Frame>,
+}
+
+struct Frame {
+    path: PathBuf,
+    /// Each output, `[cell][channel]`.
+    outputs: Vec<Vec<f32>>,
+    /// By task: whether a cell is an object cell.
+    objects: Vec<Vec<bool>>,
+}
+
+impl<'a> Reference<'a> {
+    /// Runs the float network `runner` on `frames`, and calls `done` after each. Of very many frames
+    /// of a large network only the first are measured on (256 MiB of outputs).
+    ///
+    /// # Errors
+    /// The first frame that cannot be read or run.
+    pub(crate) fn new(
+        model: &'a Model,
+        runner: &mut Runner<'_>,
+        frames: &[PathBuf],
+        mut done: impl FnMut(),
+    ) -> Result<Self> {
+        let mut reference = Self::empty(model);
+        for path in frames {
+            if reference.is_full(runner.engine()) {
+                break;
+            }
+            runner.run(path, None)?;
+            reference.add(path, runner.engine());
+            done();
+        }
+        Ok(reference)
+    }
+
+    /// Without frames, which [`Reference::add`] adds.
+    pub(crate) fn empty(model: &'a Model) -> Self {
+        Self {
+            model,
+            frames: Vec::new(),
+        }
+    }
+
+    /// Whether no more frames of the network in `engine` are kept.
+    pub(crate) fn is_full(&self, engine: &impl Engine) -> bool {
+        let outputs = engine.outputs().iter();
+        let values: usize = outputs.map(|o| o.channels * o.height * o.width).sum();
+        self.frames.len() >= (MAX_BYTES / values.max(1) / size_of::<f32>()).max(1)
+    }
+
+    /// Keeps the outputs that `engine` has of the frame at `path`.
+    pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) {
+        let count = engine.outputs().len();
+        let outputs = (0..count).filter_map(|i| engine.output(i));
+        let outputs = outputs.map(|view| cells(&view).flatten().collect());
+        let objects = self.model.head.tasks.iter().map(|task| {
+            let heatmap = position(engine, &task.outputs[0]);
+            heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
+        });
+        self.frames.push(Frame {
+            path: path.to_path_buf(),
+            objects: objects.collect(),
+            outputs: outputs.collect(),
+        });
+    }
+
+    /// Frames that are measured on.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether there is no frame to measure on.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Runs another form of the network on the same frames and compares; calls `done` after each.
+    ///
+    /// # Errors
+    /// The first frame that cannot be read or run.
+    pub(crate) fn measure(&self, runner: &mut Runner<'_>, mut done: impl FnMut()) -> Result<Sqnr> {
+        let mut comparison = self.compare(runner.engine());
+        for (index, frame) in self.frames.iter().enumerate() {
+            runner.run(&frame.path, None)?;
+            comparison.add(index, runner.engine());
+            done();
+        }
+        Ok(comparison.finish())
+    }
+
+    /// Begins to compare the network in `engine`.
+    pub(crate) fn compare(&self, engine: &impl Engine) -> Comparison<'_> {
+        let outputs = engine.outputs().iter();
+        let outputs = outputs.map(|o| (o.name.clone(), self.task(&o.name), Default::default()));
+        Comparison {
+            reference: self,
+            outputs: outputs.collect(),
+        }
+    }
+
+    /// The task that an output belongs to.
+    fn task(&self, output: &str) -> usize {
+        let mut tasks = self.model.head.tasks.iter();
+        let found = tasks.position(|task| task.outputs.iter().any(|name| name == output));
+        found.unwrap_or(0)
+    }
+
+    /// See the [module's head](self).
+    fn figure(&self, outputs: &[OutputSqnr]) -> f64 {
+        let mut heatmaps = (Mean::default(), Mean::default());
+        let mut boxes = Mean::default();
+        for output in outputs {
+            let mut tasks = self.model.head.tasks.iter();
+            match tasks.any(|task| task.outputs[0] == output.name) {
+                true => {
+                    heatmaps.0.add(output.all);
+                    heatmaps.1.add(output.objects);
+                }
+                false => boxes.add(output.objects),
+            }
+        }
+        let parts = [heatmaps.0, heatmaps.1, boxes].map(|mean| mean.value());
+        parts.iter().sum::<f64>() / parts.len() as f64
+    }
+}
+
+/// Another form of the network, frame by frame.
+pub(crate) struct Comparison<'a> {
+    reference: &'a Reference<'a>,
+    /// Name and task of each output, and its sums over all and over object cells.
+    outputs: Vec<(String, usize, [Sum; 2])>,
+}
+
+impl Comparison<'_> {
+    /// Compares the outputs that `engine` has of frame `index` of the reference; nothing where the
+    /// reference has no such frame.
+    pub(crate) fn add(&mut self, index: usize, engine: &impl Engine) {
+        let Some(frame) = self.reference.frames.get(index) else {
+            return;
+        };
+        for (i, (_, task, sums)) in self.outputs.iter_mut().enumerate() {
+            let (Some(view), Some(expected)) = (engine.output(i), frame.outputs.get(i)) else {
+                continue;
+            };
+            let objects = frame.objects.get(*task).map_or(&[][..], |o| o);
+            let expected = expected.chunks_exact(view.layout.channels.max(1));
+            for (cell, (found, expected)) in cells(&view).zip(expected).enumerate() {
+                let mut sum = Sum::default();
+                for (found, expected) in found.zip(expected) {
+                    sum.add(f64::from(found), f64::from(*expected));
+                }
+                sums[0].merge(sum);
+                if objects.get(cell) == Some(&true) {
+                    sums[1].merge(sum);
+                }
+            }
+        }
+    }
+
+    /// The ratios over all frames.
+    pub(crate) fn finish(self) -> Sqnr {
+        let outputs = self.outputs.into_iter();
+        let outputs: Vec<OutputSqnr> = outputs
+            .map(|(name, _, [all, objects])| OutputSqnr {
+                name,
+                all: all.decibels(),
+                objects: objects.decibels(),
+            })
+            .collect();
+        let frames = &self.reference.frames;
+        let objects = frames.iter().flat_map(|f| f.objects.iter().flatten());
+        Sqnr {
+            figure: self.reference.figure(&outputs),
+            frames: frames.len(),
+            object_cells: objects.filter(|&&object| object).count() as u64,
+            outputs,
+        }
+    }
+}
+
+/// Sums of squares.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    signal: f64,
+    noise: f64,
+}
+
+impl Sum {
+    fn add(&mut self, found: f64, expected: f64) {
+        self.signal += expected * expected;
+        self.noise += (found - expected) * (found - expected);
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.signal += other.signal;
+        self.noise += other.noise;
+    }
+
+    fn decibels(self) -> f64 {
+        if self.noise == 0.0 {
+            return MOST;
+        }
+        // A heatmap that is 0 everywhere has no signal: its noise is all there is.
+        (10.0 * (self.signal / self.noise).log10()).clamp(-MOST, MOST)
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    sum: f64,
+    count: usize,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.sum += value;
+        self.count += 1;
+    }
+
+    fn value(self) -> f64 {
+        self.sum / self.count.max(1) as f64
+    }
+}
+
+/// The cells of a map in the order `y · width + x`, each its channels.
+fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f32> + 'a> + 'a {
+    let MapView { data, layout } = *view;
+    (0..layout.height).flat_map(move |y| {
+        (0..layout.width).map(move |x| {
+            (0..layout.channels).filter_map(move |c| data.get(layout.index(c, y, x)).copied())
+        })
+    })
+}
+
+/// The output called `name`.
+pub(crate) fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
+    engine.output(engine.outputs().iter().position(|o| o.name == name)?)
+}
+
+/// Whether a cell of a heatmap of logits has an object.
+fn is_object(mut logits: impl Iterator<Item = f32>) -> bool {
+    let least = (OBJECT_SCORE / (1.0 - OBJECT_SCORE)).ln();
+    logits.any(|logit| f64::from(logit) >= least)
+}
