@@ -165,8 +165,10 @@ impl CpuEngine {
             skip: None,
             times: None,
         };
-        if options.skip_empty.unwrap_or(true) {
-            engine.skip = Some(engine.reference(Skip::new(&program))?);
+        if options.skip_empty.unwrap_or(true)
+            && let Some(skip) = Skip::new(&program, engine.arena_bytes())
+        {
+            engine.skip = Some(engine.reference(skip)?);
         }
         Ok(engine)
     }

@@ -7,32 +7,36 @@
 //! anything is computed. An operator then computes the groups of [`GROUP`] pixels in which one is
 //! marked, and copies the others from its reference. Padding at the map's edges is the same in both
 //! runs, so it needs no thought.
-//!
-//! The reference of a map is mostly one vector, or a few behind a DepthToSpace, and some more along
-//! the edges, so groups of equal content are kept once.
 
-use std::collections::{HashMap, HashSet};
+mod reference;
+
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use self::reference::Reference;
 use super::arena::{Place, element};
 use super::exec::{Element, MIN_BANDS};
-use super::program::{Op, OpKind, Program};
+use super::program::{Op, OpKind, Program, Tensor};
 use crate::threads::Pool;
 
 /// Pixels that are computed or copied together: the smallest efficient tile of the kernels.
 pub(super) const GROUP: usize = 4;
-/// An operator that has to compute more than this part of its groups computes everything: the kernels
-/// are at their best on whole rows.
+/// A convolution that has to compute more than this part of its groups computes everything: the
+/// kernels are at their best on whole rows.
 const DENSE: f32 = 0.95;
-/// The different groups of a reference may take one in this many bytes of its map; a map with more is
-/// always computed.
-const MOST_OF_MAP: usize = 2;
+/// The same for operators with little arithmetic, where a run of pixels costs about as much as what it
+/// saves.
+const DENSE_LIGHT: f32 = 0.5;
+/// Multiply-adds per output pixel from which on an operator has much arithmetic.
+const HEAVY: usize = 8192;
 
 /// Marks of the current frame, and the references.
 #[derive(Debug)]
 pub(super) struct Skip {
     input: usize,
+    /// Bytes that references may still take.
+    left: usize,
     /// By tensor of the program.
     maps: Vec<Marks>,
     /// By operator.
@@ -61,6 +65,8 @@ struct StepMarks {
     whole: Option<usize>,
     inputs: Vec<(usize, Reach)>,
     reference: Option<Reference>,
+    /// Part of the groups above which all are computed.
+    dense: f32,
     /// Part of the groups that this frame computes.
     computed: f32,
 }
@@ -70,17 +76,6 @@ struct StepMarks {
 pub(super) struct Active<'a> {
     marks: &'a Marks,
     reference: &'a Reference,
-}
-
-/// What an operator writes for an input of zeros.
-#[derive(Debug)]
-pub(super) struct Reference {
-    /// By row and group: which of the groups in `data`.
-    ids: Vec<u32>,
-    /// Groups per row.
-    row: usize,
-    /// Different groups, [`GROUP`] pixels of all channels each; in words, which aligns them.
-    data: Vec<u32>,
 }
 
 /// Which pixels of an input an operator reads for an output pixel: rows
@@ -120,10 +115,9 @@ fn reaches(op: &Op) -> Vec<(usize, Reach)> {
                 ..Reach::PIXEL
             };
             for tap in conv.phases.iter().flat_map(|phase| &phase.taps) {
-                for axis in 0..2 {
-                    reach.first[axis] = reach.first[axis].min(tap[axis] as isize);
-                    reach.last[axis] = reach.last[axis].max(tap[axis] as isize);
-                }
+                let near = |axis: usize| reach.first[axis].min(tap[axis] as isize);
+                let far = |axis: usize| reach.last[axis].max(tap[axis] as isize);
+                (reach.first, reach.last) = ([near(0), near(1)], [far(0), far(1)]);
             }
             let residual = conv.residual.map(|residual| (residual, Reach::PIXEL));
             std::iter::once((conv.input, reach))
@@ -156,9 +150,26 @@ fn reaches(op: &Op) -> Vec<(usize, Reach)> {
     }
 }
 
+/// Multiply-adds per output pixel.
+fn products(program: &Program, op: &Op) -> usize {
+    match &op.kind {
+        OpKind::Conv(conv) => {
+            let channels = program.tensors[conv.input].channels / conv.groups;
+            let taps = conv.phases.iter().map(|phase| phase.taps.len()).max();
+            channels * taps.unwrap_or(0) * program.tensors[op.output].channels
+        }
+        _ => 0,
+    }
+}
+
 impl Skip {
-    /// For a validated program.
-    pub(super) fn new(program: &Program) -> Self {
+    /// For a validated program; `None` if it would take more than `most` bytes. References take as much
+    /// at most, too.
+    pub(super) fn new(program: &Program, most: usize) -> Option<Self> {
+        let pixels = |t: &Tensor| (t.height * t.width.next_multiple_of(GROUP)) as u64;
+        if program.tensors.iter().map(pixels).sum::<u64>() > most as u64 {
+            return None;
+        }
         let marks = |height: usize, width: usize| {
             let row = width.next_multiple_of(GROUP);
             Marks {
@@ -187,21 +198,32 @@ impl Skip {
                 whole: (root != op.output).then_some(root),
                 inputs: reaches(op).into_iter().map(marked).collect(),
                 reference: None,
+                dense: if products(program, op) < HEAVY {
+                    DENSE_LIGHT
+                } else {
+                    DENSE
+                },
                 computed: 1.0,
             }
         };
-        Self {
+        Some(Self {
             input: program.input,
+            left: most,
             steps: program.ops.iter().map(step).collect(),
             maps,
             rows: [vec![0; widest], vec![0; widest]],
             negative: AtomicBool::new(true),
-        }
+        })
     }
 
     /// Keeps what operator `index` has just written for an input of zeros.
     pub(super) fn learn(&mut self, index: usize, place: &Place, arena: &[u8]) {
-        self.steps[index].reference = Reference::new(place, &arena[place.buffer()]);
+        let reference = Reference::new(place, &arena[place.buffer()]);
+        let left = |reference: &Reference| self.left.checked_sub(reference.bytes());
+        if let Some((reference, left)) = reference.and_then(|r| left(&r).map(|left| (r, left))) {
+            self.left = left;
+            self.steps[index].reference = Some(reference);
+        }
     }
 
     /// Marks a frame's pixels, from its input on.
@@ -225,7 +247,7 @@ impl Skip {
                 map.spread(&self.maps[*input], reach, &mut self.rows);
             }
             step.computed = map.groups() as f32 / (map.marks.len() / GROUP) as f32;
-            if step.reference.is_none() || step.computed > DENSE {
+            if step.reference.is_none() || step.computed > step.dense {
                 step.computed = 1.0;
             }
             if let Some(whole) = step.whole {
@@ -369,15 +391,10 @@ impl<'a> Active<'a> {
         pixel: usize,
         channels: usize,
     ) {
-        let Reference { ids, row, data } = self.reference;
-        let data: &[T] = bytemuck::cast_slice(data);
-        let group = channels * GROUP;
-        let marks = self.marks.marks[y * self.marks.row..].chunks_exact(GROUP);
-        for (g, (id, marks)) in ids[y * row..(y + 1) * row].iter().zip(marks).enumerate() {
-            if marks.contains(&1) {
-                continue;
-            }
-            let from = &data[*id as usize * group..][..group];
+        let marks =
+            self.marks.marks[y * self.marks.row..(y + 1) * self.marks.row].chunks_exact(GROUP);
+        for (g, _) in marks.enumerate().filter(|(_, marks)| !marks.contains(&1)) {
+            let from: &[T] = self.reference.group(y, g);
             let to = &mut pixels[g * GROUP * pixel..];
             let count = GROUP.min(self.marks.width - g * GROUP);
             if channels == pixel {
@@ -425,62 +442,5 @@ impl Iterator for Runs<'_> {
         let more = groups.take_while(|group| group.contains(&1)).count();
         self.at = first + (1 + more) * GROUP;
         Some(first..self.at.min(self.width))
-    }
-}
-
-impl Reference {
-    /// What a buffer holds; `None` if that takes too much memory.
-    fn new(place: &Place, buffer: &[u8]) -> Option<Self> {
-        let size = element(place.scale);
-        let channels = place.channels * size;
-        let bytes = GROUP * channels;
-        let row = place.width.div_ceil(GROUP);
-        let most = place.height * row * bytes / MOST_OF_MAP;
-        let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
-        let mut reference = Self {
-            ids: Vec::with_capacity(place.height * row),
-            row,
-            data: Vec::new(),
-        };
-        let group = bytes / size_of::<u32>();
-        let mut content = vec![0; bytes];
-        for y in 0..place.height {
-            for g in 0..row {
-                content.fill(0);
-                for (k, pixel) in content.chunks_exact_mut(channels).enumerate() {
-                    let x = g * GROUP + k;
-                    if x < place.width {
-                        let at = (place.start() + y * place.row + x * place.pixel) * size;
-                        pixel.copy_from_slice(&buffer[at..at + channels]);
-                    }
-                }
-                // Most groups are as the one before, or the one above.
-                let here = reference.ids.len();
-                let near = [here.checked_sub(1), here.checked_sub(row)];
-                let same = near.into_iter().flatten().find_map(|at| {
-                    let id = reference.ids[at];
-                    let other = &reference.data[id as usize * group..][..group];
-                    (bytemuck::cast_slice::<u32, u8>(other) == content).then_some(id)
-                });
-                let id = match same {
-                    Some(id) => id,
-                    None => match known.get(&content) {
-                        Some(&id) => id,
-                        None if known.len() * bytes >= most => return None,
-                        None => {
-                            let id = known.len() as u32;
-                            known.insert(content.clone(), id);
-                            let words = content.chunks_exact(4);
-                            reference
-                                .data
-                                .extend(words.map(|w| bytemuck::pod_read_unaligned::<u32>(w)));
-                            id
-                        }
-                    },
-                };
-                reference.ids.push(id);
-            }
-        }
-        Some(reference)
     }
 }

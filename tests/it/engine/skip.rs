@@ -38,17 +38,22 @@ fn frames([channels, height, width]: [usize; 3], seed: u64) -> Vec<Vec<f32>> {
     };
     pixels.push(blobs.into_iter().flat_map(near).collect());
     pixels.push(vec![spot(&mut random)]);
-    let frame = |pixels: Vec<(usize, usize)>| {
+    // Every other frame has no negative value, as the features of pillars.
+    let frame = |(i, pixels): (usize, Vec<(usize, usize)>)| {
         let mut frame = vec![0.0; values.len()];
         for (y, x) in pixels {
             for c in 0..channels {
                 let at = (c * height + y) * width + x;
-                frame[at] = values[at];
+                frame[at] = if i % 2 == 0 {
+                    values[at].abs()
+                } else {
+                    values[at]
+                };
             }
         }
         frame
     };
-    pixels.into_iter().map(frame).collect()
+    pixels.into_iter().enumerate().map(frame).collect()
 }
 
 fn bits(engine: &CpuEngine) -> Vec<u32> {
