@@ -23,7 +23,8 @@ use std::sync::Arc;
 use super::bias::{self, Collector};
 use super::calibrate::{self, Calibration, CalibrationError, Occupancy};
 use super::config::{
-    BiasCorrection, Cells, Config, Equalize, Given, Method, PfnPolicy, Placement, Recipe,
+    BiasCorrection, Cells, Config, ConfigError, Equalize, Given, Method, PfnPolicy, Placement,
+    Recipe,
 };
 use super::equalize::{self, Levels};
 use super::folder::Folder;
@@ -31,7 +32,7 @@ use super::onnx::Graph;
 use super::quantize::{self, Kind, Quantized, Quantizer};
 use super::runner::Runner;
 use super::sqnr::{Reference, Sqnr};
-use super::{Result as BuildResult, compile};
+use super::{BuildError, Result as BuildResult, compile};
 use crate::engine::cpu::Payload;
 use crate::error::Result;
 use crate::features::Pfn;
@@ -138,7 +139,7 @@ pub trait Progress: Sync {
 ///
 /// # Errors
 /// [`super::config::ConfigError`] for options that cannot be, [`CalibrationError`] and
-/// [`crate::points::FrameError`] for frames, [`BuildError`](super::BuildError) for the network.
+/// [`crate::points::FrameError`] for frames, [`BuildError`] for the network.
 pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.given)?;
     let frames = configs.first().map(|c| c.frames.clone());
@@ -150,6 +151,18 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
         networks: Vec::new(),
     };
     let reference = bench.reference()?;
+    if let (Some(first), None) = (configs.first(), &reference)
+        && first.recipe == Recipe::Best
+    {
+        return Err(BuildError::from(ConfigError::Value {
+            origin: format!("{} frames", job.frames.len()),
+            key: "frames.held_out",
+            found: first.frames.held_out.to_string(),
+            expected: "at most the number of frames: the recipe `best` chooses by the error on \
+                       held-out frames",
+        })
+        .into());
+    }
     let mut best: Option<Trial> = None;
     let mut candidates = Vec::with_capacity(configs.len());
     for config in &configs {
@@ -477,6 +490,12 @@ impl<'a> Bench<'a> {
         if trial.config.bias_correction != BiasCorrection::Off {
             steps.push("took mean errors off the biases".to_owned());
         }
+        let mut quantizers = quantized.quantizers.clone();
+        for quantizer in &mut quantizers {
+            if let (Kind::Activation, &[amax]) = (quantizer.kind, &quantizer.amax[..]) {
+                quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
+            }
+        }
         Ok(Outcome {
             payload: compile::cpu(&quantized.graph)?,
             pfn: trial.pfn,
@@ -491,7 +510,7 @@ impl<'a> Bench<'a> {
                 candidates,
                 int8,
                 float,
-                quantizers: quantized.quantizers.clone(),
+                quantizers,
             },
             quantized,
         })
@@ -567,3 +586,6 @@ fn round_pfn(pfn: &mut Pfn) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
