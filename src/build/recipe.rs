@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::bias::{self, Collector};
-use super::calibrate::{self, Calibration, CalibrationError, Occupancy};
+use super::calibrate::{self, Calibration, CalibrationError, Key, Occupancy};
 use super::config::{
     BiasCorrection, Cells, Config, ConfigError, Equalize, Given, Method, PfnPolicy, Placement,
     Recipe,
@@ -143,13 +143,7 @@ pub trait Progress: Sync {
 pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.given)?;
     let frames = configs.first().map(|c| c.frames.clone());
-    let mut bench = Bench {
-        job,
-        split: Split::new(job.frames, &frames.unwrap_or_default())?,
-        pool: Arc::new(Pool::new(job.threads)),
-        progress,
-        networks: Vec::new(),
-    };
+    let mut bench = Bench::new(job, &frames.unwrap_or_default(), progress)?;
     let reference = bench.reference()?;
     if let (Some(first), None) = (configs.first(), &reference)
         && first.recipe == Recipe::Best
@@ -198,7 +192,7 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
 }
 
 /// The configurations to try.
-fn configs(given: &Given) -> BuildResult<Vec<Config>> {
+pub(crate) fn configs(given: &Given) -> BuildResult<Vec<Config>> {
     let recipe = given.recipe()?;
     let mut configs: Vec<Config> = Vec::new();
     match recipe {
@@ -271,17 +265,19 @@ struct Network {
 }
 
 /// A configuration and the INT8 network that it makes.
-struct Trial {
+pub(crate) struct Trial {
     config: Config,
     /// Index into [`Bench::networks`].
     network: usize,
-    pfn: Pfn,
-    quantized: Quantized,
+    pub(crate) pfn: Pfn,
+    pub(crate) quantized: Quantized,
+    /// What its ranges come from.
+    pub(crate) key: Key,
     sqnr: Option<Sqnr>,
 }
 
 /// What all trials share.
-struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     job: &'a Job<'a>,
     split: Split,
     pool: Arc<Pool>,
@@ -290,6 +286,29 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
+    /// For the frames of `job` that `frames` chooses.
+    ///
+    /// # Errors
+    /// [`CalibrationError::NoFrames`].
+    pub(crate) fn new(
+        job: &'a Job<'a>,
+        frames: &super::config::Frames,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        Ok(Self {
+            job,
+            split: Split::new(job.frames, frames)?,
+            pool: Arc::new(Pool::new(job.threads)),
+            progress,
+            networks: Vec::new(),
+        })
+    }
+
+    /// The frames that are not calibrated on.
+    pub(crate) fn held_out(&self) -> &[PathBuf] {
+        &self.split.held_out
+    }
+
     /// The network of a configuration, calibrated.
     fn network(&mut self, config: &Config) -> Result<usize> {
         let (alpha, policy) = (config.equalize.alpha, config.placement.pfn);
@@ -376,7 +395,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Makes the INT8 network of a configuration.
-    fn trial(&mut self, config: &Config) -> Result<Trial> {
+    pub(crate) fn trial(&mut self, config: &Config) -> Result<Trial> {
         let at = self.network(config)?;
         let network = &self.networks[at];
         let placement = placement(config);
@@ -400,7 +419,15 @@ impl<'a> Bench<'a> {
             bias::correct(&mut graph, &errors)?;
             quantized = quantize::quantize(&graph, &amax, &placement)?;
         }
+        let network = &self.networks[at];
+        let activations = quantized.quantizers.iter_mut();
+        for quantizer in activations.filter(|q| q.kind == Kind::Activation) {
+            if let [amax] = quantizer.amax[..] {
+                quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
+            }
+        }
         Ok(Trial {
+            key: network.calibration.key.clone(),
             config: config.clone(),
             network: at,
             pfn,

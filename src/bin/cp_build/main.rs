@@ -7,7 +7,10 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod progress;
 mod quantize;
+mod sensitivity;
+mod status;
 mod synth;
 
 use std::io::Write;
@@ -17,7 +20,7 @@ use clap::{Parser, Subcommand};
 
 /// Builds, inspects and evaluates CenterPoint plans.
 #[derive(Parser)]
-#[command(name = "cp-build", version, about)]
+#[command(name = "cp-build", version, about, after_help = status::HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +40,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
     Eval(eval::Args),
+    /// Measure what each layer costs in INT8, and search the fastest mix within a budget.
+    Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
 }
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
     };
     match done {
@@ -57,7 +63,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // The library's errors say everything in one line; their sources would say it again.
             eprintln!("cp-build: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(status::of(&error))
         }
     }
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use centerpoint::build::config::Given;
 use centerpoint::build::folder::{Folder, Network, RPN};
-use centerpoint::build::recipe::{self, Job, Outcome, Progress};
+use centerpoint::build::recipe::{self, Job, Outcome};
 use centerpoint::plan::Candidate;
 use centerpoint::points;
-use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::progress::Bars;
 
 /// Arguments of `cp-build quantize`.
 #[derive(clap::Args)]
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         threads: args.threads,
     };
     let outcome = recipe::run(&job, &bars)?;
-    bars.bar.finish_and_clear();
+    bars.finish();
     for warning in &outcome.quantized.warnings {
         log::warn!("{warning}");
     }
@@ -198,31 +199,4 @@ fn table(text: &mut String, candidates: &[Candidate]) -> std::fmt::Result {
         writeln!(text, "{:width$}  {figure:7.2}{chosen}", candidate.name)?;
     }
     writeln!(text)
-}
-
-/// One bar, for one step after the other.
-struct Bars {
-    bar: ProgressBar,
-}
-
-impl Bars {
-    fn new() -> Self {
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg:60} {bar:30} {pos}/{len}") {
-            bar.set_style(style);
-        }
-        Self { bar }
-    }
-}
-
-impl Progress for Bars {
-    fn begin(&self, step: &str, total: usize) {
-        self.bar.reset();
-        self.bar.set_length(total as u64);
-        self.bar.set_message(step.to_owned());
-    }
-
-    fn advance(&self) {
-        self.bar.inc(1);
-    }
 }

@@ -19,13 +19,15 @@ pub mod budget;
 pub mod network;
 pub mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use budget::{Cost, Goal};
 pub use report::Report;
 
+use self::budget::Candidate;
+use self::report::Recorder;
 use crate::error::Result;
 
 /// Which layers are INT8, in the order of [`Report::layers`]. As text one character a layer: `8` for
@@ -113,9 +115,9 @@ pub struct Measured {
     /// nuScenes mAP, 0 to 1; only where there are labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_ap: Option<f64>,
-    /// SQNR over all cells in dB, the mean of the outputs'.
+    /// SQNR over all cells in dB; that of the mean of the outputs' noise in parts of their signal.
     pub all: f64,
-    /// SQNR over object cells in dB, the mean of the outputs'.
+    /// SQNR over object cells in dB, likewise.
     pub objects: f64,
 }
 
@@ -154,6 +156,53 @@ pub fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
         measure.evaluate(&int8.with(layer, false))?;
     }
     Ok(())
+}
+
+/// What to do besides the ranking.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Search the cheapest mix that meets this.
+    pub goal: Option<Goal>,
+    /// What a layer in float costs the search.
+    pub cost: Cost,
+}
+
+/// Measures all that is not in `report` yet and ranks the layers; then searches where a goal is given. The
+/// report is written to `path`, if there is one, after each measurement.
+///
+/// # Errors
+/// The first measurement that fails, and those of [`budget::search`].
+pub fn run(
+    report: &mut Report,
+    path: Option<&Path>,
+    options: &Options,
+    measure: &mut dyn Evaluate,
+) -> Result<()> {
+    let layers = report.layers.clone();
+    let mut recorder = Recorder {
+        report,
+        path,
+        measure,
+    };
+    ablate(layers.len(), &mut recorder)?;
+    if let Some(goal) = options.goal {
+        let cost = |layer: &report::Layer| match (options.cost, layer.times_ms) {
+            (Cost::Time, Some([float, int8])) => float - int8,
+            _ => layer.macs as f64,
+        };
+        let candidates = layers.iter().map(|layer| Candidate {
+            name: &layer.name,
+            cost: cost(layer),
+        });
+        let candidates: Vec<Candidate<'_>> = candidates.collect();
+        let found = budget::search(&candidates, goal, options.cost, &mut recorder)?;
+        report.search = Some(found);
+    }
+    report.rank();
+    match path {
+        Some(path) => report.write(path),
+        None => Ok(()),
+    }
 }
 
 /// Why there is no report.
@@ -195,6 +244,12 @@ pub enum SensitivityError {
         /// The network's file.
         path: PathBuf,
     },
+    /// Nothing to measure on.
+    #[error(
+        "no frame is left to measure on: all are calibrated on; give other frames to calibrate on, or set \
+         `frames.held_out` in the configuration"
+    )]
+    NoFrames,
     /// A budget that the float network does not meet itself.
     #[error("{0}")]
     Goal(String),

@@ -1,8 +1,9 @@
 //! The measurements of mixes of a real network, on frames.
 //!
-//! What does not change from mix to mix is done once: the BEV map of each frame (only its occupied
-//! cells are kept, and beyond [`MAX_BEV`] read again), and the float network's outputs, which the first
-//! measurement makes. Each mix is compiled once and run on all frames.
+//! The network of a mix is the one that `cp-build quantize` makes with the same options and the float
+//! layers in its skip list (see [`crate::build::recipe`]). What does not change from mix to mix is done
+//! once: calibration, the float network's outputs and boxes, and the BEV map of each frame, of which the
+//! occupied cells are kept (beyond [`MAX_MAPS`] frames are read again). Each mix is compiled once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,16 +11,19 @@ use std::time::Duration;
 
 use super::report::Layer;
 use super::{Evaluate, Measured, Mix, SensitivityError};
+use crate::build::calibrate::Key;
+use crate::build::config::Config;
 use crate::build::onnx::Graph;
-use crate::build::quantize::{Kind, Placement, Quantized, layers};
+use crate::build::quantize::{Kind, layers};
+use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
-use crate::build::sqnr::{Reference, position};
+use crate::build::sqnr::{OutputSqnr, Reference, Sqnr, position};
 use crate::build::{Result as BuildResult, compile};
 use crate::decode::{self, Decoder};
 use crate::engine::cpu::{Payload, Program};
 use crate::engine::{Engine, MapView};
 use crate::error::Result;
-use crate::eval::nuscenes::{self, Config, MAX_BOXES};
+use crate::eval::nuscenes::{self, MAX_BOXES};
 use crate::features::Pfn;
 use crate::model::Model;
 use crate::nms::{self, Nms};
@@ -27,88 +31,101 @@ use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::threads::Pool;
 
 /// Most bytes of BEV maps that are kept.
-const MAX_BEV: usize = 512 << 20;
+const MAX_MAPS: usize = 512 << 20;
 /// Frames that layers are timed on.
 const TIMED: usize = 20;
 
-/// Makes the quantised network of a placement: the same one every time.
-pub type Make<'a> = dyn FnMut(&Placement) -> Result<Quantized> + 'a;
-
-/// What mixes of a network are made from and measured on.
-pub struct Source<'a> {
-    /// The model.
-    pub model: &'a Model,
-    /// The pillar feature network, as INT8 plans have it.
-    pub pfn: &'a Pfn,
-    /// The float network: what the quantised ones are made from.
-    pub graph: &'a Graph,
-    /// Options of what becomes INT8 in the mix of all.
-    pub placement: &'a Placement,
-    /// The frames to measure on.
-    pub frames: &'a [PathBuf],
+/// What mixes are measured on.
+pub struct Subject<'a> {
+    /// The network, the frames to calibrate on and the options.
+    pub job: &'a Job<'a>,
+    /// The frames to measure on; `None` takes those that are held out of calibration.
+    pub frames: Option<Vec<PathBuf>>,
+    /// Measure on at most so many of them, spread evenly; 0 is all.
+    pub limit: usize,
     /// Labels of the frames, for mAP; of more frames is no harm.
-    pub labels: Option<&'a Results>,
-    /// CPU threads; 0 is one per core. The result does not depend on them.
-    pub threads: usize,
+    pub labels: Option<Results>,
+    /// Is told how far it is.
+    pub progress: &'a dyn Progress,
 }
 
 /// A network whose mixes are measured.
 pub struct Network<'a> {
-    source: Source<'a>,
-    make: Box<Make<'a>>,
+    job: &'a Job<'a>,
+    bench: Bench<'a>,
+    config: Config,
+    key: Key,
+    frames: Vec<PathBuf>,
+    labels: Option<Results>,
     layers: Vec<Layer>,
-    /// Name of each layer's node.
+    /// Names of each layer's nodes.
     nodes: Vec<Vec<String>>,
     pool: Arc<Pool>,
-    labels: Option<Results>,
-    /// Of the first frames, as many as are kept.
-    maps: Vec<Bev>,
-    maps_bytes: usize,
-    reference: Option<Reference<'a>>,
-    /// Called after each frame that was run.
-    progress: Box<dyn Fn() + 'a>,
+    maps: Maps,
+    /// The float network's outputs, and what is measured of it.
+    float: Option<(Reference<'a>, Measured)>,
+    progress: &'a dyn Progress,
+}
+
+/// A network that can be run.
+struct Built {
+    pfn: Pfn,
+    payload: Payload,
 }
 
 impl<'a> Network<'a> {
-    /// Finds the layers that `source.placement` makes INT8. `progress` is called after each frame that
-    /// is run.
+    /// Calibrates the network and finds the layers that the options make INT8. The recipe `best` chooses
+    /// its candidate first.
     ///
     /// # Errors
-    /// [`SensitivityError::NoLayers`], and what `make` fails with.
-    pub fn new(
-        source: Source<'a>,
-        mut make: Box<Make<'a>>,
-        progress: Box<dyn Fn() + 'a>,
-    ) -> Result<Self> {
-        let quantized = make(source.placement)?;
-        let weights = quantized.quantizers.iter();
+    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and what [`recipe::run`] fails with.
+    pub fn new(subject: Subject<'a>) -> Result<Self> {
+        let Subject {
+            job,
+            frames,
+            limit,
+            labels,
+            progress,
+        } = subject;
+        let config = match &recipe::configs(job.given)?[..] {
+            [one] => one.clone(),
+            _ => recipe::run(job, progress)?.record.config,
+        };
+        let mut bench = Bench::new(job, &config.frames, progress)?;
+        let trial = bench.trial(&config)?;
+        let graph = &job.folder.rpn.graph;
+        let weights = trial.quantized.quantizers.iter();
         let weights = weights.filter(|q| q.kind == Kind::Weight);
         let int8 = weights.flat_map(|q| q.readers.iter().map(String::as_str));
         let int8: Vec<&str> = int8.collect();
-        let program = compile::cpu(source.graph)?.program;
-        let (layers, nodes) = describe(source.graph, &program, &int8)?;
+        let program = compile::cpu(graph)?.program;
+        let (layers, nodes) = describe(graph, &program, &int8)?;
         if layers.is_empty() {
-            return Err(SensitivityError::NoLayers {
-                path: source.graph.path().into(),
-            }
-            .into());
+            let path = graph.path().to_path_buf();
+            return Err(SensitivityError::NoLayers { path }.into());
         }
-        let tokens: Vec<String> = source.frames.iter().map(|f| sample_token(f)).collect();
-        let labels = source.labels.map(|labels| {
-            let mut labels = labels.clone();
+        let frames = frames.unwrap_or_else(|| bench.held_out().to_vec());
+        let frames = spread(&frames, limit);
+        if frames.is_empty() {
+            return Err(SensitivityError::NoFrames.into());
+        }
+        let tokens: Vec<String> = frames.iter().map(|f| sample_token(f)).collect();
+        let labels = labels.map(|mut labels| {
             labels.results.retain(|token, _| tokens.contains(token));
             labels
         });
         Ok(Self {
-            pool: Arc::new(Pool::new(source.threads)),
-            source,
-            make,
+            job,
+            bench,
+            config,
+            key: trial.key,
+            frames,
+            labels,
             layers,
             nodes,
-            labels,
-            maps: Vec::new(),
-            maps_bytes: 0,
-            reference: None,
+            pool: Arc::new(Pool::new(job.threads)),
+            maps: Maps::default(),
+            float: None,
             progress,
         })
     }
@@ -118,6 +135,21 @@ impl<'a> Network<'a> {
         &self.layers
     }
 
+    /// The options, with the candidate that the recipe `best` has chosen.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the calibration was made from.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The frames that are measured on.
+    pub fn frames(&self) -> &[PathBuf] {
+        &self.frames
+    }
+
     /// Measures how long each layer takes in the float network and with all layers in INT8, in ms:
     /// medians over frames, both networks in turn.
     ///
@@ -125,117 +157,110 @@ impl<'a> Network<'a> {
     /// What building or running the networks fails with.
     pub fn times(&mut self) -> Result<Vec<[f64; 2]>> {
         let count = self.layers.len();
-        let payloads = [
-            self.payload(&Mix::float(count))?,
-            self.payload(&Mix::int8(count))?,
-        ];
-        let operators = payloads.each_ref().map(|payload| {
-            let layers = payload.program.layers();
-            layers.into_iter().map(|l| l.name).collect::<Vec<String>>()
-        });
-        let mut runners = Vec::with_capacity(payloads.len());
-        for payload in payloads {
-            let mut runner = self.runner(payload)?;
+        let mut networks = Vec::new();
+        for mix in [Mix::float(count), Mix::int8(count)] {
+            let built = self.build(&mix)?;
+            let operators = built.payload.program.layers().into_iter().map(|l| l.name);
+            let operators: Vec<String> = operators.collect();
+            let mut runner = self.runner(built)?;
             runner.engine_mut().set_timing(true);
-            runners.push(runner);
+            networks.push((operators, runner));
         }
         // By layer and network: of each frame.
         let mut times: Vec<[Vec<f64>; 2]> = vec![Default::default(); count];
-        for index in 0..self.source.frames.len().min(TIMED) {
-            for (which, (runner, operators)) in runners.iter_mut().zip(&operators).enumerate() {
+        let frames = spread(&self.frames, TIMED);
+        self.progress.begin("layer times", frames.len());
+        for frame in &frames {
+            for (which, (operators, runner)) in networks.iter_mut().enumerate() {
+                runner.read(frame)?;
                 // Twice, so that what is timed finds its weights and maps where the run left them.
                 for _ in 0..2 {
-                    self.run(runner, index)?;
+                    runner.run_read(None)?;
                 }
                 let measured = runner.engine().layer_times();
                 for (nodes, times) in self.nodes.iter().zip(&mut times) {
                     let own = operators.iter().zip(measured);
                     let own = own.filter(|(name, _)| nodes.contains(name));
                     let sum: Duration = own.map(|(_, time)| *time).sum();
-                    times[which].push(sum.as_secs_f64() * 1e3);
+                    if let Some(times) = times.get_mut(which) {
+                        times.push(sum.as_secs_f64() * 1e3);
+                    }
                 }
             }
+            self.progress.advance();
         }
         Ok(times.into_iter().map(|t| t.map(median)).collect())
     }
 
-    /// The payload of a mix.
-    fn payload(&mut self, mix: &Mix) -> Result<Payload> {
+    /// The network of a mix.
+    fn build(&mut self, mix: &Mix) -> Result<Built> {
+        let folder = self.job.folder;
         if mix.int8_layers().next().is_none() {
-            return Ok(compile::cpu(self.source.graph)?);
+            return Ok(Built {
+                pfn: folder.pfe.pfn.clone(),
+                payload: folder.cpu_payload()?,
+            });
         }
-        let mut placement = self.source.placement.clone();
+        let mut config = self.config.clone();
         let float = mix.float_layers().filter_map(|i| self.layers.get(i));
-        placement.skip.extend(float.map(|layer| layer.name.clone()));
-        Ok(compile::cpu(&(self.make)(&placement)?.graph)?)
+        config.placement.skip.extend(float.map(|l| l.name.clone()));
+        let trial = self.bench.trial(&config)?;
+        Ok(Built {
+            payload: compile::cpu(&trial.quantized.graph)?,
+            pfn: trial.pfn,
+        })
     }
 
-    fn runner(&self, payload: Payload) -> BuildResult<Runner<'a>> {
-        let Source {
-            model, pfn, graph, ..
-        } = self.source;
-        Runner::new(model, pfn, payload, self.pool.clone(), graph.path())
+    fn runner(&self, built: Built) -> BuildResult<Runner<'a>> {
+        let folder = self.job.folder;
+        let path = folder.rpn.graph.path();
+        Runner::new(
+            &folder.model,
+            &built.pfn,
+            built.payload,
+            self.pool.clone(),
+            path,
+        )
     }
 
-    /// Runs a network on frame `index`.
-    fn run(&mut self, runner: &mut Runner<'_>, index: usize) -> Result<()> {
-        let Some(path) = self.source.frames.get(index) else {
-            return Ok(());
-        };
-        match self.maps.get(index) {
-            Some(bev) => runner.put(bev),
-            None => {
-                runner.read(path)?;
-                let bev = runner.bev();
-                if index == self.maps.len() && self.maps_bytes + bev.bytes() <= MAX_BEV {
-                    self.maps_bytes += bev.bytes();
-                    self.maps.push(bev);
-                }
-            }
-        }
-        runner.run_read(None)
-    }
-
-    /// The float network's outputs.
-    fn reference(&mut self) -> Result<Reference<'a>> {
-        if let Some(reference) = self.reference.take() {
-            return Ok(reference);
-        }
-        let mut runner = self.runner(compile::cpu(self.source.graph)?)?;
-        let mut reference = Reference::empty(self.source.model);
-        for (index, path) in self.source.frames.iter().enumerate() {
-            if reference.is_full(runner.engine()) {
+    /// Runs the float network.
+    fn run_float(&mut self) -> Result<(Reference<'a>, Measured)> {
+        let model = &self.job.folder.model;
+        let built = self.build(&Mix::float(self.layers.len()))?;
+        let mut runner = self.runner(built)?;
+        let mut reference = Reference::empty(model);
+        let mut boxes = self.labels.is_some().then(|| Boxes::new(model));
+        self.progress.begin("float network", self.frames.len());
+        for path in &self.frames {
+            if boxes.is_none() && reference.is_full(runner.engine()) {
                 break;
             }
-            self.run(&mut runner, index)?;
-            reference.add(path, runner.engine());
-        }
-        Ok(reference)
-    }
-}
-
-impl Evaluate for Network<'_> {
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
-        let payload = self.payload(mix)?;
-        let reference = self.reference()?;
-        let mut runner = self.runner(payload)?;
-        let mut comparison = reference.compare(runner.engine());
-        let mut detections = self.labels.is_some().then(|| Boxes::new(self.source.model));
-        for (index, path) in self.source.frames.iter().enumerate() {
-            self.run(&mut runner, index)?;
-            comparison.add(index, runner.engine());
-            if let Some(boxes) = &mut detections {
+            runner.run(path, None)?;
+            if !reference.is_full(runner.engine()) {
+                reference.add(path, runner.engine());
+            }
+            if let Some(boxes) = &mut boxes {
                 boxes.detect(path, runner.engine(), &self.pool);
             }
-            (self.progress)();
+            self.progress.advance();
         }
-        let sqnr = comparison.finish();
-        self.reference = Some(reference);
-        let mean = |of: fn(&crate::build::sqnr::OutputSqnr) -> f64| {
-            let sum: f64 = sqnr.outputs.iter().map(of).sum();
-            sum / sqnr.outputs.len().max(1) as f64
+        // Compared with itself it has no noise.
+        let sqnr = reference.compare(runner.engine()).finish();
+        let measured = self.measured(&sqnr, boxes)?;
+        Ok((reference, measured))
+    }
+
+    fn measured(&self, sqnr: &Sqnr, boxes: Option<Boxes<'_>>) -> Result<Measured> {
+        // Of the ratios, not of the decibels, in which one noisy output would hide among many clean ones.
+        let mean = |of: fn(&OutputSqnr) -> f64| {
+            let noise: f64 = sqnr
+                .outputs
+                .iter()
+                .map(|o| 10_f64.powf(-of(o) / 10.0))
+                .sum();
+            -10.0 * (noise / sqnr.outputs.len().max(1) as f64).log10()
         };
-        let mean_ap = match (&self.labels, detections) {
+        let mean_ap = match (&self.labels, boxes) {
             (Some(labels), Some(boxes)) => Some(boxes.score(labels)?),
             _ => None,
         };
@@ -245,6 +270,96 @@ impl Evaluate for Network<'_> {
             objects: mean(|o| o.objects),
         })
     }
+}
+
+impl Evaluate for Network<'_> {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+        let (reference, float) = match self.float.take() {
+            Some(float) => float,
+            None => self.run_float()?,
+        };
+        let measured = match mix.int8_layers().count() {
+            0 => Ok(float),
+            _ => self.compare(mix, &reference),
+        };
+        self.float = Some((reference, float));
+        measured
+    }
+}
+
+impl Network<'_> {
+    /// Runs a mix and compares it with the float network.
+    fn compare(&mut self, mix: &Mix, reference: &Reference<'_>) -> Result<Measured> {
+        let built = self.build(mix)?;
+        self.maps.keep_for(&built.pfn);
+        let mut runner = self.runner(built)?;
+        let mut comparison = reference.compare(runner.engine());
+        let mut boxes = self
+            .labels
+            .is_some()
+            .then(|| Boxes::new(&self.job.folder.model));
+        let int8 = mix.int8_layers().count();
+        let step = format!("{int8} of {} layers in INT8", mix.len());
+        self.progress.begin(&step, self.frames.len());
+        for (index, path) in self.frames.iter().enumerate() {
+            if boxes.is_none() && index >= reference.len() {
+                break;
+            }
+            self.maps.put(index, path, &mut runner)?;
+            runner.run_read(None)?;
+            comparison.add(index, runner.engine());
+            if let Some(boxes) = &mut boxes {
+                boxes.detect(path, runner.engine(), &self.pool);
+            }
+            self.progress.advance();
+        }
+        self.measured(&comparison.finish(), boxes)
+    }
+}
+
+/// The BEV maps of the first frames, as many as are kept.
+#[derive(Default)]
+struct Maps {
+    /// The PFN that made them.
+    pfn: Option<Pfn>,
+    maps: Vec<Bev>,
+    bytes: usize,
+}
+
+impl Maps {
+    /// Forgets the maps of another PFN.
+    fn keep_for(&mut self, pfn: &Pfn) {
+        if self.pfn.as_ref() != Some(pfn) {
+            *self = Self {
+                pfn: Some(pfn.clone()),
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Fills the network's input with frame `index`. Frames come in order the first time.
+    fn put(&mut self, index: usize, path: &Path, runner: &mut Runner<'_>) -> Result<()> {
+        if let Some(bev) = self.maps.get(index) {
+            runner.put(bev);
+            return Ok(());
+        }
+        runner.read(path)?;
+        let bev = runner.bev();
+        if index == self.maps.len() && self.bytes + bev.bytes() <= MAX_MAPS {
+            self.bytes += bev.bytes();
+            self.maps.push(bev);
+        }
+        Ok(())
+    }
+}
+
+/// At most `limit` of the frames, evenly spread; 0 is all.
+fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
+    if limit == 0 || limit >= frames.len() {
+        return frames.to_vec();
+    }
+    let indices = (0..limit).map(|i| i * frames.len() / limit);
+    indices.filter_map(|i| frames.get(i).cloned()).collect()
 }
 
 /// Boxes of frames, from the head maps on.
@@ -300,7 +415,7 @@ impl<'a> Boxes<'a> {
 
     /// nuScenes mAP over the model's classes.
     fn score(&self, labels: &Results) -> Result<f64> {
-        let config = Config::for_classes(self.model.classes.iter().map(String::as_str));
+        let config = nuscenes::Config::for_classes(self.model.classes.iter().map(String::as_str));
         Ok(nuscenes::evaluate(labels, &self.results, &config)?.mean_ap)
     }
 }

@@ -17,13 +17,15 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Action, Goal, Search};
 use super::{Evaluate, Measured, Mix, SensitivityError};
+use crate::build::config::{Config, Recipe};
 use crate::build::folder::producer;
+use crate::build::hash::{sha256, sha256_file};
 use crate::error::Result;
 use crate::eval::report::aligned;
 use crate::files::write_whole;
@@ -182,6 +184,39 @@ impl Report {
         write_whole(path, self.to_json().as_bytes())
     }
 
+    /// Writes the mix that was found as a configuration for `cp-build quantize --config`: `config`, which
+    /// everything was measured with, and its skip list. Nothing without a search.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] with the file.
+    pub fn write_skip_list(&self, config: &Config, path: &Path) -> Result<()> {
+        match self.skip_list(config) {
+            Some(text) => write_whole(path, text.as_bytes()),
+            None => Ok(()),
+        }
+    }
+
+    /// The text of the configuration.
+    fn skip_list(&self, config: &Config) -> Option<String> {
+        let (search, float, int8) = (self.search.as_ref()?, self.float()?, self.int8()?);
+        let mut config = config.clone();
+        config.placement.skip.extend(search.skip.iter().cloned());
+        // The recipe `best` has chosen; it is to make this network, not to choose again.
+        if config.recipe == Recipe::Best {
+            config.recipe = Recipe::Custom;
+        }
+        Some(format!(
+            "# From `cp-build sensitivity`: {} of {} layers stay float.\n# float:    {}\n# all INT8: \
+             {}\n# this mix: {}\n\n{}",
+            search.skip.len(),
+            self.layers.len(),
+            words(float, float),
+            words(int8, float),
+            words(&search.measured, float),
+            config.to_toml()
+        ))
+    }
+
     /// The report as the text of a file.
     pub fn to_json(&self) -> String {
         // Plain numbers, texts and maps with keys of text: they can always be written.
@@ -328,6 +363,39 @@ fn words(measured: &Measured, float: &Measured) -> String {
 
 fn signed(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:+.digits$}"))
+}
+
+/// SHA-256 over names and contents of the frames, in order; not their folders.
+///
+/// # Errors
+/// [`crate::build::BuildError::Io`] for a frame that cannot be read.
+pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
+    let mut contents = String::new();
+    for path in frames {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        contents += &format!("{} {name}\n", sha256_file(path)?);
+    }
+    Ok(sha256(contents.as_bytes()))
+}
+
+/// Every option that decides a quantised network by its dotted key, such as `config.equalize.alpha`.
+pub fn options(config: &Config) -> BTreeMap<String, String> {
+    fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
+        for (key, value) in table {
+            let key = format!("{prefix}.{key}");
+            match value {
+                toml::Value::Table(inner) => flatten(&key, inner, into),
+                value => {
+                    into.insert(key, value.to_string());
+                }
+            }
+        }
+    }
+    let mut options = BTreeMap::new();
+    if let Ok(table) = toml::Table::try_from(config) {
+        flatten("config", &table, &mut options);
+    }
+    options
 }
 
 /// The first characters of a hash, or a short value.

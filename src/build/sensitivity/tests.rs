@@ -132,30 +132,12 @@ fn without_labels_the_ranking_is_by_sqnr_at_objects() {
 
 /// Sensitivity and search with a report in a file.
 fn run(made: &mut Made, path: &Path, inputs_now: &BTreeMap<String, String>) -> Result<Report> {
-    let layers = made.layers();
-    let mut report = Report::open(path, inputs_now.clone(), layers.clone())?;
-    let candidates: Vec<Candidate<'_>> = layers
-        .iter()
-        .map(|layer| Candidate {
-            name: &layer.name,
-            cost: layer.macs as f64,
-        })
-        .collect();
-    let mut recorder = Recorder {
-        report: &mut report,
-        path: Some(path),
-        measure: made,
+    let mut report = Report::open(path, inputs_now.clone(), made.layers())?;
+    let options = Options {
+        goal: Some(Goal::MeanApDrop(2e-3)),
+        cost: Cost::Macs,
     };
-    ablate(layers.len(), &mut recorder)?;
-    let found = search(
-        &candidates,
-        Goal::MeanApDrop(2e-3),
-        Cost::Macs,
-        &mut recorder,
-    )?;
-    report.search = Some(found);
-    report.rank();
-    report.write(path)?;
+    super::run(&mut report, Some(path), &options, made)?;
     Ok(report)
 }
 

@@ -1,0 +1,178 @@
+//! `cp-build sensitivity`: what each layer costs in INT8, and the fastest mix within a budget.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use centerpoint::build::config::Given;
+use centerpoint::build::folder::{Folder, MODEL, PFE, RPN};
+use centerpoint::build::hash::sha256_file;
+use centerpoint::build::recipe::Job;
+use centerpoint::build::sensitivity::network::{Network, Subject};
+use centerpoint::build::sensitivity::{self, Cost, Goal, Report, report};
+use centerpoint::eval::frames::labels_of;
+use centerpoint::output::nuscenes::Results;
+use centerpoint::points;
+
+use crate::progress::Bars;
+
+/// Arguments of `cp-build sensitivity`.
+///
+/// Every layer that `cp-build quantize` would put into INT8 is measured alone in INT8 and alone in
+/// float. A run that was stopped goes on where it was if it is given the same --out.
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("goal").args(["budget", "min_sqnr"]))]
+pub(crate) struct Args {
+    /// The model folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Frames to measure on.
+    #[arg(long, value_name = "DIR")]
+    frames: PathBuf,
+    /// Labels of the frames [default: labels.json in DIR or beside it, if there is one]
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+    /// Frames to calibrate on [default: those of --frames that are not held out; then only the held-out
+    /// ones are measured on]
+    #[arg(long, value_name = "DIR")]
+    calibrate_on: Option<PathBuf>,
+    /// Calibration of the float network, to read, or to write if it is not there
+    #[arg(long, value_name = "FILE.calib.json")]
+    calibration: Option<PathBuf>,
+    /// Options of quantisation, as for `cp-build quantize`
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Measure on at most N frames, spread evenly; 0 is all
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    limit: usize,
+    /// The report, which is also what a later run goes on with
+    #[arg(long, value_name = "FILE.json")]
+    out: Option<PathBuf>,
+    /// Search the fastest mix that loses at most so much mAP
+    #[arg(long, value_name = "mAP")]
+    budget: Option<f64>,
+    /// Search the fastest mix that has at least this SQNR at objects, in dB
+    #[arg(long, value_name = "DB", allow_negative_numbers = true)]
+    min_sqnr: Option<f64>,
+    /// What a layer in float costs the search
+    #[arg(long, value_enum, default_value_t, requires = "goal")]
+    cost: CostArg,
+    /// Write the mix as a configuration for `cp-build quantize --config`
+    #[arg(long, value_name = "FILE.toml", requires = "goal")]
+    skip_list: Option<PathBuf>,
+    /// CPU threads; 0 is one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
+enum CostArg {
+    /// Its multiply-adds
+    #[default]
+    Macs,
+    /// Its measured time in float less that in INT8
+    Time,
+}
+
+impl From<CostArg> for Cost {
+    fn from(cost: CostArg) -> Self {
+        match cost {
+            CostArg::Macs => Cost::Macs,
+            CostArg::Time => Cost::Time,
+        }
+    }
+}
+
+/// Runs `cp-build sensitivity`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let folder = Folder::read(&args.model)?;
+    let given = args.config.as_deref().map(Given::read).transpose()?;
+    let labels = labels(&args)?;
+    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
+    let (calibrate_on, measure_on) = match &args.calibrate_on {
+        Some(dir) => (
+            points::list_frames(std::slice::from_ref(dir))?,
+            Some(frames),
+        ),
+        None => (frames, None),
+    };
+    let job = Job {
+        folder: &folder,
+        frames: &calibrate_on,
+        given: &given.unwrap_or_default(),
+        calibration: args.calibration.as_deref(),
+        threads: args.threads,
+    };
+    let bars = Bars::new();
+    let mut network = Network::new(Subject {
+        job: &job,
+        frames: measure_on,
+        limit: args.limit,
+        labels: labels.as_ref().map(|(_, labels)| labels.clone()),
+        progress: &bars,
+    })?;
+    let inputs = inputs(&args, &network, labels.as_ref().map(|(path, _)| &**path))?;
+    let layers = network.layers().to_vec();
+    let mut report = match &args.out {
+        Some(path) => Report::open(path, inputs, layers)?,
+        None => Report::new(inputs, layers),
+    };
+    if args.cost == CostArg::Time && report.layers.iter().any(|l| l.times_ms.is_none()) {
+        let times = network.times()?;
+        for (layer, times) in report.layers.iter_mut().zip(times) {
+            layer.times_ms = Some(times);
+        }
+    }
+    let options = sensitivity::Options {
+        goal: goal(&args),
+        cost: args.cost.into(),
+    };
+    sensitivity::run(&mut report, args.out.as_deref(), &options, &mut network)?;
+    bars.finish();
+    if let Some(path) = &args.skip_list {
+        report.write_skip_list(network.config(), path)?;
+    }
+    let frames = network.frames().len();
+    let search = report.search_text();
+    let between = if search.is_empty() { "" } else { "\n" };
+    let table = report.table();
+    crate::print(&format!("{frames} frames\n{table}{between}{search}"))
+}
+
+fn goal(args: &Args) -> Option<Goal> {
+    let drop = args.budget.map(Goal::MeanApDrop);
+    drop.or(args.min_sqnr.map(Goal::ObjectSqnr))
+}
+
+/// The labels that were given, or those that belong to the frames.
+fn labels(args: &Args) -> anyhow::Result<Option<(PathBuf, Results)>> {
+    let path = match &args.labels {
+        Some(path) => path.clone(),
+        None => labels_of(&args.frames),
+    };
+    if args.labels.is_none() && !path.exists() {
+        return Ok(None);
+    }
+    let labels = Results::read(&path)?;
+    Ok(Some((path, labels)))
+}
+
+/// All that the measurements depend on.
+fn inputs(
+    args: &Args,
+    network: &Network<'_>,
+    labels: Option<&Path>,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut inputs = BTreeMap::new();
+    for name in [MODEL, PFE, RPN] {
+        inputs.insert(name.to_owned(), sha256_file(&args.model.join(name))?);
+    }
+    let labels = labels.map(sha256_file).transpose()?;
+    inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
+    inputs.insert("frames".into(), report::frames_hash(network.frames())?);
+    let key = network.key();
+    inputs.insert("calibration network".into(), key.model.clone());
+    inputs.insert("calibration frames".into(), key.frames.clone());
+    inputs.insert("calibration options".into(), key.options.clone());
+    inputs.extend(report::options(network.config()));
+    Ok(inputs)
+}

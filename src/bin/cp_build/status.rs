@@ -1,0 +1,114 @@
+//! Exit status by the kind of error; those of `cp-infer` mean the same there.
+
+use centerpoint::Error;
+use centerpoint::build::BuildError;
+use centerpoint::build::calibrate::{CalibrationError, RangeError};
+use centerpoint::build::config::ConfigError;
+use centerpoint::build::sensitivity::SensitivityError;
+use centerpoint::engine::EngineError;
+use centerpoint::eval::EvalError;
+use centerpoint::model::ModelError;
+use centerpoint::plan::PlanError;
+use centerpoint::points::FrameError;
+
+/// For the program's help.
+pub(crate) const HELP: &str = "\
+Exit status: 0 done; 1 a file could not be read or written; 2 wrong usage or configuration; 3 a frame \
+could not be read, or there is none; 4 the model, the network or the plan cannot be used; 5 the device is \
+not available; 6 the network has an operator that is not supported; 7 a frame has other columns than the \
+model reads; 8 the network gives NaN or infinity; 9 a calibration or a report is broken, or of something \
+else; 10 labels or results cannot be scored.";
+
+/// The exit status of an error.
+pub(crate) fn of(error: &anyhow::Error) -> u8 {
+    // The library's functions give their own errors or the one for all.
+    if let Some(error) = error.downcast_ref::<Error>() {
+        return of_library(error);
+    }
+    if let Some(error) = error.downcast_ref::<BuildError>() {
+        return of_build(error);
+    }
+    if let Some(error) = error.downcast_ref::<CalibrationError>() {
+        return of_calibration(error);
+    }
+    if let Some(error) = error.downcast_ref::<FrameError>() {
+        return of_frame(error);
+    }
+    if let Some(error) = error.downcast_ref::<SensitivityError>() {
+        return of_sensitivity(error);
+    }
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return of_engine(error);
+    }
+    if error.is::<ConfigError>() {
+        2
+    } else if error.is::<PlanError>() || error.is::<ModelError>() {
+        4
+    } else if error.is::<EvalError>() {
+        10
+    } else {
+        1
+    }
+}
+
+fn of_library(error: &Error) -> u8 {
+    match error {
+        Error::Model(_) | Error::Plan(_) => 4,
+        Error::Frame(error) => of_frame(error),
+        Error::Engine(error) => of_engine(error),
+        Error::Build(error) => of_build(error),
+        Error::Calibration(error) => of_calibration(error),
+        Error::Sensitivity(error) => of_sensitivity(error),
+        Error::Eval(_) => 10,
+        _ => 1,
+    }
+}
+
+fn of_frame(error: &FrameError) -> u8 {
+    match error {
+        FrameError::MissingColumn { .. } => 7,
+        _ => 3,
+    }
+}
+
+fn of_engine(error: &EngineError) -> u8 {
+    match error {
+        EngineError::Device { .. } => 5,
+        _ => 4,
+    }
+}
+
+fn of_build(error: &BuildError) -> u8 {
+    match error {
+        BuildError::Io { .. } | BuildError::Write { .. } => 1,
+        BuildError::Config(_) | BuildError::Exists { .. } => 2,
+        BuildError::Operator { .. } => 6,
+        BuildError::NoRange { .. } | BuildError::BadRange { .. } => 9,
+        BuildError::Engine { source, .. } => of_engine(source),
+        _ => 4,
+    }
+}
+
+fn of_calibration(error: &CalibrationError) -> u8 {
+    match error {
+        CalibrationError::Io { .. } => 1,
+        CalibrationError::Options(_) => 2,
+        CalibrationError::NoFrames => 3,
+        CalibrationError::Columns { .. } => 7,
+        CalibrationError::NotFinite { .. }
+        | CalibrationError::Range {
+            source: RangeError::NotFinite { .. },
+            ..
+        } => 8,
+        _ => 9,
+    }
+}
+
+fn of_sensitivity(error: &SensitivityError) -> u8 {
+    match error {
+        SensitivityError::Io { .. } => 1,
+        SensitivityError::Goal(_) | SensitivityError::NoLayers { .. } => 2,
+        SensitivityError::NoFrames => 3,
+        _ => 9,
+    }
+}
