@@ -16,6 +16,7 @@ pub mod deconv;
 pub mod equalize;
 pub mod folder;
 pub mod fuse;
+pub mod half;
 pub mod hash;
 pub mod import;
 pub mod onnx;

@@ -225,8 +225,8 @@ fn copied<'a>(
     })
 }
 
-/// Element types of the values, as far as they are known.
-fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
+/// Element types of the values (see [`tensor::element`]), as far as they are known.
+pub(super) fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
     let mut types = HashMap::new();
     for input in graph.inputs()? {
         types.insert(input.name, input.element);

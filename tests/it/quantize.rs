@@ -7,6 +7,7 @@ use centerpoint::boxes::Box3d;
 use centerpoint::build::deconv;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::fuse::fuse;
+use centerpoint::build::half::strongly_typed;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::quantize::{Placement, points, quantize};
 use centerpoint::decode::{Decoder, decode};
@@ -125,39 +126,49 @@ fn differences(found: &Output, expected: &Output) -> (f32, f64) {
     (worst, differing as f64 / all.len() as f64)
 }
 
-/// Every layer of the demo network in INT8, calibrated (by the largest value) on one frame and run on
-/// others: what we write is valid and loads in ONNX Runtime, whose boxes are the CPU engine's.
+/// The frames of the tests on the demo network; ranges come from the first one.
+const FRAMES: [&str; 3] = ["000003.bin", "000007.bin", "000012.bin"];
+
+/// The demo network with every layer in INT8, calibrated by the largest value, and the frames' maps.
+fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
+    let graph = &model.rpn.graph;
+    let maps = FRAMES.map(|frame| bev(model, &demo_frame(frame)));
+    let placement = Placement::default();
+    let amax = ranges(graph, &maps[..1]);
+    let made = quantize(graph, &amax, &placement).unwrap();
+    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
+    let found = made.quantizers.iter().map(|q| &q.tensor);
+    let activations: Vec<&String> = found
+        .take(points(graph, &placement).unwrap().len())
+        .collect();
+    assert!(activations.iter().all(|v| amax.contains_key(*v)));
+    (made.graph, maps)
+}
+
+/// What ONNX Runtime makes of a file on a map; the file is checked before. `None` without Python.
+fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("bev.f32");
+    std::fs::write(&input, frames::bin(map)).unwrap();
+    let arguments = [path, folder.path(), &input].map(|p| p.to_str().unwrap());
+    oracle::script(&[&["run"], &arguments[..]].concat())
+        .then(|| oracle::case(path, folder.path()).outputs)
+}
+
+/// What we write is valid and loads in ONNX Runtime, whose boxes are the CPU engine's.
 #[test]
 fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
     let folder = tempfile::tempdir().unwrap();
     let model = demo();
-    let graph = &model.rpn.graph;
-    let frames = ["000003.bin", "000007.bin", "000012.bin"];
-    let maps = frames.map(|frame| bev(&model, &demo_frame(frame)));
-    let placement = Placement::default();
-    let amax = ranges(graph, &maps[..1]);
-    for value in points(graph, &placement).unwrap() {
-        assert!(
-            amax.contains_key(&value),
-            "the engine does not show {value}"
-        );
-    }
-    let made = quantize(graph, &amax, &placement).unwrap();
-    assert!(made.warnings.is_empty(), "{:?}", made.warnings);
+    let (graph, maps) = quantised(&model);
     let path = folder.path().join("qdq.onnx");
-    made.graph.write(&path).unwrap();
-    let again = Graph::read(&path).unwrap();
-    assert_eq!(again.to_model(), made.graph.to_model());
-    for (frame, map) in frames.iter().zip(&maps) {
-        let input = folder.path().join("bev.f32");
-        std::fs::write(&input, frames::bin(map)).unwrap();
-        let [model_path, out, input] =
-            [&path, folder.path(), &input].map(|p: &Path| p.to_str().unwrap());
-        if !oracle::script(&["run", model_path, out, input]) {
+    graph.write(&path).unwrap();
+    assert_eq!(Graph::read(&path).unwrap().to_model(), graph.to_model());
+    for (frame, map) in FRAMES.iter().zip(&maps) {
+        let Some(expected) = reference(&path, map) else {
             return;
-        }
-        let expected = oracle::case(&path, folder.path()).outputs;
-        let found = oracle::run(&made.graph, map);
+        };
+        let found = oracle::run(&graph, map);
         for (found, expected) in found.iter().zip(&expected) {
             let (worst, share) = differences(found, expected);
             println!(
@@ -167,13 +178,58 @@ fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
             );
         }
         let (a, b) = (boxes(&model.model, &found), boxes(&model.model, &expected));
-        println!(
-            "{frame}: {} boxes, {} of them agree",
-            a.len(),
-            agreeing(&a, &b)
-        );
+        println!("{frame}: {} boxes, {} agree", a.len(), agreeing(&a, &b));
         assert!(!a.is_empty() && a.len() == b.len());
         assert_eq!(agreeing(&a, &b), a.len(), "{frame}");
+    }
+}
+
+/// Euclidean norm of `a - b` relative to that of `b`.
+fn error(a: &Output, b: &Output) -> f64 {
+    let norm = |values: &mut dyn Iterator<Item = f32>| {
+        values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+    };
+    let cells = a.values.iter().zip(&b.values);
+    norm(&mut cells.map(|(a, b)| a - b)) / norm(&mut b.values.iter().copied())
+}
+
+/// FP16 + Q/DQ and FP32 + Q/DQ are equally far from the float network. They are not equal: a half has 11
+/// bits, a sixteenth to an eighth of a code at the end of a range, so some values round to the next code.
+#[test]
+fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_floats() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = demo();
+    let (graph, maps) = quantised(&model);
+    let names = ["float.onnx", "floats.onnx", "halves.onnx"];
+    let paths = names.map(|name| folder.path().join(name));
+    model.rpn.graph.write(&paths[0]).unwrap();
+    graph.write(&paths[1]).unwrap();
+    strongly_typed(&graph).unwrap().write(&paths[2]).unwrap();
+    if !oracle::script(&["halves", paths[2].to_str().unwrap()]) {
+        return;
+    }
+    for (frame, map) in FRAMES.iter().zip(&maps) {
+        let [float, floats, halves] = paths.each_ref().map(|p| reference(p, map).unwrap());
+        for ((float, floats), halves) in float.iter().zip(&floats).zip(&halves) {
+            let (a, b, c) = (
+                error(floats, float),
+                error(halves, float),
+                error(halves, floats),
+            );
+            println!(
+                "{frame} {}: FP32 + Q/DQ {a:.1e} from float, FP16 + Q/DQ {b:.1e}; {c:.1e} apart",
+                float.name
+            );
+            assert!(b <= 1.1 * a && c <= a, "{frame} {}", float.name);
+        }
+        let found = [&float, &floats, &halves].map(|outputs| boxes(&model.model, outputs));
+        println!(
+            "{frame}: {}, {}, {} boxes; of the last {} agree with the second's",
+            found[0].len(),
+            found[1].len(),
+            found[2].len(),
+            agreeing(&found[2], &found[1])
+        );
     }
 }
 

@@ -3,6 +3,7 @@
     onnx_nets.py pfe DIR          small pillar feature networks in the forms that exporters write
     onnx_nets.py rpn DIR          small networks of the operators of the CPU engine
     onnx_nets.py run MODEL DIR [IN]  one given file, on the numbers of IN if given; open axes become 7
+    onnx_nets.py halves MODEL     no value but inputs and outputs is FLOAT
     onnx_nets.py npz FILE DIR     x and y of an NPZ file as the input and the output of a case
     onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
     onnx_nets.py compare A B IN T two files on the numbers of IN: valid, and results within T
@@ -149,6 +150,19 @@ def compare(first, second, source, tolerance):
         cell = np.abs(difference).max() / np.abs(expected).max()
         print(f"{name}: {whole:.1e} as a whole, {cell:.1e} in the worst cell")
         assert whole <= tolerance and cell <= 2 * tolerance, f"{name}: {whole}, {cell}"
+
+
+def halves(path):
+    """Checks by ONNX's own inference that only inputs and outputs are FLOAT."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True)
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    types |= {t.name: t.data_type for t in model.graph.initializer}
+    made = {o for node in model.graph.node for o in node.output}
+    assert made <= types.keys() | {o.name for o in model.graph.output}
+    floats = [name for name, kind in types.items() if kind == TensorProto.FLOAT]
+    assert not floats, floats
+    codes = sum(kind == TensorProto.INT8 for kind in types.values())
+    print(f"{len(types)} values, {codes} of them INT8, none FLOAT")
 
 
 # Pillar feature networks ------------------------------------------------------------------------------
@@ -406,6 +420,8 @@ if __name__ == "__main__":
             run(Path(model), Path(folder))
         case ["run", model, folder, source]:
             run(Path(model), Path(folder), np.fromfile(source, "<f4"))
+        case ["halves", model]:
+            halves(model)
         case ["npz", path, folder]:
             arrays = np.load(path)
             write(Path(folder), "x", arrays["x"], ["y"], [arrays["y"]])

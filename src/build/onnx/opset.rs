@@ -31,8 +31,17 @@ fn changes(op: &str) -> Option<&'static [i64]> {
 
 /// Newest version that [`changes`] speaks of.
 const KNOWN: i64 = 19;
-/// Least IR version of a file with operator set 13: initializers need not be graph inputs there.
-const IR_VERSION: i64 = 7;
+
+/// The IR version that came with a version of the operator set.
+fn ir_version(opset: i64) -> i64 {
+    match opset {
+        ..=10 => 5,
+        11 => 6,
+        12..=14 => 7,
+        15..=18 => 8,
+        _ => 9,
+    }
+}
 
 /// Makes the graph import at least version `to` (at most 19) of the standard operator set.
 ///
@@ -57,7 +66,7 @@ pub fn raise(graph: &mut Graph, to: i64) -> Result<()> {
             )));
         }
     }
-    graph.set_versions(to, IR_VERSION);
+    graph.set_versions(to, ir_version(to));
     Ok(())
 }
 
@@ -73,7 +82,7 @@ mod tests {
         assert_eq!(plain.opset(), 19);
         let model = plain.to_model();
         assert_eq!(model.opset_import[0].version, Some(19));
-        assert_eq!(model.ir_version, Some(7));
+        assert_eq!(model.ir_version, Some(9));
         raise(&mut plain, 13).unwrap();
         assert_eq!(plain.opset(), 19);
     }

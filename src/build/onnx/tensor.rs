@@ -183,6 +183,13 @@ pub fn from_codes(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
     raw(name, dims, element::INT8, bytes)
 }
 
+/// A FLOAT16 tensor for a file, each element rounded (half to even). `data` must have as many elements
+/// as the product of `dims`.
+pub fn from_halves(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
+    let bytes = data.iter().flat_map(|&v| f32_to_half(v).to_le_bytes());
+    raw(name, dims, element::FLOAT16, bytes.collect())
+}
+
 fn raw(name: &str, dims: &[usize], element: i32, bytes: Vec<u8>) -> TensorProto {
     TensorProto {
         name: Some(name.to_owned()),
@@ -271,8 +278,26 @@ fn fail(path: &Path, tensor: &TensorProto, what: String) -> BuildError {
     }
 }
 
+/// IEEE 754 binary32 to binary16, rounded half to even; too large ones become infinite.
+pub(crate) fn f32_to_half(value: f32) -> u16 {
+    let sign = ((value.to_bits() >> 16) & 0x8000) as u16;
+    let magnitude = value.abs();
+    if magnitude.is_nan() {
+        return sign | 0x7e00;
+    }
+    // From here on the next half is 2^16, which does not exist.
+    if magnitude >= 65520.0 {
+        return sign | 0x7c00;
+    }
+    // Halves of one binade are multiples of its unit; below 2^-14 the unit is 2^-24 throughout.
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-14);
+    let units = (magnitude / 2.0_f32.powi(exponent - 10)).round_ties_even() as u16;
+    // 1024 units are the implied bit: where rounding carries, it carries into the exponent.
+    sign | (((exponent + 14) as u16) << 10).wrapping_add(units)
+}
+
 /// IEEE 754 binary16 to binary32, exact.
-fn half_to_f32(bits: u16) -> f32 {
+pub(crate) fn half_to_f32(bits: u16) -> f32 {
     let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
     let fraction = f32::from(bits & 0x3ff);
     match (bits >> 10) & 0x1f {
@@ -316,6 +341,38 @@ mod tests {
         }
         assert!(half_to_f32(0x7e00).is_nan());
         assert_eq!(bfloat_to_f32(0x3fc0), 1.5);
+    }
+
+    /// Expected values: `numpy.float32(v).astype(numpy.float16).view(numpy.uint16)`.
+    #[test]
+    fn floats_are_rounded_to_the_nearest_half() {
+        for (value, bits) in [
+            (0.0, 0x0000),
+            (-0.0, 0x8000),
+            (1.0, 0x3c00),
+            (-2.0, 0xc000),
+            (0.333_333_34, 0x3555),
+            (65504.0, 0x7bff),
+            (65519.99, 0x7bff),
+            (65520.0, 0x7c00),
+            (f32::INFINITY, 0x7c00),
+            (6.103_515_6e-5, 0x0400),
+            (6.1e-5, 0x03ff),
+            (6.102e-5, 0x0400),
+            (5.960_464_5e-8, 0x0001),
+            (2.980_232_2e-8, 0x0000),
+            (2.980_232_6e-8, 0x0001),
+            (1e-10, 0x0000),
+            (2049.0, 0x6800),
+            (2051.0, 0x6802),
+            (0.999_9, 0x3c00),
+        ] {
+            assert_eq!(f32_to_half(value), bits, "{value}");
+        }
+        assert_eq!(f32_to_half(f32::NAN), 0x7e00);
+        for bits in (0..0x7c00).chain(0x8000..0xfc00) {
+            assert_eq!(f32_to_half(half_to_f32(bits)), bits);
+        }
     }
 
     #[test]
