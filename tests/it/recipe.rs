@@ -9,7 +9,7 @@ use centerpoint::build::folder::{Folder, Network};
 use centerpoint::build::recipe::{self, Job, Outcome, Progress};
 use centerpoint::detector::{Detector, Options};
 use centerpoint::plan::Plan;
-use centerpoint::points::{self, ReadOptions};
+use centerpoint::points::{self, Layout, ReadOptions};
 
 use crate::common::repository;
 
@@ -70,8 +70,14 @@ fn the_plan_says_how_it_was_made_and_finds_what_the_float_plan_finds() {
     assert!(sqnr.figure > 28.0, "{sqnr:?}");
     assert!(sqnr.object_cells > 100, "{sqnr:?}");
 
-    let frame = repository().join("calib/demo/frames/000000.bin");
-    let cloud = points::read(&frame, &ReadOptions::default()).unwrap();
+    let frame = points::list_frames(&[repository().join("calib/demo")])
+        .unwrap()
+        .remove(0);
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::new(&plan.model().points.columns).unwrap(),
+    };
+    let cloud = points::read(&frame, &options).unwrap();
     let boxes = |plan: &Path| {
         let mut detector = Detector::load(plan, &Options::default()).unwrap();
         detector.detect(&cloud).unwrap().boxes.to_vec()

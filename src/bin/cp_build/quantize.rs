@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use centerpoint::build::config::Given;
 use centerpoint::build::folder::{Folder, Network, RPN};
+use centerpoint::build::half;
 use centerpoint::build::recipe::{self, Job, Outcome};
 use centerpoint::plan::Candidate;
 use centerpoint::points;
@@ -159,6 +160,7 @@ fn write_onnx(dir: &Path, outcome: &Outcome) -> anyhow::Result<()> {
     let stem = RPN.trim_end_matches(".onnx");
     let graph = &outcome.quantized.graph;
     graph.write(&dir.join(format!("{stem}.int8.onnx")))?;
+    half::strongly_typed(graph)?.write(&dir.join(format!("{stem}.int8_fp16.onnx")))?;
     Ok(())
 }
 

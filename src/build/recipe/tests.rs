@@ -169,10 +169,11 @@ fn equalisation_and_alignment_change_nothing_on_frames() {
     for changed in [(network.graph.clone(), network.pfn.clone()), aligned] {
         assert_ne!(changed.1, float.1, "the PFN takes part");
         for (found, expected) in outputs(&changed).iter().zip(&expected) {
-            let largest = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-            let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
-            let worst = worst.fold(0.0_f32, f32::max);
-            assert!(worst <= 1e-5 * largest, "{worst} of {largest}");
+            let errors = found.iter().zip(expected).map(|(a, b)| f64::from(a - b));
+            let noise: f64 = errors.map(|e| e * e).sum();
+            let signal: f64 = expected.iter().map(|v| f64::from(*v).powi(2)).sum();
+            let relative = (noise / signal).sqrt();
+            assert!(relative < 1e-5, "{relative}");
         }
     }
 }
