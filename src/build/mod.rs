@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! pts_voxel_encoder.onnx ────── import::read_pfe ─── Pfn (weights of a runtime stage)
-//! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse, deconv ─ compile::cpu ─ engine payload
+//! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse, deconv ─ graph
+//!
+//! graph ──────────────────────── compile::cpu ─ engine payload, FP32
+//! graph ─ calibrate ─ quantize ─ compile::cpu ─ engine payload, INT8
+//! graph ─ calibrate ─ quantize ─ half ───────── FP16 + Q/DQ for TensorRT
 //! ```
 //!
 //! Every step is a pure function of its inputs: the same files give the same bytes.

@@ -209,7 +209,8 @@ fn everything_is_collected_whatever_the_number_of_threads() {
         for _ in 0..3 {
             let found = run(&frames.paths(), &graph, threads).unwrap();
             for (name, stats) in &expected {
-                assert_eq!(&found.tensors[name], stats, "{name}, {threads} threads");
+                // Not `assert_eq`: thousands of bins say nothing.
+                assert!(&found.tensors[name] == stats, "{name}, {threads} threads");
             }
             assert_eq!(found.tensors.len(), expected.len());
         }

@@ -1,13 +1,9 @@
 """Makes ONNX files from the tests' network descriptions and runs them with ONNX Runtime.
 
-usage: onnx_reference.py make DIR   for each DIR/*.json: reads .constants.f32, writes .onnx
-       onnx_reference.py run DIR    the same, and reads .input.f32, writes .output.f32 (the outputs one
-                                    after the other)
-       onnx_reference.py time FILE.onnx THREADS
-                                    prints `ready`, the megabytes that the interpreter and its
-                                    libraries took and 0, then for each line read runs once and
-                                    prints the milliseconds that it took, those of processor time,
-                                    and the process's peak memory in megabytes
+usage: onnx_reference.py run DIR
+
+For each DIR/*.json: reads .constants.f32 and .input.f32, writes .onnx and .output.f32 (the outputs one
+after the other).
 """
 
 import json
@@ -15,13 +11,12 @@ import pathlib
 import sys
 
 import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 
 def make(net, constants):
     """The ONNX model of a network description."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
     nodes, initializers = [], []
 
     def constant(name, place, shape):
@@ -74,55 +69,20 @@ def make(net, constants):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def session(path, threads):
-    import onnxruntime
-
+def run(folder):
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    providers = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(str(path), options, providers=providers)
-
-
-def read(folder):
-    """Yields the path and the content of each description, after writing its ONNX file."""
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     for path in sorted(pathlib.Path(folder).glob("*.json")):
         net = json.loads(path.read_text())
         constants = np.fromfile(path.with_suffix(".constants.f32"), np.float32)
         path.with_suffix(".onnx").write_bytes(make(net, constants).SerializeToString())
-        yield path, net
-
-
-def run(folder):
-    for path, net in read(folder):
         x = np.fromfile(path.with_suffix(".input.f32"), np.float32).reshape([1] + net["input"])
-        outputs = session(path.with_suffix(".onnx"), 1).run(net["outputs"], {"input": x})
+        session = onnxruntime.InferenceSession(
+            str(path.with_suffix(".onnx")), options, providers=["CPUExecutionProvider"]
+        )
+        outputs = session.run(net["outputs"], {"input": x})
         np.concatenate([y.ravel() for y in outputs]).tofile(path.with_suffix(".output.f32"))
 
 
-def peak_megabytes():
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def time(path, threads):
-    from time import perf_counter, process_time
-
-    import onnxruntime  # noqa: F401, so that the figure printed next includes it
-
-    libraries = peak_megabytes()
-    s = session(path, int(threads))
-    description = s.get_inputs()[0]
-    x = np.random.default_rng(0).random(description.shape, np.float32)
-    print("ready", libraries, 0, flush=True)
-    for _ in sys.stdin:
-        s.run(None, {description.name: x})  # not measured, as in benches/engine.rs
-        begin, processor = perf_counter(), process_time()
-        s.run(None, {description.name: x})
-        wall, processor = perf_counter() - begin, process_time() - processor
-        print(wall * 1e3, processor * 1e3, peak_megabytes(), flush=True)
-
-
 if __name__ == "__main__":
-    commands = {"make": lambda folder: list(read(folder)), "run": run, "time": time}
-    commands[sys.argv[1]](*sys.argv[2:])
+    {"run": run}[sys.argv[1]](*sys.argv[2:])

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use centerpoint::build::calibrate::{self, BINS};
+use centerpoint::build::calibrate::{self, BINS, CalibrationError};
 
 /// Arguments of `cp-build amax`.
 #[derive(clap::Args)]
@@ -56,7 +56,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     };
     let histogram = calibrate::raw::read(&args.file, &args.batches, args.bins)?;
     let found = histogram.amax(method);
-    let found = found.map_err(|e| anyhow::anyhow!("{}: {e}", args.file.display()))?;
+    let found = found.map_err(|source| CalibrationError::Range {
+        path: args.file,
+        source,
+    })?;
     let output = Output {
         amax: found.amax,
         bins: histogram.bins().len(),

@@ -100,8 +100,12 @@ fn of_config(error: &ConfigError) -> u8 {
 
 fn of_calibration(error: &CalibrationError) -> u8 {
     match error {
-        CalibrationError::Io { .. } => 1,
-        CalibrationError::Options(_) => 2,
+        CalibrationError::Io { .. } | CalibrationError::Raw { .. } => 1,
+        CalibrationError::Options(_)
+        | CalibrationError::Range {
+            source: RangeError::Bins(_) | RangeError::Percentile(_),
+            ..
+        } => 2,
         CalibrationError::NoFrames => 3,
         CalibrationError::Columns { .. } => 7,
         CalibrationError::NotFinite { .. }

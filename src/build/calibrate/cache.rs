@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -243,7 +244,7 @@ pub(super) struct Bins {
     range: f32,
     width: f32,
     max: f32,
-    #[serde(deserialize_with = "counts")]
+    #[serde(deserialize_with = "list")]
     counts: Vec<u64>,
 }
 
@@ -264,28 +265,30 @@ impl TryFrom<Bins> for Histogram {
     }
 }
 
-/// Reads at most [`MAX_BINS`] counts, and keeps no more memory than they take.
-fn counts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
-    struct Counts;
+/// Reads a list of at most [`MAX_BINS`] values, bins or channels, and keeps no more memory than they take.
+pub(super) fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
 
-    impl<'de> Visitor<'de> for Counts {
-        type Value = Vec<u64>;
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX_BINS} counts")
+            write!(f, "at most {MAX_BINS} values")
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u64>, A::Error> {
-            let mut counts = Vec::new();
-            while let Some(count) = seq.next_element()? {
-                if counts.len() == MAX_BINS {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut values = Vec::new();
+            while let Some(value) = seq.next_element()? {
+                if values.len() == MAX_BINS {
                     return Err(serde::de::Error::invalid_length(MAX_BINS + 1, &self));
                 }
-                counts.push(count);
+                values.push(value);
             }
-            counts.shrink_to_fit();
-            Ok(counts)
+            values.shrink_to_fit();
+            Ok(values)
         }
     }
-    deserializer.deserialize_seq(Counts)
+    deserializer.deserialize_seq(List(PhantomData))
 }

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::list;
 use super::histogram::{Histogram, NOT_FINITE};
 use crate::engine::MapView;
 use crate::threads::Pool;
@@ -24,12 +25,16 @@ pub struct TensorStats {
     /// Least x.
     pub min: f32,
     /// Greatest |x| by channel.
+    #[serde(deserialize_with = "list")]
     pub channel_max: Vec<f32>,
     /// Greatest |x| by channel in the occupied cells; 0 where there are none.
+    #[serde(deserialize_with = "list")]
     pub occupied_channel_max: Vec<f32>,
     /// Mean of x by channel.
+    #[serde(deserialize_with = "list")]
     pub channel_mean: Vec<f32>,
     /// Mean of x by channel over the occupied cells; 0 where there are none.
+    #[serde(deserialize_with = "list")]
     pub occupied_channel_mean: Vec<f32>,
 }
 

@@ -57,14 +57,16 @@ pub fn raise(graph: &mut Graph, to: i64) -> Result<()> {
     for node in graph.nodes() {
         let plain_deconvolution = node.op() == "ConvTranspose"
             && matches!(node.string("auto_pad", "NOTSET")?, "" | "NOTSET" | "VALID");
-        let same = plain_deconvolution
-            || changes(node.op()).is_some_and(|v| !v.iter().any(|&v| from < v && v <= to));
-        if !same {
-            return Err(node.error(format!(
-                "it has another form in operator set {to} than in {from}, which the file uses; \
-                 export the network with operator set {to}"
-            )));
-        }
+        let what = match changes(node.op()) {
+            _ if plain_deconvolution => continue,
+            Some(versions) if !versions.iter().any(|&v| from < v && v <= to) => continue,
+            Some(_) => "the operator has another form",
+            None => "the operator is not known, and may have another form",
+        };
+        return Err(node.error(format!(
+            "{what} in operator set {to} than in {from}, which the file uses; export the network \
+             with operator set {to}"
+        )));
     }
     graph.set_versions(to, ir_version(to));
     Ok(())

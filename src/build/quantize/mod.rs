@@ -2,8 +2,8 @@
 //!
 //! A pair rounds a tensor to signed 8-bit codes and back: `code = clamp(rint(x / scale))`,
 //! `x' = code · scale`, zero point 0, half to even. Engines that find pairs on all inputs of a
-//! convolution run it in integers. Where pairs go is decided in [`placement`]; their scales come from
-//! calibration: `scale = amax / 127`.
+//! convolution run it in integers. Where pairs go is decided in `placement.rs`; their scales come
+//! from calibration: `scale = amax / 127`.
 //!
 //! ```text
 //!  x ─ QuantizeLinear ─ DequantizeLinear ─┐           x: per tensor, one pair for all its readers

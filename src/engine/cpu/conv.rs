@@ -20,7 +20,7 @@ const BAND_BYTES: usize = 256 << 10;
 pub(super) struct ConvStep {
     input: Place,
     /// Whether the input's codes may be negative.
-    signed: bool,
+    signed: Signed,
     residual: Option<Place>,
     stride: [usize; 2],
     up: [usize; 2],
@@ -30,6 +30,17 @@ pub(super) struct ConvStep {
     phases: Vec<PhaseStep>,
     /// Rows of steps per task.
     band: usize,
+}
+
+/// What is known of the sign of a convolution's input codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signed {
+    /// Never negative: behind a ReLU.
+    No,
+    /// As the frame's input is, which is what the convolution reads.
+    AsInput,
+    /// May be negative.
+    Yes,
 }
 
 /// A phase of a convolution. Ranges are bytes in the weight blob.
@@ -88,11 +99,11 @@ struct Task<'a> {
 }
 
 impl ConvStep {
-    /// Prepares a validated convolution. `signed`: the input's codes may be negative.
+    /// Prepares a validated convolution.
     pub(super) fn new(
         conv: &Conv,
         input: Place,
-        signed: bool,
+        signed: Signed,
         residual: Option<Place>,
         output: &Place,
     ) -> Self {
@@ -181,7 +192,7 @@ impl Task<'_> {
             WeightLayout::Narrow | WeightLayout::NarrowQuad => self.per_group,
         };
         let band = conv.band * conv.up[0];
-        step.bands(self.context.pool, buffer, band, |y, rows| {
+        step.bands(self.context, buffer, band, |y, rows| {
             for group in 0..conv.groups {
                 for channel in (0..self.per_group).step_by(block) {
                     let channels = channel..(channel + block).min(self.per_group);
@@ -206,29 +217,37 @@ impl Task<'_> {
     ) {
         let (conv, output) = (self.conv, self.output);
         let (a, b) = (number / conv.up[1], number % conv.up[1]);
-        let width = output.width.saturating_sub(b).div_ceil(conv.up[1]);
-        // A phase beyond the edge of a narrow map has no steps.
-        let (Ok(constants), 1..) = (conv.constants(phase, self.context), width) else {
+        let Ok(constants) = conv.constants(phase, self.context) else {
             return;
         };
         let first = group * self.per_group + outputs.start;
         let band = rows.chunks_exact_mut(output.row).enumerate();
         for (r, row) in band.skip(a).step_by(conv.up[0]) {
-            let i = (y + r) / conv.up[0];
-            let place = &conv.input;
-            let part = Part {
-                start: place.start()
-                    + i * conv.stride[0] * place.row
-                    + group * place.channels / conv.groups,
-                residual: self.residual.map_or(0, |(place, _)| {
-                    place.start() + (y + r) * place.row + b * place.pixel + first
-                }),
-                group,
-                outputs: outputs.clone(),
-                width,
-            };
-            let at = output.inset() + b * output.pixel + first;
-            self.row(&part, phase, constants, &mut row[at..]);
+            let y = y + r;
+            for run in self.context.runs(y, output.width) {
+                // The steps whose pixels of this phase are in the run.
+                let step = |x: usize| x.saturating_sub(b).div_ceil(conv.up[1]);
+                let steps = step(run.start)..step(run.end);
+                if steps.is_empty() {
+                    continue;
+                }
+                let x = steps.start * conv.up[1] + b;
+                let place = &conv.input;
+                let part = Part {
+                    start: place.start()
+                        + y / conv.up[0] * conv.stride[0] * place.row
+                        + steps.start * conv.stride[1] * place.pixel
+                        + group * place.channels / conv.groups,
+                    residual: self.residual.map_or(0, |(place, _)| {
+                        place.start() + y * place.row + x * place.pixel + first
+                    }),
+                    group,
+                    outputs: outputs.clone(),
+                    width: steps.len(),
+                };
+                let at = output.inset() + x * output.pixel + first;
+                self.row(&part, phase, constants, &mut row[at..]);
+            }
         }
     }
 
@@ -304,7 +323,11 @@ impl Task<'_> {
                     taps,
                     step,
                     channels,
-                    signed: conv.signed,
+                    signed: match conv.signed {
+                        Signed::No => false,
+                        Signed::AsInput => self.context.signed_input,
+                        Signed::Yes => true,
+                    },
                     weights: &weights[blocks * taps.len() * quads * QUAD * LANES..],
                     multiplier: &multiplier[blocks * LANES..],
                     bias: &bias[blocks * LANES..],
@@ -332,7 +355,7 @@ impl Task<'_> {
     }
 }
 
-/// A part of an output row: steps of a phase, and channels of a group.
+/// A part of an output row: a run of steps of a phase, and channels of a group.
 struct Part {
     /// Index of the first input channel of tap (0, 0) of the first step.
     start: usize,

@@ -9,6 +9,7 @@ use super::conv::ConvStep;
 use super::kernels::positive;
 use super::program::DepthToSpaceMode;
 use super::simd::Isa;
+use super::skip::{Active, Runs};
 use crate::engine::{EngineError, quantize};
 use crate::threads::Pool;
 
@@ -78,9 +79,19 @@ pub(super) struct Context<'a> {
     pub(super) isa: Isa,
     /// The weight blob.
     pub(super) weights: &'a [u8],
+    /// What the operator computes; `None` for everything.
+    pub(super) active: Option<Active<'a>>,
+    /// Whether the network's input may have negative codes.
+    pub(super) signed_input: bool,
 }
 
 impl<'a> Context<'a> {
+    /// The pixels of row `y` of the output, whose width is given, that are computed.
+    pub(super) fn runs(&self, y: usize, width: usize) -> Runs<'a> {
+        self.active
+            .map_or(Runs::all(width), |active| active.runs(y))
+    }
+
     /// A section of the blob as values.
     pub(super) fn values<T: Pod>(&self, range: &Range<usize>) -> Result<&'a [T], EngineError> {
         let bytes = self.weights.get(range.clone());
@@ -119,7 +130,6 @@ impl Element for i8 {
 impl Step {
     /// Runs the operator.
     pub(super) fn run(&self, context: Context<'_>, arena: &mut [u8]) -> Result<(), EngineError> {
-        let pool = context.pool;
         let codes = self.output.scale.is_some();
         match &self.kind {
             StepKind::Conv(conv) => conv.run(self, context, arena)?,
@@ -131,7 +141,7 @@ impl Step {
             } => {
                 let (scale, shift): (&[f32], &[f32]) =
                     (context.values(scale)?, context.values(shift)?);
-                self.pixels(pool, arena, [*input; 2], |out: &mut [f32], [x, _]| {
+                self.pixels(context, arena, [*input; 2], |out: &mut [f32], [x, _]| {
                     for (c, (out, x)) in out.iter_mut().zip::<&[f32]>(x).enumerate() {
                         let y = x * scale[c] + shift[c];
                         *out = if *relu { positive(y) } else { y };
@@ -139,39 +149,39 @@ impl Step {
                 });
             }
             StepKind::Add { a, b, relu } => {
-                self.pixels(pool, arena, [*a, *b], |out: &mut [f32], [a, b]| {
+                self.pixels(context, arena, [*a, *b], |out: &mut [f32], [a, b]| {
                     for ((out, a), b) in out.iter_mut().zip::<&[f32]>(a).zip(b) {
                         *out = if *relu { positive(a + b) } else { a + b };
                     }
                 });
             }
-            StepKind::Relu { input } => self.map(pool, arena, input, positive),
+            StepKind::Relu { input } => self.map(context, arena, input, positive),
             StepKind::Sigmoid { input } => {
-                self.map(pool, arena, input, |x: f32| 1.0 / (1.0 + (-x).exp()));
+                self.map(context, arena, input, |x: f32| 1.0 / (1.0 + (-x).exp()));
             }
             StepKind::Quantize { input, scale } => {
-                self.map(pool, arena, input, |x| quantize(x, *scale));
+                self.map(context, arena, input, |x| quantize(x, *scale));
             }
             StepKind::Dequantize { input, scale } => {
-                self.map(pool, arena, input, |x: i8| f32::from(x) * scale);
+                self.map(context, arena, input, |x: i8| f32::from(x) * scale);
             }
             StepKind::DepthToSpace { input, block, mode } if codes => {
-                self.depth_to_space::<i8>(pool, arena, input, *block, *mode);
+                self.depth_to_space::<i8>(context, arena, input, *block, *mode);
             }
             StepKind::DepthToSpace { input, block, mode } => {
-                self.depth_to_space::<f32>(pool, arena, input, *block, *mode);
+                self.depth_to_space::<f32>(context, arena, input, *block, *mode);
             }
-            StepKind::MaxPool(step) if codes => self.max_pool::<i8>(pool, arena, step),
-            StepKind::MaxPool(step) => self.max_pool::<f32>(pool, arena, step),
+            StepKind::MaxPool(step) if codes => self.max_pool::<i8>(context, arena, step),
+            StepKind::MaxPool(step) => self.max_pool::<f32>(context, arena, step),
         }
         Ok(())
     }
 
     /// Calls `f(y, rows)` in parallel for bands of `band` output rows; `rows` are whole rows of the
-    /// buffer, beginning with row `y` of the map.
+    /// buffer, beginning with row `y` of the map. What is not computed is filled before.
     pub(super) fn bands<T: Element>(
         &self,
-        pool: &Pool,
+        context: Context<'_>,
         buffer: &mut [T],
         band: usize,
         f: impl Fn(usize, &mut [T]) + Sync,
@@ -189,22 +199,34 @@ impl Step {
             buffer[..body.start].fill(T::zeroed());
             buffer[body.end..].fill(T::zeroed());
         }
-        pool.for_each_chunk_mut(&mut buffer[body], band * row, |i, rows| {
-            if self.clears_border && border > 0 {
-                for row in rows.chunks_exact_mut(row) {
-                    row[..side].fill(T::zeroed());
-                    let right = row.len() - side;
-                    row[right..].fill(T::zeroed());
+        context
+            .pool
+            .for_each_chunk_mut(&mut buffer[body], band * row, |i, rows| {
+                if self.clears_border && border > 0 {
+                    for row in rows.chunks_exact_mut(row) {
+                        row[..side].fill(T::zeroed());
+                        let right = row.len() - side;
+                        row[right..].fill(T::zeroed());
+                    }
                 }
-            }
-            f(i * band, rows);
-        });
+                if let Some(active) = context.active {
+                    for (r, row) in rows.chunks_exact_mut(row).enumerate() {
+                        active.fill(
+                            i * band + r,
+                            &mut row[self.output.inset()..],
+                            pixel,
+                            self.output.channels,
+                        );
+                    }
+                }
+                f(i * band, rows);
+            });
     }
 
     /// Calls `f(output, [a, b])` for each pixel's channels; both inputs have the output's shape.
     fn pixels<I: Element, O: Element>(
         &self,
-        pool: &Pool,
+        context: Context<'_>,
         arena: &mut [u8],
         places: [Place; 2],
         f: impl Fn(&mut [O], [&[I]; 2]) + Sync,
@@ -212,9 +234,9 @@ impl Step {
         let output = &self.output;
         let (buffer, inputs) = split::<I, O>(arena, output, places);
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(pool, buffer, band, |y, rows| {
+        self.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
-                for x in 0..output.width {
+                for x in context.runs(y + r, output.width).flatten() {
                     let values = [0, 1].map(|k| {
                         let (input, place) = (inputs[k], &places[k]);
                         let at = place.start() + (y + r) * place.row + x * place.pixel;
@@ -230,19 +252,19 @@ impl Step {
     /// Makes each element from the one at its place.
     fn map<I: Element, O: Element>(
         &self,
-        pool: &Pool,
+        context: Context<'_>,
         arena: &mut [u8],
         input: &Place,
         f: impl Fn(I) -> O + Sync,
     ) {
-        self.pixels(pool, arena, [*input; 2], |out: &mut [O], [x, _]| {
+        self.pixels(context, arena, [*input; 2], |out: &mut [O], [x, _]| {
             out.iter_mut().zip(x).for_each(|(out, x)| *out = f(*x));
         });
     }
 
     fn depth_to_space<T: Element>(
         &self,
-        pool: &Pool,
+        context: Context<'_>,
         arena: &mut [u8],
         place: &Place,
         block: usize,
@@ -251,10 +273,10 @@ impl Step {
         let output = &self.output;
         let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(pool, buffer, band, |y, rows| {
+        self.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
                 let (i, a) = ((y + r) / block, (y + r) % block);
-                for x in 0..output.width {
+                for x in context.runs(y + r, output.width).flatten() {
                     let (j, b) = (x / block, x % block);
                     let from = place.start() + i * place.row + j * place.pixel;
                     let from = &input[from..from + place.channels];
@@ -276,7 +298,7 @@ impl Step {
         });
     }
 
-    fn max_pool<T: Element>(&self, pool: &Pool, arena: &mut [u8], step: &MaxPoolStep) {
+    fn max_pool<T: Element>(&self, context: Context<'_>, arena: &mut [u8], step: &MaxPoolStep) {
         let (output, place) = (&self.output, &step.input);
         let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
         // The part of a window inside the map.
@@ -288,9 +310,9 @@ impl Step {
             first.saturating_sub(step.pad[axis])..end
         };
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(pool, buffer, band, |y, rows| {
+        self.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
-                for x in 0..output.width {
+                for x in context.runs(y + r, output.width).flatten() {
                     let to = output.inset() + x * output.pixel;
                     let to = &mut row[to..to + output.channels];
                     to.fill(T::LOWEST);

@@ -16,7 +16,7 @@
 //!               as Engine: .input_mut() .run() .output(i)
 //!               .run_with(&mut |tensor_name, MapView| …)       calibration
 //!               .set_timing(true) .layer_times()               profiling
-//!               .arena_bytes() .isa()
+//!               .arena_bytes() .isa() .layer_shares()
 //! ```
 //! All builder methods return `Result<_, EngineError>`, whose errors name the node. The weights are
 //! read in place, for instance from a memory-mapped file; see [`Weights`].
@@ -27,6 +27,8 @@
 //! registers while the reduction runs (`kernels.rs`). Every output element is one chain of fused
 //! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
 //! the result depend neither on the instruction set nor on the number of threads.
+//!
+//! What of a frame is empty is not computed again (`skip.rs`).
 //!
 //! In INT8 (`lower/codes.rs` says which convolutions run so) the sums are exact integers, and what
 //! follows is a fixed sequence of f32 operations (`program.rs`, `kernels8.rs`): the same bytes again.
@@ -45,6 +47,7 @@ mod pack8;
 pub mod program;
 mod simd;
 mod simd8;
+mod skip;
 mod spec;
 mod steps;
 
@@ -59,6 +62,7 @@ use std::time::{Duration, Instant};
 
 use self::arena::{LINE, Place};
 use self::exec::{Context, Step};
+use self::skip::Skip;
 use self::steps::{completed, steps};
 use super::{Engine, EngineError, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::threads::Pool;
@@ -77,6 +81,9 @@ pub struct Options {
     /// Instruction set; `None` takes the one that the environment variable `CENTERPOINT_ISA` names
     /// (see [`Isa::name`]), or else the best of this machine.
     pub isa: Option<Isa>,
+    /// Whether to skip what is empty: pixels that see only zeros of the input. The results are the
+    /// same bytes. Default: yes. It takes one run when the engine is made.
+    pub skip_empty: Option<bool>,
 }
 
 /// A program ready to run: its weights, its memory, its threads.
@@ -92,6 +99,8 @@ pub struct CpuEngine {
     pool: Arc<Pool>,
     isa: Isa,
     arena: Vec<Line>,
+    /// What of a frame is computed; `None` if all of each is.
+    skip: Option<Skip>,
     /// Time of each step in the last run, if asked for.
     times: Option<Vec<Duration>>,
 }
@@ -140,7 +149,7 @@ impl CpuEngine {
             .map(|output| places[output.tensor])
             .collect();
         let outputs = program.outputs.iter().zip(&output_places);
-        Ok(Self {
+        let mut engine = Self {
             input: desc(&program.tensors[program.input].name, &input_place),
             outputs: outputs
                 .map(|(output, place)| desc(&output.name, place))
@@ -153,8 +162,32 @@ impl CpuEngine {
             pool,
             isa,
             arena,
+            skip: None,
             times: None,
-        })
+        };
+        if options.skip_empty.unwrap_or(true)
+            && let Some(skip) = Skip::new(&program, engine.arena_bytes())
+        {
+            engine.skip = Some(engine.reference(skip)?);
+        }
+        Ok(engine)
+    }
+
+    /// Runs on an input of zeros and keeps what the operators write.
+    fn reference(&mut self, mut skip: Skip) -> Result<Skip, EngineError> {
+        let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        for (index, step) in self.steps.iter().enumerate() {
+            let context = Context {
+                pool: &self.pool,
+                isa: self.isa,
+                weights: (*self.weights).as_ref(),
+                active: None,
+                signed_input: false,
+            };
+            step.run(context, arena)?;
+            skip.learn(index, &step.output, arena);
+        }
+        Ok(skip)
     }
 
     /// Runs the network and shows every tensor of f32 to `observer` once, by name, as soon as it is complete:
@@ -180,6 +213,15 @@ impl CpuEngine {
         self.times.as_deref().unwrap_or_default()
     }
 
+    /// Part of each operator's output that the last run computed, in the order of
+    /// [`Program::layers`]; what is empty is not (see [`Options::skip_empty`]).
+    pub fn layer_shares(&self) -> Vec<f32> {
+        match &self.skip {
+            Some(skip) => skip.computed().collect(),
+            None => vec![1.0; self.steps.len()],
+        }
+    }
+
     /// Size of the memory in which all feature maps lie.
     pub fn arena_bytes(&self) -> usize {
         size_of_val(&self.arena[..])
@@ -191,13 +233,19 @@ impl CpuEngine {
     }
 
     fn execute(&mut self, mut observer: Option<&mut Observer<'_>>) -> Result<(), EngineError> {
-        let context = Context {
-            pool: &self.pool,
-            isa: self.isa,
-            weights: (*self.weights).as_ref(),
-        };
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
+        if let Some(skip) = &mut self.skip {
+            skip.mark(&self.pool, &self.input_place, arena);
+        }
+        let skip = self.skip.as_ref();
         for (index, step) in self.steps.iter().enumerate() {
+            let context = Context {
+                pool: &self.pool,
+                isa: self.isa,
+                weights: (*self.weights).as_ref(),
+                signed_input: skip.is_none_or(Skip::has_negative_codes),
+                active: skip.and_then(|skip| skip.active(index)),
+            };
             let begin = self.times.is_some().then(Instant::now);
             step.run(context, arena)?;
             if let (Some(times), Some(begin)) = (&mut self.times, begin) {

@@ -2,7 +2,7 @@
 //! can be known before a frame.
 
 use super::arena::Place;
-use super::conv::ConvStep;
+use super::conv::{ConvStep, Signed};
 use super::exec::{MaxPoolStep, Step, StepKind};
 use super::program::{Conv, Op, OpKind, Program, Section};
 
@@ -17,7 +17,11 @@ pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
         let kind = match &op.kind {
             OpKind::Conv(conv) => {
                 let residual = conv.residual.map(|tensor| places[tensor]);
-                let signed = signed[program.root(conv.input).0];
+                let signed = match program.root(conv.input).0 {
+                    root if root == program.input => Signed::AsInput,
+                    root if signed[root] => Signed::Yes,
+                    _ => Signed::No,
+                };
                 let input = places[conv.input];
                 StepKind::Conv(ConvStep::new(conv, input, signed, residual, &output))
             }

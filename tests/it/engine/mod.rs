@@ -9,6 +9,7 @@
 mod naive;
 mod naive8;
 mod quantized;
+mod skip;
 
 use std::path::Path;
 use std::process::Command;
@@ -23,7 +24,16 @@ use centerpoint::threads::Pool;
 fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
     let weights = Arc::new(payload.weights.clone());
     let pool = Arc::new(Pool::new(threads));
-    CpuEngine::new(payload.program.clone(), weights, pool, &Options { isa }).unwrap()
+    CpuEngine::new(
+        payload.program.clone(),
+        weights,
+        pool,
+        &Options {
+            isa,
+            ..Options::default()
+        },
+    )
+    .unwrap()
 }
 
 /// Writes the input, given as dense NCHW.

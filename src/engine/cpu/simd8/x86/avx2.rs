@@ -1,222 +1,17 @@
-//! [`super::Set`] for x86-64.
-//!
-//! VNNI multiplies unsigned inputs with signed weights, so inputs that may be negative are taken as
-//! code + 128. AVX2 has the same multiplication, but it adds two products in 16 bits, which only
-//! inputs in 0..=127 cannot overflow; other inputs are widened to 16 bits.
-//!
-//! There are no closures here: they would be compiled without the instruction set, and each intrinsic in
-//! them would become a call.
+//! AVX2 and AVX-VNNI; see the module above.
 
 use std::arch::x86_64::*;
 
-use super::super::simd::x86::{Avx2, Avx512};
-use super::{Floats, Kernel, Narrow, Registers, Set, Sums, Wide};
-
-/// Runs a kernel with AVX-512 F, BW, VL and VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-pub(super) fn avx512_vnni<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
-    unsafe { kernel.run::<S>() }
-}
-
-/// Runs a kernel with AVX2, FMA and AVX-VNNI.
-#[target_feature(enable = "avxvnni,avx2,fma")]
-pub(super) fn avx_vnni<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
-    unsafe { kernel.run::<S>() }
-}
-
-/// Runs a kernel with AVX2 and FMA.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
-    unsafe { kernel.run::<S>() }
-}
-
-/// AVX-512 VNNI for inputs in 0..=127.
-pub(super) struct Avx512Vnni;
-
-impl Set for Avx512Vnni {
-    type Wide = Vnni512<false>;
-    type Narrow = Vnni512<false>;
-    type Floats = Avx512;
-    const REGISTERS: Registers = Registers::Large;
-}
-
-/// AVX-512 VNNI for any inputs.
-pub(super) struct Avx512VnniOffset;
-
-impl Set for Avx512VnniOffset {
-    type Wide = Vnni512<true>;
-    type Narrow = Vnni512<true>;
-    type Floats = Avx512;
-    const REGISTERS: Registers = Registers::Large;
-    const OFFSET: bool = true;
-}
-
-/// AVX-VNNI for inputs in 0..=127.
-pub(super) struct AvxVnni;
-
-impl Set for AvxVnni {
-    type Wide = Pair256<true, false>;
-    type Narrow = Bytes256<true, false>;
-    type Floats = Avx2;
-    const REGISTERS: Registers = Registers::Six;
-}
-
-/// AVX-VNNI for any inputs.
-pub(super) struct AvxVnniOffset;
-
-impl Set for AvxVnniOffset {
-    type Wide = Pair256<true, true>;
-    type Narrow = Bytes256<true, true>;
-    type Floats = Avx2;
-    const REGISTERS: Registers = Registers::Six;
-    const OFFSET: bool = true;
-}
-
-/// AVX2 for inputs in 0..=127.
-pub(super) struct Avx2Unsigned;
-
-impl Set for Avx2Unsigned {
-    type Wide = Pair256<false, false>;
-    type Narrow = Bytes256<false, false>;
-    type Floats = Avx2;
-    const REGISTERS: Registers = Registers::Four;
-}
-
-/// AVX2 for any inputs.
-pub(super) struct Avx2Signed;
-
-impl Set for Avx2Signed {
-    type Wide = Words256<4>;
-    type Narrow = Words256<2>;
-    type Floats = Avx2;
-    const REGISTERS: Registers = Registers::Two;
-}
-
-/// 16 sums by AVX-512 VNNI; `OFFSET`: inputs are code + 128.
-#[derive(Clone, Copy)]
-pub(super) struct Vnni512<const OFFSET: bool>(__m512i);
+use super::super::{Floats, Narrow, Sums, Wide};
+use crate::engine::cpu::simd::x86::Avx2;
 
 // SAFETY, for all unsafe blocks below: the caller promises the instruction set and valid pointers; see
 // `Set`.
-impl<const OFFSET: bool> Vnni512<OFFSET> {
-    /// Codes as the multiplication takes them.
-    #[inline(always)]
-    unsafe fn offset(codes: __m512i) -> __m512i {
-        if !OFFSET {
-            return codes;
-        }
-        // SAFETY: as above.
-        unsafe { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) }
-    }
-}
-
-impl<const OFFSET: bool> Sums for Vnni512<OFFSET> {
-    type Inputs = __m512i;
-    type Weights = __m512i;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_setzero_si512() })
-    }
-
-    #[inline(always)]
-    unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_dpbusd_epi32(self.0, x, w) })
-    }
-
-    #[inline(always)]
-    unsafe fn negative(self) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_sub_epi32(_mm512_setzero_si512(), self.0) })
-    }
-}
-
-impl<const OFFSET: bool> Wide for Vnni512<OFFSET> {
-    #[inline(always)]
-    unsafe fn quad(from: *const i8) -> Self::Inputs {
-        // SAFETY: as above.
-        unsafe { Self::offset(_mm512_set1_epi32(from.cast::<i32>().read_unaligned())) }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(from: *const i8) -> Self::Weights {
-        // SAFETY: as above.
-        unsafe { _mm512_loadu_epi8(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut i32) {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_epi32(to, self.0) }
-    }
-}
-
-impl<const OFFSET: bool> Narrow for Vnni512<OFFSET> {
-    const CODES: usize = 64;
-
-    #[inline(always)]
-    unsafe fn inputs(from: *const i8) -> Self::Inputs {
-        // SAFETY: as above.
-        unsafe { Self::offset(_mm512_loadu_epi8(from)) }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(from: *const i8) -> Self::Weights {
-        // SAFETY: as above.
-        unsafe { _mm512_loadu_epi8(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn half_inputs(from: *const i8) -> Self::Inputs {
-        // SAFETY: as above.
-        unsafe { Self::offset(Self::half_weights(from)) }
-    }
-
-    #[inline(always)]
-    unsafe fn half_weights(from: *const i8) -> Self::Weights {
-        // SAFETY: as above.
-        unsafe { _mm512_zextsi256_si512(_mm256_loadu_si256(from.cast())) }
-    }
-
-    #[inline(always)]
-    unsafe fn totals(sums: [Self; 4]) -> [i32; 4] {
-        // SAFETY: as above; AVX-512F includes AVX2.
-        unsafe {
-            let mut halves = [_mm256_setzero_si256(); 4];
-            for (half, Self(sum)) in halves.iter_mut().zip(sums) {
-                let high = _mm512_extracti64x4_epi64::<1>(sum);
-                *half = _mm256_add_epi32(_mm512_castsi512_si256(sum), high);
-            }
-            totals(halves)
-        }
-    }
-}
-
-/// The totals of four registers.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn totals([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let v = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-        let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-        let mut totals = [0; 4];
-        _mm_storeu_si128(totals.as_mut_ptr().cast(), v);
-        totals
-    }
-}
 
 /// 8 sums by AVX-VNNI, or by AVX2's multiplication of unsigned with signed bytes; `OFFSET`: inputs are
 /// code + 128 (with VNNI only).
 #[derive(Clone, Copy)]
-pub(super) struct Bytes256<const VNNI: bool, const OFFSET: bool>(__m256i);
+pub(in super::super) struct Bytes256<const VNNI: bool, const OFFSET: bool>(__m256i);
 
 impl<const VNNI: bool, const OFFSET: bool> Bytes256<VNNI, OFFSET> {
     /// Codes as the multiplication takes them.
@@ -286,7 +81,9 @@ impl<const VNNI: bool, const OFFSET: bool> Narrow for Bytes256<VNNI, OFFSET> {
 
 /// 16 sums in two registers.
 #[derive(Clone, Copy)]
-pub(super) struct Pair256<const VNNI: bool, const OFFSET: bool>([Bytes256<VNNI, OFFSET>; 2]);
+pub(in super::super) struct Pair256<const VNNI: bool, const OFFSET: bool>(
+    [Bytes256<VNNI, OFFSET>; 2],
+);
 
 impl<const VNNI: bool, const OFFSET: bool> Sums for Pair256<VNNI, OFFSET> {
     type Inputs = __m256i;
@@ -345,7 +142,7 @@ impl<const VNNI: bool, const OFFSET: bool> Wide for Pair256<VNNI, OFFSET> {
 ///
 /// Wide, 4 registers: register i has two sums for each of the channels 4·i to 4·i + 3.
 #[derive(Clone, Copy)]
-pub(super) struct Words256<const N: usize>([__m256i; N]);
+pub(in super::super) struct Words256<const N: usize>([__m256i; N]);
 
 impl<const N: usize> Words256<N> {
     /// Reads 16 codes per register.
@@ -453,44 +250,6 @@ impl Narrow for Words256<2> {
     }
 }
 
-impl Floats for Avx512 {
-    #[inline(always)]
-    unsafe fn load_sums(from: *const i32) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_cvtepi32_ps(_mm512_loadu_epi32(from)) })
-    }
-
-    #[inline(always)]
-    unsafe fn load_codes(from: *const i8) -> Self {
-        // SAFETY: as above.
-        Self(unsafe {
-            let codes = _mm_loadu_si128(from.cast());
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
-        })
-    }
-
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: as above.
-        Self(unsafe { _mm512_mul_ps(self.0, other.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn store_codes(self, scale: Self, to: *mut i8) {
-        // SAFETY: as above.
-        unsafe {
-            let v = _mm512_div_ps(self.0, scale.0);
-            let numbers = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(v, v);
-            // The limits are whole, so it does not matter that the upper one comes before the rounding.
-            // The conversion makes the least integer of values below all integers, and the
-            // narrowing keeps to the limits.
-            let v = _mm512_min_ps(v, _mm512_set1_ps(127.0));
-            let codes = _mm512_maskz_cvtps_epi32(numbers, v);
-            _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(codes));
-        }
-    }
-}
-
 impl Floats for Avx2 {
     #[inline(always)]
     unsafe fn load_sums(from: *const i32) -> Self {
@@ -557,5 +316,21 @@ unsafe fn codes(values: __m256, scale: __m256) -> __m256i {
         // As with AVX-512.
         let v = _mm256_min_ps(v, _mm256_set1_ps(127.0));
         _mm256_and_si256(_mm256_cvtps_epi32(v), numbers)
+    }
+}
+
+/// The totals of four registers.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn totals([a, b, c, d]: [__m256i; 4]) -> [i32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+        let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        let mut totals = [0; 4];
+        _mm_storeu_si128(totals.as_mut_ptr().cast(), v);
+        totals
     }
 }

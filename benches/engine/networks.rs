@@ -1,0 +1,264 @@
+//! The networks that are measured, and their files in a folder.
+//!
+//! `demo` is the shipped model. `autoware-base` has the size of what Autoware deploys (the `Arch` of that
+//! name in `engines/demo/network.py`) with random weights, whose time and memory are the same as trained
+//! ones'.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use centerpoint::Model;
+use centerpoint::build::folder::Folder;
+use centerpoint::build::onnx::Graph;
+use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
+use centerpoint::build::onnx::tensor::from_floats;
+use centerpoint::build::quantize::{self, Placement};
+use centerpoint::build::{compile, deconv};
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::engine::{Engine, MapView};
+use centerpoint::features::Pfn;
+use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::plan::{self, Contents, Manifest, Target};
+use centerpoint::threads::Pool;
+
+use crate::nets::{int, ints, model, node, value};
+use crate::random::Random;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
+
+/// A network with the model that it belongs to.
+pub(crate) struct Network {
+    pub(crate) name: &'static str,
+    pub(crate) model: Model,
+    pub(crate) pfn: Pfn,
+    model_text: String,
+    /// In float, BN folded.
+    pub(crate) graph: Graph,
+}
+
+impl Network {
+    pub(crate) fn demo() -> Result<Self> {
+        let folder = Folder::read(Path::new(DEMO))?;
+        Ok(Self {
+            name: "demo",
+            model: folder.model,
+            pfn: folder.pfe.pfn,
+            model_text: folder.model_text,
+            graph: folder.rpn.graph,
+        })
+    }
+
+    /// The demo model on the other grid; its PFN serves, since both have 32 BEV channels.
+    pub(crate) fn autoware_base() -> Result<Self> {
+        let demo = Self::demo()?;
+        let mut model_text = demo.model_text;
+        for (from, to) in [
+            (
+                "[-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]",
+                "[-76.8, -76.8, -3.0, 76.8, 76.8, 5.0]",
+            ),
+            ("[0.4, 0.4, 8.0]", "[0.32, 0.32, 8.0]"),
+            ("[256, 256]", "[480, 480]"),
+            ("max_points_per_pillar = 20", "max_points_per_pillar = 32"),
+            ("max_pillars = 20000", "max_pillars = 40000"),
+            ("downsample = 2", "downsample = 1"),
+        ] {
+            anyhow::ensure!(
+                model_text.contains(from),
+                "no `{from}` in the demo's description"
+            );
+            model_text = model_text.replace(from, to);
+        }
+        let model = Model::parse(&model_text, Path::new("autoware-base.toml"))?;
+        let graph = autoware_base(&model)?;
+        Ok(Self {
+            name: "autoware-base",
+            model,
+            pfn: demo.pfn,
+            model_text,
+            graph,
+        })
+    }
+
+    /// The same with quantised activations and weights in every layer, deconvolutions as 1×1
+    /// convolutions; the largest absolute values on `input` (NCHW) are the ranges.
+    pub(crate) fn quantized(&self, input: &[f32]) -> Result<Graph> {
+        let mut graph = self.graph.clone();
+        deconv::rewrite(&mut graph)?;
+        let payload = compile::cpu(&graph)?;
+        let (pool, weights) = (Arc::new(Pool::new(0)), Arc::new(payload.weights));
+        let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
+        let mut view = engine.input_mut();
+        let (height, width) = (view.layout.height, view.layout.width);
+        for (i, value) in input.iter().enumerate() {
+            view.set(i / (height * width), i / width % height, i % width, *value);
+        }
+        let mut amax = BTreeMap::new();
+        engine.run_with(&mut |name, view| {
+            amax.insert(name.to_owned(), largest(view));
+        })?;
+        Ok(quantize::quantize(&graph, &amax, &Placement::default())?.graph)
+    }
+
+    /// Multiply-adds of one run.
+    pub(crate) fn macs(&self) -> Result<u64> {
+        let program = compile::cpu(&self.graph)?.program;
+        Ok(program.layers().iter().map(|layer| layer.macs).sum())
+    }
+
+    /// Compiles a form of the network into a plan.
+    pub(crate) fn write_plan(&self, graph: &Graph, path: &Path) -> Result<()> {
+        let payload = compile::cpu(graph)?;
+        let program = serde_json::to_vec(&payload.program)?;
+        let manifest = Manifest {
+            producer: "bench".into(),
+            target: Target {
+                engine: "cpu".into(),
+                ..Target::default()
+            },
+            ..Manifest::default()
+        };
+        let contents = Contents {
+            manifest,
+            model_text: &self.model_text,
+            pfn: &self.pfn,
+            engine: vec![("program", &program), ("weights", &payload.weights)],
+        };
+        Ok(plan::write(path, contents)?)
+    }
+}
+
+/// The largest absolute value of a map.
+fn largest(view: MapView<'_>) -> f32 {
+    let layout = view.layout;
+    let mut largest = 0.0f32;
+    for y in 0..layout.height {
+        for x in 0..layout.width {
+            for c in 0..layout.channels {
+                largest = largest.max(view.data[layout.index(c, y, x)].abs());
+            }
+        }
+    }
+    largest
+}
+
+/// Nodes and weights of a network that is being made.
+struct Builder {
+    graph: GraphProto,
+    random: Random,
+}
+
+impl Builder {
+    /// Adds a node; gives its output, which has its name.
+    fn add(&mut self, mut node: NodeProto) -> String {
+        let name = node.output[0].clone();
+        node.name = Some(name.clone());
+        self.graph.node.push(node);
+        name
+    }
+
+    /// Adds a convolution with padding `kernel / 2`, or a transposed one whose kernel is its stride.
+    /// The weights keep the variance through a Relu.
+    fn conv(
+        &mut self,
+        op: &str,
+        name: &str,
+        x: &str,
+        sizes: [usize; 2],
+        k: usize,
+        s: usize,
+    ) -> String {
+        let [channels, out] = sizes;
+        let dims = match op {
+            "Conv" => [out, channels, k, k],
+            _ => [channels, out, k, k],
+        };
+        let taps = if op == "Conv" { k * k } else { 1 };
+        let scale = (6.0 / (channels * taps) as f32).sqrt();
+        let count = dims.iter().product();
+        let weight: Vec<f32> = (0..count).map(|_| scale * self.random.signed()).collect();
+        let bias: Vec<f32> = (0..out).map(|_| 0.1 * self.random.signed()).collect();
+        let [w, b] = ["weight", "bias"].map(|end| format!("{name}.{end}"));
+        self.graph.initializer.push(from_floats(&w, &dims, &weight));
+        self.graph.initializer.push(from_floats(&b, &[out], &bias));
+        let mut conv = node(op, &[x, &w, &b], &[name]);
+        let pad = if op == "Conv" { k as i64 / 2 } else { 0 };
+        conv.attribute = vec![
+            ints("kernel_shape", &[k as i64; 2]),
+            ints("strides", &[s as i64; 2]),
+            ints("pads", &[pad; 4]),
+        ];
+        self.add(conv)
+    }
+
+    fn conv_relu(
+        &mut self,
+        op: &str,
+        name: &str,
+        x: &str,
+        sizes: [usize; 2],
+        k: usize,
+        s: usize,
+    ) -> String {
+        let y = self.conv(op, name, x, sizes, k, s);
+        self.add(node("Relu", &[&y], &[&format!("{name}.relu")]))
+    }
+}
+
+/// Backbone, neck and heads for a model whose head has the size of its grid.
+fn autoware_base(description: &Model) -> Result<Graph> {
+    const NECK: usize = 128;
+    const HEAD: usize = 64;
+    let grid = &description.grid;
+    let size = [1, description.bev_channels(), grid.ny, grid.nx].map(|n| n as i64);
+    let mut net = Builder {
+        graph: GraphProto {
+            name: Some("autoware-base".into()),
+            input: vec![value("spatial_features", &size)],
+            ..GraphProto::default()
+        },
+        random: Random(1),
+    };
+    let (mut x, mut channels) = ("spatial_features".to_owned(), description.bev_channels());
+    let mut ups = Vec::new();
+    // Channels, further convolutions, stride, stride of the neck's branch.
+    for (block, (out, layers, stride, up)) in [(64, 3, 1, 1), (128, 5, 2, 2), (256, 5, 2, 4)]
+        .into_iter()
+        .enumerate()
+    {
+        for layer in 0..=layers {
+            let name = format!("pts_backbone.blocks.{block}.{layer}");
+            let stride = if layer == 0 { stride } else { 1 };
+            x = net.conv_relu("Conv", &name, &x, [channels, out], 3, stride);
+            channels = out;
+        }
+        let name = format!("pts_neck.deblocks.{block}");
+        ups.push(net.conv_relu("ConvTranspose", &name, &x, [out, NECK], up, up));
+    }
+    let ups: Vec<&str> = ups.iter().map(String::as_str).collect();
+    let mut concat = node("Concat", &ups, &["pts_neck"]);
+    concat.attribute.push(int("axis", 1));
+    let x = net.add(concat);
+    let x = net.conv_relu(
+        "Conv",
+        "pts_bbox_head.shared_conv",
+        &x,
+        [3 * NECK, HEAD],
+        3,
+        1,
+    );
+    let task = description.head.tasks.first().context("no task")?;
+    for kind in 0..OUTPUT_KINDS.len() {
+        let (name, out) = (&task.outputs[kind], description.output_channels(task, kind));
+        let y = net.conv_relu("Conv", &format!("{name}.0"), &x, [HEAD, HEAD], 3, 1);
+        net.conv("Conv", name, &y, [HEAD, out], 3, 1);
+        let size = [1, out, grid.ny, grid.nx].map(|n| n as i64);
+        net.graph.output.push(value(name, &size));
+    }
+    Ok(Graph::new(
+        &PathBuf::from("autoware-base.onnx"),
+        model(net.graph),
+    )?)
+}

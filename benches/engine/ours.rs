@@ -1,0 +1,72 @@
+//! Our engine as a runner: the measured process.
+
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::{CpuEngine, Options, Program};
+use centerpoint::plan::Plan;
+use centerpoint::threads::Pool;
+
+use crate::runner::{self, Served};
+
+/// Serves the network of a plan, its weights mapped into memory as in `cp-infer`.
+pub(crate) fn serve(plan: &Path, threads: usize, skip_empty: bool) -> Result<()> {
+    let options = Options {
+        skip_empty: Some(skip_empty),
+        ..Options::default()
+    };
+    runner::serve(|| {
+        let plan = Plan::open(plan)?;
+        let program = Program::from_json(plan.section("program")?.as_ref())?;
+        let weights = Arc::new(plan.section("weights")?);
+        let pool = Arc::new(Pool::new(threads));
+        let engine = CpuEngine::new(program, weights, pool, &options)?;
+        let about = format!("this engine, {}", engine.isa().name());
+        Ok((Ours(engine), about))
+    })
+}
+
+struct Ours(CpuEngine);
+
+impl Served for Ours {
+    fn set_input(&mut self, path: &Path) -> Result<()> {
+        let mut view = self.0.input_mut();
+        let layout = view.layout;
+        // Row by row: a second copy of the map would count as the engine's memory.
+        let mut file = BufReader::new(std::fs::File::open(path)?);
+        let mut row = vec![0u8; 4 * layout.width];
+        for c in 0..layout.channels {
+            for y in 0..layout.height {
+                file.read_exact(&mut row)?;
+                for (x, bytes) in row.chunks_exact(4).enumerate() {
+                    let value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                    view.set(c, y, x, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        Ok(self.0.run()?)
+    }
+
+    fn write_outputs(&self, path: &Path) -> Result<()> {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+        for index in 0..self.0.outputs().len() {
+            let view = self.0.output(index).context("no such output")?;
+            let layout = view.layout;
+            for c in 0..layout.channels {
+                for y in 0..layout.height {
+                    for x in 0..layout.width {
+                        file.write_all(&view.data[layout.index(c, y, x)].to_le_bytes())?;
+                    }
+                }
+            }
+        }
+        Ok(file.flush()?)
+    }
+}

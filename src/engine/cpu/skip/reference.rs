@@ -1,0 +1,92 @@
+//! What an operator writes for an input of zeros, in little memory: mostly one vector, or a few
+//! behind a DepthToSpace, and some more along the edges. Groups of equal content are kept once.
+
+use std::collections::HashMap;
+
+use super::GROUP;
+use crate::engine::cpu::arena::{Place, element};
+use crate::engine::cpu::exec::Element;
+
+/// The different groups of a reference may take one in this many bytes of its map; a map with more is
+/// always computed.
+const MOST_OF_MAP: usize = 2;
+
+/// What an operator writes for an input of zeros.
+#[derive(Debug)]
+pub(super) struct Reference {
+    /// By row and group: which of the groups in `data`.
+    ids: Vec<u32>,
+    /// Groups per row.
+    row: usize,
+    /// Words per group.
+    group: usize,
+    /// Different groups, [`GROUP`] pixels of all channels each; in words, which aligns them.
+    data: Vec<u32>,
+}
+
+impl Reference {
+    /// What a buffer holds; `None` if that takes too much memory.
+    pub(super) fn new(place: &Place, buffer: &[u8]) -> Option<Self> {
+        let size = element(place.scale);
+        let channels = place.channels * size;
+        let row = place.width.div_ceil(GROUP);
+        let mut reference = Self {
+            ids: Vec::with_capacity(place.height * row),
+            row,
+            group: channels * GROUP / size_of::<u32>(),
+            data: Vec::new(),
+        };
+        let most = place.height * row * reference.group / MOST_OF_MAP;
+        let mut known: HashMap<Vec<u8>, u32> = HashMap::new();
+        let mut content = vec![0; channels * GROUP];
+        for y in 0..place.height {
+            for g in 0..row {
+                content.fill(0);
+                let columns = g * GROUP..place.width.min((g + 1) * GROUP);
+                for (pixel, x) in content.chunks_exact_mut(channels).zip(columns) {
+                    let at = (place.start() + y * place.row + x * place.pixel) * size;
+                    pixel.copy_from_slice(&buffer[at..at + channels]);
+                }
+                let found = reference
+                    .near(&content)
+                    .or_else(|| known.get(&content).copied());
+                let id = match found {
+                    Some(id) => id,
+                    None if reference.data.len() >= most => return None,
+                    None => {
+                        let id = known.len() as u32;
+                        known.insert(content.clone(), id);
+                        let words = content.chunks_exact(size_of::<u32>());
+                        let words = words.map(bytemuck::pod_read_unaligned::<u32>);
+                        reference.data.extend(words);
+                        id
+                    }
+                };
+                reference.ids.push(id);
+            }
+        }
+        Some(reference)
+    }
+
+    /// Memory in use.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.ids[..]) + size_of_val(&self.data[..])
+    }
+
+    /// The group before the next one, or that above it, if it has this content: most have.
+    fn near(&self, content: &[u8]) -> Option<u32> {
+        let next = self.ids.len();
+        let near = [next.checked_sub(1), next.checked_sub(self.row)];
+        near.into_iter().flatten().find_map(|at| {
+            let id = self.ids[at];
+            let words = &self.data[id as usize * self.group..][..self.group];
+            (bytemuck::cast_slice::<u32, u8>(words) == content).then_some(id)
+        })
+    }
+
+    /// The elements of group `g` of row `y`, pixel by pixel.
+    pub(super) fn group<T: Element>(&self, y: usize, g: usize) -> &[T] {
+        let id = self.ids[y * self.row + g] as usize;
+        bytemuck::cast_slice(&self.data[id * self.group..][..self.group])
+    }
+}

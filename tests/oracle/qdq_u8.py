@@ -1,0 +1,98 @@
+"""Rewrites a Q/DQ network from signed to unsigned activations, the form that ONNX Runtime runs fastest.
+
+usage: qdq_u8.py IN.onnx OUT.onnx [--signed-input]
+
+TensorRT wants signed codes with zero point 0 everywhere. ONNX Runtime has fast x86 kernels for u8
+activations times s8 weights only. The same codes as u8, so that nothing else changes:
+- where the quantised value cannot be negative (behind Relu; the input, which is a BEV map, unless
+  --signed-input): zero point 0, and a Clip to 0..127, because a signed code ends there;
+- elsewhere: zero point 128, so that 0..255 are the signed codes -128..127.
+"""
+
+import sys
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+# Operators whose output is one of their inputs' values.
+MOVES = {"Concat", "DepthToSpace", "MaxPool", "Reshape", "Identity", "DequantizeLinear", "Clip"}
+POSITIVE = {"Relu", "Sigmoid"}
+
+
+class Rewriter:
+    def __init__(self, graph, signed_input):
+        self.graph = graph
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant":
+                self.constants[node.output[0]] = node.attribute[0].t
+        inputs = [value.name for value in graph.input if value.name not in self.constants]
+        self.not_negative = dict.fromkeys(inputs, not signed_input)
+
+    def is_not_negative(self, name):
+        if name not in self.not_negative:
+            node = self.producers.get(name)
+            if node is None or node.op_type not in POSITIVE | MOVES | {"QuantizeLinear"}:
+                known = False
+            elif node.op_type in POSITIVE:
+                known = True
+            else:
+                data = node.input if node.op_type == "Concat" else node.input[:1]
+                known = all(self.is_not_negative(x) for x in data)
+            self.not_negative[name] = known
+        return self.not_negative[name]
+
+    def constant(self, name, value):
+        if name not in self.constants:
+            tensor = numpy_helper.from_array(np.array(value, np.uint8), name)
+            self.graph.initializer.append(tensor)
+            self.constants[name] = tensor
+        return name
+
+    def activation(self, node):
+        """Whether this QuantizeLinear is a signed one of an activation."""
+        if node.op_type != "QuantizeLinear" or node.input[0] in self.constants:
+            return False
+        zero = numpy_helper.to_array(self.constants[node.input[2]])
+        return zero.dtype == np.int8 and not zero.any()
+
+    def rewrite(self):
+        """Rewrites all; returns how many were clipped, how many got zero point 128."""
+        nodes, codes, counts = [], {}, [0, 0]
+        for node in self.graph.node:
+            nodes.append(node)
+            if self.activation(node):
+                shifted = not self.is_not_negative(node.input[0])
+                zero = self.constant(f"u8_{128 * shifted}", 128 * shifted)
+                counts[shifted] += 1
+                node.input[2] = zero
+                name = node.output[0]
+                if not shifted:
+                    clipped = [name + "_full", self.constant("u8_0", 0), self.constant("u8_127", 127)]
+                    node.output[0] = clipped[0]
+                    nodes.append(helper.make_node("Clip", clipped, [name], name=name + "_clip"))
+                codes[name] = zero
+            elif node.op_type == "DequantizeLinear" and node.input[0] in codes:
+                node.input[2] = codes[node.input[0]]
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        # Their declared types are no longer true.
+        kept = [value for value in self.graph.value_info if value.name not in codes]
+        del self.graph.value_info[:]
+        self.graph.value_info.extend(kept)
+        return counts
+
+
+def main(source, target, *flags):
+    model = onnx.load(source)
+    clipped, shifted = Rewriter(model.graph, "--signed-input" in flags).rewrite()
+    if clipped + shifted == 0:
+        sys.exit(f"{source}: no QuantizeLinear with signed codes and zero point 0")
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
