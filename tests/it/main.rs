@@ -34,6 +34,7 @@ mod pfn_golden;
 mod plan;
 mod points;
 mod quantize;
+mod recipe;
 mod stages;
 mod sweeps;
 mod synth;
