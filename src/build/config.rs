@@ -6,10 +6,10 @@
 //!                               # "background", "off"
 //!
 //! [calibration]
-//! method = "max"                # or "mse", "entropy", "percentile"
+//! method = "percentile"         # or "max", "mse", "entropy"
 //! percentile = 99.999           # of "percentile", in percent
 //! bins = 2048                   # of the histograms
-//! cells = "all"                 # or "occupied": only cells with a pillar under them
+//! cells = "occupied"            # only cells with a pillar under them; or "all"
 //!
 //! [equalize]
 //! alpha = 0.5                   # cross-layer equalisation, 0 to 1; 0 is none
@@ -28,7 +28,7 @@
 //! held_out = 4                  # every 4th frame is not calibrated on but measured on; 0 is none
 //! ```
 //!
-//! Keys that are left out have the values above. Flags of the command override single keys. The
+//! Keys that are left out have the values above: what measured best on the demo model. Flags of the command override single keys. The
 //! recipe `nvidia` fixes all but `skip` and `frames`; under `best` a given key holds for every
 //! candidate. The effective configuration is kept whole in the plan's manifest.
 
@@ -103,10 +103,10 @@ pub struct Calibration {
 impl Default for Calibration {
     fn default() -> Self {
         Self {
-            method: Method::Max,
+            method: Method::Percentile,
             percentile: 99.999,
             bins: 2048,
-            cells: Cells::All,
+            cells: Cells::Occupied,
         }
     }
 }

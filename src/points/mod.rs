@@ -124,9 +124,10 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64), FrameError> {
     Ok((file, bytes))
 }
 
-/// The frames that `paths` name: files as they are, folders as their frames, sorted by name.
+/// The frames that `paths` name: files as they are, folders as their frames, sorted by name. Of a data
+/// set, a folder without frames of its own but with a folder `frames`, those are meant.
 ///
-/// Sub-folders and other files in a folder are passed over. A path that does not exist stays in
+/// Other sub-folders and other files in a folder are passed over. A path that does not exist stays in
 /// the list, so that reading it is what fails and the other frames go on.
 ///
 /// # Errors
@@ -138,24 +139,34 @@ pub fn list_frames(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FrameError> {
             frames.push(path.clone());
             continue;
         }
-        let io = |source| FrameError::Io {
-            path: path.clone(),
-            source,
-        };
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(io)? {
-            let file = entry.map_err(io)?.path();
-            if Format::of(&file).is_some() && file.is_file() {
-                found.push(file);
-            }
+        let mut found = frames_in(path)?;
+        let inner = path.join("frames");
+        if found.is_empty() && inner.is_dir() {
+            found = frames_in(&inner)?;
         }
         if found.is_empty() {
             return Err(FrameError::NoFrames(path.clone()));
         }
-        found.sort_unstable();
         frames.append(&mut found);
     }
     Ok(frames)
+}
+
+/// The frames in a folder, sorted by name; there may be none.
+fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
+    let io = |source| FrameError::Io {
+        path: folder.into(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let file = entry.map_err(io)?.path();
+        if Format::of(&file).is_some() && file.is_file() {
+            found.push(file);
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Why a frame could not be read or used. The message says everything; print it with `{}`.

@@ -199,6 +199,15 @@ fn folders_become_their_frames_in_order() {
     let expected = ["a.bin", "a.pcd", "b.bin", "d.npy"].map(at);
     assert_eq!(listed[0], single);
     assert_eq!(listed[1..], expected);
+    // A data set has its frames in a folder of that name.
+    fs::create_dir_all(at("set/frames")).unwrap();
+    fs::write(at("set/frames/f.bin"), "").unwrap();
+    fs::write(at("set/labels.json"), "").unwrap();
+    let listed = points::list_frames(&[at("set")]).unwrap();
+    assert_eq!(listed, [at("set/frames/f.bin")]);
+    fs::write(at("set/own.bin"), "").unwrap();
+    let listed = points::list_frames(&[at("set")]).unwrap();
+    assert_eq!(listed, [at("set/own.bin")]);
     fs::create_dir(at("none")).unwrap();
     let text = points::list_frames(&[at("none")]).unwrap_err().to_string();
     assert!(text.contains("none") && text.contains(".npy"), "{text}");

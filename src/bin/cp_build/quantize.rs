@@ -3,8 +3,10 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use centerpoint::Error;
 use centerpoint::build::config::Given;
 use centerpoint::build::folder::{Folder, Network, RPN};
+use centerpoint::build::half;
 use centerpoint::build::recipe::{self, Job, Outcome};
 use centerpoint::plan::Candidate;
 use centerpoint::points;
@@ -23,10 +25,11 @@ pub(crate) struct Args {
     /// The plan to write.
     #[arg(long, value_name = "FILE.plan")]
     out: PathBuf,
-    /// How: the common recipe of NVIDIA's tools, the best of a list, or as configured.
+    /// The common recipe of NVIDIA's tools, the best of a list, or as configured [default: the file's,
+    /// or best without --config].
     #[arg(long, value_enum)]
     recipe: Option<RecipeArg>,
-    /// All options, as `quantize.toml`; flags go before.
+    /// All options, as `quantize.toml`; flags override single ones.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Leave layers of this name in float; `*` is any text.
@@ -155,10 +158,11 @@ fn given(args: &Args) -> anyhow::Result<Given> {
 
 /// Writes the network with its pairs: FP32 beside them for everybody, FP16 for TensorRT.
 fn write_onnx(dir: &Path, outcome: &Outcome) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir)?;
+    std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
     let stem = RPN.trim_end_matches(".onnx");
     let graph = &outcome.quantized.graph;
     graph.write(&dir.join(format!("{stem}.int8.onnx")))?;
+    half::strongly_typed(graph)?.write(&dir.join(format!("{stem}.int8_fp16.onnx")))?;
     Ok(())
 }
 

@@ -40,9 +40,10 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<EngineError>() {
         return of_engine(error);
     }
-    if error.is::<ConfigError>() {
-        2
-    } else if error.is::<PlanError>() || error.is::<ModelError>() {
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        return of_config(error);
+    }
+    if error.is::<PlanError>() || error.is::<ModelError>() {
         4
     } else if error.is::<EvalError>() {
         10
@@ -81,11 +82,19 @@ fn of_engine(error: &EngineError) -> u8 {
 fn of_build(error: &BuildError) -> u8 {
     match error {
         BuildError::Io { .. } | BuildError::Write { .. } => 1,
-        BuildError::Config(_) | BuildError::Exists { .. } => 2,
+        BuildError::Config(error) => of_config(error),
+        BuildError::Exists { .. } => 2,
         BuildError::Operator { .. } => 6,
         BuildError::NoRange { .. } | BuildError::BadRange { .. } => 9,
         BuildError::Engine { source, .. } => of_engine(source),
         _ => 4,
+    }
+}
+
+fn of_config(error: &ConfigError) -> u8 {
+    match error {
+        ConfigError::Io { .. } => 1,
+        _ => 2,
     }
 }
 

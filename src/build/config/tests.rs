@@ -119,14 +119,14 @@ fn a_fixed_recipe_takes_skips_and_frames_only() {
     assert_eq!(config.placement.skip, ["a.*"]);
     assert_eq!((config.frames.limit, config.frames.held_out), (3, 2));
     // A key with the recipe's own value is no contradiction.
-    parse("calibration.method = \"max\"")
+    parse("calibration.method = \"percentile\"")
         .unwrap()
         .over_fixed(&base)
         .unwrap();
     for (text, key) in [
         (
             "calibration.method = \"mse\"",
-            "`calibration.method` = \"max\", not \"mse\"",
+            "`calibration.method` = \"percentile\", not \"mse\"",
         ),
         ("bias_correction = \"off\"", "`bias_correction`"),
         (
