@@ -8,7 +8,7 @@ use centerpoint::build::config::Given;
 use centerpoint::build::folder::{Folder, Network, RPN};
 use centerpoint::build::half;
 use centerpoint::build::recipe::{self, Job, Outcome};
-use centerpoint::plan::Candidate;
+use centerpoint::plan::{Accuracy, Candidate};
 use centerpoint::points;
 
 use crate::progress::Bars;
@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Also write the Q/DQ network there, in FP32 and in FP16 for TensorRT.
     #[arg(long, value_name = "DIR")]
     onnx: Option<PathBuf>,
+    /// Accuracy to keep in the plan: output of `cp-build eval --plan --format json`.
+    #[arg(long, value_name = "FILE.json")]
+    accuracy: Option<PathBuf>,
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -80,6 +83,7 @@ enum RecipeArg {
 /// Runs `cp-build quantize`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let given = given(&args)?;
+    let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     let folder = Folder::read(&args.model)?;
     let frames = points::list_frames(&[args.frames.clone()])?;
     let bars = Bars::new();
@@ -106,7 +110,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         steps,
         quantization: Some(outcome.record.clone()),
     };
-    folder.write_cpu(&args.out, network, None)?;
+    folder.write_cpu(&args.out, network, accuracy)?;
     crate::print(&summary(&args.out, &outcome)?)
 }
 
