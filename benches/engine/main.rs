@@ -161,12 +161,11 @@ fn main() -> Result<()> {
     if let Some(plan) = &args.serve {
         return ours::serve(plan, args.threads[0], !args.no_skipping);
     }
-    let mut python = runner::python();
+    let python = runner::python().filter(|_| args.bench);
     if !args.bench {
         (args.net, args.threads, args.seconds) = (vec![Net::Demo], vec![1], 0.0);
-        python = None;
-    }
-    if python.is_none() {
+        println!("skipped the other engines: this only shows that ours runs");
+    } else if python.is_none() {
         println!("skipped the other engines: CENTERPOINT_PYTHON is not set");
     }
     if args.engine.is_empty() {

@@ -407,8 +407,15 @@ impl<'a> Bench<'a> {
         let method = method(&config.calibration);
         let occupied = config.calibration.cells == Cells::Occupied;
         let mut amax = BTreeMap::new();
+        let mut warnings = Vec::new();
         for tensor in quantize::points(&network.graph, &placement)? {
             let found = network.calibration.amax(&tensor, method, occupied)?;
+            if found.amax == 0.0 {
+                warnings.push(format!(
+                    "tensor \"{tensor}\" is 0 in every frame that was calibrated on, and stays 0 in \
+                     INT8; calibrate on frames that reach it"
+                ));
+            }
             amax.insert(tensor, found.amax);
         }
         let mut quantized = quantize::quantize(&network.graph, &amax, &placement)?;
@@ -425,6 +432,7 @@ impl<'a> Bench<'a> {
             quantized = quantize::quantize(&graph, &amax, &placement)?;
         }
         let network = &self.networks[at];
+        quantized.warnings.extend(warnings);
         let activations = quantized.quantizers.iter_mut();
         for quantizer in activations.filter(|q| q.kind == Kind::Activation) {
             if let [amax] = quantizer.amax[..] {

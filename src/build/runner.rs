@@ -4,14 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::calibrate::CalibrationError;
 use super::{BuildError, Result as BuildResult};
 use crate::engine::Engine;
 use crate::engine::cpu::{CpuEngine, Observer, Options, Payload};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::{self, Features, Pfn};
 use crate::model::Model;
 use crate::pillars::{self, Pillars};
-use crate::points::{self, Layout, ReadOptions};
+use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 
@@ -116,12 +117,22 @@ impl<'a> Runner<'a> {
     /// Reads a frame's file into the network's input.
     ///
     /// # Errors
-    /// [`crate::points::FrameError`] where the frame cannot be read.
+    /// [`FrameError`] where the frame cannot be read, [`CalibrationError::Columns`] where it lacks one that
+    /// the model needs.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let model = self.model;
         let cloud = points::read(frame, &self.read)?;
         let columns = &model.points.columns;
-        let selected = cloud.select(columns, model.points.intensity_scale, &mut self.points)?;
+        let selected = cloud.select(columns, model.points.intensity_scale, &mut self.points);
+        let selected = selected.map_err(|error| match error {
+            // Only here are both known, what the model needs and which file lacks it.
+            source @ FrameError::MissingColumn { .. } => CalibrationError::Columns {
+                path: frame.into(),
+                source: source.into(),
+            }
+            .into(),
+            other => Error::from(other),
+        })?;
         let most = model.points.capacity * columns.len();
         let points = selected.points.get(..most).unwrap_or(selected.points);
         pillars::voxelize(points, columns.len(), &model.grid, &mut self.pillars);

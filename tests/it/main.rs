@@ -18,11 +18,14 @@ mod nets;
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[path = "../common/toy.rs"]
+mod toy;
 
 mod calibrate;
 mod calibration;
 mod cli;
 mod compile;
+mod degenerate;
 mod demo;
 mod detector;
 mod engine;
@@ -35,6 +38,8 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
+mod seeds;
+mod sensitivity;
 mod stages;
 mod sweeps;
 mod synth;

@@ -151,7 +151,7 @@ fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
     let input = folder.path().join("bev.f32");
     std::fs::write(&input, frames::bin(map)).unwrap();
     let arguments = [path, folder.path(), &input].map(|p| p.to_str().unwrap());
-    oracle::script(&[&["run"], &arguments[..]].concat())
+    oracle::script(&[&["check"], &arguments[..]].concat())
         .then(|| oracle::case(path, folder.path()).outputs)
 }
 

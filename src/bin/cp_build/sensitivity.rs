@@ -110,6 +110,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         labels: labels.as_ref().map(|(_, labels)| labels.clone()),
         progress: &bars,
     })?;
+    for warning in network.warnings() {
+        log::warn!("{warning}");
+    }
     let inputs = inputs(&args, &network, labels.as_ref().map(|(path, _)| &**path))?;
     let layers = network.layers().to_vec();
     let mut report = match &args.out {

@@ -20,7 +20,6 @@ use crate::engine::MapView;
 use crate::error::{Error, Result};
 use crate::features::Pfn;
 use crate::model::Model;
-use crate::points::FrameError;
 use crate::threads::Pool;
 
 /// Most bytes of feature maps that workers share: with the rest it stays below 1 GB. One worker may
@@ -164,15 +163,7 @@ impl Worker<'_> {
     }
 
     fn frame(&mut self, number: usize, path: &Path, shared: &Shared<'_>) -> Result<(), Stop> {
-        self.runner.read(path).map_err(|error| match error {
-            // Only here are both known, what the model needs and which file lacks it.
-            Error::Frame(source @ FrameError::MissingColumn { .. }) => CalibrationError::Columns {
-                path: path.into(),
-                source: source.into(),
-            }
-            .into(),
-            other => other,
-        })?;
+        self.runner.read(path)?;
         self.occupancy.set(self.runner.cells());
         let (pool, occupancy) = (&self.pool, &mut self.occupancy);
         let mut index = 0;

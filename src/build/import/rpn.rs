@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::outputs::{self, Matching};
+use crate::build::compile::CPU_OPERATORS;
 use crate::build::deconv;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::graph::Value;
@@ -57,6 +58,11 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     for (name, wanted) in names.iter().zip(&wanted) {
         let expected = [1, wanted.channels, h, w];
         let found = shapes.get(name);
+        if found.is_none()
+            && let Some(unknown) = unknown_operator(&graph, &shapes)
+        {
+            return Err(unknown);
+        }
         if found != Some(&expected) {
             return Err(BuildError::graph(
                 path,
@@ -98,6 +104,23 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
         fused,
         rewritten,
     })
+}
+
+/// The first node at which shapes end, if its operator is not one that is run.
+fn unknown_operator(graph: &Graph, shapes: &Shapes) -> Option<BuildError> {
+    let is_known = |value: &String| shapes.get(value).is_some();
+    let node = graph
+        .nodes()
+        .find(|n| n.proto.input.iter().any(is_known) && !n.proto.output.iter().all(is_known))?;
+    let mut words = CPU_OPERATORS.iter().flat_map(|o| o.split([' ', ',']));
+    match words.any(|word| word == node.op()) {
+        true => None,
+        false => Some(BuildError::Operator {
+            path: graph.path().to_path_buf(),
+            node: node.describe(),
+            supported: CPU_OPERATORS.join(", "),
+        }),
+    }
 }
 
 /// The name of the graph's input, whose fixed axes must be those of `dims`.

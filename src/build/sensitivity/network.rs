@@ -57,6 +57,7 @@ pub struct Network<'a> {
     key: Key,
     frames: Vec<PathBuf>,
     labels: Option<Results>,
+    warnings: Vec<String>,
     layers: Vec<Layer>,
     /// Names of each layer's nodes.
     nodes: Vec<Vec<String>>,
@@ -121,6 +122,7 @@ impl<'a> Network<'a> {
             key: trial.key,
             frames,
             labels,
+            warnings: trial.quantized.warnings,
             layers,
             nodes,
             pool: Arc::new(Pool::new(job.threads)),
@@ -143,6 +145,11 @@ impl<'a> Network<'a> {
     /// What the calibration was made from.
     pub fn key(&self) -> &Key {
         &self.key
+    }
+
+    /// What was asked for and had no effect, and the like.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The frames that are measured on.

@@ -1,0 +1,182 @@
+//! Inputs that no ordinary flow has, each with its own message and exit status (see `cp-build --help`).
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use centerpoint::build::onnx::tensor::from_floats;
+
+use crate::common::MODEL;
+use crate::frames::{Encoding, XYZI, bin, pcd};
+use crate::nets::node;
+use crate::toy::{self, Net, built, refused};
+
+const QUANTIZE: [&str; 9] = [
+    "quantize",
+    "--recipe",
+    "custom",
+    "--model",
+    "model",
+    "--frames",
+    "frames",
+    "--out",
+    "int8.plan",
+];
+
+fn folder(net: Net) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_model(folder.path(), "model", net);
+    toy::write_frames(folder.path(), "frames", 8);
+    folder
+}
+
+/// The network with other values in one weight.
+fn with_weight(name: &str, dims: &[usize], value: f32) -> Net {
+    let mut net = Net::new();
+    let values = vec![value; dims.iter().product()];
+    let mut tensors = net.tensors.iter_mut();
+    let tensor = tensors.find(|t| t.name() == name).unwrap();
+    *tensor = from_floats(name, dims, &values);
+    net
+}
+
+fn help_says(status: i32) {
+    let (help, _) = built(Path::new("."), &["--help"]);
+    assert!(help.contains(&format!("{status} ")), "{help}");
+}
+
+/// Nothing ever reaches `wide`: its weights are zero, and so is what it makes, whose range is none.
+#[test]
+fn tensors_that_are_zero_everywhere_are_quantised_and_said() {
+    let mut net = with_weight("wide.weight", &[16, 8, 3, 3], 0.0);
+    for tensor in &mut net.tensors {
+        if ["norm.wide.bias", "norm.wide.running_mean"].contains(&tensor.name()) {
+            *tensor = from_floats(&tensor.name().to_owned(), &[16], &[0.0; 16]);
+        }
+    }
+    // A head on it alone, so that its tensor is not one with that of `narrow`.
+    let concat = net
+        .nodes
+        .iter_mut()
+        .find(|n| n.op_type() == "Concat")
+        .unwrap();
+    concat.input = vec!["w".into(), "w".into()];
+    let up = net
+        .tensors
+        .iter_mut()
+        .find(|t| t.name() == "deblocks.0.weight")
+        .unwrap();
+    *up = from_floats("deblocks.0.weight", &[32, 8, 2, 2], &[0.5; 32 * 32]);
+    let folder = folder(net);
+    let (_, warnings) = built(folder.path(), &QUANTIZE);
+    assert!(warnings.contains("\"c\" is 0 in every frame"), "{warnings}");
+    let (text, _) = built(
+        folder.path(),
+        &["inspect", "int8.plan", "--show", "quantizers"],
+    );
+    let line = text.lines().find(|l| l.starts_with("c ")).unwrap();
+    assert!(line.contains("0.0000"), "{line}");
+    let eval = ["eval", "--plan", "int8.plan", "--frames", "frames"];
+    // It runs: only the labels are missing.
+    let message = refused(folder.path(), &eval, 10);
+    assert!(message.contains("labels.json"), "{message}");
+}
+
+#[test]
+fn an_infinite_activation_is_refused_with_tensor_and_frame() {
+    let folder = folder(with_weight("heads.reg.weight", &[2, 8, 1, 1], 3e38));
+    let message = refused(folder.path(), &QUANTIZE, 8);
+    for part in ["\"reg\"", "frames000.bin", "inf"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    help_says(8);
+}
+
+#[test]
+fn no_frames_are_refused_with_the_folder() {
+    let folder = folder(Net::new());
+    std::fs::remove_dir_all(folder.path().join("frames")).unwrap();
+    std::fs::create_dir(folder.path().join("frames")).unwrap();
+    let message = refused(folder.path(), &QUANTIZE, 3);
+    assert!(
+        message.contains("frames: no frames in this folder"),
+        "{message}"
+    );
+    // One frame, and it is held out of nothing but kept for calibration; none is left to measure on.
+    toy::write_frames(folder.path(), "frames", 1);
+    let mut args = QUANTIZE.to_vec();
+    args[0] = "sensitivity";
+    args.retain(|a| !["--recipe", "custom", "--out", "int8.plan"].contains(a));
+    let message = refused(folder.path(), &args, 3);
+    assert!(
+        message.contains("no frame is left to measure on"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_frame_of_another_layout_is_refused_with_its_columns() {
+    let folder = folder(Net::new());
+    let ring = MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "ring""#);
+    toy::write_description(&folder.path().join("model"), &ring, 4);
+    let frame = pcd(&XYZI, &[1.0, 2.0, 3.0, 0.5], Encoding::Ascii);
+    // Among those to calibrate on, and among those to measure on.
+    for name in ["frames001.pcd", "frames002.pcd"] {
+        let path = folder.path().join("frames").join(name);
+        std::fs::write(&path, &frame).unwrap();
+        let message = refused(folder.path(), &QUANTIZE, 7);
+        for part in [name, "ring", "x,y,z,intensity"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
+    // A file that is no whole number of rows cannot be read at all.
+    std::fs::write(folder.path().join("frames/frames002.bin"), bin(&[1.0; 5])).unwrap();
+    let message = refused(folder.path(), &QUANTIZE, 3);
+    assert!(message.contains("frames002.bin"), "{message}");
+}
+
+#[test]
+fn an_operator_that_is_not_known_is_refused_with_node_and_file() {
+    let mut net = Net::new();
+    let relu = net.nodes.iter().position(|n| n.output == ["n"]).unwrap();
+    net.nodes[relu] = node("Softplus", &["n1"], &["n"]);
+    net.nodes[relu].name = Some("/narrow/Softplus".into());
+    let folder = folder(net);
+    let message = refused(folder.path(), &QUANTIZE, 6);
+    for part in ["pts_backbone_neck_head.onnx", "/narrow/Softplus", "Relu"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[test]
+fn a_calibration_of_another_model_is_refused() {
+    let folder = folder(Net::new());
+    let mut args = QUANTIZE.to_vec();
+    args.extend(["--equalize", "0", "--calibration", "x.calib.json"]);
+    built(folder.path(), &args);
+    toy::write_model(
+        folder.path(),
+        "model",
+        with_weight("narrow.weight", &[8, 8, 3, 3], 0.5),
+    );
+    let message = refused(folder.path(), &args, 9);
+    for part in ["x.calib.json", "from another model"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    std::fs::write(folder.path().join("x.calib.json"), "{}").unwrap();
+    let message = refused(folder.path(), &args, 9);
+    assert!(message.contains("not a readable calibration"), "{message}");
+}
+
+#[test]
+fn a_configuration_that_cannot_be_is_wrong_usage() {
+    let folder = folder(Net::new());
+    std::fs::write(folder.path().join("q.toml"), "[equalize]\nalpha = 2.0\n").unwrap();
+    let mut args = QUANTIZE.to_vec();
+    args.extend(["--config", "q.toml"]);
+    let message = refused(folder.path(), &args, 2);
+    assert!(message.contains("`equalize.alpha` is 2"), "{message}");
+    let mut gone = QUANTIZE.to_vec();
+    gone[4] = "no/such/model";
+    assert!(refused(folder.path(), &gone, 4).contains("no/such/model"));
+}

@@ -1,0 +1,202 @@
+//! `cp-build sensitivity` on a small model: what it measures is what `cp-build quantize` builds.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use centerpoint::build::sensitivity::{Mix, Report};
+use centerpoint::plan::Plan;
+use serde_json::Value;
+
+use crate::toy::{self, Net, built, refused};
+
+/// A folder with a model, frames to calibrate on and others to measure on, whose labels are the boxes
+/// that the float network finds: its mAP is the most that these scores allow.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    toy::write_model(folder.path(), "model", Net::new());
+    toy::write_frames(folder.path(), "calib", 4);
+    toy::write_frames(folder.path(), "frames", 4);
+    let compile = [
+        "compile",
+        "--model",
+        "model",
+        "--target",
+        "cpu",
+        "--out",
+        "fp32.plan",
+    ];
+    built(folder.path(), &compile);
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .current_dir(folder.path())
+        .args(["--engine", "fp32.plan", "--pcd", "frames"])
+        .args(["--format", "nuscenes", "--out", "labels.json"])
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    folder
+}
+
+const ARGS: [&str; 9] = [
+    "sensitivity",
+    "--model",
+    "model",
+    "--frames",
+    "frames",
+    "--calibrate-on",
+    "calib",
+    "--out",
+    "report.json",
+];
+
+fn read(path: &Path) -> Report {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn mean_ap(folder: &Path, plan: &str) -> f64 {
+    let eval = [
+        "eval", "--plan", plan, "--frames", "frames", "--format", "json",
+    ];
+    let (json, _) = built(folder, &eval);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    json["mean_ap"].as_f64().unwrap()
+}
+
+#[test]
+fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
+    let folder = folder();
+    let args = [&ARGS[..], &["--budget", "0.02", "--skip-list", "skip.toml"]].concat();
+    let (text, _) = built(folder.path(), &args);
+    let report = read(&folder.path().join("report.json"));
+    let layers = report.layers.len();
+    assert_eq!(layers, 10);
+    assert_eq!(report.layers[0].name, "blocks.0");
+    // 8 channels of 2 × 9 weights at 256 cells.
+    assert_eq!(report.layers[0].macs, 8 * 2 * 9 * 256);
+    assert_eq!(report.ranking.len(), layers);
+    assert!(report.measurements.len() >= 2 + 2 * layers);
+    assert!(
+        text.contains("searching for a drop of at most 0.02 mAP"),
+        "{text}"
+    );
+
+    // The float network and all of INT8, by the programs that users have.
+    let float = report.float().unwrap();
+    assert_eq!(float.mean_ap, Some(mean_ap(folder.path(), "fp32.plan")));
+    let quantize = ["quantize", "--model", "model", "--frames", "calib"];
+    let whole = [&quantize[..], &["--recipe", "custom", "--out", "int8.plan"]].concat();
+    built(folder.path(), &whole);
+    let int8 = report.int8().unwrap();
+    assert_eq!(int8.mean_ap, Some(mean_ap(folder.path(), "int8.plan")));
+    assert!(int8.objects > 10.0 && int8.objects < 60.0, "{int8:?}");
+
+    // And the mix.
+    let search = report.search.clone().unwrap();
+    let mixed = [
+        &quantize[..],
+        &["--config", "skip.toml", "--out", "mix.plan"],
+    ]
+    .concat();
+    let (_, warnings) = built(folder.path(), &mixed);
+    assert_eq!(warnings, "");
+    assert_eq!(
+        search.measured.mean_ap,
+        Some(mean_ap(folder.path(), "mix.plan"))
+    );
+    let plan = Plan::open(&folder.path().join("mix.plan")).unwrap();
+    let record = plan.manifest().quantization.as_ref().unwrap();
+    assert_eq!(record.float, search.skip);
+    assert!(search.measured.drop_from(float).unwrap() <= 0.02);
+}
+
+#[test]
+fn sqnr_is_that_of_the_plans_held_out_frames() {
+    let folder = folder();
+    std::fs::remove_file(folder.path().join("labels.json")).unwrap();
+    let args = ["sensitivity", "--model", "model", "--frames", "calib"];
+    let args = [&args[..], &["--out", "report.json", "--min-sqnr", "200"]].concat();
+    let message = refused(folder.path(), &args, 2);
+    assert!(message.contains("200 dB"), "{message}");
+    // All that was measured is in the report nevertheless.
+    let report = read(&folder.path().join("report.json"));
+    let quantize = ["quantize", "--model", "model", "--frames", "calib"];
+    let quantize = [&quantize[..], &["--recipe", "custom", "--out", "int8.plan"]].concat();
+    built(folder.path(), &quantize);
+    let plan = Plan::open(&folder.path().join("int8.plan")).unwrap();
+    let sqnr = plan.manifest().quantization.clone().unwrap().sqnr.unwrap();
+    assert_eq!(sqnr.frames, 1);
+    let mean = |values: Vec<f64>| {
+        let noise: f64 = values.iter().map(|db| 10_f64.powf(-db / 10.0)).sum();
+        -10.0 * (noise / values.len() as f64).log10()
+    };
+    let measured = report.measurements[&Mix::int8(10)];
+    let all = mean(sqnr.outputs.iter().map(|o| o.all).collect());
+    let objects = mean(sqnr.outputs.iter().map(|o| o.objects).collect());
+    assert!((measured.all - all).abs() < 1e-9, "{measured:?} {all}");
+    assert!(
+        (measured.objects - objects).abs() < 1e-9,
+        "{measured:?} {objects}"
+    );
+    assert_eq!(measured.mean_ap, None);
+}
+
+#[test]
+fn a_second_run_has_the_same_report_and_another_input_none() {
+    let folder = folder();
+    let path = folder.path().join("report.json");
+    built(folder.path(), &ARGS);
+    let first = std::fs::read(&path).unwrap();
+    // As if it had been stopped: half of it is gone.
+    let mut half: Value = serde_json::from_slice(&first).unwrap();
+    let measurements = half["measurements"].as_object_mut().unwrap();
+    let keep = measurements.len() / 2;
+    *measurements = measurements.clone().into_iter().take(keep).collect();
+    half.as_object_mut().unwrap().remove("ranking");
+    std::fs::write(&path, half.to_string()).unwrap();
+    let (text, _) = built(folder.path(), &[&ARGS[..], &["--threads", "1"]].concat());
+    assert!(std::fs::read(&path).unwrap() == first);
+    assert!(
+        text.contains("alone mAP") && text.contains("deblocks.0"),
+        "{text}"
+    );
+
+    std::fs::write(
+        folder.path().join("q.toml"),
+        "[calibration]\nmethod = \"mse\"\n",
+    )
+    .unwrap();
+    let other = [&ARGS[..], &["--config", "q.toml"]].concat();
+    let message = refused(folder.path(), &other, 9);
+    assert!(
+        message.contains("config.calibration.method was \"max\", now \"mse\""),
+        "{message}"
+    );
+    assert!(
+        std::fs::read(&path).unwrap() == first,
+        "the report is untouched"
+    );
+    let fewer = [&ARGS[..], &["--limit", "2"]].concat();
+    assert!(refused(folder.path(), &fewer, 9).contains("frames was "));
+}
+
+#[test]
+fn nothing_to_measure_is_said() {
+    let folder = folder();
+    std::fs::write(
+        folder.path().join("q.toml"),
+        "[placement]\nskip = [\"*\"]\n",
+    )
+    .unwrap();
+    let args = [&ARGS[..], &["--config", "q.toml"]].concat();
+    let message = refused(folder.path(), &args, 2);
+    assert!(
+        message.contains("no layer is left to quantise"),
+        "{message}"
+    );
+    let both = [&ARGS[..], &["--budget", "0.1", "--min-sqnr", "3"]].concat();
+    let run = toy::build(folder.path(), &both);
+    assert_eq!(run.status.code(), Some(2));
+}
