@@ -257,8 +257,13 @@ impl Sum {
         if self.noise == 0.0 {
             return MOST;
         }
-        // A heatmap that is 0 everywhere has no signal: its noise is all there is.
-        (10.0 * (self.signal / self.noise).log10()).clamp(-MOST, MOST)
+        let decibels = 10.0 * (self.signal / self.noise).log10();
+        // A NaN is all noise, and so is what comes out where the float output is 0.
+        if decibels.is_nan() {
+            -MOST
+        } else {
+            decibels.clamp(-MOST, MOST)
+        }
     }
 }
 
@@ -299,3 +304,6 @@ fn is_object(mut logits: impl Iterator<Item = f32>) -> bool {
     let least = (OBJECT_SCORE / (1.0 - OBJECT_SCORE)).ln();
     logits.any(|logit| f64::from(logit) >= least)
 }
+
+#[cfg(test)]
+mod tests;
