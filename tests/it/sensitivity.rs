@@ -68,7 +68,11 @@ fn mean_ap(folder: &Path, plan: &str) -> f64 {
 #[test]
 fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
     let folder = folder();
-    let args = [&ARGS[..], &["--budget", "0.003", "--skip-list", "skip.toml"]].concat();
+    let args = [
+        &ARGS[..],
+        &["--budget", "0.003", "--skip-list", "skip.toml"],
+    ]
+    .concat();
     let (text, _) = built(folder.path(), &args);
     let report = read(&folder.path().join("report.json"));
     let layers = report.layers.len();
