@@ -287,7 +287,7 @@ fn the_program_says_what_does_not_fit() {
     let other = dir.path().join("other.json");
     std::fs::write(&other, r#"{"results":{"000001":[],"x":[]}}"#).unwrap();
     let (code, out, errors) = eval(&["--gt", &gt, "--pred", other.to_str().unwrap()]);
-    assert_eq!((code, out.as_str()), (1, ""));
+    assert_eq!((code, out.as_str()), (10, ""));
     for part in [
         "other.json",
         "3 only in the labels (000000, 000002, 000003)",
@@ -298,7 +298,7 @@ fn the_program_says_what_does_not_fit() {
 
     std::fs::write(&other, r#"{"results":{"000001":[{}]}}"#).unwrap();
     let (code, _, errors) = eval(&["--gt", other.to_str().unwrap(), "--pred", &pred]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 10);
     for part in [
         "other.json",
         "sample `000001`, box 0",
@@ -380,7 +380,7 @@ fn the_program_scores_a_plan_on_frames() {
     )
     .unwrap();
     let (code, _, errors) = run(&[]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 10);
     assert!(
         errors.contains("1 only in the predictions (000002)"),
         "{errors}"
@@ -388,7 +388,7 @@ fn the_program_scores_a_plan_on_frames() {
     // A frame that is none.
     std::fs::write(format!("{frames}/000002.bin"), "x").unwrap();
     let (code, _, errors) = run(&[]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 3);
     assert!(errors.contains("000002.bin"), "{errors}");
     let (code, _, errors) = run(&["--labels", "nowhere.json"]);
     assert_eq!(code, 1);

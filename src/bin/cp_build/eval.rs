@@ -77,7 +77,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     };
     let scores = score(&inputs, args.metric, classes).map_err(|error| {
         let (predictions, labels) = (&inputs.prediction_name, &inputs.label_name);
-        anyhow::anyhow!("cannot score {predictions} against {labels}: {error}")
+        let text = format!("cannot score {predictions} against {labels}: {error}");
+        // Beneath its text, the error still decides the exit status.
+        anyhow::Error::new(error).context(text)
     })?;
     warn(&inputs, &scores, args.classes.is_empty());
     let text = match args.format {
