@@ -28,9 +28,10 @@
 //! held_out = 4                  # every 4th frame is not calibrated on but measured on; 0 is none
 //! ```
 //!
-//! Keys that are left out have the values above: what measured best on the demo model. Flags of the command override single keys. The
-//! recipe `nvidia` fixes all but `skip` and `frames`; under `best` a given key holds for every
-//! candidate. The effective configuration is kept whole in the plan's manifest.
+//! Keys that are left out have the values above: what measured best on the demo model. Flags of the
+//! command override single keys. The recipe `nvidia` fixes all but `skip` and `frames`; under `best` a
+//! given key holds for every candidate. The effective configuration is kept whole in the plan's
+//! manifest.
 
 use std::path::{Path, PathBuf};
 
@@ -71,7 +72,7 @@ pub enum Recipe {
     Custom,
 }
 
-/// Cells that a mean error is measured over; see [`super::bias`].
+/// Cells that a mean error is measured over; see `build/bias.rs`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BiasCorrection {
