@@ -81,7 +81,7 @@ enum RecipeArg {
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let given = given(&args)?;
     let folder = Folder::read(&args.model)?;
-    let frames = points::list_frames(&[args.frames.clone()])?;
+    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
     let bars = Bars::new();
     let job = Job {
         folder: &folder,

@@ -31,11 +31,11 @@ pub(super) fn fold(graph: &Graph, pfn: &Pfn, factors: &Factors<'_>) -> Result<(G
     Ok((graph, pfn))
 }
 
+/// A weight, and a bias if there is one.
+type Constants = (Tensor<f32>, Option<Tensor<f32>>);
+
 /// Weight and bias of a convolution, if both are constants that can be changed.
-pub(super) fn convolution(
-    graph: &Graph,
-    node: Node<'_>,
-) -> Result<Option<(Tensor<f32>, Option<Tensor<f32>>)>> {
+pub(super) fn convolution(graph: &Graph, node: Node<'_>) -> Result<Option<Constants>> {
     let constant = |value: &str| -> Result<Option<Tensor<f32>>> {
         match graph.constant(value)? {
             Some(proto) if proto.data_type() == element::FLOAT => {
