@@ -32,7 +32,7 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
             range(&quantizer.amax),
             own,
             quantizer.saturated.map_or("-".to_owned(), share),
-            quantizer.readers.join(" "),
+            readers(&quantizer.readers),
         ]);
     }
     text += &aligned(&rows);
@@ -90,6 +90,15 @@ pub fn calibration(calibration: &Calibration, occupied: bool) -> String {
     }
     text += &aligned(&rows);
     text
+}
+
+/// The first reader, and how many more there are.
+fn readers(names: &[String]) -> String {
+    match names {
+        [] => "-".to_owned(),
+        [one] => one.clone(),
+        [first, more @ ..] => format!("{first} +{}", more.len()),
+    }
 }
 
 fn histogram(stats: &TensorStats, occupied: bool) -> &super::calibrate::Histogram {
@@ -205,7 +214,7 @@ mod tests {
         let cells: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
             cells,
-            ["a", "5.0000", "1.000e-9", "0.0125", "%", "one", "two"]
+            ["a", "5.0000", "1.000e-9", "0.0125", "%", "one", "+1"]
         );
     }
 }

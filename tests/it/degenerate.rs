@@ -50,7 +50,7 @@ fn tensors_that_are_zero_everywhere_are_quantised_and_said() {
     let mut net = with_weight("wide.weight", &[16, 8, 3, 3], 0.0);
     for tensor in &mut net.tensors {
         if ["norm.wide.bias", "norm.wide.running_mean"].contains(&tensor.name()) {
-            *tensor = from_floats(&tensor.name().to_owned(), &[16], &[0.0; 16]);
+            *tensor = from_floats(tensor.name(), &[16], &[0.0; 16]);
         }
     }
     // A head on it alone, so that its tensor is not one with that of `narrow`.

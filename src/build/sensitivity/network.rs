@@ -3,7 +3,7 @@
 //! The network of a mix is the one that `cp-build quantize` makes with the same options and the float
 //! layers in its skip list (see [`crate::build::recipe`]). What does not change from mix to mix is done
 //! once: calibration, the float network's outputs and boxes, and the BEV map of each frame, of which the
-//! occupied cells are kept (beyond `MAX_MAPS` frames are read again). Each mix is compiled once.
+//! occupied cells are kept (beyond 512 MiB frames are read again). Each mix is compiled once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
