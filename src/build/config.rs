@@ -33,8 +33,11 @@
 //! given key holds for every candidate. The effective configuration is kept whole in the plan's
 //! manifest.
 
-use std::path::{Path, PathBuf};
+mod error;
 
+use std::path::Path;
+
+pub use error::ConfigError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -72,7 +75,7 @@ pub enum Recipe {
     Custom,
 }
 
-/// Cells that a mean error is measured over; see `build/bias.rs`.
+/// Cells that a mean error is measured over and taken off the biases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BiasCorrection {
@@ -213,55 +216,6 @@ impl Default for Frames {
             held_out: 4,
         }
     }
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file could not be read.
-    #[error("{path}: cannot read the configuration: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
-    /// No TOML, an unknown key, or a value of another type.
-    #[error("{path}: {message}")]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where.
-        message: String,
-    },
-    /// A value that cannot be.
-    #[error("{origin}: `{key}` is {found}, expected {expected}")]
-    Value {
-        /// The file, or `command line`.
-        origin: String,
-        /// Dotted key.
-        key: &'static str,
-        /// The value.
-        found: String,
-        /// What it may be.
-        expected: &'static str,
-    },
-    /// A key that the recipe fixes.
-    #[error(
-        "{origin}: the recipe `nvidia` has `{key}` = {fixed}, not {found}; leave the key out, or \
-         use `--recipe custom`"
-    )]
-    Fixed {
-        /// The file, or `command line`.
-        origin: String,
-        /// Dotted key.
-        key: String,
-        /// The recipe's value.
-        fixed: String,
-        /// The value that was given.
-        found: String,
-    },
 }
 
 /// Keys that were given, by a file and then by flags; all others have their defaults.

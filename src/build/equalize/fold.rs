@@ -31,7 +31,7 @@ pub(super) fn fold(graph: &Graph, pfn: &Pfn, factors: &Factors<'_>) -> Result<(G
     Ok((graph, pfn))
 }
 
-/// A weight and, if there is one, its bias.
+/// A weight, and a bias if there is one.
 type Constants = (Tensor<f32>, Option<Tensor<f32>>);
 
 /// Weight and bias of a convolution, if both are constants that can be changed.
