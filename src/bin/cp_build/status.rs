@@ -43,12 +43,20 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<ConfigError>() {
         return of_config(error);
     }
+    if let Some(error) = error.downcast_ref::<EvalError>() {
+        return of_eval(error);
+    }
     if error.is::<PlanError>() || error.is::<ModelError>() {
         4
-    } else if error.is::<EvalError>() {
-        10
     } else {
         1
+    }
+}
+
+fn of_eval(error: &EvalError) -> u8 {
+    match error {
+        EvalError::Io { .. } => 1,
+        _ => 10,
     }
 }
 
@@ -60,7 +68,7 @@ fn of_library(error: &Error) -> u8 {
         Error::Build(error) => of_build(error),
         Error::Calibration(error) => of_calibration(error),
         Error::Sensitivity(error) => of_sensitivity(error),
-        Error::Eval(_) => 10,
+        Error::Eval(error) => of_eval(error),
         _ => 1,
     }
 }
