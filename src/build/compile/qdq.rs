@@ -200,7 +200,7 @@ impl Scales {
         let code = |(i, value): (usize, &f32)| {
             let channel = (i / inner.max(1)) % scales.len().max(1);
             let scale = scales.get(channel).copied().unwrap_or(1.0);
-            (value / scale).round_ties_even().clamp(-128.0, 127.0) as i8
+            crate::engine::quantize(*value, scale)
         };
         Ok(weight.data.iter().enumerate().map(code).collect())
     }

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::placement::Plan;
-use super::{Kind, MAX_CODE, Quantizer, scale};
+use super::{Kind, Quantizer};
+use crate::build::calibrate::{MAX_CODE, scale};
 use crate::build::onnx::proto::{NodeProto, TensorProto};
 use crate::build::onnx::tensor::{self, Tensor};
 use crate::build::onnx::{Graph, Node, make};

@@ -29,11 +29,6 @@ pub use read::{Pairs, read};
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};
 
-/// Largest code; -128 occurs in activations only, beyond their range.
-pub const MAX_CODE: f32 = 127.0;
-/// Ranges up to this one (2⁻²⁴) count as zero: their codes would be noise, or their scale no normal
-/// number.
-pub const LEAST_AMAX: f32 = 1.0 / (1 << 24) as f32;
 /// Most tensors that an error names.
 const MAX_NAMED: usize = 4;
 
@@ -81,15 +76,6 @@ pub enum Kind {
     Activation,
     /// A constant.
     Weight,
-}
-
-/// The scale of a range: `amax / 127`, and 1 for a range of (almost) nothing.
-pub fn scale(amax: f32) -> f32 {
-    if amax <= LEAST_AMAX {
-        1.0
-    } else {
-        amax / MAX_CODE
-    }
 }
 
 /// The values of `graph` that [`quantize`] needs an amax for, in order of execution.

@@ -1,8 +1,9 @@
 //! The quantisers of a graph that has Q/DQ pairs already: ours, or another tool's.
 
 use super::placement::{is_layer, layer_name};
-use super::{Kind, MAX_CODE, Quantizer};
+use super::{Kind, Quantizer};
 use crate::build::Result;
+use crate::build::calibrate::MAX_CODE;
 use crate::build::onnx::{Graph, Node};
 
 /// What the pairs of a graph say.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::build::calibrate::scale;
 use crate::build::deconv;
 use crate::build::onnx::proto::{NodeProto, TensorProto};
 use crate::build::onnx::tensor::{element, from_floats};

@@ -6,7 +6,7 @@
 
 use super::builder::ConvNode;
 use super::lower::Tap;
-use super::pack::{LANES, Order};
+use super::pack::{Order, wide_len};
 use super::program::WeightLayout;
 
 /// Input channels in a fragment of the wide layout.
@@ -21,11 +21,8 @@ pub(super) fn wide_len8(
     out_channels: usize,
     taps: usize,
 ) -> Option<usize> {
-    let blocks = groups.checked_mul((out_channels / groups).div_ceil(LANES))?;
-    blocks
-        .checked_mul(taps)?
-        .checked_mul((channels / groups).checked_next_multiple_of(QUAD)?)?
-        .checked_mul(LANES)
+    let whole_quads = (channels / groups).checked_next_multiple_of(QUAD)?;
+    wide_len(groups, groups.checked_mul(whole_quads)?, out_channels, taps)
 }
 
 /// Number of weights (bytes) that a phase of a narrow convolution has.

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use super::super::kernels::positive;
 use super::super::pack8::NARROW;
-use super::super::simd8::{Kernel, Narrow, Registers, Set, Sums, code};
+use super::super::simd8::{Kernel, Narrow, Registers, Set, Sums};
 use super::{Output8, Row8};
+use crate::engine::quantize;
 
 /// See [`narrow_row8`], which has checked the row.
 pub(super) struct NarrowRow<'a>(pub(super) Row8<'a>);
@@ -177,7 +178,8 @@ unsafe fn finish(row: &mut Row8<'_>, steps: Range<usize>, channel: usize, totals
             }
             Output8::I8 { codes, scale } => {
                 for (step, y) in steps.zip(results) {
-                    *codes.get_unchecked_mut(step * row.output_step + channel) = code(y, *scale);
+                    *codes.get_unchecked_mut(step * row.output_step + channel) =
+                        quantize(y, *scale);
                 }
             }
         }

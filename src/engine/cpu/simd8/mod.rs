@@ -13,6 +13,7 @@ mod neon;
 mod x86;
 
 use super::simd::{Isa, Lanes, Portable};
+use crate::engine::quantize;
 
 /// An instruction set, for one kind of inputs.
 ///
@@ -103,15 +104,8 @@ pub(super) trait Floats: Lanes {
     unsafe fn load_codes(from: *const i8) -> Self;
     /// `self · other`.
     unsafe fn mul(self, other: Self) -> Self;
-    /// Writes sixteen codes: [`code`] of each lane.
+    /// Writes sixteen codes: [`quantize`] of each lane.
     unsafe fn store_codes(self, scale: Self, to: *mut i8);
-}
-
-/// The code of a value: `value / scale`, rounded half to even, in -128..=127; 0 for NaN.
-#[inline(always)]
-pub(super) fn code(value: f32, scale: f32) -> i8 {
-    // The conversion keeps to the limits, and makes 0 of NaN.
-    (value / scale).round_ties_even() as i8
 }
 
 /// Work that [`dispatch`] compiles for each instruction set. `run` must be `#[inline(always)]`.
@@ -266,7 +260,7 @@ impl Floats for Portable {
 
     #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
-        let codes: [i8; 16] = std::array::from_fn(|i| code(self.0[i], scale.0[i]));
+        let codes: [i8; 16] = std::array::from_fn(|i| quantize(self.0[i], scale.0[i]));
         // SAFETY: the caller's promise.
         unsafe { to.cast::<[i8; 16]>().write(codes) }
     }
