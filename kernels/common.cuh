@@ -1,0 +1,122 @@
+// What all kernels share: integer names, the frame's input, maps, and small device functions.
+//
+// The same sources are compiled by nvcc, by NVRTC (no standard headers: none is included here) and, for
+// tests without a GPU, as C++ with an emulation header in front (`tests/emulation/`).
+//
+// Conventions. A kernel is `extern "C"`, is named `<stage>_<what>` and takes ONE parameter by value: a
+// struct of device addresses and numbers that `src/cuda/<stage>.rs` mirrors with `#[repr(C)]`; its size is
+// asserted on both sides. Everything that differs from frame to frame lies in device memory, so that a
+// recorded graph of launches serves every frame. Arithmetic is f32, each operation rounded on its own
+// (`-fmad=false`), in the order of the CPU stage of the same name, so that both give the same bytes.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char i8;
+
+// `DYNAMIC_SHARED(name)`: the launch's dynamic shared memory as bytes.
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+#define WARP 32u
+#define FULL_MASK 0xffffffffu
+
+// Most columns of a point row, and most sweeps of a frame; as in `src/points/`.
+#define MAX_COLUMNS 16
+#define MAX_SWEEPS 256
+
+// A sweep of the frame: its points begin at `first`.
+struct Sweep {
+    u32 first;
+    // Seconds before the newest sweep.
+    float age;
+    // Rows of [R | t] that move its points to where the newest sweep sees them.
+    float motion[12];
+};
+
+// The frame's input, written by the host before each frame (`src/cuda/input.rs`).
+struct Frame {
+    // Address of the points: rows of `stride` f32, in the cloud's own columns.
+    u64 points;
+    u32 count;
+    u32 stride;
+    // Columns of the model, and where each comes from in a row (-1: it is 0), with its factor.
+    u32 columns;
+    int source[MAX_COLUMNS];
+    float factor[MAX_COLUMNS];
+    // The model's column that grows by the sweep's age, or -1.
+    int time;
+    // Newest first; sweep 0 is not moved.
+    u32 sweeps;
+    u32 reserved;
+    Sweep sweep[MAX_SWEEPS];
+};
+static_assert(sizeof(Sweep) == 56, "mirrored in src/cuda/input.rs");
+static_assert(sizeof(Frame) == 160 + 56 * MAX_SWEEPS, "mirrored in src/cuda/input.rs");
+
+// How values of a map are stored.
+enum Element { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_I8 = 2 };
+
+// A map in device memory: element (c, y, x) lies at
+// (c / vector) * stride_c + y * stride_y + x * stride_x + c % vector.
+struct Map {
+    u64 data;
+    u32 element;
+    u32 channels, height, width;
+    u32 stride_c, stride_y, stride_x;
+    // Channels that lie side by side: 1, 2, 4, 8, 16 or 32.
+    u32 vector;
+    // Value of code 1 where elements are i8.
+    float scale;
+    u32 reserved;
+};
+static_assert(sizeof(Map) == 48, "mirrored in src/cuda/map.rs");
+
+__device__ __forceinline__ u32 map_index(const Map &map, u32 c, u32 y, u32 x) {
+    return c / map.vector * map.stride_c + y * map.stride_y + x * map.stride_x + c % map.vector;
+}
+
+__device__ __forceinline__ bool is_finite(float value) {
+    return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
+}
+
+__device__ __forceinline__ bool is_nan(float value) {
+    return (__float_as_uint(value) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// Index of this thread in the launch, and the number of threads: for loops over a count that is only
+// known on the device.
+__device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
+
+// Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
+// newest sweep sees it, with its age. Same operations as `PointCloud::select` after
+// `SweepBuffer::accumulate`.
+template <int COLUMNS>
+__device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
+    const float *from = (const float *)frame.points + (u64)index * frame.stride;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        if (c < (int)frame.columns) {
+            int source = frame.source[c];
+            row[c] = source < 0 ? 0.0f : from[source] * frame.factor[c];
+        } else {
+            row[c] = 0.0f;
+        }
+    }
+    u32 sweep = 0;
+    while (sweep + 1 < frame.sweeps && index >= frame.sweep[sweep + 1].first) ++sweep;
+    if (sweep == 0) return;
+    const float *m = frame.sweep[sweep].motion;
+    float x = row[0], y = row[1], z = row[2];
+    row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];
+    row[1] = m[4] * x + m[5] * y + m[6] * z + m[7];
+    row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
+#pragma unroll
+    for (int c = 3; c < COLUMNS; ++c) {
+        if (c == frame.time) row[c] += frame.sweep[sweep].age;
+    }
+}

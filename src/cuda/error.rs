@@ -1,0 +1,50 @@
+//! What can go wrong on a GPU.
+
+/// Why a stage on a GPU failed. After a failed launch or copy the context is lost: the detector says so
+/// for every further frame and has to be made anew.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CudaError {
+    /// No usable driver or GPU.
+    #[error("CUDA is not available: {reason}")]
+    Unavailable {
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Device memory could not be had.
+    #[error("no device memory for {what} ({bytes} bytes): {reason}")]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The driver's reason.
+        reason: String,
+    },
+    /// A kernel could not be loaded or launched, or failed.
+    #[error("kernel `{kernel}`: {reason}")]
+    Kernel {
+        /// The kernel; its stage is what comes before the first underscore.
+        kernel: String,
+        /// The driver's reason.
+        reason: String,
+    },
+    /// A copy between host and device failed; often an earlier kernel is to blame.
+    #[error("copy of {what} ({bytes} bytes): {reason}")]
+    Copy {
+        /// What was copied.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The driver's reason.
+        reason: String,
+    },
+    /// An engine's map cannot be read or written by the kernels.
+    #[error("map `{map}`: {problem}")]
+    Map {
+        /// The map.
+        map: String,
+        /// What is wrong with it, and what is supported.
+        problem: String,
+    },
+}

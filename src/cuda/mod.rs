@@ -1,0 +1,23 @@
+//! The stages on an NVIDIA GPU: the same names, the same order, the same bytes as on the CPU.
+//!
+//! ```text
+//! input ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes      one CUDA graph per frame
+//! ```
+//!
+//! Each stage is a file here beside a file of the same stem in `kernels/`: buffers that are allocated
+//! once, and launches. A kernel takes one struct of device addresses and numbers. What differs from
+//! frame to frame (the points, how many there are, where the sweeps were seen from) lies in device
+//! memory, so that launches can be recorded once and replayed for every frame.
+//!
+//! The stages know a device only as [`Device`]: memory and launches. `driver` is the CUDA driver; the
+//! tests' other one runs the same kernels on the CPU.
+
+pub mod device;
+pub mod error;
+pub mod input;
+pub mod map;
+
+pub use device::{Buffer, Device, Launch};
+pub use error::CudaError;
+pub use input::Input;
+pub use map::{DeviceMap, Element};
