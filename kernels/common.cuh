@@ -117,6 +117,7 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
     row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
 #pragma unroll
     for (int c = 3; c < COLUMNS; ++c) {
-        if (c == frame.time) row[c] += frame.sweep[sweep].age;
+        // A choice of values: as a branch it would be an indexed access, and put the row into local memory.
+        row[c] = c == frame.time ? row[c] + frame.sweep[sweep].age : row[c];
     }
 }
