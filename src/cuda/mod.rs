@@ -14,10 +14,12 @@
 
 pub mod device;
 pub mod error;
+pub mod graph;
 pub mod input;
 pub mod map;
 
-pub use device::{Buffer, Device, Launch};
+pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
+pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
