@@ -37,7 +37,7 @@ struct Layer {
     u32 weights;
 };
 
-struct Params {
+struct FeaturesParams {
     u64 frame, pillars, counts, cells, slots, weights, out;
     u32 max_pillars, max_points;
     // Columns of the grid.
@@ -55,8 +55,11 @@ struct Params {
     u32 layers;
     float voxel[3], min[3];
     Layer layer[MAX_LAYERS];
+    u32 reserved;
 };
-static_assert(sizeof(Params) == 184, "mirrored in src/cuda/features.rs");
+static_assert(sizeof(FeaturesParams) == 184, "mirrored in src/cuda/features.rs");
+
+namespace {
 
 // N values that are read and written at once.
 template <int N> struct alignas(4 * N) Vector {
@@ -197,12 +200,12 @@ __device__ __forceinline__ void load_row(const Frame &frame, const u32 *slots, u
 }
 
 // The pillar's centre along an axis, as `Grid::center`.
-__device__ __forceinline__ float center_of(const Params &params, int axis, u32 index) {
+__device__ __forceinline__ float center_of(const FeaturesParams &params, int axis, u32 index) {
     return params.voxel[axis] / 2.0f + (float)index * params.voxel[axis] + params.min[axis];
 }
 
 // Completes a lane's row, which holds its point: its offsets, and zeros to the end. A padding row is all zero.
-__device__ __forceinline__ void finish_row(const Params &params, u32 columns, u32 cell, bool padding,
+__device__ __forceinline__ void finish_row(const FeaturesParams &params, u32 columns, u32 cell, bool padding,
                                            const float (&mean)[3], float *row) {
     u32 next = padding ? 0 : columns;
     if (!padding && params.mean_offset) {
@@ -221,7 +224,7 @@ __device__ __forceinline__ void finish_row(const Params &params, u32 columns, u3
 
 // Computes one pillar. `shared` is the warp's.
 template <int COLUMNS>
-__device__ __forceinline__ void run_pillar(const Params &params, const float *weights, float *shared, u32 pillar) {
+__device__ __forceinline__ void run_pillar(const FeaturesParams &params, const float *weights, float *shared, u32 pillar) {
     const Frame &frame = *(const Frame *)params.frame;
     const u32 lane = threadIdx.x % WARP, chunk = params.chunk;
     const u32 *slots = (const u32 *)params.slots + (u64)pillar * params.max_points;
@@ -278,7 +281,7 @@ __device__ __forceinline__ void run_pillar(const Params &params, const float *we
 
 // All pillars of the frame. SHARED: the weights are copied to shared memory first.
 template <int COLUMNS, bool SHARED>
-__device__ __forceinline__ void run_pillars(const Params &params) {
+__device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
     DYNAMIC_SHARED(shared);
     float *floats = (float *)shared;
     const float *weights = (const float *)params.weights;
@@ -299,12 +302,14 @@ __device__ __forceinline__ void run_pillars(const Params &params) {
     }
 }
 
+} // namespace
+
 // Models of at most 8 columns whose weights fit into shared memory.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS) features_pfn(const Params params) {
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 3) features_pfn(const FeaturesParams params) {
     run_pillars<8, true>(params);
 }
 
 // All others: the weights stay in global memory.
-extern "C" __global__ void __launch_bounds__(MAX_THREADS) features_pfn_large(const Params params) {
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2) features_pfn_large(const FeaturesParams params) {
     run_pillars<MAX_COLUMNS, false>(params);
 }
