@@ -118,6 +118,32 @@ __device__ __forceinline__ float half_value(u16 bits) {
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
 
+// This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
+__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
+__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
+
+// Sum of `value` over the threads of the block before this one; `total` is that over all. All threads call
+// it, in blocks of whole warps; `sums` is shared memory for one number of each warp.
+__device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
+    u32 upto = value;
+    for (u32 step = 1; step < WARP; step *= 2) {
+        const u32 before = __shfl_up_sync(FULL_MASK, upto, step);
+        if (lane_index() >= step) upto += before;
+    }
+    const u32 warp = threadIdx.x / WARP;
+    // An earlier call's sums have been read.
+    __syncthreads();
+    if (lane_index() == WARP - 1) sums[warp] = upto;
+    __syncthreads();
+    u32 before = upto - value;
+    total = 0;
+    for (u32 w = 0; w < blockDim.x / WARP; ++w) {
+        if (w < warp) before += sums[w];
+        total += sums[w];
+    }
+    return before;
+}
+
 // Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
 // newest sweep sees it, with its age. Same operations as `PointCloud::select` after
 // `SweepBuffer::accumulate`.

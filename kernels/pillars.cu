@@ -81,10 +81,6 @@ __device__ __forceinline__ u32 cell_along(float value, float least, float size, 
     return quotient < (float)last ? (u32)quotient : last;
 }
 
-__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
-
-__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
-
 extern "C" __global__ void pillars_cells(const PillarsParams p) {
     const u32 count = point_count(p);
     const u32 tile = blockIdx.x;
