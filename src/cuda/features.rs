@@ -172,12 +172,22 @@ fn pack(pfn: &Pfn) -> (Vec<Layer>, Vec<f32>) {
         let own = layer.in_features / if first { 1 } else { 2 };
         let packed = Layer {
             inputs: own.next_multiple_of(4) as u32,
-            maxes: if first { 0 } else { own.next_multiple_of(4) as u32 },
+            maxes: if first {
+                0
+            } else {
+                own.next_multiple_of(4) as u32
+            },
             width: padded_width(layer.out_features) as u32,
             weights: weights.len() as u32,
         };
         push_padded(&mut weights, &layer.bias, packed.width);
-        push_columns(&mut weights, layer, own..layer.in_features, packed.maxes, packed.width);
+        push_columns(
+            &mut weights,
+            layer,
+            own..layer.in_features,
+            packed.maxes,
+            packed.width,
+        );
         push_columns(&mut weights, layer, 0..own, packed.inputs, packed.width);
         layers.push(packed);
     }
