@@ -87,10 +87,62 @@ __device__ __forceinline__ bool is_nan(float value) {
     return (__float_as_uint(value) & 0x7fffffffu) > 0x7f800000u;
 }
 
+// The half-precision number (IEEE binary16) nearest to a value, ties to even; any NaN gives 0x7fff.
+__device__ __forceinline__ u16 half_bits(float value) {
+#ifdef __CUDA_ARCH__
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+#else
+    union { _Float16 half; u16 bits; } as;
+    as.half = (_Float16)value;
+    return is_nan(value) ? 0x7fffu : as.bits;
+#endif
+}
+
+// Value of a half-precision number.
+__device__ __forceinline__ float half_value(u16 bits) {
+#ifdef __CUDA_ARCH__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    union { u16 bits; _Float16 half; } as;
+    as.bits = bits;
+    return (float)as.half;
+#endif
+}
+
 // Index of this thread in the launch, and the number of threads: for loops over a count that is only
 // known on the device.
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
+
+// This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
+__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
+__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
+
+// Sum of `value` over the threads of the block before this one; `total` is that over all. All threads call
+// it, in blocks of whole warps; `sums` is shared memory for one number of each warp.
+__device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
+    u32 upto = value;
+    for (u32 step = 1; step < WARP; step *= 2) {
+        const u32 before = __shfl_up_sync(FULL_MASK, upto, step);
+        if (lane_index() >= step) upto += before;
+    }
+    const u32 warp = threadIdx.x / WARP;
+    // An earlier call's sums have been read.
+    __syncthreads();
+    if (lane_index() == WARP - 1) sums[warp] = upto;
+    __syncthreads();
+    u32 before = upto - value;
+    total = 0;
+    for (u32 w = 0; w < blockDim.x / WARP; ++w) {
+        if (w < warp) before += sums[w];
+        total += sums[w];
+    }
+    return before;
+}
 
 // Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
 // newest sweep sees it, with its age. Same operations as `PointCloud::select` after
@@ -107,8 +159,12 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
             row[c] = 0.0f;
         }
     }
-    u32 sweep = 0;
-    while (sweep + 1 < frame.sweeps && index >= frame.sweep[sweep + 1].first) ++sweep;
+    u32 sweep = 0, end = frame.sweeps;
+    while (sweep + 1 < end) {
+        u32 middle = (sweep + end) / 2;
+        if (index < frame.sweep[middle].first) end = middle;
+        else sweep = middle;
+    }
     if (sweep == 0) return;
     const float *m = frame.sweep[sweep].motion;
     float x = row[0], y = row[1], z = row[2];
@@ -117,6 +173,6 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
     row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
 #pragma unroll
     for (int c = 3; c < COLUMNS; ++c) {
-        if (c == frame.time) row[c] += frame.sweep[sweep].age;
+        row[c] = c == frame.time ? row[c] + frame.sweep[sweep].age : row[c];
     }
 }

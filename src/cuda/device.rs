@@ -1,4 +1,9 @@
-//! What the stages need of a device: memory, copies, and kernel launches, in the order of one stream.
+//! What a frame needs of a device: memory, copies, kernel launches, and graphs of them, in the order of
+//! one stream.
+//!
+//! The trait speaks in plain numbers, so that an implementation is small. Owners of those numbers, which
+//! free them when dropped, are [`Buffer`] for device memory, and [`Pinned`](super::Pinned) and
+//! [`Graph`](super::Graph) in `graph.rs`.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -39,6 +44,90 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// [`CudaError::Kernel`].
     fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError>;
+
+    /// Allocates zeroed pinned memory of the host, which the device copies from and to by itself. Gives its
+    /// handle.
+    ///
+    /// # Errors
+    /// [`CudaError::Memory`].
+    fn alloc_host(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError>;
+
+    /// Frees what [`Device::alloc_host`] gave, once no graph uses it.
+    fn free_host(&self, memory: u64);
+
+    /// Waits for the device, then writes to pinned memory from byte `at` on.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`]; also for a range outside the memory.
+    fn write_host(&self, memory: u64, at: usize, bytes: &[u8]) -> Result<(), CudaError>;
+
+    /// Waits for the device, then reads pinned memory from byte `at` on.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`]; also for a range outside the memory, and for a kernel that failed before.
+    fn read_host(&self, memory: u64, at: usize, bytes: &mut [u8]) -> Result<(), CudaError>;
+
+    /// Copies between pinned and device memory or inside of the latter, without waiting.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`]; also between two places of the host.
+    fn copy(
+        &self,
+        what: &'static str,
+        from: Place,
+        to: Place,
+        bytes: usize,
+    ) -> Result<(), CudaError>;
+
+    /// From here on launches, copies and marks are recorded instead of done; nothing else may be asked for.
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`], where something is being recorded already.
+    fn begin(&self) -> Result<(), CudaError>;
+
+    /// Ends what [`Device::begin`] began. Gives the graph's handle.
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`]; also where one of the recorded calls failed.
+    fn end(&self) -> Result<u64, CudaError>;
+
+    /// Does what a graph recorded, without waiting.
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`].
+    fn replay(&self, graph: u64) -> Result<(), CudaError>;
+
+    /// Frees what [`Device::end`] gave.
+    fn free_graph(&self, graph: u64);
+
+    /// Notes the time at this point of the stream as mark `mark`, below [`MARKS`].
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`].
+    fn mark(&self, mark: usize) -> Result<(), CudaError>;
+
+    /// Waits for the device; milliseconds from one mark to another.
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`], where one of them was not set.
+    fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError>;
+}
+
+/// How many marks of time a device keeps.
+pub const MARKS: usize = 16;
+
+/// One end of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Pinned memory of the host, from byte `at` on.
+    Host {
+        /// Its handle.
+        memory: u64,
+        /// Offset in bytes.
+        at: usize,
+    },
+    /// An address on the device.
+    Device(u64),
 }
 
 /// A kernel and its shape.

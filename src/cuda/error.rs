@@ -1,7 +1,7 @@
 //! What can go wrong on a GPU.
 
-/// Why a stage on a GPU failed. After a failed launch or copy the context is lost: the detector says so
-/// for every further frame and has to be made anew.
+/// Why a stage on a GPU failed. After a failed launch, copy or graph the device is lost: every further call
+/// says so with [`CudaError::Lost`], and the detector has to be made anew.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
@@ -38,6 +38,18 @@ pub enum CudaError {
         bytes: usize,
         /// The driver's reason.
         reason: String,
+    },
+    /// A frame's graph could not be recorded or replayed, or its time not be taken.
+    #[error("the frame's CUDA graph: {reason}")]
+    Graph {
+        /// The reason.
+        reason: String,
+    },
+    /// An earlier call failed, and with it all that follow.
+    #[error("the GPU was lost in an earlier call: {first}; load the detector anew")]
+    Lost {
+        /// The call that failed first.
+        first: Box<CudaError>,
     },
     /// An engine's map cannot be read or written by the kernels.
     #[error("map `{map}`: {problem}")]

@@ -14,10 +14,16 @@
 
 pub mod device;
 pub mod error;
+pub mod graph;
 pub mod input;
 pub mod map;
+pub mod pillars;
+pub mod scatter;
 
-pub use device::{Buffer, Device, Launch};
+pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
+pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
+pub use pillars::Pillars;
+pub use scatter::Scatter;
