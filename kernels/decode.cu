@@ -10,7 +10,7 @@
 //                  number of smaller keys there (binary search); writes the box there
 //
 // In:  per task six maps (`Output`), each [channels, height, width] in f32 or f16, in the engine's layout.
-// Out: boxes[total] and slots[total], best first; `DecodeTotals`.
+// Out: boxes[total] and slots[total], best first; `BoxTotals`.
 //
 // A candidate is one of the `slots` of the frame: (task, cell, class) in ascending order, numbered. Its key is
 // the complement of its score's bits, then the slot: unique, and ascending in the order of `Candidate::rank`
@@ -69,11 +69,7 @@ struct DecodeTaken {
     u32 count, surplus, non_finite;
 };
 
-struct DecodeTotals {
-    u32 count, surplus, non_finite;
-    u32 reserved;
-};
-static_assert(sizeof(DecodeTaken) == 12 && sizeof(DecodeTotals) == 16, "mirrored in src/cuda/decode.rs");
+static_assert(sizeof(DecodeTaken) == 12, "mirrored in src/cuda/decode.rs");
 
 struct DecodeMaps {
     // [tasks] DecodeTask and [channels] DecodeChannel.
@@ -409,7 +405,7 @@ extern "C" __global__ void decode_sort(const DecodeLists p) {
     const u32 total = taken_keys(p.taken, p.task_count);
     const u32 first = blockIdx.x * TILE;
     if (blockIdx.x == 0 && threadIdx.x == 0) {
-        DecodeTotals *totals = (DecodeTotals *)p.totals;
+        BoxTotals *totals = (BoxTotals *)p.totals;
         u32 surplus = 0, non_finite = 0;
         for (u32 t = 0; t < p.task_count; ++t) {
             surplus += taken[t].surplus;

@@ -12,6 +12,7 @@
 //! The stages know a device only as [`Device`]: memory and launches. `driver` is the CUDA driver; the
 //! tests' other one runs the same kernels on the CPU.
 
+pub mod decode;
 pub mod device;
 pub mod error;
 pub mod features;
@@ -21,6 +22,7 @@ pub mod map;
 pub mod pillars;
 pub mod scatter;
 
+pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
 pub use features::Features;
