@@ -149,29 +149,28 @@ __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
 // `SweepBuffer::accumulate`.
 template <int COLUMNS>
 __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
-    // The last sweep that begins at or before the point.
     u32 sweep = 0, end = frame.sweeps;
     while (sweep + 1 < end) {
-        const u32 middle = (sweep + end) / 2;
+        u32 middle = (sweep + end) / 2;
         if (index < frame.sweep[middle].first) end = middle;
         else sweep = middle;
     }
-    const bool moved = sweep > 0;
+    const int time = sweep == 0 ? -1 : frame.time;
+    const float age = frame.sweep[sweep].age;
     const float *from = (const float *)frame.points + (u64)index * frame.stride;
-    // One assignment for each column: so the row stays in registers on every target.
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
         float value = 0.0f;
         if (c < (int)frame.columns) {
-            const int source = frame.source[c];
-            if (source >= 0) value = from[source] * frame.factor[c];
-            if (moved && c == frame.time) value += frame.sweep[sweep].age;
+            int source = frame.source[c];
+            value = source < 0 ? 0.0f : from[source] * frame.factor[c];
         }
-        row[c] = value;
+        // Written once, with a constant index: else compilers keep the row in local memory.
+        row[c] = c == time ? value + age : value;
     }
-    if (!moved) return;
+    if (sweep == 0) return;
     const float *m = frame.sweep[sweep].motion;
-    const float x = row[0], y = row[1], z = row[2];
+    float x = row[0], y = row[1], z = row[2];
     row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];
     row[1] = m[4] * x + m[5] * y + m[6] * z + m[7];
     row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
