@@ -149,21 +149,24 @@ __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
 // `SweepBuffer::accumulate`.
 template <int COLUMNS>
 __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
-    const float *from = (const float *)frame.points + (u64)index * frame.stride;
-#pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) {
-        if (c < (int)frame.columns) {
-            int source = frame.source[c];
-            row[c] = source < 0 ? 0.0f : from[source] * frame.factor[c];
-        } else {
-            row[c] = 0.0f;
-        }
-    }
     u32 sweep = 0, end = frame.sweeps;
     while (sweep + 1 < end) {
         u32 middle = (sweep + end) / 2;
         if (index < frame.sweep[middle].first) end = middle;
         else sweep = middle;
+    }
+    const int time = sweep == 0 ? -1 : frame.time;
+    const float age = frame.sweep[sweep].age;
+    const float *from = (const float *)frame.points + (u64)index * frame.stride;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        float value = 0.0f;
+        if (c < (int)frame.columns) {
+            int source = frame.source[c];
+            value = source < 0 ? 0.0f : from[source] * frame.factor[c];
+        }
+        // Written once, with a constant index: else compilers keep the row in local memory.
+        row[c] = c == time ? value + age : value;
     }
     if (sweep == 0) return;
     const float *m = frame.sweep[sweep].motion;
@@ -171,8 +174,4 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
     row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];
     row[1] = m[4] * x + m[5] * y + m[6] * z + m[7];
     row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
-#pragma unroll
-    for (int c = 3; c < COLUMNS; ++c) {
-        row[c] = c == frame.time ? row[c] + frame.sweep[sweep].age : row[c];
-    }
 }

@@ -14,6 +14,7 @@
 
 pub mod device;
 pub mod error;
+pub mod features;
 pub mod graph;
 pub mod input;
 pub mod map;
@@ -22,6 +23,7 @@ pub mod scatter;
 
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
+pub use features::Features;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
