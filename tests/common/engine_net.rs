@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use centerpoint::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, ConvWeight, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder,
+    ConvSpec, ConvWeight, DepthToSpaceMode, Direction, MaxPoolSpec, Payload, ProgramBuilder,
 };
 use centerpoint::engine::{EngineError, MapView};
 
@@ -239,6 +239,7 @@ impl Net {
                     bias,
                 } => {
                     let spec = ConvSpec {
+                        direction: Direction::Forward,
                         out_channels: *out,
                         kernel: *kernel,
                         stride: *stride,
@@ -267,12 +268,13 @@ impl Net {
                     scales,
                     bias,
                 } => {
-                    let spec = ConvTransposeSpec {
+                    let output_padding = *output_padding;
+                    let spec = ConvSpec {
+                        direction: Direction::Transposed { output_padding },
                         out_channels: *out,
                         kernel: *kernel,
                         stride: *stride,
                         pad: *pad,
-                        output_padding: *output_padding,
                         dilation: *dilation,
                         groups: *groups,
                         weight: conv_weight(
@@ -283,7 +285,7 @@ impl Net {
                         bias: bias.map(|bias| self.values(bias)),
                         relu: false,
                     };
-                    builder.conv_transpose(name, x, &spec)?
+                    builder.conv(name, x, &spec)?
                 }
                 Op::BatchNormalization { scale, shift } => {
                     builder.affine(name, x, self.values(*scale), self.values(*shift), false)?
