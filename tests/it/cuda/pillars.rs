@@ -404,19 +404,25 @@ fn real_frames() -> Vec<PointCloud> {
         .collect()
 }
 
-/// Frames in a row on the same buffers, under eight schedules.
-fn check_in_a_row(frames: &[PointCloud]) {
-    for model in real_models() {
-        for seed in 0..8 {
-            let Some(device) = emulation::device(seed) else {
-                return;
-            };
-            let mut stage = Stage::new(model.clone(), &device);
-            for (i, frame) in frames.iter().enumerate() {
-                stage.check(frame, &format!("frame {i}, schedule {seed}"));
-            }
-        }
+/// Runs a check under eight schedules, half of them with each model.
+fn under_schedules(check: impl Fn(&mut Stage)) {
+    let models = real_models();
+    for seed in 0..8 {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let model = models[seed as usize % models.len()].clone();
+        check(&mut Stage::new(model, &device));
     }
+}
+
+/// Frames in a row on the same buffers.
+fn check_in_a_row(frames: &[PointCloud]) {
+    under_schedules(|stage| {
+        for (i, frame) in frames.iter().enumerate() {
+            stage.check(frame, &format!("frame {i}"));
+        }
+    });
 }
 
 #[test]
@@ -442,16 +448,10 @@ fn two_real_sweeps_equal_the_cpu() {
         let Some(sweeps) = av2_sweeps(capacity) else {
             return;
         };
-        for model in real_models() {
-            for seed in 0..8 {
-                let Some(device) = emulation::device(seed) else {
-                    return;
-                };
-                let mut stage = Stage::new(model.clone(), &device);
-                let found = stage.check_sweeps(&sweeps, "two sweeps");
-                let newest = found.points.iter().flatten().filter(|&&p| p < 99_466);
-                assert!(newest.count() > 10_000);
-            }
-        }
+        under_schedules(|stage| {
+            let found = stage.check_sweeps(&sweeps, "two sweeps");
+            let newest = found.points.iter().flatten().filter(|&&p| p < 99_466);
+            assert!(newest.count() > 10_000);
+        });
     }
 }
