@@ -19,6 +19,7 @@ pub mod features;
 pub mod graph;
 pub mod input;
 pub mod map;
+pub mod nms;
 pub mod pillars;
 pub mod scatter;
 
@@ -29,5 +30,6 @@ pub use features::Features;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
+pub use nms::Nms;
 pub use pillars::Pillars;
 pub use scatter::Scatter;
