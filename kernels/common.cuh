@@ -118,26 +118,55 @@ __device__ __forceinline__ float half_value(u16 bits) {
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
 
+// This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
+__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
+__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
+
+// Sum of `value` over the threads of the block before this one; `total` is that over all. All threads call
+// it, in blocks of whole warps; `sums` is shared memory for one number of each warp.
+__device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
+    u32 upto = value;
+    for (u32 step = 1; step < WARP; step *= 2) {
+        const u32 before = __shfl_up_sync(FULL_MASK, upto, step);
+        if (lane_index() >= step) upto += before;
+    }
+    const u32 warp = threadIdx.x / WARP;
+    // An earlier call's sums have been read.
+    __syncthreads();
+    if (lane_index() == WARP - 1) sums[warp] = upto;
+    __syncthreads();
+    u32 before = upto - value;
+    total = 0;
+    for (u32 w = 0; w < blockDim.x / WARP; ++w) {
+        if (w < warp) before += sums[w];
+        total += sums[w];
+    }
+    return before;
+}
+
 // Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
 // newest sweep sees it, with its age. Same operations as `PointCloud::select` after
 // `SweepBuffer::accumulate`.
 template <int COLUMNS>
 __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
-    const float *from = (const float *)frame.points + (u64)index * frame.stride;
-#pragma unroll
-    for (int c = 0; c < COLUMNS; ++c) {
-        if (c < (int)frame.columns) {
-            int source = frame.source[c];
-            row[c] = source < 0 ? 0.0f : from[source] * frame.factor[c];
-        } else {
-            row[c] = 0.0f;
-        }
-    }
     u32 sweep = 0, end = frame.sweeps;
     while (sweep + 1 < end) {
         u32 middle = (sweep + end) / 2;
         if (index < frame.sweep[middle].first) end = middle;
         else sweep = middle;
+    }
+    const int time = sweep == 0 ? -1 : frame.time;
+    const float age = frame.sweep[sweep].age;
+    const float *from = (const float *)frame.points + (u64)index * frame.stride;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        float value = 0.0f;
+        if (c < (int)frame.columns) {
+            int source = frame.source[c];
+            value = source < 0 ? 0.0f : from[source] * frame.factor[c];
+        }
+        // Written once, with a constant index: else compilers keep the row in local memory.
+        row[c] = c == time ? value + age : value;
     }
     if (sweep == 0) return;
     const float *m = frame.sweep[sweep].motion;
@@ -145,8 +174,4 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
     row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];
     row[1] = m[4] * x + m[5] * y + m[6] * z + m[7];
     row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
-#pragma unroll
-    for (int c = 3; c < COLUMNS; ++c) {
-        row[c] = c == frame.time ? row[c] + frame.sweep[sweep].age : row[c];
-    }
 }

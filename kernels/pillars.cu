@@ -81,10 +81,6 @@ __device__ __forceinline__ u32 cell_along(float value, float least, float size, 
     return quotient < (float)last ? (u32)quotient : last;
 }
 
-__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
-
-__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
-
 extern "C" __global__ void pillars_cells(const PillarsParams p) {
     const u32 count = point_count(p);
     const u32 tile = blockIdx.x;
@@ -133,37 +129,24 @@ extern "C" __global__ void pillars_cells(const PillarsParams p) {
 }
 
 extern "C" __global__ void pillars_number(const PillarsParams p) {
-    // By warp: part of the sum over the tiles before, and first points.
-    __shared__ u32 sums_before[WARPS], sums_firsts[WARPS];
+    __shared__ u32 sums[WARPS];
     const u32 count = point_count(p);
     const u32 tile = blockIdx.x;
     // One block works for a frame without points, too: it writes the totals.
     const u32 tiles = count == 0 ? 1 : (count + TILE - 1) / TILE;
     if (tile >= tiles) return;
     const u32 index = tile * TILE + threadIdx.x;
-    const u32 warp = threadIdx.x / WARP;
 
-    u32 before = 0;
-    for (u32 t = threadIdx.x; t < tile; t += TILE) before += ((const u32 *)p.tile_firsts)[t];
-    for (u32 step = WARP / 2; step > 0; step /= 2) before += __shfl_xor_sync(FULL_MASK, before, step);
+    // Pillars of the tiles before.
+    u32 part = 0, begin;
+    for (u32 t = threadIdx.x; t < tile; t += TILE) part += ((const u32 *)p.tile_firsts)[t];
+    scan_block(part, sums, begin);
 
     const u32 cell = index < count ? ((const u32 *)p.point_cells)[index] : NONE;
     const bool is_first = cell != NONE && ((const u32 *)p.first)[cell] == index;
-    const u32 firsts = __ballot_sync(FULL_MASK, is_first);
-    if (lane_index() == 0) {
-        sums_before[warp] = before;
-        sums_firsts[warp] = __popc(firsts);
-    }
-    __syncthreads();
-    // Pillars up to this tile, up to this thread, and up to the tile's end.
-    u32 begin = 0, pillar = __popc(firsts & lanes_below()), end = 0;
-    for (u32 w = 0; w < WARPS; ++w) {
-        begin += sums_before[w];
-        if (w < warp) pillar += sums_firsts[w];
-        end += sums_firsts[w];
-    }
-    pillar += begin;
-    end += begin;
+    u32 firsts;
+    const u32 pillar = begin + scan_block(is_first, sums, firsts);
+    const u32 end = begin + firsts;
 
     u32 *slots = (u32 *)p.slots;
     const u32 slots_end = min(end, p.max_pillars) * p.max_points;

@@ -51,6 +51,9 @@ pub enum CudaError {
         /// The call that failed first.
         first: Box<CudaError>,
     },
+    /// The PFN is not the model's.
+    #[error(transparent)]
+    Pfn(#[from] crate::features::PfnError),
     /// An engine's map cannot be read or written by the kernels.
     #[error("map `{map}`: {problem}")]
     Map {

@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, CudaError, Device, Pinned};
 use crate::model::Model;
-use crate::points::{Column, FrameError, Layout, MAX_COLUMNS};
+use crate::points::{Accumulated, Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer};
 
 /// Most sweeps of a frame.
 pub const MAX_SWEEPS: usize = 256;
@@ -121,6 +121,45 @@ impl Input {
         self.host.write(0, &[header])?;
         self.host.copy_to(&self.block, size_of::<Header>())?;
         Ok(count - taken)
+    }
+
+    /// Takes the sweeps that [`SweepBuffer::accumulate`] would take, as they are: the kernels move them.
+    /// Points past the capacity, and sweeps past [`MAX_SWEEPS`], are not taken but counted.
+    ///
+    /// # Errors
+    /// As [`Input::set`].
+    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> crate::Result<Accumulated> {
+        let stride = sweeps.layout().stride();
+        let points_at = self.block.address() + POINTS_AT as u64;
+        let mut header = self.header(sweeps.layout(), points_at, 0)?;
+        let (mut points, mut count, mut beyond) = (0, 0, 0);
+        let mut done = Accumulated::default();
+        for part in sweeps.parts(&mut done) {
+            let held = part.rows.len() / stride;
+            let Some(sweep) = header.sweep.get_mut(count) else {
+                beyond += held;
+                continue;
+            };
+            *sweep = Sweep {
+                first: points as u32,
+                age: part.age,
+                motion: part.motion.unwrap_or_default(),
+            };
+            let taken = held.min(self.capacity - points);
+            let at = POINTS_AT + points * stride * size_of::<f32>();
+            self.host.write(at, &part.rows[..taken * stride])?;
+            points += taken;
+            beyond += held - taken;
+            count += 1;
+        }
+        header.count = points as u32;
+        header.sweeps = count as u32;
+        self.host.write(0, &[header])?;
+        let bytes = POINTS_AT + points * stride * size_of::<f32>();
+        self.host.copy_to(&self.block, bytes)?;
+        done.sweeps = count;
+        done.points_over_capacity += beyond;
+        Ok(done)
     }
 
     /// The header of one sweep: `count` rows of `layout` from `points` on.

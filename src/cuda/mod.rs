@@ -20,6 +20,7 @@ pub mod device;
 #[cfg(feature = "cuda")]
 pub mod driver;
 pub mod error;
+pub mod features;
 pub mod graph;
 pub mod input;
 #[cfg(feature = "cuda")]
@@ -29,14 +30,18 @@ pub mod map;
 mod module;
 #[cfg(feature = "cuda")]
 mod nvrtc;
+pub mod pillars;
+pub mod scatter;
 
 use std::sync::Arc;
 
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
+pub use features::Features;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
+<<<<<<< HEAD
 
 /// The first NVIDIA GPU (`CUDA_VISIBLE_DEVICES` chooses which that is), with all kernels loaded.
 ///
@@ -53,3 +58,7 @@ pub fn open() -> Result<Arc<dyn Device>, CudaError> {
             .into(),
     })
 }
+=======
+pub use pillars::Pillars;
+pub use scatter::Scatter;
+>>>>>>> cuda

@@ -7,6 +7,9 @@
 mod bev;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/emulation.rs"]
+#[allow(dead_code)]
+mod emulation;
 #[path = "../common/engine_net.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod engine_net;
@@ -25,6 +28,7 @@ mod calibrate;
 mod calibration;
 mod cli;
 mod compile;
+mod cuda;
 mod degenerate;
 mod demo;
 mod detector;

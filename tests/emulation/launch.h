@@ -1,0 +1,191 @@
+// Launches: runs the blocks of a kernel, in an order that the seed decides. Comes last in a generated file:
+// the emulation, the kernels, the table of their names, this.
+#pragma once
+
+#include <link.h>
+
+#include <mutex>
+
+#include "schedule.h"
+
+namespace emulation {
+
+constexpr uint32_t MAX_SHARED = 227 << 10;
+
+// A kernel as the table holds it: how to call it from `void **`, and the size of its parameter.
+struct Kernel {
+    const char *name;
+    void (*call)(void **params);
+    size_t bytes;
+};
+
+template <auto F>
+struct Thunk;
+template <typename P, void (*F)(P)>
+struct Thunk<F> {
+    static void call(void **params) {
+        P copy;
+        memcpy(&copy, params[0], sizeof copy);
+        F(copy);
+    }
+    static constexpr size_t BYTES = sizeof(P);
+};
+
+// States wait here between launches, with their stacks.
+inline std::mutex states_lock;
+inline std::vector<std::unique_ptr<State>> states;
+
+// The shared variables of this library on this OS thread: all its thread-local ones.
+struct SharedVariables {
+    unsigned char *begin = nullptr;
+    size_t bytes = 0;
+};
+
+inline SharedVariables shared_variables() {
+    SharedVariables found;
+    dl_iterate_phdr(
+        [](dl_phdr_info *info, size_t, void *out) {
+            bool here = false;
+            const ElfW(Phdr) *tls = nullptr;
+            for (int i = 0; i < info->dlpi_phnum; ++i) {
+                const ElfW(Phdr) &header = info->dlpi_phdr[i];
+                uintptr_t begin = info->dlpi_addr + header.p_vaddr, at = (uintptr_t)&shared_variables;
+                here |= header.p_type == PT_LOAD && at >= begin && at < begin + header.p_memsz;
+                if (header.p_type == PT_TLS) tls = &header;
+            }
+            if (!here) return 0;
+            if (tls != nullptr) {
+                *(SharedVariables *)out = {(unsigned char *)info->dlpi_tls_data, tls->p_memsz};
+            }
+            return 1;
+        },
+        &found);
+    return found;
+}
+
+// Writes random bytes; the margins that a sanitizer keeps are not its business.
+EMULATION_UNCHECKED inline void fill_with_garbage(State &s, unsigned char *at, size_t bytes) {
+    for (; bytes >= 8; bytes -= 8, at += 8) {
+        uint64_t word = s.random();
+        memcpy(at, &word, 8);
+    }
+    for (; bytes > 0; --bytes, ++at) *at = (unsigned char)s.random();
+}
+
+// Runs the block at `block_index`.
+inline void run_block(State &s, bool shuffled) {
+    uint32_t count = s.block_dim.x;
+    s.exited = s.at_barrier = s.barrier_count = 0;
+    s.atomics = 0;
+    s.ready_first = 0;
+    s.ready_count = count;
+    memset(s.threads, 0, count * sizeof(Thread));
+    memset(s.warps, 0, sizeof s.warps);
+    for (uint32_t t = 0; t < count; ++t) {
+        s.ready[t] = (uint16_t)t;
+        s.warps[t / LANES].present |= 1u << t % LANES;
+    }
+    for (uint32_t t = count; shuffled && t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
+    s.running = &s.host;
+    go_on(s, pick(s));
+}
+
+// Runs all blocks, unless one fails.
+inline void run_blocks(State &s, uint64_t seed) {
+    s.random_state = seed;
+    s.policy = seed == 0 ? Policy::Oldest : (Policy)s.random_below(3);
+    bool shuffled = seed != 0 && s.policy != Policy::Newest;
+    s.yields = seed != 0;
+    s.yield_mask = (1u << (1 + 2 * s.random_below(3))) - 1;
+
+    uint64_t count = (uint64_t)s.grid_dim.x * s.grid_dim.y * s.grid_dim.z;
+    std::vector<uint64_t> order(count);
+    for (uint64_t b = 0; b < count; ++b) order[b] = s.policy == Policy::Newest ? count - 1 - b : b;
+    for (uint64_t b = count; shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
+
+    SharedVariables shared = shared_variables();
+    for (uint64_t b : order) {
+        s.block_index = {(uint32_t)(b % s.grid_dim.x), (uint32_t)(b / s.grid_dim.x % s.grid_dim.y),
+                         (uint32_t)(b / s.grid_dim.x / s.grid_dim.y)};
+        fill_with_garbage(s, shared.begin, shared.bytes);
+        state = &s;
+        fill_with_garbage(s, s.dynamic_shared, s.dynamic_bytes);
+        run_block(s, shuffled);
+        if (s.failed) return;
+    }
+}
+
+// Writes why a launch is refused, and nothing where it is not.
+inline void refusal(const Kernel *kernel, const uint32_t *grid, uint32_t block, uint32_t shared, size_t bytes,
+                    char *why, size_t why_bytes) {
+    why[0] = 0;
+    if (kernel == nullptr) {
+        snprintf(why, why_bytes, "there is no such kernel");
+    } else if (kernel->bytes != bytes) {
+        snprintf(why, why_bytes, "its parameter has %zu bytes, the launch gives %zu", kernel->bytes, bytes);
+    } else if (block == 0 || block > MAX_THREADS) {
+        snprintf(why, why_bytes, "a block has 1 to %u threads, not %u", MAX_THREADS, block);
+    } else if (shared > MAX_SHARED) {
+        snprintf(why, why_bytes, "a block has at most %u bytes of shared memory, not %u", MAX_SHARED, shared);
+    } else if (grid[0] - 1 >= 0x7fffffffu || grid[1] - 1 >= 65535 || grid[2] - 1 >= 65535) {
+        snprintf(why, why_bytes, "a grid cannot have %u x %u x %u blocks", grid[0], grid[1], grid[2]);
+    }
+}
+
+// Runs a kernel of `table`; writes why not into `error` and returns 1 where it fails.
+inline int launch(const Kernel *table, size_t kernels, const char *name, const uint32_t *grid, uint32_t block,
+                  uint32_t shared, void **params, size_t bytes, uint64_t seed, char *error, size_t error_bytes) {
+    const Kernel *kernel = nullptr;
+    for (size_t k = 0; k < kernels; ++k) {
+        if (strcmp(table[k].name, name) == 0) kernel = &table[k];
+    }
+    refusal(kernel, grid, block, shared, bytes, error, error_bytes);
+    if (error[0] != 0) return 1;
+    std::unique_ptr<State> s;
+    {
+        std::lock_guard<std::mutex> guard(states_lock);
+        if (!states.empty()) {
+            s = std::move(states.back());
+            states.pop_back();
+        }
+    }
+    if (s == nullptr) s = std::make_unique<State>();
+    s->call = kernel->call;
+    s->params = params;
+    s->thread_index = {0, 0, 0};
+    s->block_dim = {block, 1, 1};
+    s->grid_dim = {grid[0], grid[1], grid[2]};
+    // A heap block of just that size, so that a sanitizer sees what lies beyond.
+    std::unique_ptr<unsigned char[]> dynamic(new unsigned char[shared]);
+    s->dynamic_shared = dynamic.get();
+    s->dynamic_bytes = shared;
+    s->failed = false;
+    s->host = Fiber();
+    state = s.get();
+    run_blocks(*s, seed);
+    state = nullptr;
+    bool failed = s->failed;
+    if (failed) {
+        snprintf(error, error_bytes, "%s", s->error);
+        // The stacks of threads that never ended begin anew.
+        s->idle.clear();
+        for (auto &fiber : s->fibers) {
+            fiber->fresh = true;
+            s->idle.push_back(fiber.get());
+        }
+    }
+    std::lock_guard<std::mutex> guard(states_lock);
+    states.push_back(std::move(s));
+    return failed;
+}
+
+}  // namespace emulation
+
+// The one function of a library.
+#define EMULATION_LAUNCH(table)                                                                                \
+    extern "C" __attribute__((visibility("default"))) int emulation_launch(                                    \
+        const char *kernel, const uint32_t *grid, uint32_t block, uint32_t shared, void **params,              \
+        size_t bytes, uint64_t seed, char *error, size_t error_bytes) {                                        \
+        return emulation::launch(table, sizeof table / sizeof *table, kernel, grid, block, shared, params,     \
+                                 bytes, seed, error, error_bytes);                                             \
+    }

@@ -1,0 +1,3 @@
+//! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
+
+mod harness;
