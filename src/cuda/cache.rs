@@ -31,6 +31,7 @@ impl Cache {
     }
 
     /// A given folder.
+    #[cfg(test)]
     pub(super) fn at(folder: &Path) -> Self {
         Self {
             folder: Some(folder.into()),

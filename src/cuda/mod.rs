@@ -41,7 +41,8 @@ pub use features::Features;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
-<<<<<<< HEAD
+pub use pillars::Pillars;
+pub use scatter::Scatter;
 
 /// The first NVIDIA GPU (`CUDA_VISIBLE_DEVICES` chooses which that is), with all kernels loaded.
 ///
@@ -58,7 +59,3 @@ pub fn open() -> Result<Arc<dyn Device>, CudaError> {
             .into(),
     })
 }
-=======
-pub use pillars::Pillars;
-pub use scatter::Scatter;
->>>>>>> cuda

@@ -169,6 +169,7 @@ pub(super) fn compiled(
                 source.stage
             );
             let done = nvrtc.compile(source.stage, source.text, COMMON, target, &[])?;
+            log::debug!("{}", done.log);
             Ok(done.code)
         },
     )
