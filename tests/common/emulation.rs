@@ -194,14 +194,10 @@ impl Source {
         use std::fmt::Write;
         let mut unit = String::new();
         let emulation = emulation_folder();
-        writeln!(
-            unit,
-            "#include \"{}/cuda_emulation.h\"",
-            emulation.display()
-        )
-        .unwrap();
+        for header in ["cuda_emulation.h", "launch.h"] {
+            writeln!(unit, "#include \"{}/{header}\"", emulation.display()).unwrap();
+        }
         writeln!(unit, "#include \"{}\"", self.path.display()).unwrap();
-        writeln!(unit, "#include \"{}/launch.h\"", emulation.display()).unwrap();
         unit += "static const emulation::Kernel KERNELS[] = {\n";
         for kernel in &self.kernels {
             writeln!(
