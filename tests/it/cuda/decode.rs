@@ -223,7 +223,14 @@ fn eleven_tasks_equal_the_cpu() {
 
 #[test]
 fn broken_values_in_every_map_equal_the_cpu() {
-    let values = [(HEATMAP, 3), (REG, 2), (HEIGHT, 1), (DIM, 3), (ROT, 2), (VEL, 2)];
+    let values = [
+        (HEATMAP, 3),
+        (REG, 2),
+        (HEIGHT, 1),
+        (DIM, 3),
+        (ROT, 2),
+        (VEL, 2),
+    ];
     let bad = [
         f32::NAN,
         -f32::NAN,
@@ -287,12 +294,30 @@ fn maps_and_models_that_do_not_fit_are_refused() {
         change(&mut maps);
         [maps]
     };
-    refused(&with(|m| m[DIM].element = Element::I8), "`dim`: 8-bit codes");
-    refused(&with(|m| m[VEL].layout.channels = 1), "`vel`: it is [1, 12, 16]");
-    refused(&with(|m| m[HEATMAP].layout.channels = 2), "gives [3, 12, 16]");
-    refused(&with(|m| m[REG].layout.width = 15), "`reg`: it is [2, 12, 15]");
-    refused(&with(|m| m[ROT].vector = 3), "`rot`: 3 channels side by side");
-    refused(&with(|m| m[HEIGHT].layout.stride_y = 1 << 30), "`height`: its last element");
+    refused(
+        &with(|m| m[DIM].element = Element::I8),
+        "`dim`: 8-bit codes",
+    );
+    refused(
+        &with(|m| m[VEL].layout.channels = 1),
+        "`vel`: it is [1, 12, 16]",
+    );
+    refused(
+        &with(|m| m[HEATMAP].layout.channels = 2),
+        "gives [3, 12, 16]",
+    );
+    refused(
+        &with(|m| m[REG].layout.width = 15),
+        "`reg`: it is [2, 12, 15]",
+    );
+    refused(
+        &with(|m| m[ROT].vector = 3),
+        "`rot`: 3 channels side by side",
+    );
+    refused(
+        &with(|m| m[HEIGHT].layout.stride_y = 1 << 30),
+        "`height`: its last element",
+    );
 
     let limit = |model: &Model| {
         let error = cuda::Decoder::new(model, &device).unwrap_err();

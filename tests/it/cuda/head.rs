@@ -52,7 +52,7 @@ fn half(value: f32) -> u16 {
     } else if magnitude < 2f32.powi(-14) {
         (magnitude * 2f32.powi(24)) as u16
     } else {
-        ((bits & 0x7fff_ffff) >> 13) as u16 - (112 << 10)
+        (((bits & 0x7fff_ffff) >> 13) - (112 << 10)) as u16
     }
 }
 

@@ -1,6 +1,9 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
+mod decode;
 mod harness;
+mod head;
+mod nms;
 mod pillars;
 mod plants;
 mod scatter;
