@@ -63,9 +63,10 @@ const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 104);
 #[derive(Debug)]
 pub struct Nms {
     steps: Vec<Step>,
+    /// Classes of the boxes that are left, and the boxes of each group.
+    indices: [Buffer<u32>; 2],
     /// Hold what the parameters point to.
     _rects: [Buffer<Rect>; 2],
-    _indices: [Buffer<u32>; 2],
     _remap: Buffer<Remap>,
     /// [`Totals`], then boxes.
     result: Buffer<u32>,
@@ -134,7 +135,7 @@ impl Nms {
             },
             steps,
             _rects: rects,
-            _indices: indices,
+            indices,
             _remap: remap,
             result,
         })
@@ -148,6 +149,15 @@ impl Nms {
     /// Size of the result in bytes, with room for as many boxes as the model lets a frame have.
     pub fn result_bytes(&self) -> usize {
         self.result.len() * size_of::<u32>()
+    }
+
+    /// Reads back the first `len` indices that the last step listed: the boxes that it was given, group by
+    /// group. For tests: blocks of different groups must not meet there.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download_members(&self, len: usize) -> Result<Vec<u32>, CudaError> {
+        self.indices[1].download(len)
     }
 
     /// Reads the result back, and waits for it.
