@@ -21,6 +21,9 @@ mod nets;
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[path = "../common/recorded.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod recorded;
 #[path = "../common/toy.rs"]
 mod toy;
 
