@@ -1,3 +1,5 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
 mod harness;
+mod pillars;
+mod scatter;
