@@ -55,7 +55,8 @@ pub struct Frame {
     device: Arc<dyn Device>,
     stages: Stages,
     side: Side,
-    boxes: Vec<Box3d>,
+    /// The result of the last frame, as [`nms::split`] takes it.
+    result: Vec<u32>,
 }
 
 /// The stages, and what they leave for the host.
@@ -68,7 +69,7 @@ pub(super) struct Stages {
     /// By task, in the order of [`OUTPUT_KINDS`].
     heads: Vec<[DeviceMap; OUTPUT_KINDS.len()]>,
     totals: Pinned<pillars::Totals>,
-    result: Pinned<u8>,
+    result: Pinned<u32>,
 }
 
 /// Where the engine is.
@@ -145,15 +146,16 @@ impl Frame {
             decoder: Decoder::new(model, device)?,
             heads,
             totals: Pinned::zeroed(device, "counters", 1)?,
-            result: Pinned::zeroed(device, "boxes", nms.result().len())?,
+            result: Pinned::zeroed(device, "boxes", nms.buffer().len())?,
             nms,
         };
+        let result = vec![0; stages.result.len()];
         let mut frame = Self {
             graphs: Vec::new(),
             device: device.clone(),
             stages,
             side,
-            boxes: Vec::with_capacity(model.max_boxes()),
+            result,
         };
         let parts = match &frame.side {
             Side::Device { .. } => 1,
@@ -244,13 +246,12 @@ impl Frame {
 
     /// The boxes of the last frame, best first.
     pub fn boxes(&self) -> &[Box3d] {
-        &self.boxes
+        nms::split(&self.result).1
     }
 
     /// Runs the frame whose input has been set.
     fn run(&mut self, start: Instant, beyond: usize) -> Result<(Dropped, Times)> {
         let mut times = Times::default();
-        self.boxes.clear();
         let mut parts = self.graphs.iter_mut();
         if let Some(graph) = parts.next() {
             graph.launch()?;
@@ -262,7 +263,8 @@ impl Frame {
             graph.launch()?;
         }
         let mut dropped = totals[0].dropped();
-        let found = nms::read(&self.stages.result, &mut self.boxes)?;
+        self.stages.result.read(0, &mut self.result)?;
+        let (found, _) = nms::split(&self.result);
         dropped.sweep_points = beyond as u64;
         dropped.candidates = found.surplus.into();
         dropped.non_finite_candidates = found.non_finite.into();
@@ -298,7 +300,7 @@ impl Stages {
         device.mark(DECODE)?;
         nms::suppress(&self.decoder, &mut self.nms)?;
         self.result
-            .copy_from(self.nms.result(), self.result.len())?;
+            .copy_from(self.nms.buffer(), self.result.len())?;
         device.mark(NMS)
     }
 }

@@ -16,6 +16,7 @@
 mod cache;
 #[cfg(feature = "cuda")]
 mod context;
+pub mod decode;
 pub mod device;
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -30,6 +31,7 @@ mod library;
 pub mod map;
 #[cfg(feature = "cuda")]
 mod module;
+pub mod nms;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 pub mod pillars;
@@ -37,6 +39,7 @@ pub mod scatter;
 
 use std::sync::Arc;
 
+pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
 pub use features::Features;
@@ -44,6 +47,7 @@ pub use frame::Frame;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
+pub use nms::Nms;
 pub use pillars::Pillars;
 pub use scatter::Scatter;
 
