@@ -3,4 +3,5 @@
 mod frame;
 mod harness;
 mod pillars;
+mod plants;
 mod scatter;
