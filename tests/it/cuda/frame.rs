@@ -91,7 +91,7 @@ fn sweeps_are_moved_on_the_device() {
 }
 
 #[test]
-fn a_cloud_that_lacks_a_column_costs_that_frame_alone() {
+fn a_cloud_of_other_columns_leaves_nothing_behind() {
     let Some(device) = emulation::device(0) else {
         return;
     };
@@ -105,13 +105,6 @@ fn a_cloud_that_lacks_a_column_costs_that_frame_alone() {
     assert_eq!(bits(detector.detect(&whole).unwrap().boxes), expected);
 
     let folder = tempfile::tempdir().unwrap();
-    let model = MODEL.replace(r#""z"]"#, r#""z", "ring"]"#);
-    let model = model.replace("layers = [2]", "layers = [2]\nin_features = 4");
-    let plan = write_plan(folder.path(), &model);
-    // The weights of the tiny model do not fit four columns.
-    let refused = Detector::on(&Plan::open(&plan).unwrap(), &Options::default(), &device);
-    assert!(refused.is_err());
-
     let plan = write_plan(folder.path(), MODEL);
     let mut tiny = Detector::on(&Plan::open(&plan).unwrap(), &Options::default(), &device).unwrap();
     let empty = PointCloud::empty("x,y,z".parse().unwrap());
@@ -131,7 +124,10 @@ impl Engine for Fixed {
     }
 
     fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
-        self.outputs.iter().map(|(desc, map)| (desc, *map)).collect()
+        self.outputs
+            .iter()
+            .map(|(desc, map)| (desc, *map))
+            .collect()
     }
 
     fn enqueue(&mut self) -> Result<(), CudaError> {
@@ -150,7 +146,12 @@ fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     let stages = Stages::new(plan, cloud);
     let mut state = Scatter::new(plan.model().grid.max_pillars);
     let mut map = engine.input_mut();
-    scatter(stages.features.values(), stages.pillars.cells(), &mut state, &mut map);
+    scatter(
+        stages.features.values(),
+        stages.pillars.cells(),
+        &mut state,
+        &mut map,
+    );
     engine.run().unwrap();
     let descs = engine.outputs().to_vec();
     let maps = (0..descs.len()).map(|i| crate::engine_net::dense(engine.output(i).unwrap()));
@@ -168,13 +169,25 @@ impl Stages {
         let model = plan.model();
         let mut pillars = Pillars::new(&model.grid);
         let mut scratch = Vec::new();
-        let selected = cloud.select(&model.points.columns, 1.0, &mut scratch).unwrap();
+        let selected = cloud
+            .select(&model.points.columns, 1.0, &mut scratch)
+            .unwrap();
         let stride = model.points.columns.len();
         voxelize(selected.points, stride, &model.grid, &mut pillars);
         let pool = Pool::new(1);
         let mut out = Features::new(model, plan.pfn(), 1).unwrap();
-        features(selected.points, stride, &pillars, &model.grid, &pool, &mut out);
-        Self { pillars, features: out }
+        features(
+            selected.points,
+            stride,
+            &pillars,
+            &model.grid,
+            &pool,
+            &mut out,
+        );
+        Self {
+            pillars,
+            features: out,
+        }
     }
 }
 
@@ -222,8 +235,13 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
         let Some(device) = emulation::device(seed) else {
             return;
         };
-        let size = if element == Element::I8 { 1 } else { size_of::<f32>() };
-        let input = Buffer::<u8>::zeroed(&device, "BEV map", channels * height * width * size).unwrap();
+        let size = if element == Element::I8 {
+            1
+        } else {
+            size_of::<f32>()
+        };
+        let input =
+            Buffer::<u8>::zeroed(&device, "BEV map", channels * height * width * size).unwrap();
         let (address, len) = (input.address(), input.len());
         let mut memory = vec![input];
         let mut outputs = Vec::new();
@@ -239,9 +257,24 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             memory.push(buffer);
             outputs.push((desc.clone(), map));
         }
-        let desc = MapDesc { name: "spatial_features".into(), channels, height, width };
-        let map = DeviceMap { address, element, scale, vector: 1, layout: nhwc };
-        let engine = Fixed { input: (desc, map), outputs, _memory: memory };
+        let desc = MapDesc {
+            name: "spatial_features".into(),
+            channels,
+            height,
+            width,
+        };
+        let map = DeviceMap {
+            address,
+            element,
+            scale,
+            vector: 1,
+            layout: nhwc,
+        };
+        let engine = Fixed {
+            input: (desc, map),
+            outputs,
+            _memory: memory,
+        };
         let mut frame = Frame::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
 
         let mut state = Scatter::new(model.grid.max_pillars);
@@ -251,11 +284,19 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             let cloud = read(path);
             let stages = Stages::new(&plan, &cloud);
             let data = match element {
-                Element::I8 => MapDataMut::I8 { codes: &mut codes, scale },
+                Element::I8 => MapDataMut::I8 {
+                    codes: &mut codes,
+                    scale,
+                },
                 _ => MapDataMut::F32(&mut values),
             };
             let mut view = MapViewMut { data, layout: nhwc };
-            scatter(stages.features.values(), stages.pillars.cells(), &mut state, &mut view);
+            scatter(
+                stages.features.values(),
+                stages.pillars.cells(),
+                &mut state,
+                &mut view,
+            );
 
             let (dropped, times) = frame.detect(&cloud).unwrap();
             assert_eq!(bits(frame.boxes()), bits(&expected));
@@ -293,7 +334,12 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
     let plan = demo_plan("fp32.plan");
     let model = plan.model();
     let [channels, height, width] = [model.bev_channels(), model.grid.ny, model.grid.nx];
-    let desc = MapDesc { name: "spatial_features".into(), channels, height, width };
+    let desc = MapDesc {
+        name: "spatial_features".into(),
+        channels,
+        height,
+        width,
+    };
     let map = DeviceMap {
         address: 256,
         element: Element::F32,
@@ -301,8 +347,14 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
         vector: 1,
         layout: MapLayout::nchw(channels, height, width),
     };
-    let engine = Fixed { input: (desc, map), outputs: Vec::new(), _memory: Vec::new() };
-    let error = Frame::new(model, plan.pfn(), &device, Box::new(engine)).map(|_| ()).unwrap_err();
+    let engine = Fixed {
+        input: (desc, map),
+        outputs: Vec::new(),
+        _memory: Vec::new(),
+    };
+    let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
+        .map(|_| ())
+        .unwrap_err();
     let text = Error::from(error).to_string();
     assert!(text.contains(&model.head.tasks[0].outputs[0]), "{text}");
 }
