@@ -11,8 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 targets="75 80 86 87 89 90 100 110 120"
-# Kernels that may spill, separated by spaces, and why: none.
-exempt=""
+# Kernels that may, separated by spaces: nms_prepare, whose stack is that of CUDA's own sin and cos for large
+# angles; a thread for each of at most some hundred boxes.
+exempt="nms_prepare"
 
 nvcc="${CENTERPOINT_NVCC:?names no nvcc}"
 if [ -d "$nvcc" ]; then nvcc="$nvcc/nvidia/cu13/bin/nvcc"; fi
