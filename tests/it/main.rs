@@ -21,6 +21,8 @@ mod nets;
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[path = "../common/real.rs"]
+mod real;
 #[path = "../common/toy.rs"]
 mod toy;
 

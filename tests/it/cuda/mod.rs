@@ -1,3 +1,4 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
+mod features;
 mod harness;
