@@ -18,7 +18,7 @@ use super::simplify::simplify;
 use super::{BuildError, Result};
 use crate::engine::EngineError;
 use crate::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
+    ConvSpec, DepthToSpaceMode, Direction, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
 };
 
 /// The operators that the CPU engine runs, and those that go without a trace.
@@ -273,39 +273,27 @@ impl Compiler<'_> {
             return Err(node.error(format!("its weight has shape {:?}", weight.dims)));
         };
         let window = Window::new(node, [h, w], Some([kh, kw]))?;
-        let made = match node.op() {
-            "Conv" => self.builder.conv(
-                name,
-                x,
-                &ConvSpec {
-                    out_channels: d0,
-                    kernel: window.kernel,
-                    stride: window.stride,
-                    pad: window.pad,
-                    dilation: window.dilation,
-                    groups: window.groups,
-                    weight: weight.spec(),
-                    bias,
-                    relu: false,
-                },
-            ),
-            _ => self.builder.conv_transpose(
-                name,
-                x,
-                &ConvTransposeSpec {
-                    out_channels: d1.saturating_mul(window.groups),
-                    kernel: window.kernel,
-                    stride: window.stride,
-                    pad: window.pad,
-                    output_padding: window.output_padding,
-                    dilation: window.dilation,
-                    groups: window.groups,
-                    weight: weight.spec(),
-                    bias,
-                    relu: false,
-                },
-            ),
+        let (direction, out_channels) = match node.op() {
+            "Conv" => (Direction::Forward, d0),
+            _ => {
+                let output_padding = window.output_padding;
+                let direction = Direction::Transposed { output_padding };
+                (direction, d1.saturating_mul(window.groups))
+            }
         };
+        let spec = ConvSpec {
+            direction,
+            out_channels,
+            kernel: window.kernel,
+            stride: window.stride,
+            pad: window.pad,
+            dilation: window.dilation,
+            groups: window.groups,
+            weight: weight.spec(),
+            bias,
+            relu: false,
+        };
+        let made = self.builder.conv(name, x, &spec);
         made.map_err(|e| self.refused(e))
     }
 

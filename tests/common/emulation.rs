@@ -19,6 +19,8 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use centerpoint::cuda::{CudaError, Device, Launch};
 use sha2::{Digest, Sha256};
 
+use crate::recorded::{Plain, Recorded};
+
 /// Environment variable: builds with sanitizers where it is set.
 pub(crate) const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";
 
@@ -29,22 +31,22 @@ pub(crate) const DEVICE: &str = "CENTERPOINT_TEST_DEVICE";
 /// `seed` says (0: in their natural order), or with [`DEVICE`] the GPU. None, with a line that says so,
 /// without a C++ compiler.
 pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
-    emulated(seed).map(|device| device as Arc<dyn Device>)
+    emulated(seed)
 }
 
 /// An emulated device, whatever [`DEVICE`] says.
-pub(crate) fn emulated(seed: u64) -> Option<Arc<Emulation>> {
+pub(crate) fn emulated(seed: u64) -> Option<Arc<dyn Device>> {
     static SKIPPED: OnceLock<()> = OnceLock::new();
     if COMPILER.is_none() {
         SKIPPED.get_or_init(|| println!("skipped: no C++ compiler"));
         return None;
     }
-    Some(Arc::new(Emulation {
+    Some(Arc::new(Recorded::new(Emulation {
         seed,
         launches: AtomicU64::new(0),
         memory: Mutex::default(),
         lost: Mutex::default(),
-    }))
+    })))
 }
 
 /// Whether kernels are built with sanitizers.
@@ -192,14 +194,10 @@ impl Source {
         use std::fmt::Write;
         let mut unit = String::new();
         let emulation = emulation_folder();
-        writeln!(
-            unit,
-            "#include \"{}/cuda_emulation.h\"",
-            emulation.display()
-        )
-        .unwrap();
+        for header in ["cuda_emulation.h", "launch.h"] {
+            writeln!(unit, "#include \"{}/{header}\"", emulation.display()).unwrap();
+        }
         writeln!(unit, "#include \"{}\"", self.path.display()).unwrap();
-        writeln!(unit, "#include \"{}/launch.h\"", emulation.display()).unwrap();
         unit += "static const emulation::Kernel KERNELS[] = {\n";
         for kernel in &self.kernels {
             writeln!(
@@ -282,7 +280,7 @@ type LaunchFunction = unsafe extern "C" fn(
 ) -> c_int;
 
 /// An emulated device. Launches run at once; after a failed one all further calls fail, as on a GPU.
-pub(crate) struct Emulation {
+struct Emulation {
     seed: u64,
     launches: AtomicU64,
     /// Layouts of allocations by address.
@@ -291,9 +289,20 @@ pub(crate) struct Emulation {
 }
 
 impl Emulation {
-    /// The error that this device was lost by, if it was.
-    fn lost(&self) -> Option<CudaError> {
-        self.lost.lock().unwrap().clone()
+    /// Fails where an earlier call did.
+    fn check_lost(&self) -> Result<(), CudaError> {
+        match &*self.lost.lock().unwrap() {
+            Some(first) => Err(CudaError::Lost {
+                first: Box::new(first.clone()),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that the device is lost by `error`.
+    fn lose(&self, error: CudaError) -> CudaError {
+        *self.lost.lock().unwrap() = Some(error.clone());
+        error
     }
 
     /// Whether `bytes` bytes at `address` lie within one allocation.
@@ -306,26 +315,21 @@ impl Emulation {
         })
     }
 
-    /// Why a copy is refused, if it is.
+    /// Fails where a copy would leave the allocation that it begins in.
     fn check_copy(&self, what: &'static str, address: u64, bytes: usize) -> Result<(), CudaError> {
-        let reason = match self.lost() {
-            Some(error) => format!("the device was lost before: {error}"),
-            None if !self.holds(address, bytes) => {
-                format!("{address:#x} is not device memory of that size")
-            }
-            None => return Ok(()),
-        };
-        Err(CudaError::Copy {
+        self.check_lost()?;
+        if self.holds(address, bytes) {
+            return Ok(());
+        }
+        Err(self.lose(CudaError::Copy {
             what,
             bytes,
-            reason,
-        })
+            reason: format!("{address:#x} is not device memory of that size"),
+        }))
     }
 
+    /// Runs a kernel; the reason where it fails.
     fn run(&self, launch: &Launch, params: &[u8]) -> Result<(), String> {
-        if let Some(error) = self.lost() {
-            return Err(format!("the device was lost before: {error}"));
-        }
         let Some(&file) = SOURCES.of.get(launch.kernel) else {
             return Err("there is no such kernel".into());
         };
@@ -367,7 +371,7 @@ impl Emulation {
     }
 }
 
-impl Device for Emulation {
+impl Plain for Emulation {
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
         let memory_error = |reason: &str| CudaError::Memory {
             what,
@@ -412,16 +416,12 @@ impl Device for Emulation {
     }
 
     fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
+        self.check_lost()?;
         self.run(launch, params).map_err(|reason| {
-            let error = CudaError::Kernel {
+            self.lose(CudaError::Kernel {
                 kernel: launch.kernel.into(),
                 reason,
-            };
-            self.lost
-                .lock()
-                .unwrap()
-                .get_or_insert_with(|| error.clone());
-            error
+            })
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use centerpoint::engine::cpu::{
-    ConvSpec, ConvTransposeSpec, ConvWeight, DepthToSpaceMode, MaxPoolSpec, Payload, ProgramBuilder,
+    ConvSpec, ConvWeight, DepthToSpaceMode, Direction, MaxPoolSpec, Payload, ProgramBuilder,
 };
 use centerpoint::engine::{EngineError, MapView};
 
@@ -30,33 +30,27 @@ pub struct Node {
 /// First index and number of values in [`Net::constants`].
 type Constant = (usize, usize);
 
+/// A convolution of either direction.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Conv {
+    pub out: usize,
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub pad: [usize; 4],
+    /// Of a transposed one; else 0.
+    pub output_padding: [usize; 2],
+    pub dilation: [usize; 2],
+    pub groups: usize,
+    pub weight: Constant,
+    /// With weights that are 8-bit codes: the scale of each output channel.
+    pub scales: Option<Constant>,
+    pub bias: Option<Constant>,
+}
+
 #[derive(Clone, Debug, serde::Serialize)]
 pub enum Op {
-    Conv {
-        out: usize,
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        pad: [usize; 4],
-        dilation: [usize; 2],
-        groups: usize,
-        weight: Constant,
-        /// With weights that are 8-bit codes: the scale of each output channel.
-        scales: Option<Constant>,
-        bias: Option<Constant>,
-    },
-    ConvTranspose {
-        out: usize,
-        kernel: [usize; 2],
-        stride: [usize; 2],
-        pad: [usize; 4],
-        output_padding: [usize; 2],
-        dilation: [usize; 2],
-        groups: usize,
-        weight: Constant,
-        /// With weights that are 8-bit codes: the scale of each output channel.
-        scales: Option<Constant>,
-        bias: Option<Constant>,
-    },
+    Conv(Conv),
+    ConvTranspose(Conv),
     BatchNormalization {
         scale: Constant,
         shift: Constant,
@@ -152,17 +146,18 @@ impl Net {
         relu: bool,
     ) -> String {
         let scale = (6.0 / (channels * k * k) as f32).sqrt();
-        let op = Op::Conv {
+        let op = Op::Conv(Conv {
             out,
             kernel: [k; 2],
             stride: [stride; 2],
             pad: [k / 2; 4],
+            output_padding: [0; 2],
             dilation: [1; 2],
             groups: 1,
             scales: None,
             weight: self.constant(random, out * channels * k * k, scale),
             bias: Some(self.constant(random, out, 0.1)),
-        };
+        });
         let y = self.node(name, &[x], op);
         if relu {
             self.node(&format!("{name}_relu"), &[&y], Op::Relu)
@@ -182,7 +177,7 @@ impl Net {
         s: usize,
     ) -> String {
         let scale = (6.0 / channels as f32).sqrt();
-        let op = Op::ConvTranspose {
+        let op = Op::ConvTranspose(Conv {
             out,
             kernel: [s; 2],
             stride: [s; 2],
@@ -193,7 +188,7 @@ impl Net {
             scales: None,
             weight: self.constant(random, out * channels * s * s, scale),
             bias: Some(self.constant(random, out, 0.1)),
-        };
+        });
         let y = self.node(name, &[x], op);
         self.node(&format!("{name}_relu"), &[&y], Op::Relu)
     }
@@ -205,10 +200,31 @@ impl Net {
     /// The weights of a convolution as codes; its constants may be no codes.
     fn codes(&self, op: &Op) -> Vec<i8> {
         match op {
-            Op::Conv { weight, .. } | Op::ConvTranspose { weight, .. } => {
-                self.values(*weight).iter().map(|&v| v as i8).collect()
+            Op::Conv(conv) | Op::ConvTranspose(conv) => {
+                self.values(conv.weight).iter().map(|&v| v as i8).collect()
             }
             _ => Vec::new(),
+        }
+    }
+
+    fn spec<'a>(&'a self, conv: &Conv, codes: &'a [i8], direction: Direction) -> ConvSpec<'a> {
+        ConvSpec {
+            direction,
+            out_channels: conv.out,
+            kernel: conv.kernel,
+            stride: conv.stride,
+            pad: conv.pad,
+            dilation: conv.dilation,
+            groups: conv.groups,
+            weight: match conv.scales {
+                None => ConvWeight::F32(self.values(conv.weight)),
+                Some(scales) => ConvWeight::I8 {
+                    codes,
+                    scales: self.values(scales),
+                },
+            },
+            bias: conv.bias.map(|bias| self.values(bias)),
+            relu: false,
         }
     }
 
@@ -227,63 +243,13 @@ impl Net {
             let x = inputs[0];
             let codes = self.codes(&node.op);
             let y = match &node.op {
-                Op::Conv {
-                    out,
-                    kernel,
-                    stride,
-                    pad,
-                    dilation,
-                    groups,
-                    weight,
-                    scales,
-                    bias,
-                } => {
-                    let spec = ConvSpec {
-                        out_channels: *out,
-                        kernel: *kernel,
-                        stride: *stride,
-                        pad: *pad,
-                        dilation: *dilation,
-                        groups: *groups,
-                        weight: conv_weight(
-                            self.values(*weight),
-                            &codes,
-                            scales.map(|s| self.values(s)),
-                        ),
-                        bias: bias.map(|bias| self.values(bias)),
-                        relu: false,
-                    };
-                    builder.conv(name, x, &spec)?
+                Op::Conv(conv) => {
+                    builder.conv(name, x, &self.spec(conv, &codes, Direction::Forward))?
                 }
-                Op::ConvTranspose {
-                    out,
-                    kernel,
-                    stride,
-                    pad,
-                    output_padding,
-                    dilation,
-                    groups,
-                    weight,
-                    scales,
-                    bias,
-                } => {
-                    let spec = ConvTransposeSpec {
-                        out_channels: *out,
-                        kernel: *kernel,
-                        stride: *stride,
-                        pad: *pad,
-                        output_padding: *output_padding,
-                        dilation: *dilation,
-                        groups: *groups,
-                        weight: conv_weight(
-                            self.values(*weight),
-                            &codes,
-                            scales.map(|s| self.values(s)),
-                        ),
-                        bias: bias.map(|bias| self.values(bias)),
-                        relu: false,
-                    };
-                    builder.conv_transpose(name, x, &spec)?
+                Op::ConvTranspose(conv) => {
+                    let output_padding = conv.output_padding;
+                    let direction = Direction::Transposed { output_padding };
+                    builder.conv(name, x, &self.spec(conv, &codes, direction))?
                 }
                 Op::BatchNormalization { scale, shift } => {
                     builder.affine(name, x, self.values(*scale), self.values(*shift), false)?
@@ -321,17 +287,6 @@ impl Net {
             builder.output(tensors[output.as_str()], output)?;
         }
         builder.finish()
-    }
-}
-
-fn conv_weight<'a>(
-    values: &'a [f32],
-    codes: &'a [i8],
-    scales: Option<&'a [f32]>,
-) -> ConvWeight<'a> {
-    match scales {
-        None => ConvWeight::F32(values),
-        Some(scales) => ConvWeight::I8 { codes, scales },
     }
 }
 

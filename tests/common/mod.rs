@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use centerpoint::engine::cpu::{ConvSpec, Payload, ProgramBuilder};
+use centerpoint::engine::cpu::{ConvSpec, Direction, Payload, ProgramBuilder};
 use centerpoint::features::{Pfn, PfnLayer};
 use centerpoint::plan::{self, Contents, Manifest, Target};
 
@@ -62,6 +62,7 @@ pub(crate) fn network() -> Payload {
     let x = net.input("spatial_features", 2, 16, 16).unwrap();
     let mut head = |name: &str, weight: &[f32], bias: &[f32]| {
         let spec = ConvSpec {
+            direction: Direction::Forward,
             out_channels: bias.len(),
             kernel: [1, 1],
             stride: [1, 1],

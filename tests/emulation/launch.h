@@ -1,5 +1,7 @@
-// Launches: runs the blocks of a kernel, in an order that the seed decides. Comes last in a generated file:
-// the emulation, the kernels, the table of their names, this.
+// Launches: runs the blocks of a kernel, in an order that the seed decides.
+//
+// A generated file makes a library: it includes `cuda_emulation.h`, this, and the kernels, and ends with a table
+// of the kernels' names for `EMULATION_LAUNCH`.
 #pragma once
 
 #include <link.h>

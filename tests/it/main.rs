@@ -23,6 +23,9 @@ mod npz;
 mod oracle;
 #[path = "../common/real.rs"]
 mod real;
+#[path = "../common/recorded.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod recorded;
 #[path = "../common/toy.rs"]
 mod toy;
 

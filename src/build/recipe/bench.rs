@@ -302,12 +302,6 @@ impl<'a> Bench<'a> {
         if trial.config.bias_correction != BiasCorrection::Off {
             steps.push("took mean errors off the biases".to_owned());
         }
-        let mut quantizers = quantized.quantizers.clone();
-        for quantizer in &mut quantizers {
-            if let (Kind::Activation, &[amax]) = (quantizer.kind, &quantizer.amax[..]) {
-                quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
-            }
-        }
         Ok(Outcome {
             payload: compile::cpu(&quantized.graph)?,
             pfn: trial.pfn,
@@ -322,7 +316,7 @@ impl<'a> Bench<'a> {
                 candidates,
                 int8,
                 float,
-                quantizers,
+                quantizers: quantized.quantizers.clone(),
             },
             quantized,
         })

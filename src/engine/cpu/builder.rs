@@ -3,8 +3,8 @@
 
 use super::program::{DepthToSpaceMode, Payload};
 use super::spec::{
-    ConvSpec, ConvTransposeSpec, ConvWeight, MAX_DIM, MAX_MAP, MaxPoolSpec, bad, bias,
-    check_groups, check_len, check_pads, check_scale, check_sizes, check_weight, windows,
+    ConvSpec, ConvWeight, Direction, MAX_DIM, MAX_MAP, MaxPoolSpec, bad, bias, check_groups,
+    check_len, check_pads, check_scale, check_sizes, check_weight, windows,
 };
 use crate::engine::EngineError;
 
@@ -157,7 +157,7 @@ impl ProgramBuilder {
         Ok(TensorId(id))
     }
 
-    /// A convolution (ONNX Conv).
+    /// A convolution (ONNX Conv) or a transposed one (ONNX ConvTranspose).
     pub fn conv(
         &mut self,
         name: &str,
@@ -169,65 +169,24 @@ impl ProgramBuilder {
         check_sizes(name, "stride", &spec.stride)?;
         check_sizes(name, "dilation", &spec.dilation)?;
         check_pads(name, "pads", &spec.pad)?;
+        if let Direction::Transposed { output_padding } = &spec.direction {
+            check_pads(name, "output_padding", output_padding)?;
+        }
         check_groups(name, spec.groups, channels, spec.out_channels)?;
-        let per_output = channels / spec.groups * spec.kernel[0] * spec.kernel[1];
-        let len = spec.out_channels.checked_mul(per_output);
-        check_weight(name, spec.weight, spec.out_channels, len)?;
-        let [top, left, bottom, right] = spec.pad;
-        let size = |axis: usize, len, pad| {
-            windows(
-                len,
-                pad,
-                spec.kernel[axis],
-                spec.dilation[axis],
-                spec.stride[axis],
-            )
-        };
-        let shape = [
-            spec.out_channels,
-            size(0, height, top + bottom),
-            size(1, width, left + right),
-        ];
-        let node = ConvNode {
-            input: x.0,
-            residual: None,
-            transposed: false,
-            kernel: spec.kernel,
-            stride: spec.stride,
-            pad: [top, left],
-            dilation: spec.dilation,
-            groups: spec.groups,
-            out_channels: spec.out_channels,
-            weight: spec.weight.into(),
-            bias: bias(name, spec.bias, spec.out_channels)?,
-            relu: spec.relu,
-            shuffle: None,
-        };
-        self.node(name, shape, NodeKind::Conv(node))
-    }
-
-    /// A transposed convolution (ONNX ConvTranspose).
-    pub fn conv_transpose(
-        &mut self,
-        name: &str,
-        x: TensorId,
-        spec: &ConvTransposeSpec<'_>,
-    ) -> Result<TensorId, EngineError> {
-        let [channels, height, width] = self.check(name, x)?;
-        check_sizes(name, "kernel", &spec.kernel)?;
-        check_sizes(name, "stride", &spec.stride)?;
-        check_sizes(name, "dilation", &spec.dilation)?;
-        check_pads(name, "pads", &spec.pad)?;
-        check_pads(name, "output_padding", &spec.output_padding)?;
-        check_groups(name, spec.groups, channels, spec.out_channels)?;
-        let per_input = spec.out_channels / spec.groups * spec.kernel[0] * spec.kernel[1];
-        let len = channels.checked_mul(per_input);
+        let taps = spec.kernel[0] * spec.kernel[1];
+        let len = (channels / spec.groups * taps).checked_mul(spec.out_channels);
         check_weight(name, spec.weight, spec.out_channels, len)?;
         let [top, left, bottom, right] = spec.pad;
         let size = |axis: usize, len: usize, pad: usize| {
-            let full =
-                (len - 1) * spec.stride[axis] + (spec.kernel[axis] - 1) * spec.dilation[axis];
-            (full + 1 + spec.output_padding[axis]).saturating_sub(pad)
+            let (kernel, stride) = (spec.kernel[axis], spec.stride[axis]);
+            let dilation = spec.dilation[axis];
+            match spec.direction {
+                Direction::Forward => windows(len, pad, kernel, dilation, stride),
+                Direction::Transposed { output_padding } => {
+                    let full = (len - 1) * stride + (kernel - 1) * dilation + 1;
+                    (full + output_padding[axis]).saturating_sub(pad)
+                }
+            }
         };
         let shape = [
             spec.out_channels,
@@ -237,7 +196,7 @@ impl ProgramBuilder {
         let node = ConvNode {
             input: x.0,
             residual: None,
-            transposed: true,
+            transposed: spec.direction != Direction::Forward,
             kernel: spec.kernel,
             stride: spec.stride,
             pad: [top, left],

@@ -4,7 +4,7 @@
 //! ```text
 //! offline   ProgramBuilder::new()
 //!               .input(name, c, h, w) -> TensorId
-//!               .conv(name, x, &ConvSpec) .conv_transpose(name, x, &ConvTransposeSpec)
+//!               .conv(name, x, &ConvSpec)
 //!               .affine(name, x, scale, shift, relu) .relu(name, x) .sigmoid(name, x)
 //!               .add(name, a, b, relu) .concat(name, &[x…]) .max_pool(name, x, &MaxPoolSpec)
 //!               .depth_to_space(name, x, block, DepthToSpaceMode)
@@ -55,7 +55,7 @@ pub use builder::{ProgramBuilder, TensorId};
 pub use layers::{Layer, LayerTensor};
 pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
-pub use spec::{ConvSpec, ConvTransposeSpec, ConvWeight, MaxPoolSpec};
+pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -28,47 +28,37 @@ pub enum ConvWeight<'a> {
     },
 }
 
-/// Attributes of a convolution, as ONNX Conv with batch 1.
+/// Which way a convolution goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// ONNX Conv: weights `[O, I / groups, kh, kw]`, padding adds zeros.
+    Forward,
+    /// ONNX ConvTranspose: weights `[I, O / groups, kh, kw]`, padding cuts rows and columns off the full
+    /// result, strides are output pixels per input pixel.
+    Transposed {
+        /// Rows and columns added at the bottom and the right.
+        output_padding: [usize; 2],
+    },
+}
+
+/// Attributes of a convolution with batch 1, as ONNX Conv or ConvTranspose.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvSpec<'a> {
+    /// Which of the two.
+    pub direction: Direction,
     /// Output channels O.
     pub out_channels: usize,
     /// Kernel rows and columns.
     pub kernel: [usize; 2],
     /// Step in rows and columns.
     pub stride: [usize; 2],
-    /// Padding with zeros: top, left, bottom, right (ONNX's order of `pads`).
+    /// Padding: top, left, bottom, right (ONNX's order of `pads`).
     pub pad: [usize; 4],
     /// Distance of taps in rows and columns.
     pub dilation: [usize; 2],
     /// Groups.
     pub groups: usize,
-    /// Weights `[O, I / groups, kh, kw]`.
-    pub weight: ConvWeight<'a>,
-    /// O summands.
-    pub bias: Option<&'a [f32]>,
-    /// Clamp negative values to 0 afterwards.
-    pub relu: bool,
-}
-
-/// Attributes of a transposed convolution, as ONNX ConvTranspose with batch 1.
-#[derive(Clone, Copy, Debug)]
-pub struct ConvTransposeSpec<'a> {
-    /// Output channels O.
-    pub out_channels: usize,
-    /// Kernel rows and columns.
-    pub kernel: [usize; 2],
-    /// Output pixels per input pixel, in rows and columns.
-    pub stride: [usize; 2],
-    /// Rows and columns cut from the full result: top, left, bottom, right.
-    pub pad: [usize; 4],
-    /// Rows and columns added at the bottom and the right.
-    pub output_padding: [usize; 2],
-    /// Distance of taps in rows and columns.
-    pub dilation: [usize; 2],
-    /// Groups.
-    pub groups: usize,
-    /// Weights `[I, O / groups, kh, kw]`.
+    /// Weights, in the order of the direction.
     pub weight: ConvWeight<'a>,
     /// O summands.
     pub bias: Option<&'a [f32]>,

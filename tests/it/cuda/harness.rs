@@ -1,9 +1,7 @@
 //! The emulation itself: that correct kernels run, that schedules differ, and that planted bugs are caught.
 
-use std::sync::Arc;
-
 use bytemuck::{Pod, Zeroable};
-use centerpoint::cuda::{Buffer, Device, Launch};
+use centerpoint::cuda::{Buffer, Launch};
 
 use crate::emulation;
 
@@ -22,7 +20,6 @@ fn a_kernel_runs() {
     let Some(device) = emulation::emulated(0) else {
         return;
     };
-    let device: Arc<dyn Device> = device;
     let values: Vec<u32> = (0..1000).collect();
     let input = Buffer::new(&device, "input", &values).unwrap();
     let output = Buffer::<u32>::zeroed(&device, "output", 1000).unwrap();
@@ -48,7 +45,6 @@ fn blocks_sum_under_all_schedules() {
         let Some(device) = emulation::emulated(seed) else {
             return;
         };
-        let device: Arc<dyn Device> = device;
         let values: Vec<u32> = (0..1000).collect();
         let input = Buffer::new(&device, "input", &values).unwrap();
         let output = Buffer::<u32>::zeroed(&device, "output", 4).unwrap();

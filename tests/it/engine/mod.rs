@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::engine_net::{Net, Op, Random, demo, dense};
+use crate::engine_net::{Conv, Net, Op, Random, demo, dense};
 use centerpoint::engine::cpu::{CpuEngine, Isa, Options, Payload, Program};
 use centerpoint::engine::{Engine, EngineError};
 use centerpoint::threads::Pool;
@@ -95,17 +95,18 @@ fn random_net(seed: u64) -> Net {
             };
             let (top, bottom) = pad(&mut r, h, 0);
             let (left, right) = pad(&mut r, w, 1);
-            Op::Conv {
+            Op::Conv(Conv {
                 out,
                 kernel,
                 stride: [r.range(1, 3), r.range(1, 2)],
                 pad: [top, left, bottom, right],
+                output_padding: [0; 2],
                 dilation,
                 groups,
                 scales: None,
                 weight: net.constant(&mut r, out * per_in * kernel[0] * kernel[1], 0.5),
                 bias: (r.below(4) > 0).then(|| net.constant(&mut r, out, 1.0)),
-            }
+            })
         }
         4..6 => {
             let per_out = pick(&mut r, &[1, 4, 16, 20, 32, 48]);
@@ -135,7 +136,7 @@ fn random_net(seed: u64) -> Net {
                 [r.below(stride[0]), r.below(stride[1])]
             };
             let area = kernel[0] * kernel[1];
-            Op::ConvTranspose {
+            Op::ConvTranspose(Conv {
                 out: groups * per_out,
                 kernel,
                 stride,
@@ -146,7 +147,7 @@ fn random_net(seed: u64) -> Net {
                 scales: None,
                 weight: net.constant(&mut r, channels * per_out * area, 0.5),
                 bias: (r.below(4) > 0).then(|| net.constant(&mut r, groups * per_out, 1.0)),
-            }
+            })
         }
         6 => {
             let block = r.range(1, 3);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::engine_net::{Net, Op};
+use crate::engine_net::{Conv, Net, Op};
 
 /// A map [C, H, W].
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
     let x = inputs[0];
     let [channels, h, w] = x.shape;
     match op {
-        Op::Conv {
+        Op::Conv(Conv {
             out,
             kernel,
             stride,
@@ -71,7 +71,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             weight,
             bias,
             ..
-        } => {
+        }) => {
             let size = |len: usize, axis: usize| {
                 (len + pad[axis] + pad[axis + 2] - (kernel[axis] - 1) * dilation[axis] - 1)
                     / stride[axis]
@@ -103,7 +103,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             }
             y
         }
-        Op::ConvTranspose {
+        Op::ConvTranspose(Conv {
             out,
             kernel,
             stride,
@@ -114,7 +114,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             weight,
             bias,
             ..
-        } => {
+        }) => {
             let size = |len: usize, axis: usize| {
                 (len - 1) * stride[axis]
                     + (kernel[axis] - 1) * dilation[axis]

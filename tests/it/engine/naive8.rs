@@ -5,7 +5,7 @@
 //! convolution in f32 is one chain of fused multiply-adds from the bias on, tap by tap and channel by
 //! channel, as the engine's documentation has it for more than eight output channels.
 
-use crate::engine_net::{Net, Op};
+use crate::engine_net::{Conv, Net, Op};
 
 /// A map [C, H, W] of values or of codes.
 #[derive(Clone, Debug)]
@@ -67,7 +67,8 @@ pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
     let x = inputs[0];
     let [channels, h, w] = x.shape;
     match op {
-        Op::Conv { .. } | Op::ConvTranspose { .. } => conv(net, op, x),
+        Op::Conv(spec) => conv(net, spec, false, x),
+        Op::ConvTranspose(spec) => conv(net, spec, true, x),
         Op::Quantize { scale } => Map {
             scale: Some(*scale),
             ..x.map(|v| code(v, *scale))
@@ -130,43 +131,22 @@ pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
 }
 
 /// A convolution of either direction; in integers where input and weights are codes.
-fn conv(net: &Net, op: &Op, x: &Map) -> Map {
-    let (transposed, (out, kernel, stride, pad, dilation), groups, weight, scales, bias, extra) =
-        match op {
-            Op::Conv {
-                out,
-                kernel,
-                stride,
-                pad,
-                dilation,
-                groups,
-                weight,
-                scales,
-                bias,
-            } => {
-                let window = (*out, *kernel, *stride, *pad, *dilation);
-                (false, window, *groups, weight, scales, bias, [0; 2])
-            }
-            Op::ConvTranspose {
-                out,
-                kernel,
-                stride,
-                pad,
-                output_padding,
-                dilation,
-                groups,
-                weight,
-                scales,
-                bias,
-            } => {
-                let window = (*out, *kernel, *stride, *pad, *dilation);
-                (true, window, *groups, weight, scales, bias, *output_padding)
-            }
-            _ => unreachable!(),
-        };
+fn conv(net: &Net, spec: &Conv, transposed: bool, x: &Map) -> Map {
+    let Conv {
+        out,
+        kernel,
+        stride,
+        pad,
+        output_padding: extra,
+        dilation,
+        groups,
+        weight,
+        scales,
+        bias,
+    } = spec.clone();
     let [channels, h, w] = x.shape;
     let (per_in, per_out) = (channels / groups, out / groups);
-    let weight = net.values(*weight);
+    let weight = net.values(weight);
     let size = |len: usize, axis: usize| {
         let reach = (kernel[axis] - 1) * dilation[axis] + 1;
         let pad = pad[axis] + pad[axis + 2];
@@ -186,7 +166,7 @@ fn conv(net: &Net, op: &Op, x: &Map) -> Map {
         (distance.rem_euclid(stride) == 0).then(|| distance.div_euclid(stride))
     };
     let integer = match (x.scale, scales) {
-        (Some(s), Some(scales)) => Some((s, net.values(*scales))),
+        (Some(s), Some(scales)) => Some((s, net.values(scales))),
         _ => None,
     };
     Map::from_fn([out, size(h, 0), size(w, 1)], |o, i, j| {
@@ -210,7 +190,7 @@ fn conv(net: &Net, op: &Op, x: &Map) -> Map {
                             sum += (x_value / scale).round() as i64 * weight as i64;
                         }
                         (None, Some(scales)) => {
-                            value = x_value.mul_add(weight * net.values(*scales)[o], value);
+                            value = x_value.mul_add(weight * net.values(scales)[o], value);
                         }
                         (None, None) => value = x_value.mul_add(weight, value),
                     }

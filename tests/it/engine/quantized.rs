@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::naive8::{self, Map};
 use super::{engine, run};
-use crate::engine_net::{Net, Op, Random};
+use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::engine::cpu::{Isa, LayerTensor};
 
 /// A network under construction with all its values, from which ranges are taken.
@@ -81,7 +81,7 @@ impl Draft {
                 true => kernel,
                 false => [self.pick(&[1, 2]), self.pick(&[1, 2, 3])],
             };
-            Op::ConvTranspose {
+            Op::ConvTranspose(Conv {
                 out,
                 kernel,
                 stride,
@@ -92,12 +92,12 @@ impl Draft {
                 weight: self.weight(channels * per_out * kernel[0] * kernel[1]),
                 scales: Some(self.scales(out)),
                 bias: Some(bias),
-            }
+            })
         } else {
             let kernel = [self.pick(&[1, 3, 3, 2]), self.pick(&[1, 3, 3, 5])];
             let dilation = [self.pick(&[1, 1, 2]), 1];
             let reach = |axis: usize| (kernel[axis] - 1) * dilation[axis];
-            Op::Conv {
+            Op::Conv(Conv {
                 out,
                 kernel,
                 stride: [self.pick(&[1, 1, 2]), self.pick(&[1, 1, 2, 3])],
@@ -107,12 +107,13 @@ impl Draft {
                     reach(0).saturating_sub(h - 1),
                     { reach(1).saturating_sub(w - 1).max(reach(1) / 2) },
                 ],
+                output_padding: [0; 2],
                 dilation,
                 groups,
                 weight: self.weight(out * per_in * kernel[0] * kernel[1]),
                 scales: Some(self.scales(out)),
                 bias: self.chance(80).then_some(bias),
-            }
+            })
         };
         self.node(&[x], op)
     }
@@ -258,17 +259,18 @@ impl Draft {
 
     fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
         let channels = self.shape(x)[0];
-        let op = Op::Conv {
+        let op = Op::Conv(Conv {
             out,
             kernel: [k; 2],
             stride: [1; 2],
             pad: [k / 2; 4],
+            output_padding: [0; 2],
             dilation: [1; 2],
             groups: 1,
             weight: self.weight(out * channels * k * k),
             scales: Some(self.scales(out)),
             bias: None,
-        };
+        });
         self.node(&[x], op)
     }
 }
