@@ -114,7 +114,7 @@ fn random_model(random: &mut Random) -> Model {
     if random.below(8) == 0 {
         // No description has so many columns, but the kernels take them.
         let columns = 9 + random.below(8);
-        let repeated = [Column::Intensity, Column::Ring, Column::X];
+        let repeated = [Column::Intensity, Column::Ring, Column::Elongation];
         model
             .points
             .columns
