@@ -2,3 +2,5 @@
 
 mod features;
 mod harness;
+mod pillars;
+mod scatter;

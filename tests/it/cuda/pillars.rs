@@ -1,0 +1,457 @@
+//! Voxelisation on the device: the pillars, points and counters of the CPU stage, from the same clouds.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use centerpoint::Model;
+use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
+use centerpoint::cuda::{Buffer, Device, Input};
+use centerpoint::frame::Dropped;
+use centerpoint::pillars as cpu;
+use centerpoint::points::{self, Column, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
+
+use crate::common::{repository, shared};
+use crate::emulation;
+use crate::stages::{Random, model};
+use crate::sweeps::av2_sweeps;
+
+/// Points of a block of the kernels.
+const TILE: usize = 512;
+
+/// The stage on both sides, for several frames.
+struct Stage {
+    model: Model,
+    input: Input,
+    device: Pillars,
+    cpu: cpu::Pillars,
+}
+
+impl Stage {
+    fn new(model: Model, device: &Arc<dyn Device>) -> Self {
+        Self {
+            input: Input::new(&model, device).unwrap(),
+            device: Pillars::new(&model, device).unwrap(),
+            cpu: cpu::Pillars::new(&model.grid),
+            model,
+        }
+    }
+
+    /// What the CPU stage finds in a cloud, and how many points are past the capacity.
+    fn expected(&mut self, cloud: &PointCloud) -> (Found, usize) {
+        let Model { points, grid, .. } = &self.model;
+        let mut scratch = Vec::new();
+        let selected = cloud.select(&points.columns, points.intensity_scale, &mut scratch);
+        let stride = points.columns.len();
+        let taken = cloud.len().min(points.capacity);
+        let rows = &selected.unwrap().points[..taken * stride];
+        cpu::voxelize(rows, stride, grid, &mut self.cpu);
+        let found = Found {
+            cells: self.cpu.cells().to_vec(),
+            points: (0..self.cpu.len())
+                .map(|pillar| self.cpu.points(pillar).to_vec())
+                .collect(),
+            dropped: *self.cpu.dropped(),
+        };
+        (found, cloud.len() - taken)
+    }
+
+    /// What the device finds in the frame that the input holds.
+    fn found(&mut self) -> Found {
+        voxelize(&self.input, &mut self.device).unwrap();
+        self.device.download().unwrap()
+    }
+
+    /// One sweep, from the host.
+    fn check(&mut self, cloud: &PointCloud, what: &str) -> Found {
+        let (expected, beyond) = self.expected(cloud);
+        let counted = self.input.set(cloud.data(), cloud.layout()).unwrap();
+        assert_eq!(counted, beyond, "{what}");
+        assert_eq!(self.found(), expected, "{what}");
+        expected
+    }
+
+    /// One sweep, from the device's own memory.
+    fn check_on_device(&mut self, cloud: &PointCloud, device: &Arc<dyn Device>, what: &str) {
+        let (expected, beyond) = self.expected(cloud);
+        let rows = Buffer::new(device, "rows", cloud.data()).unwrap();
+        let counted = self
+            .input
+            .set_device(rows.address(), cloud.len(), cloud.layout());
+        assert_eq!(counted.unwrap(), beyond, "{what}");
+        assert_eq!(self.found(), expected, "{what}");
+    }
+
+    /// Several sweeps.
+    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> Found {
+        let mut cloud = PointCloud::empty(Layout::KITTI);
+        let mut done = sweeps.accumulate(&mut cloud);
+        let (expected, beyond) = self.expected(&cloud);
+        done.points_over_capacity += beyond;
+        assert_eq!(self.input.set_sweeps(sweeps).unwrap(), done, "{what}");
+        assert_eq!(self.found(), expected, "{what}");
+        expected
+    }
+}
+
+/// A cloud of x, y, z, and the columns of the small model with half for the rest.
+fn cloud(points: impl IntoIterator<Item = [f32; 3]>) -> PointCloud {
+    let rows = points.into_iter().flat_map(|[x, y, z]| [x, y, z, 0.5, 0.5]);
+    PointCloud::new(Layout::XYZIT, rows.collect()).unwrap()
+}
+
+/// Any columns for a model, and a layout that has them somewhere among others.
+fn random_columns(random: &mut Random) -> (Vec<Column>, Layout) {
+    use Column::{Elongation, Intensity, Ring, Skip, T, X, Y, Z};
+    let mut shuffled = |mut columns: Vec<Column>| {
+        for i in (1..columns.len()).rev() {
+            columns.swap(i, random.below(i + 1));
+        }
+        columns
+    };
+    let mut wanted = shuffled(vec![Intensity, T, Ring, Elongation, Skip, Skip]);
+    let mut held = shuffled(vec![
+        X, Y, Z, Intensity, T, Ring, Elongation, Skip, Skip, Skip, Skip, Skip, Skip, Skip, Skip,
+    ]);
+    wanted.truncate(random.below(wanted.len() + 1));
+    wanted.splice(0..0, [X, Y, Z]);
+    // What a cloud may lack, and what this model does not need.
+    let lacks_intensity = random.below(8) == 0;
+    let lacks_time = random.below(2) == 0;
+    let shorter = random.below(3) > 0;
+    held.retain(|column| match column {
+        X | Y | Z => true,
+        Intensity => !lacks_intensity && (!shorter || wanted.contains(column)),
+        T => !lacks_time && (!shorter || wanted.contains(column)),
+        Skip => !shorter,
+        column => !shorter || wanted.contains(column),
+    });
+    let layout = Layout::new(&held).unwrap();
+    (wanted, layout)
+}
+
+/// A cloud in and around the grid: anywhere, in some spots, or in runs; some values are not finite.
+fn random_cloud(random: &mut Random, layout: Layout) -> PointCloud {
+    let n = match random.below(8) {
+        0 => 0,
+        1 => TILE * random.below(3) + random.below(3),
+        _ => random.below(4 * TILE),
+    };
+    let stride = layout.stride();
+    let at = [Column::X, Column::Y, Column::Z].map(|column| layout.position(column).unwrap());
+    let spread = [4.4, 3.3, 2.1];
+    let (spots, run) = (1 + random.below(20), 1 + random.below(60));
+    let kind = random.below(4);
+    let mut spot = [0.0; 3];
+    let mut data = vec![0.0; n * stride];
+    for (i, row) in data.chunks_exact_mut(stride).enumerate() {
+        row.fill_with(|| random.uniform(-2.0, 300.0));
+        let anywhere = spread.map(|most| random.uniform(-most, most));
+        let place = match kind {
+            0 => anywhere,
+            1 => [0, 1, 2].map(|a| 0.2 * spread[a] * (random.below(spots) as f32 - 2.0)),
+            2 => {
+                if i % run == 0 {
+                    spot = anywhere;
+                }
+                spot
+            }
+            _ => [anywhere[0] * 0.3, anywhere[1] * 0.3, anywhere[2]],
+        };
+        (0..3).for_each(|a| row[at[a]] = place[a]);
+    }
+    for _ in 0..n / 40 * random.below(2) {
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][random.below(3)];
+        data[random.below(n * stride)] = bad;
+    }
+    PointCloud::new(layout, data).unwrap()
+}
+
+fn random_pose(random: &mut Random) -> Option<Pose> {
+    let rotation: [f64; 4] = std::array::from_fn(|i| {
+        let part = f64::from(random.uniform(-0.2, 0.2));
+        if i == 0 { 1.0 + part } else { part }
+    });
+    let norm = rotation.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let place = std::array::from_fn(|_| 1000.0 + f64::from(random.uniform(-1.0, 1.0)));
+    (random.below(10) > 0).then(|| Pose::new(place, rotation.map(|v| v / norm)).unwrap())
+}
+
+fn random_sweeps(random: &mut Random, layout: Layout) -> SweepBuffer {
+    let capacity = random.below(8 * TILE);
+    let mut sweeps = SweepBuffer::new(random.below(6), capacity);
+    let mut stamp = 0;
+    for _ in 0..random.below(7) + 1 {
+        let pose = random_pose(random);
+        sweeps
+            .push(&random_cloud(random, layout), stamp, pose)
+            .unwrap();
+        stamp += random.below(200_000_000) as i64;
+    }
+    sweeps
+}
+
+fn random_model(random: &mut Random) -> (Model, Layout) {
+    let mut model = model();
+    let (columns, layout) = random_columns(random);
+    model.points.columns = columns;
+    model.points.intensity_scale = [1.0, 1.0 / 255.0, 0.3][random.below(3)];
+    model.points.capacity = 1 + random.below(5 * TILE);
+    model.grid.max_points_per_pillar = [1, 2, 5, 20, 33, 100][random.below(6)];
+    model.grid.max_pillars = [1 + random.below(16), 40, 192][random.below(3)];
+    (model, layout)
+}
+
+#[test]
+fn random_frames_equal_the_cpu() {
+    for case in 0..emulation::cases(160) as u64 {
+        let Some(device) = emulation::device(case) else {
+            return;
+        };
+        let random = &mut Random(case);
+        let (model, layout) = random_model(random);
+        let mut stage = Stage::new(model, &device);
+        // Several frames on the same buffers: nothing of one is left in the next.
+        for frame in 0..4 {
+            let what = &format!("case {case}, frame {frame}");
+            match random.below(4) {
+                0 => drop(stage.check(&random_cloud(random, layout), what)),
+                1 => stage.check_on_device(&random_cloud(random, layout), &device, what),
+                _ => drop(stage.check_sweeps(&random_sweeps(random, layout), what)),
+            }
+        }
+    }
+}
+
+#[test]
+fn pillars_are_capped_and_the_first_still_grow() {
+    let cell = |i: usize| {
+        let (x, y) = ((i % 16) as f32, (i / 16) as f32);
+        [-3.9 + 0.5 * x, -2.9 + 0.5 * y, 0.0]
+    };
+    let cells = 60;
+    for (seed, cap) in (0..9).zip([cells - 1, cells, cells + 1].into_iter().cycle()) {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let mut model = model();
+        model.grid.max_pillars = cap;
+        let mut stage = Stage::new(model, &device);
+        // From the last cell to the first, then twelve points more in each, over several tiles.
+        let order = (0..cells).rev().chain((0..12 * cells).map(|i| i % cells));
+        let cloud = cloud(order.map(cell));
+        let kept = cap.min(cells);
+        for _ in 0..2 {
+            let found = stage.check(&cloud, "more points than a tile");
+            assert_eq!(found.cells.len(), kept);
+            let expected = Dropped {
+                pillars: 13 * (cells - kept) as u64,
+                pillar_points: 8 * kept as u64,
+                ..Dropped::default()
+            };
+            assert_eq!(found.dropped, expected);
+            // A frame between, whose cells are free again although they had no pillar.
+            stage.check(&cloud_of_first(&cloud, cells + 5), "fewer points");
+        }
+    }
+}
+
+/// The first points of a cloud.
+fn cloud_of_first(cloud: &PointCloud, n: usize) -> PointCloud {
+    let data = cloud.data()[..n * cloud.layout().stride()].to_vec();
+    PointCloud::new(cloud.layout(), data).unwrap()
+}
+
+#[test]
+fn one_cell_keeps_its_first_points() {
+    let cap = model().grid.max_points_per_pillar;
+    for (seed, n) in [cap - 1, cap, cap + 1, 100_000, cap + 1, 100_000, 100_000]
+        .into_iter()
+        .enumerate()
+    {
+        let Some(device) = emulation::device(seed as u64) else {
+            return;
+        };
+        let mut stage = Stage::new(model(), &device);
+        let found = stage.check(&cloud(vec![[0.1; 3]; n]), "one cell");
+        let kept = n.min(cap);
+        assert_eq!(found.points, [(0..kept as u32).collect::<Vec<_>>()]);
+        assert_eq!(found.dropped.pillar_points, (n - kept) as u64);
+    }
+}
+
+#[test]
+fn frames_end_anywhere_in_a_tile_and_at_the_capacity() {
+    for (seed, n) in [0, 1, TILE - 1, TILE, TILE + 1, 3 * TILE]
+        .into_iter()
+        .enumerate()
+    {
+        let points = (0..n + 1).map(|i| [-3.9 + (i % 17) as f32 * 0.47, 0.0, 0.0]);
+        let cloud = cloud(points);
+        for capacity in [n.max(2) - 1, n.max(1), n + 1] {
+            let Some(device) = emulation::device(seed as u64) else {
+                return;
+            };
+            let mut model = model();
+            model.points.capacity = capacity;
+            let mut stage = Stage::new(model, &device);
+            for points in [n, n + 1, n.min(1), 0] {
+                let what = format!("{points} points, room for {capacity}");
+                stage.check(&cloud_of_first(&cloud, points), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_found_outside_or_in_what_is_not_finite() {
+    let Some(device) = emulation::device(1) else {
+        return;
+    };
+    let mut stage = Stage::new(model(), &device);
+    let outside = stage.check(&cloud(vec![[9.0, 0.0, 0.0]; 1000]), "outside");
+    assert_eq!(
+        (outside.cells.len(), outside.dropped.out_of_range),
+        (0, 1000)
+    );
+    for column in 0..5 {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut data = cloud(vec![[0.0; 3]; 3]).data().to_vec();
+            data[5 + column] = bad;
+            let cloud = PointCloud::new(Layout::XYZIT, data).unwrap();
+            let found = stage.check(&cloud, "not finite");
+            assert_eq!(found.points, [[0, 2]]);
+            assert_eq!(found.dropped.non_finite, 1);
+        }
+    }
+    let grid = model().grid;
+    for axis in 0..3 {
+        let (min, max) = (grid.min[axis], grid.max[axis]);
+        for (value, found) in [
+            (min, 1),
+            (min.next_down(), 0),
+            (max.next_down(), 1),
+            (max, 0),
+        ] {
+            let mut point = [0.0; 3];
+            point[axis] = value;
+            let cells = stage.check(&cloud([point]), "at an edge").cells;
+            assert_eq!(cells.len(), found);
+        }
+    }
+}
+
+#[test]
+fn a_quotient_that_rounds_up_stays_in_the_last_cell() {
+    let Some(device) = emulation::device(0) else {
+        return;
+    };
+    let mut model = model();
+    set_autoware_grid(&mut model);
+    let mut stage = Stage::new(model, &device);
+    let edge = 76.799995f32;
+    let found = stage.check(&cloud([[edge, 0.0, 0.0], [0.0, edge, 0.0]]), "edge");
+    assert_eq!(found.cells, [240 * 480 + 479, 479 * 480 + 240]);
+}
+
+/// 480 × 480 cells of 0.32 m.
+fn set_autoware_grid(model: &mut Model) {
+    let grid = &mut model.grid;
+    (grid.min, grid.max) = ([-76.8, -76.8, -3.0], [76.8, 76.8, 5.0]);
+    (grid.voxel, grid.nx, grid.ny) = ([0.32, 0.32, 8.0], 480, 480);
+    (grid.max_pillars, grid.max_points_per_pillar) = (40_000, 32);
+}
+
+/// The demo model, and one of 480 × 480 cells whose caps real frames reach.
+fn real_models() -> [Model; 2] {
+    let demo = Model::read(&repository().join("engines/demo/model.toml")).unwrap();
+    let mut tight = demo.clone();
+    set_autoware_grid(&mut tight);
+    tight.grid.max_pillars = 6000;
+    tight.grid.max_points_per_pillar = 8;
+    [demo, tight]
+}
+
+/// The frames of the shared material that are here.
+fn real_frames() -> Vec<PointCloud> {
+    let read = |path: &Path, layout: &str| {
+        let options = ReadOptions {
+            layout: Some(layout.parse().unwrap()),
+            default_layout: Layout::KITTI,
+        };
+        points::read(path, &options).unwrap()
+    };
+    let Some(folder) = shared("data/frames") else {
+        return Vec::new();
+    };
+    let files = |name: &str| -> Vec<_> {
+        let entries = std::fs::read_dir(folder.join(name)).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "bin" || e == "pcd"));
+        paths.sort();
+        paths
+    };
+    let sources = [
+        ("kitti", "kitti"),
+        ("nuscenes", "nuscenes"),
+        ("waymo", "waymo"),
+        ("autoware", "kitti"),
+        ("av2", "x,y,z,intensity,_"),
+    ];
+    sources
+        .into_iter()
+        .flat_map(|(name, layout)| files(name).into_iter().map(move |path| (path, layout)))
+        .map(|(path, layout)| read(&path, layout))
+        .collect()
+}
+
+/// Runs a check under eight schedules, half of them with each model.
+fn under_schedules(check: impl Fn(&mut Stage)) {
+    let models = real_models();
+    for seed in 0..8 {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let model = models[seed as usize % models.len()].clone();
+        check(&mut Stage::new(model, &device));
+    }
+}
+
+/// Frames in a row on the same buffers.
+fn check_in_a_row(frames: &[PointCloud]) {
+    under_schedules(|stage| {
+        for (i, frame) in frames.iter().enumerate() {
+            stage.check(frame, &format!("frame {i}"));
+        }
+    });
+}
+
+#[test]
+fn real_frames_equal_the_cpu() {
+    check_in_a_row(&real_frames());
+}
+
+#[test]
+fn demo_frames_equal_the_cpu() {
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::XYZIT,
+    };
+    let folder = repository().join("calib/demo/frames");
+    let read = |i: u32| points::read(&folder.join(format!("{i:06}.bin")), &options).unwrap();
+    check_in_a_row(&(0..4).map(read).collect::<Vec<_>>());
+}
+
+#[test]
+fn two_real_sweeps_equal_the_cpu() {
+    // All points, and a capacity that cuts the older sweep.
+    for capacity in [200_000, 150_000] {
+        let Some(sweeps) = av2_sweeps(capacity) else {
+            return;
+        };
+        under_schedules(|stage| {
+            let found = stage.check_sweeps(&sweeps, "two sweeps");
+            let newest = found.points.iter().flatten().filter(|&&p| p < 99_466);
+            assert!(newest.count() > 10_000);
+        });
+    }
+}
