@@ -238,6 +238,7 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     // The row of a lane past the chunk would lie past the buffer.
     const u32 readable = lane < chunk ? kept : 0;
 
+    // Every pillar has a point: so no lane comes past here before all have read the max of the last pillar.
     float mean[3] = {};
     for (u32 first = 0; first < kept; first += chunk) {
         load_row<COLUMNS>(frame, slots, first + lane, readable, own);
@@ -276,7 +277,6 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     const float *result = max + params.max_count - params.layer[params.layers - 1].width;
     float *out = (float *)params.out + (u64)pillar * params.channels;
     for (u32 c = lane; c < params.channels; c += WARP) out[c] = result[c];
-    __syncwarp();
 }
 
 // All pillars of the frame. SHARED: the weights are copied to shared memory first.

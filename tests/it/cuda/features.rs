@@ -126,6 +126,8 @@ fn random_model(random: &mut Random) -> Model {
     let most = [4, 20, 40, 128][random.below(4)];
     model.grid.max_points_per_pillar = 1 + random.below(most);
     model.grid.max_pillars = 1 + random.below(60);
+    // A centre that is not 0 in z.
+    (model.grid.max[2], model.grid.voxel[2]) = (2.5, 4.5);
     model.pfn.mean_offset = random.below(2) == 0;
     model.pfn.center_axes = [0, 2, 3][random.below(3)];
     let widths = [1, 5, 8, 9, 16, 17, 20, 32, 33, 64];
