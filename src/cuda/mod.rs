@@ -16,6 +16,7 @@
 mod cache;
 #[cfg(feature = "cuda")]
 mod context;
+pub mod decode;
 pub mod device;
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -28,6 +29,7 @@ mod library;
 pub mod map;
 #[cfg(feature = "cuda")]
 mod module;
+pub mod nms;
 #[cfg(feature = "cuda")]
 mod nvrtc;
 pub mod pillars;
@@ -35,12 +37,14 @@ pub mod scatter;
 
 use std::sync::Arc;
 
+pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
 pub use features::Features;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
+pub use nms::Nms;
 pub use pillars::Pillars;
 pub use scatter::Scatter;
 

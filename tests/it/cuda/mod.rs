@@ -3,4 +3,5 @@
 mod features;
 mod harness;
 mod pillars;
+mod plants;
 mod scatter;
