@@ -7,9 +7,10 @@ use centerpoint::Model;
 use centerpoint::cuda::{self, CudaError, Device, Input};
 use centerpoint::features::{Features, Pfn, PfnError, features};
 use centerpoint::pillars::{Pillars, voxelize};
-use centerpoint::points::{Column, Layout, PointCloud, Pose, SweepBuffer};
+use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
 use centerpoint::threads::Pool;
 
+use super::pillars::{random_cloud, random_model, random_sweeps};
 use crate::emulation;
 use crate::pfn_golden::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
 use crate::real::{demo_frames, scanner_frames};
@@ -61,11 +62,12 @@ impl Sides {
     /// Runs `cloud` on the CPU and the input on the device, and compares the whole buffer.
     fn compare_input(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
         let points = &self.model.points;
+        let stride = points.columns.len();
         let mut scratch = Vec::new();
         let selected = cloud.select(&points.columns, points.intensity_scale, &mut scratch);
-        let selected = selected.unwrap().points;
+        let taken = cloud.len().min(points.capacity);
+        let selected = &selected.unwrap().points[..taken * stride];
         let (pillars, out) = &mut self.cpu;
-        let stride = points.columns.len();
         voxelize(selected, stride, &self.model.grid, pillars);
         features(
             selected,
@@ -99,33 +101,19 @@ impl Sides {
     }
 }
 
-/// Everything that the stage knows of a model, at random; sizes that a lane or a chunk divides, and others.
-fn random_model(random: &mut Random) -> Model {
-    let mut model = model();
-    let known = [
-        Column::Intensity,
-        Column::T,
-        Column::Ring,
-        Column::Elongation,
-    ];
-    model.points.columns = vec![Column::X, Column::Y, Column::Z];
-    let chosen = known.into_iter().filter(|_| random.below(2) == 0);
-    model.points.columns.extend(chosen);
+/// A random model with a random PFN: sizes that lanes or a chunk divide, and others.
+fn random_pfn_model(random: &mut Random) -> (Model, Layout) {
+    let (mut model, layout) = random_model(random);
     if random.below(8) == 0 {
         // No description has so many columns, but the kernels take them.
         let columns = 9 + random.below(8);
-        let repeated = [Column::Intensity, Column::Ring, Column::Elongation];
-        model
-            .points
-            .columns
-            .extend(repeated.iter().cycle().take(16));
-        model.points.columns.truncate(columns);
+        let wanted = &mut model.points.columns;
+        wanted.extend(std::iter::repeat_n(Column::Intensity, 16));
+        wanted.truncate(columns);
     }
-    model.points.intensity_scale = [1.0, 1.0 / 255.0][random.below(2)];
-    model.points.capacity = 2000;
+    model.points.capacity = model.points.capacity.min(600);
     let most = [4, 20, 40, 128][random.below(4)];
     model.grid.max_points_per_pillar = 1 + random.below(most);
-    model.grid.max_pillars = 1 + random.below(60);
     // A centre that is not 0 in z.
     (model.grid.max[2], model.grid.voxel[2]) = (2.5, 4.5);
     model.pfn.mean_offset = random.below(2) == 0;
@@ -138,44 +126,7 @@ fn random_model(random: &mut Random) -> Model {
             _ => widths[random.below(widths.len())] * if layer < layers { 2 } else { 1 },
         })
         .collect();
-    model
-}
-
-/// Points of which half lie in few cells; some outside the grid, some broken.
-fn random_cloud(random: &mut Random, layout: Layout, points: usize) -> PointCloud {
-    let mut data = Vec::new();
-    for _ in 0..points {
-        let reach = [0.4, 4.2][random.below(2)];
-        for column in layout.columns() {
-            data.push(match column {
-                Column::X | Column::Y => random.uniform(-reach, reach),
-                Column::Z => random.uniform(-2.0, 2.0),
-                _ => random.uniform(0.0, 50.0),
-            });
-        }
-        if random.below(50) == 0 {
-            let at = data.len() - 1 - random.below(layout.stride());
-            data[at] = [f32::NAN, f32::INFINITY, -0.0, 1e30][random.below(4)];
-        }
-    }
-    PointCloud::new(layout, data).unwrap()
-}
-
-/// One to five sweeps from poses a few metres apart.
-fn random_sweeps(random: &mut Random, layout: Layout, points: usize) -> SweepBuffer {
-    let mut sweeps = SweepBuffer::new(4, 2000);
-    for i in 0..1 + random.below(5) {
-        let half = random.uniform(-0.2, 0.2);
-        let rotation = [f64::from(half).cos(), 0.0, 0.0, f64::from(half).sin()];
-        let translation = [random.uniform(-1.0, 1.0).into(), i as f64, 0.1];
-        let pose = Pose::new(translation, rotation).unwrap();
-        let points = random.below(points + 1);
-        let cloud = random_cloud(random, layout, points);
-        sweeps
-            .push(&cloud, 100_000_000 * i as i64, Some(pose))
-            .unwrap();
-    }
-    sweeps
+    (model, layout)
 }
 
 #[test]
@@ -186,7 +137,7 @@ fn random_models_and_clouds() {
             return;
         };
         let mut random = Random(case);
-        let model = random_model(&mut random);
+        let (model, layout) = random_pfn_model(&mut random);
         let mut pfn = random_pfn(&model, &mut random);
         if random.below(8) == 0 {
             // Sums that overflow: infinities, and NaN from their differences.
@@ -194,25 +145,18 @@ fn random_models_and_clouds() {
             weights.for_each(|weight| *weight *= 1e30);
         }
         layers_seen[pfn.layers.len()] += 1;
-        let layout = [
-            "_,y,x,z,ring,intensity,_,elongation,t",
-            "x,y,z,t,elongation,ring,intensity",
-        ];
-        let layout: Layout = layout[random.below(2)].parse().unwrap();
         let mut sides = Sides::new(&model, &pfn, &device);
         // The later frames find what the first left.
-        for (frame, points) in [300, 60, 0, 120].into_iter().enumerate() {
-            let points = random.below(points + 1);
+        for frame in 0..4 {
             let what = format!("case {case}, frame {frame}");
-            if frame == 3 {
-                let sweeps = random_sweeps(&mut random, layout, points);
-                sides.compare_sweeps(&sweeps, &what);
+            if random.below(2) == 0 {
+                sides.compare_sweeps(&random_sweeps(&mut random, layout), &what);
             } else {
-                sides.compare(&random_cloud(&mut random, layout, points), &what);
+                sides.compare(&random_cloud(&mut random, layout), &what);
             }
         }
     }
-    assert!(layers_seen[1..].iter().all(|&n| n > 3), "{layers_seen:?}");
+    assert!(layers_seen[1..].iter().all(|&n| n > 0), "{layers_seen:?}");
 }
 
 /// Pillars of `counts` points, one cell after the other.
