@@ -22,7 +22,9 @@ pub mod device;
 pub mod driver;
 pub mod error;
 pub mod features;
+pub mod frame;
 pub mod graph;
+mod host;
 pub mod input;
 #[cfg(feature = "cuda")]
 mod library;
@@ -41,6 +43,7 @@ pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
 pub use features::Features;
+pub use frame::Frame;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};
@@ -58,8 +61,8 @@ pub fn open() -> Result<Arc<dyn Device>, CudaError> {
     return Ok(Arc::new(driver::Driver::open()?));
     #[cfg(not(feature = "cuda"))]
     Err(CudaError::Unavailable {
-        reason: "this program was built without the feature `cuda`; build it with `cargo build --release \
-                 --features cuda`, or use `--device cpu`"
+        reason: "this program was built without the feature `cuda`; build it with that (it is a default \
+                 one), or use `--device cpu`"
             .into(),
     })
 }

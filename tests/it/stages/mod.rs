@@ -3,7 +3,7 @@
 
 mod decode;
 pub(crate) mod decode_reference;
-mod features;
+pub(crate) mod features;
 pub(crate) mod heads;
 pub(crate) mod nms;
 mod pillars;
