@@ -57,6 +57,26 @@ struct Frame {
 static_assert(sizeof(Sweep) == 56, "mirrored in src/cuda/input.rs");
 static_assert(sizeof(Frame) == 160 + 56 * MAX_SWEEPS, "mirrored in src/cuda/input.rs");
 
+// `boxes::Box3d`: metres and radians.
+struct Box {
+    float center[3];
+    // Length (along yaw), width, height.
+    float size[3];
+    float yaw;
+    float velocity[2];
+    float score;
+    u32 class_id;
+};
+static_assert(sizeof(Box) == 44, "mirrored in src/boxes.rs");
+
+// How many boxes a list has, and how many candidates were lost before them: past the cap, and for values
+// that are not finite.
+struct BoxTotals {
+    u32 count, surplus, non_finite;
+    u32 reserved;
+};
+static_assert(sizeof(BoxTotals) == 16, "mirrored in src/cuda/decode.rs");
+
 // How values of a map are stored.
 enum Element { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_I8 = 2 };
 

@@ -79,7 +79,7 @@ impl Detector {
     ///
     /// # Errors
     /// [`PlanError`] or [`crate::model::ModelError`] for a plan that cannot be used,
-    /// [`EngineError::Device`] where the device is not available.
+    /// [`crate::cuda::CudaError::Unavailable`] where the device is not available.
     pub fn load(path: &Path, options: &Options) -> Result<Self> {
         Self::new(&Plan::open(path)?, options)
     }
@@ -90,9 +90,10 @@ impl Detector {
     /// As [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
         if options.device == Device::Cuda {
+            crate::cuda::open()?;
             return Err(EngineError::Device {
                 device: "cuda".into(),
-                reason: "this program was built without CUDA; use `--device cpu`".into(),
+                reason: "the detector does not run there yet; use `--device cpu`".into(),
             }
             .into());
         }

@@ -51,6 +51,18 @@ pub enum CudaError {
         /// The call that failed first.
         first: Box<CudaError>,
     },
+    /// The model needs more of something than the kernels can number or hold.
+    #[error("the model has {count} {what}; the GPU stages take at most {limit}: {advice}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much the model has.
+        count: usize,
+        /// How much is taken.
+        limit: usize,
+        /// What to change.
+        advice: &'static str,
+    },
     /// The PFN is not the model's.
     #[error(transparent)]
     Pfn(#[from] crate::features::PfnError),

@@ -53,6 +53,24 @@ pub(super) struct MapParams {
 const _: () = assert!(size_of::<MapParams>() == 48);
 
 impl DeviceMap {
+    /// What keeps the kernels from reaching each element, if something does: they index with 32 bits.
+    pub(super) fn problem(&self) -> Option<String> {
+        let (layout, vector) = (&self.layout, self.vector as usize);
+        if !(vector.is_power_of_two() && vector <= 32) {
+            return Some(format!(
+                "{vector} channels side by side; 1, 2, 4, 8, 16 or 32 are supported"
+            ));
+        }
+        let last = (layout.channels.div_ceil(vector).max(1) - 1) * layout.stride_c
+            + (layout.height.max(1) - 1) * layout.stride_y
+            + (layout.width.max(1) - 1) * layout.stride_x
+            + vector
+            - 1;
+        let limit = u32::MAX;
+        (last >= limit as usize)
+            .then(|| format!("its last element is number {last}; less than {limit} is supported"))
+    }
+
     /// As kernels take it. Sizes are those of a checked model, which fit 32 bits.
     pub(super) fn params(&self) -> MapParams {
         let layout = &self.layout;

@@ -69,24 +69,7 @@ impl Scatter {
                 "it is {found:?} (C, H, W), the model description gives {wanted:?}"
             ));
         }
-        if !(map.vector.is_power_of_two() && map.vector <= 32) {
-            let vector = map.vector;
-            return problem(format!(
-                "{vector} channels side by side; 1, 2, 4, 8, 16 or 32 are supported"
-            ));
-        }
-        let vectors = layout.channels.div_ceil(map.vector as usize);
-        let last = (vectors - 1) * layout.stride_c
-            + (layout.height - 1) * layout.stride_y
-            + (layout.width - 1) * layout.stride_x
-            + map.vector as usize
-            - 1;
-        if last >= NONE as usize {
-            return problem(format!(
-                "its last element is number {last}; less than {NONE} is supported"
-            ));
-        }
-        Ok(())
+        map.problem().map_or(Ok(()), problem)
     }
 }
 

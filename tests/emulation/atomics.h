@@ -1,6 +1,6 @@
 // Atomics and fences. Threads change only at points of the emulation's choosing, so plain reads and writes are
-// atomic here; what a schedule can change is who comes first: under a seed other than 0 a thread may yield
-// before and after each.
+// atomic here; what a schedule can change is who comes first: where chance decides, a thread may yield before
+// and after each.
 #pragma once
 
 #include "schedule.h"
@@ -10,7 +10,7 @@ namespace emulation {
 // Perhaps lets other threads run.
 inline void perhaps_yield() {
     State &s = *state;
-    if (!s.yields || (s.random() & s.yield_mask) != 0) return;
+    if (!s.shuffled || (s.random() & s.yield_mask) != 0) return;
     make_ready(s, s.current);
     suspend(s);
 }

@@ -54,7 +54,7 @@ inline unsigned emulation_barrier(bool predicate, emulation::Site site) {
     if (s.at_barrier == s.block_dim.x) {
         s.at_barrier = 0;
         s.barrier_result = s.barrier_count;
-        for (uint32_t t = 0; t < s.block_dim.x; ++t) make_ready(s, t);
+        release(s, 0, s.block_dim.x, [](uint32_t) { return true; });
     }
     suspend(s);
     me.site.what = nullptr;
@@ -155,9 +155,7 @@ inline uint64_t collective(Collective collective, uint32_t mask, uint64_t value,
         }
         complete(s, lanes, collective, mask);
         warp.waiting &= ~mask;
-        for (uint32_t l = 0; l < LANES; ++l) {
-            if (mask >> l & 1) make_ready(s, first + l);
-        }
+        release(s, first, LANES, [mask](uint32_t l) { return (mask >> l & 1) != 0; });
     }
     suspend(s);
     me.site.what = nullptr;

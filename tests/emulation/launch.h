@@ -75,7 +75,7 @@ EMULATION_UNCHECKED inline void fill_with_garbage(State &s, unsigned char *at, s
 }
 
 // Runs the block at `block_index`.
-inline void run_block(State &s, bool shuffled) {
+inline void run_block(State &s) {
     uint32_t count = s.block_dim.x;
     s.exited = s.at_barrier = s.barrier_count = 0;
     s.atomics = 0;
@@ -87,23 +87,23 @@ inline void run_block(State &s, bool shuffled) {
         s.ready[t] = (uint16_t)t;
         s.warps[t / LANES].present |= 1u << t % LANES;
     }
-    for (uint32_t t = count; shuffled && t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
+    for (uint32_t t = count; s.shuffled && t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
     s.running = &s.host;
     go_on(s, pick(s));
 }
 
-// Runs all blocks, unless one fails.
+// Runs all blocks, unless one fails. Seed 0: blocks and threads in their natural order; 1: the reverse; any
+// other: as chance decides.
 inline void run_blocks(State &s, uint64_t seed) {
     s.random_state = seed;
-    s.policy = seed == 0 ? Policy::Oldest : (Policy)s.random_below(3);
-    bool shuffled = seed != 0 && s.policy != Policy::Newest;
-    s.yields = seed != 0;
+    s.shuffled = seed > 1;
+    s.policy = seed == 0 ? Policy::Oldest : seed == 1 ? Policy::Newest : (Policy)s.random_below(3);
     s.yield_mask = (1u << (1 + 2 * s.random_below(3))) - 1;
 
     uint64_t count = (uint64_t)s.grid_dim.x * s.grid_dim.y * s.grid_dim.z;
     std::vector<uint64_t> order(count);
-    for (uint64_t b = 0; b < count; ++b) order[b] = s.policy == Policy::Newest ? count - 1 - b : b;
-    for (uint64_t b = count; shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
+    for (uint64_t b = 0; b < count; ++b) order[b] = seed == 1 ? count - 1 - b : b;
+    for (uint64_t b = count; s.shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
 
     SharedVariables shared = shared_variables();
     for (uint64_t b : order) {
@@ -112,7 +112,7 @@ inline void run_blocks(State &s, uint64_t seed) {
         fill_with_garbage(s, shared.begin, shared.bytes);
         state = &s;
         fill_with_garbage(s, s.dynamic_shared, s.dynamic_bytes);
-        run_block(s, shuffled);
+        run_block(s);
         if (s.failed) return;
     }
 }
@@ -183,7 +183,8 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
 
 }  // namespace emulation
 
-// The one function of a library.
+// An entry of a library's table, and its one function.
+#define EMULATION_KERNEL(name) {#name, emulation::Thunk<name>::call, emulation::Thunk<name>::BYTES}
 #define EMULATION_LAUNCH(table)                                                                                \
     extern "C" __attribute__((visibility("default"))) int emulation_launch(                                    \
         const char *kernel, const uint32_t *grid, uint32_t block, uint32_t shared, void **params,              \

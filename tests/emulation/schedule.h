@@ -3,7 +3,7 @@
 // A thread runs until it waits (barrier, warp operation), ends, or is made to yield at an atomic; then the
 // next ready thread goes on, without a scheduler in between. A thread gets a stack only when it runs, and hands
 // it on when it ends, so that threads that never wait all run on one. The launch's policy decides which ready
-// thread is next; random numbers come from its seed alone, so a schedule can be run again.
+// thread is next; random numbers come from its seed alone, so that a schedule can be run again.
 #pragma once
 
 #include <cstdarg>
@@ -87,10 +87,11 @@ struct State {
     uint32_t ready_first, ready_count;
 
     Policy policy;
-    uint64_t random_state;
-    // A thread yields at an atomic where these bits of a random number are 0.
-    bool yields;
+    // Whether chance decides orders, and where threads yield: at an atomic where these bits of a random
+    // number are 0.
+    bool shuffled;
     uint64_t yield_mask;
+    uint64_t random_state;
 
     // The OS thread's own stack, and what runs now.
     Fiber host;
@@ -152,6 +153,16 @@ struct Where {
 inline void make_ready(State &s, uint32_t thread) {
     s.ready[(s.ready_first + s.ready_count) % MAX_THREADS] = (uint16_t)thread;
     s.ready_count += 1;
+}
+
+// Makes threads ready that waited together: of the `count` from `first` on those for which `released` holds.
+template <typename F>
+void release(State &s, uint32_t first, uint32_t count, F released) {
+    uint32_t turn = s.shuffled ? s.random_below(count) : 0;
+    for (uint32_t i = 0; i < count; ++i) {
+        uint32_t offset = (i + turn) % count;
+        if (released(offset)) make_ready(s, first + offset);
+    }
 }
 
 // Says who waits where, and fails.

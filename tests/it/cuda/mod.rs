@@ -2,4 +2,5 @@
 
 mod harness;
 mod pillars;
+mod plants;
 mod scatter;
