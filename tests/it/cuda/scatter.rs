@@ -358,7 +358,7 @@ fn values_become_the_nearest_half() {
     }
 }
 
-/// The mirror of `HalfValues` in `tests/emulation/half.cu`.
+/// The mirror of `HalfValues` in `tests/emulation/common.cu`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct HalfValues {
