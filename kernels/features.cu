@@ -72,10 +72,10 @@ template <int N> __device__ __forceinline__ Vector<N> load(const float *from) {
 
 __device__ __forceinline__ float larger(float value, float other) { return value > other ? value : other; }
 
-// Rows in shared memory.
+// Rows in the warp's shared memory: floats from its beginning, and from row to row. (A choice between two
+// pointers would make compilers forget that both point to shared memory.)
 struct Rows {
-    float *data;
-    u32 stride;
+    u32 at, stride;
 };
 
 // Adds rows times weights `[columns][width]` to the sums, each product rounded first, columns ascending.
@@ -110,7 +110,7 @@ struct Group {
 // Computes rows `first`, `first + group.count`, … of the lane, stores them in `to` and raises `max`. Rows
 // past the last are the last once more, and not stored.
 template <int ROWS, int CHANNELS>
-__device__ __forceinline__ void run_rows(const Layer &layer, bool last, const float *weights, Rows from, Rows to, u32 first,
+__device__ __forceinline__ void run_rows(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 first,
                                          u32 rows, const Group &group, const Vector<CHANNELS> &base,
                                          Vector<CHANNELS> &max) {
     const float *row[ROWS];
@@ -118,7 +118,7 @@ __device__ __forceinline__ void run_rows(const Layer &layer, bool last, const fl
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
         u32 index = min(first + r * group.count, rows - 1);
-        row[r] = from.data + index * from.stride;
+        row[r] = shared + from.at + index * from.stride;
         sum[r] = base;
     }
     add_products<ROWS, CHANNELS>(row, layer.inputs, weights, layer.width, sum);
@@ -131,13 +131,15 @@ __device__ __forceinline__ void run_rows(const Layer &layer, bool last, const fl
             max.v[c] = larger(sum[r].v[c], max.v[c]);
         }
         u32 index = first + r * group.count;
-        if (!last && index < rows) *(Vector<CHANNELS> *)(to.data + index * to.stride + group.channel) = sum[r];
+        if (!last && index < rows) {
+            *(Vector<CHANNELS> *)(shared + to.at + index * to.stride + group.channel) = sum[r];
+        }
     }
 }
 
 // Runs the channels of a layer that the lanes have at once, CHANNELS each, on `rows` rows.
 template <int CHANNELS>
-__device__ __forceinline__ void run_channels(const Layer &layer, bool last, const float *weights, Rows from, Rows to,
+__device__ __forceinline__ void run_channels(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to,
                                              u32 rows, const Group &group, const float *max_before,
                                              float *max_after) {
     const float *weight = weights + layer.weights + group.channel;
@@ -152,13 +154,13 @@ __device__ __forceinline__ void run_channels(const Layer &layer, bool last, cons
     while (row < rows) {
         u32 left = rows - row, first = row + group.index;
         if (left > 2 * group.count) {
-            run_rows<4, CHANNELS>(layer, last, weight, from, to, first, rows, group, base[0], max);
+            run_rows<4, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += 4 * group.count;
         } else if (left > group.count) {
-            run_rows<2, CHANNELS>(layer, last, weight, from, to, first, rows, group, base[0], max);
+            run_rows<2, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += 2 * group.count;
         } else {
-            run_rows<1, CHANNELS>(layer, last, weight, from, to, first, rows, group, base[0], max);
+            run_rows<1, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += group.count;
         }
     }
@@ -172,17 +174,17 @@ __device__ __forceinline__ void run_channels(const Layer &layer, bool last, cons
 }
 
 // Runs a layer on `rows` rows; the max after it grows, so that chunks of rows add to it.
-__device__ __forceinline__ void run_layer(const Layer &layer, bool last, const float *weights, Rows from, Rows to, u32 rows,
+__device__ __forceinline__ void run_layer(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 rows,
                                           const float *max_before, float *max_after) {
     const u32 lane = threadIdx.x % WARP;
     if (layer.width <= WARP) {
         u32 lanes = layer.width;
         Group group = {lane / lanes, WARP / lanes, lane % lanes};
-        run_channels<1>(layer, last, weights, from, to, rows, group, max_before, max_after);
+        run_channels<1>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
     } else {
         for (u32 channel = 2 * lane; channel < layer.width; channel += 2 * WARP) {
             Group group = {0, 1, channel};
-            run_channels<2>(layer, last, weights, from, to, rows, group, max_before, max_after);
+            run_channels<2>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
         }
     }
 }
@@ -231,13 +233,14 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     const u32 kept = min(((const u32 *)params.counts)[pillar], params.max_points);
     const u32 rows = kept < params.max_points ? kept + 1 : kept;
     const u32 cell = ((const u32 *)params.cells)[pillar];
-    const Rows inputs = {shared, params.stride[0]};
-    const Rows others = {shared + chunk * params.stride[0], params.stride[1]};
-    float *max = others.data + chunk * others.stride;
+    const Rows inputs = {0, params.stride[0]};
+    const Rows others = {chunk * inputs.stride, params.stride[1]};
+    float *max = shared + others.at + chunk * others.stride;
     float *own = shared + lane * inputs.stride;
     // The row of a lane past the chunk would lie past the buffer.
     const u32 readable = lane < chunk ? kept : 0;
 
+    // Every pillar has a point: so no lane comes past here before all have read the max of the last pillar.
     float mean[3] = {};
     for (u32 first = 0; first < kept; first += chunk) {
         load_row<COLUMNS>(frame, slots, first + lane, readable, own);
@@ -263,7 +266,7 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
             Rows from = inputs, to = others;
             float *max_before = max, *max_after = max;
             for (u32 l = 0; l <= last; ++l) {
-                run_layer(params.layer[l], l == last, weights, from, to, n, max_before, max_after);
+                run_layer(params.layer[l], l == last, weights, shared, from, to, n, max_before, max_after);
                 __syncwarp();
                 Rows written = to;
                 to = from;
@@ -276,7 +279,6 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     const float *result = max + params.max_count - params.layer[params.layers - 1].width;
     float *out = (float *)params.out + (u64)pillar * params.channels;
     for (u32 c = lane; c < params.channels; c += WARP) out[c] = result[c];
-    __syncwarp();
 }
 
 // All pillars of the frame. SHARED: the weights are copied to shared memory first.

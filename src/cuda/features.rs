@@ -132,6 +132,11 @@ impl Features {
         self.values.address()
     }
 
+    /// What [`Features::values`] is the address of.
+    pub(super) fn buffer(&self) -> &Buffer<f32> {
+        &self.values
+    }
+
     /// Features of a pillar: channels C of the BEV map.
     pub fn channels(&self) -> usize {
         self.channels

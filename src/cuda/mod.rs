@@ -22,7 +22,9 @@ pub mod device;
 pub mod driver;
 pub mod error;
 pub mod features;
+pub mod frame;
 pub mod graph;
+mod host;
 pub mod input;
 #[cfg(feature = "cuda")]
 mod library;
@@ -41,6 +43,7 @@ pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place};
 pub use error::CudaError;
 pub use features::Features;
+pub use frame::Frame;
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};

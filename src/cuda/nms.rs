@@ -145,6 +145,11 @@ impl Nms {
         self.result.address()
     }
 
+    /// What [`Nms::result`] is the address of.
+    pub(super) fn buffer(&self) -> &Buffer<u32> {
+        &self.result
+    }
+
     /// Size of the result in bytes, with room for as many boxes as the model lets a frame have.
     pub fn result_bytes(&self) -> usize {
         self.result.len() * size_of::<u32>()

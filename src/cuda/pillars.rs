@@ -43,7 +43,7 @@ const _: () = assert!(size_of::<Params>() == 128);
 /// The mirror of `Totals` in `kernels/pillars.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Totals {
+pub(super) struct Totals {
     pillars: u32,
     dropped: [u32; 4],
     found: [u32; 2],
@@ -51,6 +51,25 @@ struct Totals {
 }
 
 const _: () = assert!(size_of::<Totals>() == 32);
+
+impl Totals {
+    /// Number of pillars.
+    pub(super) fn pillars(&self) -> usize {
+        self.pillars as usize
+    }
+
+    /// `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
+    pub(super) fn dropped(&self) -> Dropped {
+        let [non_finite, out_of_range, pillar_points, pillars] = self.dropped.map(u64::from);
+        Dropped {
+            non_finite,
+            out_of_range,
+            pillar_points,
+            pillars,
+            ..Dropped::default()
+        }
+    }
+}
 
 /// The pillars of one frame on the device, and the buffers to find them. Allocated once.
 #[derive(Debug)]
@@ -135,6 +154,16 @@ impl Pillars {
         self.totals.address() + size_of::<u32>() as u64
     }
 
+    /// The totals of the frame, one value.
+    pub(super) fn totals(&self) -> &Buffer<Totals> {
+        &self.totals
+    }
+
+    /// What [`Pillars::cells`] is the address of.
+    pub(super) fn cells_buffer(&self) -> &Buffer<u32> {
+        &self.cells
+    }
+
     /// Address of the cell of each pillar, `y · nx + x` (`[max_pillars]` u32).
     pub fn cells(&self) -> u64 {
         self.cells.address()
@@ -165,8 +194,7 @@ impl Pillars {
     pub fn download(&self) -> Result<Found, CudaError> {
         let totals = self.totals.download(1)?.first().copied();
         let totals = totals.unwrap_or(Totals::zeroed());
-        let [non_finite, out_of_range, pillar_points, pillars] = totals.dropped.map(u64::from);
-        let count = totals.pillars as usize;
+        let count = totals.pillars();
         let max_points = self.params.max_points as usize;
         let slots = self.slots.download(count * max_points)?;
         let counts = self.counts.download(count)?;
@@ -176,13 +204,7 @@ impl Pillars {
             points: kept
                 .map(|(slots, count)| slots.iter().copied().take(count as usize).collect())
                 .collect(),
-            dropped: Dropped {
-                non_finite,
-                out_of_range,
-                pillar_points,
-                pillars,
-                ..Dropped::default()
-            },
+            dropped: totals.dropped(),
         })
     }
 }

@@ -8,9 +8,9 @@
 use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, LazyLock, Mutex, Once};
 
-use centerpoint::cuda::{CudaError, Device, Launch};
+use centerpoint::cuda::{self, CudaError, Device, Launch};
 
 use crate::recorded::{Plain, Recorded};
 
@@ -29,7 +29,13 @@ const DEVICE: &str = "CENTERPOINT_TEST_DEVICE";
 /// `seed` says (0: in their natural order, 1: in the reverse, else at random), or with [`DEVICE`] the GPU.
 /// None, with a line that says so, without a C++ compiler.
 pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
-    emulated(seed)
+    // Opened once: it loads all kernels.
+    static GPU: LazyLock<Arc<dyn Device>> = LazyLock::new(|| cuda::open().unwrap());
+    match std::env::var(DEVICE) {
+        Ok(name) if name == "cuda" => Some(GPU.clone()),
+        Ok(name) => panic!("{DEVICE} may be `cuda`, not `{name}`"),
+        Err(_) => emulated(seed),
+    }
 }
 
 /// An emulated device, whatever [`DEVICE`] says.

@@ -87,7 +87,10 @@ inline void run_block(State &s) {
         s.ready[t] = (uint16_t)t;
         s.warps[t / LANES].present |= 1u << t % LANES;
     }
-    for (uint32_t t = count; s.shuffled && t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
+    // Where any ready thread may go on, their order says nothing.
+    if (s.shuffled && s.policy != Policy::Any) {
+        for (uint32_t t = count; t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
+    }
     s.running = &s.host;
     go_on(s, pick(s));
 }

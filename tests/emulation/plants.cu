@@ -67,6 +67,15 @@ extern "C" __global__ void plant_count(const Plant p) {
     if (threadIdx.x == 0) ((u32 *)p.out)[blockIdx.x] = counter;
 }
 
+// Out: what each thread finds in static and in dynamic shared memory that nothing was written to.
+extern "C" __global__ void __launch_bounds__(64) plant_garbage(const Plant p) {
+    DYNAMIC_SHARED(bytes);
+    __shared__ u32 values[64];
+    ((u32 *)p.out)[2 * thread_index()] = values[threadIdx.x];
+    ((u32 *)p.out)[2 * thread_index() + 1] = ((const u32 *)bytes)[threadIdx.x];
+    values[threadIdx.x] = ((u32 *)bytes)[threadIdx.x] = 0;
+}
+
 // Out: 1. Planted: the two halves of a block wait at barriers of their own.
 extern "C" __global__ void plant_branch(const Plant p) {
     if (p.planted && threadIdx.x < blockDim.x / 2) {

@@ -45,8 +45,11 @@ struct Site {
     int line;
 };
 
+// Equal texts of one library mostly have one address.
+inline bool same_text(const char *a, const char *b) { return a == b || strcmp(a, b) == 0; }
+
 inline bool same(const Site &a, const Site &b) {
-    return a.line == b.line && strcmp(a.what, b.what) == 0 && strcmp(a.file, b.file) == 0;
+    return a.line == b.line && same_text(a.what, b.what) && same_text(a.file, b.file);
 }
 
 struct Thread {

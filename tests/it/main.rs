@@ -21,6 +21,8 @@ mod nets;
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[path = "../common/real.rs"]
+mod real;
 #[path = "../common/recorded.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod recorded;

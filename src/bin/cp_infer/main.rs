@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use args::Args;
-use centerpoint::cuda::CudaError;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::engine::EngineError;
 use centerpoint::output::{FrameResult, OutputError};
@@ -26,7 +25,7 @@ fn status(error: &Error) -> u8 {
     match error {
         Error::Frame(_) => 3,
         Error::Plan(_) | Error::Model(_) => 4,
-        Error::Engine(EngineError::Device { .. }) | Error::Cuda(CudaError::Unavailable { .. }) => 5,
+        Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
         Error::Engine(_) => 4,
         Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,

@@ -6,8 +6,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::CHECKED;
 use super::library::COMPILER;
+use super::{CHECKED, DEVICE};
 
 /// Runs this test program with `arguments` and these environment variables under sanitizers. None, with a line that says so, where there is
 /// no compiler or its sanitizers are not installed.
@@ -25,6 +25,7 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Ou
         .args(arguments)
         .envs(environment.iter().copied())
         .env(CHECKED, "1")
+        .env_remove(DEVICE)
         .env("LD_PRELOAD", asan)
         // Rust's runtime never frees all; a kernel's stack is that of a fiber.
         .env(

@@ -140,6 +140,14 @@ fn schedules_differ_and_can_be_run_again() {
         seen.push(this);
     }
     assert_eq!(seen[1], (0..256).rev().collect::<Vec<u32>>());
+    // Blocks of 64 threads come one after another, in most of the 24 orders.
+    let mut blocks: Vec<Vec<u32>> = seen
+        .iter()
+        .map(|order| order.chunks(64).map(|block| block[0] / 64).collect())
+        .collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    assert!(blocks.len() >= 12, "{blocks:?}");
 
     // And every launch of a device has its own.
     let device = emulation::emulated(5).unwrap();

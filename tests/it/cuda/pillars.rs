@@ -1,6 +1,5 @@
 //! Voxelisation on the device: the pillars, points and counters of the CPU stage, from the same clouds.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use centerpoint::Model;
@@ -8,11 +7,12 @@ use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
 use centerpoint::cuda::{Buffer, Device, Input};
 use centerpoint::frame::Dropped;
 use centerpoint::pillars as cpu;
-use centerpoint::points::{self, Layout, PointCloud, ReadOptions, SweepBuffer};
+use centerpoint::points::{Layout, PointCloud, SweepBuffer};
 
 use super::input::{random_cloud, random_model, random_sweeps};
-use crate::common::{repository, shared};
+use crate::common::repository;
 use crate::emulation;
+use crate::real::{RealFrame, demo_frames, scanner_frames};
 use crate::stages::{Random, model};
 use crate::sweeps::av2_sweeps;
 
@@ -272,39 +272,6 @@ fn real_models() -> [Model; 2] {
     [demo, tight]
 }
 
-/// The frames of the shared material that are here.
-fn real_frames() -> Vec<PointCloud> {
-    let read = |path: &Path, layout: &str| {
-        let options = ReadOptions {
-            layout: Some(layout.parse().unwrap()),
-            default_layout: Layout::KITTI,
-        };
-        points::read(path, &options).unwrap()
-    };
-    let Some(folder) = shared("data/frames") else {
-        return Vec::new();
-    };
-    let files = |name: &str| -> Vec<_> {
-        let entries = std::fs::read_dir(folder.join(name)).unwrap();
-        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|e| e == "bin" || e == "pcd"));
-        paths.sort();
-        paths
-    };
-    let sources = [
-        ("kitti", "kitti"),
-        ("nuscenes", "nuscenes"),
-        ("waymo", "waymo"),
-        ("autoware", "kitti"),
-        ("av2", "x,y,z,intensity,_"),
-    ];
-    sources
-        .into_iter()
-        .flat_map(|(name, layout)| files(name).into_iter().map(move |path| (path, layout)))
-        .map(|(path, layout)| read(&path, layout))
-        .collect()
-}
-
 /// Runs a check under eight schedules, half of them with each model.
 fn under_schedules(check: impl Fn(&mut Stage)) {
     let models = real_models();
@@ -318,28 +285,22 @@ fn under_schedules(check: impl Fn(&mut Stage)) {
 }
 
 /// Frames in a row on the same buffers.
-fn check_in_a_row(frames: &[PointCloud]) {
+fn check_in_a_row(frames: &[RealFrame]) {
     under_schedules(|stage| {
-        for (i, frame) in frames.iter().enumerate() {
-            stage.check(frame, &format!("frame {i}"));
+        for frame in frames {
+            stage.check(&frame.cloud, &frame.name);
         }
     });
 }
 
 #[test]
 fn real_frames_equal_the_cpu() {
-    check_in_a_row(&real_frames());
+    check_in_a_row(&scanner_frames());
 }
 
 #[test]
 fn demo_frames_equal_the_cpu() {
-    let options = ReadOptions {
-        layout: None,
-        default_layout: Layout::XYZIT,
-    };
-    let folder = repository().join("calib/demo/frames");
-    let read = |i: u32| points::read(&folder.join(format!("{i:06}.bin")), &options).unwrap();
-    check_in_a_row(&(0..4).map(read).collect::<Vec<_>>());
+    check_in_a_row(&demo_frames()[..4]);
 }
 
 #[test]

@@ -50,6 +50,22 @@ fn a_missing_warp_barrier_changes_the_output() {
 }
 
 #[test]
+fn shared_memory_is_garbage_in_every_block() {
+    for seed in 0..3 {
+        let mut run = Run::new("plant_garbage", 4, 64);
+        run.launch.shared = 4 * 64;
+        run.count = 2 * 4 * 64;
+        let Some(result) = run.seeded(seed) else {
+            return;
+        };
+        let mut words = result.unwrap();
+        words.sort_unstable();
+        words.dedup();
+        assert!(words.len() > 500, "{} different words", words.len());
+    }
+}
+
+#[test]
 fn an_order_drawn_from_an_atomic_shows_when_schedules_change() {
     let odd: Vec<u32> = (0..256).filter(|v| v % 2 == 1).collect();
     if let Some(seeds) = check(Run::new("plant_compact", 1, 256), &odd, 12) {
@@ -60,7 +76,6 @@ fn an_order_drawn_from_an_atomic_shows_when_schedules_change() {
 #[test]
 fn a_lost_update_shows_when_schedules_change() {
     let run = Run::new("plant_sum", 2, 128);
-    // Its own input adds 0 and 1 of the output's first values.
     if let Some(seeds) = check(run, &[(0..256).sum(), 256], 8) {
         assert!(!seeds.contains(&0), "not in the natural order");
     }

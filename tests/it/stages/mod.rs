@@ -3,7 +3,7 @@
 
 mod decode;
 mod decode_reference;
-mod features;
+pub(crate) mod features;
 mod heads;
 mod nms;
 mod pillars;
