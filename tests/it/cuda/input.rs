@@ -101,13 +101,15 @@ pub(super) fn random_sweeps(random: &mut Random, layout: Layout) -> SweepBuffer 
     sweeps
 }
 
-/// The small model with other columns, intensity and capacity; and a layout of its clouds.
+/// The small model with other columns, intensity, capacity and caps; and a layout of its clouds.
 pub(super) fn random_model(random: &mut Random) -> (Model, Layout) {
     let mut model = model();
     let (columns, layout) = random_columns(random);
     model.points.columns = columns;
     model.points.intensity_scale = [1.0, 1.0 / 255.0, 0.3][random.below(3)];
     model.points.capacity = 1 + random.below(2500);
+    model.grid.max_points_per_pillar = [1, 2, 5, 20, 33, 100][random.below(6)];
+    model.grid.max_pillars = [1 + random.below(16), 40, 192][random.below(3)];
     (model, layout)
 }
 

@@ -107,9 +107,7 @@ fn random_frames_equal_the_cpu() {
             return;
         };
         let random = &mut Random(case);
-        let (mut model, layout) = random_model(random);
-        model.grid.max_points_per_pillar = [1, 2, 5, 20, 33, 100][random.below(6)];
-        model.grid.max_pillars = [1 + random.below(16), 40, 192][random.below(3)];
+        let (model, layout) = random_model(random);
         let mut stage = Stage::new(model, &device);
         // Several frames on the same buffers: nothing of one is left in the next.
         for frame in 0..4 {
