@@ -280,7 +280,7 @@ fn random_cells(random: &mut Random, cells: usize, count: usize) -> Vec<u32> {
 
 #[test]
 fn random_maps_equal_the_cpu() {
-    for case in 0..emulation::cases(200) as u64 {
+    for case in 0..emulation::cases(120) as u64 {
         let Some(device) = emulation::device(case) else {
             return;
         };
