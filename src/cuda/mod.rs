@@ -61,8 +61,8 @@ pub fn open() -> Result<Arc<dyn Device>, CudaError> {
     return Ok(Arc::new(driver::Driver::open()?));
     #[cfg(not(feature = "cuda"))]
     Err(CudaError::Unavailable {
-        reason: "this program was built without the feature `cuda`; build it with `cargo build --release \
-                 --features cuda`, or use `--device cpu`"
+        reason: "this program was built without the feature `cuda`; build it with that (it is a default \
+                 one), or use `--device cpu`"
             .into(),
     })
 }
