@@ -5,6 +5,7 @@ mod features;
 mod frame;
 mod harness;
 mod head;
+mod input;
 mod nms;
 mod pillars;
 mod plants;
