@@ -86,8 +86,7 @@ struct DecodeMaps {
     u32 width, height;
     // Regions of a task.
     u32 regions;
-    u32 class_cell;
-    u32 band_count, channel_count;
+    u32 class_cell, band_count, channel_count;
     // Metres of a head cell along x and y; least x and y.
     float cell[2], min[2];
     // 1 where sizes are width, length, height; 1 where the rotation is (-cos, -sin).
@@ -102,12 +101,9 @@ struct DecodeLists {
     u64 keys, found, non_finite;
     // [tasks][max_candidates] Keys that are taken; [tasks] DecodeTaken.
     u64 selected, taken;
-    u64 sorted;
-    u64 totals;
-    u32 task_count;
-    u32 regions;
-    u32 class_cell;
-    u32 max_candidates;
+    u64 sorted, totals;
+    u32 task_count, regions;
+    u32 class_cell, max_candidates;
 };
 static_assert(sizeof(DecodeLists) == 80, "mirrored in src/cuda/decode.rs");
 

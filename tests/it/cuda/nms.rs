@@ -5,6 +5,7 @@ use std::f32::consts::{FRAC_PI_2, PI};
 use std::sync::Arc;
 
 use bytemuck::bytes_of;
+use centerpoint::boxes::BevRect;
 use centerpoint::cuda::{self, Device, Element};
 use centerpoint::decode::Candidate;
 use centerpoint::detector::Options;
@@ -197,6 +198,38 @@ fn groups_are_full_at_their_cap() {
             stage.check(&boxes, &format!("seed {seed}, cap {cap} of {all}"));
         }
     }
+}
+
+/// A pair at its own overlap stays, and does not at the number below: so the device has the CPU's bits.
+#[test]
+fn overlaps_are_exact() {
+    let Some(device) = emulation::device(3) else {
+        return;
+    };
+    let mut random = Random(77);
+    let mut overlapping = 0;
+    for case in 0..emulation::cases(400) {
+        let pair = random_boxes(&mut random, 2, 2.5);
+        let [a, b] = [BevRect::new(&pair[0]), BevRect::new(&pair[1])];
+        let (iou, distance) = (a.iou(&b), a.distance_squared(&b));
+        let mut left = |step| {
+            let mut stage = Stage::new(&with_steps(vec![step]), &device);
+            stage.check(&pair, &format!("pair {case}: {pair:?}"))
+        };
+        assert_eq!(left(iou_step(iou, f32::INFINITY, [0; 3])), 2);
+        if iou > 0.0 {
+            assert_eq!(left(iou_step(iou.next_down(), f32::INFINITY, [0; 3])), 1);
+            overlapping += 1;
+        }
+        for radius in [
+            distance.sqrt().next_down(),
+            distance.sqrt(),
+            distance.sqrt().next_up(),
+        ] {
+            left(circle([radius; 3], [0; 3], usize::MAX));
+        }
+    }
+    assert!(overlapping > emulation::cases(100), "{overlapping}");
 }
 
 /// The emulation runs one block after the other: that those of different groups do not share memory has to be
