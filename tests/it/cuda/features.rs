@@ -10,7 +10,7 @@ use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
 use centerpoint::threads::Pool;
 
-use super::pillars::{random_cloud, random_model, random_sweeps};
+use super::input::{random_cloud, random_model, random_sweeps};
 use crate::emulation;
 use crate::pfn_golden::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
 use crate::real::{demo_frames, scanner_frames};

@@ -3,6 +3,7 @@
 mod features;
 mod frame;
 mod harness;
+mod input;
 mod pillars;
 mod plants;
 mod scatter;

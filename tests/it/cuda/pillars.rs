@@ -7,8 +7,9 @@ use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
 use centerpoint::cuda::{Buffer, Device, Input};
 use centerpoint::frame::Dropped;
 use centerpoint::pillars as cpu;
-use centerpoint::points::{Column, Layout, PointCloud, Pose, SweepBuffer};
+use centerpoint::points::{Layout, PointCloud, SweepBuffer};
 
+use super::input::{random_cloud, random_model, random_sweeps};
 use crate::common::repository;
 use crate::emulation;
 use crate::real::{RealFrame, demo_frames, scanner_frames};
@@ -97,108 +98,6 @@ impl Stage {
 fn cloud(points: impl IntoIterator<Item = [f32; 3]>) -> PointCloud {
     let rows = points.into_iter().flat_map(|[x, y, z]| [x, y, z, 0.5, 0.5]);
     PointCloud::new(Layout::XYZIT, rows.collect()).unwrap()
-}
-
-/// Any columns for a model, and a layout that has them somewhere among others.
-fn random_columns(random: &mut Random) -> (Vec<Column>, Layout) {
-    use Column::{Elongation, Intensity, Ring, Skip, T, X, Y, Z};
-    let mut shuffled = |mut columns: Vec<Column>| {
-        for i in (1..columns.len()).rev() {
-            columns.swap(i, random.below(i + 1));
-        }
-        columns
-    };
-    let mut wanted = shuffled(vec![Intensity, T, Ring, Elongation, Skip, Skip]);
-    let mut held = shuffled(vec![
-        X, Y, Z, Intensity, T, Ring, Elongation, Skip, Skip, Skip, Skip, Skip, Skip, Skip, Skip,
-    ]);
-    wanted.truncate(random.below(wanted.len() + 1));
-    wanted.splice(0..0, [X, Y, Z]);
-    // What a cloud may lack, and what this model does not need.
-    let lacks_intensity = random.below(8) == 0;
-    let lacks_time = random.below(2) == 0;
-    let shorter = random.below(3) > 0;
-    held.retain(|column| match column {
-        X | Y | Z => true,
-        Intensity => !lacks_intensity && (!shorter || wanted.contains(column)),
-        T => !lacks_time && (!shorter || wanted.contains(column)),
-        Skip => !shorter,
-        column => !shorter || wanted.contains(column),
-    });
-    let layout = Layout::new(&held).unwrap();
-    (wanted, layout)
-}
-
-/// A cloud in and around the grid: anywhere, in some spots, or in runs; some values are not finite.
-pub(super) fn random_cloud(random: &mut Random, layout: Layout) -> PointCloud {
-    let n = match random.below(8) {
-        0 => 0,
-        1 => TILE * random.below(3) + random.below(3),
-        _ => random.below(4 * TILE),
-    };
-    let stride = layout.stride();
-    let at = [Column::X, Column::Y, Column::Z].map(|column| layout.position(column).unwrap());
-    let spread = [4.4, 3.3, 2.1];
-    let (spots, run) = (1 + random.below(20), 1 + random.below(60));
-    let kind = random.below(4);
-    let mut spot = [0.0; 3];
-    let mut data = vec![0.0; n * stride];
-    for (i, row) in data.chunks_exact_mut(stride).enumerate() {
-        row.fill_with(|| random.uniform(-2.0, 300.0));
-        let anywhere = spread.map(|most| random.uniform(-most, most));
-        let place = match kind {
-            0 => anywhere,
-            1 => [0, 1, 2].map(|a| 0.2 * spread[a] * (random.below(spots) as f32 - 2.0)),
-            2 => {
-                if i % run == 0 {
-                    spot = anywhere;
-                }
-                spot
-            }
-            _ => [anywhere[0] * 0.3, anywhere[1] * 0.3, anywhere[2]],
-        };
-        (0..3).for_each(|a| row[at[a]] = place[a]);
-    }
-    for _ in 0..n / 40 * random.below(2) {
-        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][random.below(3)];
-        data[random.below(n * stride)] = bad;
-    }
-    PointCloud::new(layout, data).unwrap()
-}
-
-fn random_pose(random: &mut Random) -> Option<Pose> {
-    let rotation: [f64; 4] = std::array::from_fn(|i| {
-        let part = f64::from(random.uniform(-0.2, 0.2));
-        if i == 0 { 1.0 + part } else { part }
-    });
-    let norm = rotation.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let place = std::array::from_fn(|_| 1000.0 + f64::from(random.uniform(-1.0, 1.0)));
-    (random.below(10) > 0).then(|| Pose::new(place, rotation.map(|v| v / norm)).unwrap())
-}
-
-pub(super) fn random_sweeps(random: &mut Random, layout: Layout) -> SweepBuffer {
-    let capacity = random.below(8 * TILE);
-    let mut sweeps = SweepBuffer::new(random.below(6), capacity);
-    let mut stamp = 0;
-    for _ in 0..random.below(7) + 1 {
-        let pose = random_pose(random);
-        sweeps
-            .push(&random_cloud(random, layout), stamp, pose)
-            .unwrap();
-        stamp += random.below(200_000_000) as i64;
-    }
-    sweeps
-}
-
-pub(super) fn random_model(random: &mut Random) -> (Model, Layout) {
-    let mut model = model();
-    let (columns, layout) = random_columns(random);
-    model.points.columns = columns;
-    model.points.intensity_scale = [1.0, 1.0 / 255.0, 0.3][random.below(3)];
-    model.points.capacity = 1 + random.below(5 * TILE);
-    model.grid.max_points_per_pillar = [1, 2, 5, 20, 33, 100][random.below(6)];
-    model.grid.max_pillars = [1 + random.below(16), 40, 192][random.below(3)];
-    (model, layout)
 }
 
 #[test]
@@ -374,11 +273,11 @@ fn real_models() -> [Model; 2] {
 /// Runs a check under eight schedules, half of them with each model.
 fn under_schedules(check: impl Fn(&mut Stage)) {
     let models = real_models();
-    for seed in 0..8 {
-        let Some(device) = emulation::device(seed) else {
+    for seed in 0..emulation::cases(8) {
+        let Some(device) = emulation::device(seed as u64) else {
             return;
         };
-        let model = models[seed as usize % models.len()].clone();
+        let model = models[seed % models.len()].clone();
         check(&mut Stage::new(model, &device));
     }
 }
