@@ -323,3 +323,49 @@ fn odd_quads(floats: usize) -> usize {
         _ => floats.next_multiple_of(4) | 4,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn common_models_keep_their_weights_in_shared_memory() {
+        let text = include_str!("../../engines/demo/model.toml");
+        let mut model = Model::parse(text, Path::new("model.toml")).unwrap();
+        for (layers, max_points, warps, chunk) in [
+            (vec![64], 20, 8, 20),
+            (vec![32, 32], 20, 8, 20),
+            (vec![64, 64], 20, 7, 20),
+            (vec![64, 64], 32, 8, 16),
+            (vec![64, 64, 64], 32, 8, 8),
+            (vec![256, 256, 256], 1024, 4, 8),
+        ] {
+            model.pfn.layers = layers;
+            model.grid.max_points_per_pillar = max_points;
+            let mut inputs = model.pfn_in_features();
+            let layer = |outputs: usize| {
+                let in_features = std::mem::replace(&mut inputs, 2 * outputs);
+                PfnLayer {
+                    in_features,
+                    out_features: outputs,
+                    weight: vec![1.0; in_features * outputs],
+                    bias: vec![1.0; outputs],
+                }
+            };
+            let layers = model.pfn_linear_widths().map(layer).collect();
+            let (layers, weights) = pack(&Pfn { layers });
+            let block = Block::new(&model, &layers, weights.len()).unwrap();
+            let large = model.bev_channels() > 64;
+            assert_eq!(block.kernel == "features_pfn_large", large);
+            assert_eq!(
+                (block.warps, block.chunk),
+                (warps, chunk),
+                "{:?}",
+                model.pfn
+            );
+            assert!(block.launch(1).shared <= 48 * 1024);
+        }
+    }
+}
