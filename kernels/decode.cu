@@ -363,12 +363,10 @@ extern "C" __global__ void decode_select(const DecodeLists p) {
         const u32 keys_before = scan_block(valid ? before[r] : 0, sums, total);
         if (valid) before[r] = count + keys_before;
         count += total;
+        // Its barriers make what was written above seen by all.
         scan_block(valid ? non_finite[r] : 0, sums, total);
         lost += total;
     }
-    // The regions' beginnings are written.
-    __syncthreads();
-
     const KeyList list = {(const u64 *)p.keys + first_key(task, index, p.class_cell, p.regions), before, p.regions,
                           region_keys(task, p.class_cell)};
     const u32 wanted = min(count, p.max_candidates);

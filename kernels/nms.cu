@@ -2,7 +2,7 @@
 // `src/boxes.rs`.
 //
 // 2 + steps launches:
-//   nms_prepare  a thread for each box: its BEV rectangle, its class in the list of those that are left
+//   nms_prepare  a thread for each box: its BEV rectangle and its class; all are left
 //   nms_step     a block of STEP_BLOCK threads for each group of one step, see below
 //   nms_output   one block of OUTPUT_BLOCK threads: copies the boxes that are left, in order, with the classes
 //                that the remap gives them, and writes the totals before them
@@ -10,11 +10,13 @@
 // In:  boxes[count], best first, and their totals (`kernels/decode.cu`).
 // Out: `BoxTotals`, then the boxes that are left, best first: one block of memory, for one copy.
 //
-// A step. The block lists its group's boxes that are left, in order, and takes them in chunks of CHUNK. Every
-// box of the chunk is tested against every box that the group has kept so far and against those before it in
-// the chunk; what overlaps a kept box goes, what overlaps one of the chunk is noted in that one's mask. Then
-// one thread goes through the chunk in order: a box that is still there stays, and its mask takes others
-// away. Kept boxes are appended to the group's list. The first box past the group's cap and all after it go.
+// A step. The block lists its group's boxes that are left, in order, in a part of memory of its own: it begins
+// behind as many places as lower groups have boxes, left or not, which no other block changes meanwhile. It
+// takes them in chunks of CHUNK. Every box of the chunk is tested against every box that the group has kept so
+// far and against those before it in the chunk; what overlaps a kept box goes, what overlaps one of the chunk
+// is noted in that one's mask. Then one thread goes through the chunk in order: a box that is still there
+// stays, and its mask takes others away. Kept boxes are appended to the group's list. The first box past the
+// group's cap and all after it go.
 //
 // IoU: most pairs are far apart and rejected by distance. Those that are not are collected from all threads
 // in a queue, and clipped by all threads together, since a warp takes as long for one as for 32.
@@ -23,8 +25,8 @@
 // comes of it are bits that are set, whoever sets them first.
 //
 // Memory grows with the number of boxes only. Bytes, for K boxes, G groups and S kept boxes of a group: reads
-// 44K, writes 36K once; per step G * 4K for the lists; 16S for each chunk, from cache; writes 44 for each
-// box that is left. Time is S * K / groups tests, in one block for each group.
+// 44K, writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each box
+// that is left. Time is S * K / groups tests, in one block for each group.
 #include "common.cuh"
 
 #define STEP_BLOCK 256u
@@ -37,8 +39,8 @@
 #define ROUND_PAIRS (ROUND * CHUNK)
 // Holds what one round adds to what has not yet been worth clipping.
 #define QUEUE (2u * ROUND_PAIRS)
-// In `classes`: the box is not left.
-#define GONE 0xffffffffu
+// No class.
+#define NONE 0xffffffffu
 // Corners of an outline that a thread holds, a power of two: what a clip has not yet read and what it has
 // written are at most 14, see `clip`.
 #define RING 16u
@@ -66,8 +68,8 @@ static_assert(sizeof(NmsRemap) == 16, "mirrored in src/cuda/nms.rs");
 struct NmsParams {
     // BoxTotals of the candidates, and the candidates.
     u64 totals, boxes;
-    // [capacity] Rect and class of each box.
-    u64 rects, classes;
+    // [capacity] Rect and class of each box, and whether it is left (1 or 0).
+    u64 rects, classes, left;
     // [capacity] Indices of the groups' boxes, and rectangles of those kept: a part for each group.
     u64 members, kept;
     // [classes] Group of each class in this step; squared radius of each class where it is a circle step.
@@ -84,7 +86,7 @@ struct NmsParams {
     u32 max_boxes;
     u32 remap_count;
 };
-static_assert(sizeof(NmsParams) == 104, "mirrored in src/cuda/nms.rs");
+static_assert(sizeof(NmsParams) == 112, "mirrored in src/cuda/nms.rs");
 
 __device__ __forceinline__ u32 box_count(const NmsParams &p) {
     return min(((const BoxTotals *)p.totals)->count, p.capacity);
@@ -105,6 +107,7 @@ extern "C" __global__ void nms_prepare(const NmsParams p) {
     rect.sin = (float)sin((double)box.yaw);
     ((Rect *)p.rects)[i] = rect;
     ((u32 *)p.classes)[i] = box.class_id;
+    ((u32 *)p.left)[i] = 1;
 }
 
 __device__ __forceinline__ float distance_squared(const Rect &a, const Rect &b) {
@@ -282,22 +285,25 @@ __device__ __forceinline__ void resolve(Step &s, u32 size, u32 room) {
     for (u32 w = 0; w < CHUNK / 32; ++w) s.stay[w] = stay[w];
 }
 
-// Lists the boxes of the block's group that are left, in order, in the group's part of `members`: it begins
-// behind those of the groups before. Gives their number, and the part's beginning. All threads call it.
+// Group of box `i`, NONE from `end` on.
+__device__ __forceinline__ u32 group_of(const NmsParams &p, u32 i, u32 end) {
+    return i < end ? ((const u32 *)p.groups)[((const u32 *)p.classes)[i]] : NONE;
+}
+
+// Lists the boxes of the block's group that are left, in order, in the group's part of `members`. Gives their
+// number, and the part's beginning. All threads call it.
 __device__ __forceinline__ u32 list_members(const NmsParams &p, u32 &begin) {
     __shared__ u32 own[WARPS], lower[WARPS];
     const u32 count = box_count(p);
-    const u32 *classes = (const u32 *)p.classes;
-    const u32 *groups = (const u32 *)p.groups;
+    const u32 *left = (const u32 *)p.left;
     const u32 warp = threadIdx.x / WARP;
     // Each warp takes a part of the boxes, in whole steps of a warp.
     const u32 part = (count + STEP_BLOCK - 1) / STEP_BLOCK * WARP;
     const u32 first = min(warp * part, count), end = min(first + part, count);
     u32 mine = 0, before = 0;
     for (u32 i = first; i < end; i += WARP) {
-        const u32 c = i + lane_index() < end ? classes[i + lane_index()] : GONE;
-        const u32 group = c == GONE ? GONE : groups[c];
-        mine += __popc(__ballot_sync(FULL_MASK, group == blockIdx.x));
+        const u32 box = i + lane_index(), group = group_of(p, box, end);
+        mine += __popc(__ballot_sync(FULL_MASK, group == blockIdx.x && left[box]));
         before += __popc(__ballot_sync(FULL_MASK, group < blockIdx.x));
     }
     if (lane_index() == 0) {
@@ -314,10 +320,10 @@ __device__ __forceinline__ u32 list_members(const NmsParams &p, u32 &begin) {
     }
     u32 *members = (u32 *)p.members + begin;
     for (u32 i = first; i < end; i += WARP) {
-        const u32 c = i + lane_index() < end ? classes[i + lane_index()] : GONE;
-        const bool is_mine = c != GONE && groups[c] == blockIdx.x;
+        const u32 box = i + lane_index();
+        const bool is_mine = group_of(p, box, end) == blockIdx.x && left[box];
         const u32 found = __ballot_sync(FULL_MASK, is_mine);
-        if (is_mine) members[place + __popc(found & lanes_below())] = i + lane_index();
+        if (is_mine) members[place + __popc(found & lanes_below())] = box;
         place += __popc(found);
     }
     return total;
@@ -330,7 +336,7 @@ extern "C" __global__ void nms_step(const NmsParams p) {
     const u32 total = list_members(p, begin);
     const u32 *members = (const u32 *)p.members + begin;
     Rect *kept_rects = (Rect *)p.kept + begin;
-    u32 *classes = (u32 *)p.classes;
+    u32 *left = (u32 *)p.left;
     u32 kept = 0;
     u32 first = 0;
     if (threadIdx.x == 0) s.queued = 0;
@@ -341,7 +347,7 @@ extern "C" __global__ void nms_step(const NmsParams p) {
         if (threadIdx.x < size) {
             const u32 i = members[first + threadIdx.x];
             Rect rect = ((const Rect *)p.rects)[i];
-            if (p.circle) rect.limit = ((const float *)p.limits)[classes[i]];
+            if (p.circle) rect.limit = ((const float *)p.limits)[((const u32 *)p.classes)[i]];
             s.chunk[threadIdx.x] = rect;
         }
         if (threadIdx.x < CHUNK) {
@@ -364,13 +370,13 @@ extern "C" __global__ void nms_step(const NmsParams p) {
             if (stay >> threadIdx.x % 32 & 1u) {
                 kept_rects[kept + before + __popc(stay & lanes_below())] = s.chunk[threadIdx.x];
             } else {
-                classes[members[first + threadIdx.x]] = GONE;
+                left[members[first + threadIdx.x]] = 0;
             }
         }
         kept += stayed;
     }
     // The group is full.
-    for (u32 i = first + threadIdx.x; i < total; i += STEP_BLOCK) classes[members[i]] = GONE;
+    for (u32 i = first + threadIdx.x; i < total; i += STEP_BLOCK) left[members[i]] = 0;
 }
 
 extern "C" __global__ void nms_output(const NmsParams p) {
@@ -381,7 +387,7 @@ extern "C" __global__ void nms_output(const NmsParams p) {
     u32 written = 0;
     for (u32 first = 0; first < count; first += OUTPUT_BLOCK) {
         const u32 i = first + threadIdx.x;
-        const bool is_left = i < count && ((const u32 *)p.classes)[i] != GONE;
+        const bool is_left = i < count && ((const u32 *)p.left)[i];
         u32 total;
         const u32 place = scan_block(is_left, sums, total);
         if (is_left) {

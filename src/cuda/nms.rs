@@ -40,6 +40,7 @@ struct Params {
     boxes: u64,
     rects: u64,
     classes: u64,
+    left: u64,
     members: u64,
     kept: u64,
     groups: u64,
@@ -57,15 +58,16 @@ struct Params {
 /// `Rect` of the kernels, which nobody reads here.
 type Rect = [f32; 8];
 
-const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 104);
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 112);
 
 /// The stage's tables and buffers, and the boxes of the frame, on the device. Allocated once.
 #[derive(Debug)]
 pub struct Nms {
     steps: Vec<Step>,
+    /// The boxes of each group, their classes, and which are left.
+    indices: [Buffer<u32>; 3],
     /// Hold what the parameters point to.
     _rects: [Buffer<Rect>; 2],
-    _indices: [Buffer<u32>; 2],
     _remap: Buffer<Remap>,
     /// [`Totals`], then boxes.
     result: Buffer<u32>,
@@ -115,8 +117,9 @@ impl Nms {
             Buffer::<Rect>::zeroed(device, "rectangles of kept boxes", capacity)?,
         ];
         let indices = [
-            Buffer::<u32>::zeroed(device, "classes of boxes", capacity)?,
             Buffer::<u32>::zeroed(device, "boxes of groups", capacity)?,
+            Buffer::<u32>::zeroed(device, "classes of boxes", capacity)?,
+            Buffer::<u32>::zeroed(device, "which boxes are left", capacity)?,
         ];
         let remap = Buffer::new(device, "class changes", &rules)?;
         let result = Buffer::zeroed(device, "boxes", TOTALS_WORDS + most * BOX_WORDS)?;
@@ -124,8 +127,9 @@ impl Nms {
             params: Params {
                 rects: rects[0].address(),
                 kept: rects[1].address(),
-                classes: indices[0].address(),
-                members: indices[1].address(),
+                members: indices[0].address(),
+                classes: indices[1].address(),
+                left: indices[2].address(),
                 remap: remap.address(),
                 out: result.address(),
                 capacity: capacity as u32,
@@ -134,7 +138,7 @@ impl Nms {
             },
             steps,
             _rects: rects,
-            _indices: indices,
+            indices,
             _remap: remap,
             result,
         })
@@ -153,6 +157,15 @@ impl Nms {
     /// Size of the result in bytes, with room for as many boxes as the model lets a frame have.
     pub fn result_bytes(&self) -> usize {
         self.result.len() * size_of::<u32>()
+    }
+
+    /// Reads back the first `len` indices that the last step listed: the boxes that it was given, group by
+    /// group. For tests: blocks of different groups must not meet there.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download_members(&self, len: usize) -> Result<Vec<u32>, CudaError> {
+        self.indices[0].download(len)
     }
 
     /// Reads the result back, and waits for it.

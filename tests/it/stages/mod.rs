@@ -2,10 +2,10 @@
 //! naive references over random input.
 
 mod decode;
-mod decode_reference;
+pub(crate) mod decode_reference;
 pub(crate) mod features;
-mod heads;
-mod nms;
+pub(crate) mod heads;
+pub(crate) mod nms;
 mod pillars;
 mod scatter;
 
