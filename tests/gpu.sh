@@ -31,8 +31,8 @@ step() {
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit --format=csv ||
     echo "nvidia-smi tells nothing"
 
-# One stream, one device for all tests: in turn.
-step "$built/it" --test-threads 1 cuda::
+# One stream, one device for all tests: in turn. Left out are the tests of the emulation itself.
+step "$built/it" --test-threads 1 --skip cuda::harness --skip cuda::plants cuda::
 
 if sanitizer="$(command -v compute-sanitizer)"; then
     for tool in memcheck racecheck; do

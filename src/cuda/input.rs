@@ -45,6 +45,9 @@ pub struct Header {
 
 const _: () = assert!(size_of::<Header>() == 160 + 56 * MAX_SWEEPS);
 
+/// Columns of a row for which there is always room; a PointCloud2 of 32 bytes a point has as many.
+const ROOM: usize = 8;
+
 /// Where the points begin in the block: past the header, aligned as memory from the device is.
 const POINTS_AT: usize = size_of::<Header>().next_multiple_of(256);
 
@@ -57,22 +60,28 @@ pub struct Input {
     columns: Vec<Column>,
     intensity_scale: f32,
     capacity: usize,
+    /// Most columns of a row in the block; of wider rows only what the model reads is copied there.
+    widest: usize,
+    packed: Vec<f32>,
 }
 
 impl Input {
-    /// Buffers for `model.points.capacity` points of at most [`MAX_COLUMNS`] columns.
+    /// Buffers for `model.points.capacity` points.
     ///
     /// # Errors
     /// [`CudaError::Memory`].
     pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
         let capacity = model.points.capacity;
-        let bytes = POINTS_AT + capacity * MAX_COLUMNS * size_of::<f32>();
+        let widest = model.points.columns.len().max(ROOM);
+        let bytes = POINTS_AT + capacity * widest * size_of::<f32>();
         Ok(Self {
             host: Pinned::zeroed(device, "the frame's input", bytes)?,
             block: Buffer::zeroed(device, "the frame's input", bytes)?,
             columns: model.points.columns.clone(),
             intensity_scale: model.points.intensity_scale,
             capacity,
+            widest,
+            packed: Vec::new(),
         })
     }
 
@@ -94,13 +103,9 @@ impl Input {
     pub fn set(&mut self, points: &[f32], layout: Layout) -> crate::Result<usize> {
         let stride = layout.stride();
         let count = (points.len() / stride).min(self.capacity);
-        let points_at = self.block.address() + POINTS_AT as u64;
-        let header = self.header(layout, points_at, count)?;
-        let taken = &points[..count * stride];
-        self.host.write(0, &[header])?;
-        self.host.write(POINTS_AT, taken)?;
-        self.host
-            .copy_to(&self.block, POINTS_AT + size_of_val(taken))?;
+        let header = self.header(layout, count)?;
+        self.write(&header, 0, &points[..count * stride])?;
+        self.copy(&header)?;
         Ok(points.len() / stride - count)
     }
 
@@ -117,7 +122,8 @@ impl Input {
         layout: Layout,
     ) -> crate::Result<usize> {
         let taken = count.min(self.capacity);
-        let header = self.header(layout, address, taken)?;
+        let mut header = self.header(layout, taken)?;
+        header.points = address;
         self.host.write(0, &[header])?;
         self.host.copy_to(&self.block, size_of::<Header>())?;
         Ok(count - taken)
@@ -130,8 +136,7 @@ impl Input {
     /// As [`Input::set`].
     pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> crate::Result<Accumulated> {
         let stride = sweeps.layout().stride();
-        let points_at = self.block.address() + POINTS_AT as u64;
-        let mut header = self.header(sweeps.layout(), points_at, 0)?;
+        let mut header = self.header(sweeps.layout(), 0)?;
         let (mut points, mut count, mut beyond) = (0, 0, 0);
         let mut done = Accumulated::default();
         for part in sweeps.parts(&mut done) {
@@ -146,26 +151,64 @@ impl Input {
                 motion: part.motion.unwrap_or_default(),
             };
             let taken = held.min(self.capacity - points);
-            let at = POINTS_AT + points * stride * size_of::<f32>();
-            self.host.write(at, &part.rows[..taken * stride])?;
+            self.write(&header, points, &part.rows[..taken * stride])?;
             points += taken;
             beyond += held - taken;
             count += 1;
         }
         header.count = points as u32;
         header.sweeps = count as u32;
-        self.host.write(0, &[header])?;
-        let bytes = POINTS_AT + points * stride * size_of::<f32>();
-        self.host.copy_to(&self.block, bytes)?;
+        self.copy(&header)?;
         done.sweeps = count;
         done.points_over_capacity += beyond;
         Ok(done)
     }
 
-    /// The header of one sweep: `count` rows of `layout` from `points` on.
-    fn header(&self, layout: Layout, points: u64, count: usize) -> Result<Header, FrameError> {
+    /// Writes rows of the layout of `header` to pinned memory, from point `first` on.
+    fn write(&mut self, header: &Header, first: usize, rows: &[f32]) -> Result<(), CudaError> {
+        let (stride, packed) = (header.stride as usize, self.packed_stride(header));
+        let at = POINTS_AT + first * packed * size_of::<f32>();
+        if packed == stride {
+            return self.host.write(at, rows);
+        }
+        let source = &header.source[..packed];
+        self.packed.clear();
+        for row in rows.chunks_exact(stride) {
+            let value = |&from: &i32| usize::try_from(from).map_or(0.0, |from| row[from]);
+            self.packed.extend(source.iter().map(value));
+        }
+        self.host.write(at, &self.packed)
+    }
+
+    /// Copies the header, as its rows lie in the block, and the rows to the device, without waiting.
+    fn copy(&mut self, header: &Header) -> Result<(), CudaError> {
+        let packed = self.packed_stride(header);
+        let mut header = *header;
+        if packed != header.stride as usize {
+            header.stride = packed as u32;
+            for (column, source) in header.source.iter_mut().enumerate() {
+                if *source >= 0 {
+                    *source = column as i32;
+                }
+            }
+        }
+        header.points = self.block.address() + POINTS_AT as u64;
+        self.host.write(0, &[header])?;
+        let bytes = POINTS_AT + header.count as usize * packed * size_of::<f32>();
+        self.host.copy_to(&self.block, bytes)
+    }
+
+    /// Columns that rows of the layout of `header` have in the block.
+    fn packed_stride(&self, header: &Header) -> usize {
+        match header.stride as usize {
+            stride if stride <= self.widest => stride,
+            _ => self.columns.len(),
+        }
+    }
+
+    /// The header of one sweep of `count` rows of `layout`, without their address.
+    fn header(&self, layout: Layout, count: usize) -> Result<Header, FrameError> {
         let mut header = Header::zeroed();
-        header.points = points;
         header.count = count as u32;
         header.sweeps = 1;
         header.stride = layout.stride() as u32;
