@@ -212,7 +212,7 @@ fn overlaps_are_exact() {
         let pair = random_boxes(&mut random, 2, 2.5);
         let [a, b] = [BevRect::new(&pair[0]), BevRect::new(&pair[1])];
         let (iou, distance) = (a.iou(&b), a.distance_squared(&b));
-        let mut left = |step| {
+        let left = |step| {
             let mut stage = Stage::new(&with_steps(vec![step]), &device);
             stage.check(&pair, &format!("pair {case}: {pair:?}"))
         };
