@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use centerpoint::cuda::frame::{Engine, Frame};
-use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Element, Place};
+use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Place};
 use centerpoint::engine::{MapDesc, MapLayout};
 use centerpoint::features::Pfn;
 use centerpoint::model::OUTPUT_KINDS;
@@ -267,14 +267,7 @@ fn map(name: &str, address: u64, layout: MapLayout) -> (MapDesc, DeviceMap) {
         height: layout.height,
         width: layout.width,
     };
-    let map = DeviceMap {
-        address,
-        element: Element::F32,
-        scale: 1.0,
-        vector: 1,
-        layout,
-    };
-    (desc, map)
+    (desc, DeviceMap::f32(address, layout))
 }
 
 impl Engine for HeadMaps {

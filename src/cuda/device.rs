@@ -8,7 +8,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 
 use super::CudaError;
 
@@ -257,14 +257,4 @@ impl<T> std::fmt::Debug for Buffer<T> {
             self.what, self.len, self.address
         )
     }
-}
-
-/// Checks the size of a parameter struct against its mirror in `kernels/` at compile time, and marks it as
-/// one.
-#[derive(Clone, Copy, Debug)]
-pub struct Mirror<T: Pod + Zeroable, const BYTES: usize>(PhantomData<T>);
-
-impl<T: Pod + Zeroable, const BYTES: usize> Mirror<T, BYTES> {
-    /// Fails to compile where the sizes differ.
-    pub const CHECK: () = assert!(size_of::<T>() == BYTES);
 }

@@ -8,12 +8,15 @@
 //! launched last; with `CUDA_LAUNCH_BLOCKING=1` in the environment, that is the one to blame.
 #![allow(unsafe_code)]
 
+mod state;
+
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::sys::{self, CUgraphExec, CUresult};
+use cudarc::driver::sys::{self, CUresult};
 
+use self::state::{HostMemory, RecordedGraph, State, copy_error, graph_error};
 use super::context::Context;
 use super::device::MARKS;
 use super::library::{check, words};
@@ -25,66 +28,6 @@ pub struct Driver {
     state: Mutex<State>,
     // Dropped last: what the state owns is the context's.
     context: Context,
-}
-
-struct State {
-    /// The first failure.
-    lost: Option<CudaError>,
-    modules: Modules,
-    /// The kernel that was launched last, unless a graph was.
-    last: Option<&'static str>,
-    recording: bool,
-    /// Pinned memory by handle - 1, that which the recording uses, and that which is freed once the stream
-    /// has been waited for.
-    host: Vec<Option<Arc<HostMemory>>>,
-    used: Vec<Arc<HostMemory>>,
-    retired: Vec<Arc<HostMemory>>,
-    /// By handle - 1.
-    graphs: Vec<Option<RecordedGraph>>,
-    marked: [bool; MARKS],
-    /// Bytes of device memory by address.
-    allocated: Vec<(u64, usize)>,
-}
-
-/// Pinned memory: freed when its handle and all graphs that use it are gone, with the context current.
-struct HostMemory {
-    memory: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: the memory is only touched under the state's lock, or by the device.
-unsafe impl Send for HostMemory {}
-// SAFETY: as above.
-unsafe impl Sync for HostMemory {}
-
-impl HostMemory {
-    /// Where `bytes` from `at` on lie, if they are inside.
-    fn range(&self, at: usize, bytes: usize) -> Option<*mut u8> {
-        let end = at.checked_add(bytes)?;
-        (end <= self.bytes).then(|| self.memory.wrapping_add(at))
-    }
-}
-
-impl Drop for HostMemory {
-    fn drop(&mut self) {
-        // SAFETY: the driver gave it; the last copy from or to it has been waited for.
-        let _ = unsafe { sys::cuMemFreeHost(self.memory.cast()) };
-    }
-}
-
-struct RecordedGraph {
-    exec: CUgraphExec,
-    host: Vec<Arc<HostMemory>>,
-}
-
-// SAFETY: a handle of the driver, used under the state's lock.
-unsafe impl Send for RecordedGraph {}
-
-impl Drop for RecordedGraph {
-    fn drop(&mut self) {
-        // SAFETY: the driver gave it, and it is not launched again.
-        let _ = unsafe { sys::cuGraphExecDestroy(self.exec) };
-    }
 }
 
 impl Driver {
@@ -186,69 +129,6 @@ impl Drop for Driver {
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Driver({}, sm_{})", self.name(), self.architecture())
-    }
-}
-
-impl State {
-    /// Notes the error that loses the device, and gives it back.
-    fn lose(&mut self, error: CudaError) -> CudaError {
-        self.lost.get_or_insert_with(|| error.clone());
-        error
-    }
-
-    /// A driver's answer; a failure loses the device.
-    fn check(
-        &mut self,
-        code: CUresult,
-        error: impl Fn(String) -> CudaError,
-    ) -> Result<(), CudaError> {
-        check(code).map_err(|code| self.lose(error(words(code))))
-    }
-
-    /// The pinned memory of a handle, and where a range of it lies.
-    fn host(
-        &self,
-        what: &'static str,
-        memory: u64,
-        at: usize,
-        bytes: usize,
-    ) -> Result<(&Arc<HostMemory>, *mut u8), CudaError> {
-        let found = usize::try_from(memory)
-            .ok()
-            .and_then(|handle| self.host.get(handle.checked_sub(1)?)?.as_ref());
-        found
-            .and_then(|found| Some((found, found.range(at, bytes)?)))
-            .ok_or_else(|| copy_error(what, bytes)("not within its pinned memory".into()))
-    }
-
-    /// As [`State::host`], for a copy: memory that a recording uses is kept for its graph.
-    fn host_for_copy(
-        &mut self,
-        what: &'static str,
-        memory: u64,
-        at: usize,
-        bytes: usize,
-    ) -> Result<*mut u8, CudaError> {
-        let (memory, place) = self.host(what, memory, at, bytes)?;
-        if self.recording {
-            let memory = memory.clone();
-            self.used.push(memory);
-        }
-        Ok(place)
-    }
-}
-
-fn graph_error(reason: &str) -> CudaError {
-    CudaError::Graph {
-        reason: reason.into(),
-    }
-}
-
-fn copy_error(what: &'static str, bytes: usize) -> impl Fn(String) -> CudaError {
-    move |reason| CudaError::Copy {
-        what,
-        bytes,
-        reason,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::frame::Stages;
-use super::{Buffer, CudaError, Device, DeviceMap, Element, Pinned};
+use super::{Buffer, CudaError, Device, DeviceMap, Pinned};
 use crate::engine::{Engine, MapLayout};
 use crate::error::Result;
 use crate::frame::Times;
@@ -80,13 +80,11 @@ impl Host {
     pub(super) fn heads(&self) -> Vec<[DeviceMap; OUTPUT_KINDS.len()]> {
         let map = |&(output, at): &(usize, usize)| {
             let desc = &self.engine.outputs()[output];
-            DeviceMap {
-                address: self.device_maps.address() + (at * size_of::<f32>()) as u64,
-                element: Element::F32,
-                scale: 1.0,
-                vector: 1,
-                layout: MapLayout::nchw(desc.channels, desc.height, desc.width),
-            }
+            let address = self.device_maps.address() + (at * size_of::<f32>()) as u64;
+            DeviceMap::f32(
+                address,
+                MapLayout::nchw(desc.channels, desc.height, desc.width),
+            )
         };
         let maps = |task: &[usize; OUTPUT_KINDS.len()]| task.map(|i| map(&self.outputs[i]));
         self.tasks.iter().map(maps).collect()

@@ -53,6 +53,17 @@ pub(super) struct MapParams {
 const _: () = assert!(size_of::<MapParams>() == 48);
 
 impl DeviceMap {
+    /// A linear map of f32.
+    pub fn f32(address: u64, layout: MapLayout) -> Self {
+        Self {
+            address,
+            element: Element::F32,
+            scale: 1.0,
+            vector: 1,
+            layout,
+        }
+    }
+
     /// What keeps the kernels from reaching each element, if something does: they index with 32 bits.
     pub(super) fn problem(&self) -> Option<String> {
         let (layout, vector) = (&self.layout, self.vector as usize);

@@ -247,13 +247,8 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
         let mut outputs = Vec::new();
         for (desc, values) in &maps {
             let buffer = Buffer::new(&device, "head map", bytemuck::cast_slice(values)).unwrap();
-            let map = DeviceMap {
-                address: buffer.address(),
-                element: Element::F32,
-                scale: 1.0,
-                vector: 1,
-                layout: MapLayout::nchw(desc.channels, desc.height, desc.width),
-            };
+            let layout = MapLayout::nchw(desc.channels, desc.height, desc.width);
+            let map = DeviceMap::f32(buffer.address(), layout);
             memory.push(buffer);
             outputs.push((desc.clone(), map));
         }
@@ -340,13 +335,7 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
         height,
         width,
     };
-    let map = DeviceMap {
-        address: 256,
-        element: Element::F32,
-        scale: 1.0,
-        vector: 1,
-        layout: MapLayout::nchw(channels, height, width),
-    };
+    let map = DeviceMap::f32(256, MapLayout::nchw(channels, height, width));
     let engine = Fixed {
         input: (desc, map),
         outputs: Vec::new(),
