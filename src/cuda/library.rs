@@ -157,6 +157,7 @@ mod tests {
             include_str!("module.rs"),
             include_str!("context.rs"),
             include_str!("driver.rs"),
+            include_str!("driver/state.rs"),
         ] {
             // In two parts, so that this line is not one of those that it finds.
             for (at, _) in source.match_indices(concat!("sys::", "cu")) {
