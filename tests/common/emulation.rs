@@ -25,8 +25,12 @@ const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";
 /// Environment variable: `cuda` runs the tests on the GPU.
 const DEVICE: &str = "CENTERPOINT_TEST_DEVICE";
 
+/// In a launch's seed: blocks run two at a time.
+const SIDE_BY_SIDE: u64 = 1 << 63;
+
 /// The device that the tests of the stages run on: an emulated one whose blocks and threads take turns as
-/// `seed` says (0: in their natural order, 1: in the reverse, else at random), or with [`DEVICE`] the GPU.
+/// `seed` says (0: in their natural order, 1: in the reverse, else at random; 3, 7, 11 …: two blocks at a
+/// time), or with [`DEVICE`] the GPU.
 /// None, with a line that says so, without a C++ compiler.
 pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
     // Opened once: it loads all kernels.
@@ -34,12 +38,12 @@ pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
     match std::env::var(DEVICE) {
         Ok(name) if name == "cuda" => Some(GPU.clone()),
         Ok(name) => panic!("{DEVICE} may be `cuda`, not `{name}`"),
-        Err(_) => emulated(seed),
+        Err(_) => emulated(seed, seed % 4 == 3),
     }
 }
 
-/// An emulated device, whatever [`DEVICE`] says.
-pub(crate) fn emulated(seed: u64) -> Option<Arc<dyn Device>> {
+/// An emulated device, whatever [`DEVICE`] says; with `side_by_side` two blocks run at a time.
+pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Option<Arc<dyn Device>> {
     if library::COMPILER.is_none() {
         static SAID: Once = Once::new();
         SAID.call_once(|| println!("skipped: no C++ compiler"));
@@ -47,6 +51,7 @@ pub(crate) fn emulated(seed: u64) -> Option<Arc<dyn Device>> {
     }
     Some(Arc::new(Recorded::new(Emulation {
         seed,
+        side_by_side,
         launches: AtomicU64::new(0),
         memory: Mutex::default(),
         lost: Mutex::default(),
@@ -66,6 +71,7 @@ pub(crate) fn cases(cases: usize) -> usize {
 /// An emulated device. Launches run at once; after a failed one all further calls fail, as on a GPU.
 struct Emulation {
     seed: u64,
+    side_by_side: bool,
     launches: AtomicU64,
     /// Layouts of allocations by address.
     memory: Mutex<BTreeMap<u64, Layout>>,
@@ -115,9 +121,13 @@ impl Emulation {
     /// The seed of the next launch: every launch of a device has its own random schedule.
     fn next_seed(&self) -> u64 {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
-        match self.seed {
+        let schedule = match self.seed {
             0 | 1 => self.seed,
             seed => (seed << 32 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 2,
+        };
+        match self.side_by_side {
+            true => schedule | SIDE_BY_SIDE,
+            false => schedule & !SIDE_BY_SIDE,
         }
     }
 }

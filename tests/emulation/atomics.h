@@ -1,7 +1,9 @@
-// Atomics and fences. Threads change only at points of the emulation's choosing, so plain reads and writes are
-// atomic here; what a schedule can change is who comes first: where chance decides, a thread may yield before
-// and after each.
+// Atomics and fences. The threads of a block change only at points of the emulation's choosing; where chance
+// decides, a thread may yield before and after each of these. Blocks that run side by side are on OS threads of
+// their own, so atomics are real ones.
 #pragma once
+
+#include <thread>
 
 #include "schedule.h"
 
@@ -11,6 +13,7 @@ namespace emulation {
 inline void perhaps_yield() {
     State &s = *state;
     if (!s.shuffled || (s.random() & s.yield_mask) != 0) return;
+    if (s.side_by_side) std::this_thread::yield();
     make_ready(s, s.current);
     suspend(s);
 }
@@ -24,8 +27,11 @@ T atomic(const char *what, T *at, F change) {
              (unsigned long long)s.atomics);
     }
     perhaps_yield();
-    T old = *at;
-    *at = change(old);
+    T old, changed;
+    __atomic_load(at, &old, __ATOMIC_SEQ_CST);
+    do {
+        changed = change(old);
+    } while (!__atomic_compare_exchange(at, &old, &changed, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
     perhaps_yield();
     return old;
 }

@@ -1,4 +1,5 @@
-// Launches: runs the blocks of a kernel, in an order that the seed decides.
+// Launches: runs the blocks of a kernel, in an order that the seed decides; one after the other, or two at a
+// time.
 //
 // A generated file makes a library: it includes `cuda_emulation.h`, this, and the kernels, and ends with a table
 // of the kernels' names for `EMULATION_LAUNCH`.
@@ -6,7 +7,9 @@
 
 #include <link.h>
 
+#include <atomic>
 #include <mutex>
+#include <thread>
 
 #include "schedule.h"
 
@@ -36,6 +39,14 @@ struct Thunk<F> {
 // States wait here between launches, with their stacks.
 inline std::mutex states_lock;
 inline std::vector<std::unique_ptr<State>> states;
+
+inline std::unique_ptr<State> take_state() {
+    std::lock_guard<std::mutex> guard(states_lock);
+    if (states.empty()) return std::make_unique<State>();
+    std::unique_ptr<State> s = std::move(states.back());
+    states.pop_back();
+    return s;
+}
 
 // The shared variables of this library on this OS thread: all its thread-local ones.
 struct SharedVariables {
@@ -95,29 +106,50 @@ inline void run_block(State &s) {
     go_on(s, pick(s));
 }
 
-// Runs all blocks, unless one fails. Seed 0: blocks and threads in their natural order; 1: the reverse; any
-// other: as chance decides.
-inline void run_blocks(State &s, uint64_t seed) {
-    s.random_state = seed;
-    s.shuffled = seed > 1;
-    s.policy = seed == 0 ? Policy::Oldest : seed == 1 ? Policy::Newest : (Policy)s.random_below(3);
-    s.yield_mask = (1u << (1 + 2 * s.random_below(3))) - 1;
+// In a seed: blocks run two at a time, each on an OS thread of its own. What comes of that is not repeatable
+// where a kernel lets it depend on the order of blocks.
+constexpr uint64_t SIDE_BY_SIDE = 1ull << 63;
 
-    uint64_t count = (uint64_t)s.grid_dim.x * s.grid_dim.y * s.grid_dim.z;
-    std::vector<uint64_t> order(count);
-    for (uint64_t b = 0; b < count; ++b) order[b] = seed == 1 ? count - 1 - b : b;
-    for (uint64_t b = count; s.shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
+// The blocks of a launch that are still to run.
+struct Blocks {
+    std::vector<uint64_t> order;
+    std::atomic<size_t> next{0};
+    std::atomic<bool> failed{false};
+};
 
+// Runs blocks as long as there are any and none has failed.
+inline void run_blocks(State &s, Blocks &blocks) {
+    // The system makes the thread-local variables of a library when one of them is first used.
+    state = &s;
     SharedVariables shared = shared_variables();
-    for (uint64_t b : order) {
+    while (!blocks.failed) {
+        const size_t at = blocks.next++;
+        if (at >= blocks.order.size()) return;
+        const uint64_t b = blocks.order[at];
         s.block_index = {(uint32_t)(b % s.grid_dim.x), (uint32_t)(b / s.grid_dim.x % s.grid_dim.y),
                          (uint32_t)(b / s.grid_dim.x / s.grid_dim.y)};
         fill_with_garbage(s, shared.begin, shared.bytes);
         state = &s;
         fill_with_garbage(s, s.dynamic_shared, s.dynamic_bytes);
         run_block(s);
-        if (s.failed) return;
+        if (s.failed) blocks.failed = true;
     }
+}
+
+// Decides the schedule. Seed 0: blocks and threads in their natural order; 1: the reverse; any other: as chance
+// decides.
+inline void set_schedule(State &s, uint64_t seed) {
+    s.random_state = seed;
+    s.shuffled = seed > 1;
+    s.policy = seed == 0 ? Policy::Oldest : seed == 1 ? Policy::Newest : (Policy)s.random_below(3);
+    s.yield_mask = (1u << (1 + 2 * s.random_below(3))) - 1;
+}
+
+inline void set_order(State &s, uint64_t seed, std::vector<uint64_t> &order) {
+    uint64_t count = (uint64_t)s.grid_dim.x * s.grid_dim.y * s.grid_dim.z;
+    order.resize(count);
+    for (uint64_t b = 0; b < count; ++b) order[b] = seed == 1 ? count - 1 - b : b;
+    for (uint64_t b = count; s.shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
 }
 
 // Writes why a launch is refused, and nothing where it is not.
@@ -146,42 +178,50 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
     }
     refusal(kernel, grid, block, shared, bytes, error, error_bytes);
     if (error[0] != 0) return 1;
-    std::unique_ptr<State> s;
-    {
+    const bool side_by_side = (seed & SIDE_BY_SIDE) != 0;
+    seed &= ~SIDE_BY_SIDE;
+    Blocks blocks;
+    std::vector<std::unique_ptr<State>> workers;
+    std::vector<std::unique_ptr<unsigned char[]>> dynamic;
+    for (uint64_t w = 0; w < (side_by_side ? 2 : 1); ++w) {
+        std::unique_ptr<State> s = take_state();
+        s->call = kernel->call;
+        s->params = params;
+        s->thread_index = {0, 0, 0};
+        s->block_dim = {block, 1, 1};
+        s->grid_dim = {grid[0], grid[1], grid[2]};
+        // A heap block of just that size, so that a sanitizer sees what lies beyond.
+        dynamic.emplace_back(new unsigned char[shared]);
+        s->dynamic_shared = dynamic.back().get();
+        s->dynamic_bytes = shared;
+        s->failed = false;
+        s->side_by_side = side_by_side;
+        s->host = Fiber();
+        set_schedule(*s, seed + w);
+        if (w == 0) set_order(*s, seed, blocks.order);
+        workers.push_back(std::move(s));
+    }
+    if (side_by_side) {
+        std::thread other([&] { run_blocks(*workers[1], blocks); });
+        run_blocks(*workers[0], blocks);
+        other.join();
+    } else {
+        run_blocks(*workers[0], blocks);
+    }
+    for (std::unique_ptr<State> &s : workers) {
+        if (s->failed) {
+            snprintf(error, error_bytes, "%s", s->error);
+            // The stacks of threads that never ended begin anew.
+            s->idle.clear();
+            for (auto &fiber : s->fibers) {
+                fiber->fresh = true;
+                s->idle.push_back(fiber.get());
+            }
+        }
         std::lock_guard<std::mutex> guard(states_lock);
-        if (!states.empty()) {
-            s = std::move(states.back());
-            states.pop_back();
-        }
+        states.push_back(std::move(s));
     }
-    if (s == nullptr) s = std::make_unique<State>();
-    s->call = kernel->call;
-    s->params = params;
-    s->thread_index = {0, 0, 0};
-    s->block_dim = {block, 1, 1};
-    s->grid_dim = {grid[0], grid[1], grid[2]};
-    // A heap block of just that size, so that a sanitizer sees what lies beyond.
-    std::unique_ptr<unsigned char[]> dynamic(new unsigned char[shared]);
-    s->dynamic_shared = dynamic.get();
-    s->dynamic_bytes = shared;
-    s->failed = false;
-    s->host = Fiber();
-    state = s.get();
-    run_blocks(*s, seed);
-    state = nullptr;
-    bool failed = s->failed;
-    if (failed) {
-        snprintf(error, error_bytes, "%s", s->error);
-        // The stacks of threads that never ended begin anew.
-        s->idle.clear();
-        for (auto &fiber : s->fibers) {
-            fiber->fresh = true;
-            s->idle.push_back(fiber.get());
-        }
-    }
-    std::lock_guard<std::mutex> guard(states_lock);
-    states.push_back(std::move(s));
-    return failed;
+    return blocks.failed;
 }
 
 }  // namespace emulation

@@ -45,6 +45,22 @@ extern "C" __global__ void plant_sum(const Plant p) {
     }
 }
 
+// Out[0]: 20 for each block, of one thread. Planted: read, and written after a fence. Right as long as one block
+// runs at a time.
+extern "C" __global__ void plant_siblings(const Plant p) {
+    volatile u32 *sum = (volatile u32 *)p.out;
+    for (u32 i = 0; i < 20; ++i) {
+        if (p.planted) {
+            const u32 before = *sum;
+            __threadfence();
+            *sum = before + 1;
+        } else {
+            __threadfence();
+            atomicAdd((u32 *)p.out, 1u);
+        }
+    }
+}
+
 // Out: the sum of each warp's input, in all its lanes. Planted: lane 16 adds what lane 0 has before the warp
 // is in step.
 extern "C" __global__ void __launch_bounds__(256) plant_warp(const Plant p) {

@@ -69,7 +69,7 @@ struct Warp {
     uint32_t present, exited, waiting;
 };
 
-// One launch on one OS thread.
+// What one OS thread runs of a launch.
 struct State {
     // What kernels see.
     Index3 thread_index, block_index, block_dim, grid_dim;
@@ -94,6 +94,8 @@ struct State {
     // number are 0.
     bool shuffled;
     uint64_t yield_mask;
+    // Whether another block of the launch runs meanwhile.
+    bool side_by_side;
     uint64_t random_state;
 
     // The OS thread's own stack, and what runs now.
@@ -116,7 +118,7 @@ struct State {
     uint32_t random_below(uint32_t bound) { return (uint32_t)(((random() >> 32) * bound) >> 32); }
 };
 
-// The launch that runs on this OS thread.
+// What runs on this OS thread.
 static thread_local State *state;
 
 // Leaves the running fiber for `to`; returns when something resumes it.

@@ -63,7 +63,12 @@ impl Run {
 
     /// On a new device in the schedules of `seed`. None without a compiler.
     pub(super) fn seeded(&self, seed: u64) -> Option<Result<Vec<u32>, CudaError>> {
-        emulation::emulated(seed).map(|device| self.on(&device))
+        emulation::emulated(seed, false).map(|device| self.on(&device))
+    }
+
+    /// As [`Run::seeded`], two blocks at a time.
+    pub(super) fn side_by_side(&self, seed: u64) -> Option<Result<Vec<u32>, CudaError>> {
+        emulation::emulated(seed, true).map(|device| self.on(&device))
     }
 }
 
@@ -150,14 +155,14 @@ fn schedules_differ_and_can_be_run_again() {
     assert!(blocks.len() >= 12, "{blocks:?}");
 
     // And every launch of a device has its own.
-    let device = emulation::emulated(5).unwrap();
+    let device = emulation::emulated(5, false).unwrap();
     let run = Run::new("plant_order", 4, 64);
     assert_ne!(run.on(&device).unwrap(), run.on(&device).unwrap());
 }
 
 #[test]
 fn devices_of_several_threads_run_at_once() {
-    if emulation::emulated(0).is_none() {
+    if emulation::emulated(0, false).is_none() {
         return;
     }
     std::thread::scope(|scope| {
@@ -187,7 +192,7 @@ pub(super) fn reason(result: Result<Vec<u32>, CudaError>, launch: &Launch) -> St
 fn launches_that_cannot_be_are_refused() {
     let base = Launch::of("plant_index", 64, 64);
     let launch = |launch: Launch, bytes: usize| -> Option<String> {
-        let device = emulation::emulated(0)?;
+        let device = emulation::emulated(0, false)?;
         let result = device.launch(&launch, &vec![0; bytes]);
         Some(reason(result.map(|()| Vec::new()), &launch))
     };
@@ -238,7 +243,7 @@ fn launches_that_cannot_be_are_refused() {
 
 #[test]
 fn copies_outside_of_an_allocation_are_refused() {
-    let Some(device) = emulation::emulated(0) else {
+    let Some(device) = emulation::emulated(0, false) else {
         return;
     };
     let buffer = Buffer::<u32>::zeroed(&device, "numbers", 3).unwrap();

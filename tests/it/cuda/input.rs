@@ -127,7 +127,7 @@ struct PointRows {
 fn points_are_read_as_selected_and_accumulated() {
     for case in 0..emulation::cases(200) as u64 {
         // The kernels of the tests are not in the fatbin for a GPU.
-        let Some(device) = emulation::emulated(0) else {
+        let Some(device) = emulation::emulated(0, false) else {
             return;
         };
         let device: std::sync::Arc<dyn Device> = device;

@@ -82,6 +82,22 @@ fn a_lost_update_shows_when_schedules_change() {
 }
 
 #[test]
+fn a_race_between_blocks_shows_when_they_run_side_by_side() {
+    let run = || Run::new("plant_siblings", 64, 1);
+    let expected = [20 * 64];
+    let Some(hidden) = wrong(&run().planted(), &expected) else {
+        return;
+    };
+    assert_eq!(hidden, [0; 0], "one block at a time hides it");
+    let wrong = |run: Run| -> usize {
+        let differs = |seed: &u64| run.side_by_side(*seed).unwrap().unwrap()[0] != expected[0];
+        (0..SEEDS).filter(differs).count()
+    };
+    assert_eq!(wrong(run()), 0);
+    assert_ne!(wrong(run().planted()), 0);
+}
+
+#[test]
 fn shared_memory_that_was_not_cleared_changes_the_output() {
     check(
         Run::new("plant_count", 3, 64),

@@ -371,7 +371,7 @@ struct HalfValues {
 #[test]
 fn every_half_has_its_value() {
     // On a GPU an instruction does it, and the kernels of the tests are not in its fatbin.
-    let Some(device) = emulation::emulated(0) else {
+    let Some(device) = emulation::emulated(0, false) else {
         return;
     };
     let device: Arc<dyn Device> = device;
