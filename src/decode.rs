@@ -72,20 +72,7 @@ pub struct Decoder {
 impl Decoder {
     /// Tables and buffers for `model`; nothing is allocated afterwards.
     pub fn new(model: &Model) -> Self {
-        let logits: Vec<Vec<f32>> = model
-            .decode
-            .score
-            .iter()
-            .map(|band| band.iter().map(|&score| least_logit(score)).collect())
-            .collect();
-        let least = (0..model.classes.len())
-            .map(|class| {
-                logits
-                    .iter()
-                    .map(|band| band[class])
-                    .fold(f32::INFINITY, f32::min)
-            })
-            .collect();
+        let (logits, least) = least_logits(model);
         let (height, width) = model.head_size();
         Self {
             logits,
@@ -321,6 +308,25 @@ fn yaw(sin: f32, cos: f32) -> f32 {
     } else {
         yaw
     }
+}
+
+/// The least logit that passes, `[band][class]`, and by class that in any band.
+pub(crate) fn least_logits(model: &Model) -> (Vec<Vec<f32>>, Vec<f32>) {
+    let logits: Vec<Vec<f32>> = model
+        .decode
+        .score
+        .iter()
+        .map(|band| band.iter().map(|&score| least_logit(score)).collect())
+        .collect();
+    let least = (0..model.classes.len())
+        .map(|class| {
+            logits
+                .iter()
+                .map(|band| band[class])
+                .fold(f32::INFINITY, f32::min)
+        })
+        .collect();
+    (logits, least)
 }
 
 /// The least logit whose sigmoid reaches `score`; −∞ for a score of 0.

@@ -1,16 +1,19 @@
 //! The detector: a plan and all its buffers, from one cloud to its boxes.
 //!
-//! Read from top to bottom, [`Detector::detect`] is the product. Everything is allocated when the
-//! plan is loaded; a frame allocates nothing once the first has passed, and gives the same bytes
-//! whatever the number of threads.
+//! Read from top to bottom, `Cpu::detect` is the product; [`cuda::Frame`] is the same on a GPU. Everything is
+//! allocated when the plan is loaded; a frame allocates nothing once the first has passed, and gives the
+//! same bytes whatever the number of threads.
+
+mod load;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boxes::Box3d;
+use crate::cuda;
 use crate::decode::{self, Decoder};
-use crate::engine::{Engine, EngineError, MapView, cpu};
+use crate::engine::{Engine, MapView};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
@@ -18,7 +21,7 @@ use crate::model::{Model, OUTPUT_KINDS};
 use crate::nms::{self, Nms};
 use crate::pillars::{self, Pillars};
 use crate::plan::{Plan, PlanError};
-use crate::points::PointCloud;
+use crate::points::{Column, Layout, PointCloud, SweepBuffer};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 
@@ -62,16 +65,36 @@ pub struct Detection<'a> {
 pub struct Detector {
     model: Model,
     pool: Arc<Pool>,
+    stages: Stages,
+    warned_intensity: bool,
+}
+
+/// Where the stages run.
+enum Stages {
+    Cpu(Box<Cpu>),
+    Cuda(Box<cuda::Frame>),
+}
+
+/// What a frame is made of.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Cloud(&'a PointCloud),
+    Sweeps(&'a SweepBuffer),
+}
+
+/// The stages on the CPU.
+struct Cpu {
     engine: Box<dyn Engine>,
     /// Indices into the engine's outputs, by task and in the order of [`OUTPUT_KINDS`].
-    outputs: Vec<[usize; 6]>,
+    outputs: Vec<[usize; OUTPUT_KINDS.len()]>,
     points: Vec<f32>,
     pillars: Pillars,
     features: Features,
     scatter: Scatter,
     decoder: Decoder,
     nms: Nms,
-    warned_intensity: bool,
+    /// Sweeps that were accumulated.
+    accumulated: PointCloud,
 }
 
 impl Detector {
@@ -79,7 +102,7 @@ impl Detector {
     ///
     /// # Errors
     /// [`PlanError`] or [`crate::model::ModelError`] for a plan that cannot be used,
-    /// [`EngineError::Device`] where the device is not available.
+    /// [`cuda::CudaError::Unavailable`] where the GPU that was asked for cannot be used.
     pub fn load(path: &Path, options: &Options) -> Result<Self> {
         Self::new(&Plan::open(path)?, options)
     }
@@ -89,13 +112,26 @@ impl Detector {
     /// # Errors
     /// As [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
-        if options.device == Device::Cuda {
-            return Err(EngineError::Device {
-                device: "cuda".into(),
-                reason: "this program was built without CUDA; use `--device cpu`".into(),
-            }
-            .into());
+        match options.device {
+            Device::Auto | Device::Cpu => Self::with(plan, options, None),
+            Device::Cuda => Self::on(plan, options, &cuda::open()?),
         }
+    }
+
+    /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. A plan for the
+    /// CPU runs its engine there, and the stages before and after it on the device.
+    ///
+    /// # Errors
+    /// As [`Detector::load`].
+    pub fn on(plan: &Plan, options: &Options, device: &Arc<dyn cuda::Device>) -> Result<Self> {
+        Self::with(plan, options, Some(device))
+    }
+
+    fn with(
+        plan: &Plan,
+        options: &Options,
+        device: Option<&Arc<dyn cuda::Device>>,
+    ) -> Result<Self> {
         let mut model = plan.model().clone();
         if let Some(score) = options.score {
             model
@@ -108,25 +144,21 @@ impl Detector {
             model.points.intensity_scale = scale;
         }
         let pool = Arc::new(Pool::new(options.threads));
-        let engine = engine(plan, &pool)?;
-        check_input(plan, &*engine)?;
-        let outputs = find_outputs(plan, &*engine)?;
-        let features =
-            Features::new(&model, plan.pfn(), pool.threads()).map_err(|source| PlanError::Pfn {
-                path: plan.path().into(),
-                source,
-            })?;
+        let (engine, outputs) = load::engine(plan, &pool)?;
+        let stages = match device {
+            None => Stages::Cpu(Box::new(Cpu::new(plan, &model, &pool, engine, outputs)?)),
+            Some(device) => Stages::Cuda(Box::new(cuda::Frame::with_host_engine(
+                &model,
+                plan.pfn(),
+                device,
+                engine,
+                &outputs,
+            )?)),
+        };
         Ok(Self {
-            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
-            pillars: Pillars::new(&model.grid),
-            features,
-            scatter: Scatter::new(model.grid.max_pillars),
-            decoder: Decoder::new(&model),
-            nms: Nms::new(&model),
             model,
             pool,
-            engine,
-            outputs,
+            stages,
             warned_intensity: false,
         })
     }
@@ -136,7 +168,7 @@ impl Detector {
         &self.model
     }
 
-    /// Threads that share the work.
+    /// CPU threads that share the work.
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -144,10 +176,93 @@ impl Detector {
     /// Finds the objects in one cloud: one sweep, or several that were accumulated.
     ///
     /// # Errors
-    /// [`crate::points::FrameError`] where the cloud lacks a column that the model needs,
-    /// [`EngineError`] where the engine fails. The detector stays usable.
+    /// [`crate::points::FrameError`] where the cloud lacks a column that the model needs, and
+    /// [`crate::engine::EngineError`] where the engine fails: the detector stays usable.
+    /// [`cuda::CudaError`] where a GPU fails: it does not.
     pub fn detect(&mut self, cloud: &PointCloud) -> Result<Detection<'_>> {
-        let model = &self.model;
+        self.run(Source::Cloud(cloud))
+    }
+
+    /// Finds the objects in the sweeps that [`SweepBuffer::accumulate`] takes, without copying them together
+    /// first where the stages run on a GPU.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Detection<'_>> {
+        self.run(Source::Sweeps(sweeps))
+    }
+
+    fn run(&mut self, source: Source<'_>) -> Result<Detection<'_>> {
+        self.warn(match source {
+            Source::Cloud(cloud) => cloud.layout(),
+            Source::Sweeps(sweeps) => sweeps.layout(),
+        });
+        let (boxes, (dropped, times)) = match (&mut self.stages, source) {
+            (Stages::Cpu(cpu), source) => {
+                let found = match source {
+                    Source::Cloud(cloud) => cpu.detect(&self.model, &self.pool, cloud)?,
+                    Source::Sweeps(sweeps) => cpu.detect_sweeps(&self.model, &self.pool, sweeps)?,
+                };
+                (cpu.nms.boxes(), found)
+            }
+            (Stages::Cuda(frame), source) => {
+                let found = match source {
+                    Source::Cloud(cloud) => frame.detect(cloud)?,
+                    Source::Sweeps(sweeps) => frame.detect_sweeps(sweeps)?,
+                };
+                (frame.boxes(), found)
+            }
+        };
+        Ok(Detection {
+            boxes,
+            dropped,
+            times,
+        })
+    }
+
+    /// Warns once of frames without the intensity that the model was trained with.
+    fn warn(&mut self, layout: Layout) {
+        let missing = self.model.points.columns.contains(&Column::Intensity)
+            && layout.position(Column::Intensity).is_none();
+        if missing && !self.warned_intensity {
+            log::warn!("the frames have no intensity, which the model was trained with: using 0");
+            self.warned_intensity = true;
+        }
+    }
+}
+
+impl Cpu {
+    fn new(
+        plan: &Plan,
+        model: &Model,
+        pool: &Pool,
+        engine: Box<dyn Engine>,
+        outputs: Vec<[usize; OUTPUT_KINDS.len()]>,
+    ) -> Result<Self> {
+        let features =
+            Features::new(model, plan.pfn(), pool.threads()).map_err(|source| PlanError::Pfn {
+                path: plan.path().into(),
+                source,
+            })?;
+        Ok(Self {
+            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
+            pillars: Pillars::new(&model.grid),
+            features,
+            scatter: Scatter::new(model.grid.max_pillars),
+            decoder: Decoder::new(model),
+            nms: Nms::new(model),
+            engine,
+            outputs,
+            accumulated: PointCloud::empty(Layout::XYZIT),
+        })
+    }
+
+    fn detect(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        cloud: &PointCloud,
+    ) -> Result<(Dropped, Times)> {
         let mut times = Times::default();
         let mut clock = Clock::start();
 
@@ -156,10 +271,6 @@ impl Detector {
             model.points.intensity_scale,
             &mut self.points,
         )?;
-        if selected.missing_intensity && !self.warned_intensity {
-            log::warn!("the frames have no intensity, which the model was trained with: using 0");
-            self.warned_intensity = true;
-        }
         let stride = model.points.columns.len();
         let most = model.points.capacity * stride;
         let points = &selected.points[..selected.points.len().min(most)];
@@ -172,7 +283,7 @@ impl Detector {
             stride,
             &self.pillars,
             &model.grid,
-            &self.pool,
+            pool,
             &mut self.features,
         );
         clock.lap(&mut times.features);
@@ -195,7 +306,7 @@ impl Detector {
             let Some(maps) = head_maps(engine, outputs) else {
                 continue;
             };
-            decode::decode(model, task, &maps, &self.pool, &mut self.decoder);
+            decode::decode(model, task, &maps, pool, &mut self.decoder);
         }
         clock.lap(&mut times.decode);
 
@@ -207,88 +318,25 @@ impl Detector {
         dropped.sweep_points = beyond_capacity as u64;
         dropped.candidates = self.decoder.surplus();
         dropped.non_finite_candidates = self.decoder.non_finite();
-        Ok(Detection {
-            boxes: self.nms.boxes(),
-            dropped,
-            times,
-        })
+        Ok((dropped, times))
     }
-}
 
-/// The engine that the plan was made for.
-fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
-    let target = &plan.manifest().target;
-    if target.engine != "cpu" {
-        return Err(PlanError::Target {
-            path: plan.path().into(),
-            found: target.engine.clone(),
-            wanted: "this program runs `cpu` plans".into(),
-            advice: "build one with `cp-build compile --target cpu`".into(),
-        }
-        .into());
+    fn detect_sweeps(
+        &mut self,
+        model: &Model,
+        pool: &Pool,
+        sweeps: &SweepBuffer,
+    ) -> Result<(Dropped, Times)> {
+        let start = Instant::now();
+        let mut cloud = std::mem::replace(&mut self.accumulated, PointCloud::empty(Layout::XYZIT));
+        let done = sweeps.accumulate(&mut cloud);
+        let found = self.detect(model, pool, &cloud);
+        self.accumulated = cloud;
+        let (mut dropped, mut times) = found?;
+        dropped.sweep_points += done.points_over_capacity as u64;
+        times.total = start.elapsed().as_secs_f64() * 1e3;
+        Ok((dropped, times))
     }
-    let broken = |e: EngineError| PlanError::Broken {
-        path: plan.path().into(),
-        what: e.to_string(),
-    };
-    let program = cpu::Program::from_json(plan.section("program")?.as_ref()).map_err(broken)?;
-    let weights = Arc::new(plan.section("weights")?);
-    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
-        .map_err(broken)?;
-    Ok(Box::new(engine))
-}
-
-/// Checks that the engine reads the BEV map that the model describes.
-fn check_input(plan: &Plan, engine: &dyn Engine) -> Result<()> {
-    let (model, input) = (plan.model(), engine.input());
-    let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
-    let found = [input.channels, input.height, input.width];
-    if found != expected {
-        return Err(PlanError::Broken {
-            path: plan.path().into(),
-            what: format!(
-                "the network reads `{}` of {found:?} (C, H, W), the model description gives \
-                 {expected:?}",
-                input.name
-            ),
-        }
-        .into());
-    }
-    Ok(())
-}
-
-/// Finds every task's outputs among the engine's, and checks their sizes.
-fn find_outputs(plan: &Plan, engine: &dyn Engine) -> Result<Vec<[usize; 6]>> {
-    let model = plan.model();
-    let (height, width) = model.head_size();
-    let broken = |what| PlanError::Broken {
-        path: plan.path().into(),
-        what,
-    };
-    let mut tasks = Vec::with_capacity(model.head.tasks.len());
-    for task in &model.head.tasks {
-        let mut indices = [0; OUTPUT_KINDS.len()];
-        for (kind, (index, name)) in indices.iter_mut().zip(&task.outputs).enumerate() {
-            let outputs = engine.outputs();
-            let Some(at) = outputs.iter().position(|output| output.name == *name) else {
-                let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
-                let names = names.join(" ");
-                return Err(broken(format!("no output `{name}`; the network has {names}")).into());
-            };
-            let output = &outputs[at];
-            let expected = [model.output_channels(task, kind), height, width];
-            let found = [output.channels, output.height, output.width];
-            if found != expected {
-                return Err(broken(format!(
-                    "output `{name}` is {found:?} (C, H, W), the model description gives {expected:?}"
-                ))
-                .into());
-            }
-            *index = at;
-        }
-        tasks.push(indices);
-    }
-    Ok(tasks)
 }
 
 /// The maps of one task.

@@ -21,6 +21,9 @@ pub enum Error {
     /// An engine refused its payload or failed to run.
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
+    /// A stage on a GPU failed.
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),

@@ -13,6 +13,7 @@
 
 pub mod boxes;
 pub mod build;
+pub mod cuda;
 pub mod decode;
 pub mod detector;
 pub mod engine;

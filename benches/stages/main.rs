@@ -8,6 +8,7 @@
 
 #[path = "../common/frame.rs"]
 mod frame;
+#[path = "../common/made_up.rs"]
 mod made_up;
 mod pfn;
 #[path = "../common/random.rs"]

@@ -32,7 +32,7 @@ pub use lzf::LzfError;
 pub use npy::NpyError;
 pub use pcd::PcdError;
 pub use sweep_list::read_sweeps;
-pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError};
+pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError, SweepPart};
 
 /// Largest frame file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;

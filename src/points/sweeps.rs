@@ -80,6 +80,18 @@ pub struct Accumulated {
     pub points_over_capacity: usize,
 }
 
+/// One sweep of an accumulated cloud, before it is moved.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SweepPart<'a> {
+    /// Its points: rows of [`SweepBuffer::layout`].
+    pub rows: &'a [f32],
+    /// Rows of `[R | t]` that move its points to where the newest sweep sees them; `None` for the
+    /// newest, whose points stay as they are.
+    pub motion: Option<[[f32; 4]; 3]>,
+    /// What is added to the points' `t`, in seconds.
+    pub age: f32,
+}
+
 impl SweepBuffer {
     /// A buffer of the newest and `max_past` past sweeps, whose results have at most `capacity`
     /// points.
@@ -138,6 +150,43 @@ impl SweepBuffer {
         self.sweeps.clear();
     }
 
+    /// Columns of the sweeps held.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// What an accumulated cloud is made of, newest first: the sweeps that have a pose, as far as the
+    /// capacity goes. `done` counts along, and is complete after the last one.
+    pub fn parts<'a>(&'a self, done: &'a mut Accumulated) -> impl Iterator<Item = SweepPart<'a>> {
+        *done = Accumulated::default();
+        let stride = self.layout.stride();
+        let mut room = self.capacity;
+        self.sweeps
+            .iter()
+            .enumerate()
+            .filter_map(move |(past, sweep)| {
+                let newest = self.sweeps.front()?;
+                let motion = match (past, &sweep.pose, &newest.pose) {
+                    (0, ..) => None,
+                    (_, Some(pose), Some(now)) => Some(pose.seen_from(now)),
+                    _ => {
+                        done.sweeps_without_pose += 1;
+                        return None;
+                    }
+                };
+                let points = sweep.data.len() / stride;
+                let taken = points.min(room);
+                room -= taken;
+                done.points_over_capacity += points - taken;
+                done.sweeps += 1;
+                Some(SweepPart {
+                    rows: &sweep.data[..taken * stride],
+                    motion,
+                    age: seconds(newest.stamp_ns, sweep.stamp_ns),
+                })
+            })
+    }
+
     /// Writes all sweeps to `out`, newest first, in the frame of the newest.
     ///
     /// The columns are those of the sweeps, and `t` at the end unless they have one already: then
@@ -145,28 +194,12 @@ impl SweepBuffer {
     pub fn accumulate(&self, out: &mut PointCloud) -> Accumulated {
         out.data.clear();
         let mut done = Accumulated::default();
-        let (Some(newest), Ok(layout)) = (self.sweeps.front(), self.layout.with_t()) else {
+        let (false, Ok(layout)) = (self.sweeps.is_empty(), self.layout.with_t()) else {
             return done;
         };
         out.layout = layout;
-        let mut room = self.capacity;
-        for (past, sweep) in self.sweeps.iter().enumerate() {
-            let motion = match (past, &sweep.pose, &newest.pose) {
-                (0, ..) => None,
-                (_, Some(pose), Some(now)) => Some(pose.seen_from(now)),
-                _ => {
-                    done.sweeps_without_pose += 1;
-                    continue;
-                }
-            };
-            let points = sweep.data.len() / self.layout.stride();
-            let taken = points.min(room);
-            room -= taken;
-            done.points_over_capacity += points - taken;
-            done.sweeps += 1;
-            let rows = &sweep.data[..taken * self.layout.stride()];
-            let age = seconds(newest.stamp_ns, sweep.stamp_ns);
-            append(rows, self.layout, motion, age, out);
+        for part in self.parts(&mut done) {
+            append(part.rows, self.layout, part.motion, part.age, out);
         }
         done
     }

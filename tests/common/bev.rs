@@ -3,20 +3,28 @@
 
 use std::path::Path;
 
+use centerpoint::Model;
 use centerpoint::build::folder::Folder;
-use centerpoint::features::{Features, features};
+use centerpoint::features::{Features, Pfn, features};
 use centerpoint::pillars::{Pillars, voxelize};
-use centerpoint::points::{Layout, ReadOptions, read};
+use centerpoint::points::{Layout, PointCloud, ReadOptions, read};
 use centerpoint::threads::Pool;
 
 /// The dense map `[C, H, W]` of `frame`, by the runtime's stages.
 pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {
-    let (model, pfn) = (&folder.model, &folder.pfe.pfn);
     let options = ReadOptions {
         layout: None,
-        default_layout: Layout::new(&model.points.columns).unwrap(),
+        default_layout: Layout::new(&folder.model.points.columns).unwrap(),
     };
-    let cloud = read(frame, &options).unwrap();
+    bev_of(
+        &folder.model,
+        &folder.pfe.pfn,
+        &read(frame, &options).unwrap(),
+    )
+}
+
+/// The same of a cloud.
+pub(crate) fn bev_of(model: &Model, pfn: &Pfn, cloud: &PointCloud) -> Vec<f32> {
     let mut points = Vec::new();
     let columns = &model.points.columns;
     let selected = cloud.select(columns, model.points.intensity_scale, &mut points);

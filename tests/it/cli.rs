@@ -226,18 +226,6 @@ fn exit_codes_tell_what_was_wrong() {
             &["--engine", "other.plan", "--pcd", "a.bin"],
         ),
         (
-            5,
-            "cuda",
-            &[
-                "--engine",
-                "tiny.plan",
-                "--pcd",
-                "a.bin",
-                "--device",
-                "cuda",
-            ],
-        ),
-        (
             1,
             "no/such",
             &[
@@ -255,6 +243,34 @@ fn exit_codes_tell_what_was_wrong() {
         assert_eq!(run.status.code(), Some(code), "{args:?}: {errors}");
         assert!(errors.contains(words), "{args:?}: {errors}");
     }
+}
+
+#[test]
+fn cuda_without_a_gpu_is_an_error_that_says_what_to_do() {
+    let folder = folder();
+    let run = Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .current_dir(folder.path())
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .args([
+            "--engine",
+            "tiny.plan",
+            "--pcd",
+            "a.bin",
+            "--device",
+            "cuda",
+        ])
+        .output()
+        .unwrap();
+    let errors = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(5), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    let built = cfg!(feature = "cuda");
+    assert_eq!(
+        errors.contains("built without the feature `cuda`"),
+        !built,
+        "{errors}"
+    );
+    assert!(errors.contains("use `--device cpu`"), "{errors}");
 }
 
 #[test]

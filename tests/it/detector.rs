@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{MODEL, write_plan};
+use centerpoint::cuda::CudaError;
 use centerpoint::detector::{Device, Options};
-use centerpoint::engine::EngineError;
 use centerpoint::{Box3d, Detector, Error, Layout, PointCloud};
 
 fn detector(model: &str, options: &Options) -> Result<Detector, Error> {
@@ -126,7 +126,7 @@ fn a_missing_column_is_an_error_and_the_detector_goes_on() {
 }
 
 #[test]
-fn cuda_is_refused_with_a_reason() {
+fn cuda_without_a_gpu_is_refused_with_a_reason() {
     let error = detector(
         MODEL,
         &Options {
@@ -135,10 +135,14 @@ fn cuda_is_refused_with_a_reason() {
         },
     )
     .err();
-    assert!(matches!(
-        error,
-        Some(Error::Engine(EngineError::Device { .. }))
-    ));
+    match error {
+        Some(Error::Cuda(CudaError::Unavailable { reason })) => {
+            assert!(reason.contains("--device cpu"), "{reason}");
+        }
+        Some(other) => panic!("{other}"),
+        // A machine with a GPU.
+        None => {}
+    }
 }
 
 #[test]

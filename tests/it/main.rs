@@ -7,6 +7,9 @@
 mod bev;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/emulation.rs"]
+#[allow(dead_code)]
+mod emulation;
 #[path = "../common/engine_net.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod engine_net;
@@ -18,6 +21,11 @@ mod nets;
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[path = "../common/real.rs"]
+mod real;
+#[path = "../common/recorded.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod recorded;
 #[path = "../common/toy.rs"]
 mod toy;
 
@@ -25,6 +33,7 @@ mod calibrate;
 mod calibration;
 mod cli;
 mod compile;
+mod cuda;
 mod degenerate;
 mod demo;
 mod detector;

@@ -7,18 +7,67 @@
 //!   frame on its own and runs ONNX Runtime. That file has room for 5268 pillars only, so the frame
 //!   also hits the cap.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::shared;
 use crate::npz::npy;
 use centerpoint::Model;
 use centerpoint::build::import::read_pfe;
-use centerpoint::features::{Features, features};
+use centerpoint::features::{Features, Pfn, features};
 use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::threads::Pool;
 
 const STRIDE: usize = 5;
+
+/// Greatest difference from a reference's features.
+pub(crate) const TOLERANCE: f32 = 1e-4;
+
+/// A trained PFN, and a frame in the model's columns.
+pub(crate) struct Case {
+    pub(crate) model: Model,
+    pub(crate) pfe: PathBuf,
+    pub(crate) frame: PathBuf,
+}
+
+impl Case {
+    pub(crate) fn pfn(&self) -> Pfn {
+        read_pfe(&self.pfe).unwrap().pfn
+    }
+
+    pub(crate) fn points(&self) -> Vec<f32> {
+        floats(&std::fs::read(&self.frame).unwrap())
+    }
+}
+
+/// haohaonju's, if the shared material is there.
+pub(crate) fn haohaonju() -> Option<Case> {
+    Some(Case {
+        model: model(
+            [-74.88, -74.88, -2.0, 74.88, 74.88, 4.0],
+            [0.32, 0.32, 6.0],
+            20,
+            32000,
+        ),
+        pfe: shared("data/pfn/haohaonju_waymo_pfe_baseline32000.onnx")?,
+        frame: shared("data/frames/waymo/seq_0_frame_100.bin")?,
+    })
+}
+
+/// carkusl's, if the shared material is there.
+pub(crate) fn carkusl() -> Option<Case> {
+    let frames = std::fs::read_dir(shared("data/frames/nuscenes")?).unwrap();
+    Some(Case {
+        model: model(
+            [-51.2, -51.2, -5.0, 51.2, 51.2, 3.0],
+            [0.2, 0.2, 8.0],
+            20,
+            5268,
+        ),
+        pfe: shared("data/pfn/carkusl_nusc_pfe_sim.onnx")?,
+        frame: frames.map(|frame| frame.unwrap().path()).min().unwrap(),
+    })
+}
 
 /// A model of five point columns, xyz − mean and xy − centre, and two layers of 64.
 fn model(range: [f32; 6], voxel: [f32; 3], max_points: usize, max_pillars: usize) -> Model {
@@ -63,20 +112,36 @@ fn integers(bytes: &[u8]) -> Vec<i32> {
 }
 
 /// What a frame should give: `[pillars][y, x]`, counts, features.
-struct Golden {
+pub(crate) struct Golden {
     cells: Vec<i32>,
     counts: Vec<i32>,
-    features: Vec<f32>,
+    pub(crate) features: Vec<f32>,
 }
 
-/// Runs the stages on `frame` and compares; the greatest absolute difference is printed.
-fn compare(model: &Model, pfe: &Path, frame: &Path, golden: &Golden) -> Pillars {
-    let pfn = read_pfe(pfe).unwrap().pfn;
-    let points = floats(&std::fs::read(frame).unwrap());
+/// What the shared material has for haohaonju's frame.
+pub(crate) fn haohaonju_golden() -> Option<Golden> {
+    let npz = std::fs::read(shared("data/pfn/haohaonju_waymo_frame_100.npz")?).unwrap();
+    Some(Golden {
+        cells: integers(&npy(&npz, "coors_yx")),
+        counts: integers(&npy(&npz, "num_points")),
+        features: floats(&npy(&npz, "pillar_features")),
+    })
+}
+
+/// Greatest difference between two lists of features.
+pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let pairs = found.iter().zip(expected);
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Runs the stages on the case's frame and compares; the greatest absolute difference is printed.
+fn compare(case: &Case, golden: &Golden) -> Pillars {
+    let (model, points) = (&case.model, case.points());
     let pool = Pool::new(2);
     let mut pillars = Pillars::new(&model.grid);
     voxelize(&points, STRIDE, &model.grid, &mut pillars);
-    let mut out = Features::new(model, &pfn, pool.threads()).unwrap();
+    let mut out = Features::new(model, &case.pfn(), pool.threads()).unwrap();
     features(&points, STRIDE, &pillars, &model.grid, &pool, &mut out);
 
     let nx = model.grid.nx as i32;
@@ -98,19 +163,13 @@ fn compare(model: &Model, pfe: &Path, frame: &Path, golden: &Golden) -> Pillars 
             .eq(golden.counts.iter().copied()),
         "counts"
     );
-    assert_eq!(out.values().len(), golden.features.len());
-    let differences = out
-        .values()
-        .iter()
-        .zip(&golden.features)
-        .map(|(a, b)| (a - b).abs());
-    let worst = differences.fold(0.0f32, f32::max);
-    let name = pfe.file_name().unwrap().display();
+    let worst = worst(out.values(), &golden.features);
     println!(
-        "{name}: {} pillars, greatest difference {worst:e}",
+        "{}: {} pillars, greatest difference {worst:e}",
+        case.pfe.file_name().unwrap().display(),
         pillars.len()
     );
-    assert!(worst < 1e-4, "{worst}");
+    assert!(worst < TOLERANCE, "{worst}");
     assert!(
         golden.features.iter().any(|&value| value > 1.0),
         "features that say nothing"
@@ -120,59 +179,35 @@ fn compare(model: &Model, pfe: &Path, frame: &Path, golden: &Golden) -> Pillars 
 
 #[test]
 fn haohaonju_on_a_waymo_frame() {
-    let (Some(pfe), Some(npz), Some(frame)) = (
-        shared("data/pfn/haohaonju_waymo_pfe_baseline32000.onnx"),
-        shared("data/pfn/haohaonju_waymo_frame_100.npz"),
-        shared("data/frames/waymo/seq_0_frame_100.bin"),
-    ) else {
+    let (Some(case), Some(golden)) = (haohaonju(), haohaonju_golden()) else {
         return;
     };
-    let model = model(
-        [-74.88, -74.88, -2.0, 74.88, 74.88, 4.0],
-        [0.32, 0.32, 6.0],
-        20,
-        32000,
-    );
-    assert_eq!((model.grid.nx, model.grid.ny), (468, 468));
-    let npz = std::fs::read(npz).unwrap();
-    let golden = Golden {
-        cells: integers(&npy(&npz, "coors_yx")),
-        counts: integers(&npy(&npz, "num_points")),
-        features: floats(&npy(&npz, "pillar_features")),
-    };
+    assert_eq!((case.model.grid.nx, case.model.grid.ny), (468, 468));
     assert_eq!(golden.counts.len(), 13569);
-    compare(&model, &pfe, &frame, &golden);
+    compare(&case, &golden);
 }
 
 #[test]
 fn carkusl_on_a_nuscenes_frame() {
-    let (Some(pfe), Some(frames)) = (
-        shared("data/pfn/carkusl_nusc_pfe_sim.onnx"),
-        shared("data/frames/nuscenes"),
-    ) else {
+    let Some(case) = carkusl() else {
         return;
     };
     let Some(python) = std::env::var_os("CENTERPOINT_PYTHON") else {
         println!("skipped: CENTERPOINT_PYTHON is not set");
         return;
     };
-    let frame = std::fs::read_dir(frames)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
     let out = tempfile::NamedTempFile::new().unwrap();
-    let (range, voxel) = ([-51.2, -51.2, -5.0, 51.2, 51.2, 3.0], [0.2, 0.2, 8.0]);
-    let (max_points, max_pillars) = (20, 5268);
+    let grid = &case.model.grid;
+    let range = grid.min.iter().chain(&grid.max);
+    let caps = [grid.max_points_per_pillar, grid.max_pillars];
     let run = Command::new(python)
         .arg(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/oracle/pfn_oracle.py"
         ))
-        .args([&pfe, &frame, out.path()])
-        .args(range.iter().chain(&voxel).map(f32::to_string))
-        .args([max_points, max_pillars].map(|n: usize| n.to_string()))
+        .args([&case.pfe, &case.frame, out.path()])
+        .args(range.chain(&grid.voxel).map(f32::to_string))
+        .args(caps.map(|n| n.to_string()))
         .output()
         .unwrap();
     assert!(
@@ -193,8 +228,7 @@ fn carkusl_on_a_nuscenes_frame() {
         counts: table.chunks_exact(3).map(|row| row[2]).collect(),
         features: floats(features),
     };
-    let model = model(range, voxel, max_points, max_pillars);
-    let pillars = compare(&model, &pfe, &frame, &golden);
-    assert_eq!(pillars.len(), max_pillars);
+    let pillars = compare(&case, &golden);
+    assert_eq!(pillars.len(), grid.max_pillars);
     assert!(pillars.dropped().pillars > 0 && pillars.dropped().pillar_points > 0);
 }

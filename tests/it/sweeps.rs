@@ -282,6 +282,23 @@ fn av2_isometry(value: &Value) -> Isometry3<f64> {
     )
 }
 
+/// The two sweeps of the AV2 fixture with their poses.
+pub(crate) fn av2_sweeps(capacity: usize) -> Option<SweepBuffer> {
+    let (folder, labels) = av2()?;
+    let options = ReadOptions {
+        layout: Some("x,y,z,intensity,_".parse().unwrap()),
+        ..OPTIONS
+    };
+    let mut buffer = SweepBuffer::new(1, capacity);
+    for stamp in [PAST, NOW] {
+        let cloud = points::read(&folder.join(format!("{stamp}.bin")), &options).unwrap();
+        let pose = pose(&av2_isometry(&labels[stamp]["city_SE3_ego"]));
+        let stamp = stamp.parse().unwrap();
+        buffer.push(&cloud, stamp, Some(pose)).unwrap();
+    }
+    Some(buffer)
+}
+
 #[test]
 fn av2_city_poses_are_composed_in_f64() {
     let Some((_, labels)) = av2() else {

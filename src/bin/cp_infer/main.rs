@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use args::Args;
 use centerpoint::detector::{Detector, Options};
+use centerpoint::engine::EngineError;
 use centerpoint::output::{FrameResult, OutputError};
 use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
@@ -24,7 +25,7 @@ fn status(error: &Error) -> u8 {
     match error {
         Error::Frame(_) => 3,
         Error::Plan(_) | Error::Model(_) => 4,
-        Error::Engine(centerpoint::engine::EngineError::Device { .. }) => 5,
+        Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
         Error::Engine(_) => 4,
         Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,

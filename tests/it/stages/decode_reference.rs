@@ -119,7 +119,13 @@ fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
 /// Two tasks, two bands, variances, and values that tie often and are now and then not finite.
 fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
     let mut random = Random(seed);
-    let mut model = model();
+    let model = random_head(&mut random, model());
+    let tasks = random_maps(&mut random, &model, storage);
+    (model, tasks)
+}
+
+/// Gives `model` two tasks, two bands, and any conventions.
+pub(crate) fn random_head(random: &mut Random, mut model: Model) -> Model {
     let outputs = model.head.tasks[0].outputs.clone();
     let task = |classes: Vec<usize>| Task {
         classes,
@@ -138,10 +144,15 @@ fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
         model.head.size_order = SizeOrder::Wlh;
         model.head.rotation = Rotation::NegCosNegSin;
     }
+    model
+}
+
+/// Maps of every task, whose logits tie often, with three values in each that are not finite.
+pub(crate) fn random_maps(random: &mut Random, model: &Model, storage: Storage) -> Vec<Heads> {
     let (height, width) = model.head_size();
     let mut tasks = Vec::new();
-    for t in 0..2 {
-        let mut heads = Heads::new(&model, t, storage);
+    for t in 0..model.head.tasks.len() {
+        let mut heads = Heads::new(model, t, storage);
         for kind in [HEATMAP, REG, HEIGHT, DIM, ROT, VEL] {
             for channel in 0..heads.layouts[kind].channels {
                 for cell in 0..height * width {
@@ -161,7 +172,7 @@ fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
         }
         tasks.push(heads);
     }
-    (model, tasks)
+    tasks
 }
 
 proptest! {

@@ -43,7 +43,7 @@ fn both_signs(columns: usize) -> PfnLayer {
     layer(columns, 2 * columns, weight, vec![0.0; 2 * columns])
 }
 
-fn random_pfn(model: &Model, random: &mut Random) -> Pfn {
+pub(crate) fn random_pfn(model: &Model, random: &mut Random) -> Pfn {
     let mut inputs = model.pfn_in_features();
     let layers = model
         .pfn_linear_widths()

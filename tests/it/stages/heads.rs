@@ -4,16 +4,16 @@ use centerpoint::Model;
 use centerpoint::engine::{MapLayout, MapView};
 
 /// Outputs by kind.
-pub(super) const HEATMAP: usize = 0;
-pub(super) const REG: usize = 1;
-pub(super) const HEIGHT: usize = 2;
-pub(super) const DIM: usize = 3;
-pub(super) const ROT: usize = 4;
-pub(super) const VEL: usize = 5;
+pub(crate) const HEATMAP: usize = 0;
+pub(crate) const REG: usize = 1;
+pub(crate) const HEIGHT: usize = 2;
+pub(crate) const DIM: usize = 3;
+pub(crate) const ROT: usize = 4;
+pub(crate) const VEL: usize = 5;
 
 /// How the engine lays its outputs out.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Storage {
+pub(crate) enum Storage {
     /// Each output dense.
     Nchw,
     /// All outputs side by side in one tensor, with a border of one cell.
@@ -21,14 +21,14 @@ pub(super) enum Storage {
 }
 
 /// The head maps of one task, in the storage of an engine.
-pub(super) struct Heads {
-    data: Vec<f32>,
-    pub(super) layouts: [MapLayout; 6],
+pub(crate) struct Heads {
+    pub(crate) data: Vec<f32>,
+    pub(crate) layouts: [MapLayout; 6],
 }
 
 impl Heads {
     /// All values 0 but the logits, which are −9.
-    pub(super) fn new(model: &Model, task: usize, storage: Storage) -> Self {
+    pub(crate) fn new(model: &Model, task: usize, storage: Storage) -> Self {
         let (height, width) = model.head_size();
         let task = &model.head.tasks[task];
         let channels: [usize; 6] = std::array::from_fn(|kind| model.output_channels(task, kind));
@@ -69,16 +69,16 @@ impl Heads {
         layout.index(channel, cell / layout.width, cell % layout.width)
     }
 
-    pub(super) fn set(&mut self, kind: usize, channel: usize, cell: usize, value: f32) {
+    pub(crate) fn set(&mut self, kind: usize, channel: usize, cell: usize, value: f32) {
         let index = self.index(kind, channel, cell);
         self.data[index] = value;
     }
 
-    pub(super) fn get(&self, kind: usize, channel: usize, cell: usize) -> f32 {
+    pub(crate) fn get(&self, kind: usize, channel: usize, cell: usize) -> f32 {
         self.data[self.index(kind, channel, cell)]
     }
 
-    pub(super) fn maps(&self) -> [MapView<'_>; 6] {
+    pub(crate) fn maps(&self) -> [MapView<'_>; 6] {
         let data = &self.data;
         self.layouts.map(|layout| MapView { data, layout })
     }

@@ -2,10 +2,10 @@
 //! naive references over random input.
 
 mod decode;
-mod decode_reference;
-mod features;
-mod heads;
-mod nms;
+pub(crate) mod decode_reference;
+pub(crate) mod features;
+pub(crate) mod heads;
+pub(crate) mod nms;
 mod pillars;
 mod scatter;
 
@@ -15,10 +15,10 @@ use centerpoint::Model;
 use centerpoint::points::Column;
 
 /// Random numbers from a seed (splitmix64).
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn bits(&mut self) -> u64 {
+    pub(crate) fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -27,18 +27,18 @@ impl Random {
     }
 
     /// From `low` to `high`.
-    fn uniform(&mut self, low: f32, high: f32) -> f32 {
+    pub(crate) fn uniform(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * ((self.bits() >> 40) as f32 / (1u64 << 24) as f32)
     }
 
     /// Below `n`.
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.bits() % n as u64) as usize
     }
 }
 
 /// A small model, 16 × 12 cells of 0.5 m, which tests change field by field.
-fn model() -> Model {
+pub(crate) fn model() -> Model {
     let text = r#"
         name = "test"
         classes = ["car", "truck", "pedestrian"]

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::{Random, model};
 
-fn rect(x: f32, y: f32, length: f32, width: f32, yaw: f32) -> Box3d {
+pub(crate) fn rect(x: f32, y: f32, length: f32, width: f32, yaw: f32) -> Box3d {
     Box3d {
         center: [x, y, 0.0],
         size: [length, width, 1.5],
@@ -27,7 +27,7 @@ fn iou(a: &Box3d, b: &Box3d) -> f32 {
 }
 
 /// Boxes with falling scores as candidates.
-fn candidates(boxes: &[Box3d]) -> Vec<Candidate> {
+pub(crate) fn candidates(boxes: &[Box3d]) -> Vec<Candidate> {
     boxes
         .iter()
         .enumerate()
@@ -54,13 +54,13 @@ fn kept(model: &Model, boxes: &[Box3d]) -> Vec<usize> {
         .collect()
 }
 
-fn with_steps(steps: Vec<NmsStep>) -> Model {
+pub(crate) fn with_steps(steps: Vec<NmsStep>) -> Model {
     let mut model = model();
     model.nms = steps;
     model
 }
 
-fn circle(radius: [f32; 3], group: [usize; 3], max_boxes: usize) -> NmsStep {
+pub(crate) fn circle(radius: [f32; 3], group: [usize; 3], max_boxes: usize) -> NmsStep {
     NmsStep {
         kind: NmsKind::Circle {
             radius: radius.to_vec(),
@@ -70,7 +70,7 @@ fn circle(radius: [f32; 3], group: [usize; 3], max_boxes: usize) -> NmsStep {
     }
 }
 
-fn iou_step(threshold: f32, search_distance: f32, group: [usize; 3]) -> NmsStep {
+pub(crate) fn iou_step(threshold: f32, search_distance: f32, group: [usize; 3]) -> NmsStep {
     NmsStep {
         kind: NmsKind::Iou {
             threshold,

@@ -2,6 +2,8 @@
 //!
 //! About 300 of the head's cells pass the threshold, in clusters, as after a trained network.
 
+#![allow(dead_code)] // Each bench uses its part.
+
 use std::path::Path;
 
 use centerpoint::Model;
@@ -43,6 +45,15 @@ scope = "all"
 
 pub(crate) fn model() -> Model {
     Model::parse(MODEL, Path::new("bench.toml")).unwrap()
+}
+
+/// The same on a grid of `cells` × `cells` cells of `voxel` metres.
+pub(crate) fn model_on(cells: usize, voxel: f64) -> Model {
+    let half = (cells as f64 * voxel / 2.0 * 1e4).round() / 1e4;
+    let text = MODEL
+        .replace("74.88", &half.to_string())
+        .replace("[0.32, 0.32,", &format!("[{voxel}, {voxel},"));
+    Model::parse(&text, Path::new("bench.toml")).unwrap()
 }
 
 /// A rotating scanner over flat ground with some walls: 64 beams of 2000 points.

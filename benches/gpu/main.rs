@@ -1,0 +1,310 @@
+//! Time of a frame and of its stages on a GPU, without an engine: `cargo bench --bench gpu`.
+//!
+//! Frames are made up, of 120 000 points, on grids of 480² and 1020² cells; the head maps lie in device memory
+//! as an engine would leave them. Stage times are those of CUDA events inside of the frame's graph, frame
+//! times those of the host's clock from the points to the boxes; medians. The floor of a stage is what it must
+//! read and write at least, over the bandwidth of a copy on the device, which is measured first.
+//!
+//! Without a GPU it tells the memory that is needed, and ends well. With `--launches` it prints the kernels'
+//! launches, as `tests/kernels.sh` takes them; with `--identical N` it runs N frames instead of timing them,
+//! and fails where one differs from the first of its kind.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/made_up.rs"]
+mod made_up;
+mod null;
+#[path = "../common/random.rs"]
+mod random;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use centerpoint::cuda::frame::{Engine, Frame};
+use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Place};
+use centerpoint::engine::{MapDesc, MapLayout};
+use centerpoint::features::Pfn;
+use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::{Layout, Model, PointCloud, Times};
+
+use crate::null::Null;
+use crate::random::Random;
+
+/// Cells of a side and their size in metres.
+const GRIDS: [(usize, f64); 2] = [(480, 0.32), (1020, 0.24)];
+const POINTS: usize = 120_000;
+const COLUMNS: usize = 5;
+const WARM_UP: usize = 50;
+const FRAMES: usize = 1000;
+/// Marks of the bandwidth's copies, past those of the frame.
+const COPIES: [usize; 2] = [14, 15];
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--launches") {
+        return launches();
+    }
+    for (cells, voxel) in GRIDS {
+        let null = Arc::new(Null::default());
+        let case = Case::new(cells, voxel);
+        let device: Arc<dyn Device> = null.clone();
+        let engine = HeadMaps::new(&case, &device).unwrap();
+        let before = null.bytes();
+        let _frame = case.frame(&device, engine).unwrap();
+        println!(
+            "grid {cells}²: {:.1} MB of device memory without the engine",
+            (null.bytes() - before) as f64 / 1e6
+        );
+    }
+    let device = match cuda::open() {
+        Ok(device) => device,
+        Err(error) => return println!("skipped the times: {error}"),
+    };
+    if let Some(frames) = argument("--identical") {
+        return Case::new(GRIDS[0].0, GRIDS[0].1)
+            .identical(&device, frames)
+            .unwrap();
+    }
+    let bandwidth = bandwidth(&device).unwrap();
+    println!("a copy on the device moves {bandwidth:.0} GB/s, read and written");
+    for (cells, voxel) in GRIDS {
+        Case::new(cells, voxel).run(&device, bandwidth).unwrap();
+    }
+}
+
+/// The number that follows an argument.
+fn argument(name: &str) -> Option<usize> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1).and_then(|number| number.parse().ok())
+}
+
+/// Prints each kernel's threads and dynamic shared memory of a block.
+fn launches() {
+    let null = Arc::new(Null::default());
+    let device: Arc<dyn Device> = null.clone();
+    let case = Case::new(GRIDS[0].0, GRIDS[0].1);
+    let engine = HeadMaps::new(&case, &device).unwrap();
+    let _frame = case.frame(&device, engine).unwrap();
+    for (kernel, (threads, shared)) in null.launches() {
+        println!("{kernel} {threads} {shared}");
+    }
+}
+
+/// A model and a frame for it.
+struct Case {
+    cells: usize,
+    model: Model,
+    pfn: Pfn,
+    cloud: PointCloud,
+    heads: Vec<f32>,
+    layouts: [MapLayout; 6],
+}
+
+impl Case {
+    fn new(cells: usize, voxel: f64) -> Self {
+        let mut random = Random(1);
+        let model = made_up::model_on(cells, voxel);
+        let pfn = made_up::random_pfn(&model, &mut random);
+        let mut points = made_up::synthetic_cloud(&mut random);
+        points.truncate(POINTS * COLUMNS);
+        let layout = Layout::new(&model.points.columns).unwrap();
+        let (heads, layouts) = made_up::heads(&model, &mut random);
+        Self {
+            cells,
+            cloud: PointCloud::new(layout, points).unwrap(),
+            model,
+            pfn,
+            heads,
+            layouts,
+        }
+    }
+
+    fn frame(&self, device: &Arc<dyn Device>, engine: HeadMaps) -> Result<Frame, CudaError> {
+        Frame::new(&self.model, &self.pfn, device, Box::new(engine))
+    }
+
+    /// Prints the table of one grid.
+    fn run(&self, device: &Arc<dyn Device>, bandwidth: f64) -> centerpoint::Result<()> {
+        let engine = HeadMaps::new(self, device)?;
+        let mut frame = self.frame(device, engine)?;
+        let mut times = Vec::with_capacity(FRAMES);
+        let mut walls = Vec::with_capacity(FRAMES);
+        for i in 0..WARM_UP + FRAMES {
+            let start = Instant::now();
+            let (_, stages) = frame.detect(&self.cloud)?;
+            if i >= WARM_UP {
+                walls.push(start.elapsed().as_secs_f64() * 1e3);
+                times.push(stages);
+            }
+        }
+        let stage = |of: fn(&Times) -> f64| median(times.iter().map(of).collect());
+        let bytes = self.bytes();
+        let rows = [
+            ("pillars", stage(|t| t.pillars), bytes[0]),
+            ("features", stage(|t| t.features), bytes[1]),
+            ("scatter", stage(|t| t.scatter), bytes[2]),
+            ("decode", stage(|t| t.decode), bytes[3]),
+            ("nms", stage(|t| t.nms), 0),
+        ];
+        println!(
+            "\ngrid {0}×{0}, {POINTS} points, {1} boxes",
+            self.cells,
+            frame.boxes().len()
+        );
+        println!("| stage | ms | MB at least | floor ms | ratio |\n|---|---|---|---|---|");
+        for (name, ms, bytes) in rows {
+            let floor = bytes as f64 / bandwidth / 1e6;
+            let mb = bytes as f64 / 1e6;
+            let ratio = if bytes > 0 { ms / floor } else { f64::NAN };
+            println!("| {name} | {ms:.4} | {mb:.2} | {floor:.4} | {ratio:.1} |");
+        }
+        let sum: f64 = rows.iter().map(|(_, ms, _)| ms).sum();
+        println!("| all stages | {sum:.4} | | | |");
+        println!("| frame, host's clock | {:.4} | | | |", median(walls));
+        Ok(())
+    }
+
+    /// Runs frames of all points and of half of them in turn. Boxes and counters of each must be those of its
+    /// kind's first frame, and so must the features' map of every tenth pair.
+    fn identical(&self, device: &Arc<dyn Device>, frames: usize) -> centerpoint::Result<()> {
+        let data = self.cloud.data();
+        let half = data[..POINTS / 2 * COLUMNS].to_vec();
+        let clouds = [
+            self.cloud.clone(),
+            PointCloud::new(self.cloud.layout(), half)?,
+        ];
+        let engine = HeadMaps::new(self, device)?;
+        let map = engine.input.1.address;
+        let mut frame = self.frame(device, engine)?;
+        let mut bytes = vec![0; 4 * self.model.bev_channels() * self.cells * self.cells];
+        let mut first = [None, None];
+        for i in 0..frames {
+            let (dropped, _) = frame.detect(&clouds[i % 2])?;
+            let boxes = frame.boxes().to_vec();
+            if i % 20 < 2 {
+                device.download("the features' map", map, &mut bytes)?;
+            }
+            let found = (boxes, dropped);
+            let (expected, features) =
+                first[i % 2].get_or_insert_with(|| (found.clone(), bytes.clone()));
+            assert!(*expected == found, "frame {i}: other boxes or counters");
+            assert!(
+                i % 20 >= 2 || *features == bytes,
+                "frame {i}: other features"
+            );
+        }
+        println!("{frames} frames of two kinds: each kind always the same bytes");
+        Ok(())
+    }
+
+    /// What pillars, features, scatter and decode must read and write at least, in bytes.
+    fn bytes(&self) -> [usize; 4] {
+        let (grid, channels) = (&self.model.grid, self.model.bev_channels());
+        let mut pillars = Pillars::new(grid);
+        voxelize(self.cloud.data(), COLUMNS, grid, &mut pillars);
+        let kept: usize = pillars.counts().iter().map(|&count| count as usize).sum();
+        let found = pillars.len();
+        let (height, width) = self.model.head_size();
+        [
+            // Points read; slots, cells and counts written.
+            4 * (POINTS * COLUMNS + kept + 2 * found),
+            // Slots and their points read; features written.
+            4 * (kept + kept * COLUMNS + found * channels),
+            // Features read; the last frame's cells cleared, this one's written.
+            4 * (3 * found * channels),
+            // The heatmap read.
+            4 * (self.model.classes.len() * height * width),
+        ]
+    }
+}
+
+/// Head maps that are there already, and a map for the features: what an engine has, but for the network.
+struct HeadMaps {
+    input: (MapDesc, DeviceMap),
+    outputs: Vec<(MapDesc, DeviceMap)>,
+    /// The memory that the maps lie in.
+    _buffers: [Buffer<f32>; 2],
+}
+
+impl HeadMaps {
+    fn new(case: &Case, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
+        let (channels, cells) = (case.model.bev_channels(), case.cells);
+        let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
+        let heads = Buffer::new(device, "head maps", &case.heads)?;
+        let layout = MapLayout {
+            channels,
+            height: cells,
+            width: cells,
+            offset: 0,
+            stride_c: cells * cells,
+            stride_y: cells,
+            stride_x: 1,
+        };
+        let names = &case.model.head.tasks[0].outputs;
+        let outputs = (0..OUTPUT_KINDS.len()).map(|kind| {
+            let layout = case.layouts[kind];
+            let address = heads.address() + (layout.offset * size_of::<f32>()) as u64;
+            map(
+                &names[kind],
+                address,
+                MapLayout {
+                    offset: 0,
+                    ..layout
+                },
+            )
+        });
+        Ok(Self {
+            input: map("bev", bev.address(), layout),
+            outputs: outputs.collect(),
+            _buffers: [bev, heads],
+        })
+    }
+}
+
+fn map(name: &str, address: u64, layout: MapLayout) -> (MapDesc, DeviceMap) {
+    let desc = MapDesc {
+        name: name.into(),
+        channels: layout.channels,
+        height: layout.height,
+        width: layout.width,
+    };
+    (desc, DeviceMap::f32(address, layout))
+}
+
+impl Engine for HeadMaps {
+    fn input(&self) -> (&MapDesc, DeviceMap) {
+        (&self.input.0, self.input.1)
+    }
+
+    fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
+        self.outputs
+            .iter()
+            .map(|(desc, map)| (desc, *map))
+            .collect()
+    }
+
+    fn enqueue(&mut self) -> Result<(), CudaError> {
+        Ok(())
+    }
+}
+
+/// GB/s that a copy on the device reads and writes.
+fn bandwidth(device: &Arc<dyn Device>) -> Result<f64, CudaError> {
+    const BYTES: usize = 256 << 20;
+    const TIMES: usize = 20;
+    let from = Buffer::<u8>::zeroed(device, "a copy's source", BYTES)?;
+    let to = Buffer::<u8>::zeroed(device, "a copy's target", BYTES)?;
+    let (from, to) = (Place::Device(from.address()), Place::Device(to.address()));
+    let mut best = f64::INFINITY;
+    for _ in 0..TIMES {
+        device.mark(COPIES[0])?;
+        device.copy("the bandwidth", from, to, BYTES)?;
+        device.mark(COPIES[1])?;
+        best = best.min(device.elapsed(COPIES[0], COPIES[1])?);
+    }
+    Ok(2.0 * BYTES as f64 / best / 1e6)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}

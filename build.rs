@@ -1,0 +1,197 @@
+//! Compiles the kernels with nvcc, where there is one: a fatbin for every file in `kernels/`, embedded in
+//! the library together with the sources. Only with the feature `cuda`.
+//!
+//! nvcc is taken from the first of these that has it:
+//! 1. `CENTERPOINT_NVCC`: the compiler itself, or a Python `site-packages` that holds PyPI's
+//!    (`nvidia/cu13/bin/nvcc`); empty means that no nvcc is to be used;
+//! 2. `CUDA_HOME`, `CUDA_PATH`: `bin/nvcc` in there;
+//! 3. `PATH`;
+//! 4. `/usr/local/cuda/bin/nvcc`, where NVIDIA's installers put it.
+//!
+//! Without nvcc the sources alone are embedded, and compiled by NVRTC at first use. An nvcc that fails is a
+//! warning and no more: a missing CUDA never fails a build.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+/// Architectures that get code of their own, as far as the nvcc knows them; the oldest also gets PTX, which
+/// the driver compiles for those that are missing. 87 is Orin, 110 Thor.
+const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "110", "120"];
+
+/// `-fmad=false`: each operation is rounded on its own, as on the CPU.
+const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-fmad=false", "-fatbin"];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    println!("cargo::rerun-if-changed=kernels");
+    // Not `PATH`: it differs between a shell and an editor, and each change would compile all again.
+    for name in ["CENTERPOINT_NVCC", "CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    if let Err(error) = embed() {
+        // The crate cannot be built without this file; cargo says what is missing.
+        println!("cargo::error=cannot embed the kernels: {error}");
+    }
+}
+
+/// Writes `kernels.rs`, the list of `Source`s that `src/cuda/module.rs` includes.
+fn embed() -> io::Result<()> {
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let kernels = kernels()?;
+    let fatbins: Vec<bool> = match find_nvcc().map(Nvcc::new) {
+        None => vec![false; kernels.len()],
+        Some(Err(problem)) => {
+            warn(&problem);
+            vec![false; kernels.len()]
+        }
+        Some(Ok(nvcc)) => compile_all(&nvcc, &kernels, &out),
+    };
+    let mut list = String::from("[\n");
+    for (kernel, fatbin) in kernels.iter().zip(fatbins) {
+        let text = format!(
+            "include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/kernels/{kernel}.cu\"))"
+        );
+        let fatbin = if fatbin {
+            format!("Some(include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{kernel}.fatbin\")))")
+        } else {
+            "None".to_owned()
+        };
+        let _ = writeln!(
+            list,
+            "Source {{ stage: \"{kernel}\", text: {text}, fatbin: {fatbin} }},"
+        );
+    }
+    list.push_str("]\n");
+    fs::write(out.join("kernels.rs"), list)
+}
+
+/// Stems of the kernel files, sorted.
+fn kernels() -> io::Result<Vec<String>> {
+    let mut stems = Vec::new();
+    for entry in fs::read_dir("kernels")? {
+        let path = entry?.path();
+        if let (Some("cu"), Some(stem)) = (
+            path.extension().and_then(|e| e.to_str()),
+            path.file_stem().and_then(|s| s.to_str()),
+        ) {
+            stems.push(stem.to_owned());
+        }
+    }
+    stems.sort();
+    Ok(stems)
+}
+
+/// Compiles all files side by side; tells for each whether there is a fatbin.
+fn compile_all(nvcc: &Nvcc, kernels: &[String], out: &Path) -> Vec<bool> {
+    thread::scope(|scope| {
+        let running: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(move || nvcc.compile(kernel, out)))
+            .collect();
+        running
+            .into_iter()
+            .map(|one| match one.join() {
+                Ok(Ok(())) => true,
+                Ok(Err(problem)) => {
+                    warn(&problem);
+                    false
+                }
+                Err(_) => false,
+            })
+            .collect()
+    })
+}
+
+/// An nvcc and the options for the architectures that it knows.
+struct Nvcc {
+    path: PathBuf,
+    targets: Vec<String>,
+}
+
+impl Nvcc {
+    fn new(path: PathBuf) -> Result<Self, String> {
+        println!("cargo::rerun-if-changed={}", path.display());
+        let known = run(Command::new(&path).arg("--list-gpu-code"))?;
+        let known: Vec<&str> = known.split_whitespace().collect();
+        let mut targets = Vec::new();
+        for arch in ARCHITECTURES {
+            let code = format!("sm_{arch}");
+            if !known.contains(&code.as_str()) {
+                continue;
+            }
+            if targets.is_empty() {
+                targets.push(format!("-gencode=arch=compute_{arch},code=compute_{arch}"));
+            }
+            targets.push(format!("-gencode=arch=compute_{arch},code={code}"));
+        }
+        if targets.is_empty() {
+            return Err(format!(
+                "{} knows none of sm_{ARCHITECTURES:?}",
+                path.display()
+            ));
+        }
+        Ok(Self { path, targets })
+    }
+
+    fn compile(&self, kernel: &str, out: &Path) -> Result<(), String> {
+        let mut command = Command::new(&self.path);
+        command.args(FLAGS).args(&self.targets).arg("-o");
+        command.arg(out.join(format!("{kernel}.fatbin")));
+        command.arg(format!("kernels/{kernel}.cu"));
+        run(&mut command).map(|_| ())
+    }
+}
+
+/// Standard output of a command that succeeds, or a sentence.
+fn run(command: &mut Command) -> Result<String, String> {
+    let name = Path::new(command.get_program()).display().to_string();
+    let done = command
+        .output()
+        .map_err(|error| format!("{name} cannot be run: {error}"))?;
+    if done.status.success() {
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
+    }
+    let errors = String::from_utf8_lossy(&done.stderr);
+    let first: Vec<&str> = errors
+        .lines()
+        .filter(|line| !line.is_empty())
+        .take(3)
+        .collect();
+    Err(format!("{name} failed: {}", first.join(" / ")))
+}
+
+/// The first nvcc that exists.
+fn find_nvcc() -> Option<PathBuf> {
+    if let Some(given) = env::var_os("CENTERPOINT_NVCC") {
+        if given.is_empty() {
+            return None;
+        }
+        let given = PathBuf::from(given);
+        return Some(match given.is_dir() {
+            true => given.join("nvidia/cu13/bin/nvcc"),
+            false => given,
+        });
+    }
+    let homes = ["CUDA_HOME", "CUDA_PATH"]
+        .into_iter()
+        .filter_map(env::var_os)
+        .map(|home| PathBuf::from(home).join("bin"));
+    let path = env::var_os("PATH").unwrap_or_default();
+    homes
+        .chain(env::split_paths(&path))
+        .chain([PathBuf::from("/usr/local/cuda/bin")])
+        .map(|folder| folder.join(format!("nvcc{}", env::consts::EXE_SUFFIX)))
+        .find(|nvcc| nvcc.is_file())
+}
+
+fn warn(problem: &str) {
+    println!("cargo::warning={problem}; the kernels will be compiled by NVRTC at first use");
+}

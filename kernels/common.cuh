@@ -1,0 +1,197 @@
+// What all kernels share: integer names, the frame's input, maps, and small device functions.
+//
+// The same sources are compiled by nvcc, by NVRTC (no standard headers: none is included here) and, for
+// tests without a GPU, as C++ with an emulation header in front (`tests/emulation/`).
+//
+// Conventions. A kernel is `extern "C"`, is named `<stage>_<what>` and takes ONE parameter by value: a
+// struct of device addresses and numbers that `src/cuda/<stage>.rs` mirrors with `#[repr(C)]`; its size is
+// asserted on both sides. Everything that differs from frame to frame lies in device memory, so that a
+// recorded graph of launches serves every frame. Arithmetic is f32, each operation rounded on its own
+// (`-fmad=false`), in the order of the CPU stage of the same name, so that both give the same bytes.
+#pragma once
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef signed char i8;
+
+// `DYNAMIC_SHARED(name)`: the launch's dynamic shared memory as bytes.
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+#define WARP 32u
+#define FULL_MASK 0xffffffffu
+
+// Most columns of a point row, and most sweeps of a frame; as in `src/points/`.
+#define MAX_COLUMNS 16
+#define MAX_SWEEPS 256
+
+// A sweep of the frame: its points begin at `first`.
+struct Sweep {
+    u32 first;
+    // Seconds before the newest sweep.
+    float age;
+    // Rows of [R | t] that move its points to where the newest sweep sees them.
+    float motion[12];
+};
+
+// The frame's input, written by the host before each frame (`src/cuda/input.rs`).
+struct Frame {
+    // Address of the points: rows of `stride` f32, in the cloud's own columns.
+    u64 points;
+    u32 count;
+    u32 stride;
+    // Columns of the model, and where each comes from in a row (-1: it is 0), with its factor.
+    u32 columns;
+    int source[MAX_COLUMNS];
+    float factor[MAX_COLUMNS];
+    // The model's column that grows by the sweep's age, or -1.
+    int time;
+    // Newest first; sweep 0 is not moved.
+    u32 sweeps;
+    u32 reserved;
+    Sweep sweep[MAX_SWEEPS];
+};
+static_assert(sizeof(Sweep) == 56, "mirrored in src/cuda/input.rs");
+static_assert(sizeof(Frame) == 160 + 56 * MAX_SWEEPS, "mirrored in src/cuda/input.rs");
+
+// `boxes::Box3d`: metres and radians.
+struct Box {
+    float center[3];
+    // Length (along yaw), width, height.
+    float size[3];
+    float yaw;
+    float velocity[2];
+    float score;
+    u32 class_id;
+};
+static_assert(sizeof(Box) == 44, "mirrored in src/boxes.rs");
+
+// How many boxes a list has, and how many candidates were lost before them: past the cap, and for values
+// that are not finite.
+struct BoxTotals {
+    u32 count, surplus, non_finite;
+    u32 reserved;
+};
+static_assert(sizeof(BoxTotals) == 16, "mirrored in src/cuda/decode.rs");
+
+// How values of a map are stored.
+enum Element { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_I8 = 2 };
+
+// A map in device memory: element (c, y, x) lies at
+// (c / vector) * stride_c + y * stride_y + x * stride_x + c % vector.
+struct Map {
+    u64 data;
+    u32 element;
+    u32 channels, height, width;
+    u32 stride_c, stride_y, stride_x;
+    // Channels that lie side by side: 1, 2, 4, 8, 16 or 32.
+    u32 vector;
+    // Value of code 1 where elements are i8.
+    float scale;
+    u32 reserved;
+};
+static_assert(sizeof(Map) == 48, "mirrored in src/cuda/map.rs");
+
+__device__ __forceinline__ u32 map_index(const Map &map, u32 c, u32 y, u32 x) {
+    return c / map.vector * map.stride_c + y * map.stride_y + x * map.stride_x + c % map.vector;
+}
+
+__device__ __forceinline__ bool is_finite(float value) {
+    return (__float_as_uint(value) & 0x7f800000u) != 0x7f800000u;
+}
+
+__device__ __forceinline__ bool is_nan(float value) {
+    return (__float_as_uint(value) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// The half-precision number (IEEE binary16) nearest to a value, ties to even; any NaN gives 0x7fff.
+__device__ __forceinline__ u16 half_bits(float value) {
+#ifdef __CUDA_ARCH__
+    u16 bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+#else
+    union { _Float16 half; u16 bits; } as;
+    as.half = (_Float16)value;
+    return is_nan(value) ? 0x7fffu : as.bits;
+#endif
+}
+
+// Value of a half-precision number.
+__device__ __forceinline__ float half_value(u16 bits) {
+#ifdef __CUDA_ARCH__
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+#else
+    union { u16 bits; _Float16 half; } as;
+    as.bits = bits;
+    return (float)as.half;
+#endif
+}
+
+// Index of this thread in the launch, and the number of threads: for loops over a count that is only
+// known on the device.
+__device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
+
+// This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
+__device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
+__device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
+
+// Sum of `value` over the threads of the block before this one; `total` is that over all. All threads call
+// it, in blocks of whole warps; `sums` is shared memory for one number of each warp.
+__device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
+    u32 upto = value;
+    for (u32 step = 1; step < WARP; step *= 2) {
+        const u32 before = __shfl_up_sync(FULL_MASK, upto, step);
+        if (lane_index() >= step) upto += before;
+    }
+    const u32 warp = threadIdx.x / WARP;
+    // An earlier call's sums have been read.
+    __syncthreads();
+    if (lane_index() == WARP - 1) sums[warp] = upto;
+    __syncthreads();
+    u32 before = upto - value;
+    total = 0;
+    for (u32 w = 0; w < blockDim.x / WARP; ++w) {
+        if (w < warp) before += sums[w];
+        total += sums[w];
+    }
+    return before;
+}
+
+// Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
+// newest sweep sees it, with its age. Same operations as `PointCloud::select` after
+// `SweepBuffer::accumulate`.
+template <int COLUMNS>
+__device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
+    u32 sweep = 0, end = frame.sweeps;
+    while (sweep + 1 < end) {
+        u32 middle = (sweep + end) / 2;
+        if (index < frame.sweep[middle].first) end = middle;
+        else sweep = middle;
+    }
+    const int time = sweep == 0 ? -1 : frame.time;
+    const float age = frame.sweep[sweep].age;
+    const float *from = (const float *)frame.points + (u64)index * frame.stride;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        float value = 0.0f;
+        if (c < (int)frame.columns) {
+            int source = frame.source[c];
+            value = source < 0 ? 0.0f : from[source] * frame.factor[c];
+        }
+        // Written once, with a constant index: else compilers keep the row in local memory.
+        row[c] = c == time ? value + age : value;
+    }
+    if (sweep == 0) return;
+    const float *m = frame.sweep[sweep].motion;
+    float x = row[0], y = row[1], z = row[2];
+    row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];
+    row[1] = m[4] * x + m[5] * y + m[6] * z + m[7];
+    row[2] = m[8] * x + m[9] * y + m[10] * z + m[11];
+}

@@ -1,0 +1,500 @@
+// Decode: the head maps of all tasks to candidate boxes, best first, as `src/decode.rs`.
+//
+// Four launches (the first and the last once for every TASKS_PER_LAUNCH tasks):
+//   decode_cells   a warp for each REGION of REGION_CELLS cells, blocks of CELLS_BLOCK threads, y is the task:
+//                  marks cells by their logits, judges the marked ones, lists the keys of those that pass
+//   decode_select  a block of SELECT_BLOCK threads for each task: numbers the keys of its regions, takes
+//                  the best max_candidates (radix select, most significant byte first), counts the rest
+//   decode_sort    a block of SORT_BLOCK threads for each TILE of the keys taken, of all tasks: sorts it
+//   decode_boxes   a thread for each key: its rank is its place in its tile plus, for each other tile, the
+//                  number of smaller keys there (binary search); writes the box there
+//
+// In:  per task six maps (`Output`), each [channels, height, width] in f32 or f16, in the engine's layout.
+// Out: boxes[total] and slots[total], best first; `BoxTotals`.
+//
+// A candidate is one of the `slots` of the frame: (task, cell, class) in ascending order, numbered. Its key is
+// the complement of its score's bits, then the slot: unique, and ascending in the order of `Candidate::rank`
+// (scores are not negative, so that their bits order as they do).
+//
+// Deterministic: places in lists come from ballots and scans; the counters of a digit are sums; keys are
+// unique, so the selection and the sorted order do not depend on how they are found.
+//
+// Caps: past max_candidates the keys of a task are counted as surplus. A region's list has room for every
+// cell (with `class_cell` for every class of every cell), so the marked cells cannot overflow it.
+// Nothing is cleared between frames: all that is read was written by the frame.
+//
+// Bytes, for C heatmap channels on N cells in elements of E, with K candidates: reads ECN once (the floor),
+// then 10E and, for the best class, EC for each marked cell at random places; writes and reads 8K about four
+// times; N / 32 for the regions' counts; writes 48 for each box.
+#include "common.cuh"
+
+#define TASKS_PER_LAUNCH 8
+#define CELLS_BLOCK 128u
+#define SELECT_BLOCK 1024u
+#define SORT_BLOCK 512u
+
+// Cells that a warp looks at, STEPS times WARP of them.
+#define STEPS 8u
+#define REGION_CELLS (STEPS * WARP)
+// Keys that a block sorts, two for each thread.
+#define TILE (2u * SORT_BLOCK)
+// Fills up the last tile: larger than every key, since slots end before 2^32 - 1.
+#define NO_KEY 0xffffffffffffffffull
+
+// The maps of a task, as `model::OUTPUT_KINDS`.
+enum Output { HEATMAP, REG, HEIGHT, DIM, ROT, VEL, OUTPUTS };
+
+struct DecodeTask {
+    // Classes of the task; the channels of its heatmap.
+    u32 classes;
+    // Its first entry among the channels of all tasks.
+    u32 channel;
+};
+
+// A heatmap channel.
+struct DecodeChannel {
+    u32 class_id;
+    // Position of its class among those of its task, ascending.
+    u32 rank;
+    // The channel of its task that has this one's position as rank.
+    u32 by_rank;
+    // Least logit that passes in any band.
+    float least;
+    float yaw_norm;
+};
+static_assert(sizeof(DecodeTask) == 8 && sizeof(DecodeChannel) == 20, "mirrored in src/cuda/decode.rs");
+
+// What `decode_select` found for a task.
+struct DecodeTaken {
+    u32 count, surplus, non_finite;
+};
+
+static_assert(sizeof(DecodeTaken) == 12, "mirrored in src/cuda/decode.rs");
+
+struct DecodeMaps {
+    // [tasks] DecodeTask and [channels] DecodeChannel.
+    u64 tasks, channels;
+    // [bands] Upper bounds, and [bands][channels] least logits.
+    u64 bands, logits;
+    // [regions of all tasks][region_keys] Keys; [regions] how many of each, and non-finite ones.
+    u64 keys, found, non_finite;
+    // Sorted tiles; what each task gave.
+    u64 sorted, taken;
+    u64 boxes, slots;
+    // The task of the first maps, and the number of all tasks.
+    u32 first_task, task_count;
+    u32 width, height;
+    // Regions of a task.
+    u32 regions;
+    u32 class_cell, band_count, channel_count;
+    // Metres of a head cell along x and y; least x and y.
+    float cell[2], min[2];
+    // 1 where sizes are width, length, height; 1 where the rotation is (-cos, -sin).
+    u32 wlh, neg_cos_neg_sin;
+    Map maps[TASKS_PER_LAUNCH][OUTPUTS];
+};
+static_assert(sizeof(DecodeMaps) == 144 + TASKS_PER_LAUNCH * OUTPUTS * 48, "mirrored in src/cuda/decode.rs");
+
+struct DecodeLists {
+    u64 tasks;
+    // As in DecodeMaps. `decode_select` turns `found` into the number of keys before each region.
+    u64 keys, found, non_finite;
+    // [tasks][max_candidates] Keys that are taken; [tasks] DecodeTaken.
+    u64 selected, taken;
+    u64 sorted, totals;
+    u32 task_count, regions;
+    u32 class_cell, max_candidates;
+};
+static_assert(sizeof(DecodeLists) == 80, "mirrored in src/cuda/decode.rs");
+
+__device__ __forceinline__ float element_value(float stored) { return stored; }
+__device__ __forceinline__ float element_value(u16 stored) { return half_value(stored); }
+
+__device__ __forceinline__ float map_value(const Map &map, u32 c, u32 y, u32 x) {
+    const u32 index = map_index(map, c, y, x);
+    return map.element == ELEMENT_F32 ? ((const float *)map.data)[index]
+                                      : half_value(((const u16 *)map.data)[index]);
+}
+
+// For each step, whether a logit of the lane's cell is not below its channel's least one, which includes NaN.
+template <typename Stored>
+__device__ __forceinline__ u32 mark_cells(const Map &heatmap, const DecodeChannel *channels, u32 count,
+                                          const u32 (&at)[STEPS]) {
+    u32 marked = 0;
+    for (u32 c = 0; c < count; ++c) {
+        const Stored *plane = (const Stored *)heatmap.data + map_index(heatmap, c, 0, 0);
+        const float least = channels[c].least;
+#pragma unroll
+        for (u32 s = 0; s < STEPS; ++s) {
+            marked |= (u32) !(element_value(plane[at[s]]) < least) << s;
+        }
+    }
+    return marked;
+}
+
+// What the maps say of a cell.
+struct Measured {
+    // No value is NaN or infinite.
+    bool finite;
+    float center[3];
+    // In the order of the channels.
+    float size[3];
+    float rot[2], velocity[2];
+};
+
+__device__ __forceinline__ Measured measure(const DecodeMaps &p, const Map *maps, u32 y, u32 x) {
+    Measured m;
+    const float reg_x = map_value(maps[REG], 0, y, x), reg_y = map_value(maps[REG], 1, y, x);
+    m.finite = is_finite(reg_x) && is_finite(reg_y);
+    m.center[0] = ((float)x + reg_x) * p.cell[0] + p.min[0];
+    m.center[1] = ((float)y + reg_y) * p.cell[1] + p.min[1];
+    m.center[2] = map_value(maps[HEIGHT], 0, y, x);
+    m.finite = m.finite && is_finite(m.center[0]) && is_finite(m.center[1]) && is_finite(m.center[2]);
+#pragma unroll
+    for (u32 i = 0; i < 3; ++i) {
+        const float log = map_value(maps[DIM], i, y, x);
+        m.size[i] = (float)exp((double)log);
+        m.finite = m.finite && is_finite(log) && is_finite(m.size[i]);
+    }
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i) {
+        m.rot[i] = map_value(maps[ROT], i, y, x);
+        m.velocity[i] = map_value(maps[VEL], i, y, x);
+        m.finite = m.finite && is_finite(m.rot[i]) && is_finite(m.velocity[i]);
+    }
+    return m;
+}
+
+// What became of a cell and class: refused is below a threshold or beyond the last band.
+enum Verdict { REFUSE, KEEP, NON_FINITE };
+
+// `c` is the channel among those of all tasks.
+__device__ __forceinline__ Verdict judge(const DecodeMaps &p, const Map *maps, u32 c, u32 y, u32 x, float logit) {
+    const DecodeChannel &channel = ((const DecodeChannel *)p.channels)[c];
+    if (logit < channel.least) return REFUSE;
+    const Measured m = measure(p, maps, y, x);
+    if (!is_finite(logit) || !m.finite) return NON_FINITE;
+    const float distance = sqrtf(m.center[0] * m.center[0] + m.center[1] * m.center[1]);
+    u32 band = 0;
+    while (band < p.band_count && !(distance < ((const float *)p.bands)[band])) ++band;
+    if (band == p.band_count) return REFUSE;
+    const float yaw_norm = sqrtf(m.rot[0] * m.rot[0] + m.rot[1] * m.rot[1]);
+    const float least = ((const float *)p.logits)[band * p.channel_count + c];
+    return logit < least || yaw_norm < channel.yaw_norm ? REFUSE : KEEP;
+}
+
+// Keys of a region at most, and where those of a task's first region begin.
+__device__ __forceinline__ u32 region_keys(const DecodeTask &task, u32 class_cell) {
+    return class_cell ? task.classes * REGION_CELLS : REGION_CELLS;
+}
+__device__ __forceinline__ u64 first_key(const DecodeTask &task, u32 index, u32 class_cell, u32 regions) {
+    return (u64)(class_cell ? task.channel : index) * regions * REGION_CELLS;
+}
+
+// The keys of a region while a warp makes them.
+struct Region {
+    u64 *keys;
+    u32 found, non_finite;
+};
+
+// All lanes call it: appends the keys of those lanes that keep theirs.
+__device__ __forceinline__ void append(Region &region, Verdict verdict, float logit, u32 slot) {
+    const u32 kept = __ballot_sync(FULL_MASK, verdict == KEEP);
+    if (verdict == KEEP) {
+        const float score = (float)(1.0 / (1.0 + exp((double)-logit)));
+        region.keys[region.found + __popc(kept & lanes_below())] = (u64)~__float_as_uint(score) << 32 | slot;
+    }
+    region.found += __popc(kept);
+    region.non_finite += __popc(__ballot_sync(FULL_MASK, verdict == NON_FINITE));
+}
+
+extern "C" __global__ void decode_cells(const DecodeMaps p) {
+    const u32 index = thread_index() / WARP;
+    // The same for the whole warp.
+    if (index >= p.regions) return;
+    const u32 task_index = p.first_task + blockIdx.y;
+    const DecodeTask task = ((const DecodeTask *)p.tasks)[task_index];
+    const DecodeChannel *channels = (const DecodeChannel *)p.channels + task.channel;
+    const Map *maps = p.maps[blockIdx.y];
+    const u32 cells = p.width * p.height;
+    const u32 first = index * REGION_CELLS + lane_index();
+
+    u32 at[STEPS];
+    u32 inside = 0;
+#pragma unroll
+    for (u32 s = 0; s < STEPS; ++s) {
+        const u32 cell = first + s * WARP;
+        inside |= (u32)(cell < cells) << s;
+        const u32 valid = min(cell, cells - 1);
+        at[s] = map_index(maps[HEATMAP], 0, valid / p.width, valid % p.width);
+    }
+    u32 marked;
+    if (maps[HEATMAP].element == ELEMENT_F32) {
+        marked = mark_cells<float>(maps[HEATMAP], channels, task.classes, at);
+    } else {
+        marked = mark_cells<u16>(maps[HEATMAP], channels, task.classes, at);
+    }
+    marked &= inside;
+
+    Region region;
+    region.keys = (u64 *)p.keys + first_key(task, task_index, p.class_cell, p.regions) +
+                  (u64)index * region_keys(task, p.class_cell);
+    region.found = 0;
+    region.non_finite = 0;
+#pragma unroll 1
+    for (u32 s = 0; s < STEPS; ++s) {
+        const bool on = marked >> s & 1u;
+        if (!__any_sync(FULL_MASK, on)) continue;
+        const u32 cell = first + s * WARP, y = cell / p.width, x = cell % p.width;
+        const u32 slot = task.channel * cells + cell * task.classes;
+        // With the best class a round for it; else a round for each class.
+        const u32 rounds = p.class_cell ? task.classes : 1;
+#pragma unroll 1
+        for (u32 round = 0; round < rounds; ++round) {
+            Verdict verdict = REFUSE;
+            u32 channel = round;
+            float logit = 0.0f;
+            if (on) {
+                logit = map_value(maps[HEATMAP], channel, y, x);
+                bool finite = true;
+                if (!p.class_cell) {
+                    finite = is_finite(logit);
+                    for (u32 c = 1; c < task.classes; ++c) {
+                        const float other = map_value(maps[HEATMAP], c, y, x);
+                        finite = finite && is_finite(other);
+                        if (other > logit) {
+                            logit = other;
+                            channel = c;
+                        }
+                    }
+                }
+                verdict = finite ? judge(p, maps, task.channel + channel, y, x, logit) : NON_FINITE;
+            }
+            append(region, verdict, logit, slot + channels[channel].rank);
+        }
+    }
+    if (lane_index() == 0) {
+        const u32 at_region = task_index * p.regions + index;
+        ((u32 *)p.found)[at_region] = region.found;
+        ((u32 *)p.non_finite)[at_region] = region.non_finite;
+    }
+}
+
+// The keys of a task as one list, in the order of its regions.
+struct KeyList {
+    const u64 *keys;
+    // Number of keys before each region.
+    const u32 *before;
+    u32 regions;
+    u32 region_keys;
+};
+
+__device__ __forceinline__ u64 key_at(const KeyList &list, u32 i) {
+    // The last region that does not begin behind `i`.
+    u32 low = 0, high = list.regions;
+    while (low + 1 < high) {
+        const u32 middle = low + (high - low) / 2;
+        if (list.before[middle] <= i) low = middle;
+        else high = middle;
+    }
+    return list.keys[(u64)low * list.region_keys + (i - list.before[low])];
+}
+
+// The key that `wanted` of the `count` keys do not exceed; 0 < wanted < count. All threads of the block call
+// it. Byte by byte: the keys that begin as the wanted one does are counted by their next byte.
+__device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wanted) {
+    __shared__ u32 histogram[256];
+    __shared__ u32 found_byte, found_below;
+    u64 prefix = 0;
+    for (u32 shift = 56;; shift -= 8) {
+        if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < count; i += SELECT_BLOCK) {
+            const u64 key = key_at(list, i);
+            // In two steps: a shift by 64 is not defined.
+            if (key >> shift >> 8 == prefix) atomicAdd(&histogram[key >> shift & 255u], 1u);
+        }
+        __syncthreads();
+        if (threadIdx.x < WARP) {
+            // Eight bytes for each lane; the wanted one is in the lane whose sums enclose `wanted`.
+            u32 sum = 0;
+            for (u32 b = 0; b < 8; ++b) sum += histogram[threadIdx.x * 8 + b];
+            u32 upto = sum;
+            for (u32 step = 1; step < WARP; step *= 2) {
+                const u32 before = __shfl_up_sync(FULL_MASK, upto, step);
+                if (threadIdx.x >= step) upto += before;
+            }
+            u32 below = upto - sum;
+            if (below < wanted && wanted <= upto) {
+                u32 byte = threadIdx.x * 8;
+                while (below + histogram[byte] < wanted) below += histogram[byte++];
+                found_byte = byte;
+                found_below = below;
+            }
+        }
+        __syncthreads();
+        prefix = prefix << 8 | found_byte;
+        wanted -= found_below;
+        // All keys that begin so are wanted: at the last byte there is one, since keys are unique.
+        if (histogram[found_byte] == wanted || shift == 0) {
+            return prefix << shift | (((u64)1 << shift) - 1);
+        }
+        // The histogram has been read.
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void decode_select(const DecodeLists p) {
+    __shared__ u32 sums[SELECT_BLOCK / WARP];
+    const u32 index = blockIdx.x;
+    const DecodeTask task = ((const DecodeTask *)p.tasks)[index];
+    u32 *before = (u32 *)p.found + index * p.regions;
+    const u32 *non_finite = (const u32 *)p.non_finite + index * p.regions;
+
+    u32 count = 0, lost = 0;
+    for (u32 first = 0; first < p.regions; first += SELECT_BLOCK) {
+        const u32 r = first + threadIdx.x;
+        const bool valid = r < p.regions;
+        u32 total;
+        const u32 keys_before = scan_block(valid ? before[r] : 0, sums, total);
+        if (valid) before[r] = count + keys_before;
+        count += total;
+        // Its barriers make what was written above seen by all.
+        scan_block(valid ? non_finite[r] : 0, sums, total);
+        lost += total;
+    }
+    const KeyList list = {(const u64 *)p.keys + first_key(task, index, p.class_cell, p.regions), before, p.regions,
+                          region_keys(task, p.class_cell)};
+    const u32 wanted = min(count, p.max_candidates);
+    const u64 last = wanted < count ? select_key(list, count, wanted) : NO_KEY;
+    u64 *selected = (u64 *)p.selected + (u64)index * p.max_candidates;
+    u32 taken = 0;
+    for (u32 first = 0; first < count; first += SELECT_BLOCK) {
+        const u32 i = first + threadIdx.x;
+        const u64 key = i < count ? key_at(list, i) : NO_KEY;
+        const bool take = i < count && key <= last;
+        u32 total;
+        const u32 place = scan_block(take, sums, total);
+        if (take) selected[taken + place] = key;
+        taken += total;
+    }
+    if (threadIdx.x == 0) {
+        DecodeTaken *out = (DecodeTaken *)p.taken + index;
+        out->count = wanted;
+        out->surplus = count - wanted;
+        out->non_finite = lost;
+    }
+}
+
+// Number of keys that all tasks gave.
+__device__ __forceinline__ u32 taken_keys(u64 taken, u32 task_count) {
+    u32 total = 0;
+    for (u32 t = 0; t < task_count; ++t) total += ((const DecodeTaken *)taken)[t].count;
+    return total;
+}
+
+extern "C" __global__ void decode_sort(const DecodeLists p) {
+    __shared__ u64 tile[TILE];
+    const DecodeTaken *taken = (const DecodeTaken *)p.taken;
+    const u32 total = taken_keys(p.taken, p.task_count);
+    const u32 first = blockIdx.x * TILE;
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        BoxTotals *totals = (BoxTotals *)p.totals;
+        u32 surplus = 0, non_finite = 0;
+        for (u32 t = 0; t < p.task_count; ++t) {
+            surplus += taken[t].surplus;
+            non_finite += taken[t].non_finite;
+        }
+        totals->count = total;
+        totals->surplus = surplus;
+        totals->non_finite = non_finite;
+        totals->reserved = 0;
+    }
+    // The same for the whole block.
+    if (first >= total) return;
+    const u32 count = min(total - first, TILE);
+    u32 size = 2;
+    while (size < count) size *= 2;
+
+    for (u32 k = threadIdx.x; k < size; k += SORT_BLOCK) {
+        u64 key = NO_KEY;
+        if (k < count) {
+            u32 task = 0, i = first + k;
+            while (i >= taken[task].count) i -= taken[task++].count;
+            key = ((const u64 *)p.selected)[(u64)task * p.max_candidates + i];
+        }
+        tile[k] = key;
+    }
+    // Bitonic sorting network (Batcher 1968).
+    for (u32 run = 2; run <= size; run *= 2) {
+        for (u32 step = run / 2; step > 0; step /= 2) {
+            __syncthreads();
+            const u32 low = threadIdx.x / step * step * 2 + threadIdx.x % step, high = low + step;
+            if (high < size) {
+                const u64 a = tile[low], b = tile[high];
+                const bool ascending = (low & run) == 0;
+                if ((a > b) == ascending) {
+                    tile[low] = b;
+                    tile[high] = a;
+                }
+            }
+        }
+    }
+    __syncthreads();
+    for (u32 k = threadIdx.x; k < count; k += SORT_BLOCK) ((u64 *)p.sorted)[first + k] = tile[k];
+}
+
+// The angle of a direction in (-pi, pi].
+__device__ __forceinline__ float yaw_of(float sin, float cos) {
+    const float pi = 3.14159274f;
+    const float yaw = (float)atan2((double)sin, (double)cos);
+    return yaw == -pi ? pi : yaw;
+}
+
+extern "C" __global__ void decode_boxes(const DecodeMaps p) {
+    const u32 i = thread_index();
+    const u32 total = taken_keys(p.taken, p.task_count);
+    if (i >= total) return;
+    const u64 *sorted = (const u64 *)p.sorted;
+    const u64 key = sorted[i];
+    const u32 slot = (u32)key;
+
+    const DecodeTask *tasks = (const DecodeTask *)p.tasks;
+    const u32 cells = p.width * p.height;
+    u32 index = 0;
+    while (slot >= (tasks[index].channel + tasks[index].classes) * cells) ++index;
+    // Another launch has the maps of its task.
+    if (index < p.first_task || index >= p.first_task + TASKS_PER_LAUNCH) return;
+
+    u32 rank = i % TILE;
+    for (u32 begin = 0; begin < total; begin += TILE) {
+        if (begin == i / TILE * TILE) continue;
+        u32 low = begin, high = min(begin + TILE, total);
+        while (low < high) {
+            const u32 middle = low + (high - low) / 2;
+            if (sorted[middle] < key) low = middle + 1;
+            else high = middle;
+        }
+        rank += low - begin;
+    }
+
+    const DecodeTask task = tasks[index];
+    const DecodeChannel *channels = (const DecodeChannel *)p.channels + task.channel;
+    const u32 in_task = slot - task.channel * cells;
+    const u32 cell = in_task / task.classes;
+    const Measured m = measure(p, p.maps[index - p.first_task], cell / p.width, cell % p.width);
+    Box box;
+    box.center[0] = m.center[0];
+    box.center[1] = m.center[1];
+    box.center[2] = m.center[2];
+    box.size[0] = p.wlh ? m.size[1] : m.size[0];
+    box.size[1] = p.wlh ? m.size[0] : m.size[1];
+    box.size[2] = m.size[2];
+    box.yaw = p.neg_cos_neg_sin ? yaw_of(-m.rot[1], -m.rot[0]) : yaw_of(m.rot[0], m.rot[1]);
+    box.velocity[0] = m.velocity[0];
+    box.velocity[1] = m.velocity[1];
+    box.score = __uint_as_float(~(u32)(key >> 32));
+    box.class_id = channels[channels[in_task % task.classes].by_rank].class_id;
+    ((Box *)p.boxes)[rank] = box;
+    ((u32 *)p.slots)[rank] = slot;
+}

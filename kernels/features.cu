@@ -1,0 +1,326 @@
+// Pillar features: the PFN over the points of each pillar, fused with their gather (src/features.rs).
+//
+// A warp computes one pillar at a time, with a lane for each output channel:
+// 1. a lane per point reads its slot and the point, and writes the model's columns to a row in shared memory;
+// 2. all lanes add the rows up in input order: the mean; the rows get their offsets, and one row of zeros
+//    stands for the padding of a pillar that is not full;
+// 3. each layer reads the rows that the one before it wrote, and raises a max for each channel.
+// A pillar of more rows than `chunk` goes through in chunks, once for each layer: a layer needs the max of
+// the one before over all rows. What comes before it is computed again, with the same result, so that no
+// buffer grows with `max_points_per_pillar`.
+//
+// Shapes: counts and cells `[max_pillars]`, slots `[max_pillars][max_points]`, out `[max_pillars][channels]`
+// f32. Rows of pillars past the frame's number keep what they held.
+// Launch: warps of a block by `Features::new`; the number of blocks is that for `max_pillars`, and blocks
+// that have no pillar end at once. Dynamic shared memory: the weights (`features_pfn` only), then per warp
+// two buffers of `chunk` rows and the max of every layer.
+// Bytes: reads 8 + 4 per point of slots, the points, and 4 · weight_count per block; writes
+// 4 · channels per pillar.
+// At the cap: a count above `max_points` is taken for `max_points`, a number of pillars above `max_pillars`
+// for `max_pillars`.
+// Deterministic: a sum belongs to one lane and has one order (bias, columns of the appended max, columns of
+// the row, ascending); a max over values that are neither NaN nor -0 has no order.
+//
+// Registers, from nvcc 13 for sm_75 to sm_120, without spills or local memory: features_pfn 80, for 24 warps
+// on a multiprocessor; features_pfn_large 88 to 116, for 16. Warps that shared memory leaves of those, by its
+// size on a multiprocessor (64, 100, 164 and 228 KiB), for 11 input columns and pillars of at most 20 points:
+//   layers       block              64   100  164  228
+//   64           8 warps, 13 KiB    24   24   24   24
+//   32, 32       8 warps, 26 KiB    16   24   24   24
+//   64, 64       7 warps, 47 KiB     7   14   21   21
+// No GPU has run it yet: the times are not known.
+#include "common.cuh"
+
+// Layers of a PFN at most.
+#define MAX_LAYERS 3
+// Threads of a block at most.
+#define MAX_THREADS 256
+
+struct Layer {
+    // Columns that it reads of a row, and of the appended max (0 in the first layer): multiples of 4, the
+    // last ones zero.
+    u32 inputs, maxes;
+    // Output channels: 8, 16, 32 or a multiple of 64, the last ones zero.
+    u32 width;
+    // Its weights begin here: bias [width], of the max [maxes][width], of the row [inputs][width].
+    u32 weights;
+};
+
+struct FeaturesParams {
+    u64 frame, pillars, counts, cells, slots, weights, out;
+    u32 max_pillars, max_points;
+    // Columns of the grid.
+    u32 nx;
+    // Which columns are appended to the point's own: xyz - mean if not 0, xyz - centre in so many axes.
+    u32 mean_offset, center_axes;
+    // Channels of the output, at most the last layer's width.
+    u32 channels;
+    // f32 values of all weights, a multiple of 4.
+    u32 weight_count;
+    // Rows of a warp's buffers, at most 32, and the floats of a row in each.
+    u32 chunk, stride[2];
+    // Floats of shared memory of a warp, and of all maxes in it.
+    u32 warp_floats, max_count;
+    u32 layers;
+    float voxel[3], min[3];
+    Layer layer[MAX_LAYERS];
+    u32 reserved;
+};
+static_assert(sizeof(FeaturesParams) == 184, "mirrored in src/cuda/features.rs");
+
+namespace {
+
+// N values that are read and written at once.
+template <int N> struct alignas(4 * N) Vector {
+    float v[N];
+};
+
+template <int N> __device__ __forceinline__ Vector<N> load(const float *from) {
+    return *(const Vector<N> *)from;
+}
+
+__device__ __forceinline__ float larger(float value, float other) { return value > other ? value : other; }
+
+// Rows in the warp's shared memory: floats from its beginning, and from row to row. (A choice between two
+// pointers would make compilers forget that both point to shared memory.)
+struct Rows {
+    u32 at, stride;
+};
+
+// Adds rows times weights `[columns][width]` to the sums, each product rounded first, columns ascending.
+template <int ROWS, int CHANNELS>
+__device__ __forceinline__ void add_products(const float *const (&row)[ROWS], u32 columns, const float *weights,
+                                             u32 width, Vector<CHANNELS> (&sum)[ROWS]) {
+    for (u32 k = 0; k < columns; k += 4) {
+        Vector<4> x[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) x[r] = load<4>(row[r] + k);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            Vector<CHANNELS> weight = load<CHANNELS>(weights);
+            weights += width;
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+                for (int c = 0; c < CHANNELS; ++c) sum[r].v[c] += x[r].v[j] * weight.v[c];
+            }
+        }
+    }
+}
+
+// Lanes that compute other rows of the same channels.
+struct Group {
+    // This lane's, and their number: 32 / width, at least 1.
+    u32 index, count;
+    // First channel of the lane.
+    u32 channel;
+};
+
+// Computes rows `first`, `first + group.count`, … of the lane, stores them in `to` and raises `max`. Rows
+// past the last are the last once more, and not stored.
+template <int ROWS, int CHANNELS>
+__device__ __forceinline__ void run_rows(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 first,
+                                         u32 rows, const Group &group, const Vector<CHANNELS> &base,
+                                         Vector<CHANNELS> &max) {
+    const float *row[ROWS];
+    Vector<CHANNELS> sum[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+        u32 index = min(first + r * group.count, rows - 1);
+        row[r] = shared + from.at + index * from.stride;
+        sum[r] = base;
+    }
+    add_products<ROWS, CHANNELS>(row, layer.inputs, weights, layer.width, sum);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+        for (int c = 0; c < CHANNELS; ++c) {
+            // A NaN becomes 0, and so does -0.
+            sum[r].v[c] = larger(sum[r].v[c], 0.0f);
+            max.v[c] = larger(sum[r].v[c], max.v[c]);
+        }
+        u32 index = first + r * group.count;
+        if (!last && index < rows) {
+            *(Vector<CHANNELS> *)(shared + to.at + index * to.stride + group.channel) = sum[r];
+        }
+    }
+}
+
+// Runs the channels of a layer that the lanes have at once, CHANNELS each, on `rows` rows.
+template <int CHANNELS>
+__device__ __forceinline__ void run_channels(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to,
+                                             u32 rows, const Group &group, const float *max_before,
+                                             float *max_after) {
+    const float *weight = weights + layer.weights + group.channel;
+    Vector<CHANNELS> base[1] = {load<CHANNELS>(weight)};
+    weight += layer.width;
+    const float *const before[1] = {max_before};
+    add_products<1, CHANNELS>(before, layer.maxes, weight, layer.width, base);
+    weight += layer.maxes * layer.width;
+    // After ReLU nothing is below 0.
+    Vector<CHANNELS> max = {};
+    u32 row = 0;
+    while (row < rows) {
+        u32 left = rows - row, first = row + group.index;
+        if (left > 2 * group.count) {
+            run_rows<4, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            row += 4 * group.count;
+        } else if (left > group.count) {
+            run_rows<2, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            row += 2 * group.count;
+        } else {
+            run_rows<1, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            row += group.count;
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < CHANNELS; ++c) {
+        for (u32 other = WARP / group.count; other < WARP; other *= 2) {
+            max.v[c] = larger(max.v[c], __shfl_xor_sync(FULL_MASK, max.v[c], other));
+        }
+        if (group.index == 0) max_after[group.channel + c] = larger(max_after[group.channel + c], max.v[c]);
+    }
+}
+
+// Runs a layer on `rows` rows; the max after it grows, so that chunks of rows add to it.
+__device__ __forceinline__ void run_layer(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 rows,
+                                          const float *max_before, float *max_after) {
+    const u32 lane = threadIdx.x % WARP;
+    if (layer.width <= WARP) {
+        u32 lanes = layer.width;
+        Group group = {lane / lanes, WARP / lanes, lane % lanes};
+        run_channels<1>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
+    } else {
+        for (u32 channel = 2 * lane; channel < layer.width; channel += 2 * WARP) {
+            Group group = {0, 1, channel};
+            run_channels<2>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
+        }
+    }
+}
+
+// A lane's point: reads it if it is one of the pillar's `kept`, and writes its columns to the lane's row.
+template <int COLUMNS>
+__device__ __forceinline__ void load_row(const Frame &frame, const u32 *slots, u32 index, u32 kept, float *row) {
+    if (index >= kept) return;
+    float point[COLUMNS];
+    load_point<COLUMNS>(frame, slots[index], point);
+#pragma unroll
+    for (int c = 0; c < COLUMNS; ++c) {
+        if (c < (int)frame.columns) row[c] = point[c];
+    }
+}
+
+// The pillar's centre along an axis, as `Grid::center`.
+__device__ __forceinline__ float center_of(const FeaturesParams &params, int axis, u32 index) {
+    return params.voxel[axis] / 2.0f + (float)index * params.voxel[axis] + params.min[axis];
+}
+
+// Completes a lane's row, which holds its point: its offsets, and zeros to the end. A padding row is all zero.
+__device__ __forceinline__ void finish_row(const FeaturesParams &params, u32 columns, u32 cell, bool padding,
+                                           const float (&mean)[3], float *row) {
+    u32 next = padding ? 0 : columns;
+    if (!padding && params.mean_offset) {
+#pragma unroll
+        for (int axis = 0; axis < 3; ++axis) row[next + axis] = row[axis] - mean[axis];
+        next += 3;
+    }
+    if (!padding && params.center_axes) {
+        row[next] = row[0] - center_of(params, 0, cell % params.nx);
+        row[next + 1] = row[1] - center_of(params, 1, cell / params.nx);
+        if (params.center_axes == 3) row[next + 2] = row[2] - center_of(params, 2, 0);
+        next += params.center_axes;
+    }
+    for (; next < params.layer[0].inputs; ++next) row[next] = 0.0f;
+}
+
+// Computes one pillar. `shared` is the warp's.
+template <int COLUMNS>
+__device__ __forceinline__ void run_pillar(const FeaturesParams &params, const float *weights, float *shared, u32 pillar) {
+    const Frame &frame = *(const Frame *)params.frame;
+    const u32 lane = threadIdx.x % WARP, chunk = params.chunk;
+    const u32 *slots = (const u32 *)params.slots + (u64)pillar * params.max_points;
+    const u32 kept = min(((const u32 *)params.counts)[pillar], params.max_points);
+    const u32 rows = kept < params.max_points ? kept + 1 : kept;
+    const u32 cell = ((const u32 *)params.cells)[pillar];
+    const Rows inputs = {0, params.stride[0]};
+    const Rows others = {chunk * inputs.stride, params.stride[1]};
+    float *max = shared + others.at + chunk * others.stride;
+    float *own = shared + lane * inputs.stride;
+    // The row of a lane past the chunk would lie past the buffer.
+    const u32 readable = lane < chunk ? kept : 0;
+
+    // Every pillar has a point: so no lane comes past here before all have read the max of the last pillar.
+    float mean[3] = {};
+    for (u32 first = 0; first < kept; first += chunk) {
+        load_row<COLUMNS>(frame, slots, first + lane, readable, own);
+        __syncwarp();
+        for (u32 r = 0; r < min(chunk, kept - first); ++r) {
+#pragma unroll
+            for (int axis = 0; axis < 3; ++axis) mean[axis] += shared[r * inputs.stride + axis];
+        }
+        __syncwarp();
+    }
+#pragma unroll
+    for (int axis = 0; axis < 3; ++axis) mean[axis] = mean[axis] / (float)kept;
+
+    for (u32 c = lane; c < params.max_count; c += WARP) max[c] = 0.0f;
+
+    const bool several = rows > chunk;
+    for (u32 last = several ? 0 : params.layers - 1; last < params.layers; ++last) {
+        for (u32 first = 0; first < rows; first += chunk) {
+            const u32 n = min(chunk, rows - first);
+            if (several) load_row<COLUMNS>(frame, slots, first + lane, readable, own);
+            if (lane < n) finish_row(params, frame.columns, cell, first + lane == kept, mean, own);
+            __syncwarp();
+            Rows from = inputs, to = others;
+            float *max_before = max, *max_after = max;
+            for (u32 l = 0; l <= last; ++l) {
+                run_layer(params.layer[l], l == last, weights, shared, from, to, n, max_before, max_after);
+                __syncwarp();
+                Rows written = to;
+                to = from;
+                from = written;
+                max_before = max_after;
+                max_after += params.layer[l].width;
+            }
+        }
+    }
+    const float *result = max + params.max_count - params.layer[params.layers - 1].width;
+    float *out = (float *)params.out + (u64)pillar * params.channels;
+    for (u32 c = lane; c < params.channels; c += WARP) out[c] = result[c];
+}
+
+// All pillars of the frame. SHARED: the weights are copied to shared memory first.
+template <int COLUMNS, bool SHARED>
+__device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
+    DYNAMIC_SHARED(shared);
+    float *floats = (float *)shared;
+    const float *weights = (const float *)params.weights;
+    const u32 pillars = min(*(const u32 *)params.pillars, params.max_pillars);
+    const u32 warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+    if (blockIdx.x * warps >= pillars) return;
+    if (SHARED) {
+        for (u32 i = 4 * threadIdx.x; i < params.weight_count; i += 4 * blockDim.x) {
+            *(Vector<4> *)(floats + i) = load<4>(weights + i);
+        }
+        __syncthreads();
+        weights = floats;
+        floats += params.weight_count;
+    }
+    floats += warp * params.warp_floats;
+    for (u32 pillar = blockIdx.x * warps + warp; pillar < pillars; pillar += gridDim.x * warps) {
+        run_pillar<COLUMNS>(params, weights, floats, pillar);
+    }
+}
+
+} // namespace
+
+// Models of at most 8 columns whose weights fit into shared memory.
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 3) features_pfn(const FeaturesParams params) {
+    run_pillars<8, true>(params);
+}
+
+// All others: the weights stay in global memory.
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2) features_pfn_large(const FeaturesParams params) {
+    run_pillars<MAX_COLUMNS, false>(params);
+}

@@ -1,0 +1,412 @@
+// Non-maximum suppression: of overlapping boxes the best one stays, as `src/nms.rs` with the geometry of
+// `src/boxes.rs`.
+//
+// 2 + steps launches:
+//   nms_prepare  a thread for each box: its BEV rectangle and its class; all are left
+//   nms_step     a block of STEP_BLOCK threads for each group of one step, see below
+//   nms_output   one block of OUTPUT_BLOCK threads: copies the boxes that are left, in order, with the classes
+//                that the remap gives them, and writes the totals before them
+//
+// In:  boxes[count], best first, and their totals (`kernels/decode.cu`).
+// Out: `BoxTotals`, then the boxes that are left, best first: one block of memory, for one copy.
+//
+// A step. The block lists its group's boxes that are left, in order, in a part of memory of its own: it begins
+// behind as many places as lower groups have boxes, left or not, which no other block changes meanwhile. It
+// takes them in chunks of CHUNK. Every box of the chunk is tested against every box that the group has kept so
+// far and against those before it in the chunk; what overlaps a kept box goes, what overlaps one of the chunk
+// is noted in that one's mask. Then one thread goes through the chunk in order: a box that is still there
+// stays, and its mask takes others away. Kept boxes are appended to the group's list. The first box past the
+// group's cap and all after it go.
+//
+// IoU: most pairs are far apart and rejected by distance. Those that are not are collected from all threads
+// in a queue, and clipped by all threads together, since a warp takes as long for one as for 32.
+//
+// Deterministic: lists come from ballots and scans; the queue's order depends on the schedule, but all that
+// comes of it are bits that are set, whoever sets them first.
+//
+// Memory grows with the number of boxes only. Bytes, for K boxes, G groups and S kept boxes of a group: reads
+// 44K, writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each box
+// that is left. Time is S * K / groups tests, in one block for each group.
+#include "common.cuh"
+
+#define STEP_BLOCK 256u
+#define WARPS (STEP_BLOCK / WARP)
+#define OUTPUT_BLOCK 1024u
+// Boxes that are taken at a time: the bits of a mask.
+#define CHUNK 64u
+// Boxes that a chunk is tested against before the queue is looked at, and pairs that come of it at most.
+#define ROUND 16u
+#define ROUND_PAIRS (ROUND * CHUNK)
+// Holds what one round adds to what has not yet been worth clipping.
+#define QUEUE (2u * ROUND_PAIRS)
+// No class.
+#define NONE 0xffffffffu
+// Corners of an outline that a thread holds, a power of two: what a clip has not yet read and what it has
+// written are at most 14, see `clip`.
+#define RING 16u
+
+// The BEV rectangle of a box; metres.
+struct Rect {
+    float x, y;
+    // Half of the diagonal.
+    float radius;
+    // In the list of kept boxes of a circle step: the squared radius of the box's class.
+    float limit;
+    // Half of the length and of the width.
+    float half_length, half_width;
+    float cos, sin;
+};
+static_assert(sizeof(Rect) == 32, "allocated in src/cuda/nms.rs");
+
+// Changes a box's class by its BEV area.
+struct NmsRemap {
+    u32 from, to;
+    float min_area, max_area;
+};
+static_assert(sizeof(NmsRemap) == 16, "mirrored in src/cuda/nms.rs");
+
+struct NmsParams {
+    // BoxTotals of the candidates, and the candidates.
+    u64 totals, boxes;
+    // [capacity] Rect and class of each box, and whether it is left (1 or 0).
+    u64 rects, classes, left;
+    // [capacity] Indices of the groups' boxes, and rectangles of those kept: a part for each group.
+    u64 members, kept;
+    // [classes] Group of each class in this step; squared radius of each class where it is a circle step.
+    u64 groups, limits;
+    // [remap_count] NmsRemap.
+    u64 remap;
+    // BoxTotals, then boxes.
+    u64 out;
+    u32 capacity;
+    u32 circle;
+    // Of an IoU step: greatest IoU that is no overlap, and square of the distance up to which pairs are compared.
+    float threshold, search;
+    // Boxes that each group keeps at most.
+    u32 max_boxes;
+    u32 remap_count;
+};
+static_assert(sizeof(NmsParams) == 112, "mirrored in src/cuda/nms.rs");
+
+__device__ __forceinline__ u32 box_count(const NmsParams &p) {
+    return min(((const BoxTotals *)p.totals)->count, p.capacity);
+}
+
+extern "C" __global__ void nms_prepare(const NmsParams p) {
+    const u32 i = thread_index();
+    if (i >= box_count(p)) return;
+    const Box &box = ((const Box *)p.boxes)[i];
+    Rect rect;
+    rect.x = box.center[0];
+    rect.y = box.center[1];
+    rect.half_length = box.size[0] * 0.5f;
+    rect.half_width = box.size[1] * 0.5f;
+    rect.radius = sqrtf(rect.half_length * rect.half_length + rect.half_width * rect.half_width);
+    rect.limit = 0.0f;
+    rect.cos = (float)cos((double)box.yaw);
+    rect.sin = (float)sin((double)box.yaw);
+    ((Rect *)p.rects)[i] = rect;
+    ((u32 *)p.classes)[i] = box.class_id;
+    ((u32 *)p.left)[i] = 1;
+}
+
+__device__ __forceinline__ float distance_squared(const Rect &a, const Rect &b) {
+    const float dx = b.x - a.x, dy = b.y - a.y;
+    return dx * dx + dy * dy;
+}
+
+// Corners of an outline, a thread's own part of shared memory: `corner[slot][axis][thread]`.
+struct Corners {
+    float at[RING][2][STEP_BLOCK];
+};
+
+// Area by the shoelace formula, relative to the first corner, of corners that come one by one.
+struct Area {
+    u32 count;
+    float first[2], last[2];
+    float twice;
+
+    __device__ __forceinline__ void add(float x, float y) {
+        if (count == 0) {
+            first[0] = x;
+            first[1] = y;
+        } else {
+            twice += (last[0] - first[0]) * (y - first[1]) - (x - first[0]) * (last[1] - first[1]);
+        }
+        last[0] = x;
+        last[1] = y;
+        ++count;
+    }
+};
+
+// Clips the outline of `count` corners from slot `begin` on to where SIGN * coordinate <= limit on AXIS
+// (Sutherland and Hodgman 1974); `put(x, y)` is called for each corner of the result, in order.
+//
+// `put` may append to the ring: of L corners, after the first i at most (3i + 1) / 2 are put, so that with
+// those not yet read there are at most L + (i + 1) / 2, which is 14 for L = 9, the most before the last clip.
+template <int AXIS, int SIGN, typename Put>
+__device__ __forceinline__ void clip(const Corners &corners, u32 begin, u32 count, float limit, Put put) {
+    const u32 t = threadIdx.x;
+    const float sign = (float)SIGN;
+    if (count == 0) return;
+    const u32 last = (begin + count - 1) % RING;
+    float from[2] = {corners.at[last][0][t], corners.at[last][1][t]};
+    for (u32 i = 0; i < count; ++i) {
+        const u32 slot = (begin + i) % RING;
+        const float to[2] = {corners.at[slot][0][t], corners.at[slot][1][t]};
+        const float a = sign * from[AXIS], b = sign * to[AXIS];
+        if ((a <= limit) != (b <= limit)) {
+            const float part = (limit - a) / (b - a);
+            const float other = from[1 - AXIS] + part * (to[1 - AXIS] - from[1 - AXIS]);
+            if (AXIS == 0) put(sign * limit, other);
+            else put(other, sign * limit);
+        }
+        if (b <= limit) put(to[0], to[1]);
+        from[0] = to[0];
+        from[1] = to[1];
+    }
+}
+
+// Area of the intersection of two rectangles: `b`'s corners in `a`'s frame, clipped at its four sides in turn.
+// Corners lie in shared memory, as their number is not known to the compiler.
+__device__ __forceinline__ float intersection(const Rect &a, const Rect &b, Corners &corners) {
+    const float dx = b.x - a.x, dy = b.y - a.y;
+    const float x = a.cos * dx + a.sin * dy;
+    const float y = a.cos * dy - a.sin * dx;
+    const float cos = a.cos * b.cos + a.sin * b.sin;
+    const float sin = a.cos * b.sin - a.sin * b.cos;
+    u32 end = 0;
+    const auto append = [&](float px, float py) {
+        corners.at[end % RING][0][threadIdx.x] = px;
+        corners.at[end % RING][1][threadIdx.x] = py;
+        ++end;
+    };
+    const auto corner = [&](float u, float v) { append(x + (cos * u - sin * v), y + (sin * u + cos * v)); };
+    corner(b.half_length, b.half_width);
+    corner(-b.half_length, b.half_width);
+    corner(-b.half_length, -b.half_width);
+    corner(b.half_length, -b.half_width);
+
+    u32 begin = end;
+    clip<0, 1>(corners, 0, 4, a.half_length, append);
+    u32 next = end;
+    clip<0, -1>(corners, begin, next - begin, a.half_length, append);
+    begin = next;
+    next = end;
+    clip<1, 1>(corners, begin, next - begin, a.half_width, append);
+    Area area = {};
+    clip<1, -1>(corners, next, end - next, a.half_width, [&](float px, float py) { area.add(px, py); });
+    return fmaxf(0.5f * area.twice, 0.0f);
+}
+
+// Intersection over union, 0 where it is not finite.
+__device__ __forceinline__ float iou(const Rect &a, const Rect &b, Corners &corners) {
+    const float own = 4.0f * a.half_length * a.half_width;
+    const float others = 4.0f * b.half_length * b.half_width;
+    const float overlap = fminf(fminf(intersection(a, b, corners), own), others);
+    const float ratio = overlap / (own + others - overlap);
+    return is_finite(ratio) ? ratio : 0.0f;
+}
+
+// What the block of a group shares.
+struct Step {
+    // The boxes of the chunk, and whom each suppresses of those after it.
+    Rect chunk[CHUNK];
+    u32 masks[CHUNK][CHUNK / 32];
+    // Boxes of the chunk that a kept box suppresses, and those that stay.
+    u32 removed[CHUNK / 32], stay[CHUNK / 32];
+    // Pairs to clip: index among the kept boxes and then those of the chunk, times CHUNK, plus the later one.
+    u32 queue[QUEUE];
+    u32 queued;
+};
+
+// Notes that box `a` (a kept one, or one of the chunk) overlaps box `b` of the chunk.
+__device__ __forceinline__ void suppress(Step &s, u32 kept, u32 a, u32 b) {
+    atomicOr(a < kept ? &s.removed[b / 32] : &s.masks[a - kept][b / 32], 1u << b % 32);
+}
+
+// Tests all pairs of the chunk's `size` boxes with `kept` boxes and with each other. All threads call it.
+__device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners &corners, const Rect *kept_rects,
+                                           u32 kept, u32 size) {
+    const u32 b = threadIdx.x % CHUNK;
+    for (u32 first = 0; first < kept + size; first += ROUND) {
+        const u32 end = min(first + ROUND, kept + size);
+#pragma unroll 4
+        for (u32 a = first + threadIdx.x / CHUNK; a < end; a += STEP_BLOCK / CHUNK) {
+            if (b >= size || a >= kept + b) continue;
+            const Rect &before = a < kept ? kept_rects[a] : s.chunk[a - kept];
+            const float distance = distance_squared(before, s.chunk[b]);
+            if (p.circle) {
+                if (distance < before.limit) suppress(s, kept, a, b);
+            } else {
+                const float reach = before.radius + s.chunk[b].radius;
+                if (distance <= p.search && !(distance > reach * reach)) {
+                    s.queue[atomicAdd(&s.queued, 1u)] = a * CHUNK + b;
+                }
+            }
+        }
+        if (p.circle) continue;
+        __syncthreads();
+        const u32 queued = s.queued;
+        // All have read it.
+        __syncthreads();
+        if (queued <= QUEUE - ROUND_PAIRS && end < kept + size) continue;
+        for (u32 i = threadIdx.x; i < queued; i += STEP_BLOCK) {
+            const u32 pair = s.queue[i], before = pair / CHUNK, after = pair % CHUNK;
+            const Rect rect = before < kept ? kept_rects[before] : s.chunk[before - kept];
+            if (iou(rect, s.chunk[after], corners) > p.threshold) suppress(s, kept, before, after);
+        }
+        if (threadIdx.x == 0) s.queued = 0;
+        __syncthreads();
+    }
+}
+
+// One thread: which of the chunk's `size` boxes stay, at most `room`.
+__device__ __forceinline__ void resolve(Step &s, u32 size, u32 room) {
+    u32 left[CHUNK / 32], stay[CHUNK / 32];
+#pragma unroll
+    for (u32 w = 0; w < CHUNK / 32; ++w) {
+        const u32 bits = size <= 32 * w ? 0 : min(size - 32 * w, 32u);
+        left[w] = (bits == 32 ? FULL_MASK : (1u << bits) - 1u) & ~s.removed[w];
+        stay[w] = 0;
+    }
+#pragma unroll
+    for (u32 w = 0; w < CHUNK / 32; ++w) {
+        while (left[w] != 0 && room > 0) {
+            const u32 bit = __ffs(left[w]) - 1;
+            stay[w] |= 1u << bit;
+            left[w] &= ~(1u << bit);
+            --room;
+#pragma unroll
+            for (u32 v = w; v < CHUNK / 32; ++v) left[v] &= ~s.masks[32 * w + bit][v];
+        }
+    }
+#pragma unroll
+    for (u32 w = 0; w < CHUNK / 32; ++w) s.stay[w] = stay[w];
+}
+
+// Group of box `i`, NONE from `end` on.
+__device__ __forceinline__ u32 group_of(const NmsParams &p, u32 i, u32 end) {
+    return i < end ? ((const u32 *)p.groups)[((const u32 *)p.classes)[i]] : NONE;
+}
+
+// Lists the boxes of the block's group that are left, in order, in the group's part of `members`. Gives their
+// number, and the part's beginning. All threads call it.
+__device__ __forceinline__ u32 list_members(const NmsParams &p, u32 &begin) {
+    __shared__ u32 own[WARPS], lower[WARPS];
+    const u32 count = box_count(p);
+    const u32 *left = (const u32 *)p.left;
+    const u32 warp = threadIdx.x / WARP;
+    // Each warp takes a part of the boxes, in whole steps of a warp.
+    const u32 part = (count + STEP_BLOCK - 1) / STEP_BLOCK * WARP;
+    const u32 first = min(warp * part, count), end = min(first + part, count);
+    u32 mine = 0, before = 0;
+    for (u32 i = first; i < end; i += WARP) {
+        const u32 box = i + lane_index(), group = group_of(p, box, end);
+        mine += __popc(__ballot_sync(FULL_MASK, group == blockIdx.x && left[box]));
+        before += __popc(__ballot_sync(FULL_MASK, group < blockIdx.x));
+    }
+    if (lane_index() == 0) {
+        own[warp] = mine;
+        lower[warp] = before;
+    }
+    __syncthreads();
+    u32 total = 0, place = 0;
+    begin = 0;
+    for (u32 w = 0; w < WARPS; ++w) {
+        if (w < warp) place += own[w];
+        total += own[w];
+        begin += lower[w];
+    }
+    u32 *members = (u32 *)p.members + begin;
+    for (u32 i = first; i < end; i += WARP) {
+        const u32 box = i + lane_index();
+        const bool is_mine = group_of(p, box, end) == blockIdx.x && left[box];
+        const u32 found = __ballot_sync(FULL_MASK, is_mine);
+        if (is_mine) members[place + __popc(found & lanes_below())] = box;
+        place += __popc(found);
+    }
+    return total;
+}
+
+extern "C" __global__ void nms_step(const NmsParams p) {
+    __shared__ Step s;
+    __shared__ Corners corners;
+    u32 begin;
+    const u32 total = list_members(p, begin);
+    const u32 *members = (const u32 *)p.members + begin;
+    Rect *kept_rects = (Rect *)p.kept + begin;
+    u32 *left = (u32 *)p.left;
+    u32 kept = 0;
+    u32 first = 0;
+    if (threadIdx.x == 0) s.queued = 0;
+    for (; first < total && kept < p.max_boxes; first += CHUNK) {
+        // The list, and what the last chunk kept, are written; its masks are read.
+        __syncthreads();
+        const u32 size = min(total - first, CHUNK);
+        if (threadIdx.x < size) {
+            const u32 i = members[first + threadIdx.x];
+            Rect rect = ((const Rect *)p.rects)[i];
+            if (p.circle) rect.limit = ((const float *)p.limits)[((const u32 *)p.classes)[i]];
+            s.chunk[threadIdx.x] = rect;
+        }
+        if (threadIdx.x < CHUNK) {
+            for (u32 w = 0; w < CHUNK / 32; ++w) s.masks[threadIdx.x][w] = 0;
+        }
+        if (threadIdx.x < CHUNK / 32) s.removed[threadIdx.x] = 0;
+        __syncthreads();
+        test_pairs(p, s, corners, kept_rects, kept, size);
+        __syncthreads();
+        if (threadIdx.x == 0) resolve(s, size, p.max_boxes - kept);
+        __syncthreads();
+        u32 before = 0, stayed = 0;
+        for (u32 w = 0; w < CHUNK / 32; ++w) {
+            const u32 stay = s.stay[w];
+            stayed += __popc(stay);
+            if (w < threadIdx.x / 32) before += __popc(stay);
+        }
+        if (threadIdx.x < size) {
+            const u32 stay = s.stay[threadIdx.x / 32];
+            if (stay >> threadIdx.x % 32 & 1u) {
+                kept_rects[kept + before + __popc(stay & lanes_below())] = s.chunk[threadIdx.x];
+            } else {
+                left[members[first + threadIdx.x]] = 0;
+            }
+        }
+        kept += stayed;
+    }
+    // The group is full.
+    for (u32 i = first + threadIdx.x; i < total; i += STEP_BLOCK) left[members[i]] = 0;
+}
+
+extern "C" __global__ void nms_output(const NmsParams p) {
+    __shared__ u32 sums[OUTPUT_BLOCK / WARP];
+    const u32 count = box_count(p);
+    const NmsRemap *remap = (const NmsRemap *)p.remap;
+    Box *out = (Box *)((BoxTotals *)p.out + 1);
+    u32 written = 0;
+    for (u32 first = 0; first < count; first += OUTPUT_BLOCK) {
+        const u32 i = first + threadIdx.x;
+        const bool is_left = i < count && ((const u32 *)p.left)[i];
+        u32 total;
+        const u32 place = scan_block(is_left, sums, total);
+        if (is_left) {
+            Box box = ((const Box *)p.boxes)[i];
+            const float area = box.size[0] * box.size[1];
+            for (u32 r = 0; r < p.remap_count; ++r) {
+                const NmsRemap rule = remap[r];
+                if (rule.from == box.class_id && rule.min_area <= area && area <= rule.max_area) {
+                    box.class_id = rule.to;
+                    break;
+                }
+            }
+            out[written + place] = box;
+        }
+        written += total;
+    }
+    if (threadIdx.x == 0) {
+        BoxTotals totals = *(const BoxTotals *)p.totals;
+        totals.count = written;
+        *(BoxTotals *)p.out = totals;
+    }
+}

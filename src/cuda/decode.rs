@@ -1,0 +1,507 @@
+//! Decode on the device: [`crate::decode`] by the kernels of `kernels/decode.cu`, with the same candidates in
+//! the same order, and the same counters.
+//!
+//! All tasks of the head at once. The maps may be f32 or f16, in any layout that a [`DeviceMap`] describes;
+//! a half-precision map gives what the CPU gives for its values as f32.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::map::MapParams;
+use super::{Buffer, CudaError, Device, DeviceMap, Element, Launch};
+use crate::boxes::Box3d;
+use crate::decode::{Candidate, least_logits};
+use crate::model::{Candidates, Model, OUTPUT_KINDS, OUTPUT_VALUES, Rotation, SizeOrder};
+
+/// Tasks whose maps one launch takes; `TASKS_PER_LAUNCH` in the kernels.
+const TASKS_PER_LAUNCH: usize = 8;
+/// Threads of a block of each kernel, and of a warp, as in the kernels.
+const CELLS_BLOCK: u32 = 128;
+const SELECT_BLOCK: u32 = 1024;
+const SORT_BLOCK: u32 = 512;
+const BOXES_BLOCK: u32 = 128;
+const WARP: u32 = 32;
+/// Cells that a warp looks at; `REGION_CELLS` in the kernels.
+const REGION_CELLS: usize = 256;
+/// Keys that a block sorts; `TILE` in the kernels.
+const TILE: usize = 1024;
+
+/// Most candidates of a frame: suppression numbers pairs of them with 32 bits. A checked model has no more.
+const MAX_BOXES: usize = 1 << 24;
+/// Most places (task, cell, class) where a candidate can be: they are numbered with 32 bits, of which the
+/// last is left out.
+const MAX_SLOTS: usize = u32::MAX as usize;
+
+/// The mirror of `DecodeTask` in `kernels/decode.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Task {
+    classes: u32,
+    channel: u32,
+}
+
+/// The mirror of `DecodeChannel` in `kernels/decode.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Channel {
+    class: u32,
+    rank: u32,
+    by_rank: u32,
+    least: f32,
+    yaw_norm: f32,
+}
+
+/// The mirror of `DecodeTaken` in `kernels/decode.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Taken {
+    count: u32,
+    surplus: u32,
+    non_finite: u32,
+}
+
+/// The mirror of `BoxTotals` in `kernels/common.cuh`: how many candidates a frame has, and how many it
+/// lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Totals {
+    /// Candidates, or boxes that are left of them.
+    pub count: u32,
+    /// `candidates` of [`crate::Dropped`].
+    pub surplus: u32,
+    /// `non_finite_candidates` of [`crate::Dropped`].
+    pub non_finite: u32,
+    reserved: u32,
+}
+
+/// The mirror of `DecodeMaps` in `kernels/decode.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Maps {
+    tasks: u64,
+    channels: u64,
+    bands: u64,
+    logits: u64,
+    keys: u64,
+    found: u64,
+    non_finite: u64,
+    sorted: u64,
+    taken: u64,
+    boxes: u64,
+    slots: u64,
+    first_task: u32,
+    task_count: u32,
+    width: u32,
+    height: u32,
+    regions: u32,
+    class_cell: u32,
+    band_count: u32,
+    channel_count: u32,
+    cell: [f32; 2],
+    min: [f32; 2],
+    wlh: u32,
+    neg_cos_neg_sin: u32,
+    maps: [[MapParams; OUTPUT_KINDS.len()]; TASKS_PER_LAUNCH],
+}
+
+/// The mirror of `DecodeLists` in `kernels/decode.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Lists {
+    tasks: u64,
+    keys: u64,
+    found: u64,
+    non_finite: u64,
+    selected: u64,
+    taken: u64,
+    sorted: u64,
+    totals: u64,
+    task_count: u32,
+    regions: u32,
+    class_cell: u32,
+    max_candidates: u32,
+}
+
+const _: () = assert!(
+    size_of::<Task>() == 8
+        && size_of::<Channel>() == 20
+        && size_of::<Taken>() == 12
+        && size_of::<Totals>() == 16
+        && size_of::<Maps>() == 144 + TASKS_PER_LAUNCH * OUTPUT_KINDS.len() * 48
+        && size_of::<Lists>() == 80
+);
+
+/// The stage's tables and buffers, and the candidates of the frame, on the device. Allocated once.
+#[derive(Debug)]
+pub struct Decoder {
+    head: Head,
+    /// Hold what the parameters point to.
+    _tables: Tables,
+    _scratch: Scratch,
+    boxes: Buffer<Box3d>,
+    slots: Buffer<u32>,
+    totals: Buffer<Totals>,
+    /// All but the maps and their first task.
+    maps: Maps,
+    lists: Lists,
+}
+
+/// What the head is, on the host.
+#[derive(Debug)]
+struct Head {
+    /// Rows and columns of every map.
+    size: (usize, usize),
+    /// Classes of each task, ascending, and its first channel among those of all tasks.
+    tasks: Vec<(Vec<usize>, usize)>,
+    /// Names of the maps, for errors.
+    names: Vec<[String; OUTPUT_KINDS.len()]>,
+}
+
+#[derive(Debug)]
+struct Tables {
+    tasks: Buffer<Task>,
+    channels: Buffer<Channel>,
+    bands: Buffer<f32>,
+    logits: Buffer<f32>,
+}
+
+#[derive(Debug)]
+struct Scratch {
+    keys: Buffer<u64>,
+    found: Buffer<u32>,
+    non_finite: Buffer<u32>,
+    selected: Buffer<u64>,
+    taken: Buffer<Taken>,
+    sorted: Buffer<u64>,
+}
+
+/// The candidates of one frame, read back: for tests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Best first.
+    pub candidates: Vec<Candidate>,
+    /// Candidates past `max_candidates` of their task.
+    pub surplus: u64,
+    /// Candidates lost to a NaN or an infinity.
+    pub non_finite: u64,
+}
+
+impl Decoder {
+    /// Tables and buffers for `model`; room for a candidate in every cell (with
+    /// [`Candidates::ClassCell`] for every class of every cell).
+    ///
+    /// # Errors
+    /// [`CudaError::Limit`] for a model that is too large, [`CudaError::Memory`], [`CudaError::Copy`].
+    pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
+        let head = Head::new(model)?;
+        let tables = Tables::new(model, device)?;
+        let cells = head.size.0 * head.size.1;
+        let (tasks, regions) = (head.tasks.len(), cells.div_ceil(REGION_CELLS));
+        let class_cell = model.decode.candidates == Candidates::ClassCell;
+        let lists = if class_cell {
+            tables.channels.len()
+        } else {
+            tasks
+        };
+        let scratch = Scratch {
+            keys: Buffer::zeroed(device, "candidates' keys", lists * regions * REGION_CELLS)?,
+            found: Buffer::zeroed(device, "candidates of regions", tasks * regions)?,
+            non_finite: Buffer::zeroed(device, "lost candidates of regions", tasks * regions)?,
+            selected: Buffer::zeroed(device, "selected keys", model.max_boxes())?,
+            taken: Buffer::zeroed(device, "candidates of tasks", tasks)?,
+            sorted: Buffer::zeroed(device, "sorted keys", model.max_boxes())?,
+        };
+        let boxes = Buffer::zeroed(device, "candidates", model.max_boxes())?;
+        let slots = Buffer::zeroed(device, "slots of candidates", model.max_boxes())?;
+        let totals = Buffer::zeroed(device, "totals of candidates", 1)?;
+        let meters = |axis: usize| model.head.downsample as f32 * model.grid.voxel[axis];
+        Ok(Self {
+            maps: Maps {
+                tasks: tables.tasks.address(),
+                channels: tables.channels.address(),
+                bands: tables.bands.address(),
+                logits: tables.logits.address(),
+                keys: scratch.keys.address(),
+                found: scratch.found.address(),
+                non_finite: scratch.non_finite.address(),
+                sorted: scratch.sorted.address(),
+                taken: scratch.taken.address(),
+                boxes: boxes.address(),
+                slots: slots.address(),
+                task_count: tasks as u32,
+                width: head.size.1 as u32,
+                height: head.size.0 as u32,
+                regions: regions as u32,
+                class_cell: class_cell.into(),
+                band_count: tables.bands.len() as u32,
+                channel_count: tables.channels.len() as u32,
+                cell: [meters(0), meters(1)],
+                min: [model.grid.min[0], model.grid.min[1]],
+                wlh: (model.head.size_order == SizeOrder::Wlh).into(),
+                neg_cos_neg_sin: (model.head.rotation == Rotation::NegCosNegSin).into(),
+                ..Maps::zeroed()
+            },
+            lists: Lists {
+                tasks: tables.tasks.address(),
+                keys: scratch.keys.address(),
+                found: scratch.found.address(),
+                non_finite: scratch.non_finite.address(),
+                selected: scratch.selected.address(),
+                taken: scratch.taken.address(),
+                sorted: scratch.sorted.address(),
+                totals: totals.address(),
+                task_count: tasks as u32,
+                regions: regions as u32,
+                class_cell: class_cell.into(),
+                max_candidates: model.decode.max_candidates as u32,
+            },
+            head,
+            _tables: tables,
+            _scratch: scratch,
+            boxes,
+            slots,
+            totals,
+        })
+    }
+
+    /// Address of the frame's [`Totals`].
+    pub fn totals(&self) -> u64 {
+        self.totals.address()
+    }
+
+    /// Address of the candidates' boxes, best first (`[`[`Model::max_boxes`]`]` [`Box3d`]); undefined past
+    /// their count.
+    pub fn boxes(&self) -> u64 {
+        self.boxes.address()
+    }
+
+    /// Most candidates of a frame.
+    pub fn capacity(&self) -> usize {
+        self.boxes.len()
+    }
+
+    /// Reads the candidates back, and waits for them.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download(&self) -> Result<Found, CudaError> {
+        let totals = self.totals.download(1)?.first().copied();
+        let totals = totals.unwrap_or_default();
+        let boxes = self.boxes.download(totals.count as usize)?;
+        let slots = self.slots.download(totals.count as usize)?;
+        let candidate = |(bbox, slot)| {
+            let (task, cell) = self.head.place(slot);
+            Candidate { bbox, task, cell }
+        };
+        Ok(Found {
+            candidates: boxes.into_iter().zip(slots).map(candidate).collect(),
+            surplus: totals.surplus.into(),
+            non_finite: totals.non_finite.into(),
+        })
+    }
+
+    /// Puts candidates, best first, in the place of a frame's: for tests, and for those that were decoded
+    /// elsewhere. Those past the capacity are not taken.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn upload(&mut self, candidates: &[Candidate]) -> Result<(), CudaError> {
+        let candidates = &candidates[..candidates.len().min(self.capacity())];
+        let boxes: Vec<Box3d> = candidates.iter().map(|c| c.bbox).collect();
+        let slots: Vec<u32> = candidates.iter().map(|c| self.head.slot(c)).collect();
+        self.boxes.upload(&boxes)?;
+        self.slots.upload(&slots)?;
+        self.totals.upload(&[Totals {
+            count: candidates.len() as u32,
+            ..Totals::default()
+        }])
+    }
+
+    /// Launches a kernel that reads maps, for [`TASKS_PER_LAUNCH`] tasks after the other; `shape` is given
+    /// their number.
+    fn launch_with_maps(
+        &self,
+        maps: &[[DeviceMap; OUTPUT_KINDS.len()]],
+        shape: impl Fn(u32) -> Launch,
+    ) -> Result<(), CudaError> {
+        let mut params = self.maps;
+        for (i, maps) in maps.chunks(TASKS_PER_LAUNCH).enumerate() {
+            params.first_task = (i * TASKS_PER_LAUNCH) as u32;
+            for (to, maps) in params.maps.iter_mut().zip(maps) {
+                *to = maps.map(|map| map.params());
+            }
+            let launch = shape(maps.len() as u32);
+            self.totals
+                .device()
+                .launch(&launch, bytemuck::bytes_of(&params))?;
+        }
+        Ok(())
+    }
+}
+
+impl Head {
+    fn new(model: &Model) -> Result<Self, CudaError> {
+        let size = model.head_size();
+        let mut channels = 0;
+        let mut tasks = Vec::with_capacity(model.head.tasks.len());
+        for task in &model.head.tasks {
+            let mut classes = task.classes.clone();
+            classes.sort_unstable();
+            tasks.push((classes, channels));
+            channels += task.classes.len();
+        }
+        let limit = |what, count, limit, advice| {
+            let error = CudaError::Limit {
+                what,
+                count,
+                limit,
+                advice,
+            };
+            if count > limit { Err(error) } else { Ok(()) }
+        };
+        limit(
+            "head cells times classes",
+            size.0 * size.1 * channels,
+            MAX_SLOTS,
+            "use a coarser `grid.voxel_size` or a larger `head.downsample`",
+        )?;
+        limit(
+            "candidates of all tasks",
+            model.max_boxes(),
+            MAX_BOXES,
+            "lower `decode.max_candidates`",
+        )?;
+        let names = model.head.tasks.iter().map(|task| task.outputs.clone());
+        Ok(Self {
+            size,
+            tasks,
+            names: names.collect(),
+        })
+    }
+
+    /// The task and the cell of a slot: slots count tasks, then cells, then classes.
+    fn place(&self, slot: u32) -> (u32, u32) {
+        let (slot, cells) = (slot as usize, self.size.0 * self.size.1);
+        let next = self
+            .tasks
+            .partition_point(|(_, channel)| channel * cells <= slot);
+        let task = next.saturating_sub(1);
+        let (classes, channel) = &self.tasks[task];
+        (
+            task as u32,
+            ((slot - channel * cells) / classes.len()) as u32,
+        )
+    }
+
+    /// The slot of a candidate.
+    fn slot(&self, candidate: &Candidate) -> u32 {
+        let (classes, channel) = &self.tasks[candidate.task as usize];
+        let rank = classes.partition_point(|&class| class < candidate.bbox.class as usize);
+        let cells = self.size.0 * self.size.1;
+        (channel * cells + candidate.cell as usize * classes.len() + rank) as u32
+    }
+
+    /// Checks that a map of output `kind` has the head's size and that the kernels can read it.
+    fn check(&self, task: usize, kind: usize, map: &DeviceMap) -> Result<(), CudaError> {
+        let channels = if OUTPUT_VALUES[kind] == 0 {
+            self.tasks[task].0.len()
+        } else {
+            OUTPUT_VALUES[kind]
+        };
+        let layout = &map.layout;
+        let (height, width) = self.size;
+        let problem = if layout.channels < channels
+            || (layout.height, layout.width) != (height, width)
+        {
+            let found = [layout.channels, layout.height, layout.width];
+            Some(format!(
+                "it is {found:?} (C, H, W), the model description gives [{channels}, {height}, {width}]"
+            ))
+        } else if map.element == Element::I8 {
+            Some("8-bit codes; f32 and f16 are supported".into())
+        } else {
+            map.problem()
+        };
+        problem.map_or(Ok(()), |problem| {
+            Err(CudaError::Map {
+                map: self.names[task][kind].clone(),
+                problem,
+            })
+        })
+    }
+}
+
+impl Tables {
+    fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
+        let (logits, least) = least_logits(model);
+        let (mut tasks, mut channels) = (Vec::new(), Vec::new());
+        for task in &model.head.tasks {
+            tasks.push(Task {
+                classes: task.classes.len() as u32,
+                channel: channels.len() as u32,
+            });
+            let mut by_rank: Vec<usize> = (0..task.classes.len()).collect();
+            by_rank.sort_unstable_by_key(|&channel| task.classes[channel]);
+            for (channel, &class) in task.classes.iter().enumerate() {
+                channels.push(Channel {
+                    class: class as u32,
+                    rank: task.classes.iter().filter(|&&other| other < class).count() as u32,
+                    by_rank: by_rank[channel] as u32,
+                    least: least[class],
+                    yaw_norm: model.decode.yaw_norm[class],
+                });
+            }
+        }
+        let logits: Vec<f32> = logits
+            .iter()
+            .flat_map(|band| channels.iter().map(|channel| band[channel.class as usize]))
+            .collect();
+        Ok(Self {
+            tasks: Buffer::new(device, "the head's tasks", &tasks)?,
+            channels: Buffer::new(device, "the head's channels", &channels)?,
+            bands: Buffer::new(device, "distance bands", &model.decode.bands)?,
+            logits: Buffer::new(device, "least logits", &logits)?,
+        })
+    }
+}
+
+/// Finds the candidates of a frame; the last frame's are forgotten.
+///
+/// `maps` are the outputs of every task, each in the order of [`OUTPUT_KINDS`] and `H × W` as
+/// [`Model::head_size`] says; where the head has variances, they are the channels after the values and are
+/// not read. Launches depend on nothing but the model.
+///
+/// # Errors
+/// [`CudaError::Map`] for a map that is missing, of another size, or in a type or layout that is not
+/// supported; [`CudaError::Kernel`].
+pub fn decode(
+    maps: &[[DeviceMap; OUTPUT_KINDS.len()]],
+    out: &mut Decoder,
+) -> Result<(), CudaError> {
+    let tasks = out.head.tasks.len();
+    if maps.len() != tasks {
+        return Err(CudaError::Map {
+            map: out.head.names[maps.len().min(tasks - 1)][0].clone(),
+            problem: format!("maps of {} tasks for {tasks} tasks", maps.len()),
+        });
+    }
+    for (task, maps) in maps.iter().enumerate() {
+        for (kind, map) in maps.iter().enumerate() {
+            out.head.check(task, kind, map)?;
+        }
+    }
+    out.launch_with_maps(maps, |tasks| Launch {
+        grid: [out.maps.regions.div_ceil(CELLS_BLOCK / WARP), tasks, 1],
+        ..Launch::of("decode_cells", 0, CELLS_BLOCK)
+    })?;
+    let lists = bytemuck::bytes_of(&out.lists);
+    let select = Launch::of("decode_select", tasks * SELECT_BLOCK as usize, SELECT_BLOCK);
+    let tiles = out.capacity().div_ceil(TILE);
+    let sort = Launch::of("decode_sort", tiles * SORT_BLOCK as usize, SORT_BLOCK);
+    out.totals.device().launch(&select, lists)?;
+    out.totals.device().launch(&sort, lists)?;
+    out.launch_with_maps(maps, |_| {
+        Launch::of("decode_boxes", out.capacity(), BOXES_BLOCK)
+    })
+}

@@ -1,0 +1,138 @@
+//! An engine on the host between stages on the device: features are copied out, head maps in.
+//!
+//! This is how a plan for the CPU runs with `--device cuda`. It waits for the device twice a frame, and is
+//! there to be right, not to be fast.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::frame::Stages;
+use super::{Buffer, CudaError, Device, DeviceMap, Pinned};
+use crate::engine::{Engine, MapLayout};
+use crate::error::Result;
+use crate::frame::Times;
+use crate::model::{Model, OUTPUT_KINDS};
+use crate::scatter::{Scatter, scatter};
+
+/// The engine, its maps on the device, and the way there and back. Allocated once.
+pub(super) struct Host {
+    engine: Box<dyn Engine>,
+    scatter: Scatter,
+    /// Of the head maps that are read: index of the engine's output, and its first value in `maps`.
+    outputs: Vec<(usize, usize)>,
+    /// By task; indices into `outputs`.
+    tasks: Vec<[usize; OUTPUT_KINDS.len()]>,
+    features: Pinned<f32>,
+    cells: Pinned<u32>,
+    /// Head maps one after the other, each NCHW.
+    maps: Pinned<f32>,
+    device_maps: Buffer<f32>,
+    channels: usize,
+    feature_values: Vec<f32>,
+    cell_values: Vec<u32>,
+    map_values: Vec<f32>,
+}
+
+impl Host {
+    /// `outputs` are indices of the engine's outputs, by task.
+    pub(super) fn new(
+        model: &Model,
+        device: &Arc<dyn Device>,
+        engine: Box<dyn Engine>,
+        outputs: &[[usize; OUTPUT_KINDS.len()]],
+    ) -> Result<Self, CudaError> {
+        let (max_pillars, channels) = (model.grid.max_pillars, model.bev_channels());
+        let mut values = 0;
+        let mut placed = Vec::new();
+        let mut tasks = Vec::with_capacity(outputs.len());
+        for task in outputs {
+            let mut indices = [0; OUTPUT_KINDS.len()];
+            for (index, &output) in indices.iter_mut().zip(task) {
+                let Some(desc) = engine.outputs().get(output) else {
+                    return Err(CudaError::Map {
+                        map: format!("output {output}"),
+                        problem: format!("the engine has {} outputs", engine.outputs().len()),
+                    });
+                };
+                *index = placed.len();
+                placed.push((output, values));
+                values += desc.channels * desc.height * desc.width;
+            }
+            tasks.push(indices);
+        }
+        Ok(Self {
+            scatter: Scatter::new(max_pillars),
+            outputs: placed,
+            tasks,
+            features: Pinned::zeroed(device, "pillar features", max_pillars * channels)?,
+            cells: Pinned::zeroed(device, "cells of pillars", max_pillars)?,
+            maps: Pinned::zeroed(device, "head maps", values)?,
+            device_maps: Buffer::zeroed(device, "head maps", values)?,
+            channels,
+            feature_values: vec![0.0; max_pillars * channels],
+            cell_values: vec![0; max_pillars],
+            map_values: vec![0.0; values],
+            engine,
+        })
+    }
+
+    /// The head maps on the device, by task.
+    pub(super) fn heads(&self) -> Vec<[DeviceMap; OUTPUT_KINDS.len()]> {
+        let map = |&(output, at): &(usize, usize)| {
+            let desc = &self.engine.outputs()[output];
+            let address = self.device_maps.address() + (at * size_of::<f32>()) as u64;
+            DeviceMap::f32(
+                address,
+                MapLayout::nchw(desc.channels, desc.height, desc.width),
+            )
+        };
+        let maps = |task: &[usize; OUTPUT_KINDS.len()]| task.map(|i| map(&self.outputs[i]));
+        self.tasks.iter().map(maps).collect()
+    }
+
+    /// Puts the copy of the features and their cells on the stream.
+    pub(super) fn copy_out(&self, stages: &Stages) -> Result<(), CudaError> {
+        let features = stages.features.buffer();
+        self.features.copy_from(features, features.len())?;
+        let cells = stages.pillars.cells_buffer();
+        self.cells.copy_from(cells, cells.len())
+    }
+
+    /// Puts the copy of the head maps on the stream.
+    pub(super) fn copy_in(&self) -> Result<(), CudaError> {
+        self.maps.copy_to(&self.device_maps, self.maps.len())
+    }
+
+    /// From the features that were copied out to the head maps that are copied in. Waits for the former.
+    pub(super) fn run(&mut self, pillars: usize, times: &mut Times) -> Result<()> {
+        let start = Instant::now();
+        let cells = &mut self.cell_values[..pillars];
+        let features = &mut self.feature_values[..pillars * self.channels];
+        self.cells.read(0, cells)?;
+        self.features.read(0, features)?;
+        let mut map = self.engine.input_mut();
+        scatter(features, cells, &mut self.scatter, &mut map);
+        let scattered = Instant::now();
+        self.engine.run()?;
+        for &(output, at) in &self.outputs {
+            let Some(view) = self.engine.output(output) else {
+                continue;
+            };
+            let layout = view.layout;
+            let values = self.map_values[at..].chunks_exact_mut(layout.width);
+            for (row, values) in values.take(layout.channels * layout.height).enumerate() {
+                let (c, y) = (row / layout.height, row % layout.height);
+                let first = layout.index(c, y, 0);
+                let from = view.data[first..].iter().step_by(layout.stride_x);
+                values
+                    .iter_mut()
+                    .zip(from)
+                    .for_each(|(to, from)| *to = *from);
+            }
+        }
+        self.maps.write(0, &self.map_values)?;
+        times.scatter = (scattered - start).as_secs_f64() * 1e3;
+        times.engine = scattered.elapsed().as_secs_f64() * 1e3;
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! Non-maximum suppression on the device: [`crate::nms`] by the kernels of `kernels/nms.cu`, with the same
+//! boxes.
+//!
+//! The result is one block of device memory, for one copy to the host: [`Totals`], then the boxes that are
+//! left, best first. [`split`] takes such a copy apart.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::decode::Totals;
+use super::{Buffer, CudaError, Decoder, Device, Launch};
+use crate::boxes::Box3d;
+use crate::model::{Model, NmsKind, NmsStep};
+
+/// Threads of a block of each kernel, as in the kernels.
+const PREPARE_BLOCK: u32 = 128;
+const STEP_BLOCK: u32 = 256;
+const OUTPUT_BLOCK: u32 = 1024;
+
+/// Words of [`Totals`] and of a [`Box3d`].
+const TOTALS_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
+const BOX_WORDS: usize = size_of::<Box3d>() / size_of::<u32>();
+
+/// The mirror of `NmsRemap` in `kernels/nms.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Remap {
+    from: u32,
+    to: u32,
+    min_area: f32,
+    max_area: f32,
+}
+
+/// The mirror of `NmsParams` in `kernels/nms.cu`.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Params {
+    totals: u64,
+    boxes: u64,
+    rects: u64,
+    classes: u64,
+    left: u64,
+    members: u64,
+    kept: u64,
+    groups: u64,
+    limits: u64,
+    remap: u64,
+    out: u64,
+    capacity: u32,
+    circle: u32,
+    threshold: f32,
+    search: f32,
+    max_boxes: u32,
+    remap_count: u32,
+}
+
+/// `Rect` of the kernels, which nobody reads here.
+type Rect = [f32; 8];
+
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 112);
+
+/// The stage's tables and buffers, and the boxes of the frame, on the device. Allocated once.
+#[derive(Debug)]
+pub struct Nms {
+    steps: Vec<Step>,
+    /// The boxes of each group, their classes, and which are left.
+    indices: [Buffer<u32>; 3],
+    /// Hold what the parameters point to.
+    _rects: [Buffer<Rect>; 2],
+    _remap: Buffer<Remap>,
+    /// [`Totals`], then boxes.
+    result: Buffer<u32>,
+    /// All but what a step adds, and the addresses of the candidates.
+    params: Params,
+}
+
+/// One suppression step.
+#[derive(Debug)]
+struct Step {
+    /// Group of each class, without gaps.
+    groups: Buffer<u32>,
+    group_count: usize,
+    /// Squared radius of each class; empty for IoU.
+    limits: Buffer<f32>,
+    circle: bool,
+    threshold: f32,
+    /// Square of the search distance.
+    search: f32,
+    max_boxes: u32,
+}
+
+impl Nms {
+    /// Tables and buffers for `model`.
+    ///
+    /// # Errors
+    /// [`CudaError::Memory`], [`CudaError::Copy`].
+    pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
+        let capacity = model.max_boxes();
+        let steps = model.nms.iter().map(|step| Step::new(step, device));
+        let steps: Vec<Step> = steps.collect::<Result<_, _>>()?;
+        let most = steps.iter().fold(capacity, |most, step| {
+            most.min(step.group_count.saturating_mul(step.max_boxes as usize))
+        });
+        let rules: Vec<Remap> = model
+            .remap
+            .iter()
+            .map(|rule| Remap {
+                from: rule.from as u32,
+                to: rule.to as u32,
+                min_area: rule.min_area,
+                max_area: rule.max_area,
+            })
+            .collect();
+        let rects = [
+            Buffer::<Rect>::zeroed(device, "rectangles of boxes", capacity)?,
+            Buffer::<Rect>::zeroed(device, "rectangles of kept boxes", capacity)?,
+        ];
+        let indices = [
+            Buffer::<u32>::zeroed(device, "boxes of groups", capacity)?,
+            Buffer::<u32>::zeroed(device, "classes of boxes", capacity)?,
+            Buffer::<u32>::zeroed(device, "which boxes are left", capacity)?,
+        ];
+        let remap = Buffer::new(device, "class changes", &rules)?;
+        let result = Buffer::zeroed(device, "boxes", TOTALS_WORDS + most * BOX_WORDS)?;
+        Ok(Self {
+            params: Params {
+                rects: rects[0].address(),
+                kept: rects[1].address(),
+                members: indices[0].address(),
+                classes: indices[1].address(),
+                left: indices[2].address(),
+                remap: remap.address(),
+                out: result.address(),
+                capacity: capacity as u32,
+                remap_count: rules.len() as u32,
+                ..Params::zeroed()
+            },
+            steps,
+            _rects: rects,
+            indices,
+            _remap: remap,
+            result,
+        })
+    }
+
+    /// Address of the result: [`Totals`], whose count is that of the boxes, then the boxes, best first.
+    pub fn result(&self) -> u64 {
+        self.result.address()
+    }
+
+    /// What [`Nms::result`] is the address of.
+    pub(super) fn buffer(&self) -> &Buffer<u32> {
+        &self.result
+    }
+
+    /// Size of the result in bytes, with room for as many boxes as the model lets a frame have.
+    pub fn result_bytes(&self) -> usize {
+        self.result.len() * size_of::<u32>()
+    }
+
+    /// Reads back the first `len` indices that the last step listed: the boxes that it was given, group by
+    /// group. For tests: blocks of different groups must not meet there.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download_members(&self, len: usize) -> Result<Vec<u32>, CudaError> {
+        self.indices[0].download(len)
+    }
+
+    /// Reads the result back, and waits for it.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download(&self) -> Result<(Totals, Vec<Box3d>), CudaError> {
+        let words = self.result.download(self.result.len())?;
+        let (totals, boxes) = split(&words);
+        Ok((totals, boxes.to_vec()))
+    }
+}
+
+/// Takes a copy of [`Nms::result`] apart: how many boxes there are and how many candidates were lost, and the
+/// boxes, best first. Of a copy that was cut short the boxes that are whole.
+pub fn split(words: &[u32]) -> (Totals, &[Box3d]) {
+    let Some((totals, boxes)) = words.split_at_checked(TOTALS_WORDS) else {
+        return (Totals::default(), &[]);
+    };
+    let totals: Totals = bytemuck::pod_read_unaligned(bytemuck::cast_slice(totals));
+    let count = (totals.count as usize).min(boxes.len() / BOX_WORDS);
+    (totals, bytemuck::cast_slice(&boxes[..count * BOX_WORDS]))
+}
+
+impl Step {
+    fn new(step: &NmsStep, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
+        let mut known: Vec<usize> = step.group.clone();
+        known.sort_unstable();
+        known.dedup();
+        let groups: Vec<u32> = step
+            .group
+            .iter()
+            .map(|&group| known.partition_point(|&other| other < group) as u32)
+            .collect();
+        let limits: Vec<f32> = match &step.kind {
+            NmsKind::Circle { radius } => radius.iter().map(|radius| radius * radius).collect(),
+            NmsKind::Iou { .. } => Vec::new(),
+        };
+        let (circle, threshold, search) = match step.kind {
+            NmsKind::Circle { .. } => (true, 0.0, 0.0),
+            NmsKind::Iou {
+                threshold,
+                search_distance,
+            } => (false, threshold, search_distance * search_distance),
+        };
+        Ok(Self {
+            groups: Buffer::new(device, "groups of classes", &groups)?,
+            group_count: known.len(),
+            limits: Buffer::new(device, "radii of classes", &limits)?,
+            circle,
+            threshold,
+            search,
+            max_boxes: u32::try_from(step.max_boxes).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// Suppresses the candidates of a frame, then changes classes by area. `decoder` and `out` were made for one
+/// model. Launches depend on nothing but the model.
+///
+/// # Errors
+/// [`CudaError::Kernel`].
+pub fn suppress(decoder: &Decoder, out: &mut Nms) -> Result<(), CudaError> {
+    let device = out.result.device();
+    let candidates = Params {
+        totals: decoder.totals(),
+        boxes: decoder.boxes(),
+        ..out.params
+    };
+    let prepare = Launch::of("nms_prepare", decoder.capacity(), PREPARE_BLOCK);
+    device.launch(&prepare, bytemuck::bytes_of(&candidates))?;
+    for step in &out.steps {
+        let params = Params {
+            groups: step.groups.address(),
+            limits: step.limits.address(),
+            circle: step.circle.into(),
+            threshold: step.threshold,
+            search: step.search,
+            max_boxes: step.max_boxes,
+            ..candidates
+        };
+        let launch = Launch::of(
+            "nms_step",
+            step.group_count * STEP_BLOCK as usize,
+            STEP_BLOCK,
+        );
+        device.launch(&launch, bytemuck::bytes_of(&params))?;
+    }
+    let output = Launch::of("nms_output", OUTPUT_BLOCK as usize, OUTPUT_BLOCK);
+    device.launch(&output, bytemuck::bytes_of(&candidates))
+}

@@ -1,0 +1,296 @@
+//! Pillar features on the device: all bytes as the CPU stage's, for random models and clouds, at every cap,
+//! over several frames on the same buffers, and for trained PFNs on real frames.
+
+use std::sync::Arc;
+
+use centerpoint::Model;
+use centerpoint::cuda::{self, CudaError, Device, Input};
+use centerpoint::features::{Features, Pfn, PfnError, features};
+use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
+use centerpoint::threads::Pool;
+
+use super::input::{random_cloud, random_model, random_sweeps};
+use crate::emulation;
+use crate::pfn_golden::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
+use crate::real::{demo_frames, scanner_frames};
+use crate::stages::features::random_pfn;
+use crate::stages::{Random, model};
+
+/// The stage on both sides, with buffers that serve several frames.
+struct Sides {
+    model: Model,
+    cpu: (Pillars, Features),
+    input: Input,
+    gpu: (cuda::Pillars, cuda::Features),
+    /// What the device's buffer should hold: features of this frame, then what earlier ones left.
+    expected: Vec<f32>,
+}
+
+impl Sides {
+    fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Self {
+        let channels = model.bev_channels();
+        Self {
+            model: model.clone(),
+            cpu: (
+                Pillars::new(&model.grid),
+                Features::new(model, pfn, 1).unwrap(),
+            ),
+            input: Input::new(model, device).unwrap(),
+            gpu: (
+                cuda::Pillars::new(model, device).unwrap(),
+                cuda::Features::new(model, pfn, device).unwrap(),
+            ),
+            expected: vec![0.0; model.grid.max_pillars * channels],
+        }
+    }
+
+    /// A frame of one sweep.
+    fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
+        self.input.set(cloud.data(), cloud.layout()).unwrap();
+        self.compare_input(cloud, what)
+    }
+
+    /// A frame of several.
+    fn compare_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> &Pillars {
+        let mut cloud = PointCloud::empty(Layout::XYZIT);
+        sweeps.accumulate(&mut cloud);
+        self.input.set_sweeps(sweeps).unwrap();
+        self.compare_input(&cloud, what)
+    }
+
+    /// Runs `cloud` on the CPU and the input on the device, and compares the whole buffer.
+    fn compare_input(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
+        let points = &self.model.points;
+        let stride = points.columns.len();
+        let mut scratch = Vec::new();
+        let selected = cloud.select(&points.columns, points.intensity_scale, &mut scratch);
+        let taken = cloud.len().min(points.capacity);
+        let selected = &selected.unwrap().points[..taken * stride];
+        let (pillars, out) = &mut self.cpu;
+        voxelize(selected, stride, &self.model.grid, pillars);
+        features(
+            selected,
+            stride,
+            pillars,
+            &self.model.grid,
+            &Pool::new(1),
+            out,
+        );
+        self.expected[..out.values().len()].copy_from_slice(out.values());
+
+        let (device_pillars, device_out) = &mut self.gpu;
+        cuda::pillars::voxelize(&self.input, device_pillars).unwrap();
+        cuda::features::features(&self.input, device_pillars, device_out).unwrap();
+        assert_eq!(device_out.channels(), out.channels());
+        let found = device_out.download(self.model.grid.max_pillars).unwrap();
+        assert_eq!(found.len(), self.expected.len());
+        let mut pairs = found.iter().zip(&self.expected);
+        if let Some(at) = pairs.position(|(found, expected)| found.to_bits() != expected.to_bits())
+        {
+            let (pillar, channel) = (at / out.channels(), at % out.channels());
+            panic!(
+                "{what}: pillar {pillar} of {}, channel {channel}: {:?}, on the CPU {:?}; {:?}",
+                pillars.len(),
+                found[at],
+                self.expected[at],
+                self.model.pfn,
+            );
+        }
+        pillars
+    }
+}
+
+/// A random model with a random PFN: sizes that lanes or a chunk divide, and others.
+fn random_pfn_model(random: &mut Random) -> (Model, Layout) {
+    let (mut model, layout) = random_model(random);
+    if random.below(8) == 0 {
+        // No description has so many columns, but the kernels take them.
+        let columns = 9 + random.below(8);
+        let wanted = &mut model.points.columns;
+        wanted.extend(std::iter::repeat_n(Column::Intensity, 16));
+        wanted.truncate(columns);
+    }
+    model.points.capacity = model.points.capacity.min(600);
+    let most = [4, 20, 40, 128][random.below(4)];
+    model.grid.max_points_per_pillar = 1 + random.below(most);
+    // A centre that is not 0 in z.
+    (model.grid.max[2], model.grid.voxel[2]) = (2.5, 4.5);
+    model.pfn.mean_offset = random.below(2) == 0;
+    model.pfn.center_axes = [0, 2, 3][random.below(3)];
+    let widths = [1, 5, 8, 9, 16, 17, 20, 32, 33, 64];
+    let layers = 1 + random.below(3);
+    model.pfn.layers = (1..=layers)
+        .map(|layer| match random.below(12) {
+            0 => [66, 128, 200, 256][random.below(4)],
+            _ => widths[random.below(widths.len())] * if layer < layers { 2 } else { 1 },
+        })
+        .collect();
+    (model, layout)
+}
+
+#[test]
+fn random_models_and_clouds() {
+    let mut layers_seen = [0; 4];
+    for case in 0..emulation::cases(160) as u64 {
+        let Some(device) = emulation::device(case) else {
+            return;
+        };
+        let mut random = Random(case);
+        let (model, layout) = random_pfn_model(&mut random);
+        let mut pfn = random_pfn(&model, &mut random);
+        if random.below(8) == 0 {
+            // Sums that overflow: infinities, and NaN from their differences.
+            let weights = pfn.layers.iter_mut().flat_map(|layer| &mut layer.weight);
+            weights.for_each(|weight| *weight *= 1e30);
+        }
+        layers_seen[pfn.layers.len()] += 1;
+        let mut sides = Sides::new(&model, &pfn, &device);
+        // The later frames find what the first left.
+        for frame in 0..4 {
+            let what = format!("case {case}, frame {frame}");
+            if random.below(2) == 0 {
+                sides.compare_sweeps(&random_sweeps(&mut random, layout), &what);
+            } else {
+                sides.compare(&random_cloud(&mut random, layout), &what);
+            }
+        }
+    }
+    assert!(layers_seen[1..].iter().all(|&n| n > 0), "{layers_seen:?}");
+}
+
+/// Pillars of `counts` points, one cell after the other.
+fn pillars_of(model: &Model, random: &mut Random, counts: &[usize]) -> PointCloud {
+    let mut data = Vec::new();
+    for (pillar, &count) in counts.iter().enumerate() {
+        let (x, y) = (pillar % model.grid.nx, pillar / model.grid.nx);
+        for _ in 0..count {
+            let within = |random: &mut Random| random.uniform(0.01, 0.49);
+            data.push(model.grid.min[0] + x as f32 * 0.5 + within(random));
+            data.push(model.grid.min[1] + y as f32 * 0.5 + within(random));
+            data.extend([(); 3].map(|()| random.uniform(-1.0, 1.0)));
+        }
+    }
+    PointCloud::new(Layout::XYZIT, data).unwrap()
+}
+
+#[test]
+fn pillars_about_the_cap_of_points() {
+    let caps = [1, 2, 3, 8, 9, 20, 31, 32, 33, 63, 64, 65, 128, 1000];
+    for (seed, cap) in caps.into_iter().enumerate() {
+        let layers = [
+            vec![64],
+            vec![32, 32],
+            vec![64, 64],
+            vec![64, 256],
+            vec![32, 16, 32],
+        ];
+        for layers in layers.into_iter().skip(seed % 2) {
+            let Some(device) = emulation::device(seed as u64) else {
+                return;
+            };
+            let mut random = Random(cap as u64);
+            let mut model = model();
+            model.grid.max_points_per_pillar = cap;
+            model.points.capacity = 10_000;
+            model.pfn.layers = layers;
+            let pfn = random_pfn(&model, &mut random);
+            let counts = [cap - 1, cap, cap + 1, 1, 2 * cap];
+            let cloud = pillars_of(&model, &mut random, &counts);
+            let mut sides = Sides::new(&model, &pfn, &device);
+            let pillars = sides.compare(&cloud, &format!("cap {cap}"));
+            let kept: Vec<u32> = (counts.iter().filter(|&&count| count > 0))
+                .map(|&count| count.min(cap) as u32)
+                .collect();
+            assert_eq!(pillars.counts(), kept);
+        }
+    }
+}
+
+#[test]
+fn as_many_pillars_as_there_is_room_for() {
+    for seed in 0..8 {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let mut random = Random(seed);
+        let mut model = model();
+        // Not a multiple of a block's pillars.
+        model.grid.max_pillars = 131;
+        model.points.capacity = 1000;
+        model.pfn.layers = [vec![64], vec![64, 64]][seed as usize % 2].clone();
+        let pfn = random_pfn(&model, &mut random);
+        let mut sides = Sides::new(&model, &pfn, &device);
+        for pillars in [131, 1, 130, 132, 0, 190] {
+            let counts: Vec<usize> = (0..pillars).map(|_| 1 + random.below(5)).collect();
+            let cloud = pillars_of(&model, &mut random, &counts);
+            let found = sides.compare(&cloud, &format!("{pillars} pillars")).len();
+            assert_eq!(found, pillars.min(131));
+        }
+    }
+}
+
+#[test]
+fn the_demo_model_on_real_frames() {
+    let path = crate::common::repository().join("engines/demo");
+    let plan = centerpoint::plan::Plan::open(&path.join("fp32.plan")).unwrap();
+    let mut frames = demo_frames();
+    frames.extend(scanner_frames());
+    // Each frame under a schedule of its own, and one under more of them.
+    let again = emulation::cases(8);
+    let schedules = frames
+        .iter()
+        .zip(0..)
+        .chain((0..again as u64).map(|i| (&frames[0], 100 + i)));
+    for (frame, seed) in schedules.take(emulation::cases(100)) {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let mut sides = Sides::new(plan.model(), plan.pfn(), &device);
+        let pillars = sides.compare(&frame.cloud, &frame.name);
+        assert!(
+            pillars.len() > 2000,
+            "{}: {} pillars",
+            frame.name,
+            pillars.len()
+        );
+    }
+}
+
+#[test]
+fn trained_pfns_on_their_frames() {
+    let Some(device) = emulation::device(1) else {
+        return;
+    };
+    for (case, golden) in [(haohaonju(), haohaonju_golden()), (carkusl(), None)] {
+        let Some(case) = case else {
+            return;
+        };
+        let cloud = PointCloud::new(Layout::NUSCENES, case.points()).unwrap();
+        let mut sides = Sides::new(&case.model, &case.pfn(), &device);
+        let pillars = sides.compare(&cloud, &case.pfe.display().to_string());
+        let found = pillars.len();
+        if let Some(golden) = golden {
+            let features = sides.gpu.1.download(found).unwrap();
+            assert!(worst(&features, &golden.features) < TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_computed_is_refused() {
+    let Some(device) = emulation::device(0) else {
+        return;
+    };
+    let mut model = model();
+    let pfn = random_pfn(&model, &mut Random(1));
+    model.pfn.layers = vec![64];
+    let foreign = cuda::Features::new(&model, &pfn, &device).unwrap_err();
+    assert!(matches!(foreign, CudaError::Pfn(PfnError::Layers { .. })));
+    for layers in [vec![2, 2, 2, 2], vec![20_000, 64]] {
+        model.pfn.layers = layers;
+        let pfn = random_pfn(&model, &mut Random(1));
+        let error = cuda::Features::new(&model, &pfn, &device).unwrap_err();
+        assert!(error.to_string().contains("pfn.layers"), "{error}");
+    }
+}

@@ -1,0 +1,349 @@
+//! Whole frames on a device: the boxes, counters and maps of the CPU, byte by byte.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use centerpoint::cuda::frame::Engine;
+use centerpoint::cuda::{Buffer, CudaError, DeviceMap, Element, Frame};
+use centerpoint::decode::{Decoder, decode};
+use centerpoint::detector::Options;
+use centerpoint::engine::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut, cpu};
+use centerpoint::features::{Features, features};
+use centerpoint::nms::{Nms, suppress};
+use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::plan::Plan;
+use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
+use centerpoint::scatter::{Scatter, scatter};
+use centerpoint::threads::Pool;
+use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, points};
+
+use crate::common::{MODEL, repository, write_plan};
+use crate::emulation;
+
+fn demo_plan(name: &str) -> Plan {
+    Plan::open(&repository().join("engines/demo").join(name)).unwrap()
+}
+
+/// The demo frames, newest sweep and past one in each.
+fn demo_frames() -> Vec<PathBuf> {
+    points::list_frames(&[repository().join("calib/demo/frames")]).unwrap()
+}
+
+fn read(path: &Path) -> PointCloud {
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::XYZIT,
+    };
+    points::read(path, &options).unwrap()
+}
+
+fn bits(boxes: &[Box3d]) -> Vec<u8> {
+    bytemuck::cast_slice(boxes).to_vec()
+}
+
+#[test]
+fn a_plan_for_the_cpu_finds_the_same_boxes_on_a_device() {
+    let options = Options::default();
+    for (plan, seed) in [("int8.plan", 0), ("int8.plan", 3), ("fp32.plan", 7)] {
+        let plan = demo_plan(plan);
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let mut on_cpu = Detector::new(&plan, &options).unwrap();
+        let mut on_device = Detector::on(&plan, &options, &device).unwrap();
+        let mut boxes = 0;
+        for path in demo_frames().iter().take(emulation::cases(6)) {
+            let cloud = read(path);
+            let expected = on_cpu.detect(&cloud).unwrap();
+            let found = on_device.detect(&cloud).unwrap();
+            assert_eq!(bits(found.boxes), bits(expected.boxes), "{path:?}");
+            assert_eq!(found.dropped, expected.dropped, "{path:?}");
+            assert!(found.times.engine > 0.0 && found.times.total > found.times.engine);
+            boxes += found.boxes.len();
+        }
+        assert!(boxes > 0);
+    }
+}
+
+#[test]
+fn sweeps_are_moved_on_the_device() {
+    let Some(device) = emulation::device(5) else {
+        return;
+    };
+    let plan = demo_plan("int8.plan");
+    let options = Options::default();
+    let mut on_cpu = Detector::new(&plan, &options).unwrap();
+    let mut on_device = Detector::on(&plan, &options, &device).unwrap();
+    let mut sweeps = SweepBuffer::new(2, 60_000);
+    for (i, path) in demo_frames().iter().take(4).enumerate() {
+        let angle = 0.01 * i as f64;
+        let rotation = [angle.cos(), 0.0, 0.0, angle.sin()];
+        let pose = Pose::new([i as f64 * 1.5, 0.2, 0.0], rotation).unwrap();
+        let stamp = 100_000_000 * i as i64;
+        sweeps.push(&read(path), stamp, Some(pose)).unwrap();
+        let expected = on_cpu.detect_sweeps(&sweeps).unwrap();
+        let found = on_device.detect_sweeps(&sweeps).unwrap();
+        assert_eq!(bits(found.boxes), bits(expected.boxes), "sweep {i}");
+        assert_eq!(found.dropped, expected.dropped, "sweep {i}");
+        // The third sweep is past what the buffer gives out.
+        assert_eq!(found.dropped.sweep_points > 0, i > 0, "sweep {i}");
+    }
+}
+
+#[test]
+fn a_cloud_of_other_columns_leaves_nothing_behind() {
+    let Some(device) = emulation::device(0) else {
+        return;
+    };
+    let plan = demo_plan("int8.plan");
+    let mut detector = Detector::on(&plan, &Options::default(), &device).unwrap();
+    let whole = read(&demo_frames()[3]);
+    let expected = bits(detector.detect(&whole).unwrap().boxes);
+    let lacking = PointCloud::new("x,y,z".parse().unwrap(), vec![1.0; 30]).unwrap();
+    // The demo model wants an intensity and a time, for which zeros stand in.
+    assert!(detector.detect(&lacking).is_ok());
+    assert_eq!(bits(detector.detect(&whole).unwrap().boxes), expected);
+
+    let folder = tempfile::tempdir().unwrap();
+    let plan = write_plan(folder.path(), MODEL);
+    let mut tiny = Detector::on(&Plan::open(&plan).unwrap(), &Options::default(), &device).unwrap();
+    let empty = PointCloud::empty("x,y,z".parse().unwrap());
+    assert!(tiny.detect(&empty).unwrap().boxes.is_empty());
+}
+
+/// An engine on the device whose outputs never change: maps that were uploaded.
+struct Fixed {
+    input: (MapDesc, DeviceMap),
+    outputs: Vec<(MapDesc, DeviceMap)>,
+    _memory: Vec<Buffer<u8>>,
+}
+
+impl Engine for Fixed {
+    fn input(&self) -> (&MapDesc, DeviceMap) {
+        (&self.input.0, self.input.1)
+    }
+
+    fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
+        self.outputs
+            .iter()
+            .map(|(desc, map)| (desc, *map))
+            .collect()
+    }
+
+    fn enqueue(&mut self) -> Result<(), CudaError> {
+        Ok(())
+    }
+}
+
+/// The CPU engine's outputs for a frame of the demo plan, NCHW.
+fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
+    use centerpoint::engine::Engine as _;
+    let program = cpu::Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    let weights = Arc::new(plan.section("weights").unwrap());
+    let pool = Arc::new(Pool::new(2));
+    let mut engine =
+        cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default()).unwrap();
+    let stages = Stages::new(plan, cloud);
+    let mut state = Scatter::new(plan.model().grid.max_pillars);
+    let mut map = engine.input_mut();
+    scatter(
+        stages.features.values(),
+        stages.pillars.cells(),
+        &mut state,
+        &mut map,
+    );
+    engine.run().unwrap();
+    let descs = engine.outputs().to_vec();
+    let maps = (0..descs.len()).map(|i| crate::engine_net::dense(engine.output(i).unwrap()));
+    descs.into_iter().zip(maps.collect::<Vec<_>>()).collect()
+}
+
+/// The first stages on the CPU.
+struct Stages {
+    pillars: Pillars,
+    features: Features,
+}
+
+impl Stages {
+    fn new(plan: &Plan, cloud: &PointCloud) -> Self {
+        let model = plan.model();
+        let mut pillars = Pillars::new(&model.grid);
+        let mut scratch = Vec::new();
+        let selected = cloud
+            .select(&model.points.columns, 1.0, &mut scratch)
+            .unwrap();
+        let stride = model.points.columns.len();
+        voxelize(selected.points, stride, &model.grid, &mut pillars);
+        let pool = Pool::new(1);
+        let mut out = Features::new(model, plan.pfn(), 1).unwrap();
+        features(
+            selected.points,
+            stride,
+            &pillars,
+            &model.grid,
+            &pool,
+            &mut out,
+        );
+        Self {
+            pillars,
+            features: out,
+        }
+    }
+}
+
+/// The boxes of head maps on the CPU.
+fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
+    let mut decoder = Decoder::new(model);
+    decoder.clear();
+    for (index, task) in model.head.tasks.iter().enumerate() {
+        let views = task.outputs.each_ref().map(|name| {
+            let (desc, data) = maps.iter().find(|(desc, _)| desc.name == *name).unwrap();
+            MapView {
+                data,
+                layout: MapLayout::nchw(desc.channels, desc.height, desc.width),
+            }
+        });
+        decode(model, index, &views, &Pool::new(1), &mut decoder);
+    }
+    let mut nms = Nms::new(model);
+    suppress(model, decoder.candidates(), &mut nms);
+    let dropped = Dropped {
+        candidates: decoder.surplus(),
+        non_finite_candidates: decoder.non_finite(),
+        ..Dropped::default()
+    };
+    (nms.boxes().to_vec(), dropped)
+}
+
+#[test]
+fn with_an_engine_on_the_device_the_frame_is_one_graph() {
+    let plan = demo_plan("fp32.plan");
+    let model = plan.model();
+    let frames = demo_frames();
+    let maps = head_maps(&plan, &read(&frames[3]));
+    let (expected, lost) = boxes_of(model, &maps);
+    assert!(expected.len() > 10);
+    let [channels, height, width] = [model.bev_channels(), model.grid.ny, model.grid.nx];
+    let nhwc = MapLayout {
+        stride_c: 1,
+        stride_y: width * channels,
+        stride_x: channels,
+        ..MapLayout::nchw(channels, height, width)
+    };
+    let scale = 0.05;
+    for (seed, element) in [(0, Element::F32), (11, Element::I8)] {
+        let Some(device) = emulation::device(seed) else {
+            return;
+        };
+        let size = if element == Element::I8 {
+            1
+        } else {
+            size_of::<f32>()
+        };
+        let input =
+            Buffer::<u8>::zeroed(&device, "BEV map", channels * height * width * size).unwrap();
+        let (address, len) = (input.address(), input.len());
+        let mut memory = vec![input];
+        let mut outputs = Vec::new();
+        for (desc, values) in &maps {
+            let buffer = Buffer::new(&device, "head map", bytemuck::cast_slice(values)).unwrap();
+            let layout = MapLayout::nchw(desc.channels, desc.height, desc.width);
+            let map = DeviceMap::f32(buffer.address(), layout);
+            memory.push(buffer);
+            outputs.push((desc.clone(), map));
+        }
+        let desc = MapDesc {
+            name: "spatial_features".into(),
+            channels,
+            height,
+            width,
+        };
+        let map = DeviceMap {
+            address,
+            element,
+            scale,
+            vector: 1,
+            layout: nhwc,
+        };
+        let engine = Fixed {
+            input: (desc, map),
+            outputs,
+            _memory: memory,
+        };
+        let mut frame = Frame::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
+
+        let mut state = Scatter::new(model.grid.max_pillars);
+        let mut values = vec![0.0; channels * height * width];
+        let mut codes = vec![0i8; channels * height * width];
+        for path in &frames[..emulation::cases(3)] {
+            let cloud = read(path);
+            let stages = Stages::new(&plan, &cloud);
+            let data = match element {
+                Element::I8 => MapDataMut::I8 {
+                    codes: &mut codes,
+                    scale,
+                },
+                _ => MapDataMut::F32(&mut values),
+            };
+            let mut view = MapViewMut { data, layout: nhwc };
+            scatter(
+                stages.features.values(),
+                stages.pillars.cells(),
+                &mut state,
+                &mut view,
+            );
+
+            let (dropped, times) = frame.detect(&cloud).unwrap();
+            assert_eq!(bits(frame.boxes()), bits(&expected));
+            assert_eq!(
+                dropped,
+                Dropped {
+                    candidates: lost.candidates,
+                    non_finite_candidates: lost.non_finite_candidates,
+                    ..*stages.pillars.dropped()
+                }
+            );
+            assert!(times.total > 0.0);
+            let mut found = vec![0u8; len];
+            device.download("BEV map", address, &mut found).unwrap();
+            let map: &[u8] = match element {
+                Element::I8 => bytemuck::cast_slice(&codes),
+                _ => bytemuck::cast_slice(&values),
+            };
+            assert!(found == map, "the map differs, {path:?}");
+
+            // The same points, which are on the device already.
+            let points = Buffer::new(&device, "points", cloud.data()).unwrap();
+            let again = frame.detect_device(points.address(), cloud.len(), cloud.layout());
+            assert_eq!(again.unwrap().0, dropped);
+            assert_eq!(bits(frame.boxes()), bits(&expected));
+        }
+    }
+}
+
+#[test]
+fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
+    let Some(device) = emulation::device(0) else {
+        return;
+    };
+    let plan = demo_plan("fp32.plan");
+    let model = plan.model();
+    let [channels, height, width] = [model.bev_channels(), model.grid.ny, model.grid.nx];
+    let desc = MapDesc {
+        name: "spatial_features".into(),
+        channels,
+        height,
+        width,
+    };
+    let map = DeviceMap::f32(256, MapLayout::nchw(channels, height, width));
+    let engine = Fixed {
+        input: (desc, map),
+        outputs: Vec::new(),
+        _memory: Vec::new(),
+    };
+    let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
+        .map(|_| ())
+        .unwrap_err();
+    let text = Error::from(error).to_string();
+    assert!(text.contains(&model.head.tasks[0].outputs[0]), "{text}");
+}

@@ -1,0 +1,278 @@
+//! The emulation itself: that right kernels run, that schedules differ, what is refused.
+//! Kernels with bugs are in `plants.rs`.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+use centerpoint::cuda::{Buffer, CudaError, Device, Launch};
+
+use crate::emulation::{self, sanitizers};
+
+/// The mirror of `Plant` in `tests/emulation/plants.cu`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Plant {
+    input: u64,
+    output: u64,
+    count: u32,
+    planted: u32,
+}
+
+/// A launch of a kernel of `tests/emulation/plants.cu`.
+pub(super) struct Run {
+    pub(super) launch: Launch,
+    pub(super) planted: bool,
+    /// Values of the output, and of the input, which are 0, 1, 2, … .
+    pub(super) count: usize,
+}
+
+impl Run {
+    pub(super) fn new(kernel: &'static str, blocks: u32, block: u32) -> Self {
+        Self {
+            launch: Launch {
+                kernel,
+                grid: [blocks, 1, 1],
+                block,
+                shared: 0,
+            },
+            planted: false,
+            count: (blocks * block) as usize,
+        }
+    }
+
+    pub(super) fn planted(self) -> Self {
+        Self {
+            planted: true,
+            ..self
+        }
+    }
+
+    pub(super) fn on(&self, device: &Arc<dyn Device>) -> Result<Vec<u32>, CudaError> {
+        let values: Vec<u32> = (0..self.count as u32).collect();
+        let input = Buffer::new(device, "input", &values)?;
+        let output = Buffer::<u32>::zeroed(device, "output", self.count)?;
+        let plant = Plant {
+            input: input.address(),
+            output: output.address(),
+            count: self.count as u32,
+            planted: self.planted.into(),
+        };
+        device.launch(&self.launch, bytemuck::bytes_of(&plant))?;
+        output.download(self.count)
+    }
+
+    /// On a new device in the schedules of `seed`. None without a compiler.
+    pub(super) fn seeded(&self, seed: u64) -> Option<Result<Vec<u32>, CudaError>> {
+        emulation::emulated(seed, false).map(|device| self.on(&device))
+    }
+
+    /// As [`Run::seeded`], two blocks at a time.
+    pub(super) fn side_by_side(&self, seed: u64) -> Option<Result<Vec<u32>, CudaError>> {
+        emulation::emulated(seed, true).map(|device| self.on(&device))
+    }
+}
+
+#[test]
+fn threads_that_never_wait_run() {
+    for seed in 0..8 {
+        let run = Run {
+            count: 10_000,
+            ..Run::new("plant_index", 7, 1000)
+        };
+        let Some(result) = run.seeded(seed) else {
+            return;
+        };
+        assert_eq!(result.unwrap(), (0..10_000).collect::<Vec<u32>>());
+    }
+}
+
+/// What `plant_operations` writes, for values 0 to 31.
+fn warp_operations() -> Vec<u32> {
+    let every = |f: &dyn Fn(u32) -> u32| (0..32).map(f).collect::<Vec<u32>>();
+    let bits = |f: &dyn Fn(u32) -> bool| (0..32).filter(|&l| f(l)).map(|l| 1 << l).sum::<u32>();
+    [
+        every(&|_| 5),
+        every(&|l| l / 8 * 8 + 3),
+        every(&|l| if l < 3 { l } else { l - 3 }),
+        every(&|l| if l % 16 + 3 < 16 { l + 3 } else { l }),
+        every(&|l| l ^ 9),
+        every(&|_| bits(&|l| l % 3 == 0)),
+        every(&|l| bits(&|other| other % 5 == l % 5)),
+        every(&|_| 31 * 16),
+        every(&|_| (-1000i32) as u32),
+        every(&|_| 31),
+        every(&|l| if l < 16 { 15 } else { 32 }),
+        every(&|l| if l < 16 { 3 } else { 0 }),
+        every(&|l| l ^ 1),
+        every(&|_| 16),
+    ]
+    .concat()
+}
+
+#[test]
+fn warp_operations_give_what_cuda_says() {
+    let expected = warp_operations();
+    for seed in 0..16 {
+        let run = Run {
+            count: expected.len(),
+            ..Run::new("plant_operations", 1, 32)
+        };
+        let Some(result) = run.seeded(seed) else {
+            return;
+        };
+        let result = result.unwrap();
+        for (row, (got, want)) in result.chunks(32).zip(expected.chunks(32)).enumerate() {
+            assert_eq!(got, want, "operation {row}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn schedules_differ_and_can_be_run_again() {
+    let order = |seed| Run::new("plant_order", 4, 64).seeded(seed);
+    let Some(natural) = order(0) else { return };
+    // The input begins with 0: the counter.
+    let natural = natural.unwrap();
+    assert_eq!(natural, (0..256).collect::<Vec<u32>>());
+    let mut seen = vec![natural];
+    for seed in 1..32 {
+        let this = order(seed).unwrap().unwrap();
+        assert_eq!(order(seed).unwrap().unwrap(), this);
+        let mut sorted = this.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, seen[0], "every thread comes once");
+        assert!(!seen.contains(&this), "seed {seed}");
+        seen.push(this);
+    }
+    assert_eq!(seen[1], (0..256).rev().collect::<Vec<u32>>());
+    // Blocks of 64 threads come one after another, in most of the 24 orders.
+    let mut blocks: Vec<Vec<u32>> = seen
+        .iter()
+        .map(|order| order.chunks(64).map(|block| block[0] / 64).collect())
+        .collect();
+    blocks.sort_unstable();
+    blocks.dedup();
+    assert!(blocks.len() >= 12, "{blocks:?}");
+
+    // And every launch of a device has its own.
+    let device = emulation::emulated(5, false).unwrap();
+    let run = Run::new("plant_order", 4, 64);
+    assert_ne!(run.on(&device).unwrap(), run.on(&device).unwrap());
+}
+
+#[test]
+fn devices_of_several_threads_run_at_once() {
+    if emulation::emulated(0, false).is_none() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for seed in 0..8 {
+            scope.spawn(move || {
+                for _ in 0..50 {
+                    let reversed = Run::new("plant_reverse", 4, 256).seeded(seed).unwrap();
+                    assert_eq!(reversed.unwrap()[..2], [255, 254]);
+                }
+            });
+        }
+    });
+}
+
+/// The reason of the error of a launch, which must be one of its kernel.
+pub(super) fn reason(result: Result<Vec<u32>, CudaError>, launch: &Launch) -> String {
+    match result {
+        Err(CudaError::Kernel { kernel, reason }) => {
+            assert_eq!(kernel, launch.kernel);
+            reason
+        }
+        other => panic!("{}: {other:?}", launch.kernel),
+    }
+}
+
+#[test]
+fn launches_that_cannot_be_are_refused() {
+    let base = Launch::of("plant_index", 64, 64);
+    let launch = |launch: Launch, bytes: usize| -> Option<String> {
+        let device = emulation::emulated(0, false)?;
+        let result = device.launch(&launch, &vec![0; bytes]);
+        Some(reason(result.map(|()| Vec::new()), &launch))
+    };
+    let Some(text) = launch(base, 16) else { return };
+    assert_eq!(text, "its parameter has 24 bytes, the launch gives 16");
+    for (changed, words) in [
+        (
+            Launch {
+                kernel: "plant_none",
+                ..base
+            },
+            "no such kernel",
+        ),
+        (Launch { block: 0, ..base }, "1 to 1024 threads, not 0"),
+        (
+            Launch {
+                block: 1025,
+                ..base
+            },
+            "1 to 1024 threads, not 1025",
+        ),
+        (
+            Launch {
+                shared: 232_449,
+                ..base
+            },
+            "at most 232448 bytes",
+        ),
+        (
+            Launch {
+                grid: [1, 0, 1],
+                ..base
+            },
+            "1 x 0 x 1 blocks",
+        ),
+        (
+            Launch {
+                grid: [1, 65_536, 1],
+                ..base
+            },
+            "1 x 65536 x 1 blocks",
+        ),
+    ] {
+        let text = launch(changed, 24).unwrap();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn copies_outside_of_an_allocation_are_refused() {
+    let Some(device) = emulation::emulated(0, false) else {
+        return;
+    };
+    let buffer = Buffer::<u32>::zeroed(&device, "numbers", 3).unwrap();
+    let mut bytes = [0; 12];
+    device
+        .download("numbers", buffer.address() + 4, &mut bytes[..8])
+        .unwrap();
+    let error = device
+        .download("numbers", buffer.address() + 4, &mut bytes)
+        .unwrap_err();
+    assert!(matches!(error, CudaError::Copy { .. }), "{error}");
+    // As on a GPU all is lost then.
+    let error = buffer.upload(&[1]).unwrap_err();
+    assert!(matches!(error, CudaError::Lost { .. }), "{error}");
+}
+
+/// Every emulated test again, with kernels built with AddressSanitizer and UBSan.
+#[test]
+fn kernels_are_clean_under_sanitizers() {
+    if emulation::checked() {
+        return;
+    }
+    let Some(output) = sanitizers::run(&["cuda::"], &[]) else {
+        return;
+    };
+    let tail = sanitizers::tail(&output, 60);
+    assert!(
+        output.status.success() && tail.contains("test result: ok"),
+        "{tail}"
+    );
+    assert!(!tail.contains(" 0 passed"), "{tail}");
+}

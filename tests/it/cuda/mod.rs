@@ -1,0 +1,12 @@
+//! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
+
+mod decode;
+mod features;
+mod frame;
+mod harness;
+mod head;
+mod input;
+mod nms;
+mod pillars;
+mod plants;
+mod scatter;
