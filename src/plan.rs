@@ -23,6 +23,7 @@ mod manifest;
 mod quantization;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +34,6 @@ pub use quantization::{Calibrated, Candidate, Quantization};
 use sha2::{Digest, Sha256};
 
 use crate::features::{Pfn, PfnError, PfnLayer};
-use crate::files;
 use crate::model::{Model, ModelError};
 
 /// The format's version; a reader takes no other.
@@ -192,7 +192,11 @@ pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
         source,
     };
     let bytes = encode(contents).map_err(error)?;
-    files::replace(path, &bytes).map_err(error)
+    let temporary = path.with_extension("plan.part");
+    let mut file = std::fs::File::create(&temporary).map_err(error)?;
+    file.write_all(&bytes).map_err(error)?;
+    file.sync_all().map_err(error)?;
+    std::fs::rename(&temporary, path).map_err(error)
 }
 
 fn encode(mut contents: Contents<'_>) -> std::io::Result<Vec<u8>> {

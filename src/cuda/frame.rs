@@ -60,10 +60,10 @@ pub struct Frame {
 }
 
 /// The stages, and what they leave for the host.
-pub(super) struct Stages {
-    pub(super) input: Input,
-    pub(super) pillars: Pillars,
-    pub(super) features: Features,
+struct Stages {
+    input: Input,
+    pillars: Pillars,
+    features: Features,
     decoder: Decoder,
     nms: Nms,
     /// By task, in the order of [`OUTPUT_KINDS`].
@@ -197,7 +197,7 @@ impl Frame {
             }
             (Side::Host(host), 0) => {
                 stages.points_to_features(&**device)?;
-                host.copy_out(stages)
+                host.copy_out(&stages.features, &stages.pillars)
             }
             (Side::Host(host), _) => {
                 host.copy_in()?;

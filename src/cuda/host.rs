@@ -6,8 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::frame::Stages;
-use super::{Buffer, CudaError, Device, DeviceMap, Pinned};
+use super::{Buffer, CudaError, Device, DeviceMap, Features, Pillars, Pinned};
 use crate::engine::{Engine, MapLayout};
 use crate::error::Result;
 use crate::frame::Times;
@@ -91,10 +90,10 @@ impl Host {
     }
 
     /// Puts the copy of the features and their cells on the stream.
-    pub(super) fn copy_out(&self, stages: &Stages) -> Result<(), CudaError> {
-        let features = stages.features.buffer();
-        self.features.copy_from(features, features.len())?;
-        let cells = stages.pillars.cells_buffer();
+    pub(super) fn copy_out(&self, features: &Features, pillars: &Pillars) -> Result<(), CudaError> {
+        let values = features.buffer();
+        self.features.copy_from(values, values.len())?;
+        let cells = pillars.cells_buffer();
         self.cells.copy_from(cells, cells.len())
     }
 
