@@ -7,7 +7,8 @@
 //! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
 //! ```
 //!
-//! [`detector::Detector`] runs the first line; module `build` makes the plan file that it loads.
+//! [`detector::Detector`] runs the first line; module `build` makes the plan file that it loads. Module
+//! [`cuda`] has the stages around the engine once more, as kernels.
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
