@@ -82,7 +82,8 @@ int main(int argc, char **argv) {
     const size_t encoded_bytes = encoded.size() * sizeof(float);
     float *source = upload(encoded), *boxes = upload(encoded), *directions = upload(values(all * 2));
     float *shapes = upload(std::vector<float>(post.anchors, post.anchors + anchors * post.len_per_anchor));
-    float *bottoms = upload(std::vector<float>{post.anchor_bottom_heights.x, post.anchor_bottom_heights.y, post.anchor_bottom_heights.z});
+    const nvtype::Float3 low = post.anchor_bottom_heights;
+    float *bottoms = upload(std::vector<float>{low.x, low.y, low.z});
     float *found = zeroed<float>(all * BOX), *scores = zeroed<float>(all);
     int *counter = zeroed<int>(1), count = 0;
     // Decoding overwrites the encoded boxes.
