@@ -7,7 +7,8 @@
 //!
 //! Without a GPU it tells the memory that is needed, and ends well. With `--launches` it prints the kernels'
 //! launches, as `tests/kernels.sh` takes them; with `--identical N` it runs N frames instead of timing them,
-//! and fails where one differs from the first of its kind.
+//! and fails where one differs from the first of its kind; with `--dump FILE` it writes the frame's points, as
+//! `benches/gpu/peers/peers.sh` takes them.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../common/made_up.rs"]
@@ -42,6 +43,10 @@ const COPIES: [usize; 2] = [14, 15];
 fn main() {
     if std::env::args().any(|argument| argument == "--launches") {
         return launches();
+    }
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--dump");
+    if let Some(path) = arguments.nth(1) {
+        return dump(&path);
     }
     for (cells, voxel) in GRIDS {
         let null = Arc::new(Null::default());
@@ -87,6 +92,14 @@ fn launches() {
     for (kernel, (threads, shared)) in null.launches() {
         println!("{kernel} {threads} {shared}");
     }
+}
+
+/// Writes the points of the frame: rows of f32, little-endian, of x y z intensity t.
+fn dump(path: &str) {
+    let case = Case::new(GRIDS[0].0, GRIDS[0].1);
+    let values = case.cloud.data().iter();
+    let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// A model and a frame for it.
