@@ -44,3 +44,6 @@ fi
 
 step "$built/gpu" --identical 10000
 step "$built/gpu"
+
+# Others' kernels on the same frame: needs nvcc and clones of their sources, each skipped where it is not named.
+step benches/gpu/peers/peers.sh "$built/gpu"
