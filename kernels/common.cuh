@@ -133,10 +133,8 @@ __device__ __forceinline__ float half_value(u16 bits) {
 #endif
 }
 
-// Index of this thread in the launch, and the number of threads: for loops over a count that is only
-// known on the device.
+// Index of this thread in the launch.
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
 
 // This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
 __device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }

@@ -11,6 +11,8 @@
 //! `benches/gpu/peers/peers.sh` takes them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../tests/common/fixed_engine.rs"]
+mod fixed_engine;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod null;
@@ -20,7 +22,7 @@ mod random;
 use std::sync::Arc;
 use std::time::Instant;
 
-use centerpoint::cuda::frame::{Engine, Frame};
+use centerpoint::cuda::frame::Frame;
 use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Place};
 use centerpoint::engine::{MapDesc, MapLayout};
 use centerpoint::features::Pfn;
@@ -28,6 +30,7 @@ use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::{Layout, Model, PointCloud, Times};
 
+use crate::fixed_engine::FixedEngine;
 use crate::null::Null;
 use crate::random::Random;
 
@@ -52,7 +55,7 @@ fn main() {
         let null = Arc::new(Null::default());
         let case = Case::new(cells, voxel);
         let device: Arc<dyn Device> = null.clone();
-        let engine = HeadMaps::new(&case, &device).unwrap();
+        let engine = head_maps(&case, &device).unwrap();
         let before = null.bytes();
         let _frame = case.frame(&device, engine).unwrap();
         println!(
@@ -87,7 +90,7 @@ fn launches() {
     let null = Arc::new(Null::default());
     let device: Arc<dyn Device> = null.clone();
     let case = Case::new(GRIDS[0].0, GRIDS[0].1);
-    let engine = HeadMaps::new(&case, &device).unwrap();
+    let engine = head_maps(&case, &device).unwrap();
     let _frame = case.frame(&device, engine).unwrap();
     for (kernel, (threads, shared)) in null.launches() {
         println!("{kernel} {threads} {shared}");
@@ -131,13 +134,17 @@ impl Case {
         }
     }
 
-    fn frame(&self, device: &Arc<dyn Device>, engine: HeadMaps) -> Result<Frame, CudaError> {
+    fn frame(
+        &self,
+        device: &Arc<dyn Device>,
+        engine: FixedEngine<f32>,
+    ) -> Result<Frame, CudaError> {
         Frame::new(&self.model, &self.pfn, device, Box::new(engine))
     }
 
     /// Prints the table of one grid.
     fn run(&self, device: &Arc<dyn Device>, bandwidth: f64) -> centerpoint::Result<()> {
-        let engine = HeadMaps::new(self, device)?;
+        let engine = head_maps(self, device)?;
         let mut frame = self.frame(device, engine)?;
         let mut times = Vec::with_capacity(FRAMES);
         let mut walls = Vec::with_capacity(FRAMES);
@@ -185,7 +192,7 @@ impl Case {
             self.cloud.clone(),
             PointCloud::new(self.cloud.layout(), half)?,
         ];
-        let engine = HeadMaps::new(self, device)?;
+        let engine = head_maps(self, device)?;
         let map = engine.input.1.address;
         let mut frame = self.frame(device, engine)?;
         let mut bytes = vec![0; 4 * self.model.bev_channels() * self.cells * self.cells];
@@ -231,46 +238,26 @@ impl Case {
 }
 
 /// Head maps that are there already, and a map for the features: what an engine has, but for the network.
-struct HeadMaps {
-    input: (MapDesc, DeviceMap),
-    outputs: Vec<(MapDesc, DeviceMap)>,
-    /// The memory that the maps lie in.
-    _buffers: [Buffer<f32>; 2],
-}
-
-impl HeadMaps {
-    fn new(case: &Case, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
-        let (channels, cells) = (case.model.bev_channels(), case.cells);
-        let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
-        let heads = Buffer::new(device, "head maps", &case.heads)?;
+fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine<f32>, CudaError> {
+    let (channels, cells) = (case.model.bev_channels(), case.cells);
+    let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
+    let heads = Buffer::new(device, "head maps", &case.heads)?;
+    let names = &case.model.head.tasks[0].outputs;
+    let outputs = (0..OUTPUT_KINDS.len()).map(|kind| {
+        let layout = case.layouts[kind];
+        let address = heads.address() + (layout.offset * size_of::<f32>()) as u64;
         let layout = MapLayout {
-            channels,
-            height: cells,
-            width: cells,
             offset: 0,
-            stride_c: cells * cells,
-            stride_y: cells,
-            stride_x: 1,
+            ..layout
         };
-        let names = &case.model.head.tasks[0].outputs;
-        let outputs = (0..OUTPUT_KINDS.len()).map(|kind| {
-            let layout = case.layouts[kind];
-            let address = heads.address() + (layout.offset * size_of::<f32>()) as u64;
-            map(
-                &names[kind],
-                address,
-                MapLayout {
-                    offset: 0,
-                    ..layout
-                },
-            )
-        });
-        Ok(Self {
-            input: map("bev", bev.address(), layout),
-            outputs: outputs.collect(),
-            _buffers: [bev, heads],
-        })
-    }
+        map(&names[kind], address, layout)
+    });
+    let layout = MapLayout::nchw(channels, cells, cells);
+    Ok(FixedEngine {
+        input: map("bev", bev.address(), layout),
+        outputs: outputs.collect(),
+        _memory: vec![bev, heads],
+    })
 }
 
 fn map(name: &str, address: u64, layout: MapLayout) -> (MapDesc, DeviceMap) {
@@ -281,23 +268,6 @@ fn map(name: &str, address: u64, layout: MapLayout) -> (MapDesc, DeviceMap) {
         width: layout.width,
     };
     (desc, DeviceMap::f32(address, layout))
-}
-
-impl Engine for HeadMaps {
-    fn input(&self) -> (&MapDesc, DeviceMap) {
-        (&self.input.0, self.input.1)
-    }
-
-    fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
-        self.outputs
-            .iter()
-            .map(|(desc, map)| (desc, *map))
-            .collect()
-    }
-
-    fn enqueue(&mut self) -> Result<(), CudaError> {
-        Ok(())
-    }
 }
 
 /// GB/s that a copy on the device reads and writes.

@@ -65,12 +65,6 @@ impl Driver {
         self.context.architecture()
     }
 
-    /// Bytes of device memory that are allocated through this device.
-    pub fn allocated(&self) -> usize {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.allocated.iter().map(|(_, bytes)| bytes).sum()
-    }
-
     /// The state, unless the device is lost; its context is made current.
     fn enter(&self) -> Result<MutexGuard<'_, State>, CudaError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +142,7 @@ impl Device for Driver {
             Err(code @ CUresult::CUDA_ERROR_OUT_OF_MEMORY) => return Err(error(words(code))),
             Err(code) => return Err(state.lose(error(words(code)))),
         }
-        state.allocated.push((address, bytes));
+        state.allocated.push(address);
         // SAFETY: the memory was just allocated, of that size.
         let zeroed =
             unsafe { sys::cuMemsetD8Async(address, 0, bytes.max(1), self.context.stream()) };
@@ -158,7 +152,7 @@ impl Device for Driver {
 
     fn free(&self, address: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = state.allocated.iter().position(|(a, _)| *a == address) else {
+        let Some(at) = state.allocated.iter().position(|a| *a == address) else {
             return;
         };
         state.allocated.swap_remove(at);

@@ -146,7 +146,7 @@ impl Frame {
             decoder: Decoder::new(model, device)?,
             heads,
             totals: Pinned::zeroed(device, "counters", 1)?,
-            result: Pinned::zeroed(device, "boxes", nms.buffer().len())?,
+            result: Pinned::zeroed(device, "boxes", nms.result().len())?,
             nms,
         };
         let result = vec![0; stages.result.len()];
@@ -300,7 +300,7 @@ impl Stages {
         device.mark(DECODE)?;
         nms::suppress(&self.decoder, &mut self.nms)?;
         self.result
-            .copy_from(self.nms.buffer(), self.result.len())?;
+            .copy_from(self.nms.result(), self.result.len())?;
         device.mark(NMS)
     }
 }

@@ -144,19 +144,10 @@ impl Nms {
         })
     }
 
-    /// Address of the result: [`Totals`], whose count is that of the boxes, then the boxes, best first.
-    pub fn result(&self) -> u64 {
-        self.result.address()
-    }
-
-    /// What [`Nms::result`] is the address of.
-    pub(super) fn buffer(&self) -> &Buffer<u32> {
+    /// The result, with room for as many boxes as the model lets a frame have: [`Totals`], whose count is that
+    /// of the boxes, then the boxes, best first; see [`split`].
+    pub fn result(&self) -> &Buffer<u32> {
         &self.result
-    }
-
-    /// Size of the result in bytes, with room for as many boxes as the model lets a frame have.
-    pub fn result_bytes(&self) -> usize {
-        self.result.len() * size_of::<u32>()
     }
 
     /// Reads back the first `len` indices that the last step listed: the boxes that it was given, group by

@@ -11,6 +11,9 @@ struct Plant {
 };
 static_assert(sizeof(Plant) == 24, "mirrored in tests/it/cuda/harness.rs");
 
+// Number of threads of the launch.
+__device__ __forceinline__ u32 thread_count() { return gridDim.x * blockDim.x; }
+
 // Out: the input in reverse, within each block. Planted: no barrier between writing and reading.
 extern "C" __global__ void __launch_bounds__(256) plant_reverse(const Plant p) {
     __shared__ u32 values[256];

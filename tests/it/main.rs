@@ -13,6 +13,8 @@ mod emulation;
 #[path = "../common/engine_net.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod engine_net;
+#[path = "../common/fixed_engine.rs"]
+mod fixed_engine;
 #[path = "../common/frames.rs"]
 mod frames;
 #[path = "../common/nets.rs"]

@@ -26,8 +26,8 @@ pub(super) struct State {
     /// By handle - 1.
     pub(super) graphs: Vec<Option<RecordedGraph>>,
     pub(super) marked: [bool; MARKS],
-    /// Bytes of device memory by address.
-    pub(super) allocated: Vec<(u64, usize)>,
+    /// Addresses of device memory.
+    pub(super) allocated: Vec<u64>,
 }
 
 /// Pinned memory: freed when its handle and all graphs that use it are gone, with the context current.

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cuda::frame::Engine;
-use centerpoint::cuda::{Buffer, CudaError, DeviceMap, Element, Frame};
+use centerpoint::cuda::{Buffer, DeviceMap, Element, Frame};
 use centerpoint::decode::{Decoder, decode};
 use centerpoint::detector::Options;
 use centerpoint::engine::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut, cpu};
@@ -19,6 +18,7 @@ use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, po
 
 use crate::common::{MODEL, repository, write_plan};
 use crate::emulation;
+use crate::fixed_engine::FixedEngine;
 
 fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
@@ -109,30 +109,6 @@ fn a_cloud_of_other_columns_leaves_nothing_behind() {
     let mut tiny = Detector::on(&Plan::open(&plan).unwrap(), &Options::default(), &device).unwrap();
     let empty = PointCloud::empty("x,y,z".parse().unwrap());
     assert!(tiny.detect(&empty).unwrap().boxes.is_empty());
-}
-
-/// An engine on the device whose outputs never change: maps that were uploaded.
-struct Fixed {
-    input: (MapDesc, DeviceMap),
-    outputs: Vec<(MapDesc, DeviceMap)>,
-    _memory: Vec<Buffer<u8>>,
-}
-
-impl Engine for Fixed {
-    fn input(&self) -> (&MapDesc, DeviceMap) {
-        (&self.input.0, self.input.1)
-    }
-
-    fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
-        self.outputs
-            .iter()
-            .map(|(desc, map)| (desc, *map))
-            .collect()
-    }
-
-    fn enqueue(&mut self) -> Result<(), CudaError> {
-        Ok(())
-    }
 }
 
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
@@ -265,7 +241,7 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             vector: 1,
             layout: nhwc,
         };
-        let engine = Fixed {
+        let engine = FixedEngine {
             input: (desc, map),
             outputs,
             _memory: memory,
@@ -336,10 +312,10 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
         width,
     };
     let map = DeviceMap::f32(256, MapLayout::nchw(channels, height, width));
-    let engine = Fixed {
+    let engine = FixedEngine {
         input: (desc, map),
         outputs: Vec::new(),
-        _memory: Vec::new(),
+        _memory: Vec::<Buffer<u8>>::new(),
     };
     let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
         .map(|_| ())

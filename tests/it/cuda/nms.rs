@@ -258,7 +258,7 @@ fn the_result_has_room_for_what_the_model_allows() {
     };
     let boxes_of = |steps| {
         let model = with_steps(steps);
-        (cuda::Nms::new(&model, &device).unwrap().result_bytes() - 16) / 44
+        (cuda::Nms::new(&model, &device).unwrap().result().len() * 4 - 16) / 44
     };
     let endless = circle([1.0; 3], [0, 1, 2], usize::MAX);
     let capped = |groups, max_boxes| circle([1.0; 3], groups, max_boxes);
