@@ -21,6 +21,9 @@ pub enum Error {
     /// An engine refused its payload or failed to run.
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
+    /// TensorRT refused an engine, or is not there.
+    #[error(transparent)]
+    TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
     /// A stage on a GPU failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),

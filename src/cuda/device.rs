@@ -45,6 +45,14 @@ pub trait Device: Send + Sync {
     /// [`CudaError::Kernel`].
     fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError>;
 
+    /// Puts somebody else's work on the stream, such as a run of an engine: `work` is called with the
+    /// stream's handle, and must only enqueue. What it enqueues is recorded like a launch; a device that
+    /// records calls itself calls `work` again at every replay.
+    ///
+    /// # Errors
+    /// Those of `work`, after which the device is lost.
+    fn enqueue(&self, what: &'static str, work: &Work) -> Result<(), CudaError>;
+
     /// Allocates zeroed pinned memory of the host, which the device copies from and to by itself. Gives its
     /// handle.
     ///
@@ -112,6 +120,9 @@ pub trait Device: Send + Sync {
     /// [`CudaError::Graph`], where one of them was not set.
     fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError>;
 }
+
+/// What [`Device::enqueue`] calls with the stream's handle (a `CUstream`).
+pub type Work = Arc<dyn Fn(u64) -> Result<(), CudaError> + Send + Sync>;
 
 /// How many marks of time a device keeps.
 pub const MARKS: usize = 16;

@@ -21,7 +21,7 @@ use super::context::Context;
 use super::device::MARKS;
 use super::library::{check, words};
 use super::module::Modules;
-use super::{CudaError, Device, Launch, Place};
+use super::{CudaError, Device, Launch, Place, Work};
 
 /// A GPU with all kernels loaded.
 pub struct Driver {
@@ -245,6 +245,12 @@ impl Device for Driver {
                 params.len()
             ))
         })
+    }
+
+    fn enqueue(&self, what: &'static str, work: &Work) -> Result<(), CudaError> {
+        let mut state = self.enter()?;
+        state.last = Some(what);
+        work(self.context.stream() as u64).map_err(|error| state.lose(error))
     }
 
     fn alloc_host(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {

@@ -63,6 +63,12 @@ pub enum CudaError {
         /// What to change.
         advice: &'static str,
     },
+    /// The engine did not run.
+    #[error("the engine did not run: {reason}")]
+    Engine {
+        /// The library's reason.
+        reason: String,
+    },
     /// The PFN is not the model's.
     #[error(transparent)]
     Pfn(#[from] crate::features::PfnError),

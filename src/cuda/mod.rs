@@ -40,7 +40,7 @@ pub mod scatter;
 use std::sync::Arc;
 
 pub use decode::Decoder;
-pub use device::{Buffer, Device, Launch, Place};
+pub use device::{Buffer, Device, Launch, Place, Work};
 pub use error::CudaError;
 pub use features::Features;
 pub use frame::Frame;

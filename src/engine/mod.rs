@@ -5,6 +5,7 @@
 //! before and after it read and write in place.
 
 pub mod cpu;
+pub mod tensorrt;
 
 /// Name and size of one network input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]

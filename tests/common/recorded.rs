@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use centerpoint::cuda::device::MARKS;
-use centerpoint::cuda::{CudaError, Device, Launch, Place};
+use centerpoint::cuda::{CudaError, Device, Launch, Place, Work};
 
 /// What such a device offers; as the methods of [`Device`] of the same names.
 pub trait Plain: Send + Sync {
@@ -35,6 +35,7 @@ struct Host {
 #[derive(Clone)]
 enum Call {
     Launch(Launch, Vec<u8>),
+    Work(Work),
     Copy(&'static str, Place, Place, usize),
     Mark(usize),
 }
@@ -63,6 +64,8 @@ impl<D: Plain> Recorded<D> {
     fn run(&self, call: &Call) -> Result<(), CudaError> {
         match *call {
             Call::Launch(ref launch, ref params) => self.plain.launch(launch, params),
+            // There is no stream.
+            Call::Work(ref work) => work(0),
             Call::Mark(mark) => {
                 self.host().marks[mark] = Some(Instant::now());
                 Ok(())
@@ -125,6 +128,10 @@ impl<D: Plain> Device for Recorded<D> {
 
     fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
         self.call(Call::Launch(*launch, params.to_vec()))
+    }
+
+    fn enqueue(&self, _what: &'static str, work: &Work) -> Result<(), CudaError> {
+        self.call(Call::Work(work.clone()))
     }
 
     fn alloc_host(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {

@@ -13,6 +13,7 @@ use std::time::Instant;
 use args::Args;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::engine::EngineError;
+use centerpoint::engine::tensorrt::TensorRtError;
 use centerpoint::output::{FrameResult, OutputError};
 use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
@@ -26,7 +27,8 @@ fn status(error: &Error) -> u8 {
         Error::Frame(_) => 3,
         Error::Plan(_) | Error::Model(_) => 4,
         Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-        Error::Engine(_) => 4,
+        Error::TensorRt(TensorRtError::Unavailable { .. }) => 5,
+        Error::Engine(_) | Error::TensorRt(_) => 4,
         Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,
     }

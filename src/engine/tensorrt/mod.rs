@@ -1,0 +1,23 @@
+//! TensorRT engines: built for a GPU, run on one.
+//!
+//! ```text
+//! offline   Library::open → Library::build(&BuildRequest) → Built { plan, layers, timing cache }
+//! on a GPU  Library::open → Engine::new(bytes, …) → cuda::frame::Engine of a frame's graph
+//! ```
+//!
+//! TensorRT is C++ without a C interface. `shim.cpp` turns the part of it that is needed here into C; it is
+//! compiled once for each set of TensorRT's headers that `build.rs` finds (feature `tensorrt`), and the
+//! library itself is opened at run time. So one program serves TensorRT 10, 11 and TensorRT-RTX, and starts
+//! without any of them.
+//!
+//! What needs neither headers nor library is always there: versions, the check of bindings, the layer table.
+
+pub mod error;
+pub mod library;
+pub mod request;
+pub mod version;
+
+pub use error::{ParserError, TensorRtError};
+pub use library::Library;
+pub use request::{BuildRequest, Built, HardwareCompatibility, Monitor, Progress};
+pub use version::{Family, Version};

@@ -1,0 +1,126 @@
+// The shim's interface: plain C, mirrored in ffi.rs. The same for every header set.
+//
+// Objects are opaque pointers; a null pointer from a function that makes one means that the library
+// refused, and that it said why through `CpHost::log`. Strings end with 0 and are valid during the call.
+// No function throws. What `CpHost` points to must outlive the objects that were given it.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+// What the library calls back, from any of its threads.
+struct CpHost {
+    void *user;
+    // Severity as ILogger's: 0 internal error, 1 error, 2 warning, 3 info, 4 verbose.
+    void (*log)(void *user, int32_t severity, const char *text);
+    // `event`: 0 a phase begins with `number` steps (`parent` may be null), 1 step `number` of it is done,
+    // 2 it has ended. Answers whether to go on.
+    int32_t (*progress)(void *user, int32_t event, const char *phase, const char *parent, int32_t number);
+};
+
+// What the ONNX parser could not do.
+struct CpParserError {
+    // ErrorCode of NvOnnxParser.h.
+    int32_t code;
+    // Index of the node, -1 for none.
+    int32_t node;
+    // "" where unknown.
+    const char *node_name, *node_operator, *description;
+};
+
+// Flags of CpBuild.
+enum {
+    CP_VERSION_COMPATIBLE = 1,
+    CP_EXCLUDE_LEAN_RUNTIME = 2,
+    CP_GPU_FALLBACK = 4,
+};
+
+// How a build ended.
+enum {
+    CP_BUILT = 0,
+    CP_NO_BUILDER = 1,
+    // `*refused` names the option that this library does not have or take.
+    CP_OPTION = 2,
+    CP_NO_PARSER = 3,
+    // Told by `parser_error`.
+    CP_PARSE = 4,
+    CP_BUILD = 5,
+};
+
+// An engine to build.
+struct CpBuild {
+    // Addresses of createInferBuilder_INTERNAL and createNvOnnxParser_INTERNAL.
+    void *create_builder, *create_parser;
+    const CpHost *host;
+    const void *onnx;
+    size_t onnx_bytes;
+    // Most bytes of scratch memory; 0: the library's default.
+    size_t workspace;
+    // A timing cache, or null. An unusable one counts as an empty one.
+    const void *timing_cache;
+    size_t timing_cache_bytes;
+    // 0 to 5; -1: the library's default.
+    int32_t optimization_level;
+    // -1: no DLA.
+    int32_t dla_core;
+    uint32_t flags;
+    // HardwareCompatibilityLevel: 0 none, 1 Ampere and newer, 2 same compute capability.
+    int32_t hardware_compatibility;
+    // TensorRT-RTX: such as 89; none: the GPU present.
+    const int32_t *compute_capabilities;
+    int32_t compute_capability_count;
+    // Allowed TensorFormats as a mask, 0: linear.
+    uint32_t input_formats, output_formats;
+    // Given to the calls below.
+    void *user;
+    void (*parser_error)(void *user, const CpParserError *error);
+    void (*take_plan)(void *user, const void *bytes, size_t count);
+    // Not called by libraries without a timing cache.
+    void (*take_timing_cache)(void *user, const void *bytes, size_t count);
+};
+
+// An input or output of an engine.
+struct CpTensor {
+    const char *name;
+    int32_t is_input;
+    // DataType and TensorFormat.
+    int32_t type, format;
+    int32_t rank;
+    int64_t dims[8];
+    // Elements side by side, and the axis that is vectorised; -1 in linear formats.
+    int32_t vector, vector_axis;
+};
+
+// One header set.
+struct CpShim {
+    // Version of the headers as getInferLibVersion gives it (110400 is 11.4, 10701 RTX 1.7.1), and whether
+    // they are TensorRT-RTX's.
+    int32_t version, rtx;
+
+    int32_t (*build)(const CpBuild *request, const char **refused);
+
+    // `create` is the address of createInferRuntime_INTERNAL.
+    void *(*runtime_new)(void *create, const CpHost *host);
+    void (*runtime_free)(void *runtime);
+    // `host_code`: version-compatible plans carry code that is run.
+    void *(*engine_new)(void *runtime, const void *bytes, size_t count, int32_t host_code);
+    void (*engine_free)(void *engine);
+    int32_t (*tensor_count)(void *engine);
+    // 0 where there is no such tensor.
+    int32_t (*tensor)(void *engine, int32_t index, CpTensor *tensor);
+    // Bytes of scratch memory of a context.
+    int64_t (*scratch_bytes)(void *engine);
+    // The inspector's JSON; 0 where there is none.
+    int32_t (*layers)(void *engine, void *user, void (*take)(void *user, const void *bytes, size_t count));
+
+    // A context whose scratch memory the caller gives.
+    void *(*context_new)(void *engine);
+    void (*context_free)(void *context);
+    void (*set_scratch)(void *context, uint64_t address, int64_t bytes);
+    // 0 where the library refuses.
+    int32_t (*set_address)(void *context, const char *name, uint64_t address);
+    int32_t (*enqueue)(void *context, void *stream);
+    // As `enqueue`, then waits; `layer` is told the ms of each layer.
+    int32_t (*profile)(void *context, void *stream, void *user,
+                       void (*layer)(void *user, const char *name, float ms));
+};
