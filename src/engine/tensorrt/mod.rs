@@ -12,6 +12,7 @@
 //!
 //! What needs neither headers nor library is always there: versions, the check of bindings, the layer table.
 
+pub mod binding;
 pub mod error;
 pub mod library;
 pub mod request;
