@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::boxes::Box3d;
 use crate::cuda;
 use crate::decode::{self, Decoder};
-use crate::engine::{Engine, MapView};
+use crate::engine::{Engine, LayerTime, MapView};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
@@ -190,6 +190,18 @@ impl Detector {
     /// As [`Detector::detect`].
     pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Detection<'_>> {
         self.run(Source::Sweeps(sweeps))
+    }
+
+    /// Runs the network once more on the last frame's map, which changes nothing, and gives the time of each
+    /// layer. With the network go neither graph nor the other stages: the sum is not the frame's `engine`.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
+        match &mut self.stages {
+            Stages::Cpu(cpu) => Ok(cpu.engine.profile()?),
+            Stages::Cuda(frame) => frame.profile(),
+        }
     }
 
     fn run(&mut self, source: Source<'_>) -> Result<Detection<'_>> {

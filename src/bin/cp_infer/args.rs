@@ -59,6 +59,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) times: bool,
 
+    /// After each frame run the network once more, layer by layer, and report the layers' times at the end on
+    /// standard error.
+    #[arg(long)]
+    pub(crate) profile: bool,
+
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
