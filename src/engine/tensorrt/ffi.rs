@@ -242,6 +242,6 @@ mod tests {
             },
         );
         assert_eq!(header, here);
-        assert_eq!(header.len(), 5 + 19 + 8 + 17);
+        assert_eq!(header.len(), 5 + 20 + 8 + 17);
     }
 }
