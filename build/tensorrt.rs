@@ -61,7 +61,7 @@ struct Headers {
 ///
 /// # Errors
 /// Only for that file.
-pub fn build() -> io::Result<()> {
+pub(crate) fn build() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=TENSORRT_INCLUDE_DIR");
     println!("cargo::rerun-if-changed=src/engine/tensorrt/shim.cpp");
     println!("cargo::rerun-if-changed=src/engine/tensorrt/shim.h");

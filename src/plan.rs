@@ -21,6 +21,7 @@
 
 mod manifest;
 mod quantization;
+mod tensorrt;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -32,6 +33,7 @@ pub use manifest::{Accuracy, Manifest, PfnShape, Target};
 use memmap2::Mmap;
 pub use quantization::{Calibrated, Candidate, Quantization};
 use sha2::{Digest, Sha256};
+pub use tensorrt::{BuiltOn, IoFormats, LayerCounts, TensorDesc, TensorRtOptions, TensorRtTarget};
 
 use crate::features::{Pfn, PfnError, PfnLayer};
 use crate::model::{Model, ModelError};

@@ -217,6 +217,7 @@ impl Folder {
                 engine: "cpu".into(),
                 precision: precision.into(),
                 version: env!("CARGO_PKG_VERSION").into(),
+                tensorrt: None,
             },
             pfn: Vec::new(),
             inputs,

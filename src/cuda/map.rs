@@ -1,20 +1,36 @@
 //! Maps in device memory: what the scatter kernel writes and the decode kernel reads, in the engine's own
 //! layout.
 
+use std::fmt;
+
 use bytemuck::{Pod, Zeroable};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::MapLayout;
 
 /// How values of a map are stored; the numbers are those of `Element` in `kernels/common.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Element {
     /// f32.
+    #[serde(rename = "fp32")]
     F32 = 0,
     /// IEEE half precision.
+    #[serde(rename = "fp16")]
     F16 = 1,
     /// Signed 8-bit codes.
+    #[serde(rename = "int8")]
     I8 = 2,
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "fp32",
+            Self::F16 => "fp16",
+            Self::I8 => "int8",
+        })
+    }
 }
 
 /// A map: where it lies, and how its elements do. Element (c, y, x) is at `c / vector · stride_c +

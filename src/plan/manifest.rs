@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PlanError, Quantization};
+use super::{PlanError, Quantization, TensorRtTarget};
 
 /// What a plan was made from and for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,9 @@ pub struct Target {
     pub precision: String,
     /// Version of the payload's format or of the library that made it.
     pub version: String,
+    /// More about a TensorRT engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensorrt: Option<TensorRtTarget>,
 }
 
 /// Sizes of one PFN layer's Linear.

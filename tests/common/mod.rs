@@ -99,6 +99,7 @@ pub(crate) fn write_plan(folder: &Path, model: &str) -> PathBuf {
                     engine: "cpu".into(),
                     precision: "fp32".into(),
                     version: "1".into(),
+                    tensorrt: None,
                 },
                 ..Manifest::default()
             },

@@ -104,6 +104,7 @@ impl Library {
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`].
+    #[allow(dead_code)]
     pub(crate) fn runtime(&self, device: Arc<dyn Device>) -> Result<Runtime, TensorRtError> {
         Runtime::new(&self.opened, device)
     }

@@ -14,6 +14,7 @@
 
 #[cfg(feature = "tensorrt")]
 mod advice;
+pub mod binding;
 #[cfg(feature = "tensorrt")]
 mod builder;
 pub mod choice;

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 /// On which GPUs an engine runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum HardwareCompatibility {
     /// On that which it was built on, and equal ones.
     #[default]

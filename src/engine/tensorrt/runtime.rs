@@ -15,6 +15,7 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::binding::Tensor;
 use super::ffi::{self, Shim};
 use super::listen::Listener;
 use super::loader::Opened;
@@ -49,25 +50,6 @@ unsafe impl Send for Runtime {}
 unsafe impl Send for LoadedEngine {}
 // SAFETY: as above.
 unsafe impl Send for Context {}
-
-/// An input or output of an engine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct IoTensor {
-    /// Its name.
-    pub(crate) name: String,
-    /// Whether it is read.
-    pub(crate) input: bool,
-    /// TensorRT's DataType: 0 f32, 1 f16, 2 i8, 3 i32.
-    pub(crate) data_type: i32,
-    /// TensorRT's TensorFormat.
-    pub(crate) format: i32,
-    /// Its shape; -1 where it is not fixed.
-    pub(crate) dims: Vec<i64>,
-    /// Elements side by side in vectorised formats.
-    pub(crate) vector: i32,
-    /// The axis that is vectorised; -1 for linear formats.
-    pub(crate) vector_axis: i32,
-}
 
 impl Runtime {
     /// Makes a runtime of a library. That there is a `device` says that the driver has been initialised:
@@ -157,13 +139,13 @@ impl LoadedEngine {
     }
 
     /// Its inputs and outputs, in the library's order.
-    pub(crate) fn tensors(&self) -> Vec<IoTensor> {
+    pub(crate) fn tensors(&self) -> Vec<Tensor> {
         // SAFETY: the engine is alive.
         let count = unsafe { (self.shim().tensor_count)(self.raw.as_ptr()) };
         (0..count).filter_map(|index| self.tensor(index)).collect()
     }
 
-    fn tensor(&self, index: i32) -> Option<IoTensor> {
+    fn tensor(&self, index: i32) -> Option<Tensor> {
         let mut tensor = ffi::Tensor {
             name: std::ptr::null(),
             is_input: 0,
@@ -180,7 +162,7 @@ impl LoadedEngine {
             return None;
         }
         let rank = usize::try_from(tensor.rank).unwrap_or(0).min(8);
-        Some(IoTensor {
+        Some(Tensor {
             // SAFETY: the engine's string.
             name: unsafe { ffi::text(tensor.name) }.into_owned(),
             input: tensor.is_input != 0,
