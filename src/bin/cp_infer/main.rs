@@ -62,6 +62,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         device: args.device.into(),
         score: args.score,
         intensity_scale: args.intensity_scale,
+        tensorrt: None,
     };
     let mut detector = Detector::load(&args.engine, &options)?;
     let frames = match &args.sweeps {
