@@ -128,9 +128,11 @@ impl Detector {
                         .into(),
             }
             .into()),
-            (_, Device::Cuda) | (Kind::TensorRt, Device::Auto) => {
-                Self::on(plan, options, &cuda::open()?)
+            (Kind::TensorRt, Device::Auto | Device::Cuda) => {
+                let device = cuda::open().map_err(load::without_the_cpu)?;
+                Self::on(plan, options, &device)
             }
+            (Kind::Cpu, Device::Cuda) => Self::on(plan, options, &cuda::open()?),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Options;
-use crate::cuda::{Device, frame};
+use crate::cuda::{CudaError, Device, frame};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
 use crate::error::Result;
@@ -33,6 +33,22 @@ pub(super) fn kind(plan: &Plan) -> Result<Kind> {
             advice: "build one with `cp-build compile`".into(),
         }
         .into()),
+    }
+}
+
+/// The error of opening a GPU, less its advice to use the CPU: a TensorRT plan cannot.
+pub(super) fn without_the_cpu(error: CudaError) -> CudaError {
+    match error {
+        CudaError::Unavailable { reason } => {
+            let reason = reason.trim_end_matches("use `--device cpu`");
+            let reason = reason
+                .trim_end_matches("or ")
+                .trim_end_matches([' ', ',', ';']);
+            CudaError::Unavailable {
+                reason: format!("{reason}; this plan is for TensorRT, which runs nowhere else"),
+            }
+        }
+        other => other,
     }
 }
 

@@ -19,6 +19,8 @@ mod library;
 #[path = "emulation/sanitizers.rs"]
 pub(crate) mod sanitizers;
 
+pub(crate) use library::COMPILER;
+
 /// Environment variable: set in runs under sanitizers.
 const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";
 

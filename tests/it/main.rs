@@ -28,6 +28,9 @@ mod real;
 #[path = "../common/recorded.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod recorded;
+#[cfg(feature = "tensorrt")]
+#[path = "../common/standin.rs"]
+mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
@@ -54,3 +57,4 @@ mod sensitivity;
 mod stages;
 mod sweeps;
 mod synth;
+mod tensorrt;
