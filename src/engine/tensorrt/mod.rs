@@ -13,6 +13,7 @@
 //! What needs neither headers nor library is always there: versions, the check of bindings, the layer table.
 
 pub mod error;
+pub mod layers;
 pub mod library;
 pub mod request;
 pub mod version;

@@ -1,0 +1,4 @@
+//! TensorRT: what can be shown of it without a GPU.
+
+mod compile;
+mod layers;
