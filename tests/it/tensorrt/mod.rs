@@ -1,0 +1,3 @@
+//! TensorRT: what can be shown of it without a GPU.
+
+mod onnx;
