@@ -1,5 +1,6 @@
-//! Compiles the kernels with nvcc, where there is one: a fatbin for every file in `kernels/`, embedded in
-//! the library together with the sources. Only with the feature `cuda`.
+//! Compiles what is not Rust: the shim of TensorRT (`build/tensorrt.rs`), and the kernels with nvcc, where
+//! there is one: a fatbin for every file in `kernels/`, embedded in the library together with the sources. Only
+//! with the feature `cuda`.
 //!
 //! nvcc is taken from the first of these that has it:
 //! 1. `CENTERPOINT_NVCC`: the compiler itself, or a Python `site-packages` that holds PyPI's
@@ -10,6 +11,10 @@
 //!
 //! Without nvcc the sources alone are embedded, and compiled by NVRTC at first use. An nvcc that fails is a
 //! warning and no more: a missing CUDA never fails a build.
+
+#[cfg(feature = "tensorrt")]
+#[path = "build/tensorrt.rs"]
+mod tensorrt;
 
 use std::env;
 use std::fmt::Write as _;
@@ -28,6 +33,7 @@ const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-fmad=false", "-fatbin"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
@@ -39,6 +45,10 @@ fn main() {
     if let Err(error) = embed() {
         // The crate cannot be built without this file; cargo says what is missing.
         println!("cargo::error=cannot embed the kernels: {error}");
+    }
+    #[cfg(feature = "tensorrt")]
+    if let Err(error) = tensorrt::build() {
+        println!("cargo::error=cannot list the shims of TensorRT: {error}");
     }
 }
 

@@ -1,21 +1,29 @@
 //! TensorRT's libraries: opened at run time, their version asked before anything else.
 
 use std::path::Path;
+#[cfg(feature = "tensorrt")]
+use std::sync::Arc;
 
 use super::{BuildRequest, Built, Monitor, TensorRtError, Version};
+#[cfg(feature = "tensorrt")]
+use super::{Family, builder, loader, loader::Opened, runtime::Runtime};
+#[cfg(feature = "tensorrt")]
+use crate::cuda::{CudaError, Device};
 
-/// An opened TensorRT.
+/// An opened TensorRT. It stays open until the process ends.
 pub struct Library {
-    version: Version,
+    #[cfg(feature = "tensorrt")]
+    opened: Opened,
+    #[cfg(not(feature = "tensorrt"))]
+    never: std::convert::Infallible,
 }
 
+#[cfg(not(feature = "tensorrt"))]
 impl Library {
-    /// Opens `path`: a library, or a folder that holds one. Without it, `CENTERPOINT_TENSORRT` in the
-    /// environment says the same; without that, the first is taken that the system's loader finds and this
-    /// program has a shim for, of TensorRT 11, 10, their lean runtimes, and TensorRT-RTX.
+    /// Opens `path`: only with the feature `tensorrt`.
     ///
     /// # Errors
-    /// [`TensorRtError::Unavailable`], [`TensorRtError::Library`], [`TensorRtError::Version`].
+    /// [`TensorRtError::Unavailable`].
     pub fn open(path: Option<&Path>) -> Result<Self, TensorRtError> {
         let _ = path;
         Err(TensorRtError::Unavailable {
@@ -27,7 +35,34 @@ impl Library {
 
     /// Its version.
     pub fn version(&self) -> Version {
-        self.version
+        match self.never {}
+    }
+
+    /// Builds an engine.
+    ///
+    /// # Errors
+    /// None without the feature: there is no library.
+    pub fn build(&self, _: &BuildRequest<'_>, _: &dyn Monitor) -> Result<Built, TensorRtError> {
+        match self.never {}
+    }
+}
+
+#[cfg(feature = "tensorrt")]
+impl Library {
+    /// Opens `path`: a library, or a folder that holds one. Without it, `CENTERPOINT_TENSORRT` in the
+    /// environment says the same; without that, the first is taken that the system's loader finds and this
+    /// program has a shim for, of TensorRT 11, 10, their lean runtimes, and TensorRT-RTX.
+    ///
+    /// # Errors
+    /// [`TensorRtError::Unavailable`], [`TensorRtError::Library`], [`TensorRtError::Version`].
+    pub fn open(path: Option<&Path>) -> Result<Self, TensorRtError> {
+        let opened = loader::open(path)?;
+        Ok(Self { opened })
+    }
+
+    /// Its version.
+    pub fn version(&self) -> Version {
+        self.opened.version
     }
 
     /// Builds an engine. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not, where compute
@@ -35,15 +70,57 @@ impl Library {
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`] without a driver, or for a lean runtime, which builds nothing;
+    /// [`TensorRtError::Library`] for the parser beside it;
     /// [`TensorRtError::Parse`], [`TensorRtError::Option`], [`TensorRtError::Build`].
+    ///
+    /// # Panics
+    /// As `monitor` does, once the library has stopped.
     pub fn build(
         &self,
         request: &BuildRequest<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Built, TensorRtError> {
-        let _ = (request, monitor);
-        Err(TensorRtError::Unavailable {
-            reason: "this program was built without the feature `tensorrt`".into(),
-        })
+        let library = &self.opened;
+        let Some(create_builder) = library.create_builder else {
+            return Err(TensorRtError::Unavailable {
+                reason: format!(
+                    "{} is a lean runtime, which runs engines and builds none; install the whole of \
+                     TensorRT, and name it with {}",
+                    library.path.display(),
+                    loader::VARIABLE
+                ),
+            });
+        };
+        let elsewhere = library.version.family == Family::TensorRtRtx
+            && !request.compute_capabilities.is_empty();
+        if !elsewhere {
+            driver()?;
+        }
+        let functions = (create_builder, library.parser()?);
+        builder::build(library, functions, request, monitor)
+    }
+
+    /// A runtime for engines on `device`.
+    ///
+    /// # Errors
+    /// [`TensorRtError::Unavailable`].
+    #[allow(dead_code)]
+    pub(crate) fn runtime(&self, device: Arc<dyn Device>) -> Result<Runtime, TensorRtError> {
+        Runtime::new(&self.opened, device)
+    }
+}
+
+/// Initialises the driver: without it libraries give objects that are none.
+#[cfg(feature = "tensorrt")]
+fn driver() -> Result<(), TensorRtError> {
+    match crate::cuda::library::init() {
+        Ok(_) => Ok(()),
+        Err(CudaError::Unavailable { reason }) => Err(TensorRtError::Unavailable {
+            reason: format!(
+                "engines are built on the GPU that they are for, but {}",
+                reason.trim_end_matches(", or use `--device cpu`")
+            ),
+        }),
+        Err(other) => Err(other.into()),
     }
 }

@@ -12,9 +12,24 @@
 //!
 //! What needs neither headers nor library is always there: versions, the check of bindings, the layer table.
 
+#[cfg(feature = "tensorrt")]
+mod advice;
+pub mod binding;
+#[cfg(feature = "tensorrt")]
+mod builder;
+pub mod choice;
 pub mod error;
+#[cfg(feature = "tensorrt")]
+mod ffi;
 pub mod library;
+#[cfg(feature = "tensorrt")]
+mod listen;
+#[cfg(feature = "tensorrt")]
+mod loader;
 pub mod request;
+#[cfg(feature = "tensorrt")]
+#[allow(dead_code)]
+pub(crate) mod runtime;
 pub mod version;
 
 pub use error::{ParserError, TensorRtError};

@@ -13,15 +13,19 @@
 #include <NvInfer.h>
 #include <NvOnnxParser.h>
 
+#include <atomic>
 #include <memory>
-#include <new>
 
 #include "shim.h"
 
+// TensorRT-RTX has a part of TensorRT's interfaces. The tests set this to 0 with RTX's oldest headers, which
+// have all that TensorRT 10's have of what is used here.
+#ifndef CP_RTX
 #ifdef TRT_MAJOR_RTX
 #define CP_RTX 1
 #else
 #define CP_RTX 0
+#endif
 #endif
 
 namespace nv = nvinfer1;
@@ -30,24 +34,33 @@ namespace {
 
 class Logger final : public nv::ILogger {
 public:
-    explicit Logger(const CpHost &host) : host(host) {}
     void log(Severity severity, const char *text) noexcept override {
-        host.log(host.user, static_cast<int32_t>(severity), text);
+        const CpLog log = to.load();
+        if (log && text) log(static_cast<int32_t>(severity), text);
     }
-    const CpHost &host;
+    std::atomic<CpLog> to{nullptr};
 };
+
+// A library keeps the first logger that it is given as long as any of its objects lives, whatever logger the
+// others came with. So there is one, and it is never destroyed.
+Logger &logger() {
+    static Logger *const one = new Logger;
+    return *one;
+}
 
 class Progress final : public nv::IProgressMonitor {
 public:
-    explicit Progress(const CpHost &host) : host(host) {}
+    explicit Progress(const CpBuild &request) : request(request) {}
     void phaseStart(const char *phase, const char *parent, int32_t steps) noexcept override {
-        host.progress(host.user, 0, phase, parent, steps);
+        request.progress(request.user, 0, phase, parent, steps);
     }
     bool stepComplete(const char *phase, int32_t step) noexcept override {
-        return host.progress(host.user, 1, phase, nullptr, step) != 0;
+        return request.progress(request.user, 1, phase, nullptr, step) != 0;
     }
-    void phaseFinish(const char *phase) noexcept override { host.progress(host.user, 2, phase, nullptr, 0); }
-    const CpHost &host;
+    void phaseFinish(const char *phase) noexcept override {
+        request.progress(request.user, 2, phase, nullptr, 0);
+    }
+    const CpBuild &request;
 };
 
 class Profiler final : public nv::IProfiler {
@@ -61,26 +74,25 @@ public:
 const char *text(const char *string) { return string ? string : ""; }
 
 // Gives the name of an option that the library does not take, or null.
-const char *configure(const CpBuild &request, nv::INetworkDefinition &network, nv::IBuilderConfig &config) {
+const char *configure(const CpBuild &request, const nv::IBuilder &builder, nv::INetworkDefinition &network,
+                      nv::IBuilderConfig &config) {
+    static_cast<void>(builder);
     if (request.workspace) config.setMemoryPoolLimit(nv::MemoryPoolType::kWORKSPACE, request.workspace);
     if (request.optimization_level >= 0) config.setBuilderOptimizationLevel(request.optimization_level);
     config.setProfilingVerbosity(nv::ProfilingVerbosity::kDETAILED);
     if (request.flags & CP_VERSION_COMPATIBLE) config.setFlag(nv::BuilderFlag::kVERSION_COMPATIBLE);
     if (request.flags & CP_EXCLUDE_LEAN_RUNTIME) config.setFlag(nv::BuilderFlag::kEXCLUDE_LEAN_RUNTIME);
-    switch (request.hardware_compatibility) {
-    case 0: break;
-    case 1: config.setHardwareCompatibilityLevel(nv::HardwareCompatibilityLevel::kAMPERE_PLUS); break;
-#if CP_RTX || NV_TENSORRT_MAJOR > 10 || NV_TENSORRT_MINOR >= 9
-    case 2:
-        config.setHardwareCompatibilityLevel(nv::HardwareCompatibilityLevel::kSAME_COMPUTE_CAPABILITY);
-        break;
-#endif
-    default: return "hardware compatibility";
+    if (request.hardware_compatibility) {
+        // By number: headers before 10.9 do not name 2, which later libraries of the same major take.
+        const auto level = static_cast<nv::HardwareCompatibilityLevel>(request.hardware_compatibility);
+        config.setHardwareCompatibilityLevel(level);
+        if (config.getHardwareCompatibilityLevel() != level) return "hardware compatibility";
     }
     if (request.dla_core >= 0) {
 #if CP_RTX
         return "DLA";
 #else
+        if (request.dla_core >= builder.getNbDLACores()) return "DLA";
         config.setDefaultDeviceType(nv::DeviceType::kDLA);
         config.setDLACore(request.dla_core);
 #endif
@@ -110,10 +122,9 @@ const char *configure(const CpBuild &request, nv::INetworkDefinition &network, n
 int32_t build(const CpBuild *request, const char **refused) noexcept {
     using CreateBuilder = void *(*)(void *, int32_t);
     using CreateParser = void *(*)(void *, void *, int);
-    Logger logger(*request->host);
-    Progress progress(*request->host);
+    Progress progress(*request);
     const std::unique_ptr<nv::IBuilder> builder(static_cast<nv::IBuilder *>(
-        reinterpret_cast<CreateBuilder>(request->create_builder)(&logger, NV_TENSORRT_VERSION)));
+        reinterpret_cast<CreateBuilder>(request->create_builder)(&logger(), NV_TENSORRT_VERSION)));
     if (!builder) return CP_NO_BUILDER;
     // Deprecated where every network is so.
 #pragma GCC diagnostic push
@@ -124,7 +135,7 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
     const std::unique_ptr<nv::IBuilderConfig> config(builder->createBuilderConfig());
     if (!network || !config) return CP_NO_BUILDER;
     const std::unique_ptr<nvonnxparser::IParser> parser(static_cast<nvonnxparser::IParser *>(
-        reinterpret_cast<CreateParser>(request->create_parser)(network.get(), &logger, NV_ONNX_PARSER_VERSION)));
+        reinterpret_cast<CreateParser>(request->create_parser)(network.get(), &logger(), NV_ONNX_PARSER_VERSION)));
     if (!parser) return CP_NO_PARSER;
     if (!parser->parse(request->onnx, request->onnx_bytes)) {
         for (int i = 0; i < parser->getNbErrors(); ++i) {
@@ -136,7 +147,7 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
         }
         return CP_PARSE;
     }
-    *refused = configure(*request, *network, *config);
+    *refused = configure(*request, *builder, *network, *config);
     if (*refused) return CP_OPTION;
     config->setProgressMonitor(&progress);
 #if !CP_RTX
@@ -157,28 +168,19 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
     return CP_BUILT;
 }
 
-// A runtime keeps its logger, which must outlive it.
-struct Runtime {
-    Logger logger;
-    std::unique_ptr<nv::IRuntime> runtime;
-};
-
+nv::IRuntime &runtime_of(void *runtime) { return *static_cast<nv::IRuntime *>(runtime); }
 nv::ICudaEngine &engine_of(void *engine) { return *static_cast<nv::ICudaEngine *>(engine); }
 nv::IExecutionContext &context_of(void *context) { return *static_cast<nv::IExecutionContext *>(context); }
 
-void *runtime_new(void *create, const CpHost *host) noexcept {
+void *runtime_new(void *create) noexcept {
     using Create = void *(*)(void *, int32_t);
-    std::unique_ptr<Runtime> made(new (std::nothrow) Runtime{Logger(*host), nullptr});
-    if (!made) return nullptr;
-    made->runtime.reset(
-        static_cast<nv::IRuntime *>(reinterpret_cast<Create>(create)(&made->logger, NV_TENSORRT_VERSION)));
-    return made->runtime ? made.release() : nullptr;
+    return reinterpret_cast<Create>(create)(&logger(), NV_TENSORRT_VERSION);
 }
 
-void runtime_free(void *runtime) noexcept { delete static_cast<Runtime *>(runtime); }
+void runtime_free(void *runtime) noexcept { delete &runtime_of(runtime); }
 
 void *engine_new(void *runtime, const void *bytes, size_t count, int32_t host_code) noexcept {
-    auto &made = *static_cast<Runtime *>(runtime)->runtime;
+    auto &made = runtime_of(runtime);
     made.setEngineHostCodeAllowed(host_code != 0);
     return made.deserializeCudaEngine(bytes, count);
 }
@@ -262,4 +264,7 @@ const CpShim SHIM = {NV_TENSORRT_VERSION, CP_RTX,      build,       runtime_new,
 
 } // namespace
 
-extern "C" const CpShim *CP_JOIN(CP_PREFIX, shim)() { return &SHIM; }
+extern "C" const CpShim *CP_JOIN(CP_PREFIX, shim)(CpLog log) {
+    logger().to.store(log);
+    return &SHIM;
+}

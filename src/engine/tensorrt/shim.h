@@ -1,22 +1,16 @@
 // The shim's interface: plain C, mirrored in ffi.rs. The same for every header set.
 //
 // Objects are opaque pointers; a null pointer from a function that makes one means that the library
-// refused, and that it said why through `CpHost::log`. Strings end with 0 and are valid during the call.
-// No function throws. What `CpHost` points to must outlive the objects that were given it.
+// refused, and that it said why through CpLog. Strings end with 0 and are valid during the call.
+// No function throws.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-// What the library calls back, from any of its threads.
-struct CpHost {
-    void *user;
-    // Severity as ILogger's: 0 internal error, 1 error, 2 warning, 3 info, 4 verbose.
-    void (*log)(void *user, int32_t severity, const char *text);
-    // `event`: 0 a phase begins with `number` steps (`parent` may be null), 1 step `number` of it is done,
-    // 2 it has ended. Answers whether to go on.
-    int32_t (*progress)(void *user, int32_t event, const char *phase, const char *parent, int32_t number);
-};
+// Takes a line of the library's log, from any of its threads. Severity as ILogger's: 0 internal error,
+// 1 error, 2 warning, 3 info, 4 verbose.
+typedef void (*CpLog)(int32_t severity, const char *text);
 
 // What the ONNX parser could not do.
 struct CpParserError {
@@ -51,7 +45,6 @@ enum {
 struct CpBuild {
     // Addresses of createInferBuilder_INTERNAL and createNvOnnxParser_INTERNAL.
     void *create_builder, *create_parser;
-    const CpHost *host;
     const void *onnx;
     size_t onnx_bytes;
     // Most bytes of scratch memory; 0: the library's default.
@@ -73,6 +66,9 @@ struct CpBuild {
     uint32_t input_formats, output_formats;
     // Given to the calls below.
     void *user;
+    // From any thread of the library. `event`: 0 a phase begins with `number` steps (`parent` may be null),
+    // 1 step `number` of it is done, 2 it has ended. Answers whether to go on.
+    int32_t (*progress)(void *user, int32_t event, const char *phase, const char *parent, int32_t number);
     void (*parser_error)(void *user, const CpParserError *error);
     void (*take_plan)(void *user, const void *bytes, size_t count);
     // Not called by libraries without a timing cache.
@@ -100,7 +96,7 @@ struct CpShim {
     int32_t (*build)(const CpBuild *request, const char **refused);
 
     // `create` is the address of createInferRuntime_INTERNAL.
-    void *(*runtime_new)(void *create, const CpHost *host);
+    void *(*runtime_new)(void *create);
     void (*runtime_free)(void *runtime);
     // `host_code`: version-compatible plans carry code that is run.
     void *(*engine_new)(void *runtime, const void *bytes, size_t count, int32_t host_code);
@@ -124,3 +120,11 @@ struct CpShim {
     int32_t (*profile)(void *context, void *stream, void *user,
                        void (*layer)(void *user, const char *name, float ms));
 };
+
+// The one symbol of a shim is `const CpShim *<prefix>_shim(CpLog log)`. From the first call on `log` is told
+// all that the library says, until the process ends.
+
+// ffi.rs asserts the same sizes, and a test compares the order of the fields.
+static_assert(sizeof(void *) != 8 || (sizeof(CpParserError) == 32 && sizeof(CpBuild) == 136 &&
+                                      sizeof(CpTensor) == 96 && sizeof(CpShim) == 128),
+              "ffi.rs mirrors these structs");

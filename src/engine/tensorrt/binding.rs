@@ -1,0 +1,364 @@
+//! Inputs and outputs of an engine: checked against the model description, and laid out in memory as the
+//! kernels read and write them.
+//!
+//! | format | C × H × W values lie as | channels are padded to |
+//! |---|---|---|
+//! | LINEAR | `[C][H][W]` | |
+//! | CHW2, CHW4, CHW16, CHW32 | `[C / n][H][W][n]` | a multiple of n |
+//! | HWC | `[H][W][C]` | |
+//! | HWC8, HWC16 | `[H][W][C]` | a multiple of 8, 16 |
+//!
+//! What pads an input is 0 and stays so: the memory comes zeroed, and the scatter kernel writes no channel
+//! past the last.
+
+use std::path::Path;
+
+use super::TensorRtError;
+use crate::cuda::{DeviceMap, Element};
+use crate::engine::{MapDesc, MapLayout};
+use crate::model::Model;
+
+/// An input or output, as the engine itself describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Whether it is an input.
+    pub input: bool,
+    /// Number of TensorRT's `DataType`.
+    pub data_type: i32,
+    /// Number of TensorRT's `TensorFormat`.
+    pub format: i32,
+    /// Its shape; -1 for what is not fixed.
+    pub dims: Vec<i64>,
+    /// Values that lie side by side along `vector_axis`.
+    pub vector: i32,
+    /// The axis that is vectorised; -1: none.
+    pub vector_axis: i32,
+}
+
+/// A map of the model, and the memory that it needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// Name and size.
+    pub desc: MapDesc,
+    /// How its values lie; its address is 0 as long as there is no memory.
+    pub map: DeviceMap,
+    /// Size of the memory.
+    pub bytes: usize,
+}
+
+/// All inputs and outputs of an engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bindings {
+    /// The BEV map.
+    pub input: Binding,
+    /// The head's maps, by task and in the order of [`crate::model::OUTPUT_KINDS`].
+    pub outputs: Vec<Binding>,
+    /// Outputs that the model does not name, which the engine writes all the same: name and bytes, at least
+    /// as many as it writes.
+    pub others: Vec<(String, usize)>,
+}
+
+/// TensorRT's names of its `DataType`s, by number.
+const TYPES: [&str; 12] = [
+    "FP32", "FP16", "INT8", "INT32", "BOOL", "UINT8", "FP8", "BF16", "INT64", "INT4", "FP4", "E8M0",
+];
+
+/// TensorRT's names of its `TensorFormat`s, by number.
+const FORMATS: [&str; 13] = [
+    "LINEAR",
+    "CHW2",
+    "HWC8",
+    "CHW4",
+    "CHW16",
+    "CHW32",
+    "DHWC8",
+    "CDHW32",
+    "HWC",
+    "DLA_LINEAR",
+    "DLA_HWC4",
+    "HWC16",
+    "DHWC",
+];
+
+/// How channels lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    /// Blocks of that many channels, one after the other; within a block they lie side by side.
+    Blocks(usize),
+    /// All channels of a cell side by side, padded to a multiple of that.
+    Last(usize),
+}
+
+impl Format {
+    fn of(number: i32) -> Option<Self> {
+        Some(match number {
+            0 => Self::Blocks(1),
+            1 => Self::Blocks(2),
+            2 => Self::Last(8),
+            3 => Self::Blocks(4),
+            4 => Self::Blocks(16),
+            5 => Self::Blocks(32),
+            8 => Self::Last(1),
+            11 => Self::Last(16),
+            _ => return None,
+        })
+    }
+
+    /// Channels that TensorRT counts as a vector.
+    fn vector(self) -> usize {
+        match self {
+            Self::Blocks(channels) | Self::Last(channels) => channels,
+        }
+    }
+
+    /// Layout and [`DeviceMap::vector`] of a map, and how many values its memory holds.
+    fn layout(self, [channels, height, width]: [usize; 3]) -> (MapLayout, u32, usize) {
+        let padded = channels.next_multiple_of(self.vector());
+        let mut layout = MapLayout::nchw(channels, height, width);
+        let side_by_side = match self {
+            Self::Blocks(n) => {
+                layout.stride_x = n;
+                layout.stride_y = width * n;
+                layout.stride_c = height * width * n;
+                n
+            }
+            Self::Last(_) => {
+                layout.stride_x = padded;
+                layout.stride_y = width * padded;
+                layout.stride_c = 1;
+                1
+            }
+        };
+        (layout, side_by_side as u32, padded * height * width)
+    }
+}
+
+/// Checks an engine's inputs and outputs against the model and lays out their memory. `scale` is the value
+/// of code 1 of an INT8 input; `path` names the plan in errors.
+///
+/// # Errors
+/// [`TensorRtError::Binding`]: not exactly one input; an output that the model names is missing; another
+/// shape; a type or format that the kernels cannot handle; a shape that is not fixed; an INT8 input without
+/// its scale.
+pub fn bind(
+    path: &Path,
+    tensors: &[Tensor],
+    model: &Model,
+    scale: Option<f32>,
+) -> Result<Bindings, TensorRtError> {
+    let refuse = |tensor: &str, problem: String| TensorRtError::Binding {
+        path: path.into(),
+        tensor: tensor.into(),
+        problem,
+    };
+    let (inputs, outputs): (Vec<&Tensor>, Vec<&Tensor>) = tensors.iter().partition(|t| t.input);
+    let size = [model.bev_channels(), model.grid.ny, model.grid.nx];
+    let input = match inputs[..] {
+        [input] => binding(input, size, scale).map_err(|problem| refuse(&input.name, problem))?,
+        _ => {
+            let problem = format!(
+                "the engine has {} inputs ({}), but must have one, the BEV map of {}; export the \
+                 backbone, neck and head only",
+                inputs.len(),
+                names(&inputs),
+                shape(&size)
+            );
+            let name = inputs.get(1).map_or("(input)", |second| &second.name);
+            return Err(refuse(name, problem));
+        }
+    };
+    let mut named = Vec::new();
+    let (height, width) = model.head_size();
+    for task in &model.head.tasks {
+        for (kind, name) in task.outputs.iter().enumerate() {
+            let Some(output) = outputs.iter().find(|output| output.name == *name) else {
+                let problem = format!(
+                    "the engine has no such output, it has {}; name them in the model description \
+                     (`outputs` of the task)",
+                    names(&outputs)
+                );
+                return Err(refuse(name, problem));
+            };
+            let size = [model.output_channels(task, kind), height, width];
+            let output = binding(output, size, None).map_err(|problem| refuse(name, problem))?;
+            named.push(output);
+        }
+    }
+    let mut others = Vec::new();
+    for output in outputs {
+        if named.iter().all(|binding| binding.desc.name != output.name) {
+            let bytes = room(output).map_err(|problem| refuse(&output.name, problem))?;
+            others.push((output.name.clone(), bytes));
+        }
+    }
+    Ok(Bindings {
+        input,
+        outputs: named,
+        others,
+    })
+}
+
+/// A tensor that must be a map of `size` (C, H, W), or what is wrong with it.
+fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Binding, String> {
+    check_fixed(tensor)?;
+    let [channels, height, width] = size;
+    let expected = [1, channels, height, width];
+    if tensor.dims.len() != 4
+        || tensor
+            .dims
+            .iter()
+            .zip(expected)
+            .any(|(d, e)| *d != e as i64)
+    {
+        return Err(format!(
+            "its shape is {}, the model description gives {}; compile the network that belongs to it",
+            shape(&tensor.dims),
+            shape(&expected)
+        ));
+    }
+    let element = match (tensor.data_type, tensor.input) {
+        (0, _) => Element::F32,
+        (1, _) => Element::F16,
+        (2, true) => Element::I8,
+        (other, input) => {
+            let (supported, option) = match input {
+                true => ("FP32, FP16 and INT8", "--inputIOFormats"),
+                false => ("FP32 and FP16", "--outputIOFormats"),
+            };
+            return Err(format!(
+                "its type is {}, supported are {supported}; build the engine with another, with \
+                 trtexec by `{option}=fp16:chw`",
+                name_of(&TYPES, other),
+            ));
+        }
+    };
+    let scale = match (element, scale) {
+        (Element::I8, Some(scale)) if scale.is_finite() && scale > 0.0 => scale,
+        (Element::I8, Some(scale)) => {
+            return Err(format!(
+                "the plan says that code 1 stands for {scale}, which must be above 0; build the plan \
+                 again with `cp-build compile`"
+            ));
+        }
+        (Element::I8, None) => {
+            return Err(
+                "it takes INT8 codes, and the plan does not say what value code 1 has; build the plan \
+                 with `cp-build compile`, which writes that down, or give the engine an FP16 input"
+                    .into(),
+            );
+        }
+        _ => 1.0,
+    };
+    let format = Format::of(tensor.format).ok_or_else(|| {
+        let supported: Vec<&str> = (0..).zip(FORMATS).filter(|(i, _)| Format::of(*i).is_some()).map(|(_, name)| name).collect();
+        format!(
+            "its format is {}, supported are {}; build the engine with one of them, with trtexec by \
+             `--inputIOFormats` and `--outputIOFormats`",
+            name_of(&FORMATS, tensor.format),
+            supported.join(", ")
+        )
+    })?;
+    check_vector(tensor, format)?;
+    let (layout, vector, values) = format.layout(size);
+    let size_of_value = match element {
+        Element::F32 => 4,
+        Element::F16 => 2,
+        Element::I8 => 1,
+    };
+    Ok(Binding {
+        desc: MapDesc {
+            name: tensor.name.clone(),
+            channels,
+            height,
+            width,
+        },
+        map: DeviceMap {
+            address: 0,
+            element,
+            scale,
+            vector,
+            layout,
+        },
+        bytes: values * size_of_value,
+    })
+}
+
+/// Refuses shapes that are not fixed.
+fn check_fixed(tensor: &Tensor) -> Result<(), String> {
+    match tensor.dims.iter().all(|dim| *dim >= 0) {
+        true => Ok(()),
+        false => Err(format!(
+            "its shape {} is not fixed; export the network with a batch of 1 and fixed sizes, and build \
+             the engine again",
+            shape(&tensor.dims)
+        )),
+    }
+}
+
+/// Refuses an engine that says something else of the vectorised axis than its format does: the layout would
+/// be a guess.
+fn check_vector(tensor: &Tensor, format: Format) -> Result<(), String> {
+    // Linear formats have a vector of one value along no axis, or along any.
+    let (found, expected) = (tensor.vector.max(1) as usize, format.vector());
+    if found == expected && (tensor.vector_axis == 1 || expected == 1) {
+        return Ok(());
+    }
+    Err(format!(
+        "its format is {}, of {expected} values along axis 1, but the engine reports {found} along axis \
+         {}; build the engine with a linear format",
+        name_of(&FORMATS, tensor.format),
+        tensor.vector_axis
+    ))
+}
+
+/// Bytes that are enough for an output of whatever type and format: no type is larger than 8 bytes, and
+/// formats pad the vectorised axis, or for the DLA rows to 64 bytes.
+fn room(tensor: &Tensor) -> Result<usize, String> {
+    check_fixed(tensor)?;
+    let last = tensor.dims.len().saturating_sub(1);
+    let mut bytes = Some(8usize);
+    for (axis, dim) in tensor.dims.iter().enumerate() {
+        let pad = match i32::try_from(axis) == Ok(tensor.vector_axis) {
+            true => tensor.vector.max(1) as usize,
+            false if axis == last => 64,
+            false => 1,
+        };
+        let dim = usize::try_from(*dim).ok();
+        let dim = dim.and_then(|dim| dim.checked_next_multiple_of(pad));
+        bytes = bytes
+            .zip(dim)
+            .and_then(|(bytes, dim)| bytes.checked_mul(dim));
+    }
+    bytes.ok_or_else(|| {
+        let shape = shape(&tensor.dims);
+        format!("its shape {shape} is larger than any memory; build the engine without this output")
+    })
+}
+
+/// The names of tensors, as a list for people.
+fn names(tensors: &[&Tensor]) -> String {
+    match tensors {
+        [] => "none".into(),
+        tensors => {
+            let names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+            names.join(", ")
+        }
+    }
+}
+
+/// A shape as TensorRT's tools write it, such as 1x64x128x128.
+fn shape<T: ToString>(dims: &[T]) -> String {
+    let dims: Vec<String> = dims.iter().map(ToString::to_string).collect();
+    dims.join("x")
+}
+
+/// TensorRT's name of a number, or the number.
+fn name_of(names: &[&str], number: i32) -> String {
+    let name = usize::try_from(number).ok().and_then(|i| names.get(i));
+    name.map_or_else(|| number.to_string(), ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests;
