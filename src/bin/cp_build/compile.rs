@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
     #[command(flatten, next_help_heading = "TensorRT")]
-    tensorrt: tensorrt::Args,
+    tensorrt: tensorrt::EngineArgs,
 }
 
 /// What a plan can be made for.

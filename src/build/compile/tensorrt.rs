@@ -15,7 +15,7 @@ use prost::Message;
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes};
-use crate::cuda::{self, Element};
+use crate::cuda::{self, CudaError, Element};
 use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
@@ -33,7 +33,7 @@ pub struct Request<'a> {
     pub library: &'a Library,
     /// How; `timing_cache` is filled in here.
     pub options: TensorRtOptions,
-    /// TensorRT-RTX: for which GPUs, as 89 for 8.9; empty: as the library likes.
+    /// TensorRT-RTX: for which GPUs, as 89 for 8.9; empty: for the one that is there.
     pub compute_capabilities: Vec<u32>,
     /// Read if it is there, written after the build.
     pub timing_cache: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
     let Request {
         library,
         mut options,
-        compute_capabilities,
+        mut compute_capabilities,
         timing_cache,
     } = request;
     let version = library.version();
@@ -78,6 +78,14 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         quantized,
     )
     .map_err(refused)?;
+    let mut built_on = None;
+    if version.family == Family::TensorRt || compute_capabilities.is_empty() {
+        let gpu = gpu(version)?;
+        if version.family == Family::TensorRtRtx {
+            compute_capabilities.push(gpu.compute_capability);
+        }
+        built_on = Some(gpu);
+    }
     let network = half::strongly_typed(
         graph,
         &Io {
@@ -131,7 +139,7 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         version: format!("{}.{}.{}", version.major, version.minor, version.patch),
         tensorrt: Some(TensorRtTarget {
             library: version,
-            built_on: built_on(version, &compute_capabilities),
+            built_on,
             compute_capabilities,
             options: Some(options),
             tensors,
@@ -185,6 +193,16 @@ fn check(
         "TensorRT 10 runs no networks with Q/DQ pairs on the DLA; leave it out, or compile the float model",
     )?;
     refuse(
+        options.version_compatible && rtx,
+        "--version-compatible",
+        "TensorRT-RTX comes without the lean runtime that this needs; leave it out",
+    )?;
+    refuse(
+        options.hardware_compatible != HardwareCompatibility::None && rtx,
+        "--hardware-compatible",
+        "name the GPUs with --compute-capability instead",
+    )?;
+    refuse(
         timing_cache && rtx,
         "--timing-cache",
         "TensorRT-RTX times no kernels when it builds: it chooses them on the GPU; leave it out",
@@ -204,7 +222,6 @@ fn check(
     )?;
     refuse(
         options.hardware_compatible == HardwareCompatibility::SameComputeCapability
-            && !rtx
             && !at_least(10, 9),
         "--hardware-compatible same-compute-capability",
         "it came with TensorRT 10.9; leave it out, or give `ampere-plus`",
@@ -324,13 +341,26 @@ fn check_tensors(built: &Built, tensors: &[TensorDesc], path: &Path) -> Result<(
     Ok(())
 }
 
-/// The GPU that an engine was built on. TensorRT-RTX uses none where it is told for which to build.
-fn built_on(version: Version, compute_capabilities: &[u32]) -> Option<BuiltOn> {
-    if version.family == Family::TensorRtRtx && !compute_capabilities.is_empty() {
-        return None;
-    }
-    let gpu = cuda::gpu().ok()?;
-    Some(BuiltOn {
+/// The GPU that an engine is built for. Asked for before the build, which wants it, too.
+fn gpu(library: Version) -> Result<BuiltOn, TensorRtError> {
+    let gpu = cuda::gpu().map_err(|error| {
+        let reason = match error {
+            CudaError::Unavailable { reason } => reason,
+            error => error.to_string(),
+        };
+        // There is no such option here.
+        let reason = reason.trim_end_matches(", or use `--device cpu`");
+        let advice = match library.family {
+            Family::TensorRt => "compile on the machine that has it",
+            Family::TensorRtRtx => {
+                "name those to build for with --compute-capability, such as 8.6,8.9,12.0"
+            }
+        };
+        TensorRtError::Unavailable {
+            reason: format!("no GPU to build for was found: {reason}; or {advice}"),
+        }
+    })?;
+    Ok(BuiltOn {
         gpu: gpu.name,
         compute_capability: gpu.architecture,
         driver: format!("{}.{}", gpu.cuda / 1000, gpu.cuda % 1000 / 10),

@@ -8,7 +8,7 @@
 pub mod inspector;
 pub mod log;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -62,14 +62,28 @@ impl Layer {
         self.inputs.iter().any(|tensor| tensor.element == "int8")
     }
 
-    /// Whether it computes nothing, but makes streams wait for each other.
-    fn is_wait(&self) -> bool {
-        matches!(self.kind.as_str(), "signal" | "wait")
-    }
-
     /// Whether its kind or its name says that it only changes types or layouts.
     fn is_reformat(&self) -> bool {
         self.kind.eq_ignore_ascii_case("reformat") || self.name.starts_with("Reformatting CopyNode")
+    }
+
+    /// Whether it makes one map of one other of the same shape.
+    fn keeps_shape(&self) -> bool {
+        match (&self.inputs[..], &self.outputs[..]) {
+            ([from], [to]) => from.dims == to.dims,
+            _ => false,
+        }
+    }
+
+    /// What may be the names of its nodes: where the library does not tell them, its own name joins them.
+    fn node_names(&self) -> Vec<&str> {
+        match self.nodes.is_empty() {
+            false => self.nodes.iter().map(String::as_str).collect(),
+            true => {
+                let joined = self.name.split(" + ").flat_map(|name| name.split(" || "));
+                joined.map(str::trim).collect()
+            }
+        }
     }
 
     /// The types that it reads, as `fp16 and int8`.
@@ -122,7 +136,7 @@ pub struct QuantizedLayer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerTable {
-    /// The engine's layers, in its order.
+    /// The engine's layers, in its order, without those that only make streams wait for each other.
     pub layers: Vec<Layer>,
     /// The network's layers that read quantised values, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -132,34 +146,51 @@ pub struct LayerTable {
 }
 
 impl LayerTable {
-    /// Looks up the layers of `graph`, the network that the engine was built of, among the engine's.
-    pub fn new(layers: Vec<Layer>, graph: &Graph) -> Self {
-        let by_node = by_node(&layers);
-        let mut quantized = Vec::new();
-        let mut conversions = HashSet::new();
-        for node in graph.nodes() {
-            let name = parsers_name(node);
-            if matches!(node.op(), "Cast" | "DequantizeLinear" | "QuantizeLinear") {
-                conversions.insert(name);
-            } else if reads_quantized(graph, node) {
-                let found = by_node.get(name.as_str());
-                quantized.push(QuantizedLayer {
-                    outcome: outcome(found.map_or(&[], Vec::as_slice)),
-                    operator: node.op().to_owned(),
-                    node: name,
-                });
+    /// Looks up the layers of `graph`, the network that the engine was built of, among the engine's. Layers
+    /// that only make streams wait for each other are left out.
+    pub fn new(mut layers: Vec<Layer>, graph: &Graph) -> Self {
+        layers.retain(|layer| !matches!(layer.kind.as_str(), "signal" | "wait"));
+        let operators: HashMap<String, &str> = graph
+            .nodes()
+            .map(|node| (parsers_name(node), node.op()))
+            .collect();
+        // For each node its layers, for each layer whether it computes nothing.
+        let mut by_node: HashMap<&str, Vec<&Layer>> = HashMap::new();
+        let mut reformats = 0;
+        for layer in &layers {
+            let nodes: Vec<&str> = layer
+                .node_names()
+                .into_iter()
+                .filter(|name| operators.contains_key(*name))
+                .collect();
+            let converts = |name: &&str| operators.get(*name).is_some_and(|op| is_conversion(op));
+            let computes = match nodes[..] {
+                [] => !layer.keeps_shape(),
+                _ => !nodes.iter().all(converts),
+            };
+            reformats += usize::from(layer.is_reformat() || !computes);
+            for node in nodes {
+                by_node.entry(node).or_default().push(layer);
             }
         }
-        let is_reformat = |layer: &&Layer| {
-            let converts = layer.nodes.iter().all(|n| conversions.contains(n));
-            layer.is_reformat() || (converts && !layer.nodes.is_empty())
-        };
-        let working = || layers.iter().filter(|layer| !layer.is_wait());
+        let mut quantized = Vec::new();
+        for node in graph
+            .nodes()
+            .filter(|n| !is_conversion(n.op()) && reads_quantized(graph, *n))
+        {
+            let name = parsers_name(node);
+            let found = by_node.get(name.as_str());
+            quantized.push(QuantizedLayer {
+                outcome: outcome(found.map_or(&[], Vec::as_slice)),
+                operator: node.op().to_owned(),
+                node: name,
+            });
+        }
         let fell = |layer: &&QuantizedLayer| matches!(layer.outcome, Outcome::Fallback(_));
         let counts = LayerCounts {
-            engine: working().count(),
-            int8: working().filter(|layer| layer.reads_int8()).count(),
-            reformats: working().filter(is_reformat).count(),
+            engine: layers.len(),
+            int8: layers.iter().filter(|layer| layer.reads_int8()).count(),
+            reformats,
             quantized: quantized.len(),
             fallbacks: quantized.iter().filter(fell).count(),
         };
@@ -171,7 +202,7 @@ impl LayerTable {
     }
 
     /// What a user should know who expected INT8: a line for every quantised layer that is not, or one for
-    /// all where `library` is TensorRT-RTX, whose convolutions are not known to compute in INT8 at all.
+    /// all where `library` is TensorRT-RTX, whose convolutions are not known to compute in INT8.
     pub fn warnings(&self, library: Version) -> Vec<String> {
         let fell: Vec<&QuantizedLayer> = self
             .quantized
@@ -187,10 +218,10 @@ impl LayerTable {
             return match (self.quantized.len(), fell.len()) {
                 (0, _) => Vec::new(),
                 (all, fell) => vec![format!(
-                    "{library} emulates INT8: it rounds to the network's codes, but NVIDIA lists no INT8 \
-                     convolutions for it, and it chooses kernels only on the GPU; {} of {all} quantised \
-                     layers read INT8. Expect INT8's accuracy at no more than FP16's speed; TensorRT \
-                     (libnvinfer) computes in INT8",
+                    "{library} emulates INT8 as far as is known: {} of {all} quantised layers read INT8, but \
+                     what their kernels compute in is chosen on the GPU, and NVIDIA lists no INT8 \
+                     convolutions for it. Expect the values of INT8, not its speed; TensorRT (libnvinfer) \
+                     computes in INT8",
                     all - fell
                 )],
             };
@@ -214,6 +245,11 @@ impl LayerTable {
     }
 }
 
+/// Whether an operator only changes the type of values.
+fn is_conversion(operator: &str) -> bool {
+    matches!(operator, "Cast" | "DequantizeLinear" | "QuantizeLinear")
+}
+
 fn is_convolution(operator: &str) -> bool {
     matches!(operator, "Conv" | "ConvTranspose")
 }
@@ -234,24 +270,6 @@ fn reads_quantized(graph: &Graph, node: Node<'_>) -> bool {
         let codes = from.and_then(|p| p.input(0));
         codes.is_some_and(|codes| matches!(graph.constant(codes), Ok(None)))
     })
-}
-
-/// The layers of each node. Where a layer does not say of which nodes it is made, its name does, which
-/// joins those of fused nodes.
-fn by_node(layers: &[Layer]) -> HashMap<&str, Vec<&Layer>> {
-    let mut found: HashMap<&str, Vec<&Layer>> = HashMap::new();
-    for layer in layers.iter().filter(|layer| !layer.is_wait()) {
-        let joined = layer.name.split(" + ").flat_map(|n| n.split(" || "));
-        let names: Vec<&str> = match layer.nodes.is_empty() {
-            false => layer.nodes.iter().map(String::as_str).collect(),
-            true if layer.is_reformat() => Vec::new(),
-            true => joined.map(str::trim).collect(),
-        };
-        for name in names {
-            found.entry(name).or_default().push(layer);
-        }
-    }
-    found
 }
 
 /// Of the layers that a node is part of. One that reads INT8 decides: behind it, others may finish the sum.

@@ -7,8 +7,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-/// What begins the builder's account of the layers that it chose, at severity verbose.
-const LAYERS: &str = "Engine Layer Information";
+/// What is in the builder's account of the layers that it chose, at severity verbose. Its heading differs from
+/// library to library.
+const LAYERS: &str = ", LayerType: ";
 
 /// Most errors that are kept of one call.
 const LIMIT: usize = 32;
@@ -148,7 +149,7 @@ mod tests {
                 );
             });
         });
-        line(4, "[Builder]\nEngine Layer Information:\nName: a");
+        line(4, "Layers:\nName: a, LayerType: b");
         let heard = outer.finish();
         assert_eq!(heard.errors, ["first", "of a thread of the library"]);
         assert!(heard.layers.unwrap().contains("Name: a"));

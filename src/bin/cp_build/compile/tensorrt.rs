@@ -14,7 +14,7 @@ use crate::progress::Phases;
 
 /// Options of TensorRT; named as trtexec's where that has them.
 #[derive(clap::Args, Debug, Default, PartialEq)]
-pub(super) struct Args {
+pub(super) struct EngineArgs {
     /// TensorRT's library, or the folder that holds it and its ONNX parser [default: the system's].
     #[arg(long, value_name = "PATH")]
     library: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long, value_enum)]
     hardware_compatible: Option<HardwareArg>,
     /// TensorRT-RTX: GPUs to build for, none of which must be here, as
-    /// `nvidia-smi --query-gpu=compute_cap` prints them [default: the RTX cards since Ampere].
+    /// `nvidia-smi --query-gpu=compute_cap` prints them [default: the one here].
     #[arg(long, value_name = "8.6,8.9,…", value_delimiter = ',', value_parser = compute_capability)]
     compute_capability: Vec<u32>,
     /// Type of the BEV map that the network reads [default: fp16]. int8 wants a network whose first layers
@@ -97,7 +97,7 @@ fn compute_capability(text: &str) -> Result<u32, String> {
     parts.ok_or_else(|| "expected two numbers, such as 8.9".into())
 }
 
-impl Args {
+impl EngineArgs {
     /// Whether any was given.
     pub(super) fn any(&self) -> bool {
         *self != Self::default()
@@ -139,7 +139,7 @@ impl Args {
 /// Builds the engine, writes the plan, and says what became of the layers.
 pub(super) fn run(
     folder: &Folder,
-    args: Args,
+    args: EngineArgs,
     out: &Path,
     accuracy: Option<Accuracy>,
 ) -> anyhow::Result<()> {
