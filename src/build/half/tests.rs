@@ -115,7 +115,8 @@ fn the_codes_of_the_first_layers_can_be_the_input() {
     let first = expected.iter().position(|op| *op == "QuantizeLinear");
     expected.remove(first.unwrap());
     let (mut found, mut expected) = (ops(&made.graph), expected);
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     let readers: Vec<&str> = made.graph.consumers("x").map(|n| n.op()).collect();
     assert_eq!(readers, ["DequantizeLinear"]);
