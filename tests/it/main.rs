@@ -54,3 +54,4 @@ mod sensitivity;
 mod stages;
 mod sweeps;
 mod synth;
+mod tensorrt;
