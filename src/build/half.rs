@@ -1,7 +1,8 @@
 //! FP16 + Q/DQ: the strongly typed form, for TensorRT 10 (`kSTRONGLY_TYPED`) and 11.
 //!
-//! Every FLOAT value inside the graph becomes FLOAT16; inputs and outputs stay FLOAT behind a Cast. So
-//! the types in the file are those that the engine computes in, and no precision flag is needed.
+//! Every FLOAT value inside the graph becomes FLOAT16. So the types in the file are those that the engine
+//! computes in, and no precision flag is needed. Inputs and outputs have the types of an [`Io`]: FLOAT16 as
+//! everything else, FLOAT behind a Cast, and for the input also the INT8 codes that the first layers read.
 //!
 //! QuantizeLinear's scale must have the type of its data and DequantizeLinear's output has the type of
 //! its scale, so scales are FLOAT16, too (operator set 19). A half has 11 bits of precision from 2⁻¹⁴ on
@@ -11,13 +12,18 @@
 //!   so that the values stay the same to half a code;
 //! - other constants are rounded, and must not be larger than 65504.
 
+mod border;
+
 use std::collections::{HashMap, HashSet};
+
+pub use border::Io;
 
 use super::onnx::proto::{NodeProto, TensorProto};
 use super::onnx::tensor::{self, element, f32_to_half, half_to_f32};
-use super::onnx::{Graph, Node, make, opset};
+use super::onnx::{Graph, Node, opset};
 use super::simplify::{element_types, simplify};
 use super::{BuildError, Result};
+use crate::cuda::map::Element;
 
 /// The largest half.
 const LARGEST: f32 = 65504.0;
@@ -56,13 +62,24 @@ const OPERATORS: &[&str] = &[
     "Unsqueeze",
 ];
 
-/// Makes FP16 + Q/DQ of a graph in FP32, quantised or not.
+/// A strongly typed network.
+#[derive(Clone, Debug)]
+pub struct StronglyTyped {
+    /// The network.
+    pub graph: Graph,
+    /// Value of code 1 of an INT8 input; `None` for other inputs.
+    pub input_scale: Option<f32>,
+}
+
+/// Makes FP16 + Q/DQ of a graph in FP32, quantised or not, with the given types at its border.
 ///
 /// # Errors
 /// - [`BuildError::Tensor`] for a constant that no half can hold, or a scale that none holds precisely.
 /// - [`BuildError::Operator`] for an operator that may need floats, [`BuildError::Node`] for one that
 ///   would mean something else in operator set 19.
-pub fn strongly_typed(graph: &Graph) -> Result<Graph> {
+/// - [`BuildError::Graph`] where the border cannot have these types.
+pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
+    io.check(graph)?;
     // Cheap: the weights are shared.
     let mut graph = graph.clone();
     simplify(&mut graph)?;
@@ -76,8 +93,10 @@ pub fn strongly_typed(graph: &Graph) -> Result<Graph> {
     if graph.nodes().any(|n| n.op() == "QuantizeLinear") {
         opset::raise(&mut graph, 19)?;
     }
-    let types = element_types(&graph)?;
-    let is_float = |value: &str| types.get(value) == Some(&element::FLOAT);
+    let input_scale = match io.input {
+        Element::I8 => Some(border::take_codes(&mut graph)?),
+        Element::F16 | Element::F32 => None,
+    };
     let mut halves = Halves::default();
     for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
         halves.weight(&graph, node)?;
@@ -93,29 +112,9 @@ pub fn strongly_typed(graph: &Graph) -> Result<Graph> {
             halves.constant(&graph, tensor, scales.contains(name))?;
         }
     }
-    let mut first = Vec::new();
-    for input in graph.inputs()?.iter().filter(|v| is_float(&v.name)) {
-        let half = graph.fresh_name(&format!("{}_half", input.name));
-        first.push(cast(&input.name, &half, element::FLOAT16));
-        halves.reads.insert(input.name.clone(), half);
-    }
-    let mut last = Vec::new();
-    for output in graph.outputs()? {
-        if is_float(&output.name) && graph.producer(&output.name).is_some() {
-            let half = graph.fresh_name(&format!("{}_half", output.name));
-            last.push(cast(&half, &output.name, element::FLOAT));
-            halves.reads.insert(output.name.clone(), half.clone());
-            halves.makes.insert(output.name.clone(), half);
-        }
-    }
-    halves.apply(&mut graph, first, last)?;
-    Ok(graph)
-}
-
-fn cast(from: &str, to: &str, element: i32) -> NodeProto {
-    let mut node = make::node("Cast", &format!("{to}_Cast"), &[from], to);
-    node.attribute = vec![make::int("to", element.into())];
-    node
+    halves.border(&graph, io)?;
+    halves.apply(&mut graph)?;
+    Ok(StronglyTyped { graph, input_scale })
 }
 
 /// The changes to a graph.
@@ -127,6 +126,12 @@ struct Halves {
     reads: HashMap<String, String>,
     /// What is made instead of a value.
     makes: HashMap<String, String>,
+    /// Casts behind inputs.
+    first: Vec<NodeProto>,
+    /// Casts in front of outputs.
+    last: Vec<NodeProto>,
+    /// Inputs and outputs that are halves themselves.
+    retyped: Vec<String>,
 }
 
 impl Halves {
@@ -188,12 +193,39 @@ impl Halves {
         Ok(())
     }
 
-    fn apply(
-        mut self,
-        graph: &mut Graph,
-        first: Vec<NodeProto>,
-        last: Vec<NodeProto>,
-    ) -> Result<()> {
+    /// The FLOAT inputs and outputs: halves, or behind Casts.
+    fn border(&mut self, graph: &Graph, io: &Io) -> Result<()> {
+        let types = element_types(graph)?;
+        let is_float = |value: &str| types.get(value) == Some(&element::FLOAT);
+        for input in graph.inputs()?.into_iter().filter(|v| is_float(&v.name)) {
+            if io.input == Element::F32 {
+                let half = graph.fresh_name(&format!("{}_half", input.name));
+                self.first
+                    .push(border::cast(&input.name, &half, element::FLOAT16));
+                self.reads.insert(input.name, half);
+            } else {
+                self.retyped.push(input.name);
+            }
+        }
+        for output in graph.outputs()?.into_iter().filter(|v| is_float(&v.name)) {
+            if graph.producer(&output.name).is_none() {
+                let what = format!("output \"{}\" is made by no node", output.name);
+                return Err(BuildError::graph(graph.path(), what));
+            }
+            if io.outputs == Element::F32 {
+                let half = graph.fresh_name(&format!("{}_half", output.name));
+                self.last
+                    .push(border::cast(&half, &output.name, element::FLOAT));
+                self.reads.insert(output.name.clone(), half.clone());
+                self.makes.insert(output.name, half);
+            } else {
+                self.retyped.push(output.name);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(mut self, graph: &mut Graph) -> Result<()> {
         graph.edit(|proto| {
             for node in &mut proto.node {
                 for (names, instead) in [
@@ -213,8 +245,13 @@ impl Halves {
                     }
                 }
             }
-            proto.node.splice(0..0, first);
-            proto.node.extend(last);
+            proto.node.splice(0..0, self.first);
+            proto.node.extend(self.last);
+            for value in proto.input.iter_mut().chain(&mut proto.output) {
+                for name in &self.retyped {
+                    border::retype(value, name, element::FLOAT16);
+                }
+            }
             for tensor in &mut proto.initializer {
                 if let Some(half) = self.tensors.remove(tensor.name()) {
                     *tensor = half;
@@ -260,144 +297,4 @@ fn check(graph: &Graph, name: &str, values: &[f32], least: f32) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::build::onnx::tensor::{from_codes, from_floats};
-    use crate::build::quantize::{Placement, points, quantize};
-    use crate::build::testing::{data, int, node, ops, shaped};
-
-    /// x ─ Conv a ─ Relu ─ Conv b ─ BatchNormalization ─ out, of which `skip` stays in float.
-    fn quantised(skip: &[&str], amax: f32, weight: f32) -> Graph {
-        let nodes = vec![
-            node("Conv", &["x", "a.weight", "a.bias"], "y"),
-            node("Relu", &["y"], "r"),
-            node("Conv", &["r", "b.weight"], "z"),
-            node("BatchNormalization", &["z", "s", "s", "s", "s"], "out"),
-        ];
-        let tensors = vec![
-            from_floats("a.weight", &[2, 2, 1, 1], &[weight; 4]),
-            from_floats("a.bias", &[2], &[0.1, 0.2]),
-            from_floats("b.weight", &[2, 2, 1, 1], &[0.1; 4]),
-            from_floats("s", &[2], &[0.3; 2]),
-        ];
-        let mut graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
-        // A declared output has a type.
-        graph
-            .edit(|proto| proto.output[0].r#type = proto.input[0].r#type.clone())
-            .unwrap();
-        let placement = Placement {
-            skip: skip.iter().map(|&s| s.to_owned()).collect(),
-            ..Placement::default()
-        };
-        let ranges = points(&graph, &placement).unwrap();
-        let ranges = ranges.into_iter().map(|v| (v, amax)).collect();
-        quantize(&graph, &ranges, &placement).unwrap().graph
-    }
-
-    /// The values of this type.
-    fn values(graph: &Graph, element: i32) -> Vec<String> {
-        let types = element_types(graph).unwrap();
-        let mut found: Vec<String> = types
-            .into_iter()
-            .filter(|(_, t)| *t == element)
-            .map(|(v, _)| v)
-            .collect();
-        found.sort();
-        found
-    }
-
-    #[test]
-    fn only_inputs_and_outputs_are_floats() {
-        for skip in [&[][..], &["a"], &["a", "b"]] {
-            let graph = quantised(skip, 1.0, 0.5);
-            let half = strongly_typed(&graph).unwrap();
-            assert_eq!(values(&half, element::FLOAT), ["out", "x"], "{skip:?}");
-            let all_ops = ops(&half);
-            assert_eq!((all_ops[0], all_ops.last()), ("Cast", Some(&"Cast")));
-            assert_eq!(half.opset(), if skip.len() == 2 { 13 } else { 19 });
-            // Rounded, not cut: 0.1 is 0x2e66.
-            assert_eq!(data(&half, "a.bias"), [0.099_975_586, 0.199_951_17]);
-            let again = strongly_typed(&graph).unwrap();
-            assert_eq!(half.to_model(), again.to_model());
-        }
-    }
-
-    #[test]
-    fn a_cast_to_float_becomes_one_to_half() {
-        let mut to_int = node("Cast", &["x"], "i");
-        int(&mut to_int, "to", element::INT32.into());
-        let mut back = node("Cast", &["i"], "f");
-        int(&mut back, "to", element::FLOAT.into());
-        let nodes = vec![to_int, back, node("Relu", &["f"], "out")];
-        let half = strongly_typed(&shaped(nodes, vec![], Some(&[1]))).unwrap();
-        assert_eq!(values(&half, element::FLOAT), ["out", "x"]);
-        assert_eq!(values(&half, element::INT32), ["i"]);
-    }
-
-    #[test]
-    fn scales_and_constants_that_no_half_holds_are_named() {
-        for (graph, needle) in [
-            // Both tensors have a scale of 1e-3 / 127.
-            (
-                quantised(&[], 1e-3, 0.5),
-                "tensor \"x_scale\": the scale is 0.00000787",
-            ),
-            (
-                quantised(&[], 1e9, 0.5),
-                "tensor \"x_scale\": the scale is 7874",
-            ),
-            (
-                quantised(&[], 1.0, 1e8),
-                "tensor \"a.weight_scale\": has the value 787",
-            ),
-            (
-                quantised(&["a"], 1.0, 65520.0),
-                "tensor \"a.weight\": has the value 65520",
-            ),
-            (
-                quantised(&["a"], 1.0, f32::NAN),
-                "tensor \"a.weight\": has the value NaN",
-            ),
-        ] {
-            let message = strongly_typed(&graph).unwrap_err().to_string();
-            assert!(message.contains(needle), "{message}");
-        }
-        strongly_typed(&quantised(&["a"], 1.0, 65519.0)).unwrap();
-    }
-
-    #[test]
-    fn small_weights_get_codes_for_the_scale_that_a_half_has() {
-        for (weight, codes) in [(0.5, 127), (1e-3, 126), (1e-5, 84)] {
-            let graph = quantised(&[], 1.0, weight);
-            let half = strongly_typed(&graph).unwrap();
-            let scale = data(&half, "a.weight_scale")[0];
-            let found = half.integers("a.weight_quantized").unwrap().unwrap().data[0];
-            assert_eq!(found, codes, "{weight}");
-            let value = found as f32 * scale;
-            assert!((value - weight).abs() <= scale * 0.51, "{weight}: {value}");
-        }
-    }
-
-    #[test]
-    fn per_channel_scales_keep_the_codes_of_the_other_channels() {
-        let nodes = vec![node("Conv", &["x", "c.weight"], "out")];
-        let weights = [0.5, 0.25, 1e-5, -1e-5];
-        let tensors = vec![from_floats("c.weight", &[2, 2, 1, 1], &weights)];
-        let graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
-        let ranges = [("x".to_owned(), 1.0)].into();
-        let made = quantize(&graph, &ranges, &Placement::default()).unwrap();
-        let half = strongly_typed(&made.graph).unwrap();
-        let codes = half.integers("c.weight_quantized").unwrap().unwrap();
-        assert_eq!(codes.data, [127, 64, 84, -84]);
-        let zeros = half.integers("c.weight_zero_point").unwrap().unwrap();
-        assert_eq!(zeros.data, [0, 0]);
-    }
-
-    #[test]
-    fn operators_that_need_floats_are_refused() {
-        let nodes = vec![node("Resize", &["x"], "out")];
-        let graph = shaped(nodes, vec![from_codes("z", &[], &[0])], Some(&[1]));
-        let message = strongly_typed(&graph).unwrap_err().to_string();
-        assert!(message.contains("\"Resize.out\" (Resize)"), "{message}");
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@ use centerpoint::boxes::Box3d;
 use centerpoint::build::deconv;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::fuse::fuse;
-use centerpoint::build::half::strongly_typed;
+use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::quantize::{Placement, points, quantize};
 use centerpoint::decode::{Decoder, decode};
@@ -21,7 +21,7 @@ use crate::common::{repository, shared};
 use crate::frames;
 use crate::oracle::{self, Output};
 
-fn demo() -> Folder {
+pub(crate) fn demo() -> Folder {
     Folder::read(&repository().join("engines/demo")).unwrap()
 }
 
@@ -82,7 +82,7 @@ fn ranges(graph: &Graph, maps: &[Vec<f32>]) -> BTreeMap<String, f32> {
 }
 
 /// The boxes in a network's outputs, which are in the description's order.
-fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
+pub(crate) fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
     let view = |output: &'_ Output| -> MapLayout {
         MapLayout::nchw(output.shape[1], output.shape[2], output.shape[3])
     };
@@ -127,10 +127,10 @@ fn differences(found: &Output, expected: &Output) -> (f32, f64) {
 }
 
 /// The frames of the tests on the demo network; ranges come from the first one.
-const FRAMES: [&str; 3] = ["000003.bin", "000007.bin", "000012.bin"];
+pub(crate) const FRAMES: [&str; 3] = ["000003.bin", "000007.bin", "000012.bin"];
 
 /// The demo network with every layer in INT8, calibrated by the largest value, and the frames' maps.
-fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
+pub(crate) fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
     let graph = &model.rpn.graph;
     let maps = FRAMES.map(|frame| bev(model, &demo_frame(frame)));
     let placement = Placement::default();
@@ -146,7 +146,7 @@ fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
 }
 
 /// What ONNX Runtime makes of a file on a map; the file is checked before. `None` without Python.
-fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
+pub(crate) fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("bev.f32");
     std::fs::write(&input, frames::bin(map)).unwrap();
@@ -185,7 +185,7 @@ fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
 }
 
 /// Euclidean norm of `a - b` relative to that of `b`.
-fn error(a: &Output, b: &Output) -> f64 {
+pub(crate) fn error(a: &Output, b: &Output) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f32>| {
         values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
     };
@@ -204,8 +204,9 @@ fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_
     let paths = names.map(|name| folder.path().join(name));
     model.rpn.graph.write(&paths[0]).unwrap();
     graph.write(&paths[1]).unwrap();
-    strongly_typed(&graph).unwrap().write(&paths[2]).unwrap();
-    if !oracle::script(&["halves", paths[2].to_str().unwrap()]) {
+    let halves = strongly_typed(&graph, &Io::default()).unwrap();
+    halves.graph.write(&paths[2]).unwrap();
+    if !oracle::script(&["halves", paths[2].to_str().unwrap(), "FLOAT16", "FLOAT16"]) {
         return;
     }
     for (frame, map) in FRAMES.iter().zip(&maps) {

@@ -4,7 +4,7 @@
     onnx_nets.py rpn DIR          small networks of the operators of the CPU engine
     onnx_nets.py run MODEL DIR    one given file; open axes become 7
     onnx_nets.py check MODEL DIR IN  one file of ours, which must be valid, on the numbers of IN
-    onnx_nets.py halves MODEL     no value but inputs and outputs is FLOAT
+    onnx_nets.py halves MODEL I O  no inner value is FLOAT; inputs have elements of type I, outputs of O
     onnx_nets.py npz FILE DIR     x and y of an NPZ file as the input and the output of a case
     onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
     onnx_nets.py compare A B IN T two files on the numbers of IN: valid, and results within T
@@ -91,7 +91,9 @@ def run(model, folder, feed=None):
         feed = rng.standard_normal(shape)
     elif feed.ndim == 1:
         feed = feed.reshape(shape)
-    feed = feed.astype(np.float32)
+    # Halves and codes come as floats, too.
+    types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+    feed = feed.astype(types[source.type])
     names = [o.name for o in session.get_outputs()]
     results = session.run(names, {source.name: feed})
     write(folder, source.name, feed, names, results)
@@ -99,7 +101,7 @@ def run(model, folder, feed=None):
 
 def write(folder, name, feed, names, results):
     """Writes what went in and out."""
-    feed.tofile(folder / "input.f32")
+    feed.astype("<f4").tofile(folder / "input.f32")
     for i, result in enumerate(results):
         result.astype("<f4").tofile(folder / f"{i}.f32")
     described = {
@@ -152,8 +154,8 @@ def compare(first, second, source, tolerance):
         assert whole <= tolerance and cell <= 2 * tolerance, f"{name}: {whole}, {cell}"
 
 
-def halves(path):
-    """Checks by ONNX's own inference that only inputs and outputs are FLOAT."""
+def halves(path, inputs, outputs):
+    """Checks by ONNX's own inference that no inner value is FLOAT, and the types at the border."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True)
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     types |= {t.name: t.data_type for t in model.graph.initializer}
@@ -161,6 +163,9 @@ def halves(path):
     assert made <= types.keys() | {o.name for o in model.graph.output}
     floats = [name for name, kind in types.items() if kind == TensorProto.FLOAT]
     assert not floats, floats
+    for values, expected in [(model.graph.input, inputs), (model.graph.output, outputs)]:
+        found = {TensorProto.DataType.Name(v.type.tensor_type.elem_type) for v in values}
+        assert found == {expected}, (found, expected)
     codes = sum(kind == TensorProto.INT8 for kind in types.values())
     print(f"{len(types)} values, {codes} of them INT8, none FLOAT")
 
@@ -421,8 +426,8 @@ if __name__ == "__main__":
         case ["check", model, folder, source]:
             onnx.checker.check_model(onnx.load(model), full_check=True)
             run(Path(model), Path(folder), np.fromfile(source, "<f4"))
-        case ["halves", model]:
-            halves(model)
+        case ["halves", model, inputs, outputs]:
+            halves(model, inputs, outputs)
         case ["npz", path, folder]:
             arrays = np.load(path)
             write(Path(folder), "x", arrays["x"], ["y"], [arrays["y"]])

@@ -166,7 +166,10 @@ fn write_onnx(dir: &Path, outcome: &Outcome) -> anyhow::Result<()> {
     let stem = RPN.trim_end_matches(".onnx");
     let graph = &outcome.quantized.graph;
     graph.write(&dir.join(format!("{stem}.int8.onnx")))?;
-    half::strongly_typed(graph)?.write(&dir.join(format!("{stem}.int8_fp16.onnx")))?;
+    let typed = half::strongly_typed(graph, &half::Io::default())?;
+    typed
+        .graph
+        .write(&dir.join(format!("{stem}.int8_fp16.onnx")))?;
     Ok(())
 }
 

@@ -62,7 +62,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         device: args.device.into(),
         score: args.score,
         intensity_scale: args.intensity_scale,
-        tensorrt: None,
+        tensorrt: args.library.clone(),
     };
     let mut detector = Detector::load(&args.engine, &options)?;
     let frames = match &args.sweeps {
