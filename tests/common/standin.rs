@@ -122,7 +122,7 @@ pub(crate) struct Maps<'a>(&'a [Map]);
 
 impl Maps<'_> {
     /// The tensor's memory.
-    fn of(&self, tensor: &Tensor) -> &mut [u8] {
+    fn of(&mut self, tensor: &Tensor) -> &mut [u8] {
         // SAFETY: the names are the plan's, which lives.
         let named =
             |map: &&Map| unsafe { CStr::from_ptr(map.name) }.to_bytes() == tensor.name.as_bytes();
@@ -133,7 +133,7 @@ impl Maps<'_> {
     }
 
     /// Values, or codes, of an input, NCHW. What pads them must be 0.
-    pub(crate) fn read(&self, tensor: &Tensor) -> Vec<f32> {
+    pub(crate) fn read(&mut self, tensor: &Tensor) -> Vec<f32> {
         let mut bytes = self.of(tensor).to_vec();
         let value = bytes.len() / tensor.format.values(tensor.size);
         let values = tensor.places().map(|place| {
@@ -156,7 +156,7 @@ impl Maps<'_> {
     }
 
     /// Writes an output, given as NCHW, and numbers that are none to where it has no values.
-    pub(crate) fn write(&self, tensor: &Tensor, values: &[f32]) {
+    pub(crate) fn write(&mut self, tensor: &Tensor, values: &[f32]) {
         let memory = self.of(tensor);
         memory.fill(0xff);
         for (place, value) in tensor.places().zip(values) {
@@ -183,7 +183,7 @@ pub(crate) fn half_value(bits: u16) -> f32 {
     if bits >> 15 == 0 { size } else { -size }
 }
 
-type Run = Arc<Mutex<dyn FnMut(&Maps<'_>) + Send>>;
+type Run = Arc<Mutex<dyn FnMut(&mut Maps<'_>) + Send>>;
 
 /// What computes an engine, by its number.
 static RUNS: Mutex<BTreeMap<u64, Run>> = Mutex::new(BTreeMap::new());
@@ -192,9 +192,9 @@ unsafe extern "C" fn compute(id: u64, maps: *const Map, count: usize) -> i32 {
     let run = RUNS.lock().unwrap().get(&id).cloned();
     let Some(run) = run else { return 0 };
     // SAFETY: `standin.cpp` gives that many, which live during the call.
-    let maps = Maps(unsafe { std::slice::from_raw_parts(maps, count) });
+    let mut maps = Maps(unsafe { std::slice::from_raw_parts(maps, count) });
     // Nothing may unwind into the library; the panic's message has been printed.
-    catch_unwind(AssertUnwindSafe(|| run.lock().unwrap()(&maps)))
+    catch_unwind(AssertUnwindSafe(|| run.lock().unwrap()(&mut maps)))
         .is_ok()
         .into()
 }
@@ -207,7 +207,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(tensors: &[Tensor], run: impl FnMut(&Maps<'_>) + Send + 'static) -> Self {
+    pub(crate) fn new(tensors: &[Tensor], run: impl FnMut(&mut Maps<'_>) + Send + 'static) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         RUNS.lock().unwrap().insert(id, Arc::new(Mutex::new(run)));

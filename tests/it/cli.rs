@@ -112,6 +112,8 @@ fn a_profile_leaves_the_results_as_they_are() {
         "--pcd",
         "a.bin",
         "b.bin",
+        "--layout",
+        "kitti",
         "--format",
         "json",
     ];

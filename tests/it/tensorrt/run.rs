@@ -90,7 +90,7 @@ fn fill(map: &mut MapViewMut<'_>, values: &[f32]) {
 }
 
 /// Runs the network of a plan with the CPU engine, on the memory that the engine under test was given.
-fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&Maps<'_>) + Send + use<> {
+fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&mut Maps<'_>) + Send + use<> {
     let mut engine = cpu_engine(plan);
     let tensors = tensors.to_vec();
     move |maps| {
