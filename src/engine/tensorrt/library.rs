@@ -97,7 +97,18 @@ impl Library {
             driver()?;
         }
         let functions = (create_builder, library.parser()?);
-        builder::build(library, functions, request, monitor)
+        let mut built = builder::build(library, functions, request, monitor)?;
+        if !elsewhere {
+            built.inspector = self.inspect(request, &built.plan);
+        }
+        Ok(built)
+    }
+
+    /// What the engine inspector tells of an engine, where this machine's GPU can load it.
+    fn inspect(&self, request: &BuildRequest<'_>, plan: &[u8]) -> Option<String> {
+        let runtime = self.runtime(crate::cuda::open().ok()?).ok()?;
+        let engine = runtime.try_engine(request.path, plan, request.version_compatible);
+        engine.ok()?.layers()
     }
 
     /// A runtime for engines on `device`.

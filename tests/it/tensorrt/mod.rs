@@ -3,7 +3,10 @@
 //! are only asked for their versions.
 
 #[cfg(feature = "tensorrt")]
+mod compile;
+#[cfg(feature = "tensorrt")]
 mod headers;
+mod layers;
 #[cfg(feature = "tensorrt")]
 mod library;
 mod onnx;
