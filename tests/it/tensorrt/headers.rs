@@ -133,10 +133,8 @@ fn the_shim_compiles_without_a_warning_against_all_headers_and_lives_beside_othe
     assert_eq!(objects.len(), shims.len());
     for (shim, object) in &objects {
         let symbols = symbols(object);
-        assert!(
-            symbols.contains(&format!("{}_shim", shim.prefix)),
-            "{symbols:?}"
-        );
+        let start = format!("{}_shim", shim.prefix);
+        assert!(symbols.contains(&start), "{} has no {start}", shim.name);
         for symbol in symbols {
             // The compiler's and the standard library's are the same in all objects.
             let common = ["DW.ref.", "_ZSt", "_ZNSt", "_ZNKSt"];
