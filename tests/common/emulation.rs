@@ -15,11 +15,9 @@ use centerpoint::cuda::{self, CudaError, Device, Launch};
 use crate::recorded::{Plain, Recorded};
 
 #[path = "emulation/library.rs"]
-mod library;
+pub(crate) mod library;
 #[path = "emulation/sanitizers.rs"]
 pub(crate) mod sanitizers;
-
-pub(crate) use library::COMPILER;
 
 /// Environment variable: set in runs under sanitizers.
 const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";

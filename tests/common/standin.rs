@@ -260,7 +260,7 @@ impl StandIn {
 /// The stand-ins: one for each family of headers. None, with a line that says so, without headers or compiler.
 pub(crate) fn all() -> &'static [StandIn] {
     static ALL: LazyLock<Vec<StandIn>> = LazyLock::new(|| {
-        if emulation::COMPILER.is_none() {
+        if emulation::library::COMPILER.is_none() {
             println!("skipped: no C++ compiler");
             return Vec::new();
         }
@@ -298,7 +298,7 @@ fn family(headers: &Path) -> String {
 /// Builds the library, unless it is there already.
 fn build(headers: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (compiler, version) = emulation::COMPILER.as_ref().unwrap();
+    let (compiler, version) = emulation::library::COMPILER.as_ref().unwrap();
     let flags = [
         "-std=c++17",
         "-O1",
