@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use centerpoint::cuda::Element;
+use centerpoint::cuda::{Device, Element};
 use sha2::{Digest, Sha256};
 
 use crate::cuda::scatter::half;
@@ -117,24 +117,33 @@ struct Map {
     address: *mut c_void,
 }
 
-/// The memory of all tensors during a run.
-pub(crate) struct Maps<'a>(&'a [Map]);
+/// The memory of all tensors during a run. It is read and written through the device, which fails where one
+/// was given less than it needs.
+pub(crate) struct Maps<'a> {
+    maps: &'a [Map],
+    device: &'a dyn Device,
+}
 
 impl Maps<'_> {
-    /// The tensor's memory.
-    fn of(&mut self, tensor: &Tensor) -> &mut [u8] {
-        // SAFETY: the names are the plan's, which lives.
-        let named =
-            |map: &&Map| unsafe { CStr::from_ptr(map.name) }.to_bytes() == tensor.name.as_bytes();
-        let map = self.0.iter().find(named).expect("a tensor of the plan");
-        // SAFETY: the engine under test gave this memory for the tensor, on a device that is the host. That it
-        // is large enough is what AddressSanitizer and the device's own checks are for.
-        unsafe { std::slice::from_raw_parts_mut(map.address.cast(), tensor.bytes()) }
+    fn address(&self, tensor: &Tensor) -> u64 {
+        let named = |map: &&Map| {
+            // SAFETY: the names are the plan's, which lives.
+            let name = unsafe { CStr::from_ptr(map.name) };
+            name.to_bytes() == tensor.name.as_bytes()
+        };
+        self.maps
+            .iter()
+            .find(named)
+            .expect("a tensor of the plan")
+            .address as u64
     }
 
     /// Values, or codes, of an input, NCHW. What pads them must be 0.
-    pub(crate) fn read(&mut self, tensor: &Tensor) -> Vec<f32> {
-        let mut bytes = self.of(tensor).to_vec();
+    pub(crate) fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        let mut bytes = vec![0; tensor.bytes()];
+        self.device
+            .download("an input", self.address(tensor), &mut bytes)
+            .unwrap();
         let value = bytes.len() / tensor.format.values(tensor.size);
         let values = tensor.places().map(|place| {
             let bytes = &mut bytes[place * value..][..value];
@@ -147,27 +156,26 @@ impl Maps<'_> {
             read
         });
         let values = values.collect();
-        assert!(
-            bytes.iter().all(|b| *b == 0),
-            "{} is padded by other than 0",
-            tensor.name
-        );
+        let padding = bytes.iter().all(|byte| *byte == 0);
+        assert!(padding, "{} is padded by other than 0", tensor.name);
         values
     }
 
     /// Writes an output, given as NCHW, and numbers that are none to where it has no values.
-    pub(crate) fn write(&mut self, tensor: &Tensor, values: &[f32]) {
-        let memory = self.of(tensor);
-        memory.fill(0xff);
+    pub(crate) fn write(&self, tensor: &Tensor, values: &[f32]) {
+        let mut bytes = vec![0xff; tensor.bytes()];
         for (place, value) in tensor.places().zip(values) {
             match tensor.element {
-                Element::F32 => memory[place * 4..][..4].copy_from_slice(&value.to_ne_bytes()),
+                Element::F32 => bytes[place * 4..][..4].copy_from_slice(&value.to_ne_bytes()),
                 Element::F16 => {
-                    memory[place * 2..][..2].copy_from_slice(&half(*value).to_ne_bytes())
+                    bytes[place * 2..][..2].copy_from_slice(&half(*value).to_ne_bytes())
                 }
                 Element::I8 => panic!("no output is INT8"),
             }
         }
+        self.device
+            .upload("an output", self.address(tensor), &bytes)
+            .unwrap();
     }
 }
 
@@ -183,20 +191,42 @@ pub(crate) fn half_value(bits: u16) -> f32 {
     if bits >> 15 == 0 { size } else { -size }
 }
 
-type Run = Arc<Mutex<dyn FnMut(&mut Maps<'_>) + Send>>;
+/// What computes an engine.
+type Network = dyn FnMut(&Maps<'_>) + Send;
 
-/// What computes an engine, by its number.
+/// What computes an engine, and where.
+#[derive(Clone)]
+struct Run {
+    compute: Arc<Mutex<Network>>,
+    device: Arc<dyn Device>,
+}
+
+/// By number of the engine.
 static RUNS: Mutex<BTreeMap<u64, Run>> = Mutex::new(BTreeMap::new());
 
-unsafe extern "C" fn compute(id: u64, maps: *const Map, count: usize) -> i32 {
+unsafe extern "C" fn compute(
+    id: u64,
+    maps: *const Map,
+    count: usize,
+    scratch: *mut c_void,
+    scratch_bytes: i64,
+) -> i32 {
     let run = RUNS.lock().unwrap().get(&id).cloned();
-    let Some(run) = run else { return 0 };
+    let Some(Run { compute, device }) = run else {
+        return 0;
+    };
     // SAFETY: `standin.cpp` gives that many, which live during the call.
-    let mut maps = Maps(unsafe { std::slice::from_raw_parts(maps, count) });
+    let maps = unsafe { std::slice::from_raw_parts(maps, count) };
     // Nothing may unwind into the library; the panic's message has been printed.
-    catch_unwind(AssertUnwindSafe(|| run.lock().unwrap()(&mut maps)))
-        .is_ok()
-        .into()
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        let noise = vec![0xa5; scratch_bytes as usize];
+        device
+            .upload("scratch memory", scratch as u64, &noise)
+            .unwrap();
+        let device = &*device;
+        compute.lock().unwrap()(&Maps { maps, device });
+    }));
+    done.is_ok().into()
 }
 
 /// An engine for the stand-in, computed by a function until this is dropped.
@@ -207,10 +237,19 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(tensors: &[Tensor], run: impl FnMut(&mut Maps<'_>) + Send + 'static) -> Self {
+    /// `compute` works on the memory of `device`.
+    pub(crate) fn new(
+        tensors: &[Tensor],
+        device: &Arc<dyn Device>,
+        compute: impl FnMut(&Maps<'_>) + Send + 'static,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        RUNS.lock().unwrap().insert(id, Arc::new(Mutex::new(run)));
+        let run = Run {
+            compute: Arc::new(Mutex::new(compute)),
+            device: device.clone(),
+        };
+        RUNS.lock().unwrap().insert(id, run);
         let mut plan = format!("stand-in {id}\n");
         for tensor in tensors {
             writeln!(plan, "{}", tensor.line()).unwrap();
@@ -243,7 +282,7 @@ impl StandIn {
     }
 
     fn open(headers: &Path) -> Self {
-        type Compute = unsafe extern "C" fn(u64, *const Map, usize) -> i32;
+        type Compute = unsafe extern "C" fn(u64, *const Map, usize, *mut c_void, i64) -> i32;
         let path = build(headers);
         // SAFETY: it was built from this repository's source; the function has this type.
         let library = unsafe {

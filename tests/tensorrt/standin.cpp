@@ -16,7 +16,6 @@
 #include "unused.h"
 
 #include <atomic>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,8 +33,8 @@ struct Map {
     void *address;
 };
 
-// Runs engine `id`; not 0 if that succeeded.
-using Compute = int32_t (*)(uint64_t id, const Map *maps, size_t count);
+// Runs engine `id`, which may write to all of its scratch memory; not 0 if that succeeded.
+using Compute = int32_t (*)(uint64_t id, const Map *maps, size_t count, void *scratch, int64_t scratch_bytes);
 
 std::atomic<Compute> compute{nullptr};
 
@@ -176,7 +175,6 @@ public:
             parts.error("there is no scratch memory");
             return false;
         }
-        if (scratch) std::memset(scratch, 0xa5, static_cast<size_t>(parts.plan.scratch));
         std::vector<Map> maps;
         for (const auto &tensor : parts.plan.tensors) {
             const auto found = addresses.find(tensor.name);
@@ -187,7 +185,7 @@ public:
             maps.push_back({tensor.name.c_str(), found->second});
         }
         const Compute run = compute;
-        if (!run || !run(parts.plan.id, maps.data(), maps.size())) {
+        if (!run || !run(parts.plan.id, maps.data(), maps.size(), scratch, parts.plan.scratch)) {
             parts.error("nothing computes this engine");
             return false;
         }

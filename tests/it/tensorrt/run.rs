@@ -1,21 +1,23 @@
 //! Whole frames with a TensorRT engine, on an emulated device and with the stand-in library: the boxes of the
-//! CPU, in every layout; and each way to fail.
+//! CPU, in every layout. `failures` has the ways to fail.
 
-use std::path::{Path, PathBuf};
+mod failures;
+
+use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 
-use centerpoint::cuda::{CudaError, Device as GpuDevice, Element};
-use centerpoint::detector::{Device, Options};
-use centerpoint::engine::tensorrt::{Family, Library, TensorRtError, Version};
+use centerpoint::cuda::{Device as GpuDevice, Element};
+use centerpoint::detector::Options;
+use centerpoint::engine::tensorrt::Library;
 use centerpoint::engine::{Engine as _, MapDataMut, MapLayout, MapViewMut, cpu};
-use centerpoint::plan::{self, Contents, Manifest, Plan, PlanError, Target};
-use centerpoint::plan::{TensorDesc, TensorRtOptions, TensorRtTarget};
+use centerpoint::plan::{self, Contents, Manifest, Plan, Target};
+use centerpoint::plan::{TensorDesc, TensorRtTarget};
 use centerpoint::points::{Pose, SweepBuffer};
 use centerpoint::scatter::{Scatter, scatter};
 use centerpoint::threads::Pool;
-use centerpoint::{Box3d, Detector, Dropped, Error, PointCloud};
+use centerpoint::{Box3d, Detector, Dropped, PointCloud};
 
-use crate::common::repository;
+use crate::common::{MODEL, write_plan};
 use crate::cuda::frame::{Stages, bits, boxes_of, demo_frames, demo_plan, read};
 use crate::cuda::scatter::half;
 use crate::emulation;
@@ -90,7 +92,7 @@ fn fill(map: &mut MapViewMut<'_>, values: &[f32]) {
 }
 
 /// Runs the network of a plan with the CPU engine, on the memory that the engine under test was given.
-fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&mut Maps<'_>) + Send + use<> {
+fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&Maps<'_>) + Send + use<> {
     let mut engine = cpu_engine(plan);
     let tensors = tensors.to_vec();
     move |maps| {
@@ -106,8 +108,8 @@ fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&mut Maps<'_>) + Send 
 }
 
 /// An engine of a plan's network.
-fn engine(plan: &Plan, tensors: &[Tensor]) -> Engine {
-    Engine::new(tensors, network(plan, tensors))
+fn engine(plan: &Plan, tensors: &[Tensor], device: &Arc<dyn GpuDevice>) -> Engine {
+    Engine::new(tensors, device, network(plan, tensors))
 }
 
 /// A manifest of a plan for this library.
@@ -139,13 +141,13 @@ fn manifest(stand_in: &StandIn, scale: Option<f32>) -> Manifest {
     }
 }
 
-/// A TensorRT plan of the demo model, with the features of `network`.
+/// A plan of `network` for TensorRT.
 fn write(folder: &Path, network: &Plan, manifest: Manifest, engine: &Engine) -> Plan {
     let path = folder.join("standin.plan");
-    let model_text = std::fs::read_to_string(repository().join("engines/demo/model.toml")).unwrap();
+    let model = network.section("model").unwrap();
     let contents = Contents {
         manifest,
-        model_text: &model_text,
+        model_text: std::str::from_utf8(model.as_ref()).unwrap(),
         pfn: network.pfn(),
         engine: vec![("engine", engine.plan.as_bytes())],
     };
@@ -225,7 +227,7 @@ fn frames_through_tensorrt_give_the_boxes_of_the_cpu() {
     for stand_in in standin::all() {
         let Some(device) = device(0) else { return };
         let folder = tempfile::tempdir().unwrap();
-        let engine = engine(&network, &plain(&network)).with("scratch 5000");
+        let engine = engine(&network, &plain(&network), &device).with("scratch 5000");
         let plan = plan_of(folder.path(), &network, stand_in, &engine);
         let mut on_cpu = Detector::new(&network, &Options::default()).unwrap();
         let mut on_device = Detector::on(&plan, &options(stand_in), &device).unwrap();
@@ -287,7 +289,7 @@ fn every_type_and_format_gives_the_same_boxes() {
         let Some(device) = device(2) else { return };
         let case = format!("{input:?} {output:?}");
         let folder = tempfile::tempdir().unwrap();
-        let engine = engine(network, &tensors(network, input, output));
+        let engine = engine(network, &tensors(network, input, output), &device);
         let scale = scale.filter(|_| input.0 == I8);
         let plan = write(folder.path(), network, manifest(stand_in, scale), &engine);
         let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
@@ -298,6 +300,36 @@ fn every_type_and_format_gives_the_same_boxes() {
             let found = detector.detect(&cloud).unwrap();
             assert!(bits(found.boxes) == bits(&expected), "{case}");
             assert_eq!(found.dropped, dropped, "{case}");
+        }
+    }
+}
+
+#[test]
+fn formats_pad_a_map_of_two_channels() {
+    use Element::{F16, F32};
+    use Format::{Chw16, Chw32, Hwc8, Hwc16};
+    let Some(stand_in) = standin::all().first() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let network = Plan::open(&write_plan(folder.path(), MODEL)).unwrap();
+    let clouds = [
+        [[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]],
+        [[2.2, -3.7, 1.5], [0.5, 0.5, 3.0]],
+    ];
+    let layout = "x,y,z".parse().unwrap();
+    for (element, format) in [(F16, Hwc8), (F16, Hwc16), (F16, Chw16), (F32, Chw32)] {
+        let Some(device) = device(2) else { return };
+        let io = (element, format);
+        let engine = engine(&network, &tensors(&network, io, io), &device);
+        let plan = plan_of(folder.path(), &network, stand_in, &engine);
+        let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
+        for points in clouds {
+            let cloud = PointCloud::new(layout, points.concat()).unwrap();
+            let (expected, _) = expected(&network, &cloud, element, element);
+            let found = detector.detect(&cloud).unwrap();
+            assert_eq!(found.boxes.len(), 2);
+            assert!(bits(found.boxes) == bits(&expected), "{io:?}");
         }
     }
 }
@@ -318,7 +350,7 @@ fn outputs_that_the_model_does_not_name_get_memory() {
     };
     let (mut run, written) = (self::network(&network, &tensors), debug.clone());
     tensors.push(debug);
-    let engine = Engine::new(&tensors, move |maps| {
+    let engine = Engine::new(&tensors, &device, move |maps| {
         run(maps);
         maps.write(&written, &[1.0; 3 * 5 * 7]);
     });
@@ -331,329 +363,13 @@ fn outputs_that_the_model_does_not_name_get_memory() {
     assert_eq!(bits(detector.detect(&cloud).unwrap().boxes), expected);
 }
 
-/// The error of making a detector with a TensorRT plan, after which all is freed.
-fn refusal(stand_in: &StandIn, manifest: Manifest, engine: &Engine) -> Error {
-    let device = device(0).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let plan = write(folder.path(), &demo_plan("fp32.plan"), manifest, engine);
-    let made = Detector::on(&plan, &options(stand_in), &device);
-    let error = made.err().expect("a plan that does not fit");
-    assert_eq!(stand_in.alive(engine), 0);
-    error
-}
-
-#[test]
-fn engines_that_fail_to_load_are_errors() {
-    if device(0).is_none() {
-        return;
-    }
-    let network = demo_plan("fp32.plan");
-    for stand_in in standin::all() {
-        let refused = |engine: &Engine| refusal(stand_in, manifest(stand_in, None), engine);
-        let whole = || engine(&network, &plain(&network));
-        let name = manifest(stand_in, None).target.version;
-        for (engine, words) in [
-            (
-                whole().with("fail deserialize"),
-                "the engine is for another GPU",
-            ),
-            (whole().with("fail context"), "no context can be made"),
-            (whole().with("nonsense"), "these are no bytes of an engine"),
-            (
-                whole().with("code"),
-                "the engine has code, which is not allowed",
-            ),
-        ] {
-            let error = refused(&engine);
-            let Error::TensorRt(TensorRtError::Load { reason, .. }) = &error else {
-                panic!("{error:?}");
-            };
-            assert!(
-                reason.starts_with(words) && reason.contains("; "),
-                "{reason}"
-            );
-            let text = error.to_string();
-            assert!(
-                text.contains(&format!("standin.plan: {name} could not load the engine: ")),
-                "{text}"
-            );
-        }
-
-        let error = refused(&whole().with("scratch 1125899906842624"));
-        let text = error.to_string();
-        let Error::TensorRt(TensorRtError::Cuda(CudaError::Memory { bytes, .. })) = error else {
-            panic!("{text}");
-        };
-        assert_eq!(bytes, 1 << 50);
-        assert!(
-            text.starts_with(
-                "no device memory for TensorRT scratch memory (1125899906842624 bytes)"
-            ),
-            "{text}"
-        );
-
-        let error = refused(&whole().with("fail address rot"));
-        let text = error.to_string();
-        assert!(
-            matches!(error, Error::TensorRt(TensorRtError::Binding { .. })),
-            "{text}"
-        );
-        let expected =
-            "tensor `rot` of the engine: its memory was refused: no address can be set for rot";
-        assert!(text.ends_with(expected), "{text}");
-
-        // The run in earnest before the frame is recorded.
-        let error = refused(&whole().with("fail enqueue 1"));
-        let text = error.to_string();
-        assert!(
-            matches!(error, Error::Cuda(CudaError::Engine { .. })),
-            "{text}"
-        );
-        assert_eq!(text, "the engine did not run: run 1 failed");
-    }
-}
-
-#[test]
-fn engines_with_other_inputs_or_outputs_are_refused_by_name() {
-    let Some(stand_in) = standin::all().first() else {
-        return;
-    };
-    if device(0).is_none() {
-        return;
-    }
-    let network = demo_plan("fp32.plan");
-    let whole = plain(&network);
-    let plan: String = whole.iter().map(|tensor| tensor.line() + "\n").collect();
-    // The line of a tensor, changed; and what is said then.
-    for (name, from, to, words) in [
-        (
-            "heatmap",
-            "heatmap",
-            "scores",
-            "the engine has no such output, it has ",
-        ),
-        (
-            "rot",
-            "output 0",
-            "output 2",
-            "its type is INT8, supported are FP32 and FP16",
-        ),
-        (
-            "spatial_features",
-            "input 0",
-            "input 3",
-            "its type is INT32, supported are",
-        ),
-        (
-            "spatial_features",
-            "input 0",
-            "input 2",
-            "it takes INT8 codes, and the plan does not say",
-        ),
-        (
-            "spatial_features",
-            "1 32 256 256",
-            "1 64 256 256",
-            "its shape is 1x64x256x256, the model",
-        ),
-        (
-            "spatial_features",
-            "1 32 256 256",
-            "-1 32 256 256",
-            "-1x32x256x256 is not fixed; export",
-        ),
-        (
-            "dim",
-            "1 3 128 128",
-            "1 3 64 64",
-            "its shape is 1x3x64x64, the model description gives 1x3x128x128",
-        ),
-        (
-            "vel",
-            "output 0 0",
-            "output 0 10",
-            "its format is DLA_HWC4, supported are LINEAR, ",
-        ),
-        (
-            "reg",
-            "output 0 0 -1 -1",
-            "output 0 5 16 1",
-            "reports 16 along axis 1",
-        ),
-        (
-            "dim",
-            "dim output",
-            "dim input",
-            "the engine has 2 inputs (spatial_features, dim)",
-        ),
-    ] {
-        let line = whole
-            .iter()
-            .find(|tensor| tensor.name == name)
-            .unwrap()
-            .line();
-        assert!(line.contains(from), "{line}");
-        let mut engine = Engine::new(&[], |_| ());
-        engine.plan += &plan.replace(&line, &line.replacen(from, to, 1));
-        let error = refusal(stand_in, manifest(stand_in, None), &engine);
-        let Error::TensorRt(TensorRtError::Binding {
-            tensor, problem, ..
-        }) = &error
-        else {
-            panic!("{error}");
-        };
-        assert_eq!(tensor, name);
-        assert!(problem.contains(words), "{problem}");
-    }
-}
-
-#[test]
-fn a_run_that_fails_is_an_error() {
-    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
-        return;
-    };
-    let network = demo_plan("fp32.plan");
-    let engine = engine(&network, &plain(&network)).with("fail enqueue 3");
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan_of(folder.path(), &network, stand_in, &engine);
-    // Run 1 is before the recording.
-    let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
-    let cloud = read(&demo_frames()[0]);
-    detector.detect(&cloud).unwrap();
-    let error = detector.detect(&cloud).map(|_| ()).unwrap_err();
-    assert_eq!(error.to_string(), "the engine did not run: run 3 failed");
-}
-
-#[test]
-fn engines_with_code_are_loaded_where_the_plan_says_so() {
-    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
-        return;
-    };
-    let network = demo_plan("fp32.plan");
-    let engine = engine(&network, &plain(&network)).with("code");
-    let mut manifest = manifest(stand_in, None);
-    if let Some(target) = &mut manifest.target.tensorrt {
-        target.options = Some(TensorRtOptions {
-            version_compatible: true,
-            ..version_incompatible()
-        });
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let plan = write(folder.path(), &network, manifest.clone(), &engine);
-    Detector::on(&plan, &options(stand_in), &device).unwrap();
-
-    if let Some(target) = &mut manifest.target.tensorrt {
-        target.options = Some(version_incompatible());
-    }
-    let error = refusal(stand_in, manifest, &engine);
-    assert!(
-        error.to_string().contains("code, which is not allowed"),
-        "{error}"
-    );
-}
-
-fn version_incompatible() -> TensorRtOptions {
-    serde_json::from_str(r#"{"input_type": "fp16", "output_type": "fp16"}"#).unwrap()
-}
-
-#[test]
-fn plans_of_another_line_of_libraries_are_refused() {
-    if device(0).is_none() {
-        return;
-    }
-    let network = demo_plan("fp32.plan");
-    for stand_in in standin::all() {
-        let engine = engine(&network, &plain(&network));
-        let found = Library::open(Some(&stand_in.path)).unwrap().version();
-        let other = match found.family {
-            Family::TensorRt => Family::TensorRtRtx,
-            Family::TensorRtRtx => Family::TensorRt,
-        };
-        for wanted in [
-            Version::new(found.family, found.major + 1, found.minor, found.patch),
-            Version::new(other, found.major, found.minor, found.patch),
-        ] {
-            let mut manifest = manifest(stand_in, None);
-            if let Some(target) = &mut manifest.target.tensorrt {
-                target.library = wanted;
-            }
-            let error = refusal(stand_in, manifest, &engine);
-            assert!(
-                matches!(error, Error::TensorRt(TensorRtError::Mismatch { .. })),
-                "{error}"
-            );
-            let text = error.to_string();
-            let expected =
-                format!("the engine is for {wanted}, but the library is {found}: name a library");
-            assert!(text.contains(&expected), "{text}");
-        }
-        // Its minor version is the library's own affair.
-        let mut manifest = manifest(stand_in, None);
-        if let Some(target) = &mut manifest.target.tensorrt {
-            target.library.minor += 1;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let plan = write(folder.path(), &network, manifest, &engine);
-        Detector::on(&plan, &options(stand_in), &device(0).unwrap()).unwrap();
-    }
-}
-
-#[test]
-fn plans_that_lack_something_are_refused() {
-    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
-        return;
-    };
-    let network = demo_plan("fp32.plan");
-    let engine = engine(&network, &plain(&network));
-    let mut bare = manifest(stand_in, None);
-    bare.target.tensorrt = None;
-    let error = refusal(stand_in, bare, &engine);
-    assert!(
-        matches!(error, Error::Plan(PlanError::Broken { .. })),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .contains("the manifest says nothing of TensorRT"),
-        "{error}"
-    );
-
-    let folder = tempfile::tempdir().unwrap();
-    let plan = plan_of(folder.path(), &network, stand_in, &engine);
-    let nowhere = Options {
-        tensorrt: Some(PathBuf::from("no/such/libnvinfer.so")),
-        ..Options::default()
-    };
-    let error = Detector::on(&plan, &nowhere, &device).err().unwrap();
-    assert!(
-        matches!(error, Error::TensorRt(TensorRtError::Library { .. })),
-        "{error}"
-    );
-
-    let on_cpu = Options {
-        device: Device::Cpu,
-        ..options(stand_in)
-    };
-    let error = Detector::new(&plan, &on_cpu).err().unwrap();
-    assert!(
-        matches!(error, Error::Plan(PlanError::Target { .. })),
-        "{error}"
-    );
-    let text = error.to_string();
-    assert!(
-        text.contains("made for `tensorrt`, but the CPU was asked for; leave out"),
-        "{text}"
-    );
-}
-
 #[test]
 fn a_profile_has_the_engines_layers_and_changes_nothing() {
     let network = demo_plan("fp32.plan");
     let cloud = read(&demo_frames()[3]);
     for stand_in in standin::all() {
         let Some(device) = device(0) else { return };
-        let engine = engine(&network, &plain(&network));
+        let engine = engine(&network, &plain(&network), &device);
         let engine = engine.with("layer conv1+relu 0.5").with("layer heads 0.25");
         let folder = tempfile::tempdir().unwrap();
         let plan = plan_of(folder.path(), &network, stand_in, &engine);
@@ -697,7 +413,7 @@ fn the_librarys_lines_are_logged_with_their_severity() {
     let network = demo_plan("fp32.plan");
     for (number, stand_in) in standin::all().iter().enumerate() {
         let Some(device) = device(0) else { return };
-        let mut engine = engine(&network, &plain(&network));
+        let mut engine = engine(&network, &plain(&network), &device);
         for severity in 0..5 {
             engine = engine.with(&format!(
                 "log {severity} line {number}.{severity} of the stand-in"
