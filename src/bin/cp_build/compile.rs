@@ -36,8 +36,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let folder = Folder::read(&args.model)?;
     folder.compile_cpu(&args.out, accuracy)?;
     let bytes = std::fs::metadata(&args.out)?.len();
+    let precision = if folder.is_quantized() {
+        "int8"
+    } else {
+        "fp32"
+    };
     println!(
-        "{}: cpu fp32, {:.1} MB",
+        "{}: cpu {precision}, {:.1} MB",
         args.out.display(),
         bytes as f64 / 1e6
     );
