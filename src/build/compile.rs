@@ -1,4 +1,4 @@
-//! From a graph to the program that an engine runs.
+//! From a graph to the program that an engine runs: the CPU engine's here, TensorRT's in [`tensorrt`].
 //!
 //! Each ONNX node becomes one call of the engine's builder, which fuses and packs; its tensor gets the
 //! name of the node's output, under which observers see it. What computes nothing (see
@@ -6,6 +6,7 @@
 //! no operator at all.
 
 mod qdq;
+pub mod tensorrt;
 
 use std::collections::HashMap;
 

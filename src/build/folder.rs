@@ -19,6 +19,7 @@ use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::onnx::Graph;
 use super::{BuildError, compile, hash};
 use crate::engine::cpu::Payload;
+use crate::engine::tensorrt::Monitor;
 use crate::error::{Error, Result};
 use crate::features::Pfn;
 use crate::files::write_whole;
@@ -275,29 +276,70 @@ impl Folder {
             false => "fp32",
         };
         let manifest = Manifest {
-            producer: producer(),
             target: Target {
                 engine: "cpu".into(),
                 precision: precision.into(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 tensorrt: None,
             },
-            pfn: Vec::new(),
-            inputs: self.hashes()?,
             steps,
             quantization,
             accuracy,
+            ..Manifest::default()
         };
-        plan::write(
-            out,
-            Contents {
-                manifest,
-                model_text: &self.model_text,
-                pfn,
-                engine: vec![("program", &program), ("weights", &payload.weights)],
+        let engine = vec![("program", &program[..]), ("weights", &payload.weights)];
+        self.write(out, manifest, pfn, engine)
+    }
+
+    /// Compiles the folder into a plan for TensorRT.
+    ///
+    /// # Errors
+    /// As [`compile::tensorrt::build`]; [`PlanError`] where the plan cannot be written.
+    pub fn compile_tensorrt(
+        &self,
+        out: &Path,
+        request: compile::tensorrt::Request<'_>,
+        monitor: &dyn Monitor,
+        accuracy: Option<Accuracy>,
+    ) -> Result<compile::tensorrt::Compiled> {
+        let compiled = compile::tensorrt::build(&self.rpn.graph, request, monitor)?;
+        let manifest = Manifest {
+            target: compiled.target.clone(),
+            steps: self.steps(),
+            quantization: self.quantization.clone(),
+            accuracy,
+            ..Manifest::default()
+        };
+        let layers = compiled.layers.as_ref().map(serde_json::to_vec).transpose();
+        let layers = layers.map_err(|e| PlanError::Write {
+            path: out.into(),
+            source: e.into(),
+        })?;
+        let mut engine = vec![("engine", &compiled.engine[..])];
+        engine.extend(layers.as_ref().map(|table| ("layers", &table[..])));
+        self.write(out, manifest, &self.pfe.pfn, engine)?;
+        Ok(compiled)
+    }
+
+    /// Writes a plan; program and input files are put into the manifest here.
+    fn write(
+        &self,
+        out: &Path,
+        manifest: Manifest,
+        pfn: &Pfn,
+        engine: Vec<(&'static str, &[u8])>,
+    ) -> Result<()> {
+        let contents = Contents {
+            manifest: Manifest {
+                producer: producer(),
+                inputs: self.hashes()?,
+                ..manifest
             },
-        )?;
-        Ok(())
+            model_text: &self.model_text,
+            pfn,
+            engine,
+        };
+        Ok(plan::write(out, contents)?)
     }
 }
 

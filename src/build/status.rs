@@ -1,5 +1,8 @@
 //! What is known of quantisers, as text for people: ranges of activations, of each channel of weights,
-//! how much of the calibration's values is beyond, and where the ranges came from.
+//! how much of the calibration's values is beyond, and where the ranges came from. TensorRT's engines are
+//! in [`engine`].
+
+pub mod engine;
 
 use std::fmt::Write;
 

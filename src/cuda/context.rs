@@ -33,7 +33,7 @@ impl Context {
     /// # Errors
     /// [`CudaError::Unavailable`], where there is no driver or no GPU.
     pub(super) fn open() -> Result<Self, CudaError> {
-        let cuda = library::init()? / 1000;
+        let cuda = library::init()?;
         let mut count = 0;
         // SAFETY: writes one number.
         check(unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed("counting GPUs"))?;
@@ -104,7 +104,7 @@ impl Context {
         self.architecture
     }
 
-    /// The driver's major version of CUDA.
+    /// The newest CUDA that the driver knows, as 12060 for 12.6.
     pub(super) fn cuda(&self) -> i32 {
         self.cuda
     }

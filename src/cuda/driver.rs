@@ -21,7 +21,17 @@ use super::context::Context;
 use super::device::MARKS;
 use super::library::{check, words};
 use super::module::Modules;
-use super::{CudaError, Device, Launch, Place, Work};
+use super::{CudaError, Device, Gpu, Launch, Place, Work};
+
+/// The first GPU, without loading kernels.
+pub(super) fn gpu() -> Result<Gpu, CudaError> {
+    let context = Context::open()?;
+    Ok(Gpu {
+        name: context.name().to_owned(),
+        architecture: context.architecture(),
+        cuda: context.cuda().unsigned_abs(),
+    })
+}
 
 /// A GPU with all kernels loaded.
 pub struct Driver {
@@ -37,7 +47,7 @@ impl Driver {
     /// [`CudaError::Unavailable`] where there is no driver, no GPU or no code for it.
     pub fn open() -> Result<Self, CudaError> {
         let context = Context::open()?;
-        let modules = Modules::load(context.architecture(), context.cuda())?;
+        let modules = Modules::load(context.architecture(), context.cuda() / 1000)?;
         Ok(Self {
             state: Mutex::new(State {
                 lost: None,

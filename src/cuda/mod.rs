@@ -27,7 +27,7 @@ pub mod graph;
 mod host;
 pub mod input;
 #[cfg(feature = "cuda")]
-pub(crate) mod library;
+mod library;
 pub mod map;
 #[cfg(feature = "cuda")]
 mod module;
@@ -60,9 +60,36 @@ pub fn open() -> Result<Arc<dyn Device>, CudaError> {
     #[cfg(feature = "cuda")]
     return Ok(Arc::new(driver::Driver::open()?));
     #[cfg(not(feature = "cuda"))]
-    Err(CudaError::Unavailable {
+    Err(without())
+}
+
+/// What is known of a GPU without using it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its name, such as `Orin`.
+    pub name: String,
+    /// Its compute capability, as 87 for 8.7.
+    pub architecture: u32,
+    /// The newest CUDA that its driver knows, as 12060 for 12.6.
+    pub cuda: u32,
+}
+
+/// The GPU that [`open`] would open.
+///
+/// # Errors
+/// [`CudaError::Unavailable`], as [`open`].
+pub fn gpu() -> Result<Gpu, CudaError> {
+    #[cfg(feature = "cuda")]
+    return driver::gpu();
+    #[cfg(not(feature = "cuda"))]
+    Err(without())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn without() -> CudaError {
+    CudaError::Unavailable {
         reason: "this program was built without the feature `cuda`; build it with that (it is a default \
                  one), or use `--device cpu`"
             .into(),
-    })
+    }
 }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use centerpoint::build::calibrate::Calibration;
 use centerpoint::build::onnx::Graph;
-use centerpoint::build::{quantize, status};
+use centerpoint::build::quantize;
+use centerpoint::build::status::{self, engine};
 use centerpoint::engine::cpu::{Layer, LayerTensor, Program};
-use centerpoint::plan::{Plan, Quantization};
+use centerpoint::engine::tensorrt::layers::LayerTable;
+use centerpoint::plan::{Plan, PlanError, Quantization, TensorRtTarget};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]
@@ -92,6 +94,29 @@ fn network(text: &mut String, path: &Path) -> anyhow::Result<()> {
 fn plan(text: &mut String, args: &Args) -> anyhow::Result<()> {
     let plan = Plan::open(&args.file)?;
     header(text, &plan)?;
+    let show_layers = args.show.contains(&Show::Layers);
+    match &plan.manifest().target.tensorrt {
+        Some(target) => tensorrt_engine(text, &plan, target, show_layers)?,
+        None => cpu_engine(text, &plan, show_layers)?,
+    }
+    if args.show.contains(&Show::Model) {
+        let section = plan.section("model")?;
+        writeln!(
+            text,
+            "\n---- Model ----\n{}",
+            String::from_utf8_lossy(section.as_ref()).trim_end()
+        )?;
+    }
+    if args.show.contains(&Show::Quantizers) {
+        match &plan.manifest().quantization {
+            Some(quantization) => quantizers(text, quantization)?,
+            None => text.push_str("\nno quantisers: a float plan\n"),
+        }
+    }
+    Ok(())
+}
+
+fn cpu_engine(text: &mut String, plan: &Plan, show_layers: bool) -> anyhow::Result<()> {
     let program = plan.section("program")?;
     let program = Program::from_json(program.as_ref())?;
     program.validate(plan.section("weights")?.as_ref().len())?;
@@ -120,24 +145,45 @@ fn plan(text: &mut String, args: &Args) -> anyhow::Result<()> {
         macs as f64 / 1e9,
         weights as f64 / 1e6
     )?;
-    if args.show.contains(&Show::Layers) {
+    if show_layers {
         for (i, layer) in layers.iter().enumerate() {
             write_layer(text, i, layer)?;
         }
     }
-    if args.show.contains(&Show::Model) {
-        let section = plan.section("model")?;
-        writeln!(
-            text,
-            "\n---- Model ----\n{}",
-            String::from_utf8_lossy(section.as_ref()).trim_end()
-        )?;
+    Ok(())
+}
+
+/// All of it is in the manifest and in the section `layers`; the engine itself is not read.
+fn tensorrt_engine(
+    text: &mut String,
+    plan: &Plan,
+    target: &TensorRtTarget,
+    show_layers: bool,
+) -> anyhow::Result<()> {
+    engine::target(text, target)?;
+    text.push('\n');
+    for (what, input) in [("Engine Input", true), ("Engine Output", false)] {
+        let of = target.tensors.iter().filter(|t| t.input == input);
+        let each: Vec<String> = of.map(engine::tensor).collect();
+        tensors(text, what, each.into_iter())?;
     }
-    if args.show.contains(&Show::Quantizers) {
-        match &plan.manifest().quantization {
-            Some(quantization) => quantizers(text, quantization)?,
-            None => text.push_str("\nno quantisers: a float plan\n"),
+    let layers = plan.sections().find(|(name, _)| *name == "layers");
+    let table: Option<LayerTable> = match layers {
+        Some(_) => {
+            let section = plan.section("layers")?;
+            let read = serde_json::from_slice(section.as_ref());
+            Some(read.map_err(|e| PlanError::Broken {
+                path: plan.path().into(),
+                what: format!("section `layers`: {e}"),
+            })?)
         }
+        None => None,
+    };
+    let number = table.as_ref().map_or(0, |table| table.layers.len());
+    writeln!(text, "---- {number} Layers ----")?;
+    engine::counts(text, target)?;
+    if let (true, Some(table)) = (show_layers, &table) {
+        engine::table(text, table)?;
     }
     Ok(())
 }

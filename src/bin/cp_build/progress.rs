@@ -1,7 +1,18 @@
-//! The progress bar of long jobs; hidden where standard error is no terminal.
+//! The progress bars of long jobs; hidden where standard error is no terminal.
+
+use std::sync::{Mutex, PoisonError};
 
 use centerpoint::build::recipe::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use centerpoint::engine::tensorrt::{self, Monitor};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+fn new_bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template("{msg:60} {bar:30} {pos}/{len}") {
+        bar.set_style(style);
+    }
+    bar
+}
 
 /// One bar, for one step after the other.
 pub(crate) struct Bars {
@@ -10,11 +21,7 @@ pub(crate) struct Bars {
 
 impl Bars {
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template("{msg:60} {bar:30} {pos}/{len}") {
-            bar.set_style(style);
-        }
-        Self { bar }
+        Self { bar: new_bar(0) }
     }
 
     /// Takes the bar away.
@@ -32,5 +39,72 @@ impl Progress for Bars {
 
     fn advance(&self) {
         self.bar.inc(1);
+    }
+}
+
+/// A bar for each phase of TensorRT's builder, those within others below and indented.
+pub(crate) struct Phases {
+    bars: MultiProgress,
+    running: Mutex<Vec<Phase>>,
+}
+
+struct Phase {
+    name: String,
+    depth: usize,
+    bar: ProgressBar,
+}
+
+impl Phases {
+    pub(crate) fn new() -> Self {
+        Self {
+            bars: MultiProgress::new(),
+            running: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Takes the bars away.
+    pub(crate) fn finish(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for phase in running.drain(..) {
+            phase.bar.finish_and_clear();
+        }
+    }
+}
+
+impl Monitor for Phases {
+    fn progress(&self, progress: tensorrt::Progress<'_>) -> bool {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = |name: &str| running.iter().position(|phase| phase.name == name);
+        match progress {
+            tensorrt::Progress::Begin {
+                phase,
+                parent,
+                steps,
+            } => {
+                let parent = parent.and_then(find).map(|at| &running[at]);
+                let depth = parent.map_or(0, |parent| parent.depth + 1);
+                let bar = match parent {
+                    Some(parent) => self.bars.insert_after(&parent.bar, new_bar(steps)),
+                    None => self.bars.add(new_bar(steps)),
+                };
+                bar.set_message(format!("{:1$}{phase}", "", 2 * depth));
+                running.push(Phase {
+                    name: phase.to_owned(),
+                    depth,
+                    bar,
+                });
+            }
+            tensorrt::Progress::Step { phase, step } => {
+                if let Some(at) = find(phase) {
+                    running[at].bar.set_position(step + 1);
+                }
+            }
+            tensorrt::Progress::End { phase } => {
+                if let Some(at) = find(phase) {
+                    running.remove(at).bar.finish_and_clear();
+                }
+            }
+        }
+        true
     }
 }

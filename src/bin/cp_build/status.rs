@@ -6,6 +6,7 @@ use centerpoint::build::calibrate::{CalibrationError, RangeError};
 use centerpoint::build::config::ConfigError;
 use centerpoint::build::sensitivity::SensitivityError;
 use centerpoint::engine::EngineError;
+use centerpoint::engine::tensorrt::TensorRtError;
 use centerpoint::eval::EvalError;
 use centerpoint::model::ModelError;
 use centerpoint::plan::PlanError;
@@ -13,11 +14,12 @@ use centerpoint::points::FrameError;
 
 /// For the program's help.
 pub(crate) const HELP: &str = "\
-Exit status: 0 done; 1 a file could not be read or written; 2 wrong usage or configuration; 3 a frame \
-could not be read, or there is none; 4 the model, the network or the plan cannot be used; 5 the device is \
-not available; 6 the network has an operator that is not supported; 7 a frame has other columns than the \
-model reads; 8 the network gives NaN or infinity; 9 a calibration or a report is broken, or of something \
-else; 10 labels or results cannot be scored.";
+Exit status: 0 done; 1 a file could not be read or written; 2 wrong usage or configuration, or an option \
+that this TensorRT does not have; 3 a frame could not be read, or there is none; 4 the model, the network \
+or the plan cannot be used, or TensorRT cannot build the engine; 5 the device or TensorRT is not \
+available; 6 the network has an operator that is not supported, or that TensorRT's parser refuses; 7 a \
+frame has other columns than the model reads; 8 the network gives NaN or infinity; 9 a calibration or a \
+report is broken, or of something else; 10 labels or results cannot be scored.";
 
 /// The exit status of an error.
 pub(crate) fn of(error: &anyhow::Error) -> u8 {
@@ -39,6 +41,9 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     }
     if let Some(error) = error.downcast_ref::<EngineError>() {
         return of_engine(error);
+    }
+    if let Some(error) = error.downcast_ref::<TensorRtError>() {
+        return of_tensorrt(error);
     }
     if let Some(error) = error.downcast_ref::<ConfigError>() {
         return of_config(error);
@@ -65,6 +70,8 @@ fn of_library(error: &Error) -> u8 {
         Error::Model(_) | Error::Plan(_) => 4,
         Error::Frame(error) => of_frame(error),
         Error::Engine(error) => of_engine(error),
+        Error::TensorRt(error) => of_tensorrt(error),
+        Error::Cuda(_) => 5,
         Error::Build(error) => of_build(error),
         Error::Calibration(error) => of_calibration(error),
         Error::Sensitivity(error) => of_sensitivity(error),
@@ -83,6 +90,15 @@ fn of_frame(error: &FrameError) -> u8 {
 fn of_engine(error: &EngineError) -> u8 {
     match error {
         EngineError::Device { .. } => 5,
+        _ => 4,
+    }
+}
+
+fn of_tensorrt(error: &TensorRtError) -> u8 {
+    match error {
+        TensorRtError::Option { .. } => 2,
+        TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_) => 5,
+        TensorRtError::Parse { .. } => 6,
         _ => 4,
     }
 }

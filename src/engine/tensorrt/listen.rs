@@ -7,8 +7,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-/// What begins the builder's account of the layers that it chose, at severity verbose.
-const LAYERS: &str = "Engine Layer Information";
+/// Whether a line is the builder's account of the layers that it chose, at severity verbose. TensorRT begins
+/// it with the first, TensorRT-RTX 1.7 with the second.
+fn tells_layers(line: &str) -> bool {
+    line.starts_with("Engine Layer Information:") || line.starts_with("Layers:")
+}
 
 /// Most errors that are kept of one call.
 const LIMIT: usize = 32;
@@ -18,7 +21,7 @@ const LIMIT: usize = 32;
 pub(super) struct Heard {
     /// Errors and internal errors.
     pub(super) errors: Vec<String>,
-    /// The line that holds [`LAYERS`].
+    /// The last line that [`tells_layers`].
     pub(super) layers: Option<String>,
 }
 
@@ -96,7 +99,7 @@ pub(super) fn line(severity: i32, line: &str) {
         3 => log::Level::Info,
         _ => log::Level::Trace,
     };
-    if level == log::Level::Error || line.contains(LAYERS) {
+    if level == log::Level::Error || tells_layers(line) {
         let thread = thread::current().id();
         let mut listeners = listeners();
         let own = listeners.all.iter_mut().rfind(|one| one.thread == thread);
@@ -148,7 +151,7 @@ mod tests {
                 );
             });
         });
-        line(4, "[Builder]\nEngine Layer Information:\nName: a");
+        line(4, "Layers:\nName: a");
         let heard = outer.finish();
         assert_eq!(heard.errors, ["first", "of a thread of the library"]);
         assert!(heard.layers.unwrap().contains("Name: a"));

@@ -21,6 +21,7 @@ pub mod choice;
 pub mod error;
 #[cfg(feature = "tensorrt")]
 mod ffi;
+pub mod layers;
 pub mod library;
 #[cfg(feature = "tensorrt")]
 mod listen;

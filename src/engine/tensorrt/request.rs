@@ -78,7 +78,7 @@ pub struct Built {
     pub timing_cache: Option<Vec<u8>>,
     /// The engine inspector's JSON; `None` without a GPU that could load the engine.
     pub inspector: Option<String>,
-    /// The builder's own account of layers and tensors, from its log ("Engine Layer Information").
+    /// The builder's own account of layers and tensors, from its log.
     pub layer_log: Option<String>,
 }
 

@@ -1,0 +1,206 @@
+//! The shim against all headers that there are: no warning, no symbol that another shim could take for its own,
+//! and the code for TensorRT 10, whose headers cannot be fetched, kept compiling through those of TensorRT-RTX
+//! 1.3, which have all that it uses.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+
+use centerpoint::engine::tensorrt::choice::choose;
+use centerpoint::engine::tensorrt::{Family, Version};
+
+use super::header_folders;
+
+/// A shim to compile.
+struct Shim {
+    /// Tells it from the others of the same prefix.
+    name: String,
+    prefix: &'static str,
+    headers: PathBuf,
+    /// Whether as TensorRT 10 with TensorRT-RTX's headers.
+    stand_in: bool,
+}
+
+impl Shim {
+    /// Compiles it with all warnings into `folder`; gives the object file.
+    fn compile(&self, folder: &Path) -> PathBuf {
+        let object = folder.join(format!("{}.o", self.name));
+        let mut command = compiler();
+        command
+            .args(["-std=c++17", "-fPIC", "-Wall", "-Wextra", "-Werror", "-c"])
+            .args(["-I", "src/engine/tensorrt/include", "-isystem"])
+            .arg(&self.headers)
+            .arg(format!("-DCP_PREFIX={}", self.prefix));
+        if self.stand_in {
+            // TensorRT-RTX deprecates what TensorRT 10 does not.
+            command.args(["-DCP_RTX=0", "-Wno-deprecated-declarations"]);
+        }
+        command
+            .arg("src/engine/tensorrt/shim.cpp")
+            .arg("-o")
+            .arg(&object);
+        run(&mut command);
+        object
+    }
+}
+
+fn compiler() -> Command {
+    let name = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let mut command = Command::new(name);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+}
+
+/// Standard output of a command that succeeds.
+fn run(command: &mut Command) -> String {
+    let done = command.output().expect("the command runs");
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}\n{errors}");
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+/// Every set of headers as its own family, and the oldest of TensorRT-RTX as TensorRT 10, too.
+fn shims(folders: Vec<PathBuf>) -> Vec<Shim> {
+    let mut shims: Vec<Shim> = folders
+        .into_iter()
+        .map(|headers| {
+            let version = std::fs::read_to_string(headers.join("NvInferVersion.h")).unwrap();
+            let has = |macros: &str| version.lines().any(|line| line.starts_with(macros));
+            let prefix = match () {
+                () if has("#define TRT_MAJOR_RTX") => "rtx1",
+                () if has("#define TRT_MAJOR_ENTERPRISE 11") => "trt11",
+                () => "trt10",
+            };
+            let name = headers.display().to_string().replace(['/', '.'], "_");
+            Shim {
+                name,
+                prefix,
+                headers,
+                stand_in: false,
+            }
+        })
+        .collect();
+    let oldest = shims.iter().find(|shim| shim.prefix == "rtx1");
+    let headers = oldest.expect("headers of TensorRT-RTX").headers.clone();
+    assert!(headers.ends_with("TRT-RTX-1.3"), "{}", headers.display());
+    shims.push(Shim {
+        name: "stand_in".into(),
+        prefix: "trt10",
+        headers,
+        stand_in: true,
+    });
+    shims
+}
+
+/// Names of the symbols that an object file defines for others.
+fn symbols(object: &Path) -> Vec<String> {
+    let listed = run(Command::new("nm")
+        .args(["--defined-only", "--extern-only", "--format=posix"])
+        .arg(object));
+    listed
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_shim_compiles_without_a_warning_against_all_headers_and_lives_beside_others() {
+    let Some(folders) = header_folders() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let shims = shims(folders);
+    let next = Mutex::new(shims.iter());
+    let objects = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(shim) = next.lock().unwrap().next() else {
+                        return;
+                    };
+                    let object = shim.compile(folder.path());
+                    objects.lock().unwrap().push((shim, object));
+                }
+            });
+        }
+    });
+    let objects = objects.into_inner().unwrap();
+    assert_eq!(objects.len(), shims.len());
+    for (shim, object) in &objects {
+        let symbols = symbols(object);
+        assert!(
+            symbols.contains(&format!("{}_shim", shim.prefix)),
+            "{symbols:?}"
+        );
+        for symbol in symbols {
+            // The compiler's and the standard library's are the same in all objects.
+            let common = ["DW.ref.", "_ZSt", "_ZNSt", "_ZNKSt"];
+            let common = common.iter().any(|begin| symbol.starts_with(begin))
+                && !symbol.contains("nvinfer")
+                && !symbol.contains("nvonnx");
+            assert!(
+                common || symbol.contains(shim.prefix),
+                "{symbol} of {} is anybody's",
+                shim.name
+            );
+        }
+    }
+    versions_are_those_of_the_headers(&objects, folder.path());
+}
+
+/// Links one shim of each prefix into a program that prints their versions: first of the oldest headers, then
+/// of the newest.
+fn versions_are_those_of_the_headers(objects: &[(&Shim, PathBuf)], folder: &Path) {
+    let mut sorted: Vec<_> = objects.iter().collect();
+    sorted.sort_by_key(|(shim, _)| &shim.headers);
+    let oldest: BTreeMap<&str, &PathBuf> = sorted
+        .iter()
+        .rev()
+        .map(|(shim, object)| (shim.prefix, object))
+        .collect();
+    let newest: BTreeMap<&str, &PathBuf> = sorted
+        .iter()
+        .map(|(shim, object)| (shim.prefix, object))
+        .collect();
+    let oldest = linked(&oldest, &folder.join("oldest"));
+    let newest = linked(&newest, &folder.join("newest"));
+    assert_eq!(oldest["rtx1"], Version::new(Family::TensorRtRtx, 1, 3, 0));
+    assert_eq!(newest["rtx1"], Version::new(Family::TensorRtRtx, 1, 7, 1));
+    assert_eq!(newest["trt11"].major, 11);
+    // The library that the tests have, and the shim that would crash in it.
+    let advice = choose(newest["rtx1"], &[oldest["rtx1"]]).unwrap_err();
+    assert!(advice.contains("headers of TensorRT-RTX 1.7"), "{advice}");
+}
+
+/// Versions that the shims of a program tell.
+fn linked(objects: &BTreeMap<&str, &PathBuf>, program: &Path) -> BTreeMap<String, Version> {
+    let mut source = String::from("#include \"shim.h\"\n#include <cstdio>\n");
+    let mut body = String::new();
+    for prefix in objects.keys() {
+        source += &format!("extern \"C\" const CpShim *{prefix}_shim(CpLog log);\n");
+        body += &format!(
+            "std::printf(\"{prefix} %d\\n\", static_cast<int>({prefix}_shim(nullptr)->version));\n"
+        );
+    }
+    source += &format!("int main() {{\n{body}}}\n");
+    let main = program.with_extension("cpp");
+    std::fs::write(&main, source).unwrap();
+    run(compiler()
+        .args(["-std=c++17", "-I", "src/engine/tensorrt"])
+        .arg(&main)
+        .args(objects.values())
+        .arg("-o")
+        .arg(program));
+    run(&mut Command::new(program))
+        .lines()
+        .map(|line| {
+            let (prefix, number) = line.split_once(' ').unwrap();
+            let version = Version::of_library(number.parse().unwrap()).unwrap();
+            (prefix.to_owned(), version)
+        })
+        .collect()
+}
