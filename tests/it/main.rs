@@ -28,6 +28,9 @@ mod real;
 #[path = "../common/recorded.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod recorded;
+#[cfg(feature = "tensorrt")]
+#[path = "../common/standin.rs"]
+mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
@@ -41,6 +44,7 @@ mod demo;
 mod detector;
 mod engine;
 mod eval;
+mod folder;
 mod import;
 mod model;
 mod output;
