@@ -44,6 +44,7 @@ mod demo;
 mod detector;
 mod engine;
 mod eval;
+mod folder;
 mod import;
 mod model;
 mod output;
