@@ -10,11 +10,9 @@
 
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use crate::build::half::{self, Io};
 use crate::build::hash;
-use crate::build::onnx::{Graph, Shapes};
+use crate::build::onnx::{Graph, Shapes, encode};
 use crate::cuda::{self, CudaError, Element};
 use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
@@ -100,7 +98,7 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         .flatten();
     options.timing_cache = cache.as_deref().map(hash::sha256);
     let tensors = tensors(&network.graph, &options, network.input_scale)?;
-    let onnx = network.graph.to_model().encode_to_vec();
+    let onnx = encode(&network.graph.to_model());
     let formats = |element| match options.io_formats {
         IoFormats::Linear => 0,
         IoFormats::Any => formats(element),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 #[cfg(feature = "tensorrt")]
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{BuildRequest, Built, Monitor, TensorRtError, Version};
 #[cfg(feature = "tensorrt")]
@@ -65,8 +65,8 @@ impl Library {
         self.opened.version
     }
 
-    /// Builds an engine. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not, where compute
-    /// capabilities are given.
+    /// Builds an engine, one at a time. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not,
+    /// where compute capabilities are given.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`] without a driver, or for a lean runtime, which builds nothing;
@@ -97,6 +97,10 @@ impl Library {
             driver()?;
         }
         let functions = (create_builder, library.parser()?);
+        // TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build that runs beside one for
+        // others fails.
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut built = builder::build(library, functions, request, monitor)?;
         if !elsewhere {
             built.inspector = self.inspect(request, &built.plan);
