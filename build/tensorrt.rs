@@ -85,13 +85,23 @@ pub(crate) fn build() -> io::Result<()> {
         );
         match compile(prefix, headers, &parsers, &out) {
             Ok(()) => compiled.push(prefix),
-            Err(problem) => problems.push(problem),
+            Err(problem) => {
+                // No such file, so that cargo tries again at the next build.
+                println!("cargo::rerun-if-changed={}", out.join("again").display());
+                problems.push(problem);
+            }
         }
     }
     if compiled.is_empty() && problems.is_empty() {
         problems.push(format!(
             "no headers of TensorRT 10, 11 or TensorRT-RTX 1 were found; {ADVICE}"
         ));
+        // Where packages would put them.
+        for folder in PLACES.iter().filter(|place| place.ends_with("-gnu")) {
+            if Path::new(folder).is_dir() {
+                println!("cargo::rerun-if-changed={folder}");
+            }
+        }
     }
     for problem in &problems {
         println!("cargo::warning=feature `tensorrt`: {problem}");

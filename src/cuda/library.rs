@@ -60,7 +60,7 @@ const FUNCTIONS: &[&str] = &[
 ///
 /// # Errors
 /// [`CudaError::Unavailable`], with what to do.
-pub(crate) fn init() -> Result<i32, CudaError> {
+pub(super) fn init() -> Result<i32, CudaError> {
     // SAFETY: opens libcuda, whose initialisers are the driver's.
     if !unsafe { sys::is_culib_present() } {
         return Err(unavailable(

@@ -27,7 +27,7 @@ pub mod graph;
 mod host;
 pub mod input;
 #[cfg(feature = "cuda")]
-pub(crate) mod library;
+mod library;
 pub mod map;
 #[cfg(feature = "cuda")]
 mod module;

@@ -91,18 +91,25 @@ impl Library {
                 ),
             });
         };
-        let elsewhere = library.version.family == Family::TensorRtRtx
-            && !request.compute_capabilities.is_empty();
-        if !elsewhere {
-            driver()?;
-        }
+        let capabilities = request.compute_capabilities;
+        // Before the library is called: without a driver it gives objects that are none.
+        let gpu = crate::cuda::gpu();
+        let here = match library.version.family {
+            Family::TensorRtRtx if !capabilities.is_empty() => {
+                gpu.is_ok_and(|gpu| capabilities.contains(&gpu.architecture))
+            }
+            _ => {
+                gpu.map_err(no_gpu)?;
+                true
+            }
+        };
         let functions = (create_builder, library.parser()?);
         // TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build that runs beside one for
         // others fails.
         static BUILDING: Mutex<()> = Mutex::new(());
         let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut built = builder::build(library, functions, request, monitor)?;
-        if !elsewhere {
+        if here {
             built.inspector = self.inspect(request, &built.plan);
         }
         Ok(built)
@@ -125,17 +132,16 @@ impl Library {
     }
 }
 
-/// Initialises the driver: without it libraries give objects that are none.
+/// Why nothing can be built on this machine.
 #[cfg(feature = "tensorrt")]
-fn driver() -> Result<(), TensorRtError> {
-    match crate::cuda::library::init() {
-        Ok(_) => Ok(()),
-        Err(CudaError::Unavailable { reason }) => Err(TensorRtError::Unavailable {
+fn no_gpu(error: CudaError) -> TensorRtError {
+    match error {
+        CudaError::Unavailable { reason } => TensorRtError::Unavailable {
             reason: format!(
                 "engines are built on the GPU that they are for, but {}",
                 reason.trim_end_matches(", or use `--device cpu`")
             ),
-        }),
-        Err(other) => Err(other.into()),
+        },
+        other => other.into(),
     }
 }
