@@ -104,9 +104,6 @@ impl Library {
             }
         };
         let functions = (create_builder, library.parser()?);
-        // TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build that runs beside one for
-        // others fails.
-        static BUILDING: Mutex<()> = Mutex::new(());
         let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut built = builder::build(library, functions, request, monitor)?;
         if here {
@@ -131,6 +128,11 @@ impl Library {
         Runtime::new(&self.opened, device)
     }
 }
+
+/// Held by the build that runs. TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build beside
+/// one for other GPUs fails.
+#[cfg(feature = "tensorrt")]
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Why nothing can be built on this machine.
 #[cfg(feature = "tensorrt")]
