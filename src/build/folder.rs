@@ -4,13 +4,19 @@
 //! ```text
 //! DIR/model.toml  DIR/pts_voxel_encoder.onnx  DIR/pts_backbone_neck_head.onnx  DIR/manifest.json
 //! ```
+//!
+//! A quantised model is such a folder, too: its network is in FP32 with Q/DQ pairs, its PFN is the equalised
+//! one, and its manifest holds the record of the quantisation.
+
+mod manifest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+pub use manifest::{FolderManifest, make};
 
 use super::import::{Pfe, Rpn, read_pfe, read_rpn};
+use super::onnx::Graph;
 use super::{BuildError, compile, hash};
 use crate::engine::cpu::Payload;
 use crate::engine::tensorrt::Monitor;
@@ -41,6 +47,10 @@ pub struct Folder {
     pub pfe: Pfe,
     /// Backbone, neck and head, named as the description says.
     pub rpn: Rpn,
+    /// How the network was quantised, where it was by this program.
+    pub quantization: Option<Quantization>,
+    /// What was done to a quantised model on its way into the folder, a line each.
+    made_by: Vec<String>,
 }
 
 /// What an import is made from.
@@ -53,11 +63,22 @@ pub struct Sources<'a> {
     pub model: &'a [PathBuf],
 }
 
-#[derive(Serialize)]
-struct ImportManifest {
-    producer: String,
-    inputs: BTreeMap<String, String>,
-    fused: Vec<String>,
+/// Where a quantised network says which PFN belongs to it, in the ONNX file's metadata.
+const BOUND_PFN: &str = "centerpoint.pfn";
+
+/// Says in a network which PFN it was equalised with: it finds nothing of use behind any other.
+pub(super) fn bind(network: &mut Graph, pfn: &Pfn) {
+    network.set_metadata(BOUND_PFN, &pfn_hash(pfn));
+}
+
+/// SHA-256 of a PFN's values.
+fn pfn_hash(pfn: &Pfn) -> String {
+    let values = pfn
+        .layers
+        .iter()
+        .flat_map(|l| l.weight.iter().chain(&l.bias));
+    let bytes: Vec<u8> = values.flat_map(|v| v.to_le_bytes()).collect();
+    hash::sha256(&bytes)
 }
 
 /// The program and version that wrote a file.
@@ -66,23 +87,38 @@ pub fn producer() -> String {
 }
 
 impl Folder {
-    /// Reads a folder and checks that its three files belong together.
+    /// Reads a folder and checks that its files belong together.
     ///
     /// # Errors
     /// [`BuildError`] or [`ModelError`] with the file, and the tensor, node or key.
     pub fn read(path: &Path) -> Result<Self> {
+        let manifest = FolderManifest::read(path)?;
         let description = path.join(MODEL);
         let model_text = read_text(&description)?;
         let model = Model::parse(&model_text, &description)?;
         let pfe = read_pfe(&path.join(PFE))?;
-        Self::checked(
+        let mut folder = Self::checked(
             path,
             model,
             model_text,
             pfe,
             &path.join(PFE),
             &path.join(RPN),
-        )
+        )?;
+        // What an import did is done again when its files are read.
+        let Some(manifest) = manifest.filter(|m| m.quantization.is_some()) else {
+            return Ok(folder);
+        };
+        if !folder.is_quantized() {
+            return Err(BuildError::Folder {
+                path: path.join(MANIFEST),
+                what: format!("it tells of a quantisation, but {RPN} has no Q/DQ pairs"),
+            }
+            .into());
+        }
+        folder.quantization = manifest.quantization;
+        folder.made_by = manifest.steps;
+        Ok(folder)
     }
 
     /// Reads exported files from wherever they are.
@@ -129,13 +165,44 @@ impl Folder {
             .into());
         }
         let rpn = read_rpn(rpn_path, &model)?;
+        let bound = rpn.graph.metadata(BOUND_PFN);
+        if bound.is_some_and(|hash| hash != pfn_hash(&pfe.pfn)) {
+            return Err(BuildError::Folder {
+                path: rpn_path.into(),
+                what: format!(
+                    "quantised together with another PFN than that of {}; take the one beside it",
+                    pfe_path.display()
+                ),
+            }
+            .into());
+        }
         Ok(Self {
             path: path.into(),
             model,
             model_text,
             pfe,
             rpn,
+            quantization: None,
+            made_by: Vec::new(),
         })
+    }
+
+    /// Whether the network has Q/DQ pairs: ours, or another tool's.
+    pub fn is_quantized(&self) -> bool {
+        let mut nodes = self.rpn.graph.nodes();
+        nodes.any(|node| node.op() == "DequantizeLinear")
+    }
+
+    /// SHA-256 of the folder's three files by name, for manifests.
+    ///
+    /// # Errors
+    /// [`BuildError::Io`].
+    pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
+        let mut hashes = BTreeMap::new();
+        for name in [MODEL, PFE, RPN] {
+            hashes.insert(name.into(), hash::sha256_file(&self.path.join(name))?);
+        }
+        Ok(hashes)
     }
 
     /// The payload for the CPU engine.
@@ -146,13 +213,14 @@ impl Folder {
         Ok(compile::cpu(&self.rpn.graph)?)
     }
 
-    /// Folded nodes of both networks and rewritten ones, a line each, for manifests and reports.
+    /// What was done to both networks, a line each, for manifests and reports: before they came into a
+    /// quantised folder, and nodes that were folded or rewritten when they were read.
     pub fn steps(&self) -> Vec<String> {
         let rewritten = &self.rpn.rewritten;
         let rewritten = rewritten
             .iter()
             .map(|n| format!("rewrote {n} as a 1x1 Conv"));
-        [&self.pfe.fused, &self.rpn.fused]
+        let read = [&self.pfe.fused, &self.rpn.fused]
             .into_iter()
             .flat_map(|report| {
                 let fused = report
@@ -164,9 +232,9 @@ impl Folder {
                     .iter()
                     .map(|k| format!("kept {}: {}", k.node, k.reason));
                 fused.chain(kept)
-            })
-            .chain(rewritten)
-            .collect()
+            });
+        let all = self.made_by.iter().cloned().chain(read).chain(rewritten);
+        all.collect()
     }
 
     /// Compiles the folder into a plan for the CPU.
@@ -178,7 +246,7 @@ impl Folder {
             payload: &self.cpu_payload()?,
             pfn: &self.pfe.pfn,
             steps: self.steps(),
-            quantization: None,
+            quantization: self.quantization.clone(),
         };
         self.write_cpu(out, network, accuracy)
     }
@@ -203,10 +271,9 @@ impl Folder {
             path: out.into(),
             source: e.into(),
         })?;
-        let precision = if quantization.is_some() {
-            "int8"
-        } else {
-            "fp32"
+        let precision = match quantization.is_some() || self.is_quantized() {
+            true => "int8",
+            false => "fp32",
         };
         let manifest = Manifest {
             target: Target {
@@ -239,6 +306,7 @@ impl Folder {
         let manifest = Manifest {
             target: compiled.target.clone(),
             steps: self.steps(),
+            quantization: self.quantization.clone(),
             accuracy,
             ..Manifest::default()
         };
@@ -261,14 +329,10 @@ impl Folder {
         pfn: &Pfn,
         engine: Vec<(&'static str, &[u8])>,
     ) -> Result<()> {
-        let mut inputs = BTreeMap::new();
-        for name in [MODEL, PFE, RPN] {
-            inputs.insert(name.into(), hash::sha256_file(&self.path.join(name))?);
-        }
         let contents = Contents {
             manifest: Manifest {
                 producer: producer(),
-                inputs,
+                inputs: self.hashes()?,
                 ..manifest
             },
             model_text: &self.model_text,
@@ -343,16 +407,7 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     let mut folder = Folder::from_sources(sources)?;
     // Compiled once, so that what cannot be run is known now.
     folder.cpu_payload()?;
-    let present = [MODEL, PFE, RPN, MANIFEST]
-        .into_iter()
-        .find(|name| out.join(name).exists());
-    if let Some(name) = present.filter(|_| !force) {
-        return Err(BuildError::Exists {
-            path: out.join(name),
-        }
-        .into());
-    }
-    std::fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
+    make(out, force)?;
     let mut inputs = BTreeMap::new();
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
         inputs.insert(name.into(), hash::sha256_file(from)?);
@@ -361,15 +416,14 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     }
     write_whole(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));
-    let manifest = ImportManifest {
+    FolderManifest {
         producer: producer(),
         inputs,
-        fused: folder.steps(),
-    };
-    let path = out.join(MANIFEST);
-    let text = serde_json::to_string_pretty(&manifest)
-        .map_err(|e| Error::io(&path, "encode")(e.into()))?;
-    write_whole(&path, (text + "\n").as_bytes())?;
+        files: BTreeMap::new(),
+        steps: folder.steps(),
+        quantization: None,
+    }
+    .write(out)?;
     folder.path = out.into();
     Ok(folder)
 }

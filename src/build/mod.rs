@@ -7,6 +7,7 @@
 //! graph ──────────────────────── compile::cpu ─ engine payload, FP32
 //! graph ─ calibrate ─ quantize ─ compile::cpu ─ engine payload, INT8
 //! graph ─ calibrate ─ quantize ─ half ───────── FP16 + Q/DQ for TensorRT
+//! graph ─ calibrate ─ quantize ─ export ─────── model folder, FP32 + Q/DQ
 //! ```
 //!
 //! Every step is a pure function of its inputs: the same files give the same bytes.
@@ -18,6 +19,7 @@ pub mod compile;
 pub mod config;
 pub mod deconv;
 pub mod equalize;
+pub mod export;
 pub mod folder;
 pub mod fuse;
 pub mod half;
@@ -125,6 +127,14 @@ pub enum BuildError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// The files of a model folder do not belong together, or its manifest cannot be read.
+    #[error("{path}: {what}")]
+    Folder {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        what: String,
     },
     /// A configuration that cannot be used.
     #[error(transparent)]

@@ -35,6 +35,9 @@ mod real;
 #[path = "../common/recorded.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod recorded;
+#[cfg(feature = "tensorrt")]
+#[path = "../common/standin.rs"]
+mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
@@ -48,6 +51,7 @@ mod demo;
 mod detector;
 mod engine;
 mod eval;
+mod folder;
 mod import;
 mod model;
 mod output;

@@ -57,7 +57,7 @@ fn an_amax_per_channel_is_listed_in_a_plan_and_in_onnx() {
     built(folder.path(), &args);
     let show = ["inspect", "int8.plan", "--show", "quantizers"];
     let (plan, _) = built(folder.path(), &show);
-    let onnx = ["inspect", "onnx/pts_backbone_neck_head.int8.onnx"];
+    let onnx = ["inspect", "onnx/pts_backbone_neck_head.onnx"];
     let (onnx, _) = built(folder.path(), &onnx);
     for text in [&plan, &onnx] {
         let line = |name: &str| {

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 /// What a plan can be made for.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum TargetArg {
-    /// The CPU engine, FP32.
+    /// The CPU engine: FP32, and INT8 where the network has Q/DQ pairs.
     Cpu,
     /// TensorRT: FP16, and INT8 where the network has Q/DQ pairs.
     Tensorrt,
@@ -51,8 +51,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         TargetArg::Cpu => {
             folder.compile_cpu(&args.out, accuracy)?;
             let bytes = std::fs::metadata(&args.out)?.len();
+            let precision = match folder.is_quantized() {
+                true => "int8",
+                false => "fp32",
+            };
             println!(
-                "{}: cpu fp32, {:.1} MB",
+                "{}: cpu {precision}, {:.1} MB",
                 args.out.display(),
                 bytes as f64 / 1e6
             );

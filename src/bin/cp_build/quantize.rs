@@ -3,10 +3,9 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use centerpoint::Error;
 use centerpoint::build::config::Given;
-use centerpoint::build::folder::{Folder, Network, RPN};
-use centerpoint::build::half;
+use centerpoint::build::export;
+use centerpoint::build::folder::{self, Folder, Network};
 use centerpoint::build::recipe::{self, Job, Outcome};
 use centerpoint::plan::{Accuracy, Candidate};
 use centerpoint::points;
@@ -59,9 +58,13 @@ pub(crate) struct Args {
     /// Calibration of the float network: read if it is there, written if not.
     #[arg(long, value_name = "FILE.calib.json")]
     calibration: Option<PathBuf>,
-    /// Also write the Q/DQ network there, in FP32 and in FP16 for TensorRT.
+    /// Also write the quantised model as a model folder, its network with Q/DQ pairs: to compile it for
+    /// other targets, or to run it in ONNX Runtime.
     #[arg(long, value_name = "DIR")]
     onnx: Option<PathBuf>,
+    /// Replace a model that is in that folder.
+    #[arg(long, requires = "onnx")]
+    force: bool,
     /// Accuracy to keep in the plan: output of `cp-build eval --plan --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
@@ -85,6 +88,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let given = given(&args)?;
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     let folder = Folder::read(&args.model)?;
+    if let Some(dir) = &args.onnx {
+        // Known now, not after the work.
+        folder::make(dir, args.force)?;
+    }
     let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
     let bars = Bars::new();
     let job = Job {
@@ -100,7 +107,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         log::warn!("{warning}");
     }
     if let Some(dir) = &args.onnx {
-        write_onnx(dir, &outcome)?;
+        export::write_quantized(&folder, &outcome, dir)?;
     }
     let mut steps = folder.steps();
     steps.extend(outcome.steps.iter().cloned());
@@ -158,19 +165,6 @@ fn given(args: &Args) -> anyhow::Result<Given> {
         given.set("placement.skip", args.skip.clone());
     }
     Ok(given)
-}
-
-/// Writes the network with its pairs: FP32 beside them for everybody, FP16 for TensorRT.
-fn write_onnx(dir: &Path, outcome: &Outcome) -> anyhow::Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io(dir, "create"))?;
-    let stem = RPN.trim_end_matches(".onnx");
-    let graph = &outcome.quantized.graph;
-    graph.write(&dir.join(format!("{stem}.int8.onnx")))?;
-    let typed = half::strongly_typed(graph, &half::Io::default())?;
-    typed
-        .graph
-        .write(&dir.join(format!("{stem}.int8_fp16.onnx")))?;
-    Ok(())
 }
 
 fn summary(out: &Path, outcome: &Outcome) -> anyhow::Result<String> {

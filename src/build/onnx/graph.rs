@@ -10,7 +10,9 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::node::{Node, describe};
-use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use super::proto::{
+    GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+};
 use super::{file, tensor};
 use crate::build::{BuildError, Result};
 
@@ -146,6 +148,24 @@ impl Graph {
         }
         let ir = &mut self.head.ir_version;
         *ir = Some(ir.unwrap_or_default().max(ir_version));
+    }
+
+    /// What the file says under a key of its metadata.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let mut all = self.head.metadata_props.iter();
+        all.find(|entry| entry.key.as_deref() == Some(key))?
+            .value
+            .as_deref()
+    }
+
+    /// Sets what the file says under a key of its metadata.
+    pub fn set_metadata(&mut self, key: &str, value: &str) {
+        let all = &mut self.head.metadata_props;
+        all.retain(|entry| entry.key.as_deref() != Some(key));
+        all.push(StringStringEntryProto {
+            key: Some(key.to_owned()),
+            value: Some(value.to_owned()),
+        });
     }
 
     /// The graph's messages.

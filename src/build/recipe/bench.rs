@@ -15,7 +15,7 @@ use crate::build::onnx::Graph;
 use crate::build::quantize::{self, Kind, Quantized, Quantizer};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
-use crate::build::{Result as BuildResult, compile};
+use crate::build::{BuildError, Result as BuildResult, compile};
 use crate::engine::cpu::Payload;
 use crate::error::Result;
 use crate::features::Pfn;
@@ -68,6 +68,10 @@ impl<'a> Bench<'a> {
         frames: &config::Frames,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
+        if job.folder.is_quantized() {
+            let what = "the network is quantised already; give the float network";
+            return Err(BuildError::graph(job.folder.rpn.graph.path(), what).into());
+        }
         Ok(Self {
             job,
             split: Split::new(job.frames, frames)?,

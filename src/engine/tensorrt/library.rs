@@ -1,14 +1,16 @@
 //! TensorRT's libraries: opened at run time, their version asked before anything else.
 
 use std::path::Path;
+use std::sync::Arc;
 #[cfg(feature = "tensorrt")]
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use super::{BuildRequest, Built, Monitor, TensorRtError, Version};
+use super::{BuildRequest, Built, LoadRequest, Monitor, TensorRtError, Version};
 #[cfg(feature = "tensorrt")]
-use super::{Family, builder, loader, loader::Opened, runtime::Runtime};
+use super::{Family, builder, engine::Engine, loader, loader::Opened, runtime::Runtime};
 #[cfg(feature = "tensorrt")]
-use crate::cuda::{CudaError, Device};
+use crate::cuda::CudaError;
+use crate::cuda::{Device, frame};
 
 /// An opened TensorRT. It stays open until the process ends.
 pub struct Library {
@@ -43,6 +45,18 @@ impl Library {
     /// # Errors
     /// None without the feature: there is no library.
     pub fn build(&self, _: &BuildRequest<'_>, _: &dyn Monitor) -> Result<Built, TensorRtError> {
+        match self.never {}
+    }
+
+    /// Loads an engine.
+    ///
+    /// # Errors
+    /// None without the feature: there is no library.
+    pub fn load(
+        &self,
+        _: &LoadRequest<'_>,
+        _: &Arc<dyn Device>,
+    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
         match self.never {}
     }
 }
@@ -119,11 +133,25 @@ impl Library {
         engine.ok()?.layers()
     }
 
+    /// Loads an engine for frames on `device`: checks it against the model, and allocates all that its runs
+    /// need.
+    ///
+    /// # Errors
+    /// [`TensorRtError::Unavailable`], [`TensorRtError::Load`], [`TensorRtError::Binding`];
+    /// [`TensorRtError::Cuda`] for device memory.
+    pub fn load(
+        &self,
+        request: &LoadRequest<'_>,
+        device: &Arc<dyn Device>,
+    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
+        let runtime = self.runtime(device.clone())?;
+        Ok(Box::new(Engine::new(runtime, request, device)?))
+    }
+
     /// A runtime for engines on `device`.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`].
-    #[allow(dead_code)]
     pub(crate) fn runtime(&self, device: Arc<dyn Device>) -> Result<Runtime, TensorRtError> {
         Runtime::new(&self.opened, device)
     }

@@ -1,6 +1,6 @@
 //! TensorRT: what can be shown of it without a GPU. With the feature `tensorrt` this is with the real libraries
 //! and headers that `tests/tensorrt.sh` fetches: TensorRT-RTX builds engines without a GPU, and the lean runtimes
-//! are only asked for their versions.
+//! are only asked for their versions. Engines are run by a stand-in of ours (`run`).
 
 #[cfg(feature = "tensorrt")]
 mod compile;
@@ -10,6 +10,8 @@ mod layers;
 #[cfg(feature = "tensorrt")]
 mod library;
 mod onnx;
+#[cfg(feature = "tensorrt")]
+mod run;
 
 #[cfg(feature = "tensorrt")]
 use std::path::PathBuf;

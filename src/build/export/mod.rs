@@ -1,0 +1,7 @@
+//! The way back from the crate's structures to ONNX files: the counterpart of `import`.
+
+mod pfe;
+mod quantized;
+
+pub use pfe::pfe;
+pub use quantized::write_quantized;

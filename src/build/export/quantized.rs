@@ -1,0 +1,46 @@
+//! Writes a quantised model as a model folder: everything that can be made of a float one can be made of it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::pfe;
+use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
+use crate::build::hash;
+use crate::build::onnx::{Graph, encode};
+use crate::build::recipe::Outcome;
+use crate::error::Result;
+use crate::files::write_whole;
+
+/// Writes what was made of `source` into the folder `out`, which [`folder::make`] has made: the network in FP32
+/// with its Q/DQ pairs, the PFN as it is now, the description, and the record of the quantisation.
+///
+/// # Errors
+/// [`crate::error::Error::Io`].
+pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result<()> {
+    let points = source.model.grid.max_points_per_pillar;
+    let pfe = pfe(&outcome.pfn, points, &out.join(PFE))?;
+    let mut network = outcome.quantized.graph.clone();
+    folder::bind(&mut network, &outcome.pfn);
+    let mut files = BTreeMap::new();
+    for (name, graph) in [(PFE, &pfe), (RPN, &network)] {
+        files.insert(name.to_owned(), write_graph(graph, &out.join(name))?);
+    }
+    write_whole(&out.join(MODEL), source.model_text.as_bytes())?;
+    let mut steps = source.steps();
+    steps.extend(outcome.steps.iter().cloned());
+    FolderManifest {
+        producer: folder::producer(),
+        inputs: source.hashes()?,
+        files,
+        steps,
+        quantization: Some(outcome.record.clone()),
+    }
+    .write(out)
+}
+
+/// Writes a network and gives the file's SHA-256.
+pub(super) fn write_graph(graph: &Graph, path: &Path) -> Result<String> {
+    let bytes = encode(&graph.to_model());
+    write_whole(path, &bytes)?;
+    Ok(hash::sha256(&bytes))
+}
