@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use centerpoint::build::compile::tensorrt::{Compiled, Request, build};
+use centerpoint::build::folder::{MODEL, PFE, RPN};
 use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::{Graph, encode};
@@ -540,4 +541,61 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
     let said = String::from_utf8_lossy(&run.stderr);
     assert_eq!(run.status.code(), Some(5), "{said}");
     assert!(said.contains("install the NVIDIA driver"), "{said}");
+}
+
+/// A model folder with Q/DQ pairs, into an engine that reads codes.
+#[test]
+fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
+    let Some(library) = library_folder("rtx") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let demo = Network::demo().unwrap();
+    let graph = demo.quantized(&map(&demo.model)).unwrap();
+    for name in [MODEL, PFE] {
+        std::fs::copy(Path::new(DEMO).join(name), folder.path().join(name)).unwrap();
+    }
+    graph.write(&folder.path().join(RPN)).unwrap();
+    let compile = [
+        "compile",
+        "--model",
+        ".",
+        "--target",
+        "tensorrt",
+        "--compute-capability",
+        "8.9",
+        "--input-type",
+        "int8",
+        "--io-formats",
+        "any",
+        "--out",
+        "int8.plan",
+        "--library",
+    ];
+    let compile = [&compile[..], &[library.to_str().unwrap()]].concat();
+    let (said, warned) = toy::built(folder.path(), &compile);
+    assert!(said.contains("int8.plan: tensorrt int8, "), "{said}");
+    assert_eq!(warned.matches("WARN").count(), 1, "{warned}");
+    assert!(
+        warned.contains("28 of 28 quantised layers read INT8"),
+        "{warned}"
+    );
+
+    let plan = Plan::open(&folder.path().join("int8.plan")).unwrap();
+    let target = &plan.manifest().target;
+    assert_eq!(target.precision, "int8");
+    let target = target.tensorrt.as_ref().unwrap();
+    let scale = target.tensors[0].scale.unwrap();
+    assert!(scale > 0.0 && target.tensors[0].element == Element::I8);
+    let (text, _) = toy::built(folder.path(), &["inspect", "int8.plan", "--show", "layers"]);
+    let input =
+        format!("{{spatial_features [dtype=int8, scale={scale}, shape=(1, 32, 256, 256)]}}");
+    assert!(text.contains(&input), "{text}");
+    assert!(
+        text.contains("---- 28 Quantised Layer(s) of the Network ----"),
+        "{text}"
+    );
+    let (said, _) = toy::built(folder.path(), &["inspect", "int8.plan"]);
+    let options = "Options: --input-type int8 --output-type fp16 --io-formats any";
+    assert!(said.contains(options), "{said}");
 }
