@@ -32,13 +32,12 @@ const FAMILIES: [(&str, bool, u32); 3] = [
 const RTX_BREAK: (u32, u32) = (1, 5);
 
 /// Where headers are installed.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 5] = [
     "/usr/include/aarch64-linux-gnu",
     "/usr/include/x86_64-linux-gnu",
     "/usr/include",
     "/usr/local/include",
     "/usr/local/tensorrt/include",
-    "/usr/src/tensorrt/include",
 ];
 
 /// What to do for headers.

@@ -31,7 +31,6 @@ mod listen;
 mod loader;
 pub mod request;
 #[cfg(feature = "tensorrt")]
-#[allow(dead_code)]
 pub(crate) mod runtime;
 pub mod version;
 

@@ -46,3 +46,11 @@ pub(crate) fn header_folders() -> Option<Vec<PathBuf>> {
     assert!(!folders.is_empty(), "no headers");
     Some(folders)
 }
+
+#[cfg(not(feature = "tensorrt"))]
+#[test]
+fn a_program_without_the_feature_says_how_to_get_it() {
+    let opened = centerpoint::engine::tensorrt::Library::open(None);
+    let error = opened.err().expect("no library").to_string();
+    assert!(error.contains("--features tensorrt"), "{error}");
+}
