@@ -138,7 +138,7 @@ fn check(name: &str, model: &Model, graph: &Graph, compiled: &Compiled) {
     assert!(target.tensors.iter().all(|t| t.element == Element::F16));
 }
 
-/// Every form of every network for three generations of RTX cards, twice.
+/// Every form of every network for three generations of RTX cards.
 #[test]
 fn networks_become_the_same_engines_each_time() {
     let Some(library) = rtx() else {
@@ -149,11 +149,15 @@ fn networks_become_the_same_engines_each_time() {
         for (graph, int8) in [(&graph, false), (&pairs, true)] {
             let mut sizes = Vec::new();
             for capability in [86, 89, 120] {
-                let [first, again] =
-                    [(); 2].map(|()| compile(&library, graph, &[capability], options()).unwrap());
+                let once = || compile(&library, graph, &[capability], options()).unwrap();
+                let first = once();
                 let name = format!("{name}, int8 {int8}, {capability}");
-                assert!(first.engine == again.engine, "{name}: another engine");
-                assert_eq!(first.layers, again.layers, "{name}");
+                // Of the large network for one card twice: that takes as long as all the rest.
+                if name.starts_with("demo") || capability == 89 {
+                    let again = once();
+                    assert!(first.engine == again.engine, "{name}: another engine");
+                    assert_eq!(first.layers, again.layers, "{name}");
+                }
                 assert_eq!(Version::of_plan(&first.engine), Some(library.version()));
                 check(&name, &model, graph, &first);
                 check_int8(&name, graph, &first, int8);
@@ -575,7 +579,9 @@ fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
     let compile = [&compile[..], &[library.to_str().unwrap()]].concat();
     let (said, warned) = toy::built(folder.path(), &compile);
     assert!(said.contains("int8.plan: tensorrt int8, "), "{said}");
-    assert_eq!(warned.matches("WARN").count(), 1, "{warned}");
+    // The library warns, too, of scales that it keeps in FP32.
+    let ours = warned.lines().filter(|line| line.contains("cp_build"));
+    assert_eq!(ours.count(), 1, "{warned}");
     assert!(
         warned.contains("28 of 28 quantised layers read INT8"),
         "{warned}"
