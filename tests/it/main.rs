@@ -19,10 +19,17 @@ mod fixed_engine;
 mod frames;
 #[path = "../common/nets.rs"]
 mod nets;
+#[cfg(feature = "tensorrt")]
+#[path = "../../benches/engine/networks.rs"]
+#[allow(dead_code)]
+mod networks;
 #[path = "../common/npz.rs"]
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[cfg(feature = "tensorrt")]
+#[path = "../../benches/common/random.rs"]
+mod random;
 #[path = "../common/real.rs"]
 mod real;
 #[path = "../common/recorded.rs"]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(feature = "tensorrt")]
+use std::sync::{Mutex, PoisonError};
 
 use super::{BuildRequest, Built, LoadRequest, Monitor, TensorRtError, Version};
 #[cfg(feature = "tensorrt")]
@@ -77,8 +79,8 @@ impl Library {
         self.opened.version
     }
 
-    /// Builds an engine. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not, where compute
-    /// capabilities are given.
+    /// Builds an engine, one at a time. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not,
+    /// where compute capabilities are given.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`] without a driver, or for a lean runtime, which builds nothing;
@@ -116,6 +118,7 @@ impl Library {
             }
         };
         let functions = (create_builder, library.parser()?);
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut built = builder::build(library, functions, request, monitor)?;
         if here {
             built.inspector = self.inspect(request, &built.plan);
@@ -153,6 +156,11 @@ impl Library {
         Runtime::new(&self.opened, device)
     }
 }
+
+/// Held by the build that runs. TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build beside
+/// one for other GPUs fails.
+#[cfg(feature = "tensorrt")]
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Why nothing can be built on this machine.
 #[cfg(feature = "tensorrt")]
