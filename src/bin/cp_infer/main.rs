@@ -29,7 +29,7 @@ fn status(error: &Error) -> u8 {
         Error::Frame(_) => 3,
         Error::Plan(_) | Error::Model(_) => 4,
         Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-        Error::TensorRt(TensorRtError::Unavailable { .. }) => 5,
+        Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
         Error::Engine(_) | Error::TensorRt(_) => 4,
         Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,
