@@ -32,13 +32,12 @@ const FAMILIES: [(&str, bool, u32); 3] = [
 const RTX_BREAK: (u32, u32) = (1, 5);
 
 /// Where headers are installed.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 5] = [
     "/usr/include/aarch64-linux-gnu",
     "/usr/include/x86_64-linux-gnu",
     "/usr/include",
     "/usr/local/include",
     "/usr/local/tensorrt/include",
-    "/usr/src/tensorrt/include",
 ];
 
 /// What to do for headers.
@@ -85,13 +84,23 @@ pub(crate) fn build() -> io::Result<()> {
         );
         match compile(prefix, headers, &parsers, &out) {
             Ok(()) => compiled.push(prefix),
-            Err(problem) => problems.push(problem),
+            Err(problem) => {
+                // No such file, so that cargo tries again at the next build.
+                println!("cargo::rerun-if-changed={}", out.join("again").display());
+                problems.push(problem);
+            }
         }
     }
     if compiled.is_empty() && problems.is_empty() {
         problems.push(format!(
             "no headers of TensorRT 10, 11 or TensorRT-RTX 1 were found; {ADVICE}"
         ));
+        // Where packages would put them.
+        for folder in PLACES.iter().filter(|place| place.ends_with("-gnu")) {
+            if Path::new(folder).is_dir() {
+                println!("cargo::rerun-if-changed={folder}");
+            }
+        }
     }
     for problem in &problems {
         println!("cargo::warning=feature `tensorrt`: {problem}");

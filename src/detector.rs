@@ -6,14 +6,14 @@
 
 mod load;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boxes::Box3d;
 use crate::cuda;
 use crate::decode::{self, Decoder};
-use crate::engine::{Engine, MapView};
+use crate::engine::{Engine, LayerTime, MapView};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
@@ -24,6 +24,7 @@ use crate::plan::{Plan, PlanError};
 use crate::points::{Column, Layout, PointCloud, SweepBuffer};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
+use load::Kind;
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub enum Device {
 }
 
 /// How a plan is run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// CPU threads, the caller's included; 0 is one per core.
     pub threads: usize,
@@ -48,6 +49,9 @@ pub struct Options {
     pub score: Option<f32>,
     /// Factor from the clouds' intensity to the model's scale, instead of the plan's.
     pub intensity_scale: Option<f32>,
+    /// For a plan of TensorRT: the library, or the folder that holds it; `None`: as
+    /// [`Library::open`](crate::engine::tensorrt::Library::open) finds it.
+    pub tensorrt: Option<PathBuf>,
 }
 
 /// What was found in one frame; borrowed from the detector until the next one.
@@ -102,7 +106,8 @@ impl Detector {
     ///
     /// # Errors
     /// [`PlanError`] or [`crate::model::ModelError`] for a plan that cannot be used,
-    /// [`cuda::CudaError::Unavailable`] where the GPU that was asked for cannot be used.
+    /// [`cuda::CudaError::Unavailable`] where the GPU that was asked for cannot be used,
+    /// [`crate::engine::tensorrt::TensorRtError`] where TensorRT cannot be used or the engine does not fit.
     pub fn load(path: &Path, options: &Options) -> Result<Self> {
         Self::new(&Plan::open(path)?, options)
     }
@@ -112,14 +117,27 @@ impl Detector {
     /// # Errors
     /// As [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
-        match options.device {
-            Device::Auto | Device::Cpu => Self::with(plan, options, None),
-            Device::Cuda => Self::on(plan, options, &cuda::open()?),
+        match (load::kind(plan)?, options.device) {
+            (Kind::Cpu, Device::Auto | Device::Cpu) => Self::with(plan, options, None),
+            (Kind::TensorRt, Device::Cpu) => Err(PlanError::Target {
+                path: plan.path().into(),
+                found: plan.manifest().target.engine.clone(),
+                wanted: "the CPU was asked for".into(),
+                advice:
+                    "leave out `--device cpu`, or build a plan with `cp-build compile --target cpu`"
+                        .into(),
+            }
+            .into()),
+            (Kind::TensorRt, Device::Auto | Device::Cuda) => {
+                let device = cuda::open().map_err(load::without_the_cpu)?;
+                Self::on(plan, options, &device)
+            }
+            (Kind::Cpu, Device::Cuda) => Self::on(plan, options, &cuda::open()?),
         }
     }
 
-    /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. A plan for the
-    /// CPU runs its engine there, and the stages before and after it on the device.
+    /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. All stages of
+    /// a TensorRT plan run there; of a plan for the CPU those before and after its engine.
     ///
     /// # Errors
     /// As [`Detector::load`].
@@ -144,16 +162,25 @@ impl Detector {
             model.points.intensity_scale = scale;
         }
         let pool = Arc::new(Pool::new(options.threads));
-        let (engine, outputs) = load::engine(plan, &pool)?;
-        let stages = match device {
-            None => Stages::Cpu(Box::new(Cpu::new(plan, &model, &pool, engine, outputs)?)),
-            Some(device) => Stages::Cuda(Box::new(cuda::Frame::with_host_engine(
-                &model,
-                plan.pfn(),
-                device,
-                engine,
-                &outputs,
-            )?)),
+        let stages = match (device, load::kind(plan)?) {
+            (Some(device), Kind::TensorRt) => {
+                let engine = load::tensorrt_engine(plan, options, device)?;
+                let frame = cuda::Frame::new(&model, plan.pfn(), device, engine)?;
+                Stages::Cuda(Box::new(frame))
+            }
+            (device, _) => {
+                let (engine, outputs) = load::engine(plan, &pool)?;
+                match device {
+                    None => Stages::Cpu(Box::new(Cpu::new(plan, &model, &pool, engine, outputs)?)),
+                    Some(device) => Stages::Cuda(Box::new(cuda::Frame::with_host_engine(
+                        &model,
+                        plan.pfn(),
+                        device,
+                        engine,
+                        &outputs,
+                    )?)),
+                }
+            }
         };
         Ok(Self {
             model,
@@ -190,6 +217,18 @@ impl Detector {
     /// As [`Detector::detect`].
     pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Detection<'_>> {
         self.run(Source::Sweeps(sweeps))
+    }
+
+    /// Runs the network once more on the last frame's map, which changes nothing, and gives the time of each
+    /// layer. With the network go neither graph nor the other stages: the sum is not the frame's `engine`.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
+        match &mut self.stages {
+            Stages::Cpu(cpu) => Ok(cpu.engine.profile()?),
+            Stages::Cuda(frame) => frame.profile(),
+        }
     }
 
     fn run(&mut self, source: Source<'_>) -> Result<Detection<'_>> {

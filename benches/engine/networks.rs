@@ -87,19 +87,7 @@ impl Network {
     pub(crate) fn quantized(&self, input: &[f32]) -> Result<Graph> {
         let mut graph = self.graph.clone();
         deconv::rewrite(&mut graph)?;
-        let payload = compile::cpu(&graph)?;
-        let (pool, weights) = (Arc::new(Pool::new(0)), Arc::new(payload.weights));
-        let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
-        let mut view = engine.input_mut();
-        let (height, width) = (view.layout.height, view.layout.width);
-        for (i, value) in input.iter().enumerate() {
-            view.set(i / (height * width), i / width % height, i % width, *value);
-        }
-        let mut amax = BTreeMap::new();
-        engine.run_with(&mut |name, view| {
-            amax.insert(name.to_owned(), largest(view));
-        })?;
-        Ok(quantize::quantize(&graph, &amax, &Placement::default())?.graph)
+        quantized(&graph, input)
     }
 
     /// Multiply-adds of one run.
@@ -128,6 +116,24 @@ impl Network {
         };
         Ok(plan::write(path, contents)?)
     }
+}
+
+/// A graph with quantised activations and weights in every layer; the largest absolute values on `input`
+/// (NCHW) are the ranges.
+pub(crate) fn quantized(graph: &Graph, input: &[f32]) -> Result<Graph> {
+    let payload = compile::cpu(graph)?;
+    let (pool, weights) = (Arc::new(Pool::new(0)), Arc::new(payload.weights));
+    let mut engine = CpuEngine::new(payload.program, weights, pool, &Options::default())?;
+    let mut view = engine.input_mut();
+    let (height, width) = (view.layout.height, view.layout.width);
+    for (i, value) in input.iter().enumerate() {
+        view.set(i / (height * width), i / width % height, i % width, *value);
+    }
+    let mut amax = BTreeMap::new();
+    engine.run_with(&mut |name, view| {
+        amax.insert(name.to_owned(), largest(view));
+    })?;
+    Ok(quantize::quantize(graph, &amax, &Placement::default())?.graph)
 }
 
 /// The largest absolute value of a map.

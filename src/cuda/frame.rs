@@ -18,7 +18,7 @@ use super::pillars::{self, Pillars};
 use super::scatter::{self, Scatter};
 use super::{CudaError, Device, DeviceMap, Graph, Input, Pinned};
 use crate::boxes::Box3d;
-use crate::engine::MapDesc;
+use crate::engine::{LayerTime, MapDesc};
 use crate::error::Result;
 use crate::features::Pfn;
 use crate::frame::{Dropped, Times};
@@ -37,6 +37,12 @@ pub trait Engine: Send {
     /// # Errors
     /// The device's.
     fn enqueue(&mut self) -> Result<(), CudaError>;
+    /// Runs the network on the same input once more, which gives the same outputs, and waits for it; the time
+    /// of each layer, in the order in which they ran. This is never recorded.
+    ///
+    /// # Errors
+    /// The device's.
+    fn profile(&mut self) -> Result<Vec<LayerTime>, CudaError>;
 }
 
 /// Marks of time between the stages, in their order.
@@ -247,6 +253,17 @@ impl Frame {
     /// The boxes of the last frame, best first.
     pub fn boxes(&self) -> &[Box3d] {
         nms::split(&self.result).1
+    }
+
+    /// Runs the network once more on the map of the last frame; the time of each layer.
+    ///
+    /// # Errors
+    /// As [`Frame::detect`].
+    pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
+        match &mut self.side {
+            Side::Device { engine, .. } => Ok(engine.profile()?),
+            Side::Host(host) => host.profile(),
+        }
     }
 
     /// Runs the frame whose input has been set.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Buffer, CudaError, Device, DeviceMap, Features, Pillars, Pinned};
-use crate::engine::{Engine, MapLayout};
+use crate::engine::{Engine, LayerTime, MapLayout};
 use crate::error::Result;
 use crate::frame::Times;
 use crate::model::{Model, OUTPUT_KINDS};
@@ -135,5 +135,10 @@ impl Host {
         times.scatter = (scattered - start).as_secs_f64() * 1e3;
         times.engine = scattered.elapsed().as_secs_f64() * 1e3;
         Ok(())
+    }
+
+    /// Runs the network once more on the map of the last frame.
+    pub(super) fn profile(&mut self) -> Result<Vec<LayerTime>> {
+        Ok(self.engine.profile()?)
     }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use super::Options;
+use crate::cuda::{CudaError, Device, frame};
+use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
 use crate::error::Result;
 use crate::model::OUTPUT_KINDS;
@@ -11,7 +14,45 @@ use crate::threads::Pool;
 /// An engine and the indices of its outputs, by task and in the order of [`OUTPUT_KINDS`].
 type Loaded = (Box<dyn Engine>, Vec<[usize; OUTPUT_KINDS.len()]>);
 
-/// The engine that the plan was made for.
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Cpu,
+    TensorRt,
+}
+
+/// What a plan is made for.
+pub(super) fn kind(plan: &Plan) -> Result<Kind> {
+    match plan.manifest().target.engine.as_str() {
+        "cpu" => Ok(Kind::Cpu),
+        "tensorrt" => Ok(Kind::TensorRt),
+        other => Err(PlanError::Target {
+            path: plan.path().into(),
+            found: other.into(),
+            wanted: "this program runs `cpu` and `tensorrt` plans".into(),
+            advice: "build one with `cp-build compile`".into(),
+        }
+        .into()),
+    }
+}
+
+/// The error of opening a GPU, less its advice to use the CPU: a TensorRT plan cannot.
+pub(super) fn without_the_cpu(error: CudaError) -> CudaError {
+    match error {
+        CudaError::Unavailable { reason } => {
+            let reason = reason.trim_end_matches("use `--device cpu`");
+            let reason = reason
+                .trim_end_matches("or ")
+                .trim_end_matches([' ', ',', ';']);
+            CudaError::Unavailable {
+                reason: format!("{reason}; this plan is for TensorRT, which runs nowhere else"),
+            }
+        }
+        other => other,
+    }
+}
+
+/// The engine of a plan for the CPU.
 pub(super) fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Loaded> {
     let engine = cpu_engine(plan, pool)?;
     check_input(plan, &*engine)?;
@@ -19,18 +60,49 @@ pub(super) fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Loaded> {
     Ok((engine, outputs))
 }
 
-/// Loads the CPU engine.
-fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
-    let target = &plan.manifest().target;
-    if target.engine != "cpu" {
-        return Err(PlanError::Target {
+/// The engine of a TensorRT plan on its device, checked against the model.
+pub(super) fn tensorrt_engine(
+    plan: &Plan,
+    options: &Options,
+    device: &Arc<dyn Device>,
+) -> Result<Box<dyn frame::Engine>> {
+    let target = plan.manifest().target.tensorrt.as_ref();
+    let target = target.ok_or_else(|| PlanError::Broken {
+        path: plan.path().into(),
+        what: "the manifest says nothing of TensorRT; build the plan again with `cp-build compile`"
+            .into(),
+    })?;
+    let library = Library::open(options.tensorrt.as_deref())?;
+    let (wanted, found) = (target.library, library.version());
+    if (wanted.family, wanted.major) != (found.family, found.major) {
+        return Err(TensorRtError::Mismatch {
             path: plan.path().into(),
-            found: target.engine.clone(),
-            wanted: "this program runs `cpu` plans".into(),
-            advice: "build one with `cp-build compile --target cpu`".into(),
+            wanted,
+            library: found,
+            advice:
+                "name a library of that line with CENTERPOINT_TENSORRT, or build the plan again \
+                     with this one"
+                    .into(),
         }
         .into());
     }
+    let input = target.tensors.iter().find(|tensor| tensor.input);
+    let built = target.options.as_ref();
+    let engine = library.load(
+        &LoadRequest {
+            path: plan.path(),
+            plan: plan.section("engine")?.as_ref(),
+            model: plan.model(),
+            input_scale: input.and_then(|input| input.scale),
+            host_code: built.is_some_and(|options| options.version_compatible),
+        },
+        device,
+    )?;
+    Ok(engine)
+}
+
+/// Loads the CPU engine.
+fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
     let broken = |e: EngineError| PlanError::Broken {
         path: plan.path().into(),
         what: e.to_string(),

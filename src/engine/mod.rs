@@ -135,6 +135,18 @@ pub trait Engine: Send {
     fn run(&mut self) -> Result<(), EngineError>;
     /// Output `index` of [`Engine::outputs`], valid until the next [`Engine::run`].
     fn output(&self, index: usize) -> Option<MapView<'_>>;
+    /// Runs the network on the same input once more, which gives the same outputs; the time of each layer,
+    /// in the order in which they ran.
+    fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError>;
+}
+
+/// How long a layer of a network took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerTime {
+    /// Its name in the engine: that of the network's node, or of several that became one.
+    pub name: String,
+    /// Milliseconds.
+    pub ms: f64,
 }
 
 /// Why an engine could not be built or run.

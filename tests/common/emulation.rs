@@ -15,7 +15,7 @@ use centerpoint::cuda::{self, CudaError, Device, Launch};
 use crate::recorded::{Plain, Recorded};
 
 #[path = "emulation/library.rs"]
-mod library;
+pub(crate) mod library;
 #[path = "emulation/sanitizers.rs"]
 pub(crate) mod sanitizers;
 

@@ -104,6 +104,43 @@ fn times_are_there_when_asked_for() {
 }
 
 #[test]
+fn a_profile_leaves_the_results_as_they_are() {
+    let folder = folder();
+    let frames = [
+        "--engine",
+        "tiny.plan",
+        "--pcd",
+        "a.bin",
+        "b.bin",
+        "--layout",
+        "kitti",
+        "--format",
+        "json",
+    ];
+    let plain = infer(folder.path(), &frames);
+    let profiled = infer(folder.path(), &[&frames[..], &["--profile"]].concat());
+    assert!(profiled.status.success());
+    assert_eq!(text(&profiled.stdout), text(&plain.stdout));
+    assert!(plain.stderr.is_empty());
+
+    let table = text(&profiled.stderr);
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map(|row| row.split_whitespace().collect())
+        .collect();
+    assert_eq!(rows[0].join(" "), "profile of 2 frames:", "{table}");
+    let names: Vec<&str> = rows[2..].iter().map(|row| row[4]).collect();
+    assert_eq!(
+        names,
+        ["heatmap", "reg", "height", "dim", "rot", "vel", "total"]
+    );
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    let layers: f64 = rows[2..8].iter().map(|row| number(row[0])).sum();
+    assert!((number(rows[8][0]) - layers).abs() < 0.01, "{table}");
+    assert_eq!(rows[8][3], "100.0");
+}
+
+#[test]
 fn every_run_and_thread_count_gives_the_same_bytes() {
     let folder = folder();
     let run = |threads: &str| {

@@ -173,3 +173,18 @@ fn contradictions_between_model_and_network_are_refused() {
         );
     }
 }
+
+#[test]
+fn a_profile_has_the_networks_layers_and_changes_nothing() {
+    let mut detector = detector(MODEL, &Options::default()).unwrap();
+    let cloud = cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]]);
+    let before = detector.detect(&cloud).unwrap().boxes.to_vec();
+    assert_eq!(before.len(), 2);
+    for _ in 0..2 {
+        let layers = detector.profile().unwrap();
+        let names: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
+        assert_eq!(names, ["heatmap", "reg", "height", "dim", "rot", "vel"]);
+        assert!(layers.iter().all(|layer| layer.ms > 0.0), "{layers:?}");
+        assert_eq!(detector.detect(&cloud).unwrap().boxes, before);
+    }
+}

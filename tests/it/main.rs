@@ -19,15 +19,25 @@ mod fixed_engine;
 mod frames;
 #[path = "../common/nets.rs"]
 mod nets;
+#[cfg(feature = "tensorrt")]
+#[path = "../../benches/engine/networks.rs"]
+#[allow(dead_code)]
+mod networks;
 #[path = "../common/npz.rs"]
 mod npz;
 #[path = "../common/oracle.rs"]
 mod oracle;
+#[cfg(feature = "tensorrt")]
+#[path = "../../benches/common/random.rs"]
+mod random;
 #[path = "../common/real.rs"]
 mod real;
 #[path = "../common/recorded.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod recorded;
+#[cfg(feature = "tensorrt")]
+#[path = "../common/standin.rs"]
+mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 

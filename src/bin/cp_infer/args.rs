@@ -47,6 +47,11 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
 
+    /// TensorRT's library, or the folder that holds it [default: CENTERPOINT_TENSORRT in the environment, else
+    /// the one that the system finds].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) library: Option<PathBuf>,
+
     /// Keep boxes with at least this score, instead of the plan's thresholds.
     #[arg(long, value_name = "0..1", value_parser = score)]
     pub(crate) score: Option<f32>,
@@ -58,6 +63,11 @@ pub(crate) struct Args {
     /// Report the time of each stage.
     #[arg(long)]
     pub(crate) times: bool,
+
+    /// After each frame run the network once more, layer by layer, and report the layers' times at the end on
+    /// standard error.
+    #[arg(long)]
+    pub(crate) profile: bool,
 
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]

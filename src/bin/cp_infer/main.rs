@@ -3,6 +3,7 @@
 //! One bad frame among many is reported and the rest go on.
 
 mod args;
+mod profile;
 mod sink;
 
 use std::io::ErrorKind;
@@ -19,6 +20,7 @@ use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use profile::Profile;
 use sink::Sink;
 
 /// Exit status by the kind of error; see [`Args`].
@@ -60,6 +62,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         device: args.device.into(),
         score: args.score,
         intensity_scale: args.intensity_scale,
+        tensorrt: args.library.clone(),
     };
     let mut detector = Detector::load(&args.engine, &options)?;
     let frames = match &args.sweeps {
@@ -69,8 +72,10 @@ fn run(args: &Args) -> Result<usize, Error> {
     let mut sink = Sink::open(args, &detector, &frames)?;
     let progress = progress_bar(frames.len());
     let mut failed = 0;
+    let mut profile = Profile::default();
     for path in &frames {
         match frame(args, path, &mut detector, &mut sink) {
+            Ok(()) if args.profile => profile.add(&detector.profile()?),
             Ok(()) => {}
             Err(Error::Frame(error)) => {
                 failed += 1;
@@ -87,6 +92,9 @@ fn run(args: &Args) -> Result<usize, Error> {
     }
     progress.finish_and_clear();
     sink.close()?;
+    if args.profile {
+        eprint!("{profile}");
+    }
     Ok(failed)
 }
 

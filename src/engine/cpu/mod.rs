@@ -15,7 +15,7 @@
 //! at run    CpuEngine::new(program, weights: Weights, pool: Arc<Pool>, &Options) -> CpuEngine
 //!               as Engine: .input_mut() .run() .output(i)
 //!               .run_with(&mut |tensor_name, MapView| …)       calibration
-//!               .set_timing(true) .layer_times()               profiling
+//!               .profile(), .set_timing(true) .layer_times()   profiling
 //!               .arena_bytes() .isa() .layer_shares()
 //! ```
 //! All builder methods return `Result<_, EngineError>`, whose errors name the node. The weights are
@@ -64,7 +64,7 @@ use self::arena::{LINE, Place};
 use self::exec::{Context, Step};
 use self::skip::Skip;
 use self::steps::{completed, steps};
-use super::{Engine, EngineError, MapDataMut, MapDesc, MapView, MapViewMut};
+use super::{Engine, EngineError, LayerTime, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::threads::Pool;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
@@ -93,6 +93,8 @@ pub struct CpuEngine {
     input_place: Place,
     output_places: Vec<Place>,
     steps: Vec<Step>,
+    /// Names of the operators, as many as steps.
+    names: Vec<String>,
     /// Tensors that are complete after each step, for observers.
     completed: Vec<Vec<(String, Place)>>,
     weights: Weights,
@@ -157,6 +159,7 @@ impl CpuEngine {
             input_place,
             output_places,
             steps: steps(&program, &places),
+            names: program.ops.iter().map(|op| op.name.clone()).collect(),
             completed: completed(&program, &places),
             weights,
             pool,
@@ -292,6 +295,19 @@ impl Engine for CpuEngine {
     fn output(&self, index: usize) -> Option<MapView<'_>> {
         let place = self.output_places.get(index)?;
         Some(view(bytemuck::cast_slice(&self.arena), place))
+    }
+
+    fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
+        self.set_timing(true);
+        let done = self.execute(None);
+        let times = self.names.iter().zip(self.layer_times());
+        let times = times.map(|(name, time)| LayerTime {
+            name: name.clone(),
+            ms: time.as_secs_f64() * 1e3,
+        });
+        let times = times.collect();
+        self.set_timing(false);
+        done.map(|()| times)
     }
 }
 

@@ -155,8 +155,8 @@ pub(super) fn parser(code: i32, node: i32, mut error: ParserError) -> ParserErro
     let advice = match code {
         2 => "there is too little memory",
         3 => "this is no ONNX file that it can read: export the network again",
-        // Unsupported graph, node, attribute, format, data type.
-        6..=8 | 10..=16 => {
+        // Invalid node; unsupported graph, node, attribute, input, data type, dynamic node, shape.
+        6..=13 => {
             "this TensorRT does not have that operator or this use of it: `cp-build compile` rewrites the \
              networks that it knows, so give it the model as it was exported; else change the export, or use a \
              newer TensorRT"

@@ -65,6 +65,18 @@ pub enum TensorRtError {
         /// What it logged as errors.
         reason: String,
     },
+    /// The library is not of the line that built the engine.
+    #[error("{path}: the engine is for {wanted}, but the library is {library}: {advice}")]
+    Mismatch {
+        /// The plan.
+        path: PathBuf,
+        /// The library that built the engine.
+        wanted: Version,
+        /// The library that was opened.
+        library: Version,
+        /// What to do.
+        advice: String,
+    },
     /// The engine could not be loaded.
     #[error("{path}: {library} could not load the engine: {reason}")]
     Load {

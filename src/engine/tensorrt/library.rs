@@ -1,14 +1,16 @@
 //! TensorRT's libraries: opened at run time, their version asked before anything else.
 
 use std::path::Path;
-#[cfg(feature = "tensorrt")]
 use std::sync::Arc;
+#[cfg(feature = "tensorrt")]
+use std::sync::{Mutex, PoisonError};
 
-use super::{BuildRequest, Built, Monitor, TensorRtError, Version};
+use super::{BuildRequest, Built, LoadRequest, Monitor, TensorRtError, Version};
 #[cfg(feature = "tensorrt")]
-use super::{Family, builder, loader, loader::Opened, runtime::Runtime};
+use super::{Family, builder, engine::Engine, loader, loader::Opened, runtime::Runtime};
 #[cfg(feature = "tensorrt")]
-use crate::cuda::{CudaError, Device};
+use crate::cuda::CudaError;
+use crate::cuda::{Device, frame};
 
 /// An opened TensorRT. It stays open until the process ends.
 pub struct Library {
@@ -45,6 +47,18 @@ impl Library {
     pub fn build(&self, _: &BuildRequest<'_>, _: &dyn Monitor) -> Result<Built, TensorRtError> {
         match self.never {}
     }
+
+    /// Loads an engine.
+    ///
+    /// # Errors
+    /// None without the feature: there is no library.
+    pub fn load(
+        &self,
+        _: &LoadRequest<'_>,
+        _: &Arc<dyn Device>,
+    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
+        match self.never {}
+    }
 }
 
 #[cfg(feature = "tensorrt")]
@@ -65,8 +79,8 @@ impl Library {
         self.opened.version
     }
 
-    /// Builds an engine. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not, where compute
-    /// capabilities are given.
+    /// Builds an engine, one at a time. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not,
+    /// where compute capabilities are given.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`] without a driver, or for a lean runtime, which builds nothing;
@@ -104,6 +118,7 @@ impl Library {
             }
         };
         let functions = (create_builder, library.parser()?);
+        let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut built = builder::build(library, functions, request, monitor)?;
         if here {
             built.inspector = self.inspect(request, &built.plan);
@@ -118,15 +133,34 @@ impl Library {
         engine.ok()?.layers()
     }
 
+    /// Loads an engine for frames on `device`: checks it against the model, and allocates all that its runs
+    /// need.
+    ///
+    /// # Errors
+    /// [`TensorRtError::Unavailable`], [`TensorRtError::Load`], [`TensorRtError::Binding`];
+    /// [`TensorRtError::Cuda`] for device memory.
+    pub fn load(
+        &self,
+        request: &LoadRequest<'_>,
+        device: &Arc<dyn Device>,
+    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
+        let runtime = self.runtime(device.clone())?;
+        Ok(Box::new(Engine::new(runtime, request, device)?))
+    }
+
     /// A runtime for engines on `device`.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`].
-    #[allow(dead_code)]
     pub(crate) fn runtime(&self, device: Arc<dyn Device>) -> Result<Runtime, TensorRtError> {
         Runtime::new(&self.opened, device)
     }
 }
+
+/// Held by the build that runs. TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build beside
+/// one for other GPUs fails.
+#[cfg(feature = "tensorrt")]
+static BUILDING: Mutex<()> = Mutex::new(());
 
 /// Why nothing can be built on this machine.
 #[cfg(feature = "tensorrt")]

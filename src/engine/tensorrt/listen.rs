@@ -133,6 +133,7 @@ impl Listening {
 mod tests {
     use super::*;
 
+    // One test: threads of nobody are heard by all.
     #[test]
     fn a_call_hears_its_own_thread_and_those_of_nobody() {
         let outer = Listener::new();
@@ -157,10 +158,8 @@ mod tests {
         assert!(heard.layers.unwrap().contains("Name: a"));
         line(1, "after all");
         assert!(Listener::new().finish().errors.is_empty());
-    }
 
-    #[test]
-    fn a_call_within_a_call_hears_its_own_part() {
+        // A call within a call.
         let outer = Listener::new();
         let inner = Listener::new();
         line(1, "inner");

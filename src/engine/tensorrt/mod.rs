@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offline   Library::open → Library::build(&BuildRequest) → Built { plan, layers, timing cache }
-//! on a GPU  Library::open → Engine::new(bytes, …) → cuda::frame::Engine of a frame's graph
+//! on a GPU  Library::open → Library::load(&LoadRequest) → cuda::frame::Engine of a frame's graph
 //! ```
 //!
 //! TensorRT is C++ without a C interface. `shim.cpp` turns the part of it that is needed here into C; it is
@@ -18,6 +18,8 @@ pub mod binding;
 #[cfg(feature = "tensorrt")]
 mod builder;
 pub mod choice;
+#[cfg(feature = "tensorrt")]
+mod engine;
 pub mod error;
 #[cfg(feature = "tensorrt")]
 mod ffi;
@@ -29,11 +31,10 @@ mod listen;
 mod loader;
 pub mod request;
 #[cfg(feature = "tensorrt")]
-#[allow(dead_code)]
 pub(crate) mod runtime;
 pub mod version;
 
 pub use error::{ParserError, TensorRtError};
 pub use library::Library;
-pub use request::{BuildRequest, Built, HardwareCompatibility, Monitor, Progress};
+pub use request::{BuildRequest, Built, HardwareCompatibility, LoadRequest, Monitor, Progress};
 pub use version::{Family, Version};

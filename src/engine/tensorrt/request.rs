@@ -1,6 +1,8 @@
-//! What is asked of TensorRT's builder, and what comes of it.
+//! What is asked of TensorRT's builder, what comes of it, and what is needed to load that.
 
 use std::path::Path;
+
+use crate::model::Model;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +82,21 @@ pub struct Built {
     pub inspector: Option<String>,
     /// The builder's own account of layers and tensors, from its log.
     pub layer_log: Option<String>,
+}
+
+/// A built engine to load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadRequest<'a> {
+    /// Its name in errors.
+    pub path: &'a Path,
+    /// The serialised engine.
+    pub plan: &'a [u8],
+    /// What its input and outputs must be.
+    pub model: &'a Model,
+    /// Value of code 1 of an INT8 input.
+    pub input_scale: Option<f32>,
+    /// Whether it may bring code for the host, which is run: version-compatible engines do.
+    pub host_code: bool,
 }
 
 /// What a builder tells of its progress.

@@ -216,11 +216,6 @@ impl Context {
         self.engine.shim()
     }
 
-    /// The engine that it runs.
-    pub(crate) fn engine(&self) -> &LoadedEngine {
-        &self.engine
-    }
-
     /// Gives it device memory to work in, at least [`LoadedEngine::scratch_bytes`], which must stay as long
     /// as it runs.
     pub(crate) fn set_scratch(&mut self, address: u64, bytes: usize) {

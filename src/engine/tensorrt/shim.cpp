@@ -153,8 +153,14 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
 #if !CP_RTX
     std::unique_ptr<nv::ITimingCache> cache(
         config->createTimingCache(request->timing_cache, request->timing_cache_bytes));
-    if (!cache) cache.reset(config->createTimingCache(nullptr, 0));
-    if (cache && !config->setTimingCache(*cache, false)) cache.reset();
+    if (!cache || !config->setTimingCache(*cache, false)) {
+        if (request->timing_cache_bytes) {
+            logger().log(nv::ILogger::Severity::kWARNING,
+                         "The timing cache is broken, or of another TensorRT or GPU; it counts as empty.");
+        }
+        cache.reset(config->createTimingCache(nullptr, 0));
+        if (cache && !config->setTimingCache(*cache, false)) cache.reset();
+    }
 #endif
     const std::unique_ptr<nv::IHostMemory> plan(builder->buildSerializedNetwork(*network, *config));
     if (!plan) return CP_BUILD;

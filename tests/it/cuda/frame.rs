@@ -20,16 +20,16 @@ use crate::common::{MODEL, repository, write_plan};
 use crate::emulation;
 use crate::fixed_engine::FixedEngine;
 
-fn demo_plan(name: &str) -> Plan {
+pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
 }
 
 /// The demo frames, newest sweep and past one in each.
-fn demo_frames() -> Vec<PathBuf> {
+pub(crate) fn demo_frames() -> Vec<PathBuf> {
     points::list_frames(&[repository().join("calib/demo/frames")]).unwrap()
 }
 
-fn read(path: &Path) -> PointCloud {
+pub(crate) fn read(path: &Path) -> PointCloud {
     let options = ReadOptions {
         layout: None,
         default_layout: Layout::XYZIT,
@@ -37,7 +37,7 @@ fn read(path: &Path) -> PointCloud {
     points::read(path, &options).unwrap()
 }
 
-fn bits(boxes: &[Box3d]) -> Vec<u8> {
+pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
     bytemuck::cast_slice(boxes).to_vec()
 }
 
@@ -60,6 +60,8 @@ fn a_plan_for_the_cpu_finds_the_same_boxes_on_a_device() {
             assert_eq!(found.dropped, expected.dropped, "{path:?}");
             assert!(found.times.engine > 0.0 && found.times.total > found.times.engine);
             boxes += found.boxes.len();
+            let profiled = |d: &mut Detector| d.profile().unwrap().len();
+            assert_eq!(profiled(&mut on_device), profiled(&mut on_cpu));
         }
         assert!(boxes > 0);
     }
@@ -135,13 +137,13 @@ fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
 }
 
 /// The first stages on the CPU.
-struct Stages {
-    pillars: Pillars,
-    features: Features,
+pub(crate) struct Stages {
+    pub(crate) pillars: Pillars,
+    pub(crate) features: Features,
 }
 
 impl Stages {
-    fn new(plan: &Plan, cloud: &PointCloud) -> Self {
+    pub(crate) fn new(plan: &Plan, cloud: &PointCloud) -> Self {
         let model = plan.model();
         let mut pillars = Pillars::new(&model.grid);
         let mut scratch = Vec::new();
@@ -168,7 +170,7 @@ impl Stages {
 }
 
 /// The boxes of head maps on the CPU.
-fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
+pub(crate) fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
     let mut decoder = Decoder::new(model);
     decoder.clear();
     for (index, task) in model.head.tasks.iter().enumerate() {

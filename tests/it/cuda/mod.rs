@@ -2,11 +2,11 @@
 
 mod decode;
 mod features;
-mod frame;
+pub(crate) mod frame;
 mod harness;
 mod head;
 mod input;
 mod nms;
 mod pillars;
 mod plants;
-mod scatter;
+pub(crate) mod scatter;

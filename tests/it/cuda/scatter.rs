@@ -152,7 +152,7 @@ static HALVES: LazyLock<Vec<f64>> = LazyLock::new(|| {
 });
 
 /// The half-precision number nearest to a value: by search among all, in f64.
-fn half(value: f32) -> u16 {
+pub(crate) fn half(value: f32) -> u16 {
     if value.is_nan() {
         return 0x7fff;
     }

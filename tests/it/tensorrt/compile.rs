@@ -1,1 +1,543 @@
-//! placeholder
+//! Engines of the demo's network and of one of Autoware's size, built by the real TensorRT-RTX without a GPU:
+//! layer tables, inputs and outputs, options, the plan file, and the two programs.
+//!
+//! TensorRT-RTX chooses its kernels on the GPU. So what these tests show of INT8 is where the engine has INT8
+//! maps, and that the warning says that no more is known: computing in INT8 is libnvinfer's.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use centerpoint::build::compile::tensorrt::{Compiled, Request, build};
+use centerpoint::build::fuse::fuse;
+use centerpoint::build::half::{Io, strongly_typed};
+use centerpoint::build::onnx::{Graph, encode};
+use centerpoint::build::{BuildError, deconv};
+use centerpoint::cuda::Element;
+use centerpoint::engine::tensorrt::layers::{LayerTable, Outcome, log};
+use centerpoint::engine::tensorrt::{
+    BuildRequest, HardwareCompatibility, Library, TensorRtError, Version,
+};
+use centerpoint::error::Error;
+use centerpoint::plan::{IoFormats, Plan, TensorRtOptions};
+use centerpoint::{Model, model::OUTPUT_KINDS};
+
+use super::library_folder;
+use crate::nets::{int, model, node, value};
+use crate::networks::{Network, quantized};
+use crate::random::Random;
+use crate::toy;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
+
+fn rtx() -> Option<Library> {
+    let folder = library_folder("rtx")?;
+    Some(Library::open(Some(&folder)).unwrap())
+}
+
+/// The defaults of `cp-build compile`.
+fn options() -> TensorRtOptions {
+    TensorRtOptions {
+        workspace: None,
+        timing_cache: None,
+        optimization_level: None,
+        dla: None,
+        gpu_fallback: false,
+        version_compatible: false,
+        exclude_lean_runtime: false,
+        hardware_compatible: HardwareCompatibility::None,
+        input_type: Element::F16,
+        output_type: Element::F16,
+        io_formats: IoFormats::Linear,
+    }
+}
+
+fn compile(
+    library: &Library,
+    graph: &Graph,
+    compute_capabilities: &[u32],
+    options: TensorRtOptions,
+) -> Result<Compiled, Error> {
+    let request = Request {
+        library,
+        options,
+        compute_capabilities: compute_capabilities.to_vec(),
+        timing_cache: None,
+    };
+    build(graph, request, &())
+}
+
+/// A BEV map with a pillar in every fourth cell.
+fn map(model: &Model) -> Vec<f32> {
+    let mut random = Random(7);
+    let cells = model.grid.ny * model.grid.nx;
+    (0..model.bev_channels() * cells)
+        .map(|i| match i % cells % 4 {
+            0 => 2.0 * random.next(),
+            _ => 0.0,
+        })
+        .collect()
+}
+
+/// Of each network: with transposed convolutions, and with these as convolutions.
+fn networks() -> Vec<(String, Model, Graph)> {
+    let demo = Network::demo().unwrap();
+    let mut plain = Graph::read(demo.graph.path()).unwrap();
+    fuse(&mut plain, &[]).unwrap();
+    let base = Network::autoware_base().unwrap();
+    let mut rewritten = base.graph.clone();
+    deconv::rewrite(&mut rewritten).unwrap();
+    vec![
+        ("demo".into(), demo.model.clone(), plain),
+        ("demo, rewritten".into(), demo.model, demo.graph),
+        ("autoware-base".into(), base.model.clone(), base.graph),
+        ("autoware-base, rewritten".into(), base.model, rewritten),
+    ]
+}
+
+fn nodes<'a>(graph: &'a Graph, operators: &[&str]) -> BTreeSet<&'a str> {
+    let all = graph.nodes().filter(|n| operators.contains(&n.op()));
+    all.map(|n| n.proto.name()).collect()
+}
+
+/// Checks that every convolution is in the table, and the input and the outputs are as the model says.
+fn check(name: &str, model: &Model, graph: &Graph, compiled: &Compiled) {
+    let table = compiled.layers.as_ref().unwrap();
+    let listed: BTreeSet<&str> = table
+        .layers
+        .iter()
+        .flat_map(|l| &l.nodes)
+        .map(String::as_str)
+        .collect();
+    let convolutions = nodes(graph, &["Conv", "ConvTranspose"]);
+    let missing: Vec<&&str> = convolutions.difference(&listed).collect();
+    assert!(
+        missing.is_empty(),
+        "{name}: {missing:?} are not in the table"
+    );
+    assert_eq!(table.counts.engine, table.layers.len());
+    let target = compiled.target.tensorrt.as_ref().unwrap();
+    assert_eq!(target.layers, Some(table.counts));
+    let (height, width) = model.head_size();
+    let mut expected = vec![(
+        "spatial_features".to_owned(),
+        true,
+        vec![1, model.bev_channels(), model.grid.ny, model.grid.nx],
+    )];
+    let task = &model.head.tasks[0];
+    for kind in 0..OUTPUT_KINDS.len() {
+        let dims = vec![1, model.output_channels(task, kind), height, width];
+        expected.push((task.outputs[kind].clone(), false, dims));
+    }
+    let found = target.tensors.iter();
+    let found: Vec<_> = found
+        .map(|t| (t.name.clone(), t.input, t.dims.clone()))
+        .collect();
+    assert_eq!(found, expected, "{name}");
+    assert!(target.tensors.iter().all(|t| t.element == Element::F16));
+}
+
+/// Every form of every network for three generations of RTX cards, twice.
+#[test]
+fn networks_become_the_same_engines_each_time() {
+    let Some(library) = rtx() else {
+        return;
+    };
+    for (name, model, graph) in networks() {
+        let pairs = quantized(&graph, &map(&model)).unwrap();
+        for (graph, int8) in [(&graph, false), (&pairs, true)] {
+            let mut sizes = Vec::new();
+            for capability in [86, 89, 120] {
+                let [first, again] =
+                    [(); 2].map(|()| compile(&library, graph, &[capability], options()).unwrap());
+                let name = format!("{name}, int8 {int8}, {capability}");
+                assert!(first.engine == again.engine, "{name}: another engine");
+                assert_eq!(first.layers, again.layers, "{name}");
+                assert_eq!(Version::of_plan(&first.engine), Some(library.version()));
+                check(&name, &model, graph, &first);
+                check_int8(&name, graph, &first, int8);
+                sizes.push(first.engine.len());
+            }
+            println!("{name}, int8 {int8}: {sizes:?} bytes");
+        }
+    }
+}
+
+fn check_int8(name: &str, graph: &Graph, compiled: &Compiled, int8: bool) {
+    let table = compiled.layers.as_ref().unwrap();
+    let precision = &compiled.target.precision;
+    if !int8 {
+        assert_eq!(precision, "fp16");
+        assert!(
+            table.quantized.is_empty() && compiled.warnings.is_empty(),
+            "{name}"
+        );
+        assert_eq!(table.counts.int8, 0, "{name}");
+        return;
+    }
+    assert_eq!(precision, "int8");
+    // Every layer of the network, and each of them reads INT8 maps.
+    let found: BTreeSet<&str> = table.quantized.iter().map(|l| l.node.as_str()).collect();
+    let convolutions = nodes(graph, &["Conv", "ConvTranspose"]);
+    let missing: Vec<&&str> = convolutions.difference(&found).collect();
+    assert!(missing.is_empty(), "{name}: {missing:?} are not quantised");
+    for layer in &table.quantized {
+        let reads = match layer.operator.as_str() {
+            "Conv" => layer.outcome == Outcome::Int8,
+            // TensorRT-RTX has none for codes: why `cp-build import` rewrites them.
+            "ConvTranspose" => layer.outcome == Outcome::Fallback("fp16".into()),
+            _ => matches!(layer.outcome, Outcome::Int8 | Outcome::Unlisted),
+        };
+        assert!(reads, "{name}: {layer:?}");
+    }
+    let transposed = nodes(graph, &["ConvTranspose"]).len();
+    assert_eq!(table.counts.fallbacks, transposed, "{name}");
+    // But that is all: no kernel has been chosen for any of them.
+    for layer in table
+        .layers
+        .iter()
+        .filter(|l| l.reads_int8() && l.kind == "correlation")
+    {
+        assert_eq!(layer.tactic, "__myelin_CASK_STUB", "{name}: {layer:?}");
+    }
+    let [warning] = &compiled.warnings[..] else {
+        panic!("{name}: {:?}", compiled.warnings);
+    };
+    assert!(warning.contains("emulates INT8"), "{warning}");
+}
+
+/// On Turing TensorRT-RTX turns the codes into halves before each convolution, and the table says so.
+#[test]
+fn fallbacks_are_found() {
+    let Some(library) = rtx() else {
+        return;
+    };
+    let demo = Network::demo().unwrap();
+    let graph = demo.quantized(&map(&demo.model)).unwrap();
+    let compiled = compile(&library, &graph, &[75], options()).unwrap();
+    let table = compiled.layers.unwrap();
+    let convolutions = nodes(&graph, &["Conv"]).len();
+    assert_eq!(table.counts.fallbacks, convolutions);
+    let fell = Outcome::Fallback("fp16".into());
+    assert!(
+        table.quantized.iter().all(|l| l.outcome == fell),
+        "{:?}",
+        table.quantized
+    );
+    let [warning] = &compiled.warnings[..] else {
+        panic!("{:?}", compiled.warnings);
+    };
+    let count = format!(" 0 of {convolutions} quantised layers read INT8");
+    assert!(warning.contains(&count), "{warning}");
+    // libnvinfer would get a line for each.
+    let version = Version {
+        family: centerpoint::engine::tensorrt::Family::TensorRt,
+        ..library.version()
+    };
+    assert_eq!(table.warnings(version).len(), convolutions);
+}
+
+/// What the library itself says of inputs and outputs, for every type that they can have.
+#[test]
+fn inputs_and_outputs_have_the_types_that_were_asked_for() {
+    let Some(library) = rtx() else {
+        return;
+    };
+    let demo = Network::demo().unwrap();
+    let graph = demo.quantized(&map(&demo.model)).unwrap();
+    for (input, outputs) in [
+        (Element::F16, Element::F16),
+        (Element::F32, Element::F32),
+        (Element::I8, Element::F16),
+        (Element::I8, Element::F32),
+    ] {
+        let typed = strongly_typed(&graph, &Io { input, outputs }).unwrap();
+        let onnx = encode(&typed.graph.to_model());
+        let request = BuildRequest {
+            compute_capabilities: &[89],
+            ..BuildRequest::new(&onnx, graph.path())
+        };
+        let built = library.build(&request, &()).unwrap();
+        let told = log::io_tensors(&built.layer_log.unwrap());
+        let names: Vec<&str> = told.iter().map(|t| t.tensor.name.as_str()).collect();
+        let expected = [
+            "spatial_features",
+            "heatmap",
+            "reg",
+            "height",
+            "dim",
+            "rot",
+            "vel",
+        ];
+        assert_eq!(names, expected);
+        for (i, found) in told.iter().enumerate() {
+            let element = if i == 0 { input } else { outputs };
+            assert_eq!(found.input, i == 0);
+            assert_eq!(found.tensor.element, element.to_string(), "{found:?}");
+            assert!(found.tensor.format.contains("(kLINEAR)"), "{found:?}");
+        }
+        assert_eq!(told[0].tensor.dims, [1, 32, 256, 256]);
+        assert_eq!(told[1].tensor.dims, [1, 5, 128, 128]);
+
+        // The same through the whole step, also where the library may choose the layout.
+        for io_formats in [IoFormats::Linear, IoFormats::Any] {
+            let options = TensorRtOptions {
+                input_type: input,
+                output_type: outputs,
+                io_formats,
+                ..options()
+            };
+            let compiled = compile(&library, &graph, &[89], options).unwrap();
+            let tensors = compiled.target.tensorrt.unwrap().tensors;
+            assert_eq!(tensors[0].element, input);
+            assert_eq!(tensors[0].scale, typed.input_scale);
+            assert_eq!(typed.input_scale.is_some(), input == Element::I8);
+            assert!(
+                tensors[1..]
+                    .iter()
+                    .all(|t| t.element == outputs && t.scale.is_none())
+            );
+            let reader = compiled.layers.unwrap();
+            let reads = |l: &&centerpoint::engine::tensorrt::layers::Layer| {
+                l.inputs.iter().any(|t| t.name == "spatial_features")
+            };
+            let reader = reader.layers.iter().find(reads).unwrap();
+            println!("{input} {outputs} {io_formats:?}: {:?}", reader.inputs[0]);
+        }
+    }
+    // A float network has no scale for codes.
+    let codes = TensorRtOptions {
+        input_type: Element::I8,
+        ..options()
+    };
+    let error = compile(&library, &demo.graph, &[89], codes).err().unwrap();
+    let expected = matches!(error, Error::Build(BuildError::Graph { .. }));
+    assert!(
+        expected && error.to_string().contains("cannot be INT8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn options_that_the_library_has_not_are_refused_by_name() {
+    let Some(library) = rtx() else {
+        return;
+    };
+    let graph = Network::demo().unwrap().graph;
+    let with = |change: &dyn Fn(&mut TensorRtOptions)| {
+        let mut options = options();
+        change(&mut options);
+        options
+    };
+    let cases = [
+        (
+            vec![87],
+            options(),
+            "--compute-capability",
+            "such as Orin (8.7)",
+        ),
+        (
+            vec![90],
+            options(),
+            "--compute-capability",
+            "8.6, 8.9, 12.0",
+        ),
+        (
+            vec![89, 100],
+            options(),
+            "--compute-capability",
+            "8.6, 8.9, 12.0",
+        ),
+        (vec![89], with(&|o| o.dla = Some(0)), "--dla", "no DLA"),
+        (
+            vec![89],
+            with(&|o| o.gpu_fallback = true),
+            "--gpu-fallback",
+            "give --dla",
+        ),
+        (
+            vec![89],
+            with(&|o| o.version_compatible = true),
+            "--version-compatible",
+            "lean runtime",
+        ),
+        (
+            vec![89],
+            with(&|o| o.hardware_compatible = HardwareCompatibility::AmperePlus),
+            "--hardware-compatible",
+            "--compute-capability instead",
+        ),
+    ];
+    for (capabilities, options, name, advice) in cases {
+        let error = compile(&library, &graph, &capabilities, options)
+            .err()
+            .unwrap();
+        let Error::TensorRt(TensorRtError::Option { option, .. }) = &error else {
+            panic!("{name}: {error}");
+        };
+        assert_eq!(option, name);
+        assert!(error.to_string().contains(advice), "{error}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request {
+        library: &library,
+        options: options(),
+        compute_capabilities: vec![89],
+        timing_cache: Some(folder.path().join("timing.cache")),
+    };
+    let error = build(&graph, request, &()).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("--timing-cache: TensorRT-RTX times no kernels"),
+        "{error}"
+    );
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
+/// A network that passes our own checks, and not the parser's.
+#[test]
+fn what_the_parser_refuses_is_named() {
+    let Some(library) = rtx() else {
+        return;
+    };
+    let mut cast = node("Cast", &["x"], &["c"]);
+    // To STRING.
+    cast.attribute.push(int("to", 8));
+    cast.name = Some("/strange/Cast".into());
+    let mut back = node("Cast", &["c"], &["y"]);
+    back.attribute.push(int("to", 1));
+    let graph = centerpoint::build::onnx::proto::GraphProto {
+        node: vec![cast, back],
+        input: vec![value("x", &[1, 2, 4, 4])],
+        output: vec![value("y", &[1, 2, 4, 4])],
+        ..Default::default()
+    };
+    let graph = Graph::new(Path::new("strange.onnx"), model(graph)).unwrap();
+    let error = compile(&library, &graph, &[89], options()).err().unwrap();
+    let Error::TensorRt(TensorRtError::Parse { errors, .. }) = &error else {
+        panic!("{error}");
+    };
+    assert!(errors.iter().any(|e| e.node == "/strange/Cast"), "{error}");
+    assert!(error.to_string().starts_with("strange.onnx: "), "{error}");
+}
+
+/// From the model folder to a plan file, and what the programs do with it.
+#[test]
+fn the_programs_compile_inspect_and_say_what_is_missing() {
+    let Some(library) = library_folder("rtx") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let args = |out: &'static str| {
+        let library = library.to_str().unwrap();
+        [
+            "compile",
+            "--model",
+            DEMO,
+            "--target",
+            "tensorrt",
+            "--library",
+        ]
+        .into_iter()
+        .chain([
+            library,
+            "--compute-capability",
+            "8.6,8.9,12.0",
+            "--out",
+            out,
+        ])
+        .map(str::to_owned)
+        .collect::<Vec<_>>()
+    };
+    let run = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        toy::built(folder.path(), &args)
+    };
+    let (said, warned) = run(&args("demo.plan"));
+    assert!(said.contains("demo.plan: tensorrt fp16, "), "{said}");
+    assert!(
+        said.contains("Library: TensorRT-RTX 1.7.1\nBuilt for: 8.6, 8.9, 12.0\n"),
+        "{said}"
+    );
+    assert!(said.contains("layers  read int8  reformats"), "{said}");
+    assert_eq!(warned, "");
+    run(&args("again.plan"));
+    let [first, again] =
+        ["demo.plan", "again.plan"].map(|name| std::fs::read(folder.path().join(name)).unwrap());
+    assert!(first == again, "another plan");
+
+    let plan = Plan::open(&folder.path().join("demo.plan")).unwrap();
+    let target = &plan.manifest().target;
+    assert_eq!(
+        (target.engine.as_str(), target.version.as_str()),
+        ("tensorrt", "1.7.1")
+    );
+    let of_engine = target.tensorrt.as_ref().unwrap();
+    assert_eq!(of_engine.compute_capabilities, [86, 89, 120]);
+    assert_eq!(of_engine.built_on, None);
+    assert_eq!(of_engine.options, Some(options()));
+    let engine = plan.section("engine").unwrap();
+    assert_eq!(Version::of_plan(engine.as_ref()), Some(of_engine.library));
+    let table = plan.section("layers").unwrap();
+    let table: LayerTable = serde_json::from_slice(table.as_ref()).unwrap();
+    assert_eq!(of_engine.layers, Some(table.counts));
+
+    // Neither the library nor a GPU is needed for these.
+    let (text, _) = toy::built(folder.path(), &["inspect", "demo.plan"]);
+    for words in [
+        "Target: tensorrt fp16",
+        "Library: TensorRT-RTX 1.7.1",
+        "{spatial_features [dtype=fp16, shape=(1, 32, 256, 256)]}",
+        "vel [dtype=fp16, shape=(1, 2, 128, 128)]}",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    let (text, _) = toy::built(folder.path(), &["inspect", "demo.plan", "--show", "layers"]);
+    assert!(
+        text.contains("Nodes: /pts_backbone/blocks.0/blocks.0.0/Conv, "),
+        "{text}"
+    );
+
+    // With 2: wrong options; with 5: nothing to build on, or to run on.
+    let more = |more: &[&'static str]| {
+        let mut all = args("x.plan");
+        all.extend(more.iter().map(|&s| s.to_owned()));
+        all
+    };
+    for (args, status, words) in [
+        (more(&["--dla", "0"]), 2, "--dla: RTX cards have no DLA"),
+        (more(&["--timing-cache", "t"]), 2, "--timing-cache: "),
+        (
+            more(&["--input-type", "int8"]),
+            4,
+            "reads \"spatial_features\" in float",
+        ),
+    ] {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let said = toy::refused(folder.path(), &args, status);
+        assert!(said.contains(words), "{said}");
+    }
+    if centerpoint::cuda::gpu().is_ok() {
+        println!("skipped: this machine has a GPU");
+        return;
+    }
+    let mut here = args("x.plan");
+    here.retain(|arg| !arg.starts_with("--compute-cap") && !arg.starts_with("8.6"));
+    let here: Vec<&str> = here.iter().map(String::as_str).collect();
+    let said = toy::refused(folder.path(), &here, 5);
+    assert!(
+        said.contains("name those to build for with --compute-capability"),
+        "{said}"
+    );
+    let frames = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames");
+    let run = Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .args(["--engine", "demo.plan", "--pcd", frames])
+        .env("CENTERPOINT_TENSORRT", &library)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert_eq!(run.status.code(), Some(5), "{said}");
+    assert!(said.contains("install the NVIDIA driver"), "{said}");
+}

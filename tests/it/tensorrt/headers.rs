@@ -11,7 +11,8 @@ use std::thread;
 use centerpoint::engine::tensorrt::choice::choose;
 use centerpoint::engine::tensorrt::{Family, Version};
 
-use super::header_folders;
+use super::library::network;
+use super::{header_folders, library_folder};
 
 /// A shim to compile.
 struct Shim {
@@ -132,10 +133,8 @@ fn the_shim_compiles_without_a_warning_against_all_headers_and_lives_beside_othe
     assert_eq!(objects.len(), shims.len());
     for (shim, object) in &objects {
         let symbols = symbols(object);
-        assert!(
-            symbols.contains(&format!("{}_shim", shim.prefix)),
-            "{symbols:?}"
-        );
+        let start = format!("{}_shim", shim.prefix);
+        assert!(symbols.contains(&start), "{} has no {start}", shim.name);
         for symbol in symbols {
             // The compiler's and the standard library's are the same in all objects.
             let common = ["DW.ref.", "_ZSt", "_ZNSt", "_ZNKSt"];
@@ -203,4 +202,54 @@ fn linked(objects: &BTreeMap<&str, &PathBuf>, program: &Path) -> BTreeMap<String
             (prefix.to_owned(), version)
         })
         .collect()
+}
+
+/// What [`choose`] allows is tried with the real library: a shim of older headers, but not older than the break,
+/// builds the same engine as that of the library's own. (Those of 1.3 and 1.4, which it refuses, crash.)
+#[test]
+fn shims_of_all_headers_that_fit_the_library_build_the_same_engine() {
+    let (Some(folders), Some(rtx)) = (header_folders(), library_folder("rtx")) else {
+        return;
+    };
+    let library = Version::new(Family::TensorRtRtx, 1, 7, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let onnx = folder.path().join("small.onnx");
+    std::fs::write(&onnx, network()).unwrap();
+    let mut plans = BTreeMap::new();
+    let mut refused = Vec::new();
+    for shim in shims(folders).iter().filter(|shim| shim.prefix == "rtx1") {
+        let object = shim.compile(folder.path());
+        let version = linked(
+            &BTreeMap::from([("rtx1", &object)]),
+            &folder.path().join("version"),
+        )["rtx1"];
+        if choose(library, &[version]).is_err() {
+            refused.push(version.minor);
+            continue;
+        }
+        let (program, plan) = (folder.path().join("build"), folder.path().join("plan"));
+        run(compiler()
+            .args([
+                "-std=c++17",
+                "-I",
+                "src/engine/tensorrt",
+                "tests/tensorrt/build.cpp",
+            ])
+            .args([&object, Path::new("-o"), &program]));
+        run(Command::new(program)
+            .args(
+                ["libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"]
+                    .map(|name| rtx.join(name)),
+            )
+            .args([&onnx, &plan]));
+        plans.insert(version.minor, std::fs::read(plan).unwrap());
+    }
+    assert_eq!(refused, [3, 4]);
+    assert_eq!(plans.keys().copied().collect::<Vec<_>>(), [5, 6, 7]);
+    assert!(
+        plans
+            .values()
+            .all(|plan| *plan == plans[&7] && !plan.is_empty()),
+        "other engines"
+    );
 }

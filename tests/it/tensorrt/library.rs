@@ -89,7 +89,7 @@ fn assert_says(path: &Path, words: &[&str]) {
 }
 
 /// A small network: `y` is `x`, smoothed and cut off below 0.
-fn network() -> Vec<u8> {
+pub(super) fn network() -> Vec<u8> {
     let pool = {
         let mut pool = node("AveragePool", &["x"], &["pooled"]);
         pool.attribute = vec![ints("kernel_shape", &[3, 3]), ints("pads", &[1, 1, 1, 1])];

@@ -1,6 +1,6 @@
 //! TensorRT: what can be shown of it without a GPU. With the feature `tensorrt` this is with the real libraries
 //! and headers that `tests/tensorrt.sh` fetches: TensorRT-RTX builds engines without a GPU, and the lean runtimes
-//! are only asked for their versions.
+//! are only asked for their versions. Engines are run by a stand-in of ours (`run`).
 
 #[cfg(feature = "tensorrt")]
 mod compile;
@@ -11,6 +11,8 @@ mod layers;
 mod library;
 mod onnx;
 mod pack;
+#[cfg(feature = "tensorrt")]
+mod run;
 
 #[cfg(feature = "tensorrt")]
 use std::path::PathBuf;
@@ -44,4 +46,12 @@ pub(crate) fn header_folders() -> Option<Vec<PathBuf>> {
     folders.sort();
     assert!(!folders.is_empty(), "no headers");
     Some(folders)
+}
+
+#[cfg(not(feature = "tensorrt"))]
+#[test]
+fn a_program_without_the_feature_says_how_to_get_it() {
+    let opened = centerpoint::engine::tensorrt::Library::open(None);
+    let error = opened.err().expect("no library").to_string();
+    assert!(error.contains("--features tensorrt"), "{error}");
 }

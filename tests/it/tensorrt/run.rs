@@ -1,0 +1,719 @@
+//! Whole frames with a TensorRT engine, on an emulated device and with the stand-in library: the boxes of the
+//! CPU, in every layout; and each way to fail.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, Once};
+
+use centerpoint::cuda::{CudaError, Device as GpuDevice, Element};
+use centerpoint::detector::{Device, Options};
+use centerpoint::engine::tensorrt::{Family, Library, TensorRtError, Version};
+use centerpoint::engine::{Engine as _, MapDataMut, MapLayout, MapViewMut, cpu};
+use centerpoint::plan::{self, Contents, Manifest, Plan, PlanError, Target};
+use centerpoint::plan::{TensorDesc, TensorRtOptions, TensorRtTarget};
+use centerpoint::points::{Pose, SweepBuffer};
+use centerpoint::scatter::{Scatter, scatter};
+use centerpoint::threads::Pool;
+use centerpoint::{Box3d, Detector, Dropped, Error, PointCloud};
+
+use crate::common::repository;
+use crate::cuda::frame::{Stages, bits, boxes_of, demo_frames, demo_plan, read};
+use crate::cuda::scatter::half;
+use crate::emulation;
+use crate::engine_net::dense;
+use crate::standin::{self, Engine, Format, Maps, StandIn, Tensor, half_value};
+
+/// An emulated device; the stand-in works in its memory, so never a GPU.
+fn device(seed: u64) -> Option<Arc<dyn GpuDevice>> {
+    emulation::emulated(seed, false)
+}
+
+/// The CPU engine of a plan.
+fn cpu_engine(plan: &Plan) -> cpu::CpuEngine {
+    let program = cpu::Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    let weights = Arc::new(plan.section("weights").unwrap());
+    cpu::CpuEngine::new(
+        program,
+        weights,
+        Arc::new(Pool::new(2)),
+        &cpu::Options::default(),
+    )
+    .unwrap()
+}
+
+/// The scale of the plan's input, if it takes codes.
+fn input_scale(plan: &Plan) -> Option<f32> {
+    match cpu_engine(plan).input_mut().data {
+        MapDataMut::I8 { scale, .. } => Some(scale),
+        MapDataMut::F32(_) => None,
+    }
+}
+
+/// The inputs and outputs of a plan's network, in these types and formats.
+fn tensors(plan: &Plan, input: (Element, Format), output: (Element, Format)) -> Vec<Tensor> {
+    let engine = cpu_engine(plan);
+    let descs =
+        std::iter::once((true, engine.input())).chain(engine.outputs().iter().map(|o| (false, o)));
+    let tensor = |(is_input, desc): (bool, &centerpoint::engine::MapDesc)| {
+        let (element, format) = if is_input { input } else { output };
+        Tensor {
+            name: desc.name.clone(),
+            input: is_input,
+            element,
+            format,
+            size: [desc.channels, desc.height, desc.width],
+        }
+    };
+    descs.map(tensor).collect()
+}
+
+/// f32 and linear.
+fn plain(plan: &Plan) -> Vec<Tensor> {
+    let linear = (Element::F32, Format::Linear);
+    tensors(plan, linear, linear)
+}
+
+/// Writes values, or codes where the map holds them, NCHW.
+fn fill(map: &mut MapViewMut<'_>, values: &[f32]) {
+    let layout = map.layout;
+    let plane = layout.height * layout.width;
+    for (i, value) in values.iter().enumerate() {
+        let (c, y, x) = (
+            i / plane,
+            i / layout.width % layout.height,
+            i % layout.width,
+        );
+        match &mut map.data {
+            MapDataMut::F32(data) => data[layout.index(c, y, x)] = *value,
+            MapDataMut::I8 { codes, .. } => codes[layout.index(c, y, x)] = *value as i8,
+        }
+    }
+}
+
+/// Runs the network of a plan with the CPU engine, on the memory that the engine under test was given.
+fn network(plan: &Plan, tensors: &[Tensor]) -> impl FnMut(&mut Maps<'_>) + Send + use<> {
+    let mut engine = cpu_engine(plan);
+    let tensors = tensors.to_vec();
+    move |maps| {
+        for tensor in tensors.iter().filter(|tensor| tensor.input) {
+            fill(&mut engine.input_mut(), &maps.read(tensor));
+        }
+        engine.run().unwrap();
+        let outputs = tensors.iter().filter(|tensor| !tensor.input);
+        for (index, tensor) in outputs.enumerate() {
+            maps.write(tensor, &dense(engine.output(index).unwrap()));
+        }
+    }
+}
+
+/// An engine of a plan's network.
+fn engine(plan: &Plan, tensors: &[Tensor]) -> Engine {
+    Engine::new(tensors, network(plan, tensors))
+}
+
+/// A manifest of a plan for this library.
+fn manifest(stand_in: &StandIn, scale: Option<f32>) -> Manifest {
+    let library = Library::open(Some(&stand_in.path)).unwrap().version();
+    let input = TensorDesc {
+        name: "spatial_features".into(),
+        input: true,
+        element: Element::F32,
+        scale,
+        dims: Vec::new(),
+    };
+    Manifest {
+        producer: "tests".into(),
+        target: Target {
+            engine: "tensorrt".into(),
+            precision: "fp16".into(),
+            version: library.to_string(),
+            tensorrt: Some(TensorRtTarget {
+                library,
+                built_on: None,
+                compute_capabilities: Vec::new(),
+                options: None,
+                tensors: vec![input],
+                layers: None,
+            }),
+        },
+        ..Manifest::default()
+    }
+}
+
+/// A TensorRT plan of the demo model, with the features of `network`.
+fn write(folder: &Path, network: &Plan, manifest: Manifest, engine: &Engine) -> Plan {
+    let path = folder.join("standin.plan");
+    let model_text = std::fs::read_to_string(repository().join("engines/demo/model.toml")).unwrap();
+    let contents = Contents {
+        manifest,
+        model_text: &model_text,
+        pfn: network.pfn(),
+        engine: vec![("engine", engine.plan.as_bytes())],
+    };
+    plan::write(&path, contents).unwrap();
+    Plan::open(&path).unwrap()
+}
+
+/// As [`write`], with nothing special.
+fn plan_of(folder: &Path, network: &Plan, stand_in: &StandIn, engine: &Engine) -> Plan {
+    write(folder, network, manifest(stand_in, None), engine)
+}
+
+fn options(stand_in: &StandIn) -> Options {
+    Options {
+        tensorrt: Some(stand_in.path.clone()),
+        ..Options::default()
+    }
+}
+
+/// What of a value is left in a type.
+fn rounded(values: &mut [f32], element: Element) {
+    if element == Element::F16 {
+        values
+            .iter_mut()
+            .for_each(|value| *value = half_value(half(*value)));
+    }
+}
+
+/// The boxes of a frame where the network's maps have these types: the CPU's stages and engine, with rounded
+/// maps.
+fn expected(
+    plan: &Plan,
+    cloud: &PointCloud,
+    input: Element,
+    output: Element,
+) -> (Vec<Box3d>, Dropped) {
+    let model = plan.model();
+    let stages = Stages::new(plan, cloud);
+    let mut engine = cpu_engine(plan);
+    let mut state = Scatter::new(model.grid.max_pillars);
+    let layout = MapLayout::nchw(model.bev_channels(), model.grid.ny, model.grid.nx);
+    let mut values = vec![0.0; model.bev_channels() * model.grid.cells()];
+    let (features, cells) = (stages.features.values(), stages.pillars.cells());
+    if input == Element::F16 {
+        let data = MapDataMut::F32(&mut values);
+        scatter(
+            features,
+            cells,
+            &mut state,
+            &mut MapViewMut { data, layout },
+        );
+        rounded(&mut values, input);
+        fill(&mut engine.input_mut(), &values);
+    } else {
+        scatter(features, cells, &mut state, &mut engine.input_mut());
+    }
+    engine.run().unwrap();
+    let outputs = engine.outputs().iter().enumerate().map(|(index, desc)| {
+        let mut values = dense(engine.output(index).unwrap());
+        rounded(&mut values, output);
+        (desc.clone(), values)
+    });
+    let maps: Vec<_> = outputs.collect();
+    let (boxes, lost) = boxes_of(model, &maps);
+    let dropped = Dropped {
+        candidates: lost.candidates,
+        non_finite_candidates: lost.non_finite_candidates,
+        ..*stages.pillars.dropped()
+    };
+    (boxes, dropped)
+}
+
+#[test]
+fn frames_through_tensorrt_give_the_boxes_of_the_cpu() {
+    let network = demo_plan("fp32.plan");
+    let frames = demo_frames();
+    for stand_in in standin::all() {
+        let Some(device) = device(0) else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(&network, &plain(&network)).with("scratch 5000");
+        let plan = plan_of(folder.path(), &network, stand_in, &engine);
+        let mut on_cpu = Detector::new(&network, &Options::default()).unwrap();
+        let mut on_device = Detector::on(&plan, &options(stand_in), &device).unwrap();
+        assert_eq!(stand_in.alive(&engine), 2);
+        let none = PointCloud::empty(read(&frames[0]).layout());
+        let mut boxes = 0;
+        for cloud in frames[..3].iter().map(|path| read(path)).chain([none]) {
+            let expected = on_cpu.detect(&cloud).unwrap();
+            let found = on_device.detect(&cloud).unwrap();
+            assert_eq!(bits(found.boxes), bits(expected.boxes));
+            assert_eq!(found.dropped, expected.dropped);
+            assert!(found.times.engine > 0.0 && found.times.total > found.times.engine);
+            boxes += found.boxes.len();
+        }
+        assert!(boxes > 10);
+
+        let mut sweeps = SweepBuffer::new(2, 60_000);
+        for (i, path) in frames[..3].iter().enumerate() {
+            let pose = Pose::new([i as f64 * 1.5, 0.2, 0.0], [1.0, 0.0, 0.0, 0.0]).unwrap();
+            sweeps
+                .push(&read(path), 100_000_000 * i as i64, Some(pose))
+                .unwrap();
+            let expected = on_cpu.detect_sweeps(&sweeps).unwrap();
+            let found = on_device.detect_sweeps(&sweeps).unwrap();
+            assert_eq!(bits(found.boxes), bits(expected.boxes), "sweep {i}");
+            assert_eq!(found.dropped, expected.dropped, "sweep {i}");
+        }
+        drop(on_device);
+        assert_eq!(stand_in.alive(&engine), 0);
+    }
+}
+
+#[test]
+fn every_type_and_format_gives_the_same_boxes() {
+    use Element::{F16, F32, I8};
+    use Format::{Chw2, Chw4, Chw16, Chw32, Hwc, Hwc8, Hwc16, Linear};
+    let Some(stand_in) = standin::all().first() else {
+        return;
+    };
+    let cloud = read(&demo_frames()[3]);
+    let (fp32, int8) = (demo_plan("fp32.plan"), demo_plan("int8.plan"));
+    let scale = input_scale(&int8);
+    assert!(scale.is_some(), "the demo's INT8 network takes codes");
+    for (network, input, output) in [
+        (&fp32, (F32, Hwc), (F32, Chw32)),
+        (&fp32, (F32, Chw32), (F32, Hwc)),
+        (&fp32, (F16, Linear), (F16, Linear)),
+        (&fp32, (F16, Chw2), (F16, Hwc8)),
+        (&fp32, (F16, Hwc8), (F16, Chw2)),
+        (&fp32, (F16, Chw16), (F16, Hwc16)),
+        (&fp32, (F16, Hwc16), (F16, Chw16)),
+        (&fp32, (F16, Chw32), (F16, Chw32)),
+        (&fp32, (F16, Hwc), (F32, Linear)),
+        (&int8, (I8, Linear), (F32, Linear)),
+        (&int8, (I8, Chw4), (F16, Hwc)),
+        (&int8, (I8, Chw32), (F16, Linear)),
+        (&int8, (I8, Hwc16), (F32, Chw32)),
+    ] {
+        let Some(device) = device(2) else { return };
+        let case = format!("{input:?} {output:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(network, &tensors(network, input, output));
+        let scale = scale.filter(|_| input.0 == I8);
+        let plan = write(folder.path(), network, manifest(stand_in, scale), &engine);
+        let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
+        // Twice, since the second clears what the first has scattered.
+        let (expected, dropped) = expected(network, &cloud, input.0, output.0);
+        assert!(expected.len() > 10, "{case}");
+        for _ in 0..2 {
+            let found = detector.detect(&cloud).unwrap();
+            assert!(bits(found.boxes) == bits(&expected), "{case}");
+            assert_eq!(found.dropped, dropped, "{case}");
+        }
+    }
+}
+
+#[test]
+fn outputs_that_the_model_does_not_name_get_memory() {
+    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
+        return;
+    };
+    let network = demo_plan("fp32.plan");
+    let mut tensors = plain(&network);
+    let debug = Tensor {
+        name: "debug".into(),
+        input: false,
+        element: Element::F32,
+        format: Format::Chw32,
+        size: [3, 5, 7],
+    };
+    let (mut run, written) = (self::network(&network, &tensors), debug.clone());
+    tensors.push(debug);
+    let engine = Engine::new(&tensors, move |maps| {
+        run(maps);
+        maps.write(&written, &[1.0; 3 * 5 * 7]);
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan_of(folder.path(), &network, stand_in, &engine);
+    let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
+    let cloud = read(&demo_frames()[3]);
+    let mut on_cpu = Detector::new(&network, &Options::default()).unwrap();
+    let expected = bits(on_cpu.detect(&cloud).unwrap().boxes);
+    assert_eq!(bits(detector.detect(&cloud).unwrap().boxes), expected);
+}
+
+/// The error of making a detector with a TensorRT plan, after which all is freed.
+fn refusal(stand_in: &StandIn, manifest: Manifest, engine: &Engine) -> Error {
+    let device = device(0).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let plan = write(folder.path(), &demo_plan("fp32.plan"), manifest, engine);
+    let made = Detector::on(&plan, &options(stand_in), &device);
+    let error = made.err().expect("a plan that does not fit");
+    assert_eq!(stand_in.alive(engine), 0);
+    error
+}
+
+#[test]
+fn engines_that_fail_to_load_are_errors() {
+    if device(0).is_none() {
+        return;
+    }
+    let network = demo_plan("fp32.plan");
+    for stand_in in standin::all() {
+        let refused = |engine: &Engine| refusal(stand_in, manifest(stand_in, None), engine);
+        let whole = || engine(&network, &plain(&network));
+        let name = manifest(stand_in, None).target.version;
+        for (engine, words) in [
+            (
+                whole().with("fail deserialize"),
+                "the engine is for another GPU",
+            ),
+            (whole().with("fail context"), "no context can be made"),
+            (whole().with("nonsense"), "these are no bytes of an engine"),
+            (
+                whole().with("code"),
+                "the engine has code, which is not allowed",
+            ),
+        ] {
+            let error = refused(&engine);
+            let Error::TensorRt(TensorRtError::Load { reason, .. }) = &error else {
+                panic!("{error:?}");
+            };
+            assert!(
+                reason.starts_with(words) && reason.contains("; "),
+                "{reason}"
+            );
+            let text = error.to_string();
+            assert!(
+                text.contains(&format!("standin.plan: {name} could not load the engine: ")),
+                "{text}"
+            );
+        }
+
+        let error = refused(&whole().with("scratch 1125899906842624"));
+        let text = error.to_string();
+        let Error::TensorRt(TensorRtError::Cuda(CudaError::Memory { bytes, .. })) = error else {
+            panic!("{text}");
+        };
+        assert_eq!(bytes, 1 << 50);
+        assert!(
+            text.starts_with(
+                "no device memory for TensorRT scratch memory (1125899906842624 bytes)"
+            ),
+            "{text}"
+        );
+
+        let error = refused(&whole().with("fail address rot"));
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::TensorRt(TensorRtError::Binding { .. })),
+            "{text}"
+        );
+        let expected =
+            "tensor `rot` of the engine: its memory was refused: no address can be set for rot";
+        assert!(text.ends_with(expected), "{text}");
+
+        // The run in earnest before the frame is recorded.
+        let error = refused(&whole().with("fail enqueue 1"));
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Cuda(CudaError::Engine { .. })),
+            "{text}"
+        );
+        assert_eq!(text, "the engine did not run: run 1 failed");
+    }
+}
+
+#[test]
+fn engines_with_other_inputs_or_outputs_are_refused_by_name() {
+    let Some(stand_in) = standin::all().first() else {
+        return;
+    };
+    if device(0).is_none() {
+        return;
+    }
+    let network = demo_plan("fp32.plan");
+    let whole = plain(&network);
+    let plan: String = whole.iter().map(|tensor| tensor.line() + "\n").collect();
+    // The line of a tensor, changed; and what is said then.
+    for (name, from, to, words) in [
+        (
+            "heatmap",
+            "heatmap",
+            "scores",
+            "the engine has no such output, it has ",
+        ),
+        (
+            "rot",
+            "output 0",
+            "output 2",
+            "its type is INT8, supported are FP32 and FP16",
+        ),
+        (
+            "spatial_features",
+            "input 0",
+            "input 3",
+            "its type is INT32, supported are",
+        ),
+        (
+            "spatial_features",
+            "input 0",
+            "input 2",
+            "it takes INT8 codes, and the plan does not say",
+        ),
+        (
+            "spatial_features",
+            "1 32 256 256",
+            "1 64 256 256",
+            "its shape is 1x64x256x256, the model",
+        ),
+        (
+            "spatial_features",
+            "1 32 256 256",
+            "-1 32 256 256",
+            "-1x32x256x256 is not fixed; export",
+        ),
+        (
+            "dim",
+            "1 3 128 128",
+            "1 3 64 64",
+            "its shape is 1x3x64x64, the model description gives 1x3x128x128",
+        ),
+        (
+            "vel",
+            "output 0 0",
+            "output 0 10",
+            "its format is DLA_HWC4, supported are LINEAR, ",
+        ),
+        (
+            "reg",
+            "output 0 0 -1 -1",
+            "output 0 5 16 1",
+            "reports 16 along axis 1",
+        ),
+        (
+            "dim",
+            "dim output",
+            "dim input",
+            "the engine has 2 inputs (spatial_features, dim)",
+        ),
+    ] {
+        let line = whole
+            .iter()
+            .find(|tensor| tensor.name == name)
+            .unwrap()
+            .line();
+        assert!(line.contains(from), "{line}");
+        let mut engine = Engine::new(&[], |_| ());
+        engine.plan += &plan.replace(&line, &line.replacen(from, to, 1));
+        let error = refusal(stand_in, manifest(stand_in, None), &engine);
+        let Error::TensorRt(TensorRtError::Binding {
+            tensor, problem, ..
+        }) = &error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(tensor, name);
+        assert!(problem.contains(words), "{problem}");
+    }
+}
+
+#[test]
+fn a_run_that_fails_is_an_error() {
+    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
+        return;
+    };
+    let network = demo_plan("fp32.plan");
+    let engine = engine(&network, &plain(&network)).with("fail enqueue 3");
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan_of(folder.path(), &network, stand_in, &engine);
+    // Run 1 is before the recording.
+    let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
+    let cloud = read(&demo_frames()[0]);
+    detector.detect(&cloud).unwrap();
+    let error = detector.detect(&cloud).map(|_| ()).unwrap_err();
+    assert_eq!(error.to_string(), "the engine did not run: run 3 failed");
+}
+
+#[test]
+fn engines_with_code_are_loaded_where_the_plan_says_so() {
+    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
+        return;
+    };
+    let network = demo_plan("fp32.plan");
+    let engine = engine(&network, &plain(&network)).with("code");
+    let mut manifest = manifest(stand_in, None);
+    if let Some(target) = &mut manifest.target.tensorrt {
+        target.options = Some(TensorRtOptions {
+            version_compatible: true,
+            ..version_incompatible()
+        });
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let plan = write(folder.path(), &network, manifest.clone(), &engine);
+    Detector::on(&plan, &options(stand_in), &device).unwrap();
+
+    if let Some(target) = &mut manifest.target.tensorrt {
+        target.options = Some(version_incompatible());
+    }
+    let error = refusal(stand_in, manifest, &engine);
+    assert!(
+        error.to_string().contains("code, which is not allowed"),
+        "{error}"
+    );
+}
+
+fn version_incompatible() -> TensorRtOptions {
+    serde_json::from_str(r#"{"input_type": "fp16", "output_type": "fp16"}"#).unwrap()
+}
+
+#[test]
+fn plans_of_another_line_of_libraries_are_refused() {
+    if device(0).is_none() {
+        return;
+    }
+    let network = demo_plan("fp32.plan");
+    for stand_in in standin::all() {
+        let engine = engine(&network, &plain(&network));
+        let found = Library::open(Some(&stand_in.path)).unwrap().version();
+        let other = match found.family {
+            Family::TensorRt => Family::TensorRtRtx,
+            Family::TensorRtRtx => Family::TensorRt,
+        };
+        for wanted in [
+            Version::new(found.family, found.major + 1, found.minor, found.patch),
+            Version::new(other, found.major, found.minor, found.patch),
+        ] {
+            let mut manifest = manifest(stand_in, None);
+            if let Some(target) = &mut manifest.target.tensorrt {
+                target.library = wanted;
+            }
+            let error = refusal(stand_in, manifest, &engine);
+            assert!(
+                matches!(error, Error::TensorRt(TensorRtError::Mismatch { .. })),
+                "{error}"
+            );
+            let text = error.to_string();
+            let expected =
+                format!("the engine is for {wanted}, but the library is {found}: name a library");
+            assert!(text.contains(&expected), "{text}");
+        }
+        // Its minor version is the library's own affair.
+        let mut manifest = manifest(stand_in, None);
+        if let Some(target) = &mut manifest.target.tensorrt {
+            target.library.minor += 1;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let plan = write(folder.path(), &network, manifest, &engine);
+        Detector::on(&plan, &options(stand_in), &device(0).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn plans_that_lack_something_are_refused() {
+    let Some((stand_in, device)) = standin::all().first().zip(device(0)) else {
+        return;
+    };
+    let network = demo_plan("fp32.plan");
+    let engine = engine(&network, &plain(&network));
+    let mut bare = manifest(stand_in, None);
+    bare.target.tensorrt = None;
+    let error = refusal(stand_in, bare, &engine);
+    assert!(
+        matches!(error, Error::Plan(PlanError::Broken { .. })),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("the manifest says nothing of TensorRT"),
+        "{error}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan_of(folder.path(), &network, stand_in, &engine);
+    let nowhere = Options {
+        tensorrt: Some(PathBuf::from("no/such/libnvinfer.so")),
+        ..Options::default()
+    };
+    let error = Detector::on(&plan, &nowhere, &device).err().unwrap();
+    assert!(
+        matches!(error, Error::TensorRt(TensorRtError::Library { .. })),
+        "{error}"
+    );
+
+    let on_cpu = Options {
+        device: Device::Cpu,
+        ..options(stand_in)
+    };
+    let error = Detector::new(&plan, &on_cpu).err().unwrap();
+    assert!(
+        matches!(error, Error::Plan(PlanError::Target { .. })),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("made for `tensorrt`, but the CPU was asked for; leave out"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_profile_has_the_engines_layers_and_changes_nothing() {
+    let network = demo_plan("fp32.plan");
+    let cloud = read(&demo_frames()[3]);
+    for stand_in in standin::all() {
+        let Some(device) = device(0) else { return };
+        let engine = engine(&network, &plain(&network));
+        let engine = engine.with("layer conv1+relu 0.5").with("layer heads 0.25");
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan_of(folder.path(), &network, stand_in, &engine);
+        let mut detector = Detector::on(&plan, &options(stand_in), &device).unwrap();
+        let before = bits(detector.detect(&cloud).unwrap().boxes);
+        let layers = detector.profile().unwrap();
+        let layers: Vec<(&str, f64)> = layers.iter().map(|l| (l.name.as_str(), l.ms)).collect();
+        assert_eq!(layers, [("conv1+relu", 0.5), ("heads", 0.25)]);
+        assert_eq!(bits(detector.detect(&cloud).unwrap().boxes), before);
+        assert!(!before.is_empty());
+    }
+}
+
+/// Lines of the log, target `tensorrt`.
+static LINES: Mutex<Vec<(log::Level, String)>> = Mutex::new(Vec::new());
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() == "tensorrt" {
+            let line = (record.level(), record.args().to_string());
+            LINES.lock().unwrap().push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn the_librarys_lines_are_logged_with_their_severity() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Lines).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+    let network = demo_plan("fp32.plan");
+    for (number, stand_in) in standin::all().iter().enumerate() {
+        let Some(device) = device(0) else { return };
+        let mut engine = engine(&network, &plain(&network));
+        for severity in 0..5 {
+            engine = engine.with(&format!(
+                "log {severity} line {number}.{severity} of the stand-in"
+            ));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let plan = plan_of(folder.path(), &network, stand_in, &engine);
+        Detector::on(&plan, &options(stand_in), &device).unwrap();
+        let lines = LINES.lock().unwrap();
+        let prefix = format!("line {number}.");
+        let levels: Vec<log::Level> = lines
+            .iter()
+            .filter(|(_, line)| line.starts_with(&prefix))
+            .map(|(level, _)| *level)
+            .collect();
+        use log::Level::{Error, Info, Trace, Warn};
+        assert_eq!(levels, [Error, Error, Warn, Info, Trace]);
+    }
+}
