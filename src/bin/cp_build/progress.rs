@@ -108,3 +108,56 @@ impl Monitor for Phases {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressDrawTarget;
+
+    use super::*;
+
+    #[test]
+    fn phases_come_and_go_within_each_other() {
+        let phases = Phases::new();
+        phases.bars.set_draw_target(ProgressDrawTarget::hidden());
+        let begin = |phase, parent| tensorrt::Progress::Begin {
+            phase,
+            parent,
+            steps: 2,
+        };
+        for news in [
+            begin("build", None),
+            begin("optimise", Some("build")),
+            begin("time", Some("optimise")),
+            tensorrt::Progress::Step {
+                phase: "time",
+                step: 1,
+            },
+            // Of phases that are not known nothing is kept.
+            tensorrt::Progress::Step {
+                phase: "another",
+                step: 1,
+            },
+            tensorrt::Progress::End { phase: "another" },
+        ] {
+            assert!(phases.progress(news));
+        }
+        let state = || -> Vec<(String, usize, u64)> {
+            let running = phases.running.lock().unwrap();
+            let row = |p: &Phase| (p.bar.message(), p.depth, p.bar.position());
+            running.iter().map(row).collect()
+        };
+        let row = |message: &str, depth, position| (message.to_owned(), depth, position);
+        assert_eq!(
+            state(),
+            [
+                row("build", 0, 0),
+                row("  optimise", 1, 0),
+                row("    time", 2, 2)
+            ]
+        );
+        phases.progress(tensorrt::Progress::End { phase: "optimise" });
+        assert_eq!(state(), [row("build", 0, 0), row("    time", 2, 2)]);
+        phases.finish();
+        assert!(state().is_empty());
+    }
+}
