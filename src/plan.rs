@@ -84,14 +84,11 @@ impl Plan {
             path: path.into(),
             source,
         };
-        let file = std::fs::File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.len() < HEADER as u64 {
+        if std::fs::metadata(path).map_err(io)?.len() < HEADER as u64 {
             let source = std::fs::read(path).map_err(io)?;
             return Err(not_a_plan(path, &source));
         }
-        // SAFETY: the map is read-only and private. Another process that shortens the file while it is
-        // mapped would make reads fault; plans are replaced by rename (`write`), never rewritten.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
+        let map = Arc::new(map(path).map_err(io)?);
         let sections = read_table(path, &map)?;
         let broken = |what: String| PlanError::Broken {
             path: path.into(),
@@ -193,15 +190,23 @@ pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
         path: path.into(),
         source,
     };
-    let bytes = encode(contents).map_err(error)?;
     let temporary = path.with_extension("plan.part");
     let mut file = std::fs::File::create(&temporary).map_err(error)?;
-    file.write_all(&bytes).map_err(error)?;
+    encode(contents, &mut file).map_err(error)?;
     file.sync_all().map_err(error)?;
     std::fs::rename(&temporary, path).map_err(error)
 }
 
-fn encode(mut contents: Contents<'_>) -> std::io::Result<Vec<u8>> {
+/// Maps a file, to be read only.
+pub(crate) fn map(path: &Path) -> std::io::Result<Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the map is read-only and private. Another process that shortens the file while it is
+    // mapped would make reads fault; plans are replaced by rename (`write`), never rewritten.
+    unsafe { Mmap::map(&file) }
+}
+
+/// Writes section after section: a large engine, which may be mapped, is not copied.
+fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<()> {
     contents.manifest.pfn = contents
         .pfn
         .layers
@@ -226,24 +231,28 @@ fn encode(mut contents: Contents<'_>) -> std::io::Result<Vec<u8>> {
     ];
     sections.extend(contents.engine.iter().map(|(name, bytes)| (*name, *bytes)));
 
-    let mut bytes = vec![0u8; HEADER + ROW * sections.len()];
+    let mut head = vec![0u8; HEADER + ROW * sections.len()];
+    let mut end = head.len();
+    // What the file holds from the table's end on: padding, and sections.
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * sections.len());
     for (i, (name, section)) in sections.iter().enumerate() {
-        bytes.resize(bytes.len().next_multiple_of(ALIGN), 0);
+        let offset = end.next_multiple_of(ALIGN);
+        parts.extend([&[0; ALIGN][..offset - end], *section]);
+        end = offset + section.len();
         let row = HEADER + ROW * i;
-        bytes[row..row + name.len().min(8)].copy_from_slice(&name.as_bytes()[..name.len().min(8)]);
-        let offset = bytes.len() as u64;
-        bytes[row + 8..row + 16].copy_from_slice(&offset.to_le_bytes());
-        bytes[row + 16..row + 24].copy_from_slice(&(section.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(section);
+        head[row..row + name.len().min(8)].copy_from_slice(&name.as_bytes()[..name.len().min(8)]);
+        head[row + 8..row + 16].copy_from_slice(&(offset as u64).to_le_bytes());
+        head[row + 16..row + 24].copy_from_slice(&(section.len() as u64).to_le_bytes());
     }
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[12..16].copy_from_slice(&(sections.len() as u32).to_le_bytes());
-    let length = bytes.len() as u64;
-    bytes[16..24].copy_from_slice(&length.to_le_bytes());
-    let checksum = Sha256::digest(&bytes[HEADER..]);
-    bytes[24..56].copy_from_slice(&checksum);
-    Ok(bytes)
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..16].copy_from_slice(&(sections.len() as u32).to_le_bytes());
+    head[16..24].copy_from_slice(&(end as u64).to_le_bytes());
+    let mut checksum = Sha256::new_with_prefix(&head[HEADER..]);
+    parts.iter().for_each(|part| checksum.update(part));
+    head[24..56].copy_from_slice(&checksum.finalize());
+    file.write_all(&head)?;
+    parts.iter().try_for_each(|part| file.write_all(part))
 }
 
 fn not_a_plan(path: &Path, start: &[u8]) -> PlanError {

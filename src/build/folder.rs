@@ -93,6 +93,14 @@ impl Folder {
     /// [`BuildError`] or [`ModelError`] with the file, and the tensor, node or key.
     pub fn read(path: &Path) -> Result<Self> {
         let manifest = FolderManifest::read(path)?;
+        if manifest.as_ref().is_some_and(|m| m.typed.is_some()) {
+            return Err(BuildError::Folder {
+                path: path.join(RPN),
+                what: "this network is made for TensorRT's builder; give the model folder that it was made from"
+                    .into(),
+            }
+            .into());
+        }
         let description = path.join(MODEL);
         let model_text = read_text(&description)?;
         let model = Model::parse(&model_text, &description)?;
@@ -146,24 +154,7 @@ impl Folder {
         pfe_path: &Path,
         rpn_path: &Path,
     ) -> Result<Self> {
-        pfe.pfn.check(&model).map_err(|source| BuildError::Pfn {
-            path: pfe_path.into(),
-            source,
-        })?;
-        if let Some(found) = pfe
-            .max_points
-            .filter(|&n| n != model.grid.max_points_per_pillar)
-        {
-            return Err(BuildError::graph(
-                pfe_path,
-                format!(
-                    "made for {found} points a pillar, but the description's \
-                     `grid.max_points_per_pillar` is {}",
-                    model.grid.max_points_per_pillar
-                ),
-            )
-            .into());
-        }
+        check_pfe(&pfe, pfe_path, &model)?;
         let rpn = read_rpn(rpn_path, &model)?;
         let bound = rpn.graph.metadata(BOUND_PFN);
         if bound.is_some_and(|hash| hash != pfn_hash(&pfe.pfn)) {
@@ -185,6 +176,11 @@ impl Folder {
             quantization: None,
             made_by: Vec::new(),
         })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether the network has Q/DQ pairs: ours, or another tool's.
@@ -343,6 +339,41 @@ impl Folder {
     }
 }
 
+/// Checks that a PFN is that of the description.
+fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
+    pfe.pfn.check(model).map_err(|source| BuildError::Pfn {
+        path: path.into(),
+        source,
+    })?;
+    if let Some(found) = pfe
+        .max_points
+        .filter(|&n| n != model.grid.max_points_per_pillar)
+    {
+        return Err(BuildError::graph(
+            path,
+            format!(
+                "made for {found} points a pillar, but the description's \
+                 `grid.max_points_per_pillar` is {}",
+                model.grid.max_points_per_pillar
+            ),
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// Reads what a plan holds besides its engine: the description's text, and the PFN, which must be its one.
+///
+/// # Errors
+/// As [`Folder::read`].
+pub(super) fn read_stages(description: &Path, pfe_path: &Path) -> Result<(String, Pfn)> {
+    let text = read_text(description)?;
+    let model = Model::parse(&text, description)?;
+    let pfe = read_pfe(pfe_path)?;
+    check_pfe(&pfe, pfe_path, &model)?;
+    Ok((text, pfe.pfn))
+}
+
 /// What of a plan does not come from the folder's files as they are.
 pub struct Network<'a> {
     /// The CPU engine's payload.
@@ -422,6 +453,7 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
         files: BTreeMap::new(),
         steps: folder.steps(),
         quantization: None,
+        typed: None,
     }
     .write(out)?;
     folder.path = out.into();

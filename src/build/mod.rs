@@ -26,6 +26,7 @@ pub mod half;
 pub mod hash;
 pub mod import;
 pub mod onnx;
+pub mod pack;
 pub mod quantize;
 pub mod recipe;
 mod runner;
@@ -35,6 +36,7 @@ pub mod sqnr;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod trtexec;
 
 use std::path::{Path, PathBuf};
 
@@ -134,6 +136,14 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
         /// What is wrong, and what to do.
+        what: String,
+    },
+    /// A file that should be a TensorRT engine is something else.
+    #[error("{path}: no TensorRT engine: {what}")]
+    NotAnEngine {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
         what: String,
     },
     /// A configuration that cannot be used.

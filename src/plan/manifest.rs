@@ -36,7 +36,7 @@ pub struct Manifest {
 pub struct Target {
     /// `cpu` or `tensorrt`.
     pub engine: String,
-    /// `fp32`, `fp16` or `int8`.
+    /// `fp32`, `fp16` or `int8`; `unknown` of an engine that another program built.
     pub precision: String,
     /// Version of the payload's format or of the library that made it.
     pub version: String,

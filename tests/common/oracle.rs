@@ -127,8 +127,12 @@ pub(crate) fn dense(name: &str, map: MapView<'_>) -> Output {
 
 /// What the CPU engine makes of a dense input.
 pub(crate) fn run(graph: &Graph, input: &[f32]) -> Vec<Output> {
-    let mut engine = engine(graph);
-    fill(&mut engine, input);
+    run_on(&mut engine(graph), input)
+}
+
+/// The same on an engine that is there.
+pub(crate) fn run_on(engine: &mut CpuEngine, input: &[f32]) -> Vec<Output> {
+    fill(engine, input);
     engine.run().unwrap();
     let names: Vec<String> = engine.outputs().iter().map(|o| o.name.clone()).collect();
     let outputs = names.iter().enumerate();

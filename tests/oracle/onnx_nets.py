@@ -5,6 +5,7 @@
     onnx_nets.py run MODEL DIR    one given file; open axes become 7
     onnx_nets.py check MODEL DIR IN  one file of ours, which must be valid, on the numbers of IN
     onnx_nets.py halves MODEL I O  no inner value is FLOAT; inputs have elements of type I, outputs of O
+    onnx_nets.py serve MODEL      inputs from standard input, outputs to standard output, until that ends
     onnx_nets.py npz FILE DIR     x and y of an NPZ file as the input and the output of a case
     onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
     onnx_nets.py compare A B IN T two files on the numbers of IN: valid, and results within T
@@ -79,21 +80,41 @@ class Net:
             run(folder / "model.onnx", folder, feed)
 
 
-def run(model, folder, feed=None):
-    """Runs a file and writes what went in and out."""
+def plain_session(model, threads=1):
+    """Runs node by node as the file says, nothing fused."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
+# Numbers come and go as floats, whatever the network's own are.
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
+
+
+def serve(path):
+    """One map after the other, little-endian f32; the outputs follow each other in the network's order."""
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    session = plain_session(path, threads=2)
+    (source,) = session.get_inputs()
+    size = 4 * int(np.prod(source.shape))
+    while len(data := sys.stdin.buffer.read(size)) == size:
+        feed = np.frombuffer(data, "<f4").reshape(source.shape).astype(TYPES[source.type])
+        for result in session.run(None, {source.name: feed}):
+            sys.stdout.buffer.write(result.astype("<f4").tobytes())
+        sys.stdout.buffer.flush()
+
+
+def run(model, folder, feed=None):
+    """Runs a file and writes what went in and out."""
+    session = plain_session(model)
     (source,) = session.get_inputs()
     shape = [n if isinstance(n, int) else 7 for n in source.shape]
     if feed is None:
         feed = rng.standard_normal(shape)
     elif feed.ndim == 1:
         feed = feed.reshape(shape)
-    # Halves and codes come as floats, too.
-    types = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
-    feed = feed.astype(types[source.type])
+    feed = feed.astype(TYPES[source.type])
     names = [o.name for o in session.get_outputs()]
     results = session.run(names, {source.name: feed})
     write(folder, source.name, feed, names, results)
@@ -428,6 +449,8 @@ if __name__ == "__main__":
             run(Path(model), Path(folder), np.fromfile(source, "<f4"))
         case ["halves", model, inputs, outputs]:
             halves(model, inputs, outputs)
+        case ["serve", model]:
+            serve(model)
         case ["npz", path, folder]:
             arrays = np.load(path)
             write(Path(folder), "x", arrays["x"], ["y"], [arrays["y"]])

@@ -1,5 +1,6 @@
 //! `cp-build compile`.
 
+mod onnx;
 mod tensorrt;
 
 use std::path::PathBuf;
@@ -18,9 +19,12 @@ pub(crate) struct Args {
     /// What the plan is to run on.
     #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
     target: TargetArg,
-    /// The plan to write.
+    /// The plan to write, for `--target onnx` the folder.
     #[arg(long, value_name = "FILE.plan")]
     out: PathBuf,
+    /// For `--target onnx`: replace a model that is in the folder.
+    #[arg(long)]
+    force: bool,
     /// Put a measured accuracy into the plan: the output of `cp-build eval --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
@@ -35,12 +39,13 @@ enum TargetArg {
     Cpu,
     /// TensorRT: FP16, and INT8 where the network has Q/DQ pairs.
     Tensorrt,
+    /// A folder for trtexec: the network that TensorRT builds from, and how to build.
+    Onnx,
 }
 
 /// Runs `cp-build compile`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    if matches!(args.target, TargetArg::Cpu) && args.tensorrt.any() {
-        let what = "options of TensorRT want `--target tensorrt`";
+    if let Some(what) = conflict(&args) {
         crate::Cli::command()
             .error(ErrorKind::ArgumentConflict, what)
             .exit();
@@ -63,5 +68,25 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         TargetArg::Tensorrt => tensorrt::run(&folder, args.tensorrt, &args.out, accuracy),
+        TargetArg::Onnx => onnx::run(&folder, &args.tensorrt.io(), &args.out, args.force),
+    }
+}
+
+/// What of the arguments the target has no use for.
+fn conflict(args: &Args) -> Option<&'static str> {
+    let onnx = matches!(args.target, TargetArg::Onnx);
+    let cpu = matches!(args.target, TargetArg::Cpu);
+    if cpu && args.tensorrt.any() {
+        Some("options of TensorRT want `--target tensorrt`")
+    } else if onnx && args.tensorrt.more_than_types() {
+        Some(
+            "`--target onnx` takes --input-type and --output-type only; give the others to trtexec",
+        )
+    } else if onnx && args.accuracy.is_some() {
+        Some("`--target onnx` makes no plan; give --accuracy to `cp-build pack`")
+    } else if !onnx && args.force {
+        Some("`--force` is for `--target onnx`; plans are replaced without it")
+    } else {
+        None
     }
 }

@@ -7,6 +7,7 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod pack;
 mod progress;
 mod quantize;
 mod sensitivity;
@@ -36,6 +37,8 @@ enum Command {
     Compile(compile::Args),
     /// Turn a model folder and frames into an INT8 plan.
     Quantize(quantize::Args),
+    /// Turn a bare TensorRT engine, such as trtexec writes, into a plan.
+    Pack(pack::Args),
     /// Show what is in a plan.
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sensitivity(args) => sensitivity::run(args),

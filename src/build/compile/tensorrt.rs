@@ -87,20 +87,18 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         }
         built_on = Some(gpu);
     }
-    let network = half::strongly_typed(
-        graph,
-        &Io {
-            input: options.input_type,
-            outputs: options.output_type,
-        },
-    )?;
+    let io = Io {
+        input: options.input_type,
+        outputs: options.output_type,
+    };
+    let network = half::strongly_typed(graph, &io)?;
     let cache = timing_cache
         .as_deref()
         .map(read_cache)
         .transpose()?
         .flatten();
     options.timing_cache = cache.as_deref().map(hash::sha256);
-    let tensors = tensors(&network.graph, &options, network.input_scale)?;
+    let tensors = tensors(&network.graph, &io, network.input_scale)?;
     let onnx = encode(&network.graph.to_model());
     let formats = |element| match options.io_formats {
         IoFormats::Linear => 0,
@@ -257,19 +255,15 @@ fn read_cache(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// Inputs and outputs of the network as it goes to the library.
-fn tensors(
+pub(in crate::build) fn tensors(
     graph: &Graph,
-    options: &TensorRtOptions,
+    io: &Io,
     scale: Option<f32>,
 ) -> Result<Vec<TensorDesc>> {
     let shapes = Shapes::infer(graph, &[])?;
     let desc = |name: String, input: bool| TensorDesc {
         dims: shapes.get(&name).unwrap_or_default().to_vec(),
-        element: if input {
-            options.input_type
-        } else {
-            options.output_type
-        },
+        element: if input { io.input } else { io.outputs },
         scale: scale.filter(|_| input),
         name,
         input,

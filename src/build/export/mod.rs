@@ -2,6 +2,8 @@
 
 mod pfe;
 mod quantized;
+mod typed;
 
 pub use pfe::pfe;
 pub use quantized::write_quantized;
+pub use typed::{Typed, write_typed};

@@ -34,6 +34,7 @@ pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result
         files,
         steps,
         quantization: Some(outcome.record.clone()),
+        typed: None,
     }
     .write(out)
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{MANIFEST, MODEL, PFE, RPN};
+use crate::build::export::Typed;
 use crate::build::{BuildError, hash};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
@@ -19,8 +20,8 @@ pub struct FolderManifest {
     /// SHA-256 of the files that it was made from, by name.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
-    /// SHA-256 of the folder's networks, where one is of no use without the other: a quantised network and
-    /// its PFN were equalised together.
+    /// SHA-256 of the folder's networks, where this program wrote them: of a quantised model one is of no use
+    /// without the other, for they were equalised together.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
     /// What was done to the networks on their way here, a line each.
@@ -29,10 +30,13 @@ pub struct FolderManifest {
     /// How the network was quantised, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
+    /// What the network is, where it is a strongly typed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typed: Option<Typed>,
 }
 
 impl FolderManifest {
-    /// Reads a folder's manifest, and checks that a quantised model's files are those that it speaks of. `None`
+    /// Reads a folder's manifest, and checks that networks which were written with it are those that it speaks of. `None`
     /// where there is none, or only another program's.
     ///
     /// # Errors
@@ -54,7 +58,7 @@ impl FolderManifest {
             return Ok(None);
         }
         let manifest: Self = serde_json::from_value(value).map_err(|e| broken(e.to_string()))?;
-        if manifest.quantization.is_none() {
+        if manifest.quantization.is_none() && manifest.typed.is_none() {
             return Ok(Some(manifest));
         }
         for name in [PFE, RPN] {

@@ -10,6 +10,7 @@ mod layers;
 #[cfg(feature = "tensorrt")]
 mod library;
 mod onnx;
+mod pack;
 #[cfg(feature = "tensorrt")]
 mod run;
 

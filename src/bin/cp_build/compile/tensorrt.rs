@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use centerpoint::build::compile::tensorrt::Request;
 use centerpoint::build::folder::Folder;
+use centerpoint::build::half::Io;
 use centerpoint::build::status::engine;
 use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::{HardwareCompatibility, Library};
@@ -103,7 +104,33 @@ impl EngineArgs {
         *self != Self::default()
     }
 
+    /// Whether any was given but the types of input and outputs.
+    pub(super) fn more_than_types(&self) -> bool {
+        let types = Self {
+            input_type: self.input_type,
+            output_type: self.output_type,
+            ..Self::default()
+        };
+        *self != types
+    }
+
+    /// The types of input and outputs.
+    pub(super) fn io(&self) -> Io {
+        Io {
+            input: match self.input_type {
+                None | Some(InputArg::Fp16) => Element::F16,
+                Some(InputArg::Fp32) => Element::F32,
+                Some(InputArg::Int8) => Element::I8,
+            },
+            outputs: match self.output_type {
+                None | Some(OutputArg::Fp16) => Element::F16,
+                Some(OutputArg::Fp32) => Element::F32,
+            },
+        }
+    }
+
     fn options(&self) -> TensorRtOptions {
+        let io = self.io();
         TensorRtOptions {
             workspace: self.workspace,
             timing_cache: None,
@@ -119,15 +146,8 @@ impl EngineArgs {
                     HardwareCompatibility::SameComputeCapability
                 }
             },
-            input_type: match self.input_type {
-                None | Some(InputArg::Fp16) => Element::F16,
-                Some(InputArg::Fp32) => Element::F32,
-                Some(InputArg::Int8) => Element::I8,
-            },
-            output_type: match self.output_type {
-                None | Some(OutputArg::Fp16) => Element::F16,
-                Some(OutputArg::Fp32) => Element::F32,
-            },
+            input_type: io.input,
+            output_type: io.outputs,
             io_formats: match self.io_formats {
                 None | Some(FormatsArg::Linear) => IoFormats::Linear,
                 Some(FormatsArg::Any) => IoFormats::Any,

@@ -1,0 +1,58 @@
+//! `cp-build pack`.
+
+use std::path::PathBuf;
+
+use centerpoint::build::pack::{Sources, pack};
+use centerpoint::plan::Accuracy;
+
+/// Arguments of `cp-build pack`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The engine, such as trtexec's `--saveEngine` writes it.
+    #[arg(long, value_name = "FILE")]
+    engine: PathBuf,
+    /// The model that it was built of: the folder of `cp-build compile --target onnx`, another model folder,
+    /// or model.toml.
+    #[arg(long, value_name = "DIR|FILE.toml")]
+    model: PathBuf,
+    /// With model.toml: the pillar feature network that belongs to it.
+    #[arg(long, value_name = "FILE.onnx")]
+    pfe: Option<PathBuf>,
+    /// Value of code 1 of an INT8 input, where the folder does not tell it.
+    #[arg(long, value_name = "SCALE", value_parser = scale)]
+    input_scale: Option<f32>,
+    /// Put a measured accuracy into the plan: the output of `cp-build eval --format json`.
+    #[arg(long, value_name = "FILE.json")]
+    accuracy: Option<PathBuf>,
+    /// The plan to write.
+    #[arg(long, value_name = "FILE.plan")]
+    out: PathBuf,
+}
+
+fn scale(text: &str) -> Result<f32, String> {
+    let scale: Option<f32> = text.parse().ok();
+    scale
+        .filter(|s| s.is_finite() && *s > 0.0)
+        .ok_or_else(|| "expected a number above 0".into())
+}
+
+/// Runs `cp-build pack`.
+pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    let sources = Sources {
+        engine: &args.engine,
+        model: &args.model,
+        pfe: args.pfe.as_deref(),
+        input_scale: args.input_scale,
+        accuracy: args.accuracy.as_deref().map(Accuracy::read).transpose()?,
+    };
+    let target = pack(sources, &args.out)?;
+    let library = target.tensorrt.map(|t| t.library.to_string());
+    let bytes = std::fs::metadata(&args.out)?.len();
+    crate::print(&format!(
+        "{}: tensorrt {}, engine of {}, {:.1} MB\n",
+        args.out.display(),
+        target.precision,
+        library.unwrap_or_default(),
+        bytes as f64 / 1e6
+    ))
+}

@@ -1,0 +1,66 @@
+//! Writes a model folder for TensorRT's own tools: the network strongly typed, FP16 and INT8 where Q/DQ pairs are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::quantized::write_graph;
+use crate::build::compile::tensorrt::tensors;
+use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
+use crate::build::half::{self, Io};
+use crate::build::hash;
+use crate::build::trtexec::Commands;
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::plan::TensorDesc;
+
+/// What a folder's manifest says of a strongly typed network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Typed {
+    /// `fp16`, or `int8` with Q/DQ pairs.
+    pub precision: String,
+    /// Its input and outputs.
+    pub tensors: Vec<TensorDesc>,
+    /// How to make an engine and a plan of it.
+    pub commands: Commands,
+}
+
+/// Writes `source` into the folder `out`, which [`folder::make`] has made, with a strongly typed network of the
+/// given types at its border. All but the network stays as it is.
+///
+/// # Errors
+/// As [`half::strongly_typed`]; [`Error::Io`].
+pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<Typed> {
+    let mut network = half::strongly_typed(&source.rpn.graph, io)?;
+    folder::bind(&mut network.graph, &source.pfe.pfn);
+    let tensors = tensors(&network.graph, io, network.input_scale)?;
+    let typed = Typed {
+        precision: if source.is_quantized() {
+            "int8"
+        } else {
+            "fp16"
+        }
+        .into(),
+        commands: Commands::new(&tensors),
+        tensors,
+    };
+    let pfe = source.path().join(PFE);
+    let pfe = std::fs::read(&pfe).map_err(Error::io(&pfe, "read"))?;
+    write_whole(&out.join(PFE), &pfe)?;
+    write_whole(&out.join(MODEL), source.model_text.as_bytes())?;
+    let mut files = BTreeMap::new();
+    files.insert(PFE.to_owned(), hash::sha256(&pfe));
+    files.insert(RPN.to_owned(), write_graph(&network.graph, &out.join(RPN))?);
+    FolderManifest {
+        producer: folder::producer(),
+        inputs: source.hashes()?,
+        files,
+        steps: source.steps(),
+        quantization: source.quantization.clone(),
+        typed: Some(typed.clone()),
+    }
+    .write(out)?;
+    Ok(typed)
+}
