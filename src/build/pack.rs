@@ -33,7 +33,7 @@ pub struct Sources<'a> {
 /// # Errors
 /// [`BuildError::NotAnEngine`] for another kind of file, with what it is; [`BuildError::Folder`] for a folder whose
 /// files do not belong together, or that tells the scale already; as [`super::folder::Folder::read`] for
-/// description and PFN; [`PlanError`].
+/// description and PFN; [`plan::PlanError`].
 pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
     let Sources {
         engine,
