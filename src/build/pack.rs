@@ -24,6 +24,8 @@ pub struct Sources<'a> {
     pub pfe: Option<&'a Path>,
     /// Value of code 1 of an INT8 input, where no folder tells it.
     pub input_scale: Option<f32>,
+    /// The library that built it, where its header does not tell.
+    pub built_with: Option<Version>,
     /// Measured accuracy.
     pub accuracy: Option<Accuracy>,
 }
@@ -40,11 +42,12 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         model,
         pfe,
         input_scale,
+        built_with,
         accuracy,
     } = sources;
     // Mapped: the engine is in memory once, as the system's own pages.
     let bytes = plan::map(engine).map_err(Error::io(engine, "read"))?;
-    let library = library(engine, &bytes)?;
+    let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
         path,
         what: what.into(),
@@ -124,10 +127,11 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
 /// The engine's name in the manifest; that of its file may be anything.
 const ENGINE: &str = "engine";
 
-/// The library that built an engine, by its header.
-fn library(path: &Path, bytes: &[u8]) -> Result<Version> {
+/// The library that built an engine, by its header, or `given` for one that begins as engines do.
+fn library(path: &Path, bytes: &[u8], given: Option<Version>) -> Result<Version> {
+    let given = given.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
     let version = Version::of_plan(bytes);
-    version.ok_or_else(|| {
+    given.or(version).ok_or_else(|| {
         BuildError::NotAnEngine {
             path: path.into(),
             what: kind(bytes).into(),
@@ -156,7 +160,8 @@ fn kind(bytes: &[u8]) -> &'static str {
         }
         [b'P', b'K', 3, 4, ..] | [0x1f, 0x8b, ..] => "this is an archive; unpack it",
         [_, b't', b'r', b't', ..] => {
-            "this begins as engines of TensorRT do, but no version that is known stands where they have it"
+            "this begins as engines of TensorRT do, but no version that is known stands where they have it; \
+             name the one that built it with --built-with"
         }
         _ if text && !start.contains(&0) => "this is a text",
         _ => "it does not begin as engines of TensorRT do",
@@ -182,8 +187,12 @@ mod tests {
             (b"\xff\xfe\xfd\xfc", "does not begin"),
         ] {
             assert!(kind(bytes).contains(needle), "{needle}: {}", kind(bytes));
-            let error = library(Path::new("x.plan"), bytes).unwrap_err().to_string();
+            let error = library(Path::new("x.plan"), bytes, None);
+            let error = error.unwrap_err().to_string();
             assert!(error.starts_with("x.plan: no TensorRT engine: "), "{error}");
+            let given = Version::parse("10.3");
+            let named = library(Path::new("x.plan"), bytes, given);
+            assert_eq!(named.ok(), given.filter(|_| bytes.starts_with(b"ftrt")));
         }
     }
 }

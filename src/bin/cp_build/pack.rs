@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use centerpoint::build::pack::{Sources, pack};
+use centerpoint::engine::tensorrt::Version;
 use centerpoint::plan::Accuracy;
 
 /// Arguments of `cp-build pack`.
@@ -21,6 +22,9 @@ pub(crate) struct Args {
     /// Value of code 1 of an INT8 input, where the folder does not tell it.
     #[arg(long, value_name = "SCALE", value_parser = scale)]
     input_scale: Option<f32>,
+    /// The TensorRT that built it, such as 10.3.0, where the engine's header does not tell.
+    #[arg(long, value_name = "VERSION", value_parser = version)]
+    built_with: Option<Version>,
     /// Put a measured accuracy into the plan: the output of `cp-build eval --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
@@ -36,6 +40,10 @@ fn scale(text: &str) -> Result<f32, String> {
         .ok_or_else(|| "expected a number above 0".into())
 }
 
+fn version(text: &str) -> Result<Version, String> {
+    Version::parse(text).ok_or_else(|| "expected two or three numbers, such as 10.3.0".into())
+}
+
 /// Runs `cp-build pack`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let sources = Sources {
@@ -43,6 +51,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         model: &args.model,
         pfe: args.pfe.as_deref(),
         input_scale: args.input_scale,
+        built_with: args.built_with,
         accuracy: args.accuracy.as_deref().map(Accuracy::read).transpose()?,
     };
     let target = pack(sources, &args.out)?;

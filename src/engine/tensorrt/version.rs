@@ -62,6 +62,22 @@ impl Version {
         }
     }
 
+    /// Two or three numbers, such as `10.3.0`. Those from 8 on are TensorRT's, smaller ones TensorRT-RTX's.
+    /// `None` for another text.
+    pub fn parse(text: &str) -> Option<Self> {
+        let numbers: Option<Vec<u32>> = text.split('.').map(|n| n.parse().ok()).collect();
+        let (major, minor, patch) = match numbers?[..] {
+            [major, minor] => (major, minor, 0),
+            [major, minor, patch] => (major, minor, patch),
+            _ => return None,
+        };
+        let family = match major {
+            8.. => Family::TensorRt,
+            _ => Family::TensorRtRtx,
+        };
+        Some(Self::new(family, major, minor, patch))
+    }
+
     /// The library that wrote a plan, by the plan's header: a tag of which the last three letters are `trt`,
     /// and from byte 24 on major, minor and patch, one byte each. `None` for what is no plan, or has another
     /// header.
@@ -117,6 +133,17 @@ mod tests {
         }
         for number in [-1, 0, 999, 1_000_000, i32::MAX] {
             assert_eq!(Version::of_library(number), None, "{number}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_people() {
+        let of = |text: &str| Version::parse(text).map(|v| v.to_string());
+        assert_eq!(of("10.3.0").as_deref(), Some("TensorRT 10.3.0"));
+        assert_eq!(of("11.4").as_deref(), Some("TensorRT 11.4.0"));
+        assert_eq!(of("1.7.1").as_deref(), Some("TensorRT-RTX 1.7.1"));
+        for text in ["", "10", "10.", "10.x", "10.3.0.26", "-1.2"] {
+            assert_eq!(of(text), None, "{text}");
         }
     }
 
