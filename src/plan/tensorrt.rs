@@ -79,6 +79,25 @@ pub struct TensorRtOptions {
     pub io_formats: IoFormats,
 }
 
+/// The library's defaults, and FP16 inputs and outputs in linear layouts.
+impl Default for TensorRtOptions {
+    fn default() -> Self {
+        Self {
+            workspace: None,
+            timing_cache: None,
+            optimization_level: None,
+            dla: None,
+            gpu_fallback: false,
+            version_compatible: false,
+            exclude_lean_runtime: false,
+            hardware_compatible: HardwareCompatibility::None,
+            input_type: Element::F16,
+            output_type: Element::F16,
+            io_formats: IoFormats::Linear,
+        }
+    }
+}
+
 /// Layouts of inputs and outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

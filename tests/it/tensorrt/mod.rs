@@ -12,6 +12,8 @@ mod library;
 mod onnx;
 mod pack;
 #[cfg(feature = "tensorrt")]
+mod programs;
+#[cfg(feature = "tensorrt")]
 mod run;
 
 #[cfg(feature = "tensorrt")]

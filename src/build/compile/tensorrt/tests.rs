@@ -2,22 +2,6 @@
 
 use super::*;
 
-fn options() -> TensorRtOptions {
-    TensorRtOptions {
-        workspace: None,
-        timing_cache: None,
-        optimization_level: None,
-        dla: None,
-        gpu_fallback: false,
-        version_compatible: false,
-        exclude_lean_runtime: false,
-        hardware_compatible: HardwareCompatibility::None,
-        input_type: Element::F16,
-        output_type: Element::F16,
-        io_formats: IoFormats::Linear,
-    }
-}
-
 fn tensorrt(major: u32, minor: u32) -> Version {
     Version::new(Family::TensorRt, major, minor, 0)
 }
@@ -31,9 +15,11 @@ fn refused(options: &TensorRtOptions, version: Version, quantized: bool) -> Opti
 
 #[test]
 fn the_dla_is_for_those_versions_and_networks_that_have_one() {
-    let mut options = options();
-    options.dla = Some(0);
-    options.gpu_fallback = true;
+    let mut options = TensorRtOptions {
+        dla: Some(0),
+        gpu_fallback: true,
+        ..TensorRtOptions::default()
+    };
     for (major, minor, float, pairs) in [
         (10, 3, true, false),
         (10, 7, true, false),
@@ -64,8 +50,10 @@ fn the_dla_is_for_those_versions_and_networks_that_have_one() {
 
 #[test]
 fn options_that_need_others_or_newer_libraries_are_refused() {
-    let mut options = options();
-    options.exclude_lean_runtime = true;
+    let mut options = TensorRtOptions {
+        exclude_lean_runtime: true,
+        ..TensorRtOptions::default()
+    };
     let version = tensorrt(10, 3);
     assert_eq!(
         refused(&options, version, true),
