@@ -114,7 +114,7 @@ fn the_codes_of_the_first_layers_can_be_the_input() {
     let mut expected = ops(&graph);
     let first = expected.iter().position(|op| *op == "QuantizeLinear");
     expected.remove(first.unwrap());
-    let (mut found, mut expected) = (ops(&made.graph), expected);
+    let mut found = ops(&made.graph);
     found.sort();
     expected.sort();
     assert_eq!(found, expected);

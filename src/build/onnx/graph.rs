@@ -153,9 +153,8 @@ impl Graph {
     /// What the file says under a key of its metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         let mut all = self.head.metadata_props.iter();
-        all.find(|entry| entry.key.as_deref() == Some(key))?
-            .value
-            .as_deref()
+        let found = all.find(|entry| entry.key.as_deref() == Some(key))?;
+        found.value.as_deref()
     }
 
     /// Sets what the file says under a key of its metadata.
