@@ -15,6 +15,7 @@
 pub mod boxes;
 pub mod build;
 pub mod cuda;
+pub mod deadline;
 pub mod decode;
 pub mod detector;
 pub mod engine;
@@ -29,6 +30,8 @@ pub mod output;
 pub mod pillars;
 pub mod plan;
 pub mod points;
+#[cfg(any(feature = "mcap", feature = "ros2"))]
+pub mod ros;
 pub mod scatter;
 pub mod synth;
 pub mod threads;

@@ -13,11 +13,13 @@
 
 mod bin;
 mod cloud;
+mod field;
 mod layout;
 mod lzf;
 mod npy;
 mod pcd;
 mod pcd_header;
+mod records;
 mod sweep_list;
 mod sweeps;
 
@@ -27,10 +29,12 @@ use std::path::{Path, PathBuf};
 
 pub use bin::BinError;
 pub use cloud::{PointCloud, Selected};
+pub use field::FieldKind;
 pub use layout::{ALIASES, Column, Layout, LayoutError, MAX_COLUMNS};
 pub use lzf::LzfError;
 pub use npy::NpyError;
 pub use pcd::PcdError;
+pub use records::{Extent, Field, RecordError, Records};
 pub use sweep_list::read_sweeps;
 pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError, SweepPart};
 
@@ -232,6 +236,9 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: SweepError,
     },
+    /// Points that a caller or a message described were refused.
+    #[error(transparent)]
+    Records(#[from] RecordError),
     /// Columns that make no layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),

@@ -8,7 +8,8 @@
 use std::io::{BufRead, Read};
 
 use super::bin::read_f32_le;
-use super::pcd_header::{Encoding, Field, Header, Kind};
+use super::field::{FieldKind, Values, convert};
+use super::pcd_header::{Encoding, Header};
 use super::{Layout, LayoutError, MAX_POINTS, PointCloud, lzf};
 
 /// Bytes of a binary body that are converted at a time.
@@ -204,7 +205,10 @@ fn binary(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>
     }
     let columns = header.fields.len();
     let mut data = vec![0f32; header.points * columns];
-    let all_f32 = header.fields.iter().all(|field| field.kind == Kind::F32);
+    let all_f32 = header
+        .fields
+        .iter()
+        .all(|field| field.kind == FieldKind::F32);
     if all_f32 && header.stride == columns * size_of::<f32>() {
         read_f32_le(reader, &mut data)?;
         return Ok(data);
@@ -222,14 +226,13 @@ fn binary(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>
         let bytes = &mut block[..out.len() / columns * header.stride];
         reader.read_exact(bytes)?;
         for (column, field) in header.fields.iter().enumerate() {
-            convert(
-                &bytes[field.offset..],
-                header.stride,
-                field,
-                out,
-                column,
-                columns,
-            );
+            let values = Values {
+                bytes: &bytes[field.offset..],
+                step: header.stride,
+                kind: field.kind,
+                big_endian: false,
+            };
+            convert(values, out, column, columns);
         }
     }
     Ok(data)
@@ -271,51 +274,13 @@ fn compressed(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<
     let mut data = vec![0f32; header.points * columns];
     for (column, field) in header.fields.iter().enumerate() {
         let start = field.offset * header.points;
-        convert(
-            &bytes[start..],
-            field.kind.size(),
-            field,
-            &mut data,
-            column,
-            columns,
-        );
+        let values = Values {
+            bytes: &bytes[start..],
+            step: field.kind.size(),
+            kind: field.kind,
+            big_endian: false,
+        };
+        convert(values, &mut data, column, columns);
     }
     Ok(data)
-}
-
-/// Writes the values of `field`, which are `step` bytes apart, to a column of the rows in `out`.
-fn convert(
-    bytes: &[u8],
-    step: usize,
-    field: &Field,
-    out: &mut [f32],
-    column: usize,
-    columns: usize,
-) {
-    fn each<const N: usize>(
-        values: std::slice::Chunks<'_, u8>,
-        out: std::slice::ChunksExactMut<'_, f32>,
-        column: usize,
-        number: impl Fn([u8; N]) -> f32,
-    ) {
-        for (value, row) in values.zip(out) {
-            if let Some(value) = value.first_chunk() {
-                row[column] = number(*value);
-            }
-        }
-    }
-    let values = bytes.chunks(step);
-    let out = out.chunks_exact_mut(columns);
-    match field.kind {
-        Kind::F32 => each(values, out, column, f32::from_le_bytes),
-        Kind::F64 => each(values, out, column, |b| f64::from_le_bytes(b) as f32),
-        Kind::I8 => each(values, out, column, |b| i8::from_le_bytes(b).into()),
-        Kind::I16 => each(values, out, column, |b| i16::from_le_bytes(b).into()),
-        Kind::I32 => each(values, out, column, |b| i32::from_le_bytes(b) as f32),
-        Kind::I64 => each(values, out, column, |b| i64::from_le_bytes(b) as f32),
-        Kind::U8 => each(values, out, column, |b| u8::from_le_bytes(b).into()),
-        Kind::U16 => each(values, out, column, |b| u16::from_le_bytes(b).into()),
-        Kind::U32 => each(values, out, column, |b| u32::from_le_bytes(b) as f32),
-        Kind::U64 => each(values, out, column, |b| u64::from_le_bytes(b) as f32),
-    }
 }

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, Read};
 
+use super::field::{FieldKind, meaning};
 use super::pcd::PcdError;
 use super::{Column, MAX_POINTS};
 
@@ -21,51 +22,21 @@ pub(super) enum Encoding {
     Compressed,
 }
 
-/// TYPE and SIZE of a field's values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    F32,
-    F64,
-    I8,
-    I16,
-    I32,
-    I64,
-    U8,
-    U16,
-    U32,
-    U64,
-}
-
-impl Kind {
-    fn of(kind: &str, size: &str) -> Option<Kind> {
-        Some(match (kind, size) {
-            ("F", "4") => Kind::F32,
-            ("F", "8") => Kind::F64,
-            ("I", "1") => Kind::I8,
-            ("I", "2") => Kind::I16,
-            ("I", "4") => Kind::I32,
-            ("I", "8") => Kind::I64,
-            ("U", "1") => Kind::U8,
-            ("U", "2") => Kind::U16,
-            ("U", "4") => Kind::U32,
-            ("U", "8") => Kind::U64,
-            _ => return None,
-        })
-    }
-
-    /// Bytes of a value.
-    pub(super) fn size(self) -> usize {
-        match self {
-            Kind::I8 | Kind::U8 => 1,
-            Kind::I16 | Kind::U16 => 2,
-            Kind::F32 | Kind::I32 | Kind::U32 => 4,
-            Kind::F64 | Kind::I64 | Kind::U64 => 8,
-        }
-    }
-
-    fn is_float(self) -> bool {
-        matches!(self, Kind::F32 | Kind::F64)
-    }
+/// The type that TYPE and SIZE name.
+fn kind_of(kind: &str, size: &str) -> Option<FieldKind> {
+    Some(match (kind, size) {
+        ("F", "4") => FieldKind::F32,
+        ("F", "8") => FieldKind::F64,
+        ("I", "1") => FieldKind::I8,
+        ("I", "2") => FieldKind::I16,
+        ("I", "4") => FieldKind::I32,
+        ("I", "8") => FieldKind::I64,
+        ("U", "1") => FieldKind::U8,
+        ("U", "2") => FieldKind::U16,
+        ("U", "4") => FieldKind::U32,
+        ("U", "8") => FieldKind::U64,
+        _ => return None,
+    })
 }
 
 /// A field that becomes a column of the cloud. All others are read over.
@@ -73,7 +44,7 @@ impl Kind {
 pub(super) struct Field {
     pub(super) column: Column,
     pub(super) name: String,
-    pub(super) kind: Kind,
+    pub(super) kind: FieldKind,
     /// Byte offset in a point.
     pub(super) offset: usize,
     /// Index among the values of a point: its place on an ASCII line.
@@ -94,29 +65,6 @@ pub(super) struct Header {
     pub(super) encoding: Encoding,
     /// Bytes of the header itself.
     pub(super) bytes: u64,
-}
-
-/// The column that a field name means, and its rank where several names mean the same one.
-///
-/// `t` and `time_lag` are the age of a point's sweep in seconds and count only as floats. `time`,
-/// `timestamp`, `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or
-/// since an epoch; they are never taken for an age.
-fn meaning(name: &str, kind: Kind) -> Option<(Column, usize)> {
-    Some(match name {
-        "x" => (Column::X, 0),
-        "y" => (Column::Y, 0),
-        "z" => (Column::Z, 0),
-        "intensity" => (Column::Intensity, 0),
-        "i" => (Column::Intensity, 1),
-        "reflectivity" => (Column::Intensity, 2),
-        "ring" => (Column::Ring, 0),
-        "channel" => (Column::Ring, 1),
-        "laser" => (Column::Ring, 2),
-        "elongation" => (Column::Elongation, 0),
-        "t" if kind.is_float() => (Column::T, 0),
-        "time_lag" if kind.is_float() => (Column::T, 1),
-        _ => return None,
-    })
 }
 
 /// The header's lines, each without its keyword.
@@ -257,7 +205,7 @@ fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
         .zip(kinds.split_whitespace())
         .zip(counts);
     for (((name, size), kind), count) in described {
-        let Some(kind) = Kind::of(kind, size) else {
+        let Some(kind) = kind_of(kind, size) else {
             let text = format!("{kind} {size} of field `{name}`");
             return Err(PcdError::value(
                 "TYPE and SIZE",

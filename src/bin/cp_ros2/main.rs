@@ -1,0 +1,3 @@
+//! `cp-ros2`: a ROS 2 node that detects objects in point clouds.
+
+fn main() {}

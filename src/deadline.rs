@@ -1,0 +1,172 @@
+//! The deadline monitor: did frames keep to their time, and if not, for how long.
+//!
+//! Levels and limits are those of Autoware's `lidar_centerpoint`: a frame over its budget is a warning, and
+//! frames that are late without a break for longer than the allowed delay are an error. A scanner that
+//! is silent is neither: no frame was late.
+
+use std::time::{Duration, Instant};
+
+/// What frames may take. The defaults are Autoware's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// Longest time of a frame in ms.
+    pub frame_ms: f64,
+    /// Longest time in ms for which frames may be late without a break.
+    pub delay_ms: f64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            frame_ms: 200.0,
+            delay_ms: 1000.0,
+        }
+    }
+}
+
+/// How things stand, as `diagnostic_msgs/DiagnosticStatus` says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// The last frame was in time, or there was none yet.
+    #[default]
+    Ok,
+    /// The last frame was late.
+    Warn,
+    /// All frames were late for longer than the delay.
+    Error,
+}
+
+/// Counts frames and those that were late.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Deadline {
+    budget: Budget,
+    counts: Counts,
+    /// When the last frame in time ended; before there is one, when the first frame did.
+    in_time: Option<Instant>,
+}
+
+/// What [`Deadline`] counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Frames so far.
+    pub frames: u64,
+    /// Frames over the budget.
+    pub misses: u64,
+    /// Late frames since the last one in time.
+    pub consecutive: u64,
+    /// The most frames that were late one after the other.
+    pub longest: u64,
+    /// Time of the last frame in ms; 0 before the first.
+    pub last_ms: f64,
+}
+
+impl Deadline {
+    /// A monitor that has seen no frame.
+    pub fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            ..Self::default()
+        }
+    }
+
+    /// A frame of `ms` milliseconds ended at `now`. A time that is not a number is late.
+    pub fn add(&mut self, ms: f64, now: Instant) {
+        let counts = &mut self.counts;
+        counts.frames += 1;
+        counts.last_ms = ms;
+        if ms <= self.budget.frame_ms {
+            counts.consecutive = 0;
+            self.in_time = Some(now);
+            return;
+        }
+        counts.misses += 1;
+        counts.consecutive += 1;
+        counts.longest = counts.longest.max(counts.consecutive);
+        self.in_time.get_or_insert(now);
+    }
+
+    /// What frames may take.
+    pub fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// For how long frames have been late at `now`; nothing while the last one was in time.
+    pub fn delay(&self, now: Instant) -> Duration {
+        match self.in_time {
+            Some(since) if self.counts.consecutive > 0 => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How things stand at `now`.
+    pub fn level(&self, now: Instant) -> Level {
+        if self.counts.consecutive == 0 {
+            Level::Ok
+        } else if self.delay(now).as_secs_f64() * 1e3 > self.budget.delay_ms {
+            Level::Error
+        } else {
+            Level::Warn
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A monitor with frames at a time in ms and of a length in ms, and its start.
+    fn monitor(frames: &[(u64, f64)]) -> (Deadline, Instant) {
+        let start = Instant::now();
+        let mut deadline = Deadline::new(Budget {
+            frame_ms: 100.0,
+            delay_ms: 1000.0,
+        });
+        for &(at, ms) in frames {
+            deadline.add(ms, start + Duration::from_millis(at));
+        }
+        (deadline, start)
+    }
+
+    #[test]
+    fn misses_are_counted_and_so_is_their_longest_run() {
+        let times = [50.0, 100.0, 100.1, 300.0, f64::NAN, 20.0, 101.0];
+        let frames: Vec<(u64, f64)> = times.iter().map(|&ms| (0, ms)).collect();
+        let (deadline, start) = monitor(&frames);
+        let expected = Counts {
+            frames: 7,
+            misses: 4,
+            consecutive: 1,
+            longest: 3,
+            last_ms: 101.0,
+        };
+        assert_eq!(deadline.counts(), expected);
+        assert_eq!(deadline.level(start), Level::Warn);
+    }
+
+    #[test]
+    fn an_error_is_a_delay_without_a_break() {
+        let at = |start, ms| start + Duration::from_millis(ms);
+        let (deadline, start) = monitor(&[]);
+        assert_eq!(deadline.level(at(start, 5000)), Level::Ok);
+
+        let (deadline, start) = monitor(&[(0, 10.0), (400, 150.0), (800, 150.0)]);
+        assert_eq!(deadline.level(at(start, 1000)), Level::Warn);
+        assert_eq!(deadline.level(at(start, 1001)), Level::Error);
+        assert_eq!(deadline.delay(at(start, 1001)).as_millis(), 1001);
+
+        // Late from the first frame on.
+        let (deadline, start) = monitor(&[(400, 150.0), (1500, 150.0)]);
+        assert_eq!(deadline.level(at(start, 1400)), Level::Warn);
+        assert_eq!(deadline.level(at(start, 1500)), Level::Error);
+
+        // A frame in time ends it, and silence is no delay.
+        let (deadline, start) = monitor(&[(0, 150.0), (2000, 150.0), (2100, 10.0)]);
+        assert_eq!(deadline.level(at(start, 9000)), Level::Ok);
+        assert_eq!(deadline.delay(at(start, 9000)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,108 @@
+//! Fields of a point as files and messages store it: what their names mean, and numbers of any type as `f32`.
+
+use super::Column;
+
+/// Type of a field's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // the variants say it
+pub enum FieldKind {
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+}
+
+impl FieldKind {
+    /// Bytes of a value.
+    pub fn size(self) -> usize {
+        match self {
+            Self::I8 | Self::U8 => 1,
+            Self::I16 | Self::U16 => 2,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+        }
+    }
+
+    fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64)
+    }
+}
+
+/// The column that a field name means, and its rank where several names mean the same one.
+///
+/// `t` and `time_lag` are the age of a point's sweep in seconds and count only as floats. `time`,
+/// `timestamp`, `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or
+/// since an epoch; they are never taken for an age.
+pub(super) fn meaning(name: &str, kind: FieldKind) -> Option<(Column, usize)> {
+    Some(match name {
+        "x" => (Column::X, 0),
+        "y" => (Column::Y, 0),
+        "z" => (Column::Z, 0),
+        "intensity" => (Column::Intensity, 0),
+        "i" => (Column::Intensity, 1),
+        "reflectivity" => (Column::Intensity, 2),
+        "ring" => (Column::Ring, 0),
+        "channel" => (Column::Ring, 1),
+        "laser" => (Column::Ring, 2),
+        "elongation" => (Column::Elongation, 0),
+        "t" if kind.is_float() => (Column::T, 0),
+        "time_lag" if kind.is_float() => (Column::T, 1),
+        _ => return None,
+    })
+}
+
+/// Values of one field.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Values<'a> {
+    /// Begins with the first value.
+    pub(super) bytes: &'a [u8],
+    /// Bytes from one value to the next.
+    pub(super) step: usize,
+    pub(super) kind: FieldKind,
+    pub(super) big_endian: bool,
+}
+
+/// Writes `values` to a column of the rows of `columns` values in `out`.
+pub(super) fn convert(values: Values<'_>, out: &mut [f32], column: usize, columns: usize) {
+    fn each<const N: usize>(
+        values: Values<'_>,
+        out: std::slice::ChunksExactMut<'_, f32>,
+        column: usize,
+        number: impl Fn([u8; N]) -> f32,
+    ) {
+        for (value, row) in values.bytes.chunks(values.step).zip(out) {
+            if let Some(&value) = value.first_chunk() {
+                row[column] = number(value);
+            }
+        }
+    }
+    let out = out.chunks_exact_mut(columns);
+    /// As `each`, for the two orders of bytes.
+    macro_rules! each {
+        ($number:ty) => {
+            if values.big_endian {
+                each(values, out, column, |b| <$number>::from_be_bytes(b) as f32)
+            } else {
+                each(values, out, column, |b| <$number>::from_le_bytes(b) as f32)
+            }
+        };
+    }
+    match values.kind {
+        FieldKind::F32 => each!(f32),
+        FieldKind::F64 => each!(f64),
+        FieldKind::I8 => each!(i8),
+        FieldKind::I16 => each!(i16),
+        FieldKind::I32 => each!(i32),
+        FieldKind::I64 => each!(i64),
+        FieldKind::U8 => each!(u8),
+        FieldKind::U16 => each!(u16),
+        FieldKind::U32 => each!(u32),
+        FieldKind::U64 => each!(u64),
+    }
+}

@@ -1,0 +1,372 @@
+//! Points as a driver gives them: records of any length with fields of any type at any place.
+//!
+//! That is the form of `sensor_msgs/PointCloud2`, of a C caller's array of structs, and of an IPC buffer.
+//! The description is checked once ([`Records::new`]); reading a cloud then checks one length and allocates
+//! nothing once the cloud has the capacity.
+
+use super::field::{self, FieldKind, Values};
+use super::{Column, FrameError, Layout, LayoutError, MAX_POINTS, PointCloud};
+
+/// Where a column of the cloud is in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// What the values are.
+    pub column: Column,
+    /// Their type.
+    pub kind: FieldKind,
+    /// Byte offset from the begin of the record.
+    pub offset: usize,
+}
+
+/// What a record is made of, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Records {
+    fields: Vec<Field>,
+    layout: Layout,
+    step: usize,
+    big_endian: bool,
+}
+
+/// How many records there are, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Records in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Bytes from one row to the next; at least those of its records.
+    pub row_step: usize,
+}
+
+impl Records {
+    /// Records of `step` bytes with `fields`, which become the cloud's columns in the order given.
+    ///
+    /// # Errors
+    /// [`RecordError::Layout`] where the columns make no layout, [`RecordError::Outside`] for a field that
+    /// ends past the record.
+    pub fn new(fields: &[Field], step: usize, big_endian: bool) -> Result<Self, RecordError> {
+        if let Some(&field) = fields.iter().find(|field| {
+            let end = field.offset.checked_add(field.kind.size());
+            end.is_none_or(|end| end > step)
+        }) {
+            return Err(RecordError::Outside { field, step });
+        }
+        let columns: Vec<Column> = fields.iter().map(|field| field.column).collect();
+        Ok(Self {
+            layout: Layout::new(&columns)?,
+            fields: fields.to_vec(),
+            step,
+            big_endian,
+        })
+    }
+
+    /// The fields that mean a column, of all that a record has: name, type and byte offset. Where several names
+    /// mean the same column (`intensity`, `i`, `reflectivity`) the first of them counts, wherever it
+    /// stands; unknown names are read over.
+    pub fn named<'a>(fields: impl IntoIterator<Item = (&'a str, FieldKind, usize)>) -> Vec<Field> {
+        let mut found: Vec<(Field, usize)> = Vec::new();
+        for (name, kind, offset) in fields {
+            let Some((column, rank)) = field::meaning(name, kind) else {
+                continue;
+            };
+            let field = Field {
+                column,
+                kind,
+                offset,
+            };
+            match found.iter_mut().find(|(other, _)| other.column == column) {
+                Some(known) if rank < known.1 => *known = (field, rank),
+                Some(_) => {}
+                None => found.push((field, rank)),
+            }
+        }
+        found.into_iter().map(|(field, _)| field).collect()
+    }
+
+    /// Columns of the clouds that are read.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Bytes of a record.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Reads the records of `bytes` into `out`, whose layout and points they replace.
+    ///
+    /// # Errors
+    /// [`RecordError::TooMany`], or [`RecordError::Length`] where the extent needs more bytes than there are;
+    /// `out` is then unchanged.
+    pub fn read(
+        &self,
+        bytes: &[u8],
+        extent: Extent,
+        out: &mut PointCloud,
+    ) -> Result<(), RecordError> {
+        let points = self.check(bytes.len(), extent)?;
+        let columns = self.fields.len();
+        out.layout = self.layout;
+        out.data.clear();
+        out.data.resize(points * columns, 0.0);
+        if points == 0 {
+            return Ok(());
+        }
+        let row = extent.width * self.step;
+        let rows = out.data.chunks_exact_mut(extent.width * columns);
+        // The row step of a single row says nothing, and some drivers leave it 0.
+        let row_step = if extent.height == 1 {
+            row
+        } else {
+            extent.row_step
+        };
+        for (bytes, out) in bytes.chunks(row_step).zip(rows) {
+            for (column, field) in self.fields.iter().enumerate() {
+                let values = Values {
+                    bytes: &bytes[field.offset..row],
+                    step: self.step,
+                    kind: field.kind,
+                    big_endian: self.big_endian,
+                };
+                field::convert(values, out, column, columns);
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of points, if `bytes` are enough for them.
+    fn check(&self, bytes: usize, extent: Extent) -> Result<usize, RecordError> {
+        let Extent {
+            width,
+            height,
+            row_step,
+        } = extent;
+        let points = width as u128 * height as u128;
+        if points > u128::from(MAX_POINTS) {
+            return Err(RecordError::TooMany { width, height });
+        }
+        let row = width as u128 * self.step as u128;
+        let needed = match height {
+            0 => 0,
+            _ => (height as u128 - 1) * row_step as u128 + row,
+        };
+        let overlap = height > 1 && (row_step as u128) < row;
+        if points > 0 && (needed > bytes as u128 || overlap) {
+            return Err(RecordError::Length {
+                extent,
+                step: self.step,
+                bytes,
+            });
+        }
+        Ok(points as usize)
+    }
+}
+
+/// Why records cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The fields make no layout.
+    #[error("the points' fields: {0}")]
+    Layout(#[from] LayoutError),
+    /// A field ends past the record.
+    #[error(
+        "the field {} of {} bytes at offset {} ends past the {step} bytes of a point",
+        .field.column, .field.kind.size(), .field.offset
+    )]
+    Outside {
+        /// The field.
+        field: Field,
+        /// Bytes of a record.
+        step: usize,
+    },
+    /// More points than a frame may have.
+    #[error("{width} × {height} points; a frame may have {MAX_POINTS}")]
+    TooMany {
+        /// Records in a row.
+        width: usize,
+        /// Rows.
+        height: usize,
+    },
+    /// Fewer bytes than the records need.
+    #[error(
+        "{} × {} points of {step} bytes, in rows of {} bytes, do not fit into {bytes} bytes",
+        .extent.width, .extent.height, .extent.row_step
+    )]
+    Length {
+        /// What was claimed.
+        extent: Extent,
+        /// Bytes of a record.
+        step: usize,
+        /// Bytes there are.
+        bytes: usize,
+    },
+}
+
+impl From<RecordError> for crate::Error {
+    fn from(error: RecordError) -> Self {
+        FrameError::Records(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const XYZ: [Field; 3] = [
+        field(Column::X, FieldKind::F32, 4),
+        field(Column::Y, FieldKind::F32, 8),
+        field(Column::Z, FieldKind::F64, 12),
+    ];
+
+    const fn field(column: Column, kind: FieldKind, offset: usize) -> Field {
+        Field {
+            column,
+            kind,
+            offset,
+        }
+    }
+
+    fn record(point: [f32; 3], big_endian: bool) -> Vec<u8> {
+        let [x, y, z] = point;
+        let mut bytes = vec![0xAA; 4];
+        if big_endian {
+            bytes.extend([x, y].iter().flat_map(|v| v.to_be_bytes()));
+            bytes.extend(f64::from(z).to_be_bytes());
+        } else {
+            bytes.extend([x, y].iter().flat_map(|v| v.to_le_bytes()));
+            bytes.extend(f64::from(z).to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn rows_steps_and_both_orders_of_bytes_are_followed() {
+        for big_endian in [false, true] {
+            let records = Records::new(&XYZ, 20, big_endian).unwrap();
+            let mut bytes = Vec::new();
+            for row in [[1.0, 2.0], [3.0, 4.0]] {
+                for x in row {
+                    bytes.extend(record([x, -x, 0.5], big_endian));
+                }
+                bytes.extend([0xFF; 3]);
+            }
+            let extent = Extent {
+                width: 2,
+                height: 2,
+                row_step: 43,
+            };
+            let mut cloud = PointCloud::empty(Layout::KITTI);
+            records.read(&bytes, extent, &mut cloud).unwrap();
+            let expected: Vec<f32> = [1.0, 2.0, 3.0, 4.0]
+                .iter()
+                .flat_map(|&x| [x, -x, 0.5])
+                .collect();
+            assert_eq!(cloud.data(), expected);
+            assert_eq!(cloud.layout().to_string(), "x,y,z");
+            // The padding after the last row may be missing, the last record's last byte may not.
+            records.read(&bytes[..83], extent, &mut cloud).unwrap();
+            assert_eq!(cloud.data(), expected);
+            let short = records.read(&bytes[..82], extent, &mut cloud).unwrap_err();
+            assert!(
+                matches!(short, RecordError::Length { bytes: 82, .. }),
+                "{short}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_type_becomes_a_float() {
+        let kinds: [(FieldKind, Vec<u8>, f32); 10] = [
+            (FieldKind::F32, (-1.5f32).to_le_bytes().into(), -1.5),
+            (FieldKind::F64, (-1.5f64).to_le_bytes().into(), -1.5),
+            (FieldKind::I8, (-2i8).to_le_bytes().into(), -2.0),
+            (FieldKind::I16, (-2i16).to_le_bytes().into(), -2.0),
+            (FieldKind::I32, (-2i32).to_le_bytes().into(), -2.0),
+            (FieldKind::I64, (-2i64).to_le_bytes().into(), -2.0),
+            (FieldKind::U8, 255u8.to_le_bytes().into(), 255.0),
+            (FieldKind::U16, 65535u16.to_le_bytes().into(), 65535.0),
+            (FieldKind::U32, 70000u32.to_le_bytes().into(), 70000.0),
+            (FieldKind::U64, 70000u64.to_le_bytes().into(), 70000.0),
+        ];
+        for (kind, value, expected) in kinds {
+            let mut fields = XYZ.to_vec();
+            fields.push(field(Column::Intensity, kind, 20));
+            let step = 20 + kind.size();
+            let mut bytes = record([1.0, 2.0, 3.0], false);
+            bytes.extend(value);
+            let mut cloud = PointCloud::empty(Layout::KITTI);
+            let extent = Extent {
+                width: 1,
+                height: 1,
+                row_step: step,
+            };
+            let records = Records::new(&fields, step, false).unwrap();
+            records.read(&bytes, extent, &mut cloud).unwrap();
+            assert_eq!(cloud.data(), [1.0, 2.0, 3.0, expected], "{kind:?}");
+            assert!(matches!(
+                Records::new(&fields, step - 1, false),
+                Err(RecordError::Outside { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn nothing_is_believed_that_the_bytes_do_not_bear_out() {
+        let records = Records::new(&XYZ, 20, false).unwrap();
+        let mut cloud = PointCloud::empty(Layout::KITTI);
+        let mut read = |bytes: usize, width, height, row_step| {
+            let extent = Extent {
+                width,
+                height,
+                row_step,
+            };
+            records.read(&vec![0; bytes], extent, &mut cloud)
+        };
+        assert_eq!(read(0, 0, 0, 0), Ok(()));
+        assert_eq!(read(0, 0, 7, 0), Ok(()));
+        assert_eq!(read(0, usize::MAX, 0, 0), Ok(()));
+        assert!(matches!(
+            read(20, usize::MAX, usize::MAX, usize::MAX),
+            Err(RecordError::TooMany { .. })
+        ));
+        // Rows that would overlap.
+        assert!(matches!(
+            read(80, 2, 2, 39),
+            Err(RecordError::Length { .. })
+        ));
+        assert_eq!(read(80, 2, 2, 40), Ok(()));
+        // Drivers leave the row step of a cloud of one row at 0.
+        assert_eq!(read(40, 2, 1, 0), Ok(()));
+        assert!(matches!(
+            read(79, 2, 2, 40),
+            Err(RecordError::Length { .. })
+        ));
+        let missing = Records::new(&XYZ[..2], 20, false).unwrap_err();
+        assert!(matches!(missing, RecordError::Layout(_)), "{missing}");
+        let far = field(Column::X, FieldKind::F32, usize::MAX);
+        assert!(matches!(
+            Records::new(&[far], 20, false),
+            Err(RecordError::Outside { .. })
+        ));
+    }
+
+    #[test]
+    fn names_are_understood_in_any_order() {
+        let fields = Records::named([
+            ("reflectivity", FieldKind::U16, 0),
+            ("x", FieldKind::F32, 4),
+            ("time_stamp", FieldKind::U32, 8),
+            ("t", FieldKind::U32, 8),
+            ("intensity", FieldKind::U8, 12),
+            ("i", FieldKind::U8, 13),
+        ]);
+        assert_eq!(
+            fields,
+            [
+                field(Column::Intensity, FieldKind::U8, 12),
+                field(Column::X, FieldKind::F32, 4),
+            ]
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! `sensor_msgs/PointCloud2` to a [`PointCloud`]: fields by name, any step, both orders of bytes.
+
+use super::messages::sensor::PointCloud2;
+use crate::points::{Extent, FieldKind, PointCloud, RecordError, Records};
+
+/// Type of the values of a `PointField::datatype`.
+fn kind(datatype: u8) -> Option<FieldKind> {
+    Some(match datatype {
+        1 => FieldKind::I8,
+        2 => FieldKind::U8,
+        3 => FieldKind::I16,
+        4 => FieldKind::U16,
+        5 => FieldKind::I32,
+        6 => FieldKind::U32,
+        7 => FieldKind::F32,
+        8 => FieldKind::F64,
+        _ => return None,
+    })
+}
+
+/// Reads `message` into `out`, whose columns and points it replaces. Fields of more or less than one value, of
+/// unknown types and unknown names are read over.
+///
+/// # Errors
+/// [`RecordError`] where x, y or z are missing, a field is not within a point, or the data are too short; `out`
+/// is then unchanged.
+pub fn read(message: &PointCloud2, out: &mut PointCloud) -> Result<(), RecordError> {
+    let fields = message.fields.iter().filter(|field| field.count == 1);
+    let fields = fields.filter_map(|field| {
+        let kind = kind(field.datatype)?;
+        Some((field.name.as_str(), kind, field.offset as usize))
+    });
+    let records = Records::new(
+        &Records::named(fields),
+        message.point_step as usize,
+        message.is_bigendian,
+    )?;
+    let extent = Extent {
+        width: message.width as usize,
+        height: message.height as usize,
+        row_step: message.row_step as usize,
+    };
+    records.read(&message.data, extent, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::messages::sensor::PointField;
+    use super::*;
+    use crate::points::Layout;
+
+    fn field(name: &str, offset: u32, datatype: u8, count: u32) -> PointField {
+        PointField {
+            name: name.into(),
+            offset,
+            datatype,
+            count,
+        }
+    }
+
+    /// Autoware's `PointXYZIRC`: 16 bytes, intensity a byte.
+    fn message() -> PointCloud2 {
+        let mut data = Vec::new();
+        for (x, intensity) in [(1.0f32, 200u8), (2.0, 7)] {
+            data.extend([x, x + 0.5, -x].iter().flat_map(|v| v.to_le_bytes()));
+            data.extend([intensity, 1, 3, 0]);
+        }
+        PointCloud2 {
+            height: 1,
+            width: 2,
+            fields: vec![
+                field("x", 0, 7, 1),
+                field("y", 4, 7, 1),
+                field("z", 8, 7, 1),
+                field("intensity", 12, 2, 1),
+                field("return_type", 13, 2, 1),
+                field("channel", 14, 4, 1),
+            ],
+            point_step: 16,
+            row_step: 32,
+            data,
+            is_dense: true,
+            ..PointCloud2::default()
+        }
+    }
+
+    #[test]
+    fn fields_are_found_by_name() {
+        let mut cloud = PointCloud::empty(Layout::KITTI);
+        read(&message(), &mut cloud).unwrap();
+        assert_eq!(cloud.layout().to_string(), "x,y,z,intensity,ring");
+        assert_eq!(
+            cloud.data(),
+            [1.0, 1.5, -1.0, 200.0, 3.0, 2.0, 2.5, -2.0, 7.0, 3.0]
+        );
+    }
+
+    #[test]
+    fn a_malformed_message_is_an_error_and_changes_nothing() {
+        let broken: [fn(&mut PointCloud2); 7] = [
+            |m| m.fields.retain(|field| field.name != "z"),
+            |m| m.fields.clear(),
+            |m| m.fields[0].count = 2,
+            |m| m.fields[0].datatype = 9,
+            |m| m.fields[3].offset = 16,
+            |m| m.width = u32::MAX,
+            |m| drop(m.data.pop()),
+        ];
+        let mut cloud = PointCloud::empty(Layout::KITTI);
+        read(&message(), &mut cloud).unwrap();
+        let before = cloud.clone();
+        for (number, break_it) in broken.iter().enumerate() {
+            let mut message = message();
+            break_it(&mut message);
+            assert!(read(&message, &mut cloud).is_err(), "case {number}");
+            assert_eq!(cloud, before, "case {number}");
+        }
+    }
+}

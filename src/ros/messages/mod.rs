@@ -1,0 +1,7 @@
+//! ROS 2 messages as serde structs: the fields of the `.msg` files, in their order, which is what CDR needs.
+//!
+//! A file for each package. Names, units and meanings are those of ROS's
+//! [common_interfaces](https://github.com/ros2/common_interfaces) unless a file says otherwise.
+
+pub mod header;
+pub mod sensor;

@@ -1,0 +1,7 @@
+//! ROS 2 at the edge: messages, and their way into the library's own types and back.
+//!
+//! [`messages`] holds plain structs that serde turns into CDR, the form of messages in bags (feature `mcap`) and
+//! on the wire (feature `ros2`). Nothing here needs an installation of ROS.
+
+pub mod cloud;
+pub mod messages;
