@@ -200,6 +200,14 @@ impl Detector {
         self.pool.threads()
     }
 
+    /// The device that stages run on; `None` where all of them run on the CPU.
+    pub fn device(&self) -> Option<&dyn cuda::Device> {
+        match &self.stages {
+            Stages::Cpu(_) => None,
+            Stages::Cuda(frame) => Some(frame.device()),
+        }
+    }
+
     /// Finds the objects in one cloud: one sweep, or several that were accumulated.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 //! One bad frame among many is reported and the rest go on.
 
 mod args;
-mod profile;
 mod sink;
 
 use std::io::ErrorKind;
@@ -12,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use args::Args;
+use centerpoint::bench::Profile;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::engine::EngineError;
 use centerpoint::engine::tensorrt::TensorRtError;
@@ -20,7 +20,6 @@ use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use profile::Profile;
 use sink::Sink;
 
 /// Exit status by the kind of error; see [`Args`].
