@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::boxes::Box3d;
 use crate::cuda;
+use crate::deadline::{Budget, Deadline};
 use crate::decode::{self, Decoder};
 use crate::engine::{Engine, LayerTime, MapView};
 use crate::error::Result;
@@ -52,6 +53,8 @@ pub struct Options {
     /// For a plan of TensorRT: the library, or the folder that holds it; `None`: as
     /// [`Library::open`](crate::engine::tensorrt::Library::open) finds it.
     pub tensorrt: Option<PathBuf>,
+    /// What a frame may take, for [`Detector::deadline`]. It changes no result.
+    pub budget: Budget,
 }
 
 /// What was found in one frame; borrowed from the detector until the next one.
@@ -70,6 +73,7 @@ pub struct Detector {
     model: Model,
     pool: Arc<Pool>,
     stages: Stages,
+    deadline: Deadline,
     warned_intensity: bool,
 }
 
@@ -192,6 +196,7 @@ impl Detector {
             model,
             pool,
             stages,
+            deadline: Deadline::new(options.budget),
             warned_intensity: false,
         })
     }
@@ -204,6 +209,12 @@ impl Detector {
     /// CPU threads that share the work.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Whether frames kept to [`Options::budget`]: every frame that gave a result was counted, with its
+    /// `times.total`.
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// Finds the objects in one cloud: one sweep, or several that were accumulated.
@@ -258,6 +269,7 @@ impl Detector {
                 (frame.boxes(), found)
             }
         };
+        self.deadline.add(times.total, Instant::now());
         Ok(Detection {
             boxes,
             dropped,

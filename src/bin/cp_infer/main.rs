@@ -63,6 +63,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         score: args.score,
         intensity_scale: args.intensity_scale,
         tensorrt: args.library.clone(),
+        ..Options::default()
     };
     let mut detector = Detector::load(&args.engine, &options)?;
     let frames = match &args.sweeps {
