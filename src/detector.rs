@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::boxes::Box3d;
 use crate::cuda;
+use crate::deadline::{Budget, Deadline};
 use crate::decode::{self, Decoder};
 use crate::engine::{Engine, LayerTime, MapView};
 use crate::error::Result;
@@ -52,6 +53,8 @@ pub struct Options {
     /// For a plan of TensorRT: the library, or the folder that holds it; `None`: as
     /// [`Library::open`](crate::engine::tensorrt::Library::open) finds it.
     pub tensorrt: Option<PathBuf>,
+    /// What a frame may take, for [`Detector::deadline`]. It changes no result.
+    pub budget: Budget,
 }
 
 /// What was found in one frame; borrowed from the detector until the next one.
@@ -70,6 +73,7 @@ pub struct Detector {
     model: Model,
     pool: Arc<Pool>,
     stages: Stages,
+    deadline: Deadline,
     warned_intensity: bool,
 }
 
@@ -128,12 +132,18 @@ impl Detector {
                         .into(),
             }
             .into()),
-            (Kind::TensorRt, Device::Auto | Device::Cuda) => {
-                let device = cuda::open().map_err(load::without_the_cpu)?;
-                Self::on(plan, options, &device)
+            (Kind::TensorRt, Device::Auto | Device::Cuda) => Self::on_gpu(plan, options).map_err(
+                load::unavailable("; this plan is for TensorRT, which runs nowhere else"),
+            ),
+            (Kind::Cpu, Device::Cuda) => {
+                Self::on_gpu(plan, options).map_err(load::unavailable(", or use `--device cpu`"))
             }
-            (Kind::Cpu, Device::Cuda) => Self::on(plan, options, &cuda::open()?),
         }
+    }
+
+    /// On the machine's GPU.
+    fn on_gpu(plan: &Plan, options: &Options) -> Result<Self> {
+        Self::on(plan, options, &cuda::open()?)
     }
 
     /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. All stages of
@@ -186,6 +196,7 @@ impl Detector {
             model,
             pool,
             stages,
+            deadline: Deadline::new(options.budget),
             warned_intensity: false,
         })
     }
@@ -206,6 +217,12 @@ impl Detector {
             Stages::Cpu(_) => None,
             Stages::Cuda(frame) => Some(frame.device()),
         }
+    }
+
+    /// Whether frames kept to [`Options::budget`]: every frame that gave a result was counted, with its
+    /// `times.total`.
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// Finds the objects in one cloud: one sweep, or several that were accumulated.
@@ -260,6 +277,7 @@ impl Detector {
                 (frame.boxes(), found)
             }
         };
+        self.deadline.add(times.total, Instant::now());
         Ok(Detection {
             boxes,
             dropped,

@@ -40,6 +40,15 @@ impl Comparison {
         others.map(|(i, ms)| Self::new(i + 1, base, ms)).collect()
     }
 
+    /// The same with both indices `first` later, for a report of several comparisons.
+    pub fn after(self, first: usize) -> Self {
+        Self {
+            base: self.base + first,
+            plan: self.plan + first,
+            ..self
+        }
+    }
+
     /// Plan `plan` with latencies `ms`, frame by frame beside those of plan 0.
     fn new(plan: usize, base: &[f64], ms: &[f64]) -> Self {
         let mut ratios: Vec<f64> = base.iter().zip(ms).map(|(base, ms)| ms / base).collect();

@@ -1,7 +1,7 @@
 //! Latency of a plan, measured in the manner of NVIDIA's `trtexec` and reported with what it depends on.
 //!
 //! ```text
-//! input ─ run ─ stats ─ report ─ text, JSON, pictures (output::plot)
+//! input ─ run ─ stats ─ report ─ text, JSON, pictures
 //!          └ deadline    └ machine, memory
 //! ```
 //!
@@ -13,6 +13,7 @@ pub mod compare;
 pub mod input;
 pub mod machine;
 pub mod memory;
+pub mod pictures;
 mod profile;
 pub mod report;
 pub mod run;

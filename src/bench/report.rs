@@ -136,7 +136,7 @@ pub struct Memory {
     pub start: Option<Resident>,
     /// After the last frame.
     pub end: Option<Resident>,
-    /// What loading took on the device, by what its driver counts for all programs; `None` on the CPU.
+    /// Taken on the device after the last frame, by whatever program; `None` on the CPU.
     pub device: Option<u64>,
     /// Allocations during all measured frames; `None` where nobody counts.
     pub allocations: Option<u64>,

@@ -19,13 +19,13 @@ impl Display for Report {
                 writeln!(f, "Warning: {warning}")?;
             }
         }
-        if let Some(base) = self.runs.first().filter(|_| !self.comparisons.is_empty()) {
+        if !self.comparisons.is_empty() {
             writeln!(f, "\n=== Comparison, in turn ===")?;
             for comparison in &self.comparisons {
-                self.comparison(f, base, comparison)?;
+                self.comparison(f, comparison)?;
             }
         }
-        if self.runs.len() > 1 && self.comparisons.is_empty() {
+        if self.runs.len() > 1 {
             writeln!(f, "\n=== Latency ===")?;
             table(f, &self.runs)?;
         }
@@ -34,8 +34,8 @@ impl Display for Report {
 }
 
 impl Report {
-    fn comparison(&self, f: &mut Formatter<'_>, base: &Run, c: &Comparison) -> fmt::Result {
-        let Some(run) = self.runs.get(c.plan) else {
+    fn comparison(&self, f: &mut Formatter<'_>, c: &Comparison) -> fmt::Result {
+        let (Some(base), Some(run)) = (self.runs.get(c.base), self.runs.get(c.plan)) else {
             return Ok(());
         };
         writeln!(
@@ -313,7 +313,11 @@ impl Display for Memory {
             _ => write!(f, "the system does not tell what is resident; ")?,
         }
         match self.device {
-            Some(bytes) => write!(f, "{} on the device; ", megabytes(bytes))?,
+            Some(bytes) => write!(
+                f,
+                "{} taken on the device by all programs; ",
+                megabytes(bytes)
+            )?,
             None => write!(f, "not on a GPU; ")?,
         }
         match self.allocations {

@@ -1,4 +1,4 @@
-//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures.
+//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures, charts.
 //!
 //! Every text format is a pure function from a [`FrameResult`] and the model's class names to a
 //! string; who calls it writes the string where it belongs.
@@ -9,6 +9,7 @@ mod font;
 pub mod json;
 pub mod kitti;
 pub mod nuscenes;
+pub mod plot;
 mod raster;
 pub mod table;
 

@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{MODEL, write_plan};
+use std::time::Instant;
+
 use centerpoint::cuda::CudaError;
+use centerpoint::deadline::{Budget, Counts, Level};
 use centerpoint::detector::{Device, Options};
+use centerpoint::points::SweepBuffer;
 use centerpoint::{Box3d, Detector, Error, Layout, PointCloud};
 
 fn detector(model: &str, options: &Options) -> Result<Detector, Error> {
@@ -186,5 +190,36 @@ fn a_profile_has_the_networks_layers_and_changes_nothing() {
         assert_eq!(names, ["heatmap", "reg", "height", "dim", "rot", "vel"]);
         assert!(layers.iter().all(|layer| layer.ms > 0.0), "{layers:?}");
         assert_eq!(detector.detect(&cloud).unwrap().boxes, before);
+    }
+}
+
+#[test]
+fn every_frame_with_a_result_is_counted_against_the_budget() {
+    // No frame takes no time, and none a century: which frames are late does not depend on the machine.
+    for (frame_ms, misses, level) in [(0.0, 2, Level::Warn), (3e12, 0, Level::Ok)] {
+        let budget = Budget {
+            frame_ms,
+            delay_ms: 3e12,
+        };
+        let options = Options {
+            budget,
+            ..Options::default()
+        };
+        let mut detector = detector(MODEL, &options).unwrap();
+        assert_eq!(detector.deadline().counts(), Counts::default());
+        detector.detect(&cloud(&[[2.2, -3.7, 2.0]])).unwrap();
+        let mut sweeps = SweepBuffer::new(1, 1000);
+        sweeps.push(&cloud(&[[2.2, -3.7, 2.0]]), 0, None).unwrap();
+        let last_ms = detector.detect_sweeps(&sweeps).unwrap().times.total;
+        let expected = Counts {
+            frames: 2,
+            misses,
+            consecutive: misses,
+            longest: misses,
+            last_ms,
+        };
+        let deadline = detector.deadline();
+        assert_eq!((deadline.budget(), deadline.counts()), (budget, expected));
+        assert_eq!(deadline.level(Instant::now()), level);
     }
 }

@@ -3,6 +3,8 @@
 //! One bad frame among many is reported and the rest go on.
 
 mod args;
+#[path = "../common/mod.rs"]
+mod common;
 mod sink;
 
 use std::io::ErrorKind;
@@ -13,31 +15,15 @@ use std::time::Instant;
 use args::Args;
 use centerpoint::bench::Profile;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::engine::EngineError;
-use centerpoint::engine::tensorrt::TensorRtError;
-use centerpoint::output::{FrameResult, OutputError};
+use centerpoint::output::FrameResult;
 use centerpoint::points::{self, FrameError, ReadOptions};
 use centerpoint::{Error, PointCloud};
-use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sink::Sink;
 
-/// Exit status by the kind of error; see [`Args`].
-fn status(error: &Error) -> u8 {
-    match error {
-        Error::Frame(_) => 3,
-        Error::Plan(_) | Error::Model(_) => 4,
-        Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-        Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
-        Error::Engine(_) | Error::TensorRt(_) => 4,
-        Error::Output(OutputError::SameName { .. }) => 2,
-        _ => 1,
-    }
-}
-
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match run(&Args::parse()) {
+    match run(&common::parse::<Args>()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(bad_frames) => {
             eprintln!("cp-infer: {bad_frames} frames could not be processed");
@@ -49,7 +35,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("cp-infer: {error}");
-            ExitCode::from(status(&error))
+            ExitCode::from(common::status(&error))
         }
     }
 }
@@ -62,6 +48,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         score: args.score,
         intensity_scale: args.intensity_scale,
         tensorrt: args.library.clone(),
+        ..Options::default()
     };
     let mut detector = Detector::load(&args.engine, &options)?;
     let frames = match &args.sweeps {
