@@ -71,9 +71,11 @@ pub struct Run {
     pub input: Description,
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
+    /// What they took, those of other plans included.
+    pub warm_up_ms: f64,
     /// Measured frames.
     pub frames: usize,
-    /// From the first one's begin to the last one's end.
+    /// From the first one's begin to the last one's end; of plans that took turns only their own frames.
     pub walltime_s: f64,
     /// Frames a second of that time.
     pub throughput_qps: f64,
@@ -174,6 +176,7 @@ impl Run {
             threads: subject.detector.threads(),
             input: subject.feed.description().clone(),
             warm_up_frames: recording.warm_up_frames,
+            warm_up_ms: recording.warm_up_ms,
             frames,
             walltime_s,
             throughput_qps: frames as f64 / walltime_s,
@@ -214,25 +217,58 @@ const PARTS: [Part; 7] = [
     }),
 ];
 
-/// Every frame's times, as `trtexec --exportTimes` writes them: an array with an object a frame, in the
-/// order in which they ran. `run` is the index of the plan.
-pub fn times(recordings: &[Recording]) -> serde_json::Value {
-    let mut frames: Vec<(usize, &Sample)> = recordings
-        .iter()
-        .enumerate()
-        .flat_map(|(run, recording)| recording.samples.iter().map(move |sample| (run, sample)))
-        .collect();
-    frames.sort_by(|a, b| a.1.start_ms.total_cmp(&b.1.start_ms));
-    let frames = frames.into_iter().map(|(run, sample)| {
-        let mut object = serde_json::Map::new();
-        object.insert("run".into(), run.into());
-        object.insert("startMs".into(), sample.start_ms.into());
-        object.insert("latencyMs".into(), sample.latency_ms.into());
-        object.insert("responseMs".into(), sample.response_ms.into());
-        for (name, ms) in PARTS {
-            object.insert(format!("{name}Ms"), ms(sample).into());
-        }
-        serde_json::Value::Object(object)
+/// A frame's times in ms, in the manner of `trtexec --exportTimes`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrameTimes {
+    /// Index of the run in the report.
+    pub run: usize,
+    /// When it began, since the first measured frame of its run or comparison did.
+    pub start_ms: f64,
+    /// From the cloud to the boxes.
+    pub latency_ms: f64,
+    /// From the scan to the boxes.
+    pub response_ms: f64,
+    pillars_ms: f64,
+    features_ms: f64,
+    scatter_ms: f64,
+    engine_ms: f64,
+    decode_ms: f64,
+    nms_ms: f64,
+    other_ms: f64,
+}
+
+/// The times of every frame of recordings that were taken together, in the order in which they ran. `first`
+/// is the index of the first one's run.
+pub fn times(recordings: &[Recording], first: usize) -> Vec<FrameTimes> {
+    let runs = recordings.iter().enumerate().flat_map(|(i, recording)| {
+        let samples = recording.samples.iter();
+        samples.map(move |sample| {
+            let [
+                pillars_ms,
+                features_ms,
+                scatter_ms,
+                engine_ms,
+                decode_ms,
+                nms_ms,
+                other_ms,
+            ] = PARTS.map(|(_, ms)| ms(sample));
+            FrameTimes {
+                run: first + i,
+                start_ms: sample.start_ms,
+                latency_ms: sample.latency_ms,
+                response_ms: sample.response_ms,
+                pillars_ms,
+                features_ms,
+                scatter_ms,
+                engine_ms,
+                decode_ms,
+                nms_ms,
+                other_ms,
+            }
+        })
     });
-    frames.collect()
+    let mut frames: Vec<FrameTimes> = runs.collect();
+    frames.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
+    frames
 }

@@ -69,9 +69,11 @@ pub struct Sample {
 pub struct Recording {
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
+    /// What they took, those of other plans included.
+    pub warm_up_ms: f64,
     /// The measured frames.
     pub samples: Vec<Sample>,
-    /// From the first one's begin to the last one's end, in ms, those of other plans included.
+    /// From the first one's begin to the last one's end, in ms; of plans that took turns only their own frames.
     pub walltime_ms: f64,
     /// What all of them lost.
     pub dropped: Dropped,
@@ -97,14 +99,18 @@ pub fn measure(
     let mut recordings = vec![Recording::default(); subjects.len()];
     let plans = subjects.len() as f64;
     let warm_up = Instant::now();
-    loop {
+    let mut warm_up_ms = 0.0;
+    while recordings.iter().any(|r| r.warm_up_frames == 0)
+        || warm_up_ms < settings.warm_up_ms * plans
+    {
         for (subject, recording) in subjects.iter_mut().zip(&mut recordings) {
             subject.feed.detect(&mut subject.detector)?;
             recording.warm_up_frames += 1;
         }
-        if milliseconds(warm_up.elapsed()) >= settings.warm_up_ms * plans {
-            break;
-        }
+        warm_up_ms = milliseconds(warm_up.elapsed());
+        recordings
+            .iter_mut()
+            .for_each(|r| r.warm_up_ms = warm_up_ms);
     }
     let budget = settings.deadline_ms.map(|frame_ms| Budget {
         frame_ms,
@@ -133,6 +139,9 @@ pub fn measure(
         rounds += 1;
     }
     for (recording, deadline) in recordings.iter_mut().zip(deadlines) {
+        if subjects.len() > 1 {
+            recording.walltime_ms = recording.samples.iter().map(|s| s.latency_ms).sum();
+        }
         recording.deadline = deadline.map(|deadline| deadline.counts());
     }
     Ok(recordings)
@@ -165,7 +174,7 @@ impl Recording {
         }
         let latency_ms = milliseconds(ended - began);
         let start_ms = milliseconds(began - start);
-        let waited = scan.map_or(0.0, |scan| start_ms - scan.at_ms);
+        let waited = scan.map_or(0.0, |scan| (start_ms - scan.at_ms).max(0.0));
         let sample = Sample {
             start_ms,
             latency_ms,

@@ -62,11 +62,18 @@ impl Report {
                  the time"
             ));
         }
-        if run.dropped.overflowed() {
+        let dropped = run.dropped;
+        if dropped.pillars + dropped.sweep_points > 0 {
             warnings.push(format!(
-                "frames reached a cap of the model or of the program, and cost less than they would: {}",
-                losses(run)
+                "{} pillars' and {} sweeps' points were over the model's caps (max_pillars, points.capacity): \
+                 more points would cost the same",
+                dropped.pillars, dropped.sweep_points
             ));
+        }
+        if dropped.non_finite_candidates > 0 {
+            warnings.push(
+                "the network gives NaN or infinity: its times may be others than usual".into(),
+            );
         }
         match run.memory.allocations {
             Some(count) if count > 0 => warnings.push(format!(
@@ -173,7 +180,11 @@ impl Display for Run {
         writeln!(f, "=== Performance summary: {} ===", self.plan)?;
         writeln!(f, "Model: {}, {nx} × {ny} cells, on {place}", self.model)?;
         writeln!(f, "Frames: {}", self.frames_in_words())?;
-        writeln!(f, "Warmup completed {} queries", self.warm_up_frames)?;
+        let (warm_up, warm_up_ms) = (self.warm_up_frames, self.warm_up_ms);
+        writeln!(
+            f,
+            "Warmup completed {warm_up} queries over {warm_up_ms:.0} ms"
+        )?;
         let walltime = self.walltime_s;
         writeln!(
             f,
@@ -194,7 +205,8 @@ impl Display for Run {
                 missed.deadline_ms, missed.misses, missed.frames, missed.longest_run
             )?;
         }
-        writeln!(f, "Memory: {}\n", self.memory)?;
+        writeln!(f, "Memory: {}", self.memory)?;
+        writeln!(f, "Dropped: {}\n", losses(self))?;
         self.stages(f)
     }
 }
@@ -327,11 +339,16 @@ impl Display for Memory {
     }
 }
 
+/// What a frame lost on average.
 fn losses(run: &Run) -> String {
     let lost = run.dropped.counters();
     let lost = lost.iter().filter(|(_, n)| *n > 0);
-    let words = lost.map(|(name, n)| format!("{n} {name}"));
-    words.collect::<Vec<_>>().join(", ")
+    let words = lost.map(|(name, n)| format!("{:.1} {name}", *n as f64 / run.frames as f64));
+    let words: Vec<String> = words.collect();
+    match words.is_empty() {
+        true => "nothing".into(),
+        false => format!("{} a frame", words.join(", ")),
+    }
 }
 
 fn plural(count: usize) -> &'static str {

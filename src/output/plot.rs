@@ -124,7 +124,8 @@ impl Axes {
         axes.line([LEFT, bottom], [right, bottom], 1.5, paint(AXIS, 1.0));
         let left = right - font::width(names.x) * LABEL;
         axes.text([left, bottom + 50.0], LABEL, TEXT, names.x);
-        axes.text([18.0, top - 16.0], LABEL, TEXT, names.y);
+        let left = LEFT - 10.0 - font::width(names.y) * LABEL;
+        axes.text([left.max(4.0), top - 12.0], LABEL, TEXT, names.y);
         axes
     }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use centerpoint::Error;
-use centerpoint::bench::{Profile, Recording, Report, pictures, report};
+use centerpoint::bench::report::FrameTimes;
+use centerpoint::bench::{Profile, Recording, Report, pictures};
 
 use crate::args::Args;
 
@@ -27,15 +28,19 @@ impl<'a> Files<'a> {
         &self,
         report: &Report,
         recordings: &[Recording],
+        times: &[FrameTimes],
         profiles: &[Profile],
     ) -> Result<(), Error> {
         if let Some(path) = &self.args.json {
             write(path, serde_json::to_string_pretty(report))?;
         }
         if let Some(path) = &self.args.export_times {
+            // A line a frame, as trtexec has it.
+            let lines: serde_json::Result<Vec<String>> =
+                times.iter().map(serde_json::to_string).collect();
             write(
                 path,
-                serde_json::to_string_pretty(&report::times(recordings)),
+                lines.map(|lines| format!("[\n{}\n]", lines.join(",\n"))),
             )?;
         }
         if let Some(path) = &self.args.export_profile {

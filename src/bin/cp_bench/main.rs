@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use args::{Args, Case};
 use centerpoint::bench::memory::Resident;
-use centerpoint::bench::report::Memory;
+use centerpoint::bench::report::{self, Memory};
 use centerpoint::bench::{Comparison, Feed, Machine, Profile, Recording, Report, Run, State};
 use centerpoint::bench::{Subject, measure};
 use centerpoint::detector::{Detector, Options};
@@ -51,14 +51,13 @@ fn run(args: &Args) -> Result<(), Error> {
     let before = State::read(root);
     let cases = args.cases();
     let (mut runs, mut recordings, mut profiles) = (Vec::new(), Vec::new(), Vec::new());
-    let mut comparisons = Vec::new();
+    let (mut comparisons, mut times) = (Vec::new(), Vec::new());
     for case in &cases {
         let measured = measure_case(args, case)?;
-        if case.plans.len() > 1 {
-            let first = runs.len();
-            let all = Comparison::all(&measured.recordings);
-            comparisons.extend(all.into_iter().map(|c| c.after(first)));
-        }
+        let first = runs.len();
+        let compared = Comparison::all(&measured.recordings);
+        comparisons.extend(compared.into_iter().map(|c| c.after(first)));
+        times.extend(report::times(&measured.recordings, first));
         runs.extend(measured.runs);
         recordings.extend(measured.recordings);
         profiles.extend(measured.profiles);
@@ -80,7 +79,7 @@ fn run(args: &Args) -> Result<(), Error> {
         })
     });
     written.map_err(Error::io(Path::new("standard output"), "write"))?;
-    files.write(&report, &recordings, &profiles)
+    files.write(&report, &recordings, &times, &profiles)
 }
 
 /// Loads the plans of a case, and measures them in turn.
