@@ -130,7 +130,11 @@ impl Bag {
                 let found = all.iter().find(|topic| topic.name == name);
                 found.copied().ok_or_else(|| BagError::Topic {
                     path: self.path.clone(),
-                    found: self.topics.iter().find(|topic| topic.name == name).cloned(),
+                    found: self
+                        .topics
+                        .iter()
+                        .find(|topic| topic.name == name)
+                        .map(|topic| Box::new(topic.clone())),
                     name: name.into(),
                     clouds: list(all),
                 })
@@ -315,14 +319,14 @@ pub enum BagError {
         bytes: u64,
     },
     /// No such topic, or one of another type.
-    #[error("{path}: {}; topics of clouds:{clouds}", wrong(.name, .found.as_ref()))]
+    #[error("{path}: {}; topics of clouds:{clouds}", wrong(.name, .found.as_deref()))]
     Topic {
         /// The bag.
         path: PathBuf,
         /// The topic asked for.
         name: String,
         /// What it is, if it is there.
-        found: Option<Topic>,
+        found: Option<Box<Topic>>,
         /// The topics that can be had.
         clouds: String,
     },
