@@ -289,10 +289,7 @@ fn late_frames_and_skipped_scans_are_counted() {
     for frame in 0..6 {
         // The scan that was taken: the newest of those that come every 0.01 ms.
         let waited = response[frame] - latency[frame];
-        assert!(
-            (0.0..0.5).contains(&waited) || waited > 0.0,
-            "frame {frame}: {waited}"
-        );
+        assert!(waited >= 0.0, "frame {frame}: {waited}");
         let scan = (starts[frame] - waited) / 0.01;
         assert!(
             (scan - scan.round()).abs() < 1e-6,

@@ -44,6 +44,10 @@ pub(crate) fn layout(text: &str) -> Result<Layout, String> {
 pub(crate) fn status(error: &Error) -> u8 {
     match error {
         Error::Frame(_) => 3,
+        #[cfg(feature = "mcap")]
+        Error::Bag(error) if error.is_usage() => 2,
+        #[cfg(feature = "mcap")]
+        Error::Bag(_) => 3,
         Error::Plan(_) | Error::Model(_) => 4,
         Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
         Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
