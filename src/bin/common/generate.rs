@@ -53,8 +53,15 @@ fn text(mut command: Command, words: &[&str]) -> Result<Vec<u8>, String> {
         }
     };
     let mut text = Vec::new();
-    generate(shell, &mut command, name, &mut text);
-    Ok(text)
+    generate(shell, &mut command, &name, &mut text);
+    if shell != Shell::Bash {
+        return Ok(text);
+    }
+    // clap_complete 4.6 gives a subcommand of a program with a hyphen two labels, and never finds one by the
+    // other.
+    let (wrong, right) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
+    let text = String::from_utf8(text).map_err(|error| error.to_string())?;
+    Ok(text.replace(&wrong, &right).into_bytes())
 }
 
 fn page(command: Command) -> Result<Vec<u8>, String> {
