@@ -14,6 +14,7 @@
 
 pub mod boxes;
 pub mod build;
+pub mod capi;
 pub mod cuda;
 pub mod deadline;
 pub mod decode;
