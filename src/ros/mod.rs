@@ -5,3 +5,4 @@
 
 pub mod cloud;
 pub mod messages;
+pub mod tf;
