@@ -25,6 +25,7 @@ pub mod eval;
 pub mod features;
 mod files;
 pub mod frame;
+pub mod install;
 pub mod model;
 pub mod nms;
 pub mod output;

@@ -7,6 +7,7 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod install;
 mod pack;
 mod progress;
 mod quantize;
@@ -47,6 +48,8 @@ enum Command {
     Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
+    /// Install the C library with its headers, and the programs.
+    Install(install::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
+        Command::Install(args) => install::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
