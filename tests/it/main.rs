@@ -43,6 +43,7 @@ mod toy;
 
 mod calibrate;
 mod calibration;
+mod capi;
 mod cli;
 mod compile;
 mod cuda;
