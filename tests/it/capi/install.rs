@@ -1,6 +1,7 @@
 //! `cp-build install`, and C++ programs that find what it installed: by CMake and by pkg-config, with the shared
 //! and the static library, at the prefix and after the tree was moved.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -58,7 +59,7 @@ fn check(program: &Path) {
 }
 
 /// Configures and builds the example against an installation.
-fn build(cmake: &Path, prefix: &Path, name: &str, settings: &[&str]) -> PathBuf {
+fn build(cmake: &Path, prefix: &Path, name: &str, settings: &[OsString]) -> PathBuf {
     let build = fresh(name);
     run(Command::new(cmake)
         .arg("-S")
@@ -86,7 +87,7 @@ fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() 
         &cmake,
         installed(),
         "capi-shared",
-        &["-DCENTERPOINT_STATIC=OFF"],
+        &["-DCENTERPOINT_STATIC=OFF".into()],
     );
     check(&shared);
     // Programs ask for the SONAME, so that a compatible library may replace this one.
@@ -96,20 +97,21 @@ fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() 
         assert!(needed.contains("libcenterpoint.so.0\n"), "{needed}");
     }
 
-    // A tree that was moved, with the static library.
-    let moved = fresh("capi-moved").join("tree");
-    run(install_command(built())
-        .arg("--libdir")
-        .arg("lib/x")
+    // A tree that was moved, in a folder where CMake does not look, with the static library.
+    let folder = fresh("capi-moved");
+    let (before, moved) = (folder.join("before"), folder.join("tree"));
+    let mut install = install_command(built());
+    run(install
+        .args(["--libdir", "lib/x"])
         .arg("--prefix")
-        .arg(moved.with_extension("before")));
-    std::fs::rename(moved.with_extension("before"), &moved).unwrap();
-    let linked = build(
-        &cmake,
-        &moved,
-        "capi-static",
-        &["-DCENTERPOINT_STATIC=ON", "-Dcenterpoint_DIR="],
-    );
+        .arg(&before));
+    std::fs::rename(before, &moved).unwrap();
+    let config = moved.join("lib/x/cmake/centerpoint");
+    let settings = [
+        "-DCENTERPOINT_STATIC=ON".into(),
+        joined("-Dcenterpoint_DIR=", config),
+    ];
+    let linked = build(&cmake, &moved, "capi-static", &settings);
     // The library is in the program.
     std::fs::remove_dir_all(&moved).unwrap();
     check(&linked);
