@@ -213,6 +213,14 @@ impl Detector {
         self.pool.threads()
     }
 
+    /// The device that stages run on; `None` where all of them run on the CPU.
+    pub fn device(&self) -> Option<&dyn cuda::Device> {
+        match &self.stages {
+            Stages::Cpu(_) => None,
+            Stages::Cuda(frame) => Some(frame.device()),
+        }
+    }
+
     /// Whether frames kept to [`Options::budget`]: every frame that gave a result was counted, with its
     /// `times.total`.
     pub fn deadline(&self) -> &Deadline {
