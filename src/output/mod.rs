@@ -4,7 +4,7 @@
 //! string; who calls it writes the string where it belongs.
 
 pub mod bev;
-mod color;
+pub(crate) mod color;
 mod font;
 pub mod json;
 pub mod kitti;

@@ -3,6 +3,9 @@
 //! [`messages`] holds plain structs that serde turns into CDR, the form of messages in bags (feature `mcap`) and
 //! on the wire (feature `ros2`). Nothing here needs an installation of ROS.
 
+pub mod boxes;
 pub mod cloud;
 pub mod messages;
+#[cfg(feature = "ros2")]
+pub mod node;
 pub mod tf;
