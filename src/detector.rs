@@ -136,12 +136,18 @@ impl Detector {
                         .into(),
             }
             .into()),
-            (Kind::TensorRt, Device::Auto | Device::Cuda) => {
-                let device = cuda::open().map_err(load::without_the_cpu)?;
-                Self::on(plan, options, &device)
+            (Kind::TensorRt, Device::Auto | Device::Cuda) => Self::on_gpu(plan, options).map_err(
+                load::unavailable("; this plan is for TensorRT, which runs nowhere else"),
+            ),
+            (Kind::Cpu, Device::Cuda) => {
+                Self::on_gpu(plan, options).map_err(load::unavailable(", or use `--device cpu`"))
             }
-            (Kind::Cpu, Device::Cuda) => Self::on(plan, options, &cuda::open()?),
         }
+    }
+
+    /// On the machine's GPU.
+    fn on_gpu(plan: &Plan, options: &Options) -> Result<Self> {
+        Self::on(plan, options, &cuda::open()?)
     }
 
     /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. All stages of
@@ -209,6 +215,14 @@ impl Detector {
     /// CPU threads that share the work.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// The device that stages run on; `None` where all of them run on the CPU.
+    pub fn device(&self) -> Option<&dyn cuda::Device> {
+        match &self.stages {
+            Stages::Cpu(_) => None,
+            Stages::Cuda(frame) => Some(frame.device()),
+        }
     }
 
     /// Whether frames kept to [`Options::budget`]: every frame that gave a result was counted, with its

@@ -39,6 +39,10 @@ pub enum Error {
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
+    /// A bag, or a frame of it, could not be read.
+    #[cfg(feature = "mcap")]
+    #[error(transparent)]
+    Bag(#[from] crate::ros::bag::BagError),
     /// A result cannot be said in the asked-for format.
     #[error(transparent)]
     Output(#[from] crate::output::OutputError),

@@ -12,6 +12,7 @@
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
+pub mod bench;
 pub mod boxes;
 pub mod build;
 pub mod cuda;

@@ -38,7 +38,9 @@ impl Context {
         // SAFETY: writes one number.
         check(unsafe { sys::cuDeviceGetCount(&mut count) }).map_err(failed("counting GPUs"))?;
         if count == 0 {
-            return Err(unavailable("no NVIDIA GPU was found; use `--device cpu`"));
+            return Err(unavailable(
+                "no NVIDIA GPU was found; see whether `nvidia-smi` works",
+            ));
         }
         let (mut device, mut context) = (0, ptr::null_mut());
         // SAFETY: each writes its first argument; the device is the driver's.
@@ -130,7 +132,7 @@ impl Drop for Context {
 
 /// Turns the driver's answer into a sentence about what was being done.
 fn failed(what: &'static str) -> impl Fn(CUresult) -> CudaError {
-    move |code| unavailable(&format!("{what}: {}; or use `--device cpu`", words(code)))
+    move |code| unavailable(&format!("{what}: {}", words(code)))
 }
 
 fn name(device: CUdevice) -> Result<String, CudaError> {

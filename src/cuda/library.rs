@@ -64,7 +64,7 @@ pub(super) fn init() -> Result<i32, CudaError> {
     // SAFETY: opens libcuda, whose initialisers are the driver's.
     if !unsafe { sys::is_culib_present() } {
         return Err(unavailable(
-            "libcuda was not found; install the NVIDIA driver, or use `--device cpu`",
+            "libcuda was not found; install the NVIDIA driver",
         ));
     }
     // SAFETY: as above; it is there, so this does not panic.
@@ -74,7 +74,7 @@ pub(super) fn init() -> Result<i32, CudaError> {
         if unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err() {
             return Err(unavailable(&format!(
                 "the NVIDIA driver is too old, it has no {name}; install one for CUDA 11.4 or newer \
-                 (470), or use `--device cpu`"
+                 (470)"
             )));
         }
     }
@@ -83,8 +83,7 @@ pub(super) fn init() -> Result<i32, CudaError> {
     let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
     if asked == CUresult::CUDA_SUCCESS && version != 0 && version < OLDEST {
         return Err(unavailable(&format!(
-            "the NVIDIA driver is for CUDA {}.{}; install one for 11.4 or newer (470), or use \
-             `--device cpu`",
+            "the NVIDIA driver is for CUDA {}.{}; install one for 11.4 or newer (470)",
             version / 1000,
             version % 1000 / 10
         )));
@@ -104,10 +103,7 @@ pub(super) fn init() -> Result<i32, CudaError> {
                 }
                 _ => "see whether `nvidia-smi` works",
             };
-            Err(unavailable(&format!(
-                "{}: {advice}, or use `--device cpu`",
-                words(code)
-            )))
+            Err(unavailable(&format!("{}: {advice}", words(code))))
         }
     }
 }

@@ -89,7 +89,7 @@ pub fn gpu() -> Result<Gpu, CudaError> {
 fn without() -> CudaError {
     CudaError::Unavailable {
         reason: "this program was built without the feature `cuda`; build it with that (it is a default \
-                 one), or use `--device cpu`"
+                 one)"
             .into(),
     }
 }

@@ -95,7 +95,7 @@ impl Nvrtc {
             unavailable(&format!(
                 "this program holds no kernels that the driver can run, and NVRTC, which would compile \
                  them, was not found ({}); install it (libnvrtc, of the driver's CUDA version, {cuda}), \
-                 name it in CENTERPOINT_NVRTC, or use `--device cpu`",
+                 or name it in CENTERPOINT_NVRTC",
                 names.join(", ")
             ))
         })?;
@@ -174,7 +174,7 @@ impl Nvrtc {
         newest.map(Target::Ptx).ok_or_else(|| {
             unavailable(&format!(
                 "NVRTC {}.{} cannot compile for this GPU (sm_{arch}); name an older one in \
-                 CENTERPOINT_NVRTC, or use `--device cpu`",
+                 CENTERPOINT_NVRTC",
                 self.version.0, self.version.1
             ))
         })

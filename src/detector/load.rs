@@ -6,7 +6,7 @@ use super::Options;
 use crate::cuda::{CudaError, Device, frame};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::OUTPUT_KINDS;
 use crate::plan::{Plan, PlanError};
 use crate::threads::Pool;
@@ -36,18 +36,13 @@ pub(super) fn kind(plan: &Plan) -> Result<Kind> {
     }
 }
 
-/// The error of opening a GPU, less its advice to use the CPU: a TensorRT plan cannot.
-pub(super) fn without_the_cpu(error: CudaError) -> CudaError {
-    match error {
-        CudaError::Unavailable { reason } => {
-            let reason = reason.trim_end_matches("use `--device cpu`");
-            let reason = reason
-                .trim_end_matches("or ")
-                .trim_end_matches([' ', ',', ';']);
-            CudaError::Unavailable {
-                reason: format!("{reason}; this plan is for TensorRT, which runs nowhere else"),
-            }
+/// Adds to the error of a GPU that cannot be used what that means for this plan.
+pub(super) fn unavailable(advice: &'static str) -> impl Fn(Error) -> Error {
+    move |error| match error {
+        Error::Cuda(CudaError::Unavailable { reason }) => CudaError::Unavailable {
+            reason: format!("{reason}{advice}"),
         }
+        .into(),
         other => other,
     }
 }

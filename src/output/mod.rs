@@ -1,4 +1,5 @@
-//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures.
+//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures, charts, MCAP
+//! files.
 //!
 //! Every text format is a pure function from a [`FrameResult`] and the model's class names to a
 //! string; who calls it writes the string where it belongs.
@@ -6,9 +7,14 @@
 pub mod bev;
 pub(crate) mod color;
 mod font;
+#[cfg(feature = "mcap")]
+pub mod foxglove;
 pub mod json;
 pub mod kitti;
+#[cfg(feature = "mcap")]
+pub mod mcap;
 pub mod nuscenes;
+pub mod plot;
 mod raster;
 pub mod table;
 

@@ -104,7 +104,7 @@ mod tests {
             |m| m.fields[0].datatype = 9,
             |m| m.fields[3].offset = 16,
             |m| m.width = u32::MAX,
-            |m| drop(m.data.pop()),
+            |m| m.data.truncate(31),
         ];
         let mut cloud = PointCloud::empty(Layout::KITTI);
         read(&message(), &mut cloud).unwrap();

@@ -3,6 +3,8 @@
 //! [`messages`] holds plain structs that serde turns into CDR, the form of messages in bags (feature `mcap`) and
 //! on the wire (feature `ros2`). Nothing here needs an installation of ROS.
 
+#[cfg(feature = "mcap")]
+pub mod bag;
 pub mod boxes;
 pub mod cloud;
 pub mod messages;

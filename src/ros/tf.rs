@@ -150,6 +150,20 @@ impl TfBuffer {
         }
     }
 
+    /// The frame at the top of the tree that `frame` hangs in, by the newest transform of each frame on the way;
+    /// `frame` itself where it has no parent.
+    pub fn root<'a>(&'a self, frame: &'a str) -> &'a str {
+        let mut at = self::frame(frame);
+        // No more steps than there are links: frames may form a ring.
+        for _ in 0..self.links.len() {
+            match self.links.get(at).and_then(|link| link.samples().last()) {
+                Some(sample) => at = &sample.parent,
+                None => break,
+            }
+        }
+        at
+    }
+
     /// Whether a transform names the frame.
     fn knows(&self, frame: &str) -> bool {
         self.links.contains_key(frame)

@@ -6,6 +6,17 @@ use std::process::{Command, Output};
 
 use crate::common::{MODEL, write_kitti, write_plan};
 
+/// Runs the tiny plan on both frames of [`folder`].
+const FRAMES: [&str; 7] = [
+    "--engine",
+    "tiny.plan",
+    "--pcd",
+    "a.bin",
+    "b.bin",
+    "--layout",
+    "kitti",
+];
+
 fn infer(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cp-infer"))
         .current_dir(folder)
@@ -106,17 +117,7 @@ fn times_are_there_when_asked_for() {
 #[test]
 fn a_profile_leaves_the_results_as_they_are() {
     let folder = folder();
-    let frames = [
-        "--engine",
-        "tiny.plan",
-        "--pcd",
-        "a.bin",
-        "b.bin",
-        "--layout",
-        "kitti",
-        "--format",
-        "json",
-    ];
+    let frames = [&FRAMES[..], &["--format", "json"]].concat();
     let plain = infer(folder.path(), &frames);
     let profiled = infer(folder.path(), &[&frames[..], &["--profile"]].concat());
     assert!(profiled.status.success());
@@ -313,17 +314,8 @@ fn cuda_without_a_gpu_is_an_error_that_says_what_to_do() {
 #[test]
 fn every_format_and_the_picture_are_written() {
     let folder = folder();
-    let frames = [
-        "--engine",
-        "tiny.plan",
-        "--pcd",
-        "a.bin",
-        "b.bin",
-        "--layout",
-        "kitti",
-    ];
     let run = |more: &[&str]| {
-        let run = infer(folder.path(), &[&frames[..], more].concat());
+        let run = infer(folder.path(), &[&FRAMES[..], more].concat());
         assert_eq!(
             run.status.code(),
             Some(0),

@@ -41,6 +41,7 @@ mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
+mod bench;
 mod calibrate;
 mod calibration;
 mod cli;
@@ -53,6 +54,7 @@ mod engine;
 mod eval;
 mod folder;
 mod import;
+mod machine;
 mod model;
 mod output;
 mod pfn_golden;

@@ -3,6 +3,8 @@
 //! Thin: each subcommand's file holds its arguments and prints its result; the work is in the library.
 
 mod amax;
+#[path = "../common/mod.rs"]
+mod common;
 mod compile;
 mod eval;
 mod import;
@@ -51,7 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match Cli::parse().command {
+    let done = match common::parse::<Cli>().command {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),

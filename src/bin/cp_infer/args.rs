@@ -1,10 +1,12 @@
 //! The command line of `cp-infer`: raw arguments, and their check.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use centerpoint::Layout;
-use centerpoint::detector::Device;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, ValueEnum};
+
+use crate::common::{self, DeviceArg};
 
 /// Detects objects in lidar frames: points in, 3D boxes out.
 ///
@@ -19,27 +21,41 @@ pub(crate) struct Args {
     pub(crate) engine: PathBuf,
 
     /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "sweeps")]
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["sweeps", "bag"])]
     pub(crate) pcd: Vec<PathBuf>,
+
+    /// A ROS 2 bag: an .mcap file, or a folder as `ros2 bag record` makes it. Its frames are called TOPIC@STAMP
+    /// (ns).
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["pcd", "sweeps", "layout"])]
+    pub(crate) bag: Option<PathBuf>,
+
+    /// The bag's topic of clouds (sensor_msgs/msg/PointCloud2) [default: the only one].
+    #[arg(long, value_name = "NAME", requires = "bag")]
+    pub(crate) topic: Option<String>,
+
+    /// The frame of the world in which the bag's transforms (/tf, /tf_static) place past sweeps, for a model of
+    /// several [default: the root of the tree that the clouds' frame hangs in].
+    #[arg(long, value_name = "NAME", requires = "bag")]
+    pub(crate) fixed_frame: Option<String>,
 
     /// Columns of .bin and .npy files: a name (kitti, nuscenes, waymo, xyzi, xyzit, xyzir) or a list
     /// such as x,y,z,intensity,_ [default: the plan's own columns; nuscenes for .pcd.bin].
-    #[arg(long, value_name = "COLUMNS", value_parser = layout)]
+    #[arg(long, value_name = "COLUMNS", value_parser = common::layout)]
     pub(crate) layout: Option<Layout>,
 
     /// A list of sweeps with poses (JSON, newest first) that make one frame.
     #[arg(long, value_name = "FILE", conflicts_with = "pcd")]
     pub(crate) sweeps: Option<PathBuf>,
 
-    /// Form of the results.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
+    /// Form of the results [default: mcap for an --out that ends so, else table].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 
     /// Where the results go; a folder with one file per frame for `kitti` [default: standard output].
     #[arg(long, value_name = "PATH")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Draw the frame seen from above; with several frames, a folder for one picture each.
+    /// Draw the frame seen from above; with several frames, or a bag, a folder for one picture each.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) bev: Option<PathBuf>,
 
@@ -85,32 +101,39 @@ pub(crate) enum Format {
     Kitti,
     /// One nuScenes result file for all frames.
     Nuscenes,
+    /// Points and boxes for Foxglove, Lichtblick and rerun; needs --out.
+    Mcap,
 }
 
-/// Where to run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// What the plan was made for.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
+impl Args {
+    /// The command line, checked beyond what its parts say. Ends the program where it is wrong.
+    pub(crate) fn checked() -> Self {
+        let args: Self = common::parse();
+        let mcap = args.format() == Format::Mcap;
+        let wrong = |message: &str| -> ! {
+            let mut command = Self::command();
+            command.error(ErrorKind::ArgumentConflict, message).exit()
+        };
+        if cfg!(not(feature = "mcap")) && (mcap || args.bag.is_some()) {
+            wrong("this program was built without MCAP; build it with `--features mcap`");
+        }
+        if mcap && args.out.is_none() {
+            wrong("`--format mcap` needs `--out FILE.mcap`");
+        }
+        args
+    }
 
-impl From<DeviceArg> for Device {
-    fn from(arg: DeviceArg) -> Self {
-        match arg {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Cuda => Self::Cuda,
+    /// Form of the results.
+    pub(crate) fn format(&self) -> Format {
+        let ending = self.out.as_deref().and_then(Path::extension);
+        match self.format {
+            Some(format) => format,
+            None if ending.is_some_and(|ending| ending.eq_ignore_ascii_case("mcap")) => {
+                Format::Mcap
+            }
+            None => Format::Table,
         }
     }
-}
-
-fn layout(text: &str) -> Result<Layout, String> {
-    text.parse()
-        .map_err(|e: centerpoint::points::LayoutError| e.to_string())
 }
 
 fn score(text: &str) -> Result<f32, String> {

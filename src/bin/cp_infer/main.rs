@@ -3,42 +3,28 @@
 //! One bad frame among many is reported and the rest go on.
 
 mod args;
-mod profile;
+#[path = "../common/mod.rs"]
+mod common;
+mod input;
 mod sink;
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use args::Args;
+use centerpoint::Error;
+use centerpoint::bench::Profile;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::engine::EngineError;
-use centerpoint::engine::tensorrt::TensorRtError;
-use centerpoint::output::{FrameResult, OutputError};
-use centerpoint::points::{self, FrameError, ReadOptions};
-use centerpoint::{Error, PointCloud};
-use clap::Parser;
+use centerpoint::output::FrameResult;
+use centerpoint::points::FrameError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use profile::Profile;
+use input::{Frame, Input};
 use sink::Sink;
-
-/// Exit status by the kind of error; see [`Args`].
-fn status(error: &Error) -> u8 {
-    match error {
-        Error::Frame(_) => 3,
-        Error::Plan(_) | Error::Model(_) => 4,
-        Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-        Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
-        Error::Engine(_) | Error::TensorRt(_) => 4,
-        Error::Output(OutputError::SameName { .. }) => 2,
-        _ => 1,
-    }
-}
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match run(&Args::parse()) {
+    match run(&Args::checked()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(bad_frames) => {
             eprintln!("cp-infer: {bad_frames} frames could not be processed");
@@ -50,7 +36,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("cp-infer: {error}");
-            ExitCode::from(status(&error))
+            ExitCode::from(common::status(&error))
         }
     }
 }
@@ -66,26 +52,32 @@ fn run(args: &Args) -> Result<usize, Error> {
         ..Options::default()
     };
     let mut detector = Detector::load(&args.engine, &options)?;
-    let frames = match &args.sweeps {
-        Some(list) => vec![list.clone()],
-        None => points::list_frames(&args.pcd)?,
-    };
-    let mut sink = Sink::open(args, &detector, &frames)?;
-    let progress = progress_bar(frames.len());
+    let mut input = Input::open(args, detector.model())?;
+    let mut sink = Sink::open(args, &detector, &input)?;
+    let progress = progress_bar(input.count());
     let mut failed = 0;
     let mut profile = Profile::default();
-    for path in &frames {
-        match frame(args, path, &mut detector, &mut sink) {
+    loop {
+        let start = Instant::now();
+        let Some(read) = input.next_frame() else {
+            break;
+        };
+        let read_ms = start.elapsed().as_secs_f64() * 1e3;
+        let name = match &read {
+            Ok(read) => read.name.clone(),
+            Err(_) => String::new(),
+        };
+        match read.and_then(|read| frame(args, &read, read_ms, &mut detector, &mut sink)) {
             Ok(()) if args.profile => profile.add(&detector.profile()?),
             Ok(()) => {}
-            Err(Error::Frame(error)) => {
+            Err(error) if common::status(&error) == 3 => {
                 failed += 1;
-                // Only here are both known, what the model needs and which file lacks it.
-                let file = match error {
-                    FrameError::MissingColumn { .. } => format!("{}: ", path.display()),
+                // Only here are both known, what the model needs and which frame lacks it.
+                let name = match error {
+                    Error::Frame(FrameError::MissingColumn { .. }) => name + ": ",
                     _ => String::new(),
                 };
-                progress.suspend(|| eprintln!("cp-infer: {file}{error}"));
+                progress.suspend(|| eprintln!("cp-infer: {name}{error}"));
             }
             Err(error) => return Err(error),
         }
@@ -99,48 +91,36 @@ fn run(args: &Args) -> Result<usize, Error> {
     Ok(failed)
 }
 
-/// One frame from its file to the sink.
-fn frame(args: &Args, path: &Path, detector: &mut Detector, sink: &mut Sink) -> Result<(), Error> {
-    let start = Instant::now();
-    let (cloud, sweep_points) = read(args, path, detector)?;
-    let read_ms = start.elapsed().as_secs_f64() * 1e3;
-    let detection = detector.detect(&cloud)?;
+/// One frame from its points to the sink.
+fn frame(
+    args: &Args,
+    frame: &Frame<'_>,
+    read_ms: f64,
+    detector: &mut Detector,
+    sink: &mut Sink,
+) -> Result<(), Error> {
+    let detection = detector.detect(frame.cloud)?;
     let mut times = detection.times;
     times.read = read_ms;
     times.total += read_ms;
     let mut dropped = detection.dropped;
-    dropped.sweep_points += sweep_points;
+    dropped.sweep_points += frame.over_capacity;
     let result = FrameResult {
-        frame: &path.display().to_string(),
-        points: cloud.len(),
+        frame: &frame.name,
+        points: frame.cloud.len(),
         dropped,
         boxes: detection.boxes,
         times: args.times.then_some(times),
     };
-    sink.write(path, &cloud, &result)
-}
-
-/// Reads a frame, or the sweeps that make one; also the number of points past the capacity.
-fn read(args: &Args, path: &Path, detector: &Detector) -> Result<(PointCloud, u64), Error> {
-    let model = detector.model();
-    let default_layout = points::Layout::new(&model.points.columns).map_err(FrameError::from)?;
-    let options = ReadOptions {
-        layout: args.layout,
-        default_layout,
-    };
-    if args.sweeps.is_none() {
-        return Ok((points::read(path, &options)?, 0));
-    }
-    let (cloud, sweeps) = points::read_sweeps(path, &options, model.points.capacity)?;
-    Ok((cloud, sweeps.points_over_capacity as u64))
+    sink.write(frame, &result)
 }
 
 /// A bar for many frames; hidden for one, and where standard error is no terminal.
-fn progress_bar(frames: usize) -> ProgressBar {
+fn progress_bar(frames: u64) -> ProgressBar {
     if frames < 2 {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     }
-    let bar = ProgressBar::new(frames as u64);
+    let bar = ProgressBar::new(frames);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} frames, {eta} left") {
         bar.set_style(style);
     }

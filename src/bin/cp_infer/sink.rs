@@ -1,16 +1,19 @@
-//! Where the results of `cp-infer` go: a stream of text, a nuScenes file, a folder, pictures.
+//! Where the results of `cp-infer` go: a stream of text, a nuScenes file, a folder, pictures, an MCAP file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use centerpoint::output::bev::{self, BevOptions};
+#[cfg(feature = "mcap")]
+use centerpoint::output::mcap::{McapFile, Stamp};
 use centerpoint::output::nuscenes::{Results, SampleBox, sample_token};
 use centerpoint::output::{FrameResult, OutputError, json, kitti, table};
-use centerpoint::{Detector, Error, PointCloud};
+use centerpoint::{Detector, Error};
 
 use crate::args::{Args, Format};
+use crate::input::{Frame, Input};
 
 /// Takes one frame's result after the other.
 pub(crate) struct Sink {
@@ -27,29 +30,29 @@ pub(crate) struct Sink {
     bev: Option<PathBuf>,
     many: bool,
     results: Results,
+    #[cfg(feature = "mcap")]
+    mcap: Option<McapFile>,
 }
 
 impl Sink {
     /// Opens what the arguments ask for, before the first frame is read.
-    pub(crate) fn open(
-        args: &Args,
-        detector: &Detector,
-        frames: &[PathBuf],
-    ) -> Result<Self, Error> {
-        let many = frames.len() > 1;
-        if args.bev.is_some() || matches!(args.format, Format::Kitti | Format::Nuscenes) {
-            check_names(frames)?;
+    pub(crate) fn open(args: &Args, detector: &Detector, input: &Input) -> Result<Self, Error> {
+        let (format, many) = (args.format(), input.many());
+        if args.bev.is_some() || matches!(format, Format::Kitti | Format::Nuscenes) {
+            check_names(input.paths())?;
         }
-        let folder = args
-            .out
-            .clone()
-            .filter(|_| args.format == Format::Kitti && many);
+        let folder = args.out.clone().filter(|_| format == Format::Kitti && many);
         let folders = folder.iter().chain(args.bev.iter().filter(|_| many));
         for path in folders {
             std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
         }
+        #[cfg(feature = "mcap")]
+        let mcap = match &args.out {
+            Some(path) if format == Format::Mcap => Some(McapFile::create(path)?),
+            _ => None,
+        };
         let (stream, name): (Box<dyn Write>, PathBuf) = match &args.out {
-            Some(path) if folder.is_none() => {
+            Some(path) if folder.is_none() && format != Format::Mcap => {
                 let file = File::create(path).map_err(Error::io(path, "create"))?;
                 (Box::new(BufWriter::new(file)), path.clone())
             }
@@ -58,7 +61,7 @@ impl Sink {
         let model = detector.model();
         let (min, max) = (model.grid.min, model.grid.max);
         Ok(Self {
-            format: args.format,
+            format,
             classes: model.classes.clone(),
             range: [min[0], min[1], max[0], max[1]],
             stream,
@@ -67,23 +70,25 @@ impl Sink {
             bev: args.bev.clone(),
             many,
             results: Results::default(),
+            #[cfg(feature = "mcap")]
+            mcap,
         })
     }
 
     /// Writes one frame.
     pub(crate) fn write(
         &mut self,
-        path: &Path,
-        cloud: &PointCloud,
+        frame: &Frame<'_>,
         result: &FrameResult<'_>,
     ) -> Result<(), Error> {
-        self.draw(path, cloud, result)?;
+        self.draw(frame, result)?;
         let text = match self.format {
             Format::Table => table::text(result, &self.classes),
             Format::Json => json::line(result, &self.classes)?,
             Format::Kitti => kitti::text(result, &self.classes)?,
+            Format::Mcap => return self.write_mcap(frame, result),
             Format::Nuscenes => {
-                let token = sample_token(path);
+                let token = frame.token.clone();
                 let boxes = result
                     .boxes
                     .iter()
@@ -98,7 +103,7 @@ impl Sink {
         };
         match &self.folder {
             Some(folder) => {
-                let file = folder.join(sample_token(path) + ".txt");
+                let file = folder.join(format!("{}.txt", frame.token));
                 std::fs::write(&file, text).map_err(Error::io(&file, "write"))
             }
             None => self
@@ -116,24 +121,46 @@ impl Sink {
                 .write_to(&mut self.stream)
                 .map_err(Error::io(&self.name, "write"))?;
         }
+        #[cfg(feature = "mcap")]
+        if let Some(mcap) = self.mcap {
+            mcap.finish()?;
+        }
         self.stream.flush().map_err(Error::io(&self.name, "write"))
     }
 
-    fn draw(&self, path: &Path, cloud: &PointCloud, result: &FrameResult<'_>) -> Result<(), Error> {
+    #[cfg(feature = "mcap")]
+    fn write_mcap(&mut self, frame: &Frame<'_>, result: &FrameResult<'_>) -> Result<(), Error> {
+        let Some(mcap) = &mut self.mcap else {
+            return Ok(());
+        };
+        let stamp = Stamp {
+            ns: frame.stamp_ns,
+            frame_id: &frame.frame_id,
+        };
+        mcap.write(stamp, frame.cloud, result, &self.classes)
+    }
+
+    /// The arguments were refused.
+    #[cfg(not(feature = "mcap"))]
+    fn write_mcap(&mut self, _frame: &Frame<'_>, _result: &FrameResult<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn draw(&self, frame: &Frame<'_>, result: &FrameResult<'_>) -> Result<(), Error> {
         let Some(bev) = &self.bev else { return Ok(()) };
+        let title = &frame.token;
         let file = match self.many {
-            true => bev.join(sample_token(path) + ".png"),
+            true => bev.join(format!("{title}.png")),
             false => bev.clone(),
         };
-        let title = sample_token(path);
         let options = BevOptions {
             range: self.range,
             classes: &self.classes,
-            title: &title,
+            title,
             total_ms: result.times.map(|times| times.total),
             ..BevOptions::default()
         };
-        bev::render(cloud, result.boxes, None, &options)?.write_png(&file)
+        bev::render(frame.cloud, result.boxes, None, &options)?.write_png(&file)
     }
 }
 

@@ -346,8 +346,6 @@ fn gpu(library: Version) -> Result<BuiltOn, TensorRtError> {
             CudaError::Unavailable { reason } => reason,
             error => error.to_string(),
         };
-        // There is no such option here.
-        let reason = reason.trim_end_matches(", or use `--device cpu`");
         let advice = match library.family {
             Family::TensorRt => "compile on the machine that has it",
             Family::TensorRtRtx => {

@@ -2,15 +2,33 @@
 
 use super::{Family, ParserError, Version};
 
-/// What is in a library's errors, and what to do then. The first that is found counts.
-const BUILD: &[(&[&str], &str)] = &[
+/// What may be in a library's errors, and what to do then.
+type Row = (&'static [&'static str], &'static str);
+
+/// What a GPU without memory is called.
+const NO_MEMORY: &[&str] = &[
+    "out of memory",
+    "outofmemory",
+    "cudamalloc",
+    "cuda error 2 ",
+];
+
+/// A driver that cannot be used.
+const DRIVER: Row = (
+    &[
+        "driver version is insufficient",
+        "cuda error 35",
+        "cuda initialization failure",
+        "no cuda-capable",
+    ],
+    "the NVIDIA driver is missing, or too old for this TensorRT: see whether `nvidia-smi` works, or update \
+     the driver",
+);
+
+/// For building. The first row that fits counts.
+const BUILD: &[Row] = &[
     (
-        &[
-            "out of memory",
-            "outofmemory",
-            "cudamalloc",
-            "cuda error 2 ",
-        ],
+        NO_MEMORY,
         "the GPU has too little free memory: end other programs on it, or allow less scratch memory with \
          --workspace",
     ),
@@ -47,16 +65,7 @@ const BUILD: &[(&[&str], &str)] = &[
         "this library has no kernels for that GPU: choose another compute capability, or another version of \
          TensorRT",
     ),
-    (
-        &[
-            "driver version is insufficient",
-            "cuda error 35",
-            "cuda initialization failure",
-            "no cuda-capable",
-        ],
-        "the NVIDIA driver is missing, or too old for this TensorRT: see whether `nvidia-smi` works, or update \
-         the driver",
-    ),
+    DRIVER,
     (
         &["dla"],
         "let layers that the DLA does not have run on the GPU (--gpu-fallback), or build without --dla",
@@ -64,26 +73,12 @@ const BUILD: &[(&[&str], &str)] = &[
 ];
 
 /// As [`BUILD`], for loading.
-const LOAD: &[(&[&str], &str)] = &[
+const LOAD: &[Row] = &[
     (
-        &[
-            "out of memory",
-            "outofmemory",
-            "cudamalloc",
-            "cuda error 2 ",
-        ],
+        NO_MEMORY,
         "the GPU has too little free memory: end other programs on it",
     ),
-    (
-        &[
-            "driver version is insufficient",
-            "cuda error 35",
-            "cuda initialization failure",
-            "no cuda-capable",
-        ],
-        "the NVIDIA driver is missing, or too old for this TensorRT: see whether `nvidia-smi` works, or update \
-         the driver",
-    ),
+    DRIVER,
     (
         &["host code", "hostcode", "lean runtime"],
         "it is a version-compatible engine, which carries code of its own: load it as one, or build it without \
@@ -141,7 +136,7 @@ pub(super) fn said(errors: &[String]) -> String {
     }
 }
 
-fn with_advice(errors: &[String], table: &[(&[&str], &str)], otherwise: &str) -> String {
+fn with_advice(errors: &[String], table: &[Row], otherwise: &str) -> String {
     let said = said(errors);
     let lower = said.to_lowercase();
     let found = table

@@ -167,10 +167,7 @@ static BUILDING: Mutex<()> = Mutex::new(());
 fn no_gpu(error: CudaError) -> TensorRtError {
     match error {
         CudaError::Unavailable { reason } => TensorRtError::Unavailable {
-            reason: format!(
-                "engines are built on the GPU that they are for, but {}",
-                reason.trim_end_matches(", or use `--device cpu`")
-            ),
+            reason: format!("engines are built on the GPU that they are for, but {reason}"),
         },
         other => other.into(),
     }

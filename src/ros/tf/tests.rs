@@ -230,3 +230,15 @@ fn what_is_no_transform_is_refused_and_the_rest_of_the_message_taken() {
         assert_pose(buffer.lookup("map", "base", 0), 1.0, 0.0, 0.0);
     }
 }
+
+#[test]
+fn the_root_is_the_newest_one_and_a_ring_has_some() {
+    let buffer = buffer(
+        &[("odom", "base", 0, 1.0, 0.0), ("map", "odom", 0, 1.0, 0.0)],
+        &[("base", "lidar", 1.0), ("b", "a", 1.0), ("a", "b", 1.0)],
+    );
+    assert_eq!(buffer.root("/lidar"), "map");
+    assert_eq!(buffer.root("map"), "map");
+    assert_eq!(buffer.root("elsewhere"), "elsewhere");
+    assert!(["a", "b"].contains(&buffer.root("a")));
+}

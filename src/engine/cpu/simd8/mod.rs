@@ -39,10 +39,12 @@ pub(super) trait Set {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Registers {
     /// 32 registers of 16 sums.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Large,
     /// Wide: 6 steps by 16 channels.
     Six,
     /// Wide: 4 steps by 16 channels.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Four,
     /// Wide: 2 steps by 16 channels.
     Two,
