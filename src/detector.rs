@@ -18,7 +18,7 @@ use crate::engine::{Engine, LayerTime, MapView};
 use crate::error::Result;
 use crate::features::{self, Features};
 use crate::frame::{Dropped, Times};
-use crate::model::{Model, OUTPUT_KINDS};
+use crate::model::{Decode, Model, NmsStep, OUTPUT_KINDS};
 use crate::nms::{self, Nms};
 use crate::pillars::{self, Pillars};
 use crate::plan::{Plan, PlanError};
@@ -48,6 +48,10 @@ pub struct Options {
     pub device: Device,
     /// Least score of every class, instead of the plan's thresholds.
     pub score: Option<f32>,
+    /// Candidate selection instead of the plan's; its numbers of classes and candidates must be the plan's.
+    pub decode: Option<Decode>,
+    /// Suppression instead of the plan's.
+    pub nms: Option<Vec<NmsStep>>,
     /// Factor from the clouds' intensity to the model's scale, instead of the plan's.
     pub intensity_scale: Option<f32>,
     /// For a plan of TensorRT: the library, or the folder that holds it; `None`: as
@@ -163,6 +167,8 @@ impl Detector {
         device: Option<&Arc<dyn cuda::Device>>,
     ) -> Result<Self> {
         let mut model = plan.model().clone();
+        model.decode = options.decode.clone().unwrap_or(model.decode);
+        model.nms = options.nms.clone().unwrap_or(model.nms);
         if let Some(score) = options.score {
             model
                 .decode
