@@ -377,6 +377,7 @@ unsafe fn options_of(raw: &cp_options) -> Result<Options, Failure> {
                 .unwrap_or(budget.frame_ms),
             delay_ms: number("delay_ms", raw.delay_ms, f64::MAX, TIME)?.unwrap_or(budget.delay_ms),
         },
+        ..Options::default()
     })
 }
 
