@@ -5,7 +5,7 @@
 //! string; who calls it writes the string where it belongs.
 
 pub mod bev;
-mod color;
+pub(crate) mod color;
 mod font;
 #[cfg(feature = "mcap")]
 pub mod foxglove;

@@ -44,6 +44,7 @@ mod toy;
 mod bench;
 mod calibrate;
 mod calibration;
+mod capi;
 mod cli;
 mod compile;
 mod cuda;
