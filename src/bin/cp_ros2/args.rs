@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use centerpoint::detector::Device;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+
+use crate::common::DeviceArg;
 
 /// A ROS 2 node that detects objects in point clouds; needs no installation of ROS.
 ///
@@ -41,27 +42,6 @@ pub(crate) struct Args {
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
-}
-
-/// Where to run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// What the plan was made for.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl From<DeviceArg> for Device {
-    fn from(arg: DeviceArg) -> Self {
-        match arg {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Cuda => Self::Cuda,
-        }
-    }
 }
 
 fn positive(text: &str) -> Result<f32, String> {

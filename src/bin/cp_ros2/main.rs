@@ -1,6 +1,8 @@
 //! `cp-ros2`: a ROS 2 node that detects objects in point clouds.
 
 mod args;
+#[path = "../common/mod.rs"]
+mod common;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use centerpoint::detector::Options;
 use centerpoint::engine::EngineError;
 use centerpoint::engine::tensorrt::TensorRtError;
 use centerpoint::ros::node::{self, Config, NodeError};
-use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Exit status by the kind of error; see [`Args`].
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Ok(parts) => parts,
         Err(error) => return fail(&error, 2),
     };
-    let args = Args::parse_from(own);
+    let args: Args = common::parse(own);
     let domain = match std::env::var("ROS_DOMAIN_ID") {
         Err(_) => 0,
         Ok(text) if text.is_empty() => 0,
