@@ -56,6 +56,19 @@ impl Dropped {
     }
 }
 
+impl std::ops::AddAssign for Dropped {
+    /// Counts over several frames.
+    fn add_assign(&mut self, other: Self) {
+        self.non_finite += other.non_finite;
+        self.out_of_range += other.out_of_range;
+        self.pillar_points += other.pillar_points;
+        self.pillars += other.pillars;
+        self.candidates += other.candidates;
+        self.non_finite_candidates += other.non_finite_candidates;
+        self.sweep_points += other.sweep_points;
+    }
+}
+
 /// Wall-clock time of each stage of one frame in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -12,8 +12,10 @@
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
+pub mod bench;
 pub mod boxes;
 pub mod build;
+pub mod capi;
 pub mod cuda;
 pub mod deadline;
 pub mod decode;
@@ -24,6 +26,7 @@ pub mod eval;
 pub mod features;
 mod files;
 pub mod frame;
+pub mod install;
 pub mod model;
 pub mod nms;
 pub mod output;

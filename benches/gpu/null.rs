@@ -38,6 +38,14 @@ impl Null {
 }
 
 impl Device for Null {
+    fn name(&self) -> &str {
+        "null"
+    }
+
+    fn memory_used(&self) -> Option<u64> {
+        None
+    }
+
     fn alloc(&self, _what: &'static str, bytes: usize) -> Result<u64, CudaError> {
         self.counts.lock().unwrap().bytes += bytes;
         self.handle()

@@ -18,6 +18,12 @@ use super::CudaError;
 /// A kernel works on device memory by address, which no type checks: as with any driver, a wrong address in
 /// a launch's parameters is a bug that only the tests of the stages can find.
 pub trait Device: Send + Sync {
+    /// Its name, for reports.
+    fn name(&self) -> &str;
+
+    /// Bytes of the device's memory that are taken, by whatever program; `None` where it cannot tell.
+    fn memory_used(&self) -> Option<u64>;
+
     /// Allocates zeroed memory, aligned to 256 bytes. `what` names it in errors.
     ///
     /// # Errors

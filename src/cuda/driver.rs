@@ -65,11 +65,6 @@ impl Driver {
         })
     }
 
-    /// The GPU's name.
-    pub fn name(&self) -> &str {
-        self.context.name()
-    }
-
     /// The GPU's architecture, as 87 for Orin.
     pub fn architecture(&self) -> u32 {
         self.context.architecture()
@@ -137,6 +132,18 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Device for Driver {
+    fn name(&self) -> &str {
+        self.context.name()
+    }
+
+    fn memory_used(&self) -> Option<u64> {
+        let _state = self.enter().ok()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers; a context is current.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }).ok()?;
+        total.checked_sub(free)?.try_into().ok()
+    }
+
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
         let mut state = self.enter_unless_recording(what)?;
         let error = |reason| CudaError::Memory {

@@ -250,6 +250,11 @@ impl Frame {
         self.run(start, beyond)
     }
 
+    /// The device that it runs on.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
     /// The boxes of the last frame, best first.
     pub fn boxes(&self) -> &[Box3d] {
         nms::split(&self.result).1

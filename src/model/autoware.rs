@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::{Model, ModelError, OUTPUT_KINDS, Rotation, SizeOrder, check};
 
 /// The labels of `autoware_perception_msgs/ObjectClassification`, the order of the remap matrices.
-const LABELS: [&str; 8] = [
+pub(crate) const LABELS: [&str; 8] = [
     "UNKNOWN",
     "CAR",
     "TRUCK",

@@ -1,10 +1,11 @@
-//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures, MCAP files.
+//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures, charts, MCAP
+//! files.
 //!
 //! Every text format is a pure function from a [`FrameResult`] and the model's class names to a
 //! string; who calls it writes the string where it belongs.
 
 pub mod bev;
-mod color;
+pub(crate) mod color;
 mod font;
 #[cfg(feature = "mcap")]
 pub mod foxglove;
@@ -13,6 +14,7 @@ pub mod kitti;
 #[cfg(feature = "mcap")]
 pub mod mcap;
 pub mod nuscenes;
+pub mod plot;
 mod raster;
 pub mod table;
 

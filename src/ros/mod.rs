@@ -5,6 +5,9 @@
 
 #[cfg(feature = "mcap")]
 pub mod bag;
+pub mod boxes;
 pub mod cloud;
 pub mod messages;
+#[cfg(feature = "ros2")]
+pub mod node;
 pub mod tf;

@@ -107,6 +107,14 @@ fn graph_error(reason: &str) -> CudaError {
 }
 
 impl<D: Plain> Device for Recorded<D> {
+    fn name(&self) -> &str {
+        "emulation"
+    }
+
+    fn memory_used(&self) -> Option<u64> {
+        None
+    }
+
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
         self.not_recording(what)?;
         self.plain.alloc(what, bytes)

@@ -42,8 +42,10 @@ mod standin;
 mod toy;
 
 mod bag;
+mod bench;
 mod calibrate;
 mod calibration;
+mod capi;
 mod cli;
 mod compile;
 mod cuda;
@@ -54,6 +56,7 @@ mod engine;
 mod eval;
 mod folder;
 mod import;
+mod machine;
 mod model;
 mod output;
 mod pfn_golden;

@@ -1,3 +1,138 @@
 //! `cp-bench`: measures the latency of a plan, in the manner of `trtexec`.
 
-fn main() {}
+mod alloc;
+mod args;
+#[path = "../common/mod.rs"]
+mod common;
+mod files;
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use args::{Args, Case};
+use centerpoint::bench::memory::Resident;
+use centerpoint::bench::report::{self, Memory};
+use centerpoint::bench::{Comparison, Feed, Machine, Profile, Recording, Report, Run, State};
+use centerpoint::bench::{Subject, measure};
+use centerpoint::detector::{Detector, Options};
+use centerpoint::{Error, cuda};
+use files::Files;
+
+/// Runs of the network for `--dump-profile`.
+const PROFILES: usize = 20;
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    match run(&common::parse::<Args>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("cp-bench: {error}");
+            ExitCode::from(common::status(&error))
+        }
+    }
+}
+
+/// What one case gives.
+struct Measured {
+    runs: Vec<Run>,
+    recordings: Vec<Recording>,
+    profiles: Vec<Profile>,
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    // A file that cannot be written is better known before the measurement.
+    let files = Files::create(args)?;
+    let root = Path::new("/");
+    let machine = Machine::read(root);
+    let before = State::read(root);
+    let cases = args.cases();
+    let (mut runs, mut recordings, mut profiles) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut comparisons, mut times) = (Vec::new(), Vec::new());
+    for case in &cases {
+        let measured = measure_case(args, case)?;
+        let first = runs.len();
+        let compared = Comparison::all(&measured.recordings);
+        comparisons.extend(compared.into_iter().map(|c| c.after(first)));
+        times.extend(report::times(&measured.recordings, first));
+        runs.extend(measured.runs);
+        recordings.extend(measured.recordings);
+        profiles.extend(measured.profiles);
+    }
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        settings: (&args.settings()).into(),
+        machine,
+        before,
+        after: State::read(root),
+        runs,
+        comparisons,
+    };
+    let mut out = std::io::stdout().lock();
+    let written = write!(out, "{report}").and_then(|()| {
+        let profiles = profiles.iter().filter(|_| args.dump_profile);
+        profiles.zip(&report.runs).try_for_each(|(profile, run)| {
+            write!(out, "\n=== Profile: {} ===\n{profile}", run.plan)
+        })
+    });
+    written.map_err(Error::io(Path::new("standard output"), "write"))?;
+    files.write(&report, &recordings, &times, &profiles)
+}
+
+/// Loads the plans of a case, and measures them in turn.
+fn measure_case(args: &Args, case: &Case) -> Result<Measured, Error> {
+    let (settings, root) = (args.settings(), Path::new("/"));
+    let start = Resident::read(root);
+    let options = Options {
+        threads: args.threads,
+        device: args.device.into(),
+        tensorrt: args.library.clone(),
+        ..Options::default()
+    };
+    let mut subjects = Vec::with_capacity(case.plans.len());
+    for plan in &case.plans {
+        let detector = Detector::load(plan, &options)?;
+        let feed = Feed::new(&case.input, detector.model())?;
+        subjects.push(Subject { detector, feed });
+    }
+    let recordings = measure(&mut subjects, &settings, Some(alloc::count))?;
+    let memory = Memory {
+        start,
+        end: Resident::read(root),
+        device: subjects
+            .first()
+            .and_then(|subject| subject.detector.device())
+            .and_then(cuda::Device::memory_used),
+        allocations: None,
+    };
+    let measured = case.plans.iter().zip(&subjects).zip(&recordings);
+    let runs = measured.map(|((plan, subject), recording)| {
+        Run::new(
+            plan,
+            subject,
+            recording,
+            &settings,
+            &args.percentile,
+            memory,
+        )
+    });
+    let runs = runs.collect();
+    let mut profiles = Vec::new();
+    if args.dump_profile || args.export_profile.is_some() {
+        for subject in &mut subjects {
+            let mut profile = Profile::default();
+            for _ in 0..PROFILES {
+                profile.add(&subject.detector.profile()?);
+            }
+            profiles.push(profile);
+        }
+    }
+    Ok(Measured {
+        runs,
+        recordings,
+        profiles,
+    })
+}

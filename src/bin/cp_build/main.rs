@@ -3,10 +3,13 @@
 //! Thin: each subcommand's file holds its arguments and prints its result; the work is in the library.
 
 mod amax;
+#[path = "../common/mod.rs"]
+mod common;
 mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod install;
 mod pack;
 mod progress;
 mod quantize;
@@ -47,11 +50,13 @@ enum Command {
     Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
+    /// Install the C library with its headers, and the programs.
+    Install(install::Args),
 }
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match Cli::parse().command {
+    let done = match common::parse::<Cli>().command {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
+        Command::Install(args) => install::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

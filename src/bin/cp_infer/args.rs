@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use centerpoint::Layout;
-use centerpoint::detector::Device;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
+
+use crate::common::{self, DeviceArg};
 
 /// Detects objects in lidar frames: points in, 3D boxes out.
 ///
@@ -39,7 +40,7 @@ pub(crate) struct Args {
 
     /// Columns of .bin and .npy files: a name (kitti, nuscenes, waymo, xyzi, xyzit, xyzir) or a list
     /// such as x,y,z,intensity,_ [default: the plan's own columns; nuscenes for .pcd.bin].
-    #[arg(long, value_name = "COLUMNS", value_parser = layout)]
+    #[arg(long, value_name = "COLUMNS", value_parser = common::layout)]
     pub(crate) layout: Option<Layout>,
 
     /// A list of sweeps with poses (JSON, newest first) that make one frame.
@@ -107,7 +108,7 @@ pub(crate) enum Format {
 impl Args {
     /// The command line, checked beyond what its parts say. Ends the program where it is wrong.
     pub(crate) fn checked() -> Self {
-        let args = Self::parse();
+        let args: Self = common::parse();
         let mcap = args.format() == Format::Mcap;
         let wrong = |message: &str| -> ! {
             let mut command = Self::command();
@@ -133,32 +134,6 @@ impl Args {
             None => Format::Table,
         }
     }
-}
-
-/// Where to run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// What the plan was made for.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl From<DeviceArg> for Device {
-    fn from(arg: DeviceArg) -> Self {
-        match arg {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Cuda => Self::Cuda,
-        }
-    }
-}
-
-fn layout(text: &str) -> Result<Layout, String> {
-    text.parse()
-        .map_err(|e: centerpoint::points::LayoutError| e.to_string())
 }
 
 fn score(text: &str) -> Result<f32, String> {

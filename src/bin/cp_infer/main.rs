@@ -3,8 +3,9 @@
 //! One bad frame among many is reported and the rest go on.
 
 mod args;
+#[path = "../common/mod.rs"]
+mod common;
 mod input;
-mod profile;
 mod sink;
 
 use std::io::ErrorKind;
@@ -13,32 +14,13 @@ use std::time::Instant;
 
 use args::Args;
 use centerpoint::Error;
+use centerpoint::bench::Profile;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::engine::EngineError;
-use centerpoint::engine::tensorrt::TensorRtError;
-use centerpoint::output::{FrameResult, OutputError};
+use centerpoint::output::FrameResult;
 use centerpoint::points::FrameError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use input::{Frame, Input};
-use profile::Profile;
 use sink::Sink;
-
-/// Exit status by the kind of error; see [`Args`].
-fn status(error: &Error) -> u8 {
-    match error {
-        Error::Frame(_) => 3,
-        #[cfg(feature = "mcap")]
-        Error::Bag(error) if error.is_usage() => 2,
-        #[cfg(feature = "mcap")]
-        Error::Bag(_) => 3,
-        Error::Plan(_) | Error::Model(_) => 4,
-        Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-        Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
-        Error::Engine(_) | Error::TensorRt(_) => 4,
-        Error::Output(OutputError::SameName { .. }) => 2,
-        _ => 1,
-    }
-}
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
@@ -54,7 +36,7 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("cp-infer: {error}");
-            ExitCode::from(status(&error))
+            ExitCode::from(common::status(&error))
         }
     }
 }
@@ -88,7 +70,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         match read.and_then(|read| frame(args, &read, read_ms, &mut detector, &mut sink)) {
             Ok(()) if args.profile => profile.add(&detector.profile()?),
             Ok(()) => {}
-            Err(error) if status(&error) == 3 => {
+            Err(error) if common::status(&error) == 3 => {
                 failed += 1;
                 // Only here are both known, what the model needs and which frame lacks it.
                 let name = match error {

@@ -1,0 +1,83 @@
+//! Two plans that took turns, as a ratio with its spread.
+//!
+//! A frame and the one that the other plan ran in the same round are a pair; what slows the machine down for longer
+//! than a frame slows both, and leaves the ratio alone.
+
+use serde::Serialize;
+
+use super::run::Recording;
+use super::stats::{Summary, percentile};
+
+/// How much longer a plan takes than the first one; 0.5 is half as long.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Index of the plan that the other is measured by.
+    pub base: usize,
+    /// Index of the other.
+    pub plan: usize,
+    /// Pairs of frames.
+    pub pairs: usize,
+    /// Of the medians of all frames.
+    pub of_medians: f64,
+    /// The median of the pairs' ratios.
+    pub median: f64,
+    /// The 5 % and 95 % percentile of the pairs' ratios.
+    pub spread: [f64; 2],
+}
+
+impl Comparison {
+    /// Every recording but the first, by the first.
+    pub fn all(recordings: &[Recording]) -> Vec<Self> {
+        let latencies = recordings.iter().map(|recording| {
+            let frames = recording.samples.iter();
+            frames.map(|sample| sample.latency_ms).collect()
+        });
+        let latencies: Vec<Vec<f64>> = latencies.collect();
+        let Some((base, others)) = latencies.split_first() else {
+            return Vec::new();
+        };
+        let others = others.iter().enumerate();
+        others.map(|(i, ms)| Self::new(i + 1, base, ms)).collect()
+    }
+
+    /// The same with both indices `first` later, for a report of several comparisons.
+    pub fn after(self, first: usize) -> Self {
+        Self {
+            base: self.base + first,
+            plan: self.plan + first,
+            ..self
+        }
+    }
+
+    /// Plan `plan` with latencies `ms`, frame by frame beside those of plan 0.
+    fn new(plan: usize, base: &[f64], ms: &[f64]) -> Self {
+        let mut ratios: Vec<f64> = base.iter().zip(ms).map(|(base, ms)| ms / base).collect();
+        ratios.sort_by(f64::total_cmp);
+        let [base, other] = [base, ms].map(|ms| Summary::new(ms, &[]).median);
+        Self {
+            base: 0,
+            plan,
+            pairs: ratios.len(),
+            of_medians: other / base,
+            median: super::stats::median(&ratios),
+            spread: [5.0, 95.0].map(|percent| percentile(&ratios, percent)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratios_are_of_frames_of_the_same_round() {
+        // The machine became twice as slow after the second pair.
+        let base = [10.0, 10.0, 20.0, 20.0, 20.0];
+        let other = [5.0, 6.0, 10.0, 10.0, 12.0];
+        let found = Comparison::new(1, &base, &other);
+        assert_eq!((found.base, found.plan, found.pairs), (0, 1, 5));
+        assert_eq!(found.of_medians, 0.5);
+        assert_eq!(found.median, 0.5);
+        assert_eq!(found.spread, [0.5, 0.6]);
+    }
+}

@@ -1,0 +1,47 @@
+//! The memory of this process, from Linux's `/proc/self/status`.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+/// What this process holds in RAM, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Resident {
+    /// Now (`VmRSS`).
+    pub now: u64,
+    /// The most so far (`VmHWM`).
+    pub peak: u64,
+}
+
+impl Resident {
+    /// Reads it under `root` (`/` but in tests); `None` where the system does not tell.
+    pub fn read(root: &Path) -> Option<Self> {
+        let status = std::fs::read_to_string(root.join("proc/self/status")).ok()?;
+        Some(Self {
+            now: kilobytes(&status, "VmRSS:")?,
+            peak: kilobytes(&status, "VmHWM:")?,
+        })
+    }
+}
+
+/// The value of a line `key  123 kB` in bytes.
+pub(super) fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let number: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    number.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_in_bytes() {
+        let status = "Name:\tcp-bench\nVmHWM:\t    2048 kB\nVmRSS:\t  10 kB\n";
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(kilobytes(status, "VmRSS:"), Some(10240));
+        assert_eq!(kilobytes(status, "VmSwap:"), None);
+        assert_eq!(kilobytes("VmRSS: 99999999999999999999 kB", "VmRSS:"), None);
+        assert_eq!(kilobytes("VmRSS: 18446744073709551615 kB", "VmRSS:"), None);
+    }
+}

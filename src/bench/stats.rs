@@ -1,0 +1,160 @@
+//! Statistics of times as `trtexec` defines them (`samples/common/sampleReporting.cpp` in NVIDIA/TensorRT).
+//!
+//! The percentile P of n sorted times is the largest one after the ⌊(100 − P) / 100 · n⌋ largest have been
+//! taken away: a time that was measured, never a mean of two. 0 % is the shortest, 100 % the longest.
+//! `trtexec` computes that number in 32-bit floats, which are one short for some pairs of P and n (99 % of
+//! 100 times); here it is exact. The median is the middle time, or the mean of the two in the middle. The
+//! coefficient of variation is the standard deviation (of all n, not n − 1) over the mean.
+
+use serde::Serialize;
+
+/// Above this coefficient of variation in percent `trtexec` calls a measurement unstable.
+pub const UNSTABLE: f64 = 2.5;
+
+/// The percentiles that are reported where nobody says otherwise: those of `trtexec`, and one more.
+pub const PERCENTILES: [f64; 4] = [90.0, 95.0, 99.0, 99.9];
+
+/// What is said of a series of times, in their unit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// The shortest.
+    pub min: f64,
+    /// The longest.
+    pub max: f64,
+    /// The arithmetic mean.
+    pub mean: f64,
+    /// The middle one.
+    pub median: f64,
+    /// In the order in which they were asked for.
+    pub percentiles: Vec<Percentile>,
+    /// Standard deviation over mean, in percent.
+    pub variation: f64,
+}
+
+/// One percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percentile {
+    /// 0 to 100.
+    pub percent: f64,
+    /// The time.
+    pub value: f64,
+}
+
+impl Summary {
+    /// Sums up `values` in any order; everything is 0 where there are none.
+    pub fn new(values: &[f64], percentiles: &[f64]) -> Self {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Self::default();
+        };
+        let count = sorted.len() as f64;
+        let mean = sorted.iter().sum::<f64>() / count;
+        let squares: f64 = sorted.iter().map(|v| (v - mean).powi(2)).sum();
+        Self {
+            min,
+            max,
+            mean,
+            median: median(&sorted),
+            percentiles: percentiles
+                .iter()
+                .map(|&percent| Percentile {
+                    percent,
+                    value: percentile(&sorted, percent),
+                })
+                .collect(),
+            variation: if mean > 0.0 {
+                (squares / count).sqrt() / mean * 100.0
+            } else {
+                0.0
+            },
+        }
+    }
+
+    /// Whether the times vary more than [`UNSTABLE`].
+    pub fn is_unstable(&self) -> bool {
+        self.variation > UNSTABLE
+    }
+}
+
+/// The percentile `percent` (0 to 100) of ascending values; 0 where there are none.
+pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
+    // 99.9 is no binary number: 0.1 % of 1000 would come out as 0.99999 times.
+    const ROUNDING: f64 = 1e-9;
+    let exclude = ((100.0 - percent) * sorted.len() as f64 / 100.0 + ROUNDING) as usize;
+    let at = sorted.len().saturating_sub(1 + exclude);
+    sorted.get(at).copied().unwrap_or(0.0)
+}
+
+/// The middle of ascending values; 0 where there are none.
+pub fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.len() % 2) {
+        (Some(value), 1) => *value,
+        (Some(value), _) => (value + sorted[middle - 1]) / 2.0,
+        (None, _) => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 1, 2, …, n.
+    fn ramp(n: usize) -> Vec<f64> {
+        (1..=n).map(|v| v as f64).collect()
+    }
+
+    #[test]
+    fn percentiles_are_times_that_were_measured() {
+        // By hand: floor((100 - P) / 100 * n) of the largest are taken away.
+        for (n, percent, expected) in [
+            (100, 90.0, 90.0),
+            (100, 95.0, 95.0),
+            (100, 99.0, 99.0),
+            (100, 99.9, 100.0),
+            (1000, 99.9, 999.0),
+            (999, 99.9, 999.0),
+            (10, 90.0, 9.0),
+            (10, 95.0, 10.0),
+            (10, 99.0, 10.0),
+            (7, 50.0, 4.0),
+            (8, 50.0, 4.0),
+            (8, 100.0, 8.0),
+            (8, 0.0, 1.0),
+            (1, 0.0, 1.0),
+            (1, 99.0, 1.0),
+            (3, 66.7, 3.0),
+            (3, 66.6, 2.0),
+        ] {
+            assert_eq!(
+                percentile(&ramp(n), percent),
+                expected,
+                "{percent} % of {n}"
+            );
+        }
+        assert_eq!(percentile(&[], 50.0), 0.0);
+    }
+
+    #[test]
+    fn a_summary_of_known_numbers() {
+        // Mean 5, variance (9 + 1 + 1 + 1 + 0 + 0 + 4 + 16) / 8 = 4.
+        let values = [9.0, 2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0];
+        let found = Summary::new(&values, &[90.0, 50.0]);
+        assert_eq!((found.min, found.max), (2.0, 9.0));
+        assert_eq!((found.mean, found.median), (5.0, 4.5));
+        assert!((found.variation - 40.0).abs() < 1e-12, "{found:?}");
+        assert!(found.is_unstable());
+        let percentiles: Vec<f64> = found.percentiles.iter().map(|p| p.value).collect();
+        assert_eq!(percentiles, [9.0, 4.0]);
+        assert_eq!(Summary::new(&[], &PERCENTILES), Summary::default());
+        assert!(!Summary::new(&[1.0, 1.05], &[]).is_unstable());
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[1.0, 4.0, 9.0]), 4.0);
+        assert_eq!(median(&[1.0, 4.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+}
