@@ -41,6 +41,7 @@ mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
+mod bag;
 mod bench;
 mod calibrate;
 mod calibration;
