@@ -12,36 +12,41 @@ use serde_json::Value;
 const NODE: &str = env!("CARGO_BIN_EXE_cp-ros2");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Runs `tests/ros/run.py` and gives what it saw; `None`, with a line that says so, where it cannot run.
-fn run(what: &str, folder: &Path) -> Option<Value> {
+/// An interpreter, and the option with which `unshare` makes a network namespace; `None`, with a line that says so,
+/// where one of them is missing.
+fn peer() -> Option<(String, &'static str)> {
     let Ok(python) = std::env::var("CENTERPOINT_ROS_PYTHON") else {
         println!("skipped: CENTERPOINT_ROS_PYTHON is not set");
         return None;
     };
-    let namespace = [["unshare", "-rn"], ["unshare", "-n"]]
-        .into_iter()
-        .find(|words| {
-            let tried = Command::new(words[0]).args([words[1], "true"]).output();
-            tried.is_ok_and(|output| output.status.success())
-        });
-    let Some([unshare, option]) = namespace else {
-        println!("skipped: no network namespace can be made here");
-        return None;
+    let works = |option: &&str| {
+        let tried = Command::new("unshare").args([option, "true"]).output();
+        tried.is_ok_and(|output| output.status.success())
     };
-    let output = Command::new(unshare)
-        .args([
-            option,
-            &python,
-            "tests/ros/run.py",
-            what,
-            "--node",
-            NODE,
-            "--out",
-        ])
-        .arg(folder)
+    let option = ["-rn", "-n"].into_iter().find(works);
+    if option.is_none() {
+        println!("skipped: no network namespace can be made here");
+    }
+    Some((python, option?))
+}
+
+/// A command in a network namespace of its own, without settings of ROS.
+fn isolated(option: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .arg(option)
         .current_dir(ROOT)
         .env_remove("ROS_DOMAIN_ID")
-        .env_remove("RMW_IMPLEMENTATION")
+        .env_remove("RMW_IMPLEMENTATION");
+    command
+}
+
+/// Runs `tests/ros/run.py` and gives what it saw.
+fn run(what: &str, folder: &Path) -> Option<Value> {
+    let (python, option) = peer()?;
+    let output = isolated(option)
+        .args([&python, "tests/ros/run.py", what, "--node", NODE, "--out"])
+        .arg(folder)
         .output()
         .expect("unshare runs");
     let log = std::fs::read_to_string(folder.join("node.log")).unwrap_or_default();
@@ -392,4 +397,44 @@ fn wrong_plans_parameters_and_names_end_with_the_status_of_cp_infer() {
         assert_eq!(found, status, "{engine} {ros:?}: {said}");
         assert!(said.contains(told), "{engine} {ros:?}: {said}");
     }
+}
+
+/// The README's commands for newcomers, each in a terminal of its own.
+const COMMANDS: [&str; 3] = [
+    "cargo run --release --features ros2 --bin cp-ros2 -- --engine engines/demo/int8.plan \
+     --ros-args -r '~/input/pointcloud:=/points'",
+    "python examples/ros2/publish.py",
+    "python examples/ros2/listen.py",
+];
+
+#[test]
+fn the_readmes_three_commands_end_with_boxes_on_a_topic() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    for command in COMMANDS {
+        assert!(readme.lines().any(|line| line == command), "{command}");
+    }
+    let Some((python, option)) = peer() else {
+        return;
+    };
+    // The node that is built already, and three messages instead of all there will ever be.
+    let [node, publish, listen] = COMMANDS.map(|command| {
+        let built = command.replace("cargo run --release --features ros2 --bin cp-ros2 --", NODE);
+        built.replace("python ", &format!("{python} "))
+    });
+    let script = format!(
+        "{python} -c 'import sys; sys.path.insert(0, \"tests/ros\"); import peer; peer.loopback()' || exit 9
+         export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
+         {node} & node=$!
+         {publish} & publish=$!
+         timeout 120 {listen} 3; listened=$?
+         kill -INT $node $publish; wait $node || exit 8; exit $listened"
+    );
+    let output = isolated(option)
+        .args(["bash", "-c", &script])
+        .output()
+        .expect("bash runs");
+    assert!(output.status.success(), "{}", text(&output));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.matches(" boxes\n").count(), 3, "{}", text(&output));
+    assert!(said.contains("car 0."), "{said}");
 }
