@@ -1,6 +1,6 @@
-//! Compiles what is not Rust: the shim of TensorRT (`build/tensorrt.rs`), and the kernels with nvcc, where
-//! there is one: a fatbin for every file in `kernels/`, embedded in the library together with the sources. Only
-//! with the feature `cuda`.
+//! Names the C library (SONAME), and compiles what is not Rust: the shim of TensorRT (`build/tensorrt.rs`), and the
+//! kernels with nvcc, where there is one: a fatbin for every file in `kernels/`, embedded in the library together
+//! with the sources. Kernels and shim only with the feature `cuda`.
 //!
 //! nvcc is taken from the first of these that has it:
 //! 1. `CENTERPOINT_NVCC`: the compiler itself, or a Python `site-packages` that holds PyPI's
@@ -31,9 +31,17 @@ const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "11
 /// `-fmad=false`: each operation is rounded on its own, as on the CPU.
 const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-fmad=false", "-fatbin"];
 
+/// The C library's ABI, the number at the end of its SONAME. It goes up when a program that was linked with an
+/// older library could break; `CP_ABI_VERSION` in the header is the same.
+const ABI_VERSION: u32 = 0;
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
+    println!("cargo::rustc-env=CENTERPOINT_ABI_VERSION={ABI_VERSION}");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcenterpoint.so.{ABI_VERSION}");
+    }
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boxes::Box3d;
-use crate::cuda;
+use crate::cuda::{self, CudaError};
 use crate::deadline::{Budget, Deadline};
 use crate::decode::{self, Decoder};
 use crate::engine::{Engine, LayerTime, MapView};
@@ -22,7 +22,7 @@ use crate::model::{Decode, Model, NmsStep, OUTPUT_KINDS};
 use crate::nms::{self, Nms};
 use crate::pillars::{self, Pillars};
 use crate::plan::{Plan, PlanError};
-use crate::points::{Column, Layout, PointCloud, SweepBuffer};
+use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
 use crate::scatter::{self, Scatter};
 use crate::threads::Pool;
 use load::Kind;
@@ -92,6 +92,8 @@ enum Stages {
 enum Source<'a> {
     Cloud(&'a PointCloud),
     Sweeps(&'a SweepBuffer),
+    /// Address and number of rows in the model's columns, on the GPU.
+    Device(u64, usize),
 }
 
 /// The stages on the CPU.
@@ -250,6 +252,24 @@ impl Detector {
         self.run(Source::Sweeps(sweeps))
     }
 
+    /// Finds the objects in `count` points that lie on the GPU from `address` on: packed rows of `f32` in the
+    /// model's columns, intensities in the clouds' scale, in memory of the GPU's primary context (what CUDA's
+    /// runtime allocates). They must have been written when this is called, and stay until it returns.
+    ///
+    /// # Errors
+    /// [`cuda::CudaError::HostStages`] where the stages run on the CPU; as [`Detector::detect`].
+    pub fn detect_device(&mut self, address: u64, count: usize) -> Result<Detection<'_>> {
+        self.run(Source::Device(address, count))
+    }
+
+    /// The boxes of the last frame that gave a result, best first.
+    pub fn boxes(&self) -> &[Box3d] {
+        match &self.stages {
+            Stages::Cpu(cpu) => cpu.nms.boxes(),
+            Stages::Cuda(frame) => frame.boxes(),
+        }
+    }
+
     /// Runs the network once more on the last frame's map, which changes nothing, and gives the time of each
     /// layer. With the network go neither graph nor the other stages: the sum is not the frame's `engine`.
     ///
@@ -263,29 +283,30 @@ impl Detector {
     }
 
     fn run(&mut self, source: Source<'_>) -> Result<Detection<'_>> {
-        self.warn(match source {
-            Source::Cloud(cloud) => cloud.layout(),
-            Source::Sweeps(sweeps) => sweeps.layout(),
-        });
-        let (boxes, (dropped, times)) = match (&mut self.stages, source) {
-            (Stages::Cpu(cpu), source) => {
-                let found = match source {
-                    Source::Cloud(cloud) => cpu.detect(&self.model, &self.pool, cloud)?,
-                    Source::Sweeps(sweeps) => cpu.detect_sweeps(&self.model, &self.pool, sweeps)?,
-                };
-                (cpu.nms.boxes(), found)
-            }
-            (Stages::Cuda(frame), source) => {
-                let found = match source {
-                    Source::Cloud(cloud) => frame.detect(cloud)?,
-                    Source::Sweeps(sweeps) => frame.detect_sweeps(sweeps)?,
-                };
-                (frame.boxes(), found)
-            }
+        match source {
+            Source::Cloud(cloud) => self.warn(cloud.layout()),
+            Source::Sweeps(sweeps) => self.warn(sweeps.layout()),
+            Source::Device(..) => {}
+        }
+        let (dropped, times) = match (&mut self.stages, source) {
+            (Stages::Cpu(cpu), source) => match source {
+                Source::Cloud(cloud) => cpu.detect(&self.model, &self.pool, cloud)?,
+                Source::Sweeps(sweeps) => cpu.detect_sweeps(&self.model, &self.pool, sweeps)?,
+                Source::Device(..) => return Err(CudaError::HostStages.into()),
+            },
+            (Stages::Cuda(frame), source) => match source {
+                Source::Cloud(cloud) => frame.detect(cloud)?,
+                Source::Sweeps(sweeps) => frame.detect_sweeps(sweeps)?,
+                Source::Device(address, count) => {
+                    let layout =
+                        Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
+                    frame.detect_device(address, count, layout)?
+                }
+            },
         };
         self.deadline.add(times.total, Instant::now());
         Ok(Detection {
-            boxes,
+            boxes: self.boxes(),
             dropped,
             times,
         })

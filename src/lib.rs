@@ -15,6 +15,7 @@
 pub mod bench;
 pub mod boxes;
 pub mod build;
+pub mod capi;
 pub mod cuda;
 pub mod deadline;
 pub mod decode;
@@ -25,6 +26,7 @@ pub mod eval;
 pub mod features;
 mod files;
 pub mod frame;
+pub mod install;
 pub mod model;
 pub mod nms;
 pub mod output;

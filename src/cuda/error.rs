@@ -51,6 +51,12 @@ pub enum CudaError {
         /// The call that failed first.
         first: Box<CudaError>,
     },
+    /// Points on a GPU for stages on the CPU.
+    #[error(
+        "the points lie on a GPU, but the detector runs on the CPU; give them in host memory, or load the plan \
+         for the GPU"
+    )]
+    HostStages,
     /// The model needs more of something than the kernels can number or hold.
     #[error("the model has {count} {what}; the GPU stages take at most {limit}: {advice}")]
     Limit {

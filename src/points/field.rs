@@ -19,6 +19,22 @@ pub enum FieldKind {
 }
 
 impl FieldKind {
+    /// The type that a `sensor_msgs/PointField::datatype` names: INT8 is 1, then UINT8, INT16, UINT16, INT32,
+    /// UINT32, FLOAT32 (7), FLOAT64.
+    pub fn from_ros(datatype: u8) -> Option<Self> {
+        Some(match datatype {
+            1 => Self::I8,
+            2 => Self::U8,
+            3 => Self::I16,
+            4 => Self::U16,
+            5 => Self::I32,
+            6 => Self::U32,
+            7 => Self::F32,
+            8 => Self::F64,
+            _ => return None,
+        })
+    }
+
     /// Bytes of a value.
     pub fn size(self) -> usize {
         match self {

@@ -3,21 +3,6 @@
 use super::messages::sensor::PointCloud2;
 use crate::points::{Extent, FieldKind, PointCloud, RecordError, Records};
 
-/// Type of the values of a `PointField::datatype`.
-fn kind(datatype: u8) -> Option<FieldKind> {
-    Some(match datatype {
-        1 => FieldKind::I8,
-        2 => FieldKind::U8,
-        3 => FieldKind::I16,
-        4 => FieldKind::U16,
-        5 => FieldKind::I32,
-        6 => FieldKind::U32,
-        7 => FieldKind::F32,
-        8 => FieldKind::F64,
-        _ => return None,
-    })
-}
-
 /// Reads `message` into `out`, whose columns and points it replaces. Fields of more or less than one value, of
 /// unknown types and unknown names are read over.
 ///
@@ -27,7 +12,7 @@ fn kind(datatype: u8) -> Option<FieldKind> {
 pub fn read(message: &PointCloud2, out: &mut PointCloud) -> Result<(), RecordError> {
     let fields = message.fields.iter().filter(|field| field.count == 1);
     let fields = fields.filter_map(|field| {
-        let kind = kind(field.datatype)?;
+        let kind = FieldKind::from_ros(field.datatype)?;
         Some((field.name.as_str(), kind, field.offset as usize))
     });
     let records = Records::new(

@@ -41,9 +41,11 @@ mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
+mod bag;
 mod bench;
 mod calibrate;
 mod calibration;
+mod capi;
 mod cli;
 mod compile;
 mod cuda;

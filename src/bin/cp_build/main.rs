@@ -9,6 +9,7 @@ mod compile;
 mod eval;
 mod import;
 mod inspect;
+mod install;
 mod pack;
 mod progress;
 mod quantize;
@@ -49,6 +50,8 @@ enum Command {
     Sensitivity(sensitivity::Args),
     /// Print the range that a calibration method gives a raw tensor.
     Amax(amax::Args),
+    /// Install the C library with its headers, and the programs.
+    Install(install::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Sensitivity(args) => sensitivity::run(args),
         Command::Amax(args) => amax::run(args),
+        Command::Install(args) => install::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,54 @@
+//! Runs `tests/capi/hammer.cpp`: wrong calls, and four threads.
+
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use super::{compilers, demo, fresh, installed, joined, on_linux, run};
+use crate::common::repository;
+
+/// With AddressSanitizer and UndefinedBehaviorSanitizer; where the compiler lacks their libraries, without.
+#[test]
+fn nothing_that_a_caller_does_wrong_does_harm() {
+    let (true, Some([_, cxx])) = (on_linux(), compilers()) else {
+        return;
+    };
+    let folder = fresh("capi-hammer");
+    let (program, lib) = (folder.join("hammer"), installed().join("lib"));
+    let compile = |sanitizers: &[&str]| {
+        let mut command = Command::new(&cxx);
+        command
+            .args([
+                "-std=c++17",
+                "-O1",
+                "-g",
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Werror",
+            ])
+            .args(sanitizers)
+            .arg(joined("-I", installed().join("include")))
+            .arg(repository().join("tests/capi/hammer.cpp"))
+            .arg("-o")
+            .arg(&program)
+            .arg(joined("-L", &lib))
+            .args(["-lcenterpoint", "-pthread"])
+            .arg(joined("-Wl,-rpath,", &lib));
+        command
+    };
+    let sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"];
+    let works = compile(&sanitizers).output().unwrap().status.success();
+    if !works {
+        println!(
+            "skipped: {} cannot link its sanitizers, running without",
+            cxx.display()
+        );
+        run(&mut compile(&[]));
+    }
+    let [plan, frame] = demo();
+    let other = folder.join(std::ffi::OsStr::from_bytes(b"plan \xff.plan"));
+    std::os::unix::fs::symlink(&plan, &other).unwrap();
+    let done = run(Command::new(&program).arg(plan).arg(frame).arg(other));
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "all good\n");
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+}

@@ -1,0 +1,420 @@
+//! `centerpoint.h` is written by hand: here a C compiler compares it with the code, and `nm` with the library.
+
+use std::collections::BTreeSet;
+use std::ffi::{c_char, c_void};
+use std::fmt::Write as _;
+use std::mem::offset_of;
+use std::process::Command;
+
+use centerpoint::capi::*;
+
+use super::{built, compilers, fresh, include, joined, on_linux, run, tool};
+
+/// What a Rust type is called in C.
+trait Named {
+    fn c() -> String;
+}
+
+macro_rules! named {
+    ($($rust:ty = $c:literal),* $(,)?) => {
+        $(impl Named for $rust {
+            fn c() -> String {
+                $c.to_owned()
+            }
+        })*
+    };
+}
+
+named! {
+    u8 = "uint8_t", u32 = "uint32_t", i32 = "int32_t", u64 = "uint64_t", i64 = "int64_t", usize = "size_t",
+    f32 = "float", f64 = "double", c_char = "char", c_void = "void", () = "void",
+    cp_options = "cp_options", cp_field = "cp_field", cp_cloud = "cp_cloud", cp_pose = "cp_pose", cp_box = "cp_box",
+    cp_model_info = "cp_model_info", cp_frame_info = "cp_frame_info", cp_deadline_info = "cp_deadline_info",
+    cp_detector = "cp_detector", cp_status = "cp_status",
+}
+
+impl<T: Named> Named for *const T {
+    fn c() -> String {
+        format!("{} const *", T::c())
+    }
+}
+
+impl<T: Named> Named for *mut T {
+    fn c() -> String {
+        format!("{} *", T::c())
+    }
+}
+
+impl<T: Named, const N: usize> Named for [T; N] {
+    fn c() -> String {
+        // As `&member` has it.
+        format!("{} [{N}]", T::c())
+    }
+}
+
+/// A pointer to the type of a member, for `_Generic`.
+fn pointer<T: Named>(_: impl Fn(&cp_status) -> T) -> String {
+    let name = T::c();
+    match name.split_once('[') {
+        Some((element, rest)) => format!("{element} (*)[{rest}"),
+        None => format!("{name} *"),
+    }
+}
+
+/// Assertions of a struct's size and of the place and type of every member. A member that is missing here does not
+/// compile; one that only the header has changes the size, for there is no padding to hide in.
+macro_rules! layout {
+    ($out:ident, $name:ident { $($member:ident: $type:ty),* $(,)? }) => {
+        let _ = |value: $name| {
+            let $name { $($member),* } = value;
+            $(let _: $type = $member;)*
+        };
+        let name = stringify!($name);
+        writeln!($out, "SAME(sizeof({name}), {});", size_of::<$name>()).unwrap();
+        $(
+            let (member, offset) = (stringify!($member), offset_of!($name, $member));
+            writeln!($out, "SAME(offsetof({name}, {member}), {offset});").unwrap();
+            let of = pointer(|_| -> $type { unreachable!() });
+            writeln!($out, "IS({name}, {member}, {of});").unwrap();
+        )*
+    };
+}
+
+/// A pointer of the function's type in Rust, set to the function in C; gives its name.
+macro_rules! function {
+    ($out:ident, $names:ident, $name:ident($($argument:ty),*) -> $result:ty) => {
+        let _: unsafe extern "C" fn($($argument),*) -> $result = $name;
+        let arguments: Vec<String> = vec![$(<$argument>::c()),*];
+        let arguments = if arguments.is_empty() { "void".to_owned() } else { arguments.join(", ") };
+        let (name, result) = (stringify!($name), <$result>::c());
+        writeln!($out, "{result} (*const check_{name})({arguments}) = {name};").unwrap();
+        $names.insert(name.to_owned());
+    };
+}
+
+/// A C file that compiles only where the header says what the code does; and the functions' names.
+fn assertions() -> (String, BTreeSet<String>) {
+    let (mut out, mut names) = (String::new(), BTreeSet::new());
+    out.push_str(
+        "#include <centerpoint/centerpoint.h>\n\
+         #define SAME(c, rust) _Static_assert((c) == (rust), #c)\n\
+         #define IS(type, member, of) \\\n\
+         _Static_assert(_Generic(&((type *)0)->member, of: 1, default: 0), #type \".\" #member)\n",
+    );
+    layout!(out, cp_options {
+        struct_size: usize, threads: u32, device: i32, score: f32, intensity_scale: f32, budget_ms: f64,
+        delay_ms: f64, tensorrt: *const c_char,
+    });
+    layout!(out, cp_field { name: *const c_char, offset: u32, datatype: u32, count: u32 });
+    layout!(out, cp_cloud {
+        struct_size: usize, data: *const c_void, data_size: usize, width: u32, height: u32, point_step: u32,
+        row_step: u32, fields: *const cp_field, field_count: usize, is_bigendian: u32, reserved: u32,
+    });
+    layout!(
+        out,
+        cp_pose {
+            x: f64,
+            y: f64,
+            z: f64,
+            qx: f64,
+            qy: f64,
+            qz: f64,
+            qw: f64
+        }
+    );
+    layout!(
+        out,
+        cp_box {
+            center: [f32; 3],
+            size: [f32; 3],
+            yaw: f32,
+            velocity: [f32; 2],
+            score: f32,
+            class_id: u32,
+        }
+    );
+    layout!(
+        out,
+        cp_model_info {
+            struct_size: usize,
+            class_count: usize,
+            column_count: usize,
+            sweeps: usize,
+            capacity: usize,
+            max_boxes: usize,
+            threads: usize,
+            range: [f64; 6],
+        }
+    );
+    layout!(
+        out,
+        cp_frame_info {
+            struct_size: usize,
+            points: u64,
+            dropped_non_finite: u64,
+            dropped_out_of_range: u64,
+            dropped_pillar_points: u64,
+            dropped_pillars: u64,
+            dropped_candidates: u64,
+            dropped_non_finite_candidates: u64,
+            dropped_sweep_points: u64,
+            read_ms: f64,
+            pillars_ms: f64,
+            features_ms: f64,
+            scatter_ms: f64,
+            engine_ms: f64,
+            decode_ms: f64,
+            nms_ms: f64,
+            total_ms: f64,
+            sweeps: u32,
+            sweeps_without_pose: u32,
+            missing_intensity: u32,
+            reserved: u32,
+        }
+    );
+    layout!(
+        out,
+        cp_deadline_info {
+            struct_size: usize,
+            budget_ms: f64,
+            budget_delay_ms: f64,
+            frames: u64,
+            misses: u64,
+            consecutive: u64,
+            longest: u64,
+            last_ms: f64,
+            delay_ms: f64,
+            level: i32,
+            reserved: u32,
+        }
+    );
+    type Box = *mut cp_box;
+    type Count = *mut usize;
+    function!(out, names, cp_version() -> *const c_char);
+    function!(out, names, cp_abi_version() -> u32);
+    function!(out, names, cp_last_error() -> *const c_char);
+    function!(
+        out,
+        names,
+        cp_load(*const c_char, *const cp_options, *mut *mut cp_detector) -> cp_status
+    );
+    function!(out, names, cp_free(*mut cp_detector) -> ());
+    function!(
+        out,
+        names,
+        cp_model(*const cp_detector, *mut cp_model_info) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_class_name(*const cp_detector, usize) -> *const c_char
+    );
+    function!(
+        out,
+        names,
+        cp_column_name(*const cp_detector, usize) -> *const c_char
+    );
+    function!(
+        out,
+        names,
+        cp_detect(*mut cp_detector, *const cp_cloud, Box, usize, Count) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_detect_device(*mut cp_detector, *const c_void, usize, Box, usize, Count) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_push_sweep(*mut cp_detector, *const cp_cloud, i64, *const cp_pose) -> cp_status
+    );
+    function!(out, names, cp_clear_sweeps(*mut cp_detector) -> cp_status);
+    function!(
+        out,
+        names,
+        cp_detect_sweeps(*mut cp_detector, Box, usize, Count) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_last_boxes(*const cp_detector, Box, usize, Count) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_last_frame(*const cp_detector, *mut cp_frame_info) -> cp_status
+    );
+    function!(
+        out,
+        names,
+        cp_deadline(*const cp_detector, *mut cp_deadline_info) -> cp_status
+    );
+    for (name, number) in numbers() {
+        writeln!(out, "SAME({name}, {number});").unwrap();
+    }
+    (out, names)
+}
+
+/// Every number that the header names.
+fn numbers() -> Vec<(&'static str, i64)> {
+    macro_rules! statuses {
+        ($($name:ident),*) => {{
+            // A status that is missing here does not compile.
+            let _ = |status: cp_status| match status { $(cp_status::$name => {})* };
+            vec![$((stringify!($name), cp_status::$name as i64)),*]
+        }};
+    }
+    let mut numbers = statuses!(
+        CP_OK,
+        CP_ERROR_ARGUMENT,
+        CP_ERROR_PLAN,
+        CP_ERROR_DEVICE,
+        CP_ERROR_CLOUD,
+        CP_ERROR_SWEEP,
+        CP_ERROR_UNSUPPORTED,
+        CP_ERROR_BUSY,
+        CP_ERROR_PANIC
+    );
+    numbers.extend([
+        // Those of sensor_msgs/PointField and diagnostic_msgs/DiagnosticStatus.
+        ("CP_INT8", 1),
+        ("CP_UINT8", 2),
+        ("CP_INT16", 3),
+        ("CP_UINT16", 4),
+        ("CP_INT32", 5),
+        ("CP_UINT32", 6),
+        ("CP_FLOAT32", 7),
+        ("CP_FLOAT64", 8),
+        ("CP_LEVEL_OK", 0),
+        ("CP_LEVEL_WARN", 1),
+        ("CP_LEVEL_ERROR", 2),
+        ("CP_DEVICE_AUTO", 0),
+        ("CP_DEVICE_CPU", 1),
+        ("CP_DEVICE_CUDA", 2),
+        ("CP_ABI_VERSION", i64::from(cp_abi_version())),
+    ]);
+    numbers
+}
+
+/// Names in the header, outside of its comments, that begin with `prefix` and have `after` behind them.
+fn names(prefix: &str, after: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(include().join("centerpoint/centerpoint.h")).unwrap();
+    let mut code = String::new();
+    for (part, piece) in text.split("/*").enumerate() {
+        let piece = match part {
+            0 => piece,
+            _ => piece.split_once("*/").unwrap().1,
+        };
+        code.push_str(piece);
+    }
+    code.match_indices(prefix)
+        .filter_map(|(at, _)| {
+            let rest = &code[at..];
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+            rest[end..]
+                .starts_with(after)
+                .then(|| rest[..end].to_owned())
+        })
+        .collect()
+}
+
+/// The functions of the header.
+fn declared() -> BTreeSet<String> {
+    names("cp_", "(")
+}
+
+#[test]
+fn the_header_says_what_the_code_does() {
+    let Some([cc, _]) = compilers() else { return };
+    let folder = fresh("capi-header");
+    let (text, functions) = assertions();
+    assert_eq!(declared(), functions);
+    let source = folder.join("layout.c");
+    std::fs::write(&source, text).unwrap();
+    run(Command::new(cc)
+        .args([
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-pedantic",
+            "-fsyntax-only",
+        ])
+        .arg(joined("-I", include()))
+        .arg(source));
+    let version = format!("#define CP_VERSION \"{}\"\n", env!("CARGO_PKG_VERSION"));
+    let header = std::fs::read_to_string(include().join("centerpoint/centerpoint.h")).unwrap();
+    assert!(header.contains(&version), "{version}");
+    let constants = numbers().into_iter().map(|(name, _)| name.to_owned());
+    let in_header = names("CP_", " =");
+    assert_eq!(
+        constants
+            .filter(|name| name != "CP_ABI_VERSION")
+            .collect::<BTreeSet<_>>(),
+        in_header
+    );
+}
+
+#[test]
+fn the_headers_are_c99_and_cpp17() {
+    let Some([cc, cxx]) = compilers() else { return };
+    let folder = fresh("capi-standards");
+    for (compiler, standards, source, header) in [
+        (&cc, &["c99", "c11"][..], "c.c", "centerpoint.h"),
+        (&cxx, &["c++11", "c++17"][..], "c.cpp", "centerpoint.h"),
+        (&cxx, &["c++17", "c++20"][..], "cpp.cpp", "centerpoint.hpp"),
+    ] {
+        let source = folder.join(source);
+        // Twice, and the functions of headers do not come twice in a program.
+        let text = format!(
+            "#include <centerpoint/{header}>\n#include <centerpoint/{header}>\nint main(void) {{ cp_cloud cloud; CP_INIT(cloud); return (int)cloud.width; }}\n"
+        );
+        std::fs::write(
+            &source,
+            text.replace(
+                "(int)",
+                if header.ends_with("hpp") {
+                    "0 * "
+                } else {
+                    "(int)"
+                },
+            ),
+        )
+        .unwrap();
+        for standard in standards {
+            run(Command::new(compiler)
+                .arg(format!("-std={standard}"))
+                .args(["-Wall", "-Wextra", "-Werror", "-pedantic", "-fsyntax-only"])
+                .arg(joined("-I", include()))
+                .arg(&source));
+        }
+    }
+}
+
+#[test]
+fn the_library_exports_what_the_header_declares_and_has_a_soname() {
+    let (true, Some(nm), Some(objdump)) =
+        (on_linux(), tool("NM", "nm"), tool("OBJDUMP", "objdump"))
+    else {
+        return;
+    };
+    let library = built().join("libcenterpoint.so");
+    let symbols = run(Command::new(nm)
+        .args(["-D", "--defined-only"])
+        .arg(&library));
+    let symbols = String::from_utf8(symbols.stdout).unwrap();
+    let exported: BTreeSet<String> = symbols
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(exported, declared());
+    let parts = run(Command::new(objdump).arg("-p").arg(&library));
+    let parts = String::from_utf8(parts.stdout).unwrap();
+    let soname = parts.lines().find(|line| line.contains("SONAME")).unwrap();
+    assert_eq!(
+        soname.split_whitespace().last(),
+        Some("libcenterpoint.so.0")
+    );
+    assert_eq!(centerpoint::install::SONAME, "libcenterpoint.so.0");
+}

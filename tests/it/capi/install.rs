@@ -1,0 +1,285 @@
+//! `cp-build install`, and C++ programs that find what it installed: by CMake and by pkg-config, with the shared
+//! and the static library, at the prefix and after the tree was moved.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{
+    built, compilers, demo, fresh, install_command, installed, joined, on_linux, run, tool,
+};
+use crate::common::repository;
+
+/// A box as numbers: score, centre, size, yaw, velocity.
+type Found = (String, [f32; 10]);
+
+/// What `cp-infer` finds in the demo frame.
+fn expected() -> Vec<Found> {
+    let [plan, frame] = demo();
+    let done = run(Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .args(["--format", "json", "--engine"])
+        .arg(plan)
+        .arg("--pcd")
+        .arg(frame));
+    let line: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    let boxes = line["boxes"].as_array().unwrap().iter().map(|found| {
+        let mut numbers = vec![&found["score"]];
+        for list in ["center", "size"] {
+            numbers.extend(found[list].as_array().unwrap());
+        }
+        numbers.push(&found["yaw"]);
+        numbers.extend(found["velocity"].as_array().unwrap());
+        let numbers: Vec<f32> = numbers.iter().map(|n| n.as_f64().unwrap() as f32).collect();
+        (
+            found["class"].as_str().unwrap().to_owned(),
+            numbers.try_into().unwrap(),
+        )
+    });
+    boxes.collect()
+}
+
+/// Runs the example and compares its boxes with [`expected`], bit by bit.
+fn check(program: &Path) {
+    let done = run(Command::new(program)
+        .args(demo())
+        .env("LD_LIBRARY_PATH", installed().join("lib")));
+    let text = String::from_utf8(done.stdout).unwrap();
+    let found: Vec<Found> = text
+        .lines()
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let class = words.next().unwrap().to_owned();
+            let numbers: Vec<f32> = words.map(|word| word.parse().unwrap()).collect();
+            (class, numbers.try_into().unwrap())
+        })
+        .collect();
+    let expected = expected();
+    assert!(expected.len() > 3);
+    assert_eq!(found, expected, "{}", program.display());
+}
+
+/// Configures and builds the example against an installation.
+fn build(cmake: &Path, prefix: &Path, name: &str, settings: &[OsString]) -> PathBuf {
+    let build = fresh(name);
+    run(Command::new(cmake)
+        .arg("-S")
+        .arg(repository().join("examples/cpp"))
+        .arg("-B")
+        .arg(&build)
+        .arg(joined("-DCMAKE_PREFIX_PATH=", prefix))
+        .args([
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Werror",
+        ])
+        .args(settings));
+    run(Command::new(cmake).arg("--build").arg(&build));
+    build.join("detect")
+}
+
+#[test]
+fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() {
+    let (true, Some(_), Some(cmake)) =
+        (on_linux(), compilers(), tool("CENTERPOINT_CMAKE", "cmake"))
+    else {
+        return;
+    };
+    let shared = build(
+        &cmake,
+        installed(),
+        "capi-shared",
+        &["-DCENTERPOINT_STATIC=OFF".into()],
+    );
+    check(&shared);
+    // Programs ask for the SONAME, so that a compatible library may replace this one.
+    if let Some(objdump) = tool("OBJDUMP", "objdump") {
+        let needed = run(Command::new(objdump).arg("-p").arg(&shared));
+        let needed = String::from_utf8_lossy(&needed.stdout).into_owned();
+        assert!(needed.contains("libcenterpoint.so.0\n"), "{needed}");
+    }
+
+    // A tree that was moved, in a folder where CMake does not look, with the static library.
+    let folder = fresh("capi-moved");
+    let (before, moved) = (folder.join("before"), folder.join("tree"));
+    let mut install = install_command(built());
+    run(install
+        .args(["--libdir", "lib/x"])
+        .arg("--prefix")
+        .arg(&before));
+    std::fs::rename(before, &moved).unwrap();
+    let config = moved.join("lib/x/cmake/centerpoint");
+    let settings = [
+        "-DCENTERPOINT_STATIC=ON".into(),
+        joined("-Dcenterpoint_DIR=", config),
+    ];
+    let linked = build(&cmake, &moved, "capi-static", &settings);
+    // The library is in the program.
+    std::fs::remove_dir_all(&moved).unwrap();
+    check(&linked);
+}
+
+#[test]
+fn pkg_config_gives_a_compiler_what_it_needs() {
+    let (true, Some([_, cxx]), Some(pkg_config)) =
+        (on_linux(), compilers(), tool("PKG_CONFIG", "pkg-config"))
+    else {
+        return;
+    };
+    let lib = installed().join("lib");
+    for (linking, name) in [(None, "shared"), (Some("--static"), "static")] {
+        let flags = run(Command::new(&pkg_config)
+            .args(["--cflags", "--libs"])
+            .args(linking)
+            .arg("centerpoint >= 0.1")
+            .env("PKG_CONFIG_PATH", lib.join("pkgconfig")));
+        let flags = String::from_utf8(flags.stdout).unwrap();
+        let program = fresh("capi-pkg-config").join(name);
+        // Without the shared library beside it the linker takes the static one.
+        let flags = flags.split_whitespace().map(|flag| match (linking, flag) {
+            (Some(_), "-lcenterpoint") => "-l:libcenterpoint.a",
+            _ => flag,
+        });
+        run(Command::new(&cxx)
+            .arg("-std=c++17")
+            .arg(repository().join("examples/cpp/detect.cpp"))
+            .args(flags)
+            .arg("-o")
+            .arg(&program));
+        check(&program);
+    }
+}
+
+/// A folder with `cp-build` and what stands for the libraries.
+fn pretended(name: &str) -> PathBuf {
+    let folder = fresh(name);
+    std::fs::hard_link(env!("CARGO_BIN_EXE_cp-build"), folder.join("cp-build")).unwrap();
+    std::fs::write(folder.join("libcenterpoint.so"), "shared").unwrap();
+    std::fs::write(folder.join("libcenterpoint.a"), "static").unwrap();
+    folder
+}
+
+/// Names below a folder, with where links lead.
+fn tree(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(inner) = folders.pop() {
+        for entry in std::fs::read_dir(&inner).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            match path.read_link() {
+                Ok(to) => names.push(format!("{name} -> {}", to.display())),
+                Err(_) if path.is_dir() => folders.push(path),
+                Err(_) => names.push(name),
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+#[test]
+fn everything_goes_below_destdir_and_is_made_for_the_prefix() {
+    if !on_linux() {
+        return;
+    }
+    let (from, staged) = (pretended("capi-pretended"), fresh("capi-destdir"));
+    // Twice: what is there is replaced.
+    for _ in 0..2 {
+        let done = run(install_command(&from)
+            .args(["--prefix", "/opt/cp", "--libdir", "lib/aarch64-linux-gnu"])
+            .env("DESTDIR", &staged));
+        let printed = String::from_utf8(done.stdout).unwrap();
+        let first = staged.join("opt/cp/bin/cp-build");
+        assert!(
+            printed.starts_with(&format!("{}\n", first.display())),
+            "{printed}"
+        );
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let lib = "opt/cp/lib/aarch64-linux-gnu";
+    let expected = [
+        "opt/cp/bin/cp-build".to_owned(),
+        "opt/cp/include/centerpoint/centerpoint.h".to_owned(),
+        "opt/cp/include/centerpoint/centerpoint.hpp".to_owned(),
+        format!("{lib}/cmake/centerpoint/centerpoint-config-version.cmake"),
+        format!("{lib}/cmake/centerpoint/centerpoint-config.cmake"),
+        format!("{lib}/libcenterpoint.a"),
+        format!("{lib}/libcenterpoint.so -> libcenterpoint.so.0"),
+        format!("{lib}/libcenterpoint.so.0 -> libcenterpoint.so.{version}"),
+        format!("{lib}/libcenterpoint.so.{version}"),
+        format!("{lib}/pkgconfig/centerpoint.pc"),
+        "opt/cp/share/doc/centerpoint/LICENSE-APACHE".to_owned(),
+        "opt/cp/share/doc/centerpoint/LICENSE-MIT".to_owned(),
+    ];
+    assert_eq!(tree(&staged), expected);
+    let read = |path: &str| std::fs::read_to_string(staged.join(path)).unwrap();
+    assert_eq!(read(&format!("{lib}/libcenterpoint.so")), "shared");
+    let pc = read(&format!("{lib}/pkgconfig/centerpoint.pc"));
+    assert!(
+        pc.starts_with("prefix=/opt/cp\nlibdir=${prefix}/lib/aarch64-linux-gnu\n"),
+        "{pc}"
+    );
+    for path in &expected[3..5] {
+        assert!(!read(path).contains('@'), "{path}");
+    }
+}
+
+#[test]
+fn what_cannot_be_installed_is_refused_with_advice() {
+    let from = pretended("capi-refused");
+    let refused = |args: &[&str], words: &str| {
+        let target = fresh("capi-refused-target");
+        let done = install_command(&from)
+            .arg("--prefix")
+            .arg(&target)
+            .args(args)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(1), "{message}");
+        assert!(message.contains(words), "{message}");
+        assert_eq!(tree(&target), <[String; 0]>::default());
+    };
+    refused(&["--libdir", "/usr/lib"], "below the prefix");
+    refused(&["--libdir", "../lib"], "below the prefix");
+    for library in ["libcenterpoint.a", "libcenterpoint.so"] {
+        std::fs::remove_file(from.join(library)).unwrap();
+        refused(&[], library);
+        refused(&[], "cargo build --release");
+    }
+}
+
+/// CMake's own rules for versions, asked of CMake.
+#[test]
+fn cmake_is_told_which_versions_fit() {
+    let (true, Some(cmake)) = (on_linux(), tool("CENTERPOINT_CMAKE", "cmake")) else {
+        return;
+    };
+    let folder = fresh("capi-versions");
+    let script = folder.join("ask.cmake");
+    let text = "\
+        string(REPLACE \".\" \";\" parts \"${PACKAGE_FIND_VERSION}\")\n\
+        list(APPEND parts 0 0)\n\
+        list(GET parts 0 PACKAGE_FIND_VERSION_MAJOR)\n\
+        list(GET parts 1 PACKAGE_FIND_VERSION_MINOR)\n\
+        include(\"${CONFIG}\")\n\
+        message(\"${PACKAGE_VERSION}/${PACKAGE_VERSION_COMPATIBLE}/${PACKAGE_VERSION_EXACT}/${PACKAGE_VERSION_UNSUITABLE}\")\n";
+    std::fs::write(&script, text).unwrap();
+    let config = installed().join("lib/cmake/centerpoint/centerpoint-config-version.cmake");
+    let ask = |version: &str, pointer: &str| {
+        let done = run(Command::new(&cmake)
+            .arg(format!("-DPACKAGE_FIND_VERSION={version}"))
+            .arg(format!("-DCMAKE_SIZEOF_VOID_P={pointer}"))
+            .arg(joined("-DCONFIG=", &config))
+            .arg("-P")
+            .arg(&script));
+        String::from_utf8(done.stderr).unwrap().trim().to_owned()
+    };
+    let here = size_of::<usize>().to_string();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(ask("0.1", &here), format!("{version}/TRUE/TRUE/"));
+    assert_eq!(ask("0.1.9", &here), format!("{version}/FALSE//"));
+    assert_eq!(ask("0.2", &here), format!("{version}/FALSE//"));
+    assert_eq!(ask("0.0.9", &here), format!("{version}/FALSE//"));
+    assert_eq!(ask("1", &here), format!("{version}/FALSE//"));
+    assert_eq!(ask("0.1", "2"), format!("{version}/TRUE/TRUE/TRUE"));
+}

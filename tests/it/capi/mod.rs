@@ -1,0 +1,119 @@
+//! The C library as its users have it: header, symbols, installation, and what a caller can do wrong.
+//!
+//! The library under test is the one that cargo has just built beside this program.
+
+mod hammer;
+mod header;
+mod install;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use crate::common::repository;
+
+/// Folder with the library, the programs and nothing else, as `target/release` has them.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = fresh("capi-built");
+        let deps = std::env::current_exe().unwrap();
+        for library in ["libcenterpoint.so", "libcenterpoint.a"] {
+            let from = deps.parent().unwrap().join(library);
+            std::fs::hard_link(&from, folder.join(library))
+                .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+        }
+        for (name, from) in [
+            ("cp-build", env!("CARGO_BIN_EXE_cp-build")),
+            ("cp-infer", env!("CARGO_BIN_EXE_cp-infer")),
+        ] {
+            std::fs::hard_link(from, folder.join(name)).unwrap();
+        }
+        folder
+    })
+}
+
+/// An installation of [`built`].
+fn installed() -> &'static Path {
+    static INSTALLED: OnceLock<PathBuf> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let folder = fresh("capi-installed");
+        run(install_command(built()).arg("--prefix").arg(&folder));
+        folder
+    })
+}
+
+/// `cp-build install` from a folder.
+fn install_command(from: &Path) -> Command {
+    let mut command = Command::new(from.join("cp-build"));
+    command.arg("install").env_remove("DESTDIR");
+    command
+}
+
+/// An empty folder of this name, on the file system of the build: it can have hard links to it.
+fn fresh(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) -> Output {
+    let done = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        done.status.success(),
+        "{command:?}: {}\n{}{}",
+        done.status,
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    done
+}
+
+/// A tool of the system, unless it is missing: then a line says what is skipped.
+fn tool(variable: &str, name: &str) -> Option<PathBuf> {
+    let tool = std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from);
+    match Command::new(&tool).arg("--version").output() {
+        Ok(done) if done.status.success() => Some(tool),
+        _ => {
+            println!("skipped: there is no {name} ({variable} or PATH)");
+            None
+        }
+    }
+}
+
+/// The compilers for C and C++.
+fn compilers() -> Option<[PathBuf; 2]> {
+    Some([tool("CC", "cc")?, tool("CXX", "c++")?])
+}
+
+/// Linux, where the library has a SONAME and `cp-build install` makes its links.
+fn on_linux() -> bool {
+    if !cfg!(target_os = "linux") {
+        println!("skipped: this is not Linux");
+    }
+    cfg!(target_os = "linux")
+}
+
+/// Where the C headers are in the repository.
+fn include() -> PathBuf {
+    repository().join("src/capi/include")
+}
+
+/// The plan and the frame that the programs under test are given.
+fn demo() -> [PathBuf; 2] {
+    ["engines/demo/int8.plan", "calib/demo/frames/000003.bin"].map(|path| repository().join(path))
+}
+
+/// `-flag` and its value in one.
+fn joined(flag: &str, value: impl AsRef<OsStr>) -> std::ffi::OsString {
+    let mut text = std::ffi::OsString::from(flag);
+    text.push(value);
+    text
+}
