@@ -65,6 +65,8 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
+#[cfg(feature = "ros2")]
+mod ros;
 mod seeds;
 mod sensitivity;
 mod stages;

@@ -9,10 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use args::Args;
-use centerpoint::Error;
 use centerpoint::detector::Options;
-use centerpoint::engine::EngineError;
-use centerpoint::engine::tensorrt::TensorRtError;
 use centerpoint::ros::node::{self, Config, NodeError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -20,13 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 fn status(error: &NodeError) -> u8 {
     match error {
         NodeError::Name(_) | NodeError::Parameter(_) => 2,
-        NodeError::Detector(error) => match error {
-            Error::Plan(_) | Error::Model(_) => 4,
-            Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-            Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
-            Error::Engine(_) | Error::TensorRt(_) => 4,
-            _ => 1,
-        },
+        NodeError::Detector(error) => common::status(error),
         _ => 1,
     }
 }
