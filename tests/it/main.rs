@@ -41,6 +41,7 @@ mod standin;
 #[path = "../common/toy.rs"]
 mod toy;
 
+mod bag;
 mod bench;
 mod calibrate;
 mod calibration;
@@ -63,6 +64,8 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
+#[cfg(feature = "ros2")]
+mod ros;
 mod seeds;
 mod sensitivity;
 mod stages;

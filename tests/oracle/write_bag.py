@@ -10,15 +10,18 @@ FRAMES holds .bin files of x, y, z, intensity, t as little-endian f32. Prints no
 | `zstd/` | the same, chunks by zstd, and another topic (`/chatter`) |
 | `lz4.mcap` | the same by the mcap library with lz4, chunks of 64 KiB |
 | `loose.mcap` | the same without chunks |
-| `layouts.mcap` | a topic for each layout: `/xyzirc`, `/doubles`, `/big`, `/rows` |
+| `layouts.mcap` | a topic for each layout: `/xyzirc`, `/doubles` (f64), `/big` (big-endian), `/rows` |
 | `two/` | a folder of two files, the second half's first in name |
 | `tf/` | `/points` with past sweeps, `/tf` and `/tf_static`: the vehicle drives along x of `map` |
 | `message/` | messages compressed one by one |
 | `database/` | a sqlite3 bag |
+| `expected/NAME/I.bin` | the points of frame I of the topic NAME, x, y, z, intensity and, but for `xyzirc`, t |
+| `expected/tf/I.json` | frame I of `tf/` as a list of sweeps, with poses from the closed formula of the drive |
 
 Clouds have the stamp STAMP + i * 0.1 s; log times are 30 ms later.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -107,7 +110,7 @@ def big(ns, rows):
 
 
 def rows_of(ns, rows):
-    """Two rows with padding between them; a point less where the number is odd."""
+    """Two rows with padding between them; the last point is left out where the number is odd."""
     half = len(rows) // 2
     dtype = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("t", "<f4")]
     fields = [(name, 4 * i, F32) for i, (name, _) in enumerate(dtype)]
@@ -187,18 +190,39 @@ def tf(topic, log_time, transforms):
     return (topic, TF, log_time, bytes(store.serialize_cdr(T[TF](transforms=transforms), TF)))
 
 
+def pose(ns):
+    """The vehicle in odom: x, y, yaw. 10 m/s along x with a turn to the left."""
+    seconds = (ns - STAMP) / 1e9
+    return 1000.0 + 10.0 * seconds, 2.0, 0.3 * seconds
+
+
+ODOM = (-5.0, 3.0, 0.5)
+LIDAR = (1.0, 0.0, 1.8)
+
+
 def driving():
-    """10 m/s along x of the map with a turn to the left, a sample every 25 ms, 12 ms late; the lidar on the roof."""
-    found = [tf("/tf_static", STAMP - STEP, [transform(STAMP - STEP, "base_link", "lidar", 1.0, 0.0, 1.8)])]
+    """A sample every 25 ms, 12 ms late, none of them at the time of a cloud."""
+    found = [tf("/tf_static", STAMP + STEP, [transform(STAMP + STEP, "base_link", "lidar", *LIDAR)])]
     for k in range(-4, 4 * len(clouds) + 4):
         ns = STAMP + k * STEP // 4 + 1_000_000
-        seconds = (ns - STAMP) / 1e9
-        # tf holds a while what is only known later: the odometry's own frame between map and vehicle.
+        x, y, yaw = pose(ns)
+        odom_x, odom_y, odom_yaw = ODOM
         found.append(tf("/tf", ns + 12_000_000, [
-            transform(ns, "odom", "base_link", 1000.0 + 10.0 * seconds, 2.0, 0.0, 0.3 * seconds),
-            transform(ns, "map", "odom", -5.0, 3.0, 0.0, 0.5),
+            transform(ns, "odom", "base_link", x, y, 0.0, yaw),
+            transform(ns, "map", "odom", odom_x, odom_y, 0.0, odom_yaw),
         ]))
     return found
+
+
+def in_map(ns):
+    """The lidar in the map, as a list of sweeps has it."""
+    odom_x, odom_y, odom_yaw = ODOM
+    x, y, yaw = pose(ns)
+    x, y = x + LIDAR[0] * np.cos(yaw), y + LIDAR[0] * np.sin(yaw)
+    sin, cos = np.sin(odom_yaw), np.cos(odom_yaw)
+    x, y = odom_x + cos * x - sin * y, odom_y + sin * x + cos * y
+    half = (yaw + odom_yaw) / 2
+    return {"translation": [x, y, LIDAR[2]], "rotation": [np.cos(half), 0.0, 0.0, np.sin(half)]}
 
 
 def newest(rows):
@@ -226,3 +250,23 @@ shutil.move(out / "a" / "a.mcap", out / "two" / "drive_0.mcap")
 
 alone = [("/points", CLOUD, ns + LATE, padded(ns, newest(clouds[i]))) for i, ns in stamps(len(clouds))]
 compressed(out / "tf", in_time(alone + driving()), CompressionMode.STORAGE)
+
+# What the frames are, for the reader of files.
+expected = out / "expected"
+for name in ["points", "doubles", "big", "rows", "xyzirc", "tf"]:
+    (expected / name).mkdir(parents=True)
+for i, ns in stamps(len(clouds)):
+    rows = clouds[i]
+    for name in ["points", "doubles", "big"]:
+        rows.tofile(expected / name / f"{i}.bin")
+    rows[: len(rows) // 2 * 2].tofile(expected / "rows" / f"{i}.bin")
+    bytes_ = rows[:, :4].copy()
+    bytes_[:, 3] = bytes_[:, 3].astype("u1")
+    bytes_.tofile(expected / "xyzirc" / f"{i}.bin")
+    newest(rows).tofile(expected / "tf" / f"{i}.bin")
+    sweeps = [
+        {"file": f"{k}.bin", "stamp_ns": STAMP + k * STEP, "pose": in_map(STAMP + k * STEP)}
+        for k in range(i, max(i - 2, -1), -1)
+    ]
+    text = json.dumps({"layout": "xyzit", "sweeps": sweeps})
+    (expected / "tf" / f"{i}.json").write_text(text)

@@ -16,7 +16,12 @@ use clap_mangen::Man;
 
 /// The arguments of the program; ends it where they are wrong, ask for help, or for generated text.
 pub(crate) fn parse<P: Parser>() -> P {
-    let mut args = std::env::args_os().skip(1);
+    parse_from(std::env::args_os().collect())
+}
+
+/// As [`parse`], of a command line that is not the process's: the program's name comes first.
+pub(crate) fn parse_from<P: Parser>(line: Vec<OsString>) -> P {
+    let mut args = line.iter().skip(1).cloned();
     if args.next().is_some_and(|arg| arg == "--generate") {
         let words: Vec<OsString> = args.collect();
         let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
@@ -29,7 +34,7 @@ pub(crate) fn parse<P: Parser>() -> P {
             }
         });
     }
-    P::parse()
+    P::parse_from(line)
 }
 
 /// What `--generate WORDS` writes.

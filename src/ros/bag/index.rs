@@ -18,8 +18,10 @@ use super::record::{
     records,
 };
 
-/// Largest record, and most bytes of a chunk when it is decompressed.
-pub(super) const MAX_CHUNK: u64 = 1 << 30;
+/// Most bytes of a chunk when it is decompressed; recorders make chunks of some megabytes.
+pub(super) const MAX_CHUNK: u64 = 1 << 28;
+/// Largest record outside of chunks.
+const MAX_RECORD: u64 = 1 << 30;
 /// Largest summary that is read: 100 bytes a chunk are 2 million chunks.
 const MAX_SUMMARY: u64 = 1 << 28;
 /// Messages outside of chunks are read in blocks of this many bytes, and up to one message more.
@@ -139,7 +141,7 @@ impl Source {
         let (opcode, length, start) = self
             .peek(block.offset, ChunkHead::MOST)?
             .ok_or(BlockError::NotAChunk)?;
-        match opcode {
+        let longest = match opcode {
             op::CHUNK => {
                 let chunk = ChunkHead::read(&start).ok_or(BlockError::Lengths)?;
                 if length != block.length || HEAD + chunk.bytes + chunk.compressed != length {
@@ -148,11 +150,15 @@ impl Source {
                 if chunk.uncompressed > MAX_CHUNK {
                     return Err(BlockError::TooLarge(chunk.uncompressed));
                 }
+                // No record is longer than its chunk; but for small ones the limit is that of other parts, too.
+                chunk.uncompressed.max(1 << 16)
             }
-            op::MESSAGE | op::CHANNEL | op::SCHEMA => {}
+            op::MESSAGE | op::CHANNEL | op::SCHEMA => MAX_RECORD,
             _ => return Err(BlockError::NotAChunk),
-        }
-        let options = LinearReaderOptions::default().with_validate_chunk_crcs(true);
+        };
+        let options = LinearReaderOptions::default()
+            .with_validate_chunk_crcs(true)
+            .with_record_length_limit(longest as usize);
         self.records(block.offset, block.length, options, take)
     }
 
@@ -166,8 +172,7 @@ impl Source {
     ) -> Result<(), BlockError> {
         let options = options
             .with_skip_start_magic(true)
-            .with_skip_end_magic(true)
-            .with_record_length_limit(MAX_CHUNK as usize);
+            .with_skip_end_magic(true);
         let mut reader = LinearReader::new_with_options(options);
         let (mut at, end) = (offset, offset.saturating_add(length));
         while let Some(event) = reader.next_event() {
@@ -237,7 +242,9 @@ impl Index {
         }
         let mut index = Self::default();
         let mut statistics = None;
-        let options = LinearReaderOptions::default().with_validate_summary_section_crc(true);
+        let options = LinearReaderOptions::default()
+            .with_validate_summary_section_crc(true)
+            .with_record_length_limit(MAX_SUMMARY as usize);
         let length = source.length - data_end - mcap::MAGIC.len() as u64;
         let found = source.records(data_end, length, options, |opcode, body| match opcode {
             op::CHUNK_INDEX => {

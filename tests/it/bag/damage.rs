@@ -1,0 +1,267 @@
+//! Damaged, cut off and hostile bags: errors and counted frames, never a crash nor memory that is not there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use centerpoint::ros::bag::{Bag, BagError, FrameOptions, Frames};
+use mcap::Compression;
+use proptest::prelude::*;
+
+use super::made::{Entry, LATE, STEP, bag, cdr, cloud, clouds, encoded, options};
+use super::{infer, text};
+
+/// Every way of writing a bag.
+const COMPRESSIONS: [Option<Compression>; 3] =
+    [None, Some(Compression::Zstd), Some(Compression::Lz4)];
+const OPTIONS: FrameOptions = FrameOptions {
+    sweeps: 1,
+    capacity: 1000,
+    fixed_frame: None,
+};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.path().join(name);
+        // A file that is cut and written anew would be flushed to the disk.
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+/// Stamps and first coordinates of all frames, and the number of errors among them.
+fn read(path: &Path) -> Result<(Vec<(i64, f32)>, usize), BagError> {
+    let bag = Bag::open(path)?;
+    let topic = bag.cloud_topic(None)?.clone();
+    let mut frames = Frames::new(bag, &topic, &OPTIONS);
+    let (mut found, mut errors) = (Vec::new(), 0);
+    while let Some(frame) = frames.next_frame() {
+        match frame {
+            Ok(frame) => {
+                let x = frame.cloud.data().first().copied();
+                found.push((frame.stamp_ns, x.unwrap_or(f32::NAN)));
+            }
+            Err(_) => errors += 1,
+        }
+    }
+    Ok((found, errors))
+}
+
+/// What the first `frames` of [`clouds`] read as.
+fn first(frames: usize) -> Vec<(i64, f32)> {
+    let indices = 0..frames as u64;
+    indices.map(|i| ((i * STEP) as i64, i as f32)).collect()
+}
+
+#[test]
+fn a_bag_that_is_cut_off_is_read_as_far_as_it_goes() {
+    let folder = Folder::new();
+    for compression in COMPRESSIONS {
+        // A chunk for each frame, all in one chunk, none in a chunk.
+        for options in [
+            options(compression, 1),
+            options(compression, 1 << 20),
+            options(compression, 1).use_chunks(false),
+        ] {
+            let whole = bag(&clouds(5, 20), options);
+            let mut most = 0;
+            for length in 0..=whole.len() {
+                let path = folder.write("a.mcap", &whole[..length]);
+                match read(&path) {
+                    Ok((found, errors)) => {
+                        assert_eq!(errors, 0, "cut at {length}");
+                        assert_eq!(found, first(found.len()), "cut at {length}");
+                        assert!(found.len() >= most, "cut at {length}");
+                        most = found.len();
+                    }
+                    Err(error) => {
+                        assert_eq!(most, 0, "cut at {length}: {error}");
+                        assert!(error.to_string().contains("a.mcap"), "{error}");
+                    }
+                }
+            }
+            assert_eq!(most, 5);
+        }
+    }
+}
+
+#[test]
+fn damage_anywhere_costs_frames_and_no_more() {
+    let folder = Folder::new();
+    for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
+        for options in [
+            options(compression, 1),
+            options(compression, 1).use_chunks(false),
+        ] {
+            let whole = bag(&clouds(3, 8), options);
+            for at in 0..whole.len() {
+                for change in [0x01, 0x80, 0xFF] {
+                    let mut bytes = whole.clone();
+                    bytes[at] ^= change;
+                    let path = folder.write("a.mcap", &bytes);
+                    // At most an error for each message, and one for each chunk.
+                    if let Ok((found, errors)) = read(&path) {
+                        assert!(found.len() + errors <= 6, "{number}: byte {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Bytes of no meaning in the place of any part, and lengths of no sense.
+    #[test]
+    fn no_bytes_crash_the_reader(
+        compression in 0usize..3, at in 0.0f64..1.0, random in prop::collection::vec(any::<u8>(), 1..64),
+        cut in any::<bool>(), chunk in prop::sample::select(vec![1u64, 4096]),
+    ) {
+        let mut bytes = bag(&clouds(4, 8), options(COMPRESSIONS[compression], chunk));
+        let at = (at * bytes.len() as f64) as usize;
+        for (to, from) in bytes[at..].iter_mut().zip(&random) {
+            *to = *from;
+        }
+        if cut {
+            bytes.truncate(at + random.len());
+        }
+        let folder = Folder::new();
+        let path = folder.write("a.mcap", &bytes);
+        let _ = read(&path);
+    }
+}
+
+#[test]
+fn a_damaged_chunk_is_named_and_the_others_are_read() {
+    let folder = Folder::new();
+    for compression in COMPRESSIONS {
+        let entries = clouds(3, 200);
+        let mut bytes = bag(&entries, options(compression, 1));
+        // Within the points of the second frame: only the checksum knows, or the decompression.
+        let second = bytes.len() / 2;
+        bytes[second] ^= 0x10;
+        let path = folder.write("drive.mcap", &bytes);
+        let (found, errors) = read(&path).unwrap();
+        assert_eq!(errors, 1);
+        let all = first(3);
+        assert_eq!(found, [all[0], all[2]]);
+        let run = infer(&["--bag", path.to_str().unwrap()]);
+        assert_eq!(run.status.code(), Some(3));
+        let said = text(&run.stderr);
+        assert!(said.contains("drive.mcap: the chunk at byte "), "{said}");
+        assert!(said.contains("1 frames could not be processed"), "{said}");
+    }
+}
+
+#[test]
+fn a_malformed_message_costs_one_frame() {
+    let folder = Folder::new();
+    let mut entries = clouds(5, 50);
+    entries[1].3.truncate(100);
+    entries[2].3[1] = 7;
+    let mut flat = cloud(3, 50);
+    flat.fields.remove(2);
+    entries[3].3 = cdr(&flat);
+    let path = folder.write("drive.mcap", &bag(&entries, options(None, 1 << 20)));
+    let (found, errors) = read(&path).unwrap();
+    assert_eq!((found.len(), errors), (2, 3));
+    let run = infer(&["--bag", path.to_str().unwrap(), "--format", "json"]);
+    assert_eq!(run.status.code(), Some(3));
+    assert_eq!(text(&run.stdout).lines().count(), 2);
+    let said = text(&run.stderr);
+    for part in [
+        format!("drive.mcap: /points at {} ns: not the message", STEP + LATE),
+        "the encoding [00, 07] is unknown".into(),
+        format!("drive.mcap: /points@{}: the points' fields", 3 * STEP),
+        "3 frames could not be processed".into(),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_recording_without_end_is_read_with_a_warning() {
+    let folder = Folder::new();
+    let whole = bag(&clouds(5, 50), options(Some(Compression::Zstd), 1));
+    let path = folder.write("drive.mcap", &whole[..whole.len() * 2 / 3]);
+    let run = infer(&["--bag", path.to_str().unwrap(), "--format", "json"]);
+    assert_eq!(run.status.code(), Some(0));
+    assert!(text(&run.stdout).lines().count() >= 2);
+    let said = text(&run.stderr);
+    assert!(
+        said.contains("drive.mcap: the recording was cut off"),
+        "{said}"
+    );
+
+    let path = folder.write("drive.mcap", &whole[..60]);
+    let run = infer(&["--bag", path.to_str().unwrap()]);
+    assert_eq!(run.status.code(), Some(3));
+    let said = text(&run.stderr);
+    assert!(said.contains("drive.mcap: nothing to be read"), "{said}");
+}
+
+/// Recorders write messages as they come, and files are split in the middle of it.
+#[test]
+fn frames_come_in_the_order_of_their_log_times() {
+    let folder = Folder::new();
+    let all = clouds(8, 10);
+    let order = |indices: &[usize]| -> Vec<Entry> {
+        indices.iter().map(|&index| all[index].clone()).collect()
+    };
+    // Chunks of two that overlap; and two files that do.
+    let mixed = bag(&order(&[1, 0, 3, 5, 2, 4, 7, 6]), options(None, 400));
+    let path = folder.write("mixed.mcap", &mixed);
+    assert_eq!(read(&path).unwrap(), (first(8), 0));
+    fs::remove_file(path).unwrap();
+    folder.write("z.mcap", &bag(&order(&[0, 2, 4, 5]), options(None, 1)));
+    folder.write("a.mcap", &bag(&order(&[7, 1, 3, 6]), options(None, 1)));
+    assert_eq!(read(folder.0.path()).unwrap(), (first(8), 0));
+}
+
+/// Some drivers have no time, and a bag may be recorded in a loop.
+#[test]
+fn frames_of_one_stamp_have_names_of_their_own() {
+    let folder = Folder::new();
+    let mut entries = clouds(3, 10);
+    for entry in &mut entries {
+        entry.3 = cdr(&cloud(0, 10));
+    }
+    let path = folder.write("drive.mcap", &bag(&entries, options(None, 1)));
+    let out = folder.0.path().join("boxes");
+    let args = [
+        "--bag",
+        path.to_str().unwrap(),
+        "--format",
+        "kitti",
+        "--out",
+    ];
+    let run = infer(&[&args[..], &[out.to_str().unwrap()]].concat());
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    let files = fs::read_dir(out)
+        .unwrap()
+        .map(|file| file.unwrap().file_name());
+    let mut files: Vec<String> = files.map(|file| file.into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files, ["points@0-2.txt", "points@0-3.txt", "points@0.txt"]);
+}
+
+#[test]
+fn clouds_that_are_not_ros_2_are_refused() {
+    let folder = Folder::new();
+    let bytes = encoded(&clouds(1, 10), "ros1", options(None, 1));
+    let path = folder.write("drive.mcap", &bytes);
+    let path = path.to_str().unwrap();
+    for args in [&["--bag", path][..], &["--bag", path, "--topic", "/points"]] {
+        let run = infer(args);
+        assert_eq!(run.status.code(), Some(2), "{args:?}");
+    }
+    let error = Bag::open(Path::new(path)).unwrap();
+    let error = error.cloud_topic(Some("/points")).unwrap_err().to_string();
+    assert!(error.contains("encoded as `ros1`, not `cdr`"), "{error}");
+}

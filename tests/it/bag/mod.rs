@@ -1,0 +1,47 @@
+//! Bags as `cp-infer` reads them, and the MCAP files that it writes; the files of others are the reference.
+
+#[cfg(feature = "mcap")]
+#[path = "../../common/bag.rs"]
+mod made;
+
+#[cfg(feature = "mcap")]
+mod damage;
+#[cfg(feature = "mcap")]
+mod oracle;
+
+use std::process::{Command, Output};
+
+use crate::common::repository;
+
+const PLAN: &str = "engines/demo/int8.plan";
+
+/// Runs `cp-infer` with the demo plan.
+fn infer(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cp-infer"))
+        .current_dir(repository())
+        .env_remove("RUST_LOG")
+        .args(["--engine", PLAN])
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(not(feature = "mcap"))]
+#[test]
+fn a_program_without_mcap_says_how_to_get_one_with() {
+    for args in [
+        &["--bag", "drive.mcap"][..],
+        &["--pcd", "calib/demo/frames/000000.bin", "--out", "x.mcap"],
+        &["--pcd", "calib/demo/frames/000000.bin", "--format", "mcap"],
+    ] {
+        let run = infer(args);
+        assert_eq!(run.status.code(), Some(2), "{args:?}");
+        let said = text(&run.stderr);
+        assert!(said.contains("--features mcap"), "{said}");
+    }
+    assert!(!repository().join("x.mcap").exists());
+}
