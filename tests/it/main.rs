@@ -55,6 +55,7 @@ mod detector;
 mod engine;
 mod eval;
 mod folder;
+mod generate;
 mod import;
 mod machine;
 mod model;
@@ -64,6 +65,8 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
+#[cfg(feature = "ros2")]
+mod ros;
 mod seeds;
 mod sensitivity;
 mod stages;

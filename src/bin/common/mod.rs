@@ -3,6 +3,7 @@
 
 mod generate;
 
+#[allow(unused_imports)] // As above.
 pub(crate) use generate::parse;
 
 use centerpoint::detector::Device;
@@ -54,5 +55,15 @@ pub(crate) fn status(error: &Error) -> u8 {
         Error::Engine(_) | Error::TensorRt(_) => 4,
         Error::Output(OutputError::SameName { .. }) => 2,
         _ => 1,
+    }
+}
+
+/// A number above 0.
+pub(crate) fn positive(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err("not above 0".into())
     }
 }

@@ -73,7 +73,7 @@ pub(crate) struct Args {
     pub(crate) score: Option<f32>,
 
     /// Factor from the files' intensity to the model's scale, instead of the plan's.
-    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", value_parser = common::positive)]
     pub(crate) intensity_scale: Option<f32>,
 
     /// Report the time of each stage.
@@ -108,7 +108,7 @@ pub(crate) enum Format {
 impl Args {
     /// The command line, checked beyond what its parts say. Ends the program where it is wrong.
     pub(crate) fn checked() -> Self {
-        let args: Self = common::parse();
+        let args: Self = common::parse(std::env::args_os());
         let mcap = args.format() == Format::Mcap;
         let wrong = |message: &str| -> ! {
             let mut command = Self::command();
@@ -142,14 +142,5 @@ fn score(text: &str) -> Result<f32, String> {
         Ok(value)
     } else {
         Err("not within 0 to 1".into())
-    }
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
-    if value.is_finite() && value > 0.0 {
-        Ok(value)
-    } else {
-        Err("not above 0".into())
     }
 }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use centerpoint::detector::Device;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+
+use crate::common::{self, DeviceArg};
 
 /// A ROS 2 node that detects objects in point clouds; needs no installation of ROS.
 ///
@@ -35,40 +36,10 @@ pub(crate) struct Args {
     pub(crate) library: Option<PathBuf>,
 
     /// Factor from the clouds' intensity to the model's scale, instead of the plan's.
-    #[arg(long, value_name = "FACTOR", value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", value_parser = common::positive)]
     pub(crate) intensity_scale: Option<f32>,
 
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
-}
-
-/// Where to run.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DeviceArg {
-    /// What the plan was made for.
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
-impl From<DeviceArg> for Device {
-    fn from(arg: DeviceArg) -> Self {
-        match arg {
-            DeviceArg::Auto => Self::Auto,
-            DeviceArg::Cpu => Self::Cpu,
-            DeviceArg::Cuda => Self::Cuda,
-        }
-    }
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
-    if value.is_finite() && value > 0.0 {
-        Ok(value)
-    } else {
-        Err("not above 0".into())
-    }
 }

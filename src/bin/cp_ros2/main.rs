@@ -1,31 +1,23 @@
 //! `cp-ros2`: a ROS 2 node that detects objects in point clouds.
 
 mod args;
+#[path = "../common/mod.rs"]
+mod common;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use args::Args;
-use centerpoint::Error;
 use centerpoint::detector::Options;
-use centerpoint::engine::EngineError;
-use centerpoint::engine::tensorrt::TensorRtError;
 use centerpoint::ros::node::{self, Config, NodeError};
-use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Exit status by the kind of error; see [`Args`].
 fn status(error: &NodeError) -> u8 {
     match error {
         NodeError::Name(_) | NodeError::Parameter(_) => 2,
-        NodeError::Detector(error) => match error {
-            Error::Plan(_) | Error::Model(_) => 4,
-            Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
-            Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
-            Error::Engine(_) | Error::TensorRt(_) => 4,
-            _ => 1,
-        },
+        NodeError::Detector(error) => common::status(error),
         _ => 1,
     }
 }
@@ -35,7 +27,7 @@ fn main() -> ExitCode {
         Ok(parts) => parts,
         Err(error) => return fail(&error, 2),
     };
-    let args = Args::parse_from(own);
+    let args: Args = common::parse(own);
     let domain = match std::env::var("ROS_DOMAIN_ID") {
         Err(_) => 0,
         Ok(text) if text.is_empty() => 0,

@@ -161,6 +161,7 @@ pub fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeError> {
     };
     log::info!(target: TARGET, "{}: waiting for clouds on {topic}", names.fully_qualified());
     let mut life = Life {
+        classes: detector.model().classes.clone(),
         worker: Worker::new(detector, settings.past, settings.world_frame.clone()),
         publishers,
         deadline: Deadline::new(settings.budget),
@@ -222,6 +223,7 @@ fn subscription<M: 'static>(
 /// The worker's thread: frame by frame, and the report by the clock.
 struct Life {
     worker: Worker,
+    classes: Vec<String>,
     publishers: Publishers,
     settings: Settings,
     /// Of whole frames, publishing included, as Autoware counts.
@@ -263,7 +265,6 @@ impl Life {
             return Ok(());
         }
         let begin = Instant::now();
-        let classes = self.worker.classes().to_vec();
         let detection = match self.worker.detect(frame, &shared.transforms) {
             Ok(detection) => detection,
             // A cloud without a column that the model needs: the next one may have it.
@@ -276,17 +277,17 @@ impl Life {
             Err(error) => return Err(error.into()),
         };
         let (header, found) = (&frame.header, detection.boxes);
-        let twist = self.settings.twist;
+        let (classes, twist) = (&self.classes, self.settings.twist);
         let publishers = &mut self.publishers;
         if let Some(topic) = &mut publishers.vision {
-            topic.send(|| boxes::vision(header, found, &classes));
+            topic.send(|| boxes::vision(header, found, classes));
         }
         if let Some(topic) = &mut publishers.autoware {
-            topic.send(|| boxes::autoware(header, found, &classes, twist));
+            topic.send(|| boxes::autoware(header, found, classes, twist));
         }
         publishers
             .markers
-            .send(|| boxes::markers(header, found, &classes));
+            .send(|| boxes::markers(header, found, classes));
         let dropped = detection.dropped;
         count(&shared.counters.processed);
 

@@ -87,10 +87,6 @@ impl Worker {
         }
     }
 
-    pub(super) fn classes(&self) -> &[String] {
-        &self.detector.model().classes
-    }
-
     /// The boxes of a cloud and of those before it.
     pub(super) fn detect(
         &mut self,
