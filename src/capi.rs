@@ -7,7 +7,7 @@
 //!
 //! The header (`src/capi/include/centerpoint/centerpoint.h`) is written by hand and is the documentation; a test
 //! compares it with the code. `cp-build install` puts it beside the library, with what CMake and pkg-config need.
-//! No panic leaves an entry ([`status`]); a call on a detector that another thread is using is refused.
+//! No panic leaves an entry; a call on a detector that another thread is using is refused.
 //!
 //! # Safety
 //! Of every function here: each pointer is NULL or points to what the header says, for the length of the call;

@@ -90,6 +90,7 @@ fn place(run: &Run, machine: &Machine) -> String {
     let board = board.unwrap_or("unknown machine");
     match &run.gpu {
         Some(gpu) => format!("{gpu}, {board}"),
+        None if run.threads == 1 => format!("CPU, 1 thread, {board}"),
         None => format!("CPU, {} threads, {board}", run.threads),
     }
 }

@@ -252,6 +252,25 @@ static void forms(cp_detector *detector, const Frame &frame, const Boxes &expect
         EXPECT(same(detect(detector, even), swapped));
     }
 
+    // A description of which one thing has changed since the last frame is understood anew.
+    const auto changed = [&](void (*change)(cp_cloud &, std::vector<cp_field> &)) {
+        cp_cloud cloud = frame.cloud;
+        std::vector<cp_field> fields = frame.fields;
+        change(cloud, fields);
+        cloud.fields = fields.data();
+        const centerpoint::Detector fresh(plan_path);
+        const Boxes other = detect(fresh.get(), cloud);
+        EXPECT(!same(other, expected));
+        EXPECT(same(detect(detector, frame.cloud), expected));
+        EXPECT(same(detect(detector, cloud), other));
+    };
+    changed([](cp_cloud &, auto &f) { std::swap(f[0].offset, f[1].offset); });
+    changed([](cp_cloud &, auto &f) { std::swap(f[0].name, f[1].name); });
+    changed([](cp_cloud &, auto &f) { f[2].datatype = CP_INT32; });
+    changed([](cp_cloud &, auto &f) { f[3].count = 2; });
+    changed([](cp_cloud &c, auto &) { c.is_bigendian = 1; });
+    changed([](cp_cloud &c, auto &) { c.point_step += 4, c.width /= 2; });
+
     // As rclcpp has it.
     struct Field {
         std::string name;

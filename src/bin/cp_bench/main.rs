@@ -24,7 +24,7 @@ const PROFILES: usize = 20;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    match run(&common::parse::<Args>()) {
+    match run(&common::parse::<Args>(std::env::args_os())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS

@@ -56,7 +56,7 @@ enum Command {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let done = match common::parse::<Cli>().command {
+    let done = match common::parse::<Cli>(std::env::args_os()).command {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
         Command::Compile(args) => compile::run(args),

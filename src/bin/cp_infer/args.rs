@@ -108,7 +108,7 @@ pub(crate) enum Format {
 impl Args {
     /// The command line, checked beyond what its parts say. Ends the program where it is wrong.
     pub(crate) fn checked() -> Self {
-        let args: Self = common::parse();
+        let args: Self = common::parse(std::env::args_os());
         let mcap = args.format() == Format::Mcap;
         let wrong = |message: &str| -> ! {
             let mut command = Self::command();

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         Ok(parts) => parts,
         Err(error) => return fail(&error, 2),
     };
-    let args: Args = common::parse_from(own);
+    let args: Args = common::parse(own);
     let domain = match std::env::var("ROS_DOMAIN_ID") {
         Err(_) => 0,
         Ok(text) if text.is_empty() => 0,
