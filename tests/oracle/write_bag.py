@@ -201,13 +201,13 @@ LIDAR = (1.0, 0.0, 1.8)
 
 
 def driving():
-    """A sample every 25 ms, 12 ms late, none of them at the time of a cloud."""
+    """A sample every 25 ms, none at the time of a cloud, and recorded after the cloud of its time."""
     found = [tf("/tf_static", STAMP + STEP, [transform(STAMP + STEP, "base_link", "lidar", *LIDAR)])]
     for k in range(-4, 4 * len(clouds) + 4):
         ns = STAMP + k * STEP // 4 + 1_000_000
         x, y, yaw = pose(ns)
         odom_x, odom_y, odom_yaw = ODOM
-        found.append(tf("/tf", ns + 12_000_000, [
+        found.append(tf("/tf", ns + 60_000_000, [
             transform(ns, "odom", "base_link", x, y, 0.0, yaw),
             transform(ns, "map", "odom", odom_x, odom_y, 0.0, odom_yaw),
         ]))

@@ -15,6 +15,9 @@ import numpy as np
 
 NODE = "/lidar_centerpoint"
 
+# Clouds that wait on either side for an acknowledgement: three seconds on a busy machine.
+DEPTH = 30
+
 
 def loopback():
     """Brings the loopback up, and lets multicast go over it; ROS stays on it."""
@@ -66,7 +69,7 @@ class Peer:
         self.rclpy = rclpy
         rclpy.init()
         self.node = rclpy.create_node("peer")
-        qos = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         self.clouds = self.node.create_publisher(PointCloud2, topic, qos)
         self.participant = DomainParticipant(0)
 

@@ -105,7 +105,7 @@ def start(args, *ros_args):
     command = [args.node, "--engine", args.engine, "--intensity-scale", str(1 / 255), "--ros-args"]
     command += ["-r", "~/input/pointcloud:=/points", *ros_args]
     command += ["-p", "qos_overrides./points.subscription.reliability:=reliable"]
-    command += ["-p", "qos_overrides./points.subscription.depth:=5"]
+    command += ["-p", f"qos_overrides./points.subscription.depth:={peer.DEPTH}"]
     return peer.NodeProcess(command, os.path.join(args.out, "node.log"))
 
 

