@@ -1,6 +1,6 @@
 //! Charts of measured times: a histogram with percentiles marked, and curves over a number.
 //!
-//! Both are drawn on [`Axes`]: a title, ticks at round numbers, a grid. The same values give the same bytes.
+//! Both are drawn on the same axes: a title, ticks at round numbers, a grid. The same values give the same bytes.
 
 mod curves;
 mod histogram;
