@@ -259,6 +259,18 @@ fn diagnostics(seen: &Value, frame_of: &BTreeMap<i64, &Value>) {
 }
 
 #[test]
+fn clouds_that_nobody_wants_boxes_of_cost_no_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(seen) = run("unwatched", folder.path()) else {
+        return;
+    };
+    assert_eq!(seen["status"], 0, "{}", seen["log"]);
+    let counts = ["received", "unwanted", "processed", "dropped"].map(|name| count(&seen, name));
+    assert_eq!(counts, [10, 5, 5, 0], "{}", seen["log"]);
+    assert_eq!(seen["detections"], 5);
+}
+
+#[test]
 fn sweeps_are_put_together_by_the_poses_of_tf() {
     let folder = tempfile::tempdir().unwrap();
     let Some(seen) = run("sweeps", folder.path()) else {

@@ -1,10 +1,11 @@
 """What the tests of `cp-ros2` need another side for. Writes what it saw as JSON; the tests judge it.
 
-    unshare -n PYTHON tests/ros/run.py stream|sweeps --node cp-ros2 --out FOLDER
+    unshare -n PYTHON tests/ros/run.py stream|sweeps|unwatched --node cp-ros2 --out FOLDER
 
 stream: 200 clouds of 100 k points at 10 Hz in four forms, with 10 malformed ones among them.
 sweeps: clouds one by one with transforms before them, for a model of two sweeps.
-Both write the points of the clouds to FOLDER as x y z intensity, so that `cp-infer` can be given them.
+unwatched: clouds while nobody reads a topic of boxes, then some that one does.
+The first two write the points of the clouds to FOLDER as x y z intensity, so that `cp-infer` can be given them.
 """
 
 import argparse
@@ -249,9 +250,33 @@ def sweeps(args):
     }
 
 
+def unwatched(args):
+    import definitions
+
+    node = start(args, "-p", "densification_params.num_past_frames:=0")
+    other = peer.Peer()
+    settle(other, node)
+    (points,) = peer.frames(args.frames, 1, args.points)
+    message = peer.cloud(points, "xyzi")
+
+    def send():
+        for _ in range(5):
+            message.header.stamp = other.node.get_clock().now().to_msg()
+            other.clouds.publish(message)
+            other.spin(time.monotonic() + 0.3)
+
+    send()
+    detections = other.reader(definitions.Detection3DArray, peer.NODE + "/output/detections")
+    settle(other, node)
+    send()
+    found = detections.take(N=100)
+    status, log = node.end(signal.SIGINT)
+    return {"detections": len(found), "counts": peer.counts(log), "status": status, "log": log}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["stream", "sweeps"])
+    parser.add_argument("what", choices=["stream", "sweeps", "unwatched"])
     parser.add_argument("--node", required=True)
     parser.add_argument("--engine", default="engines/demo/int8.plan")
     parser.add_argument("--frames", default="calib/demo/frames")
@@ -261,7 +286,7 @@ def main():
     parser.add_argument("--hz", type=float, default=10.0)
     args = parser.parse_args()
     peer.loopback()
-    seen = stream(args) if args.what == "stream" else sweeps(args)
+    seen = {"stream": stream, "sweeps": sweeps, "unwatched": unwatched}[args.what](args)
     with open(os.path.join(args.out, "seen.json"), "w") as file:
         json.dump(seen, file)
 
