@@ -28,6 +28,9 @@ if ! [ -d "$(rustc --print target-libdir --target "$target")" ]; then
     exit 2
 fi
 
+# What these name is of this machine's architecture.
+unset CENTERPOINT_PYTHON CENTERPOINT_NVRTC CENTERPOINT_NVCC TENSORRT_INCLUDE_DIR
+
 # The criterion crate, of the benches, has a file in C.
 export CC_aarch64_unknown_linux_gnu="$compiler"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$compiler"

@@ -40,6 +40,7 @@ const FUNCTIONS: &[&str] = &[
     "cuMemAlloc_v2",
     "cuMemFreeHost",
     "cuMemFree_v2",
+    "cuMemGetInfo_v2",
     "cuMemHostAlloc",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
