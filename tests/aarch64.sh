@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds library and programs for aarch64 Linux, as a Jetson is, and runs them under qemu: the unit tests, and the
+# Builds library and cp-infer for aarch64 Linux, as a Jetson is, and runs them under qemu: the unit tests, and the
 # demo frame, which must give the very bytes that this machine gives.
 #
 #   tests/aarch64.sh
@@ -38,8 +38,8 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$qemu -L /usr/aarch64-linu
 
 # The six tests of the quantiser's candidates run whole networks many times: minutes under emulation.
 cargo test --locked --target "$target" --lib -- --skip build::recipe::
-cargo build --locked --target "$target" --bins
-cargo build --locked --bins
+cargo build --locked --target "$target" --bin cp-infer
+cargo build --locked --bin cp-infer
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
