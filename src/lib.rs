@@ -16,33 +16,30 @@ pub mod bench;
 pub mod boxes;
 pub mod build;
 pub mod capi;
+pub mod cpu;
 pub mod cuda;
 pub mod deadline;
-pub mod decode;
+pub mod detection;
 pub mod detector;
 pub mod engine;
 pub mod error;
 pub mod eval;
-pub mod features;
 mod files;
-pub mod frame;
 pub mod install;
+pub mod map;
 pub mod model;
-pub mod nms;
 pub mod output;
-pub mod pillars;
 pub mod plan;
 pub mod points;
+pub mod program;
 #[cfg(any(feature = "mcap", feature = "ros2"))]
 pub mod ros;
-pub mod scatter;
 pub mod synth;
-pub mod threads;
 
 pub use boxes::Box3d;
+pub use detection::{Dropped, Times};
 pub use detector::Detector;
 pub use error::{Error, Result};
-pub use frame::{Dropped, Times};
 pub use model::Model;
 pub use points::{Column, Layout, PointCloud};
 

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use centerpoint::Model;
-use centerpoint::features::{Features, Pfn, features};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::model::Pfn;
 use centerpoint::points::{self, Layout, ReadOptions};
-use centerpoint::threads::Pool;
 
 /// A frame of the shipped calibration set, of about the median number of pillars.
 pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");

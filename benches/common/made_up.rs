@@ -7,9 +7,9 @@
 use std::path::Path;
 
 use centerpoint::Model;
-use centerpoint::engine::MapLayout;
-use centerpoint::features::{Pfn, PfnLayer};
+use centerpoint::map::MapLayout;
 use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::model::{Pfn, PfnLayer};
 
 use crate::random::Random;
 

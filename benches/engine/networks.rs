@@ -16,12 +16,13 @@ use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
 use centerpoint::build::onnx::tensor::from_floats;
 use centerpoint::build::quantize::{self, Placement};
 use centerpoint::build::{compile, deconv};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::engine::{Engine, MapView};
-use centerpoint::features::Pfn;
+use centerpoint::map::MapView;
 use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::model::Pfn;
 use centerpoint::plan::{self, Contents, Manifest, Target};
-use centerpoint::threads::Pool;
 
 use crate::nets::{int, ints, model, node, value};
 use crate::random::Random;

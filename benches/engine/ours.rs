@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options, Program};
+use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::plan::Plan;
-use centerpoint::threads::Pool;
+use centerpoint::program::Program;
 
 use crate::runner::{self, Served};
 

@@ -22,12 +22,12 @@ mod random;
 use std::sync::Arc;
 use std::time::Instant;
 
+use centerpoint::cpu::pillars::{Pillars, voxelize};
 use centerpoint::cuda::frame::Frame;
 use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Place};
-use centerpoint::engine::{MapDesc, MapLayout};
-use centerpoint::features::Pfn;
+use centerpoint::map::{MapDesc, MapLayout};
 use centerpoint::model::OUTPUT_KINDS;
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::model::Pfn;
 use centerpoint::{Layout, Model, PointCloud, Times};
 
 use crate::fixed_engine::FixedEngine;

@@ -21,15 +21,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use centerpoint::Model;
-use centerpoint::decode::{Decoder, decode};
-use centerpoint::engine::cpu::{CpuEngine, Options, Program};
-use centerpoint::engine::{Engine, MapDataMut, MapLayout, MapView, MapViewMut};
-use centerpoint::features::{Features, Pfn, features};
-use centerpoint::nms::{Nms, suppress};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::nms::{Nms, suppress};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::cpu::scatter::{Scatter, scatter};
+use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::map::{MapDataMut, MapLayout, MapView, MapViewMut};
+use centerpoint::model::Pfn;
 use centerpoint::plan::Plan;
-use centerpoint::scatter::{Scatter, scatter};
-use centerpoint::threads::Pool;
+use centerpoint::program::Program;
 use criterion::Criterion;
 
 use crate::random::Random;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use centerpoint::Model;
 use centerpoint::build::folder::PFE;
-use centerpoint::features::{Features, features};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::plan::Plan;
-use centerpoint::threads::Pool;
 
 use crate::random::Random;
 use crate::runner::{self, Runner, Served};

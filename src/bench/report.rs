@@ -11,7 +11,7 @@ use super::memory::Resident;
 use super::run::{Recording, Sample, Settings, Subject};
 use super::stats::Summary;
 use crate::deadline::Counts;
-use crate::frame::Dropped;
+use crate::detection::Dropped;
 
 /// A measurement of one plan or more.
 #[derive(Clone, Debug, Serialize)]

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::input::Feed;
 use crate::deadline::{Budget, Counts, Deadline};
+use crate::detection::{Dropped, Times};
 use crate::detector::Detector;
 use crate::error::Result;
-use crate::frame::{Dropped, Times};
 
 /// How to measure. The defaults are those of `trtexec`.
 #[derive(Clone, Copy, Debug, PartialEq)]

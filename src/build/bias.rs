@@ -26,7 +26,7 @@ use super::onnx::proto::TensorProto;
 use super::onnx::tensor::{self, Tensor};
 use super::onnx::{Graph, Shapes, Window};
 use super::quantize::{Kind, Quantizer};
-use crate::engine::MapView;
+use crate::map::MapView;
 
 /// Sums what the convolutions of one quantised network read.
 pub(crate) struct Collector {

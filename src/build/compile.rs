@@ -17,10 +17,8 @@ use super::onnx::shapes::{axis, text};
 use super::onnx::{Graph, Node, Shapes, Window};
 use super::simplify::simplify;
 use super::{BuildError, Result};
-use crate::engine::EngineError;
-use crate::engine::cpu::{
-    ConvSpec, DepthToSpaceMode, Direction, MaxPoolSpec, Payload, ProgramBuilder, TensorId,
-};
+use crate::build::lower::{ConvSpec, Direction, MaxPoolSpec, ProgramBuilder, TensorId};
+use crate::program::{DepthToSpaceMode, Payload, ProgramError};
 
 /// The operators that the CPU engine runs, and those that go without a trace.
 pub const CPU_OPERATORS: &[&str] = &[
@@ -147,7 +145,7 @@ impl Compiler<'_> {
         payload.map_err(|e| refused(self.graph, e))
     }
 
-    fn refused(&self, source: EngineError) -> BuildError {
+    fn refused(&self, source: ProgramError) -> BuildError {
         refused(self.graph, source)
     }
 
@@ -384,9 +382,9 @@ fn is_view(node: Node<'_>) -> bool {
     )
 }
 
-fn refused(graph: &Graph, source: EngineError) -> BuildError {
+fn refused(graph: &Graph, source: ProgramError) -> BuildError {
     BuildError::Engine {
         path: graph.path().to_path_buf(),
-        source,
+        source: source.into(),
     }
 }

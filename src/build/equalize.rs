@@ -26,7 +26,7 @@ pub use self::align::{Levels, align};
 use self::channels::Channels;
 use super::Result;
 use super::onnx::{Graph, Node};
-use crate::features::Pfn;
+use crate::model::Pfn;
 
 /// Factors are within 1/64 to 64: what a dead or a wild channel asks for beyond that helps nobody.
 pub const MAX_FACTOR: f64 = 64.0;

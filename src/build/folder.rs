@@ -18,14 +18,14 @@ pub use manifest::{FolderManifest, make};
 use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::onnx::Graph;
 use super::{BuildError, compile, hash};
-use crate::engine::cpu::Payload;
 use crate::engine::tensorrt::Monitor;
 use crate::error::{Error, Result};
-use crate::features::Pfn;
 use crate::files::write_whole;
+use crate::model::Pfn;
 use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
 use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, Target};
+use crate::program::Payload;
 
 /// The model description.
 pub const MODEL: &str = "model.toml";

@@ -25,6 +25,7 @@ pub mod fuse;
 pub mod half;
 pub mod hash;
 pub mod import;
+pub mod lower;
 pub mod onnx;
 pub mod pack;
 pub mod quantize;
@@ -122,7 +123,7 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
         /// What does not fit.
-        source: crate::features::PfnError,
+        source: crate::model::PfnError,
     },
     /// The result would replace a model that is there.
     #[error("{path}: exists already; give another folder, or `--force` to replace the model in it")]

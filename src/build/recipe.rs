@@ -31,10 +31,10 @@ use super::config::{
 use super::folder::Folder;
 use super::quantize::Quantized;
 use super::{BuildError, Result as BuildResult};
-use crate::engine::cpu::Payload;
 use crate::error::Result;
-use crate::features::Pfn;
+use crate::model::Pfn;
 use crate::plan::{Candidate, Quantization};
+use crate::program::Payload;
 
 /// The recipe of NVIDIA's pytorch-quantization and of the detectors that are quantised with it: a
 /// histogram of 2048 bins over all cells and the least mean squared error for activations, the largest

@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use super::calibrate::CalibrationError;
 use super::{BuildError, Result as BuildResult};
+use crate::cpu::features::{self, Features};
+use crate::cpu::pillars::{self, Pillars};
+use crate::cpu::pool::Pool;
+use crate::cpu::scatter::{self, Scatter};
 use crate::engine::Engine;
-use crate::engine::cpu::{CpuEngine, Observer, Options, Payload};
+use crate::engine::cpu::{CpuEngine, Observer, Options};
 use crate::error::{Error, Result};
-use crate::features::{self, Features, Pfn};
 use crate::model::Model;
-use crate::pillars::{self, Pillars};
+use crate::model::Pfn;
 use crate::points::{self, FrameError, Layout, ReadOptions};
-use crate::scatter::{self, Scatter};
-use crate::threads::Pool;
+use crate::program::Payload;
 
 /// The network's input of one frame: its occupied cells.
 #[derive(Clone, Debug)]

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::runner::Runner;
-use crate::engine::{Engine, MapView};
+use crate::engine::Engine;
 use crate::error::Result;
+use crate::map::MapView;
 use crate::model::Model;
 
 /// Least score of an object cell.

@@ -1,4 +1,4 @@
-//! Decode on the device: [`crate::decode`] by the kernels of `kernels/decode.cu`, with the same candidates in
+//! Decode on the device: [`crate::cpu::decode`] by the kernels of `kernels/decode.cu`, with the same candidates in
 //! the same order, and the same counters.
 //!
 //! All tasks of the head at once. The maps may be f32 or f16, in any layout that a [`DeviceMap`] describes;
@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 use super::map::MapParams;
 use super::{Buffer, CudaError, Device, DeviceMap, Element, Launch};
 use crate::boxes::Box3d;
-use crate::decode::{Candidate, least_logits};
+use crate::cpu::decode::{Candidate, least_logits};
 use crate::model::{Candidates, Model, OUTPUT_KINDS, OUTPUT_VALUES, Rotation, SizeOrder};
 
 /// Tasks whose maps one launch takes; `TASKS_PER_LAUNCH` in the kernels.

@@ -77,7 +77,7 @@ pub enum CudaError {
     },
     /// The PFN is not the model's.
     #[error(transparent)]
-    Pfn(#[from] crate::features::PfnError),
+    Pfn(#[from] crate::model::PfnError),
     /// An engine's map cannot be read or written by the kernels.
     #[error("map `{map}`: {problem}")]
     Map {

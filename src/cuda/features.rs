@@ -1,4 +1,4 @@
-//! Pillar features on the device: [`crate::features`] by the kernels of `kernels/features.cu`, with the same
+//! Pillar features on the device: [`crate::cpu::features`] by the kernels of `kernels/features.cu`, with the same
 //! bytes.
 //!
 //! Here the weights get the order in which the kernels read them, and a block its shape: as many warps as
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, CudaError, Device, Input, Launch, Pillars};
-use crate::features::{Pfn, PfnLayer};
 use crate::model::Model;
+use crate::model::{Pfn, PfnLayer};
 use crate::points::MAX_COLUMNS;
 
 /// Layers of a PFN at most; `MAX_LAYERS` in the kernels.

@@ -18,10 +18,11 @@ use super::pillars::{self, Pillars};
 use super::scatter::{self, Scatter};
 use super::{CudaError, Device, DeviceMap, Graph, Input, Pinned};
 use crate::boxes::Box3d;
-use crate::engine::{LayerTime, MapDesc};
+use crate::detection::{Dropped, Times};
+use crate::engine::LayerTime;
 use crate::error::Result;
-use crate::features::Pfn;
-use crate::frame::{Dropped, Times};
+use crate::map::MapDesc;
+use crate::model::Pfn;
 use crate::model::{Model, OUTPUT_KINDS};
 use crate::points::{Layout, PointCloud, SweepBuffer};
 

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Buffer, CudaError, Device, DeviceMap, Features, Pillars, Pinned};
-use crate::engine::{Engine, LayerTime, MapLayout};
+use crate::cpu::scatter::{Scatter, scatter};
+use crate::detection::Times;
+use crate::engine::{Engine, LayerTime};
 use crate::error::Result;
-use crate::frame::Times;
+use crate::map::MapLayout;
 use crate::model::{Model, OUTPUT_KINDS};
-use crate::scatter::{Scatter, scatter};
 
 /// The engine, its maps on the device, and the way there and back. Allocated once.
 pub(super) struct Host {

@@ -6,7 +6,7 @@ use std::fmt;
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::MapLayout;
+use crate::map::MapLayout;
 
 /// How values of a map are stored; the numbers are those of `Element` in `kernels/common.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Non-maximum suppression on the device: [`crate::nms`] by the kernels of `kernels/nms.cu`, with the same
+//! Non-maximum suppression on the device: [`crate::cpu::nms`] by the kernels of `kernels/nms.cu`, with the same
 //! boxes.
 //!
 //! The result is one block of device memory, for one copy to the host: [`Totals`], then the boxes that are

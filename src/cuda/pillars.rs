@@ -1,4 +1,4 @@
-//! Voxelisation on the device: [`crate::pillars`] by the kernels of `kernels/pillars.cu`, with the same
+//! Voxelisation on the device: [`crate::cpu::pillars`] by the kernels of `kernels/pillars.cu`, with the same
 //! pillars, points and counters.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, CudaError, Device, Input, Launch};
-use crate::frame::Dropped;
+use crate::detection::Dropped;
 use crate::model::Model;
 
 /// Points of a block; `TILE` in the kernels.

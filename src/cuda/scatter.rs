@@ -1,4 +1,4 @@
-//! Scatter on the device: [`crate::scatter`] by the kernel of `kernels/scatter.cu`, into a map of the
+//! Scatter on the device: [`crate::cpu::scatter`] by the kernel of `kernels/scatter.cu`, into a map of the
 //! engine's own type and layout.
 
 use std::sync::Arc;

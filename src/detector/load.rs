@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::Options;
+use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device, frame};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
 use crate::error::{Error, Result};
 use crate::model::OUTPUT_KINDS;
 use crate::plan::{Plan, PlanError};
-use crate::threads::Pool;
+use crate::program::Program;
 
 /// An engine and the indices of its outputs, by task and in the order of [`OUTPUT_KINDS`].
 type Loaded = (Box<dyn Engine>, Vec<[usize; OUTPUT_KINDS.len()]>);
@@ -102,7 +103,8 @@ fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
         path: plan.path().into(),
         what: e.to_string(),
     };
-    let program = cpu::Program::from_json(plan.section("program")?.as_ref()).map_err(broken)?;
+    let program =
+        Program::from_json(plan.section("program")?.as_ref()).map_err(|e| broken(e.into()))?;
     let weights = Arc::new(plan.section("weights")?);
     let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
         .map_err(broken)?;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::detection::Times;
 use crate::detector::Detector;
 use crate::error::Result;
-use crate::frame::Times;
 use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::curve::nan_mean;
 use super::{nuscenes, t4};
-use crate::frame::Times;
+use crate::detection::Times;
 
 /// Scores of each class, then of their mean: average precision at each distance in metres and their
 /// mean (AP), the errors of translation (ATE, m), scale (ASE, 1 − IoU), orientation (AOE, rad), velocity

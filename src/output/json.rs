@@ -12,7 +12,7 @@
 use serde::Serialize;
 
 use super::{FrameResult, OutputError};
-use crate::frame::{Dropped, Times};
+use crate::detection::{Dropped, Times};
 
 #[derive(Serialize)]
 struct Line<'a> {

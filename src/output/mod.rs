@@ -23,7 +23,7 @@ pub use raster::Image;
 use std::path::PathBuf;
 
 use crate::boxes::Box3d;
-use crate::frame::{Dropped, Times};
+use crate::detection::{Dropped, Times};
 
 /// All that is known about one frame after detection.
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use centerpoint::Model;
 use centerpoint::build::folder::Folder;
-use centerpoint::features::{Features, Pfn, features};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::model::Pfn;
 use centerpoint::points::{Layout, PointCloud, ReadOptions, read};
-use centerpoint::threads::Pool;
 
 /// The dense map `[C, H, W]` of `frame`, by the runtime's stages.
 pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {

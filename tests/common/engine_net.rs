@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 
-use centerpoint::engine::cpu::{
-    ConvSpec, ConvWeight, DepthToSpaceMode, Direction, MaxPoolSpec, Payload, ProgramBuilder,
-};
-use centerpoint::engine::{EngineError, MapView};
+use centerpoint::build::lower::{ConvSpec, ConvWeight, Direction, MaxPoolSpec, ProgramBuilder};
+
+use centerpoint::map::MapView;
+use centerpoint::program::{DepthToSpaceMode, Payload, ProgramError};
 
 /// A network with one input and constants in one block.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -229,7 +229,7 @@ impl Net {
     }
 
     /// The engine's payload.
-    pub fn payload(&self) -> Result<Payload, EngineError> {
+    pub fn payload(&self) -> Result<Payload, ProgramError> {
         let mut builder = ProgramBuilder::new();
         let [c, h, w] = self.input;
         let mut tensors = HashMap::from([("input", builder.input("input", c, h, w)?)]);

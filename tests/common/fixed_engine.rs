@@ -2,7 +2,8 @@
 
 use centerpoint::cuda::frame::Engine;
 use centerpoint::cuda::{Buffer, CudaError, DeviceMap};
-use centerpoint::engine::{LayerTime, MapDesc};
+use centerpoint::engine::LayerTime;
+use centerpoint::map::MapDesc;
 
 pub(crate) struct FixedEngine<T> {
     pub(crate) input: (MapDesc, DeviceMap),

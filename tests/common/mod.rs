@@ -6,9 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use centerpoint::engine::cpu::{ConvSpec, Direction, Payload, ProgramBuilder};
-use centerpoint::features::{Pfn, PfnLayer};
+use centerpoint::build::lower::{ConvSpec, Direction, ProgramBuilder};
+use centerpoint::model::{Pfn, PfnLayer};
 use centerpoint::plan::{self, Contents, Manifest, Target};
+use centerpoint::program::Payload;
 
 pub(crate) const MODEL: &str = r#"
 name = "tiny"
@@ -69,7 +70,7 @@ pub(crate) fn network() -> Payload {
             pad: [0; 4],
             dilation: [1, 1],
             groups: 1,
-            weight: centerpoint::engine::cpu::ConvWeight::F32(weight),
+            weight: centerpoint::build::lower::ConvWeight::F32(weight),
             bias: Some(bias),
             relu: false,
         };

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use centerpoint::build::compile;
 use centerpoint::build::onnx::Graph;
+use centerpoint::cpu::pool::Pool;
+use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::engine::{Engine, MapView};
-use centerpoint::threads::Pool;
+use centerpoint::map::MapView;
 
 /// A network with one input and the outputs that ONNX Runtime computed from it.
 pub(crate) struct Case {

@@ -11,7 +11,7 @@ use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::{AttributeProto, GraphProto};
 use centerpoint::build::onnx::tensor::from_floats;
-use centerpoint::features::Pfn;
+use centerpoint::model::Pfn;
 use centerpoint::points::{Layout, list_frames};
 use centerpoint::{Error, Model};
 

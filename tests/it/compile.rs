@@ -11,7 +11,7 @@ use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use centerpoint::build::onnx::tensor::{element, from_codes, from_floats};
 use centerpoint::build::{BuildError, compile, deconv};
-use centerpoint::engine::cpu::Payload;
+use centerpoint::program::Payload;
 use nets::{int, model, node, value};
 
 /// The largest difference to ONNX Runtime's outputs, relative to the largest value of each.

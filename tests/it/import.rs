@@ -12,8 +12,8 @@ use centerpoint::build::import::{Matching, Pfe, Rpn, read_pfe, read_rpn};
 use centerpoint::build::onnx::encode;
 use centerpoint::build::onnx::proto::GraphProto;
 use centerpoint::build::onnx::tensor::from_floats;
-use centerpoint::features::Pfn;
 use centerpoint::model::Model;
+use centerpoint::model::Pfn;
 use nets::{model, node, value};
 
 /// Each pillar's features in f64, straight from the definition. `at(p, m, c)` is the input.

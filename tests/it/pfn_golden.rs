@@ -14,9 +14,10 @@ use crate::common::shared;
 use crate::npz::npy;
 use centerpoint::Model;
 use centerpoint::build::import::read_pfe;
-use centerpoint::features::{Features, Pfn, features};
-use centerpoint::pillars::{Pillars, voxelize};
-use centerpoint::threads::Pool;
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::model::Pfn;
 
 const STRIDE: usize = 5;
 

@@ -10,11 +10,11 @@ use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::quantize::{Placement, points, quantize};
-use centerpoint::decode::{Decoder, decode};
-use centerpoint::engine::{MapLayout, MapView};
+use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::nms::{Nms, suppress};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::map::{MapLayout, MapView};
 use centerpoint::model::Model;
-use centerpoint::nms::{Nms, suppress};
-use centerpoint::threads::Pool;
 
 use crate::bev::bev;
 use crate::common::{repository, shared};

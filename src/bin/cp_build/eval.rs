@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use centerpoint::detection::Times;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::eval::{EvalError, frames, nuscenes, report, t4};
-use centerpoint::frame::Times;
 use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
 use indicatif::ProgressBar;

@@ -9,9 +9,9 @@ use centerpoint::build::calibrate::Calibration;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::quantize;
 use centerpoint::build::status::{self, engine};
-use centerpoint::engine::cpu::{Layer, LayerTensor, Program};
 use centerpoint::engine::tensorrt::layers::LayerTable;
 use centerpoint::plan::{Plan, PlanError, Quantization, TensorRtTarget};
+use centerpoint::program::{Layer, LayerTensor, Program};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]

@@ -4,10 +4,11 @@ use super::*;
 use crate::build::compile;
 use crate::build::onnx::tensor::from_floats;
 use crate::build::testing::{data, int, ints, node, shaped};
+use crate::cpu::pool::Pool;
+use crate::engine::Engine;
 use crate::engine::cpu::{CpuEngine, Options};
-use crate::engine::{Engine, MapLayout};
+use crate::map::MapLayout;
 use crate::synth::Rng;
-use crate::threads::Pool;
 
 /// Input channels, rows and columns.
 const INPUT: [usize; 3] = [4, 9, 7];

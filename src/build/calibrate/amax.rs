@@ -228,7 +228,7 @@ pub fn scale(amax: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::quantize;
+    use crate::map::quantize;
 
     fn histogram(values: &[f32]) -> Histogram {
         let mut histogram = Histogram::new(2048).unwrap();

@@ -25,9 +25,9 @@ use crate::build::folder::producer;
 use crate::build::hash::{sha256, sha256_file};
 use crate::build::onnx::Graph;
 use crate::error::Result;
-use crate::features::Pfn;
 use crate::files::write_whole;
 use crate::model::Model;
+use crate::model::Pfn;
 use crate::points::FrameError;
 
 /// Version of the format, and of the rules of counting.

@@ -28,12 +28,12 @@ pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
 pub(crate) use occupancy::Occupancy;
 pub use stats::TensorStats;
 
-pub use crate::engine::quantize;
+pub use crate::map::quantize;
 
 use super::onnx::Graph;
 use crate::error::Result;
-use crate::features::Pfn;
 use crate::model::Model;
+use crate::model::Pfn;
 use crate::points::Layout;
 
 /// How to calibrate.

@@ -16,11 +16,11 @@ use super::{CalibrationError, Histogram, Options, TensorStats};
 use crate::build::onnx::Graph;
 use crate::build::runner::Runner;
 use crate::build::{BuildError, compile};
-use crate::engine::MapView;
+use crate::cpu::pool::Pool;
 use crate::error::{Error, Result};
-use crate::features::Pfn;
+use crate::map::MapView;
 use crate::model::Model;
-use crate::threads::Pool;
+use crate::model::Pfn;
 
 /// Most bytes of feature maps that workers share: with the rest it stays below 1 GB. One worker may
 /// need more.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cache::list;
 use super::histogram::{Histogram, NOT_FINITE};
-use crate::engine::MapView;
-use crate::threads::Pool;
+use crate::cpu::pool::Pool;
+use crate::map::MapView;
 
 /// Most pieces of a map.
 const PIECES: usize = 32;

@@ -6,9 +6,9 @@
 
 use super::MAX_SHARED;
 use crate::build::Result;
+use crate::build::lower::ConvWeight;
 use crate::build::onnx::tensor::{self, Tensor, element};
 use crate::build::onnx::{Graph, Node, shapes};
-use crate::engine::cpu::ConvWeight;
 
 /// The weight of a convolution.
 pub(super) struct Weight {
@@ -200,7 +200,7 @@ impl Scales {
         let code = |(i, value): (usize, &f32)| {
             let channel = (i / inner.max(1)) % scales.len().max(1);
             let scale = scales.get(channel).copied().unwrap_or(1.0);
-            crate::engine::quantize(*value, scale)
+            crate::map::quantize(*value, scale)
         };
         Ok(weight.data.iter().enumerate().map(code).collect())
     }

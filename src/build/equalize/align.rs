@@ -21,7 +21,7 @@ use super::channels::Channels;
 use super::fold;
 use crate::build::Result;
 use crate::build::onnx::Graph;
-use crate::features::Pfn;
+use crate::model::Pfn;
 
 /// Factors beyond 1/8 to 8 cost the channel more levels than its background is worth.
 const MAX_FACTOR: f64 = 8.0;

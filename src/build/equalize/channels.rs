@@ -8,7 +8,7 @@ use super::{Equal, LeftOut, MAX_FACTOR, Report, is_convolution};
 use crate::build::onnx::shapes::axis;
 use crate::build::onnx::{Graph, Node, Shapes};
 use crate::build::{BuildError, Result};
-use crate::features::Pfn;
+use crate::model::Pfn;
 
 /// The channels of all maps of a graph, numbered in one row.
 pub(super) struct Channels<'a> {

@@ -9,7 +9,7 @@ use crate::build::fuse::constant_name;
 use crate::build::onnx::proto::TensorProto;
 use crate::build::onnx::tensor::{self, Tensor, element};
 use crate::build::onnx::{Graph, Node};
-use crate::features::Pfn;
+use crate::model::Pfn;
 
 /// Divides what makes each channel by its factor, and multiplies what reads it.
 pub(super) fn fold(graph: &Graph, pfn: &Pfn, factors: &Factors<'_>) -> Result<(Graph, Pfn)> {

@@ -6,11 +6,11 @@ use crate::build::onnx::proto::TensorProto;
 use crate::build::onnx::proto::{AttributeProto, NodeProto, ValueInfoProto};
 use crate::build::onnx::tensor::from_floats;
 use crate::build::testing::{data, int, ints, node, shaped};
+use crate::cpu::pool::Pool;
 use crate::engine::Engine;
 use crate::engine::cpu::{CpuEngine, Options};
-use crate::features::PfnLayer;
+use crate::model::PfnLayer;
 use crate::synth::Rng;
-use crate::threads::Pool;
 
 /// Sizes of the test networks' input.
 const INPUT: [usize; 3] = [6, 8, 8];

@@ -19,7 +19,7 @@ use crate::build::onnx::proto::{
 };
 use crate::build::onnx::tensor::{element, from_floats, from_integers};
 use crate::build::onnx::{Graph, make};
-use crate::features::{Pfn, PfnLayer};
+use crate::model::{Pfn, PfnLayer};
 
 /// AWML's names of the input and the output.
 const INPUT: &str = "input_features";

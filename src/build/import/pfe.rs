@@ -22,7 +22,7 @@ use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::shapes::{permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
 use crate::build::{BuildError, Result};
-use crate::features::{Pfn, PfnLayer};
+use crate::model::{Pfn, PfnLayer};
 
 /// Most layers that are read; models have one to three.
 const MAX_LAYERS: usize = 16;

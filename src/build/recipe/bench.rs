@@ -16,11 +16,11 @@ use crate::build::quantize::{self, Kind, Quantized, Quantizer};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
 use crate::build::{BuildError, Result as BuildResult, compile};
-use crate::engine::cpu::Payload;
+use crate::cpu::pool::Pool;
 use crate::error::Result;
-use crate::features::Pfn;
+use crate::model::Pfn;
 use crate::plan::{Calibrated, Candidate, Quantization};
-use crate::threads::Pool;
+use crate::program::Payload;
 
 /// Most frames that mean errors are taken from: more do not change a mean.
 const BIAS_FRAMES: usize = 32;

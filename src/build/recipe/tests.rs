@@ -111,7 +111,7 @@ fn the_centre_is_a_square_in_the_middle() {
 #[test]
 fn the_weights_of_a_pfn_become_codes() {
     let mut pfn = Pfn {
-        layers: vec![crate::features::PfnLayer {
+        layers: vec![crate::model::PfnLayer {
             in_features: 2,
             out_features: 2,
             weight: vec![1.0, 0.5, 0.0, 0.0],

@@ -19,16 +19,17 @@ use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{OutputSqnr, Reference, Sqnr, position};
 use crate::build::{Result as BuildResult, compile};
-use crate::decode::{self, Decoder};
-use crate::engine::cpu::{Payload, Program};
-use crate::engine::{Engine, MapView};
+use crate::cpu::decode::{self, Decoder};
+use crate::cpu::nms::{self, Nms};
+use crate::cpu::pool::Pool;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::eval::nuscenes::{self, MAX_BOXES};
-use crate::features::Pfn;
+use crate::map::MapView;
 use crate::model::Model;
-use crate::nms::{self, Nms};
+use crate::model::Pfn;
 use crate::output::nuscenes::{Results, SampleBox, sample_token};
-use crate::threads::Pool;
+use crate::program::{Payload, Program};
 
 /// Most bytes of BEV maps that are kept.
 const MAX_MAPS: usize = 512 << 20;

@@ -1,5 +1,6 @@
 use super::*;
-use crate::engine::{EngineError, LayerTime, MapDesc, MapLayout, MapViewMut};
+use crate::engine::{EngineError, LayerTime};
+use crate::map::{MapDesc, MapLayout, MapViewMut};
 
 /// Outputs of one row of two cells, NCHW.
 struct Outputs(Vec<(MapDesc, Vec<f32>)>, Vec<MapDesc>);

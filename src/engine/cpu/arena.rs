@@ -4,9 +4,9 @@
 //! edges. Buffers of f32 and of 8-bit codes lie side by side; those whose lifetimes do not overlap
 //! share memory: the largest are placed first, each in the smallest gap that holds it.
 
-use super::check::refuse;
-use super::program::{Conv, OpKind, Program};
-use crate::engine::{EngineError, MapLayout};
+use crate::engine::EngineError;
+use crate::map::MapLayout;
+use crate::program::{Conv, OpKind, Program, ProgramError};
 
 /// Most bytes of an arena.
 const MAX_ARENA: u64 = 4 << 30;
@@ -159,10 +159,10 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
         let (pixel, border) = (program.tensors[root].channels, borders[root]);
         let row = (tensor.width + 2 * border) * pixel;
         let Some(offset) = offsets[root] else {
-            return Err(refuse(format!(
+            return Err(EngineError::from(ProgramError::payload(format!(
                 "tensor {index} `{}` is never used",
                 tensor.name
-            )));
+            ))));
         };
         places.push(Place {
             offset,

@@ -3,14 +3,16 @@
 
 use std::ops::Range;
 
-use super::arena::{Place, element};
-use super::exec::{Context, Element, MIN_BANDS, Step, split_bytes};
-use super::kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
-use super::kernels8::{Output8, Residual8, Row8, narrow_row8, wide_channels8, wide_row8};
-use super::pack::LANES;
-use super::pack8::QUAD;
-use super::program::{Conv, Phase, WeightLayout};
 use crate::engine::EngineError;
+use crate::engine::cpu::arena::{Place, element};
+use crate::engine::cpu::exec::{Context, Element, MIN_BANDS, Step, split_bytes};
+use crate::engine::cpu::int8_kernels::{
+    Int8Output, Int8Residual, Int8Row, int8_narrow_row, int8_wide_channels, int8_wide_row,
+};
+use crate::engine::cpu::kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+use crate::program::layout::LANES;
+use crate::program::layout::QUAD;
+use crate::program::{Conv, Phase, WeightLayout};
 
 /// Input bytes that a band should not exceed.
 const BAND_BYTES: usize = 256 << 10;
@@ -188,7 +190,7 @@ impl Task<'_> {
         let conv = self.conv;
         let block = match conv.layout {
             WeightLayout::Wide => wide_channels(self.context.isa),
-            WeightLayout::Quad => wide_channels8(self.context.isa),
+            WeightLayout::Quad => int8_wide_channels(self.context.isa),
             WeightLayout::Narrow | WeightLayout::NarrowQuad => self.per_group,
         };
         let band = conv.band * conv.up[0];
@@ -305,11 +307,11 @@ impl Task<'_> {
                 let residual = self.residual.map(|(place, buffer)| {
                     let step = conv.up[1] * place.pixel;
                     match buffer {
-                        Buffer::F32(values) => Residual8::F32 {
+                        Buffer::F32(values) => Int8Residual::F32 {
                             values: &values[part.residual..],
                             step,
                         },
-                        Buffer::I8 { codes, scale } => Residual8::I8 {
+                        Buffer::I8 { codes, scale } => Int8Residual::I8 {
                             codes: &codes[part.residual..],
                             scale,
                             step,
@@ -317,7 +319,7 @@ impl Task<'_> {
                     }
                 });
                 let quads = channels.div_ceil(QUAD);
-                let row = Row8 {
+                let row = Int8Row {
                     input,
                     start: part.start,
                     taps,
@@ -333,8 +335,8 @@ impl Task<'_> {
                     bias: &bias[blocks * LANES..],
                     residual,
                     output: match output.scale {
-                        None => Output8::F32(bytemuck::cast_slice_mut(row)),
-                        Some(scale) => Output8::I8 {
+                        None => Int8Output::F32(bytemuck::cast_slice_mut(row)),
+                        Some(scale) => Int8Output::I8 {
                             codes: bytemuck::cast_slice_mut(row),
                             scale,
                         },
@@ -345,8 +347,8 @@ impl Task<'_> {
                     relu: conv.relu,
                 };
                 match conv.layout {
-                    WeightLayout::NarrowQuad => narrow_row8(isa, row),
-                    _ => wide_row8(isa, row),
+                    WeightLayout::NarrowQuad => int8_narrow_row(isa, row),
+                    _ => int8_wide_row(isa, row),
                 }
             }
             // A validated program has weights of its input's kind.

@@ -4,14 +4,15 @@ use std::ops::Range;
 
 use bytemuck::Pod;
 
-use super::arena::Place;
-use super::conv::ConvStep;
-use super::kernels::positive;
-use super::program::DepthToSpaceMode;
-use super::simd::Isa;
-use super::skip::{Active, Runs};
-use crate::engine::{EngineError, quantize};
-use crate::threads::Pool;
+use crate::cpu::pool::Pool;
+use crate::engine::EngineError;
+use crate::engine::cpu::arena::Place;
+use crate::engine::cpu::conv::ConvStep;
+use crate::engine::cpu::kernels::positive;
+use crate::engine::cpu::simd::Isa;
+use crate::engine::cpu::skip::{Active, Runs};
+use crate::map::quantize;
+use crate::program::{DepthToSpaceMode, ProgramError};
 
 /// Tasks per operator where the map has as many rows, for balance between threads.
 pub(super) const MIN_BANDS: usize = 16;
@@ -97,8 +98,10 @@ impl<'a> Context<'a> {
         let bytes = self.weights.get(range.clone());
         bytes
             .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
-            .ok_or_else(|| EngineError::Payload {
-                what: format!("weights at {range:?} are not in memory, or not aligned to 4 bytes"),
+            .ok_or_else(|| {
+                let what =
+                    format!("weights at {range:?} are not in memory, or not aligned to 4 bytes");
+                ProgramError::payload(what).into()
             })
     }
 }

@@ -9,8 +9,8 @@
 //! Neither looks at the map's edges: maps have a border of zeros.
 #![allow(unsafe_code)]
 
-use super::pack::LANES;
-use super::simd::{Isa, Kernel, Lanes, dispatch};
+use crate::engine::cpu::simd::{Isa, Kernel, Lanes, dispatch};
+use crate::program::layout::LANES;
 
 /// One row of steps of a convolution, for one group.
 #[derive(Debug)]

@@ -1,75 +1,48 @@
 //! The CPU engine: convolutional networks in f32 and INT8, in plain Rust, on any instruction set.
 //!
-//! # Public API
-//! ```text
-//! offline   ProgramBuilder::new()
-//!               .input(name, c, h, w) -> TensorId
-//!               .conv(name, x, &ConvSpec)
-//!               .affine(name, x, scale, shift, relu) .relu(name, x) .sigmoid(name, x)
-//!               .add(name, a, b, relu) .concat(name, &[x…]) .max_pool(name, x, &MaxPoolSpec)
-//!               .depth_to_space(name, x, block, DepthToSpaceMode)
-//!               .quantize(name, x, scale) .dequantize(name, x) .name_tensor(x, name)
-//!               .output(x, name)
-//!               .finish() -> Payload { program: Program (serde), weights: Vec<u8> }
-//! inspect   Program::validate(blob_len), Program::layers() -> Vec<Layer>
-//! at run    CpuEngine::new(program, weights: Weights, pool: Arc<Pool>, &Options) -> CpuEngine
-//!               as Engine: .input_mut() .run() .output(i)
-//!               .run_with(&mut |tensor_name, MapView| …)       calibration
-//!               .profile(), .set_timing(true) .layer_times()   profiling
-//!               .arena_bytes() .isa() .layer_shares()
-//! ```
-//! All builder methods return `Result<_, EngineError>`, whose errors name the node. The weights are
+//! It runs a [`Program`]: `CpuEngine::new(program, weights, pool, &options)`, then as any [`Engine`]. Besides,
+//! [`CpuEngine::run_with`] shows every tensor (calibration), and `profile` times every layer. The weights are
 //! read in place, for instance from a memory-mapped file; see [`Weights`].
 //!
 //! # How it computes
 //! Maps are NHWC with a border of zeros (`arena.rs`); weights lie in blocks of 16 output channels, one
-//! layout for all instruction sets (`pack.rs`); a tile of pixels by 16 or 32 output channels stays in
+//! layout for all instruction sets ([`crate::program::layout`]); a tile of pixels by 16 or 32 output channels stays in
 //! registers while the reduction runs (`kernels.rs`). Every output element is one chain of fused
 //! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
 //! the result depend neither on the instruction set nor on the number of threads.
 //!
 //! What of a frame is empty is not computed again (`skip.rs`).
 //!
-//! In INT8 (`lower/codes.rs` says which convolutions run so) the sums are exact integers, and what
-//! follows is a fixed sequence of f32 operations (`program.rs`, `kernels8.rs`): the same bytes again.
+//! In INT8 (the compiler decides which convolutions run so) the sums are exact integers, and what
+//! follows is a fixed sequence of f32 operations ([`crate::program::Conv`], `int8_kernels`): the same bytes again.
 
 mod arena;
-mod builder;
-mod check;
 mod conv;
 mod exec;
+mod int8_kernels;
+mod int8_simd;
 mod kernels;
-mod kernels8;
-mod layers;
-mod lower;
-mod pack;
-mod pack8;
-pub mod program;
 mod simd;
-mod simd8;
 mod skip;
-mod spec;
 mod steps;
 
-pub use builder::{ProgramBuilder, TensorId};
-pub use layers::{Layer, LayerTensor};
-pub use program::{DepthToSpaceMode, Payload, Program};
 pub use simd::Isa;
-pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::arena::{LINE, Place};
-use self::exec::{Context, Step};
-use self::skip::Skip;
-use self::steps::{completed, steps};
-use super::{Engine, EngineError, LayerTime, MapDataMut, MapDesc, MapView, MapViewMut};
-use crate::threads::Pool;
+use crate::cpu::pool::Pool;
+use crate::engine::cpu::arena::{LINE, Place};
+use crate::engine::cpu::exec::{Context, Step};
+use crate::engine::cpu::skip::Skip;
+use crate::engine::cpu::steps::{completed, steps};
+use crate::engine::{Engine, EngineError, LayerTime};
+use crate::map::{MapDataMut, MapDesc, MapView, MapViewMut};
+use crate::program::Program;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
 /// blob's part of it. It must give the same bytes each time, aligned to 4 bytes; alignment to
-/// [`program::ALIGN`] is fastest.
+/// [`crate::program::ALIGN`] is fastest.
 pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// What [`CpuEngine::run_with`] calls with the name and the values of each tensor.
@@ -116,7 +89,7 @@ impl CpuEngine {
     /// Checks the program, plans its memory and allocates it.
     ///
     /// # Errors
-    /// [`EngineError::Payload`] if the program contradicts itself or the weights,
+    /// [`EngineError::Program`] if the program contradicts itself or the weights,
     /// [`EngineError::Memory`] if its maps are too large, [`EngineError::Device`] if the asked-for
     /// instruction set is missing.
     pub fn new(

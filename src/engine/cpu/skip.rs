@@ -14,11 +14,11 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use self::reference::Reference;
-use super::arena::{Place, element};
-use super::exec::{Element, MIN_BANDS};
-use super::program::{Op, OpKind, Program, Tensor};
-use crate::threads::Pool;
+use crate::cpu::pool::Pool;
+use crate::engine::cpu::arena::{Place, element};
+use crate::engine::cpu::exec::{Element, MIN_BANDS};
+use crate::engine::cpu::skip::reference::Reference;
+use crate::program::{Op, OpKind, Program, Tensor};
 
 /// Pixels that are computed or copied together: the smallest efficient tile of the kernels.
 pub(super) const GROUP: usize = 4;

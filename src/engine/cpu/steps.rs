@@ -1,10 +1,10 @@
 //! From a validated program to the steps that run: every operator with its tensors placed, and what
 //! can be known before a frame.
 
-use super::arena::Place;
-use super::conv::{ConvStep, Signed};
-use super::exec::{MaxPoolStep, Step, StepKind};
-use super::program::{Conv, Op, OpKind, Program, Section};
+use crate::engine::cpu::arena::Place;
+use crate::engine::cpu::conv::{ConvStep, Signed};
+use crate::engine::cpu::exec::{MaxPoolStep, Step, StepKind};
+use crate::program::{Conv, Op, OpKind, Program, Section};
 
 /// The operators of a validated program, with their tensors placed.
 pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::TensorRtError;
 use crate::cuda::{DeviceMap, Element};
-use crate::engine::{MapDesc, MapLayout};
+use crate::map::{MapDesc, MapLayout};
 use crate::model::Model;
 
 /// An input or output, as the engine itself describes it.

@@ -10,7 +10,8 @@ use super::binding::{self, Bindings};
 use super::runtime::{Context, Runtime};
 use super::{LoadRequest, TensorRtError};
 use crate::cuda::{Buffer, CudaError, Device, DeviceMap, Work, frame};
-use crate::engine::{LayerTime, MapDesc};
+use crate::engine::LayerTime;
+use crate::map::MapDesc;
 
 /// What the device is told that it runs.
 const WHAT: &str = "TensorRT engine";

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::counts::Counts;
 use crate::deadline::{Deadline, Level};
-use crate::frame::Dropped;
+use crate::detection::Dropped;
 use crate::ros::messages::diagnostic::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use crate::ros::messages::header::{Header, Time};
 

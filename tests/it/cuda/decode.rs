@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 use centerpoint::Model;
+use centerpoint::cpu::decode::{self, Candidate};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::cuda::{self, CudaError, Device, DeviceMap, Element};
-use centerpoint::decode::{self, Candidate};
 use centerpoint::model::{Candidates, Task};
-use centerpoint::threads::Pool;
 
 use super::head::{FORMS, Form, REAL, Uploaded, cut_to_half, upload};
 use crate::emulation;

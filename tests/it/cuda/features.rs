@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use centerpoint::Model;
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::cuda::{self, CudaError, Device, Input};
-use centerpoint::features::{Features, Pfn, PfnError, features};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::model::{Pfn, PfnError};
 use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
-use centerpoint::threads::Pool;
 
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::emulation;

@@ -3,17 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::nms::{Nms, suppress};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::cpu::scatter::{Scatter, scatter};
 use centerpoint::cuda::{Buffer, DeviceMap, Element, Frame};
-use centerpoint::decode::{Decoder, decode};
 use centerpoint::detector::Options;
-use centerpoint::engine::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut, cpu};
-use centerpoint::features::{Features, features};
-use centerpoint::nms::{Nms, suppress};
-use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::engine::cpu;
+use centerpoint::map::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut};
 use centerpoint::plan::Plan;
 use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
-use centerpoint::scatter::{Scatter, scatter};
-use centerpoint::threads::Pool;
+use centerpoint::program::Program;
 use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, points};
 
 use crate::common::{MODEL, repository, write_plan};
@@ -116,7 +118,7 @@ fn a_cloud_of_other_columns_leaves_nothing_behind() {
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
 fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     use centerpoint::engine::Engine as _;
-    let program = cpu::Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
     let weights = Arc::new(plan.section("weights").unwrap());
     let pool = Arc::new(Pool::new(2));
     let mut engine =

@@ -4,11 +4,13 @@
 use std::sync::{Arc, LazyLock};
 
 use centerpoint::Model;
+use centerpoint::cpu::pool::Pool;
 use centerpoint::cuda::{Buffer, Device, DeviceMap, Element};
-use centerpoint::engine::cpu::{CpuEngine, Options, Program};
-use centerpoint::engine::{Engine, MapLayout};
+use centerpoint::engine::Engine;
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::map::MapLayout;
 use centerpoint::plan::Plan;
-use centerpoint::threads::Pool;
+use centerpoint::program::Program;
 
 use crate::bev::bev_of;
 use crate::common::repository;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 use centerpoint::boxes::BevRect;
+use centerpoint::cpu::decode::Candidate;
+use centerpoint::cpu::nms;
 use centerpoint::cuda::{self, Device, Element};
-use centerpoint::decode::Candidate;
 use centerpoint::detector::Options;
 use centerpoint::model::{NmsStep, Remap};
-use centerpoint::nms;
 use centerpoint::{Box3d, Detector, Model};
 
 use super::decode::Stage as Decode;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use centerpoint::Model;
+use centerpoint::cpu::pillars as cpu;
 use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
 use centerpoint::cuda::{Buffer, Device, Input};
-use centerpoint::frame::Dropped;
-use centerpoint::pillars as cpu;
+use centerpoint::detection::Dropped;
 use centerpoint::points::{Layout, PointCloud, SweepBuffer};
 
 use super::input::{random_cloud, random_model, random_sweeps};

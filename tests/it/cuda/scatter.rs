@@ -5,12 +5,12 @@ use std::sync::{Arc, LazyLock};
 
 use bytemuck::{Pod, Zeroable};
 use centerpoint::Model;
+use centerpoint::cpu::scatter as cpu;
 use centerpoint::cuda::pillars::{Pillars, voxelize};
 use centerpoint::cuda::scatter::{Scatter, scatter};
 use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, Element, Input, Launch};
-use centerpoint::engine::{MapDataMut, MapLayout, MapViewMut};
+use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::points::Layout;
-use centerpoint::scatter as cpu;
 
 use crate::emulation;
 use crate::stages::{Random, model};

@@ -16,9 +16,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::engine_net::{Conv, Net, Op, Random, demo, dense};
-use centerpoint::engine::cpu::{CpuEngine, Isa, Options, Payload, Program};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::engine::{Engine, EngineError};
-use centerpoint::threads::Pool;
+use centerpoint::program::{Payload, Program, ProgramError};
 
 /// An engine with an instruction set and a number of threads.
 fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
@@ -497,7 +498,10 @@ fn cut_weights_are_refused() {
         let mut weights = payload.weights.clone();
         weights.truncate(weights.len() * part / 64);
         let error = load(payload.program.clone(), weights).err().unwrap();
-        assert!(matches!(error, EngineError::Payload { .. }), "{error}");
+        assert!(
+            matches!(error, EngineError::Program(ProgramError::Payload { .. })),
+            "{error}"
+        );
     }
 }
 

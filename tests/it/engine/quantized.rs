@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::naive8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
-use centerpoint::engine::cpu::{Isa, LayerTensor};
+use centerpoint::engine::cpu::Isa;
+use centerpoint::program::LayerTensor;
 
 /// A network under construction with all its values, from which ranges are taken.
 pub(super) struct Draft {

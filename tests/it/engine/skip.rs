@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::{all_nets, quantized, set_input};
 use crate::engine_net::{Net, Random, demo, dense};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options, Payload};
-use centerpoint::threads::Pool;
+use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::program::Payload;
 
 fn engine(payload: &Payload, threads: usize, skip_empty: bool) -> CpuEngine {
     let options = Options {

@@ -1,9 +1,9 @@
 //! Decode: each rule by hand.
 
 use centerpoint::Model;
-use centerpoint::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder};
-use centerpoint::threads::Pool;
 
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
 use super::model;

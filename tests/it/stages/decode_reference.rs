@@ -1,9 +1,9 @@
 //! Decode against a naive reference, over random maps.
 
 use centerpoint::Model;
-use centerpoint::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
-use centerpoint::threads::Pool;
 use proptest::prelude::*;
 
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};

@@ -1,9 +1,10 @@
 //! The PFN: columns by hand, padding, a naive dense reference in f64, threads, and mismatches.
 
 use centerpoint::Model;
-use centerpoint::features::{Features, Pfn, PfnError, PfnLayer, features};
-use centerpoint::pillars::{Pillars, voxelize};
-use centerpoint::threads::Pool;
+use centerpoint::cpu::features::{Features, features};
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::cpu::pool::Pool;
+use centerpoint::model::{Pfn, PfnError, PfnLayer};
 use proptest::prelude::*;
 
 use super::{Random, model};

@@ -1,7 +1,7 @@
 //! Head maps in the storage of an engine, for the tests of decode.
 
 use centerpoint::Model;
-use centerpoint::engine::{MapLayout, MapView};
+use centerpoint::map::{MapLayout, MapView};
 
 /// Outputs by kind.
 pub(crate) const HEATMAP: usize = 0;

@@ -3,9 +3,9 @@
 use std::f32::consts::{FRAC_PI_2, FRAC_PI_4, PI};
 
 use centerpoint::boxes::BevRect;
-use centerpoint::decode::Candidate;
+use centerpoint::cpu::decode::Candidate;
+use centerpoint::cpu::nms::{Nms, remap, suppress};
 use centerpoint::model::{NmsKind, NmsStep, Remap};
-use centerpoint::nms::{Nms, remap, suppress};
 use centerpoint::{Box3d, Model};
 use proptest::prelude::*;
 

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use centerpoint::frame::Dropped;
+use centerpoint::cpu::pillars::{Pillars, voxelize};
+use centerpoint::detection::Dropped;
 use centerpoint::model::Grid;
-use centerpoint::pillars::{Pillars, voxelize};
 use proptest::prelude::*;
 
 use super::{Random, model};

@@ -1,7 +1,7 @@
 //! Scatter: each layout that an engine may use, and the clearing of the last frame.
 
-use centerpoint::engine::{MapDataMut, MapLayout, MapViewMut};
-use centerpoint::scatter::{Scatter, scatter};
+use centerpoint::cpu::scatter::{Scatter, scatter};
+use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 
 const CHANNELS: usize = 3;
 const HEIGHT: usize = 4;

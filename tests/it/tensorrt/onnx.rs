@@ -10,7 +10,7 @@ use centerpoint::build::folder::Folder;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::cuda::map::Element;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::engine;
+use centerpoint::map;
 use centerpoint::synth;
 
 use crate::bev::bev_of;
@@ -59,7 +59,7 @@ fn every_border_gives_the_same_maps() {
         let map: Vec<f32> = match typed.input_scale {
             Some(scale) => map
                 .iter()
-                .map(|&v| engine::quantize(half(v), scale).into())
+                .map(|&v| map::quantize(half(v), scale).into())
                 .collect(),
             None => map.clone(),
         };

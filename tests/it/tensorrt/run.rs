@@ -6,15 +6,16 @@ mod failures;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 
+use centerpoint::cpu::pool::Pool;
+use centerpoint::cpu::scatter::{Scatter, scatter};
 use centerpoint::cuda::{Device as GpuDevice, Element};
 use centerpoint::detector::Options;
 use centerpoint::engine::tensorrt::Library;
-use centerpoint::engine::{Engine as _, MapDataMut, MapLayout, MapViewMut, cpu};
+use centerpoint::engine::{Engine as _, cpu};
+use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::plan::{self, Contents, Manifest, Plan, Target};
 use centerpoint::plan::{TensorDesc, TensorRtTarget};
 use centerpoint::points::{Pose, SweepBuffer};
-use centerpoint::scatter::{Scatter, scatter};
-use centerpoint::threads::Pool;
 use centerpoint::{Box3d, Detector, Dropped, PointCloud};
 
 use crate::common::{MODEL, write_plan};
@@ -55,7 +56,7 @@ fn tensors(plan: &Plan, input: (Element, Format), output: (Element, Format)) -> 
     let engine = cpu_engine(plan);
     let descs =
         std::iter::once((true, engine.input())).chain(engine.outputs().iter().map(|o| (false, o)));
-    let tensor = |(is_input, desc): (bool, &centerpoint::engine::MapDesc)| {
+    let tensor = |(is_input, desc): (bool, &centerpoint::map::MapDesc)| {
         let (element, format) = if is_input { input } else { output };
         Tensor {
             name: desc.name.clone(),

@@ -1,0 +1,225 @@
+//! Where codes flow instead of values: from a network with Quantize and Dequantize nodes to one where
+//! convolutions read codes.
+//!
+//! - A convolution with weights of codes whose input is dequantised codes reads those codes.
+//! - A Quantize behind Concat, DepthToSpace or MaxPool, which only move values, is moved in front of
+//!   them, where it can become part of the convolution that makes the value. (MaxPool commutes with
+//!   rounding because that is monotone.)
+//! - Codes that are dequantised and quantised again with the same scale stay as they are.
+//! - A network's input that is only read through one Quantize is codes.
+//!
+//! What is left of Quantize and Dequantize afterwards is an operator.
+
+use std::collections::HashMap;
+
+use crate::build::lower::builder::{ConvNode, Map, Node, NodeKind, ProgramBuilder, Weight};
+use crate::build::lower::fuse::inputs;
+use crate::program::layout::MAX_PRODUCTS;
+
+/// What the readers of a tensor want.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Demand {
+    /// Nobody reads it.
+    Nothing,
+    /// All read its codes with this scale.
+    Codes(f32),
+    /// Somebody reads its values.
+    Values,
+}
+
+impl Demand {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, demand) | (demand, Self::Nothing) => demand,
+            (a, b) if a == b => a,
+            _ => Self::Values,
+        }
+    }
+}
+
+/// Rewrites the network as the module's head says.
+pub(super) fn place(network: &mut ProgramBuilder, input: usize) {
+    let nodes = conversions_first(std::mem::take(&mut network.nodes), input);
+    let mut placing = Placing {
+        demands: demands(&nodes, network),
+        network,
+        aliases: HashMap::new(),
+        dequantized: HashMap::new(),
+        codes: HashMap::new(),
+    };
+    for node in nodes {
+        placing.node(node);
+    }
+}
+
+/// If only one Quantize reads the network's input, makes its output the input.
+pub(super) fn input(network: &mut ProgramBuilder, input: usize) -> usize {
+    let readers = |node: &Node| inputs(&node.kind).contains(&input);
+    let mut found = network.nodes.iter().enumerate().filter(|(_, n)| readers(n));
+    let (Some((at, node)), None) = (found.next(), found.next()) else {
+        return input;
+    };
+    let is_output = network.outputs.iter().any(|(tensor, _)| *tensor == input);
+    if is_output || !matches!(node.kind, NodeKind::Quantize { .. }) {
+        return input;
+    }
+    network.nodes.remove(at).output
+}
+
+/// The nodes in an order in which Quantize and Dequantize come right behind what they read.
+fn conversions_first(nodes: Vec<Node>, input: usize) -> Vec<Node> {
+    let mut waiting: HashMap<usize, Vec<Node>> = HashMap::new();
+    let mut others = Vec::new();
+    for node in nodes {
+        match node.kind {
+            NodeKind::Quantize { input } | NodeKind::Dequantize { input } => {
+                waiting.entry(input).or_default().push(node);
+            }
+            _ => others.push(node),
+        }
+    }
+    let mut ordered = Vec::new();
+    let mut follow = |tensor: usize, ordered: &mut Vec<Node>| {
+        let mut tensors = vec![tensor];
+        while let Some(tensor) = tensors.pop() {
+            for node in waiting.remove(&tensor).unwrap_or_default() {
+                tensors.push(node.output);
+                ordered.push(node);
+            }
+        }
+    };
+    follow(input, &mut ordered);
+    for node in others {
+        let output = node.output;
+        ordered.push(node);
+        follow(output, &mut ordered);
+    }
+    ordered
+}
+
+/// What the readers of each tensor want.
+fn demands(nodes: &[Node], network: &ProgramBuilder) -> Vec<Demand> {
+    let mut demands = vec![Demand::Nothing; network.tensors.len()];
+    for (tensor, _) in &network.outputs {
+        demands[*tensor] = Demand::Values;
+    }
+    for node in nodes.iter().rev() {
+        let demand = match &node.kind {
+            NodeKind::Quantize { .. } => network.tensors[node.output]
+                .scale
+                .map_or(Demand::Values, Demand::Codes),
+            kind if only_moves(kind) => demands[node.output],
+            _ => Demand::Values,
+        };
+        for input in inputs(&node.kind) {
+            demands[input] = demands[input].and(demand);
+        }
+    }
+    demands
+}
+
+/// Whether a node only moves elements, or picks the largest.
+fn only_moves(kind: &NodeKind) -> bool {
+    matches!(
+        kind,
+        NodeKind::Concat { .. } | NodeKind::DepthToSpace { .. } | NodeKind::MaxPool { .. }
+    )
+}
+
+/// The network being rewritten; its nodes are those that stay, so far.
+struct Placing<'a> {
+    network: &'a mut ProgramBuilder,
+    demands: Vec<Demand>,
+    /// For tensors of codes that nodes made: the tensors that take their place.
+    aliases: HashMap<usize, usize>,
+    /// For tensors that Dequantize makes: the codes that it reads.
+    dequantized: HashMap<usize, usize>,
+    /// The codes of a tensor with a scale (its bits).
+    codes: HashMap<(usize, u32), usize>,
+}
+
+impl Placing<'_> {
+    fn node(&mut self, mut node: Node) {
+        match &mut node.kind {
+            NodeKind::Quantize { input } => {
+                let (input, scale) = (*input, self.network.tensors[node.output].scale);
+                let codes = self.codes(&node.name, input, scale.unwrap_or(1.0));
+                self.aliases.insert(node.output, codes);
+                return;
+            }
+            NodeKind::Dequantize { input } => {
+                *input = self.aliases.get(input).copied().unwrap_or(*input);
+                self.dequantized.insert(node.output, *input);
+            }
+            NodeKind::Conv(conv) => {
+                if let Some(&codes) = self.dequantized.get(&conv.input)
+                    && fits_integers(conv, self.network.tensors[codes].shape[0])
+                {
+                    conv.input = codes;
+                }
+            }
+            kind => {
+                if let (true, Demand::Codes(scale)) = (only_moves(kind), self.demands[node.output])
+                {
+                    return self.mover(node, scale);
+                }
+            }
+        }
+        self.network.nodes.push(node);
+    }
+
+    /// Adds a node that only moves elements, for codes.
+    fn mover(&mut self, node: Node, scale: f32) {
+        let Node {
+            name,
+            output,
+            mut kind,
+        } = node;
+        match &mut kind {
+            NodeKind::Concat { inputs } => {
+                for input in inputs {
+                    *input = self.codes(&name, *input, scale);
+                }
+            }
+            NodeKind::DepthToSpace { input, .. } | NodeKind::MaxPool { input, .. } => {
+                *input = self.codes(&name, *input, scale);
+            }
+            _ => {}
+        }
+        let codes = self.push(&name, kind, output, scale);
+        self.codes.insert((output, scale.to_bits()), codes);
+    }
+
+    /// The codes of tensor `x`; `name` names the node where they have to be made.
+    fn codes(&mut self, name: &str, x: usize, scale: f32) -> usize {
+        let key = (x, scale.to_bits());
+        if let Some(&known) = self.codes.get(&key) {
+            return known;
+        }
+        let made = match self.dequantized.get(&x) {
+            Some(&codes) if self.network.tensors[codes].scale == Some(scale) => codes,
+            _ => self.push(name, NodeKind::Quantize { input: x }, x, scale),
+        };
+        self.codes.insert(key, made);
+        made
+    }
+
+    /// Adds a node that makes the codes of tensor `x`, and the tensor, which has the name of `x`.
+    fn push(&mut self, name: &str, kind: NodeKind, x: usize, scale: f32) -> usize {
+        let output = self.network.tensors.len();
+        let map = Map {
+            scale: Some(scale),
+            ..self.network.tensors[x].clone()
+        };
+        self.network.tensors.push(map);
+        let name = name.to_owned();
+        self.network.nodes.push(Node { name, output, kind });
+        output
+    }
+}
+
+/// Whether a convolution of an input with `channels` can compute with codes.
+fn fits_integers(conv: &ConvNode, channels: usize) -> bool {
+    let products = conv.kernel[0] * conv.kernel[1] * (channels / conv.groups);
+    matches!(conv.weight, Weight::I8 { .. }) && products <= MAX_PRODUCTS
+}

@@ -1,0 +1,351 @@
+//! Decode: head maps to candidate boxes, best first.
+//!
+//! A first pass over the heatmap marks the cells that may have a candidate; it compares logits, so no
+//! sigmoid is computed for the many cells that have none. The rest is done for the marked cells only.
+//! Sources: CenterPoint (Yin et al. 2021), mmdetection3d's `CenterPointBBoxCoder`, Autoware's
+//! `generateBoxes3D_kernel`.
+//!
+//! Numbers: positions are f32, each operation rounded on its own, in the order that is written here;
+//! `exp`, `atan2` and the sigmoid are evaluated in f64 and rounded to f32, so that they do not depend
+//! on the platform's f32 library. A score passes when `sigmoid(logit) ≥ threshold`; the least logit
+//! that does is found once by bisection, so that comparing logits is the same rule to the last bit.
+//!
+//! A value that is NaN or infinite costs the candidate and is counted, also where it arises from an
+//! `exp`. Candidates are ordered by score (descending), then task, cell and class (ascending), before
+//! any cap.
+
+use std::cmp::Ordering;
+
+use crate::boxes::Box3d;
+use crate::cpu::pool::Pool;
+use crate::map::MapView;
+use crate::model::{Candidates, Model, OUTPUT_VALUES, Rotation, SizeOrder};
+
+/// Index of each output in [`crate::model::OUTPUT_KINDS`].
+const HEATMAP: usize = 0;
+const REG: usize = 1;
+const HEIGHT: usize = 2;
+const DIM: usize = 3;
+const ROT: usize = 4;
+const VEL: usize = 5;
+
+/// Rows of the heatmap that one task of the pool scans.
+const ROWS_PER_TASK: usize = 16;
+
+/// A box before suppression, with what makes its rank unique.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The box; its score and class are the first and the last part of the rank.
+    pub bbox: Box3d,
+    /// Task of the head.
+    pub task: u32,
+    /// Cell of the head's maps, `y · width + x`.
+    pub cell: u32,
+}
+
+impl Candidate {
+    /// Best first: score descending, then task, cell, class ascending. No two candidates are equal.
+    fn rank(&self, other: &Self) -> Ordering {
+        let key = |c: &Self| (c.task, c.cell, c.bbox.class);
+        let by_score = other.bbox.score.total_cmp(&self.bbox.score);
+        by_score.then_with(|| key(self).cmp(&key(other)))
+    }
+}
+
+/// The stage's tables and buffers, and the candidates of the frame. Allocated once.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    /// Least logit that passes, `[band][class]`.
+    logits: Vec<Vec<f32>>,
+    /// Least logit that passes in any band, by class.
+    least: Vec<f32>,
+    /// Whether a cell may have a candidate.
+    marked: Vec<bool>,
+    /// Candidates of the task at hand, at most twice the cap.
+    task: Vec<Candidate>,
+    /// Candidates of all tasks, sorted.
+    candidates: Vec<Candidate>,
+    surplus: u64,
+    non_finite: u64,
+}
+
+impl Decoder {
+    /// Tables and buffers for `model`; nothing is allocated afterwards.
+    pub fn new(model: &Model) -> Self {
+        let (logits, least) = least_logits(model);
+        let (height, width) = model.head_size();
+        Self {
+            logits,
+            least,
+            marked: vec![false; height * width],
+            task: Vec::with_capacity(2 * model.decode.max_candidates),
+            candidates: Vec::with_capacity(model.max_boxes()),
+            surplus: 0,
+            non_finite: 0,
+        }
+    }
+
+    /// Forgets the last frame.
+    pub fn clear(&mut self) {
+        self.candidates.clear();
+        self.surplus = 0;
+        self.non_finite = 0;
+    }
+
+    /// The candidates of all tasks decoded since [`Decoder::clear`], best first.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Candidates past `max_candidates` of their task.
+    pub fn surplus(&self) -> u64 {
+        self.surplus
+    }
+
+    /// Candidates lost to a NaN or an infinity in a head map: not an overflow but a broken network.
+    pub fn non_finite(&self) -> u64 {
+        self.non_finite
+    }
+}
+
+/// Adds the candidates of one task to `out`. Call [`Decoder::clear`] before the first task of a frame.
+///
+/// `maps` are the task's outputs in the order of [`crate::model::OUTPUT_KINDS`], each `H × W` as
+/// [`Model::head_size`] says; where the head has variances, they are the channels after the values and
+/// are not read.
+pub fn decode(model: &Model, task: usize, maps: &[MapView<'_>; 6], pool: &Pool, out: &mut Decoder) {
+    let (height, width) = model.head_size();
+    let classes = &model.head.tasks[task].classes;
+    debug_assert!(maps.iter().enumerate().all(|(kind, map)| {
+        let layout = map.layout;
+        let channels = OUTPUT_VALUES[kind].max(if kind == HEATMAP { classes.len() } else { 0 });
+        layout.channels >= channels && (layout.height, layout.width) == (height, width)
+    }));
+    mark(&maps[HEATMAP], classes, &out.least, pool, &mut out.marked);
+
+    out.task.clear();
+    for cell in 0..height * width {
+        if !out.marked[cell] {
+            continue;
+        }
+        let (y, x) = (cell / width, cell % width);
+        let logit = |channel: usize| at(&maps[HEATMAP], channel, y, x);
+        match model.decode.candidates {
+            Candidates::BestClass => {
+                if !(0..classes.len()).all(|channel| logit(channel).is_finite()) {
+                    out.non_finite += 1;
+                    continue;
+                }
+                let mut best = 0;
+                for channel in 1..classes.len() {
+                    if logit(channel) > logit(best) {
+                        best = channel;
+                    }
+                }
+                out.consider(model, maps, task, cell, classes[best], logit(best));
+            }
+            Candidates::ClassCell => {
+                for (channel, &class) in classes.iter().enumerate() {
+                    out.consider(model, maps, task, cell, class, logit(channel));
+                }
+            }
+        }
+    }
+    out.cut(model.decode.max_candidates);
+    out.candidates.extend_from_slice(&out.task);
+    out.candidates.sort_unstable_by(Candidate::rank);
+}
+
+/// Sets `marked` where a logit is not below its class's least one, which includes NaN.
+fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, marked: &mut [bool]) {
+    let layout = heatmap.layout;
+    let width = layout.width;
+    pool.for_each_chunk_mut(marked, ROWS_PER_TASK * width, |task, chunk| {
+        for (i, row) in chunk.chunks_exact_mut(width).enumerate() {
+            row.fill(false);
+            for (channel, &class) in classes.iter().enumerate() {
+                let start = layout.index(channel, task * ROWS_PER_TASK + i, 0);
+                let least = least[class];
+                let mark = |(marked, logit): (&mut bool, &f32)| {
+                    *marked |= *logit >= least || logit.is_nan()
+                };
+                if layout.stride_x == 1 {
+                    let logits = &heatmap.data[start..start + width];
+                    row.iter_mut().zip(logits).for_each(mark);
+                } else {
+                    let logits = heatmap.data[start..].iter().step_by(layout.stride_x);
+                    row.iter_mut().zip(logits).for_each(mark);
+                }
+            }
+        }
+    });
+}
+
+/// What became of a cell and class.
+enum Verdict {
+    Keep(Box3d),
+    /// Below a threshold, or beyond the last distance band.
+    Refuse,
+    /// A value is NaN or infinite.
+    NonFinite,
+}
+
+impl Decoder {
+    /// Takes the candidate of `class` at `cell` if it passes.
+    fn consider(
+        &mut self,
+        model: &Model,
+        maps: &[MapView<'_>; 6],
+        task: usize,
+        cell: usize,
+        class: usize,
+        logit: f32,
+    ) {
+        match self.judge(model, maps, cell, class, logit) {
+            Verdict::Refuse => {}
+            Verdict::NonFinite => self.non_finite += 1,
+            Verdict::Keep(bbox) => {
+                if self.task.len() == 2 * model.decode.max_candidates {
+                    self.cut(model.decode.max_candidates);
+                }
+                self.task.push(Candidate {
+                    bbox,
+                    task: task as u32,
+                    cell: cell as u32,
+                });
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        model: &Model,
+        maps: &[MapView<'_>; 6],
+        cell: usize,
+        class: usize,
+        logit: f32,
+    ) -> Verdict {
+        if logit < self.least[class] {
+            return Verdict::Refuse;
+        }
+        let width = model.head_size().1;
+        let (row, column) = (cell / width, cell % width);
+        let value = |kind: usize, channel: usize| at(&maps[kind], channel, row, column);
+        let reg = [value(REG, 0), value(REG, 1)];
+        let z = value(HEIGHT, 0);
+        let dim = [value(DIM, 0), value(DIM, 1), value(DIM, 2)];
+        let rot = [value(ROT, 0), value(ROT, 1)];
+        let velocity = [value(VEL, 0), value(VEL, 1)];
+        let read = [&[logit, z][..], &reg, &dim, &rot, &velocity];
+        if !read.into_iter().flatten().all(|value| value.is_finite()) {
+            return Verdict::NonFinite;
+        }
+
+        let grid = &model.grid;
+        let cell_size = |axis: usize| model.head.downsample as f32 * grid.voxel[axis];
+        let x = (column as f32 + reg[0]) * cell_size(0) + grid.min[0];
+        let y = (row as f32 + reg[1]) * cell_size(1) + grid.min[1];
+        let size = dim.map(|log| f64::from(log).exp() as f32);
+        if ![x, y].iter().chain(&size).all(|value| value.is_finite()) {
+            return Verdict::NonFinite;
+        }
+
+        let distance = (x * x + y * y).sqrt();
+        let band = model
+            .decode
+            .bands
+            .iter()
+            .position(|bound| distance < *bound);
+        let Some(band) = band else {
+            return Verdict::Refuse;
+        };
+        let yaw_norm = (rot[0] * rot[0] + rot[1] * rot[1]).sqrt();
+        if logit < self.logits[band][class] || yaw_norm < model.decode.yaw_norm[class] {
+            return Verdict::Refuse;
+        }
+        Verdict::Keep(Box3d {
+            center: [x, y, z],
+            size: match model.head.size_order {
+                SizeOrder::Lwh => size,
+                SizeOrder::Wlh => [size[1], size[0], size[2]],
+            },
+            yaw: match model.head.rotation {
+                Rotation::SinCos => yaw(rot[0], rot[1]),
+                Rotation::NegCosNegSin => yaw(-rot[1], -rot[0]),
+            },
+            velocity,
+            score: sigmoid(logit),
+            class: class as u32,
+        })
+    }
+
+    /// Keeps the best `n` candidates of the task at hand, in any order, and counts the rest. A rank is
+    /// unique, so it does not matter in how many cuts the best are found.
+    fn cut(&mut self, n: usize) {
+        if self.task.len() > n {
+            self.surplus += (self.task.len() - n) as u64;
+            self.task.select_nth_unstable_by(n - 1, Candidate::rank);
+            self.task.truncate(n);
+        }
+    }
+}
+
+#[inline]
+fn at(map: &MapView<'_>, channel: usize, y: usize, x: usize) -> f32 {
+    map.data[map.layout.index(channel, y, x)]
+}
+
+/// The score of a logit.
+fn sigmoid(logit: f32) -> f32 {
+    (1.0 / (1.0 + f64::from(-logit).exp())) as f32
+}
+
+/// The angle in (−π, π].
+fn yaw(sin: f32, cos: f32) -> f32 {
+    let yaw = f64::from(sin).atan2(f64::from(cos)) as f32;
+    if yaw == -std::f32::consts::PI {
+        std::f32::consts::PI
+    } else {
+        yaw
+    }
+}
+
+/// The least logit that passes, `[band][class]`, and by class that in any band.
+pub(crate) fn least_logits(model: &Model) -> (Vec<Vec<f32>>, Vec<f32>) {
+    let logits: Vec<Vec<f32>> = model
+        .decode
+        .score
+        .iter()
+        .map(|band| band.iter().map(|&score| least_logit(score)).collect())
+        .collect();
+    let least = (0..model.classes.len())
+        .map(|class| {
+            logits
+                .iter()
+                .map(|band| band[class])
+                .fold(f32::INFINITY, f32::min)
+        })
+        .collect();
+    (logits, least)
+}
+
+/// The least logit whose sigmoid reaches `score`; −∞ for a score of 0.
+fn least_logit(score: f32) -> f32 {
+    // The integers here order as the floats do: those of negative floats have all other bits flipped.
+    let order = |bits: i32| bits ^ ((bits >> 31) as u32 >> 1) as i32;
+    let float = |key: i32| f32::from_bits(order(key) as u32);
+    let key = |value: f32| order(value.to_bits() as i32);
+    let (mut below, mut reaches) = (key(f32::NEG_INFINITY), key(f32::INFINITY));
+    if sigmoid(float(below)) >= score {
+        return f32::NEG_INFINITY;
+    }
+    while reaches - 1 > below {
+        let middle = ((i64::from(below) + i64::from(reaches)) / 2) as i32;
+        if sigmoid(float(middle)) >= score {
+            reaches = middle;
+        } else {
+            below = middle;
+        }
+    }
+    float(reaches)
+}

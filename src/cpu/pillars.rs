@@ -1,0 +1,136 @@
+//! Voxelisation: which points of a cloud belong to which pillar.
+//!
+//! A pillar is a BEV cell with at least one point. The stage is deterministic, as mmcv's
+//! `deterministic=True`: pillars are numbered in the order of their first point, and a pillar keeps
+//! its first points in input order. Points are kept as indices into the cloud, so a frame costs no
+//! dense `[pillars, points, columns]` buffer, and only what the last frame touched is cleared.
+//!
+//! Metres, all arithmetic in f32: a point is kept when `min ≤ p < max` on each axis, its cell is
+//! `floor((p − min) / size)`, clamped to the grid because the division can round up (76.799995 with
+//! size 0.32 and min −76.8 gives column 480 of 480).
+
+use crate::detection::Dropped;
+use crate::model::Grid;
+
+/// No pillar in this cell.
+const EMPTY: u32 = u32::MAX;
+/// Columns that every point row begins with: x, y, z.
+const XYZ: usize = 3;
+
+/// The pillars of one frame, and the buffers to find them. Allocated once, for a [`Grid`].
+#[derive(Clone, Debug)]
+pub struct Pillars {
+    /// Cell of each pillar, `y · nx + x`.
+    cells: Vec<u32>,
+    /// Kept points of each pillar.
+    counts: Vec<u32>,
+    /// Indices of the kept points, `[max_pillars][max_points]`.
+    slots: Vec<u32>,
+    /// Pillar of each cell, or [`EMPTY`].
+    pillar_of_cell: Vec<u32>,
+    max_points: usize,
+    max_pillars: usize,
+    dropped: Dropped,
+}
+
+impl Pillars {
+    /// Buffers for `grid`; nothing is allocated afterwards.
+    pub fn new(grid: &Grid) -> Self {
+        Self {
+            cells: Vec::with_capacity(grid.max_pillars),
+            counts: Vec::with_capacity(grid.max_pillars),
+            slots: vec![0; grid.max_pillars * grid.max_points_per_pillar],
+            pillar_of_cell: vec![EMPTY; grid.cells()],
+            max_points: grid.max_points_per_pillar,
+            max_pillars: grid.max_pillars,
+            dropped: Dropped::default(),
+        }
+    }
+
+    /// Number of pillars.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Whether no point was kept.
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// Cell of each pillar, `y · nx + x`.
+    pub fn cells(&self) -> &[u32] {
+        &self.cells
+    }
+
+    /// Number of kept points of each pillar, 1 to `max_points_per_pillar`.
+    pub fn counts(&self) -> &[u32] {
+        &self.counts
+    }
+
+    /// Indices of the points that `pillar` kept, in input order.
+    ///
+    /// # Panics
+    /// If `pillar` is not below [`Pillars::len`].
+    pub fn points(&self, pillar: usize) -> &[u32] {
+        let start = pillar * self.max_points;
+        &self.slots[start..start + self.counts[pillar] as usize]
+    }
+
+    /// What the frame lost here: `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
+    pub fn dropped(&self) -> &Dropped {
+        &self.dropped
+    }
+
+    fn clear(&mut self) {
+        for &cell in &self.cells {
+            self.pillar_of_cell[cell as usize] = EMPTY;
+        }
+        self.cells.clear();
+        self.counts.clear();
+        self.dropped = Dropped::default();
+    }
+}
+
+/// Finds the pillars of `points` (rows of `stride` values that begin with x, y, z; a last row that is
+/// cut short is not read). `grid` is the one that `out` was made for.
+///
+/// A row with a NaN or an infinity in any column is dropped.
+pub fn voxelize(points: &[f32], stride: usize, grid: &Grid, out: &mut Pillars) {
+    debug_assert!(stride >= XYZ);
+    debug_assert_eq!(out.pillar_of_cell.len(), grid.cells());
+    out.clear();
+    let (last_x, last_y) = (grid.nx - 1, grid.ny - 1);
+    for (index, point) in points.chunks_exact(stride).enumerate() {
+        if !point.iter().all(|value| value.is_finite()) {
+            out.dropped.non_finite += 1;
+            continue;
+        }
+        if !(0..XYZ).all(|axis| grid.min[axis] <= point[axis] && point[axis] < grid.max[axis]) {
+            out.dropped.out_of_range += 1;
+            continue;
+        }
+        // A conversion to an integer truncates, which is floor here: p − min ≥ 0.
+        let x = ((point[0] - grid.min[0]) / grid.voxel[0]) as usize;
+        let y = ((point[1] - grid.min[1]) / grid.voxel[1]) as usize;
+        let cell = y.min(last_y) * grid.nx + x.min(last_x);
+        let mut pillar = out.pillar_of_cell[cell];
+        if pillar == EMPTY {
+            if out.cells.len() == out.max_pillars {
+                out.dropped.pillars += 1;
+                continue;
+            }
+            pillar = out.cells.len() as u32;
+            out.pillar_of_cell[cell] = pillar;
+            out.cells.push(cell as u32);
+            out.counts.push(0);
+        }
+        let pillar = pillar as usize;
+        let count = out.counts[pillar] as usize;
+        if count == out.max_points {
+            out.dropped.pillar_points += 1;
+            continue;
+        }
+        out.slots[pillar * out.max_points + count] = index as u32;
+        out.counts[pillar] += 1;
+    }
+}

@@ -1,0 +1,394 @@
+//! Every instruction set of this machine against plain loops, byte for byte.
+
+use super::*;
+
+/// Pseudo-random numbers (a linear congruential generator), the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005);
+        self.0 = self.0.wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// Codes, the least and the greatest of which are frequent.
+    fn codes(&mut self, len: usize, least: i8) -> Vec<i8> {
+        let count = (127 - i32::from(least) + 1) as usize;
+        let code = |random: &mut Self| match random.below(8) {
+            0 => least,
+            1 => 127,
+            _ => (i32::from(least) + random.below(count) as i32) as i8,
+        };
+        (0..len).map(|_| code(self)).collect()
+    }
+
+    /// Values in about ±`size`.
+    fn values(&mut self, len: usize, size: f32) -> Vec<f32> {
+        let value = |random: &mut Self| (random.below(20_001) as f32 / 10_000.0 - 1.0) * size;
+        (0..len).map(|_| value(self)).collect()
+    }
+}
+
+/// A row, its weights in the order `[output channel][tap][input channel]`.
+struct Case {
+    narrow: bool,
+    input: Vec<i8>,
+    start: usize,
+    taps: Vec<isize>,
+    step: usize,
+    channels: usize,
+    signed: bool,
+    weights: Vec<i8>,
+    multiplier: Vec<f32>,
+    bias: Vec<f32>,
+    /// Values and codes; at most one of them is used.
+    residual: (Option<Vec<f32>>, Option<Vec<i8>>),
+    residual_scale: f32,
+    residual_step: usize,
+    /// Of an output of codes.
+    scale: Option<f32>,
+    output_step: usize,
+    width: usize,
+    output_channels: usize,
+    relu: bool,
+}
+
+/// An output, as values or as codes.
+#[derive(Clone, Debug, PartialEq)]
+struct Output {
+    values: Vec<f32>,
+    codes: Vec<i8>,
+}
+
+impl Case {
+    fn new(random: &mut Random, narrow: bool, most: usize) -> Self {
+        let channels = 1 + random.below(130);
+        let output_channels = match (narrow, random.below(2)) {
+            (true, _) => 1 + random.below(8),
+            (false, 0) => most,
+            (false, _) => 1 + random.below(most),
+        };
+        let width = 1 + random.below(40);
+        let pixel = channels + random.below(3) * 5;
+        let step = pixel * (1 + random.below(2));
+        let row = (width * 2 + 4) * pixel;
+        let start = row + 2 * pixel;
+        let mut taps = Vec::new();
+        for _ in 0..random.pick(&[1, 2, 4, 9]) {
+            let (dy, dx) = (random.below(3) as isize - 1, random.below(3) as isize - 1);
+            taps.push(dy * row as isize + dx * pixel as isize);
+        }
+        let signed = random.below(2) == 0;
+        let residual = if narrow { 0 } else { random.below(3) };
+        let residual_step = output_channels + random.below(4);
+        let padded = output_channels.next_multiple_of(LANES);
+        let sums = (channels * taps.len()) as f32;
+        Self {
+            narrow,
+            input: random.codes(3 * row + 64, if signed { -128 } else { 0 }),
+            start,
+            step,
+            channels,
+            signed,
+            weights: random.codes(output_channels * taps.len() * channels, -128),
+            multiplier: random.values(padded, 0.05 / sums.sqrt()),
+            bias: random.values(padded, 3.0),
+            residual: (
+                (residual == 1).then(|| random.values(width * residual_step, 20.0)),
+                (residual == 2).then(|| random.codes(width * residual_step, -128)),
+            ),
+            residual_scale: 0.37,
+            residual_step,
+            scale: (random.below(2) == 0).then_some(0.71),
+            output_step: output_channels + random.below(4),
+            width,
+            output_channels,
+            relu: random.below(2) == 0,
+            taps,
+        }
+    }
+
+    fn empty_output(&self) -> Output {
+        let len = self.width * self.output_step;
+        Output {
+            values: vec![-77.0; if self.scale.is_none() { len } else { 0 }],
+            codes: vec![-77; if self.scale.is_some() { len } else { 0 }],
+        }
+    }
+
+    /// The specification, in plain loops.
+    fn reference(&self) -> Output {
+        let mut output = self.empty_output();
+        for step in 0..self.width {
+            for c in 0..self.output_channels {
+                let mut sum = 0i64;
+                for (t, tap) in self.taps.iter().enumerate() {
+                    for i in 0..self.channels {
+                        let at = (self.start + step * self.step + i).strict_add_signed(*tap);
+                        let w = self.weights[(c * self.taps.len() + t) * self.channels + i];
+                        sum += i64::from(self.input[at]) * i64::from(w);
+                    }
+                }
+                let mut y = i32::try_from(sum).unwrap() as f32 * self.multiplier[c];
+                y += self.bias[c];
+                let at = step * self.residual_step + c;
+                if let Some(values) = &self.residual.0 {
+                    y += values[at];
+                }
+                if let Some(codes) = &self.residual.1 {
+                    y += f32::from(codes[at]) * self.residual_scale;
+                }
+                // As `positive`: 0 also for NaN and -0.
+                let above = y > 0.0;
+                if self.relu && !above {
+                    y = 0.0;
+                }
+                let at = step * self.output_step + c;
+                match self.scale {
+                    None => output.values[at] = y,
+                    Some(scale) => {
+                        let q = (y / scale).round_ties_even();
+                        let q = if q.is_nan() {
+                            0.0
+                        } else {
+                            q.clamp(-128.0, 127.0)
+                        };
+                        output.codes[at] = q as i8;
+                    }
+                }
+            }
+        }
+        output
+    }
+
+    /// The weights in the order of the kernels.
+    fn packed(&self) -> Vec<i8> {
+        let (channels, taps) = (self.channels, self.taps.len());
+        let weight = |c: usize, t: usize, i: usize| {
+            let inside = c < self.output_channels && i < channels;
+            if inside {
+                self.weights[(c * taps + t) * channels + i]
+            } else {
+                0
+            }
+        };
+        let mut packed = Vec::new();
+        if self.narrow {
+            for c in 0..self.output_channels {
+                for t in 0..taps {
+                    packed.extend((0..channels.next_multiple_of(32)).map(|i| weight(c, t, i)));
+                }
+            }
+            return packed;
+        }
+        for block in 0..self.output_channels.div_ceil(16) {
+            for t in 0..taps {
+                for quad in 0..channels.div_ceil(4) {
+                    for at in 0..64 {
+                        packed.push(weight(block * 16 + at / 4, t, quad * 4 + at % 4));
+                    }
+                }
+            }
+        }
+        packed
+    }
+
+    /// What a kernel makes of it.
+    fn run(&self, isa: Isa) -> Output {
+        let weights = self.packed();
+        let mut output = self.empty_output();
+        let residual = match &self.residual {
+            (Some(values), _) => Some(Int8Residual::F32 {
+                values,
+                step: self.residual_step,
+            }),
+            (_, Some(codes)) => Some(Int8Residual::I8 {
+                codes,
+                scale: self.residual_scale,
+                step: self.residual_step,
+            }),
+            _ => None,
+        };
+        let row = Int8Row {
+            input: &self.input,
+            start: self.start,
+            taps: &self.taps,
+            step: self.step,
+            channels: self.channels,
+            signed: self.signed,
+            weights: &weights,
+            multiplier: &self.multiplier,
+            bias: &self.bias,
+            residual,
+            output: match self.scale {
+                None => Int8Output::F32(&mut output.values),
+                Some(scale) => Int8Output::I8 {
+                    codes: &mut output.codes,
+                    scale,
+                },
+            },
+            output_step: self.output_step,
+            width: self.width,
+            output_channels: self.output_channels,
+            relu: self.relu,
+        };
+        if self.narrow {
+            int8_narrow_row(isa, row)
+        } else {
+            int8_wide_row(isa, row)
+        }
+        output
+    }
+
+    /// Compares a kernel with the specification; all NaN are one.
+    fn compare(&self, isa: Isa) {
+        let (found, expected) = (self.run(isa), self.reference());
+        let bits = |output: &Output| -> Vec<u32> {
+            let bits = |v: &f32| if v.is_nan() { u32::MAX } else { v.to_bits() };
+            output.values.iter().map(bits).collect()
+        };
+        let what = format!(
+            "{isa:?}, narrow {}, {} to {} channels, {} taps, width {}, signed {}",
+            self.narrow,
+            self.channels,
+            self.output_channels,
+            self.taps.len(),
+            self.width,
+            self.signed
+        );
+        assert!(found.codes == expected.codes, "codes: {what}");
+        assert!(bits(&found) == bits(&expected), "values: {what}");
+    }
+}
+
+/// The instruction sets of this machine.
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+#[test]
+fn kernels_give_the_bytes_of_the_specification() {
+    for isa in available() {
+        let mut random = Random(1);
+        for _ in 0..150 {
+            Case::new(&mut random, false, int8_wide_channels(isa)).compare(isa);
+            Case::new(&mut random, true, 8).compare(isa);
+        }
+    }
+}
+
+#[test]
+fn halves_round_to_even_and_limits_hold() {
+    // A sum of 1 · 127 makes y exactly the bias less 127; the scale is 2.
+    for isa in available() {
+        for narrow in [false, true] {
+            let mut case = Case::new(&mut Random(2), narrow, 16);
+            case.weights.fill(0);
+            case.residual = (None, None);
+            (case.relu, case.scale) = (false, Some(2.0));
+            (case.output_channels, case.output_step) = (8, 8);
+            case.weights.resize(8 * case.taps.len() * case.channels, 0);
+            case.multiplier = vec![1.0; 16];
+            case.bias = [1.0, 3.0, -1.0, -3.0, 253.0, 1e9, -257.0, -1e30].repeat(2);
+            let codes = case.run(isa).codes;
+            let expected = [0, 2, 0, -2, 126, 127, -128, -128];
+            assert_eq!(
+                codes,
+                expected.repeat(case.width),
+                "{isa:?}, narrow {narrow}"
+            );
+            case.compare(isa);
+        }
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_are_defined() {
+    let odd = [
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        -f32::MAX,
+        1e-45,
+        0.0,
+        -0.0,
+    ];
+    for isa in available() {
+        let mut random = Random(3);
+        for round in 0..40 {
+            let mut case = Case::new(&mut random, round % 2 == 0, int8_wide_channels(isa));
+            case.multiplier
+                .iter_mut()
+                .for_each(|v| *v = random.pick(&odd));
+            case.bias.iter_mut().for_each(|v| *v = random.pick(&odd));
+            case.residual_scale = random.pick(&odd);
+            case.scale = case.scale.map(|_| random.pick(&odd));
+            case.compare(isa);
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_are_exact() {
+    for isa in available() {
+        for (narrow, signed, weight) in [
+            (false, true, -128),
+            (true, true, -128),
+            (false, true, 127),
+            (false, false, -128),
+            (true, false, -128),
+            (true, false, 127),
+        ] {
+            let mut case = Case::new(&mut Random(4), narrow, 16);
+            case.signed = signed;
+            case.input.fill(if signed { -128 } else { 127 });
+            case.weights.fill(weight);
+            case.compare(isa);
+        }
+    }
+}
+
+/// Whether a kernel refuses a row that reaches one element beyond a slice.
+fn refuses(isa: Isa, narrow: bool, shrink: impl Fn(&mut Case)) -> bool {
+    let mut case = Case::new(&mut Random(5), narrow, 16);
+    shrink(&mut case);
+    std::panic::catch_unwind(|| case.run(isa)).is_err()
+}
+
+#[test]
+fn rows_beyond_their_slices_are_refused() {
+    for isa in available() {
+        // A kernel reads whole fragments of a pixel's channels, of which there are 5.
+        for (narrow, read) in [(false, 8), (true, 32)] {
+            let end = |len: usize| {
+                refuses(isa, narrow, |case| {
+                    (case.channels, case.taps, case.start) = (5, vec![0], 0);
+                    case.input.truncate((case.width - 1) * case.step + len);
+                })
+            };
+            assert!(!end(read) && end(read - 1));
+            assert!(!refuses(isa, narrow, |_| ()));
+            assert!(refuses(isa, narrow, |case| case
+                .taps
+                .push(-(case.start as isize) - 1)));
+            let few = |values: &mut Vec<f32>, case: usize| values.truncate(case - 1);
+            assert!(refuses(isa, narrow, |case| few(
+                &mut case.bias,
+                case.output_channels
+            )));
+            assert!(refuses(isa, narrow, |case| few(
+                &mut case.multiplier,
+                case.output_channels
+            )));
+        }
+        assert!(refuses(isa, true, |case| {
+            case.residual.0 = Some(vec![0.0; case.width * case.residual_step]);
+        }));
+    }
+}

@@ -1,0 +1,224 @@
+//! Lanes over output channels; see the module above.
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::engine::cpu::int8_kernels::{Int8Output, Int8Residual, Int8Row};
+use crate::engine::cpu::int8_simd::{Floats, Kernel, Registers, Set, Sums, Wide};
+use crate::program::layout::LANES;
+use crate::program::layout::QUAD;
+
+/// See [`int8_wide_row`], which has checked the row.
+pub(super) struct WideRow<'a>(pub(super) Int8Row<'a>);
+
+impl Kernel for WideRow<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Set>(mut self) {
+        let row = &mut self.0;
+        // SAFETY: `int8_wide_row` checked the row; the tiles cover its steps exactly.
+        unsafe {
+            match (row.output_channels.div_ceil(LANES), S::REGISTERS) {
+                (4, Registers::Large) => wide::<S, 6, 4, 4>(row),
+                (3, Registers::Large) => wide::<S, 8, 4, 3>(row),
+                (2, Registers::Large) => wide::<S, 12, 4, 2>(row),
+                (_, Registers::Large) => wide::<S, 16, 4, 1>(row),
+                (_, Registers::Six) => wide::<S, 6, 4, 1>(row),
+                (_, Registers::Four) => wide::<S, 4, 2, 1>(row),
+                (_, Registers::Two) => wide::<S, 2, 2, 1>(row),
+            }
+        }
+    }
+}
+
+/// Memory that begins with a cache line: a vector that crosses two is slow to read back.
+#[repr(C, align(64))]
+struct Line<T>(T);
+
+/// Computes the row in tiles of `BLOCKS` blocks by `MANY`, `FEW` and single steps.
+///
+/// # Safety
+/// The row was checked, has `BLOCKS` blocks, and the processor has the instruction set of `S`.
+#[inline(always)]
+unsafe fn wide<S: Set, const MANY: usize, const FEW: usize, const BLOCKS: usize>(
+    row: &mut Int8Row<'_>,
+) {
+    let mut memory = Line(MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit());
+    let sums = memory.0.as_mut_ptr().cast::<i32>();
+    // SAFETY: the caller's promise; the tiles' steps are in the row, and no tile has more sums than
+    // the largest, which fit into `memory`.
+    unsafe {
+        let begin = wide_begin::<S, BLOCKS>(row);
+        let mut done = 0;
+        while done < row.width {
+            let left = row.width - done;
+            // A tile of few steps is slower per step, but not as much as one that is not needed.
+            let (first, steps) = if left == MANY || left >= MANY.max(2 * FEW + 1) {
+                wide_tile::<S, MANY, BLOCKS>(row, begin, done, sums);
+                (done, MANY)
+            } else if row.width >= FEW {
+                // The last tile may begin in the one before it, whose results it repeats.
+                let first = done.min(row.width - FEW);
+                wide_tile::<S, FEW, BLOCKS>(row, begin, first, sums);
+                (first, FEW)
+            } else {
+                wide_tile::<S, 1, BLOCKS>(row, begin, done, sums);
+                (done, 1)
+            };
+            done = first + steps;
+            finish::<S::Floats>(row, first..done, BLOCKS, sums);
+        }
+    }
+}
+
+/// What the sums begin with: 0, or the negative of what inputs of 0 would add.
+///
+/// # Safety
+/// As [`wide`].
+#[inline(always)]
+unsafe fn wide_begin<S: Set, const BLOCKS: usize>(row: &Int8Row<'_>) -> [S::Wide; BLOCKS] {
+    let len = row.taps.len() * row.channels.div_ceil(QUAD);
+    // SAFETY: `Int8Row::check` has shown that the weights hold `BLOCKS` blocks of `len` times 64.
+    unsafe {
+        let mut sums = [S::Wide::zero(); BLOCKS];
+        if S::OFFSET {
+            let zeros = S::Wide::quad([0; QUAD].as_ptr());
+            for at in 0..len {
+                for (block, sum) in sums.iter_mut().enumerate() {
+                    let w = row.weights.as_ptr().add((block * len + at) * LANES * QUAD);
+                    *sum = sum.dot(zeros, S::Wide::weights(w));
+                }
+            }
+            sums = sums.map(|sum| sum.negative());
+        }
+        sums
+    }
+}
+
+/// Writes the sums of `PX` steps from step `first` on to `to`, `[step][block][16]`.
+///
+/// # Safety
+/// As [`wide`], the steps are in the row, and `to` is valid for writing the sums.
+#[inline(always)]
+unsafe fn wide_tile<S: Set, const PX: usize, const BLOCKS: usize>(
+    row: &Int8Row<'_>,
+    begin: [S::Wide; BLOCKS],
+    first: usize,
+    to: *mut i32,
+) {
+    let quads = row.channels.div_ceil(QUAD);
+    let block_len = row.taps.len() * quads * LANES * QUAD;
+    // SAFETY: `Int8Row::check` has shown that all steps' taps, and their channels in whole quads, are in the
+    // input, and that the weights hold `BLOCKS` blocks.
+    unsafe {
+        let mut sums = [begin; PX];
+        let base = row.input.as_ptr().add(row.start + first * row.step);
+        let mut weights = row.weights.as_ptr();
+        for &tap in row.taps {
+            let pixel = base.offset(tap);
+            for quad in 0..quads {
+                let w: [_; BLOCKS] =
+                    std::array::from_fn(|block| S::Wide::weights(weights.add(block * block_len)));
+                for (px, sums) in sums.iter_mut().enumerate() {
+                    let x = S::Wide::quad(pixel.add(px * row.step + quad * QUAD));
+                    for (sum, w) in sums.iter_mut().zip(w) {
+                        *sum = sum.dot(x, w);
+                    }
+                }
+                weights = weights.add(LANES * QUAD);
+            }
+        }
+        for (px, sums) in sums.into_iter().enumerate() {
+            for (block, sum) in sums.into_iter().enumerate() {
+                sum.store(to.add((px * BLOCKS + block) * LANES));
+            }
+        }
+    }
+}
+
+/// From sums, `[step][block][16]`, to the results of `blocks` blocks.
+///
+/// # Safety
+/// The row was checked and has the blocks, the steps are in the row, and the processor has the
+/// instruction set of `F`.
+#[inline(always)]
+unsafe fn finish<F: Floats>(
+    row: &mut Int8Row<'_>,
+    steps: Range<usize>,
+    blocks: usize,
+    sums: *const i32,
+) {
+    for block in 0..blocks {
+        let channel = block * LANES;
+        let count = (row.output_channels - channel).min(LANES);
+        // SAFETY: `Int8Row::check` has shown that multipliers and biases hold the block, and that
+        // channels `channel..channel + count` of the steps are in the output and in the residual.
+        unsafe {
+            let multiplier = F::load(row.multiplier.as_ptr().add(channel));
+            let bias = F::load(row.bias.as_ptr().add(channel));
+            for (i, step) in steps.clone().enumerate() {
+                let sum = F::load_sums(sums.add((i * blocks + block) * LANES));
+                let mut y = sum.mul(multiplier).add(bias);
+                match row.residual {
+                    None => {}
+                    Some(Int8Residual::F32 { values, step: from }) => {
+                        let from = values.as_ptr().add(step * from + channel);
+                        let mut all = [0.0; LANES];
+                        y = y.add(F::load(whole(from, count, &mut all)));
+                    }
+                    Some(Int8Residual::I8 {
+                        codes,
+                        scale,
+                        step: from,
+                    }) => {
+                        let from = codes.as_ptr().add(step * from + channel);
+                        let mut all = [0; LANES];
+                        let codes = F::load_codes(whole(from, count, &mut all));
+                        y = y.add(codes.mul(F::splat(&scale)));
+                    }
+                }
+                if row.relu {
+                    y = y.relu();
+                }
+                let to = step * row.output_step + channel;
+                match &mut row.output {
+                    Int8Output::F32(values) => {
+                        let to = values.as_mut_ptr().add(to);
+                        if count == LANES {
+                            y.store(to);
+                        } else {
+                            let mut all = [0.0; LANES];
+                            y.store(all.as_mut_ptr());
+                            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+                        }
+                    }
+                    Int8Output::I8 { codes, scale } => {
+                        let (to, scale) = (codes.as_mut_ptr().add(to), F::splat(scale));
+                        if count == LANES {
+                            y.store_codes(scale, to);
+                        } else {
+                            let mut all = [0; LANES];
+                            y.store_codes(scale, all.as_mut_ptr());
+                            std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A pointer to 16 elements, the first `count` of which are those at `from`; the others, if any, are
+/// those of `all`.
+///
+/// # Safety
+/// `from` is valid for reading `count` elements, at most 16.
+#[inline(always)]
+unsafe fn whole<T: Copy>(from: *const T, count: usize, all: &mut [T; LANES]) -> *const T {
+    if count == LANES {
+        return from;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count) };
+    all.as_ptr()
+}

@@ -1,0 +1,324 @@
+//! What a model is: everything that differs between CenterPoint-pillar networks, checked once.
+//!
+//! A model is described by a TOML file (`model.toml`, see [`mod@file`]); a plan carries the same text. The
+//! types here are what the stages use: class tables are resolved to one value per class, sizes are
+//! derived and bounded, so that no stage has to check them again. Sources of the numbers and
+//! conventions: mmdetection3d, tier4 AWML, Autoware `lidar_centerpoint`.
+
+#[cfg(feature = "yaml")]
+pub mod autoware;
+mod check;
+mod check_decode;
+pub mod file;
+mod pfn;
+mod problem;
+
+pub use pfn::{Pfn, PfnError, PfnLayer};
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::points::Column;
+
+/// A checked model description.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Name for people, such as `centerpoint-demo`.
+    pub name: String,
+    /// Class names; [`crate::Box3d::class`] indexes them.
+    pub classes: Vec<String>,
+    /// The columns of the accumulated cloud that the network was trained on.
+    pub points: Points,
+    /// Range and voxels.
+    pub grid: Grid,
+    /// The pillar feature network.
+    pub pfn: PfnSpec,
+    /// What the head's numbers mean.
+    pub head: Head,
+    /// Which cells become candidates.
+    pub decode: Decode,
+    /// Suppression steps, in order.
+    pub nms: Vec<NmsStep>,
+    /// Class changes by BEV area, in order; the first that applies wins.
+    pub remap: Vec<Remap>,
+}
+
+/// The network's point input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Points {
+    /// Columns of a point row in the order of training; begins with x, y, z.
+    pub columns: Vec<Column>,
+    /// Factor from the files' intensity to the training scale (1/255 for 0..255 files and a network
+    /// trained on 0..1).
+    pub intensity_scale: f32,
+    /// Clouds that are accumulated, the newest included.
+    pub sweeps: usize,
+    /// Most points of an accumulated cloud; what is beyond is dropped and counted.
+    pub capacity: usize,
+}
+
+/// Detection range and its voxels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// Least x, y, z in metres (inclusive).
+    pub min: [f32; 3],
+    /// Greatest x, y, z in metres (exclusive).
+    pub max: [f32; 3],
+    /// Voxel size in metres; its z is the whole height of the range.
+    pub voxel: [f32; 3],
+    /// Columns W (x).
+    pub nx: usize,
+    /// Rows H (y).
+    pub ny: usize,
+    /// Most points that a pillar keeps.
+    pub max_points_per_pillar: usize,
+    /// Most pillars of a frame.
+    pub max_pillars: usize,
+}
+
+/// The pillar feature network's input and widths.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PfnSpec {
+    /// Append xyz − mean of the pillar's kept points.
+    pub mean_offset: bool,
+    /// Append the offset from the pillar's centre in this many axes: 0, 2 (x, y) or 3.
+    pub center_axes: usize,
+    /// Output width of each layer as mmdetection3d's `feat_channels` counts it: a layer before the
+    /// last concatenates its max, so its Linear has half of that width.
+    pub layers: Vec<usize>,
+}
+
+/// Order of the size channels of the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SizeOrder {
+    /// Length, width, height (mmdetection3d).
+    Lwh,
+    /// Width, length, height (AWML's `rot_y_axis_reference`, Autoware).
+    Wlh,
+}
+
+/// What the two rotation channels hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rotation {
+    /// (sin yaw, cos yaw) (mmdetection3d).
+    SinCos,
+    /// (−cos yaw, −sin yaw) (AWML's `rot_y_axis_reference`, Autoware).
+    NegCosNegSin,
+}
+
+/// What the head's outputs mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Head {
+    /// BEV cells per head cell and axis.
+    pub downsample: usize,
+    /// Order of the size channels.
+    pub size_order: SizeOrder,
+    /// Meaning of the rotation channels.
+    pub rotation: Rotation,
+    /// Regression outputs carry as many variance channels after their values.
+    pub variance: bool,
+    /// Tasks; each has its own six outputs.
+    pub tasks: Vec<Task>,
+}
+
+/// One task of the head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The model's class of each heatmap channel.
+    pub classes: Vec<usize>,
+    /// Names of the network outputs, in the order of [`OUTPUT_KINDS`].
+    pub outputs: [String; 6],
+}
+
+/// The six outputs of a task, in their order, as AWML's exporter names them.
+pub const OUTPUT_KINDS: [&str; 6] = ["heatmap", "reg", "height", "dim", "rot", "vel"];
+
+/// Values that each regression output has per cell, in the order of [`OUTPUT_KINDS`] (the
+/// heatmap's number is that of its classes).
+pub const OUTPUT_VALUES: [usize; 6] = [0, 2, 1, 3, 2, 2];
+
+/// How cells become candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Candidates {
+    /// One candidate per cell, of its best class (Autoware, CUDA-CenterPoint).
+    BestClass,
+    /// One candidate per class and cell (mmdetection3d).
+    ClassCell,
+}
+
+/// Candidate selection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decode {
+    /// How cells become candidates.
+    pub candidates: Candidates,
+    /// Candidates of a task that enter suppression, best first.
+    pub max_candidates: usize,
+    /// Upper bounds in metres (exclusive) of the BEV distance bands; a box beyond the last is
+    /// dropped. Infinity where the model knows no bands.
+    pub bands: Vec<f32>,
+    /// Least score by `[band][class]`.
+    pub score: Vec<Vec<f32>>,
+    /// Least norm of the rotation channels by class; below it the candidate is dropped.
+    pub yaw_norm: Vec<f32>,
+}
+
+/// What counts as an overlap.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NmsKind {
+    /// BEV centre distance below the radius of the *kept* box's class, metres by class.
+    Circle {
+        /// Radius in metres by class.
+        radius: Vec<f32>,
+    },
+    /// Rotated BEV intersection over union above a threshold.
+    Iou {
+        /// Greatest IoU that is not an overlap.
+        threshold: f32,
+        /// Pairs with a BEV centre distance beyond it (metres) are not compared.
+        search_distance: f32,
+    },
+}
+
+/// One suppression step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NmsStep {
+    /// What counts as an overlap.
+    pub kind: NmsKind,
+    /// Group of each class; only boxes of one group suppress each other.
+    pub group: Vec<usize>,
+    /// Most boxes that each group keeps.
+    pub max_boxes: usize,
+}
+
+/// Changes a box's class by its BEV area (Autoware's `detection_class_remapper`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remap {
+    /// Class that the network gave.
+    pub from: usize,
+    /// Class that the box gets.
+    pub to: usize,
+    /// Least length × width in m² (inclusive).
+    pub min_area: f32,
+    /// Greatest length × width in m² (inclusive).
+    pub max_area: f32,
+}
+
+impl Model {
+    /// Reads and checks a `model.toml`.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the file and the key that is wrong.
+    pub fn read(path: &Path) -> Result<Self, ModelError> {
+        Self::parse(&file::read_text(path)?, path)
+    }
+
+    /// Checks the text of a model description; `path` names it in errors.
+    ///
+    /// # Errors
+    /// [`ModelError`] with the key that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
+        check::resolve(file::parse(text, path)?).map_err(|problem| problem.in_file(path))
+    }
+
+    /// Columns of the PFN's input.
+    pub fn pfn_in_features(&self) -> usize {
+        self.points.columns.len() + if self.pfn.mean_offset { 3 } else { 0 } + self.pfn.center_axes
+    }
+
+    /// Output width of each PFN layer's Linear: half of the layer's width before the last layer.
+    pub fn pfn_linear_widths(&self) -> impl Iterator<Item = usize> + '_ {
+        let last = self.pfn.layers.len().saturating_sub(1);
+        self.pfn
+            .layers
+            .iter()
+            .enumerate()
+            .map(move |(i, w)| if i == last { *w } else { w / 2 })
+    }
+
+    /// Channels C of the BEV map.
+    pub fn bev_channels(&self) -> usize {
+        self.pfn.layers.last().copied().unwrap_or(0)
+    }
+
+    /// Rows and columns of the head's maps.
+    pub fn head_size(&self) -> (usize, usize) {
+        (
+            self.grid.ny / self.head.downsample,
+            self.grid.nx / self.head.downsample,
+        )
+    }
+
+    /// Channels of output `kind` (an index into [`OUTPUT_KINDS`]) of `task`.
+    pub fn output_channels(&self, task: &Task, kind: usize) -> usize {
+        match OUTPUT_VALUES.get(kind) {
+            Some(0) | None => task.classes.len(),
+            Some(values) => values * if self.head.variance { 2 } else { 1 },
+        }
+    }
+
+    /// Most boxes that a frame can have.
+    pub fn max_boxes(&self) -> usize {
+        self.decode.max_candidates * self.head.tasks.len()
+    }
+}
+
+impl Grid {
+    /// Centre of the pillar in column `x`, row `y`; its z is the middle of the range.
+    pub fn center(&self, x: usize, y: usize) -> [f32; 3] {
+        let along = |axis: usize, index: usize| {
+            self.voxel[axis] / 2.0 + index as f32 * self.voxel[axis] + self.min[axis]
+        };
+        [along(0, x), along(1, y), along(2, 0)]
+    }
+
+    /// Cells of the grid.
+    pub fn cells(&self) -> usize {
+        self.nx * self.ny
+    }
+}
+
+/// Why a model description was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file could not be read.
+    #[error("{path}: cannot read the model description: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file is far larger than any description.
+    #[error("{path}: {bytes} bytes are too many for a model description (at most {limit})")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The most that is read.
+        limit: u64,
+    },
+    /// Not TOML (or YAML), a key that is not known, missing, or of the wrong type.
+    #[error("{path}: {message}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message, with line, column and key.
+        message: String,
+    },
+    /// A value that cannot be, or that contradicts another.
+    #[error("{path}: key `{key}`: {problem}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key, dotted, such as `grid.voxel_size`.
+        key: String,
+        /// What is wrong: the value found, what was expected, and why.
+        problem: String,
+    },
+}

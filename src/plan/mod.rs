@@ -1,0 +1,452 @@
+//! The plan file: one file that holds everything inference needs.
+//!
+//! ```text
+//! 0   magic        8 bytes  "CPPLAN\r\n"
+//! 8   version      u32      [`VERSION`]
+//! 12  sections     u32      rows of the table
+//! 16  length       u64      bytes of the whole file
+//! 24  checksum     32 bytes SHA-256 of everything from byte 64 on
+//! 56  reserved     8 bytes  zero
+//! 64  table        32 bytes a section: name (8 bytes, zero padded), offset u64, length u64, zero u64
+//! …   sections     each at a multiple of 64
+//! ```
+//!
+//! All numbers are little endian. Sections of a CPU plan: `manifest` (JSON, [`Manifest`]), `model`
+//! (the text of `model.toml`), `pfn` (f32: weight then bias of each layer), `program` (JSON) and
+//! `weights` (packed as the engine reads them). The file is memory-mapped and nothing of the weights is
+//! copied. The same inputs make the same bytes: no times, no paths.
+
+// The memory map is the one unsafe call of this file.
+#![allow(unsafe_code)]
+
+mod manifest;
+mod quantization;
+mod tensorrt;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use manifest::{Accuracy, Manifest, PfnShape, Target};
+use memmap2::Mmap;
+pub use quantization::{Calibrated, Candidate, Quantization};
+use sha2::{Digest, Sha256};
+pub use tensorrt::{BuiltOn, IoFormats, LayerCounts, TensorDesc, TensorRtOptions, TensorRtTarget};
+
+use crate::model::{Model, ModelError};
+use crate::model::{Pfn, PfnError, PfnLayer};
+
+/// The format's version; a reader takes no other.
+pub const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"CPPLAN\r\n";
+const HEADER: usize = 64;
+const ROW: usize = 32;
+const ALIGN: usize = 64;
+const MAX_SECTIONS: usize = 64;
+/// Most bytes of the manifest and of the model description, which are parsed into memory. An INT8
+/// plan's manifest has a number for every output channel.
+const MAX_TEXT: usize = 1 << 20;
+
+/// Bytes of one section; keeps the map alive.
+#[derive(Clone)]
+pub struct Section {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Section {
+    fn as_ref(&self) -> &[u8] {
+        // The range was checked against the file when the plan was opened.
+        self.map.get(self.range.clone()).unwrap_or(&[])
+    }
+}
+
+/// An opened plan.
+pub struct Plan {
+    path: PathBuf,
+    sections: BTreeMap<String, Section>,
+    manifest: Manifest,
+    model: Model,
+    pfn: Pfn,
+}
+
+impl Plan {
+    /// Maps a plan and checks everything but the engine's payload: magic, version, length, table,
+    /// checksum, manifest, model description and PFN.
+    ///
+    /// # Errors
+    /// [`PlanError`] that names the file, what was found and what was expected.
+    pub fn open(path: &Path) -> Result<Self, PlanError> {
+        let io = |source| PlanError::Io {
+            path: path.into(),
+            source,
+        };
+        if std::fs::metadata(path).map_err(io)?.len() < HEADER as u64 {
+            let source = std::fs::read(path).map_err(io)?;
+            return Err(not_a_plan(path, &source));
+        }
+        let map = Arc::new(map(path).map_err(io)?);
+        let sections = read_table(path, &map)?;
+        let broken = |what: String| PlanError::Broken {
+            path: path.into(),
+            what,
+        };
+        let text = |name: &str| -> Result<&str, PlanError> {
+            let section = sections
+                .get(name)
+                .ok_or_else(|| broken(format!("no section `{name}`")))?;
+            let bytes = section.range.len();
+            if bytes > MAX_TEXT {
+                return Err(broken(format!(
+                    "section `{name}` has {bytes} bytes, more than any real one ({MAX_TEXT})"
+                )));
+            }
+            std::str::from_utf8(section.map.get(section.range.clone()).unwrap_or(&[]))
+                .map_err(|e| broken(format!("section `{name}` is no UTF-8: {e}")))
+        };
+        let manifest: Manifest = serde_json::from_str(text("manifest")?)
+            .map_err(|e| broken(format!("section `manifest`: {e}")))?;
+        let model = Model::parse(text("model")?, path)?;
+        let values = sections
+            .get("pfn")
+            .ok_or_else(|| broken("no section `pfn`".into()))?;
+        let pfn = read_pfn(&manifest.pfn, values.as_ref()).map_err(broken)?;
+        pfn.check(&model).map_err(|source| PlanError::Pfn {
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.into(),
+            sections,
+            manifest,
+            model,
+            pfn,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the plan was made from and for.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The model description.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The pillar feature network, BN folded.
+    pub fn pfn(&self) -> &Pfn {
+        &self.pfn
+    }
+
+    /// A section's bytes.
+    ///
+    /// # Errors
+    /// [`PlanError::Broken`] where the plan has no such section.
+    pub fn section(&self, name: &str) -> Result<Section, PlanError> {
+        self.sections
+            .get(name)
+            .cloned()
+            .ok_or_else(|| PlanError::Broken {
+                path: self.path.clone(),
+                what: format!("no section `{name}`"),
+            })
+    }
+
+    /// Names and sizes in bytes of all sections.
+    pub fn sections(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.sections
+            .iter()
+            .map(|(name, section)| (name.as_str(), section.range.len()))
+    }
+}
+
+/// Everything that a plan is written from.
+pub struct Contents<'a> {
+    /// What the plan was made from and for; `pfn` is filled in here.
+    pub manifest: Manifest,
+    /// Text of the model description.
+    pub model_text: &'a str,
+    /// The pillar feature network, BN folded.
+    pub pfn: &'a Pfn,
+    /// The engine's sections by name (at most 8 bytes).
+    pub engine: Vec<(&'static str, &'a [u8])>,
+}
+
+/// Writes a plan beside `path` and renames it there, so that a reader never sees half of one.
+///
+/// # Errors
+/// [`PlanError::Write`].
+pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
+    let error = |source| PlanError::Write {
+        path: path.into(),
+        source,
+    };
+    let temporary = path.with_extension("plan.part");
+    let mut file = std::fs::File::create(&temporary).map_err(error)?;
+    encode(contents, &mut file).map_err(error)?;
+    file.sync_all().map_err(error)?;
+    std::fs::rename(&temporary, path).map_err(error)
+}
+
+/// Maps a file, to be read only.
+pub(crate) fn map(path: &Path) -> std::io::Result<Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: the map is read-only and private. Another process that shortens the file while it is
+    // mapped would make reads fault; plans are replaced by rename (`write`), never rewritten.
+    unsafe { Mmap::map(&file) }
+}
+
+/// Writes section after section: a large engine, which may be mapped, is not copied.
+fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<()> {
+    contents.manifest.pfn = contents
+        .pfn
+        .layers
+        .iter()
+        .map(|l| PfnShape {
+            in_features: l.in_features,
+            out_features: l.out_features,
+        })
+        .collect();
+    let mut manifest = serde_json::to_vec_pretty(&contents.manifest)?;
+    manifest.push(b'\n');
+    let mut pfn: Vec<u8> = Vec::new();
+    for layer in &contents.pfn.layers {
+        for value in layer.weight.iter().chain(&layer.bias) {
+            pfn.extend(value.to_le_bytes());
+        }
+    }
+    let mut sections: Vec<(&str, &[u8])> = vec![
+        ("manifest", &manifest),
+        ("model", contents.model_text.as_bytes()),
+        ("pfn", &pfn),
+    ];
+    sections.extend(contents.engine.iter().map(|(name, bytes)| (*name, *bytes)));
+
+    let mut head = vec![0u8; HEADER + ROW * sections.len()];
+    let mut end = head.len();
+    // What the file holds from the table's end on: padding, and sections.
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * sections.len());
+    for (i, (name, section)) in sections.iter().enumerate() {
+        let offset = end.next_multiple_of(ALIGN);
+        parts.extend([&[0; ALIGN][..offset - end], *section]);
+        end = offset + section.len();
+        let row = HEADER + ROW * i;
+        head[row..row + name.len().min(8)].copy_from_slice(&name.as_bytes()[..name.len().min(8)]);
+        head[row + 8..row + 16].copy_from_slice(&(offset as u64).to_le_bytes());
+        head[row + 16..row + 24].copy_from_slice(&(section.len() as u64).to_le_bytes());
+    }
+    head[..8].copy_from_slice(&MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..16].copy_from_slice(&(sections.len() as u32).to_le_bytes());
+    head[16..24].copy_from_slice(&(end as u64).to_le_bytes());
+    let mut checksum = Sha256::new_with_prefix(&head[HEADER..]);
+    parts.iter().for_each(|part| checksum.update(part));
+    head[24..56].copy_from_slice(&checksum.finalize());
+    file.write_all(&head)?;
+    parts.iter().try_for_each(|part| file.write_all(part))
+}
+
+fn not_a_plan(path: &Path, start: &[u8]) -> PlanError {
+    if start.starts_with(&MAGIC) {
+        let what = format!("{} bytes are less than the header's {HEADER}", start.len());
+        return PlanError::Broken {
+            path: path.into(),
+            what,
+        };
+    }
+    PlanError::NotAPlan { path: path.into() }
+}
+
+/// Little-endian integer of `N` bytes at `at`; zero past the end (all callers checked the length).
+fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
+    let mut value = [0u8; 8];
+    for (to, from) in value.iter_mut().zip(bytes.iter().skip(at).take(N)) {
+        *to = *from;
+    }
+    u64::from_le_bytes(value)
+}
+
+fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>, PlanError> {
+    let bytes: &[u8] = map;
+    let broken = |what: String| PlanError::Broken {
+        path: path.into(),
+        what,
+    };
+    if !bytes.starts_with(&MAGIC) {
+        return Err(not_a_plan(path, bytes));
+    }
+    let version = number::<4>(bytes, 8) as u32;
+    if version != VERSION {
+        return Err(PlanError::Version {
+            path: path.into(),
+            found: version,
+            expected: VERSION,
+        });
+    }
+    let length = number::<8>(bytes, 16);
+    if length != bytes.len() as u64 {
+        return Err(broken(format!(
+            "{} bytes, the header says {length}",
+            bytes.len()
+        )));
+    }
+    let count = number::<4>(bytes, 12) as usize;
+    let table = HEADER + ROW * count.min(MAX_SECTIONS + 1);
+    if count > MAX_SECTIONS || table > bytes.len() {
+        return Err(broken(format!("a table of {count} sections does not fit")));
+    }
+    if Sha256::digest(&bytes[HEADER..])[..] != bytes[24..56] {
+        return Err(broken(
+            "the checksum does not match; copy or build the file again".into(),
+        ));
+    }
+    let mut sections = BTreeMap::new();
+    for row in (HEADER..table).step_by(ROW) {
+        let name = String::from_utf8_lossy(&bytes[row..row + 8])
+            .trim_end_matches('\0')
+            .to_string();
+        let (offset, length) = (number::<8>(bytes, row + 8), number::<8>(bytes, row + 16));
+        let end = offset
+            .checked_add(length)
+            .filter(|end| *end <= bytes.len() as u64);
+        let Some(end) = end.filter(|_| offset.is_multiple_of(ALIGN as u64)) else {
+            return Err(broken(format!(
+                "section `{name}` at {offset} with {length} bytes is outside of the file or unaligned"
+            )));
+        };
+        let section = Section {
+            map: map.clone(),
+            range: offset as usize..end as usize,
+        };
+        if sections.insert(name.clone(), section).is_some() {
+            return Err(broken(format!("section `{name}` is there twice")));
+        }
+    }
+    Ok(sections)
+}
+
+fn read_pfn(shapes: &[PfnShape], bytes: &[u8]) -> Result<Pfn, String> {
+    let mut values = bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let mut expected = 0usize;
+    for shape in shapes {
+        expected = shape
+            .out_features
+            .checked_mul(shape.in_features)
+            .and_then(|n| n.checked_add(shape.out_features))
+            .and_then(|n| n.checked_add(expected))
+            .ok_or("PFN sizes overflow")?;
+    }
+    if expected.checked_mul(4) != Some(bytes.len()) {
+        let found = bytes.len();
+        return Err(format!(
+            "section `pfn` has {found} bytes, its layers need {expected} values"
+        ));
+    }
+    let layers = shapes
+        .iter()
+        .map(|shape| PfnLayer {
+            in_features: shape.in_features,
+            out_features: shape.out_features,
+            weight: values
+                .by_ref()
+                .take(shape.in_features * shape.out_features)
+                .collect(),
+            bias: values.by_ref().take(shape.out_features).collect(),
+        })
+        .collect();
+    Ok(Pfn { layers })
+}
+
+/// Why a plan was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The file could not be opened or mapped.
+    #[error("{path}: cannot open the plan: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The file could not be written.
+    #[error("{path}: cannot write the plan: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// Some other kind of file.
+    #[error(
+        "{path}: not a centerpoint plan; make one with `cp-build compile` \
+         (a bare TensorRT engine is no plan)"
+    )]
+    NotAPlan {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Written by another version.
+    #[error(
+        "{path}: plan format {found}, this program reads {expected}; build the plan again with \
+         `cp-build compile`"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Version in the file.
+        found: u32,
+        /// Version that this program reads.
+        expected: u32,
+    },
+    /// A file of scores that cannot be read.
+    #[error("{path}: no scores: {what}; make them with `cp-build eval --plan … --format json`")]
+    Accuracy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Damaged, or contradicts itself.
+    #[error("{path}: broken plan: {what}")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the values found and expected.
+        what: String,
+    },
+    /// The model description in it does not hold.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The PFN in it is not the one that its model describes.
+    #[error("{path}: {source}")]
+    Pfn {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: PfnError,
+    },
+    /// Made for something else than what is asked for.
+    #[error("{path}: made for `{found}`, but {wanted}; {advice}")]
+    Target {
+        /// The file.
+        path: PathBuf,
+        /// The plan's target.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+        /// What to do.
+        advice: String,
+    },
+}

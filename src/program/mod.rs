@@ -1,0 +1,284 @@
+//! The payload of a CPU plan: a list of operators over feature maps, and one blob of packed weights.
+//!
+//! [`crate::build::lower::ProgramBuilder`] makes it, [`crate::engine::cpu::CpuEngine`] runs it. The program is kept as JSON; the
+//! blob is memory-mapped and used in place, so it holds the weights in the order in which the
+//! kernels read them (see [`layout`]), in sections aligned to [`ALIGN`] bytes.
+
+mod check;
+mod error;
+mod layers;
+pub mod layout;
+
+pub use error::ProgramError;
+pub use layers::{Layer, LayerTensor};
+use serde::{Deserialize, Serialize};
+
+/// Alignment of every section of the weight blob, and of the blob itself, in bytes.
+pub const ALIGN: usize = 64;
+
+/// A network in the form that the engine runs, with its weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Payload {
+    /// What to compute.
+    pub program: Program,
+    /// The sections that [`Section`]s point to. Keep it aligned to [`ALIGN`] bytes in a file.
+    pub weights: Vec<u8>,
+}
+
+/// Operators in the order of execution, and the feature maps between them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Program {
+    /// All feature maps.
+    pub tensors: Vec<Tensor>,
+    /// Index of the network's input in `tensors`.
+    pub input: usize,
+    /// The network's outputs, in its order.
+    pub outputs: Vec<Output>,
+    /// The operators.
+    pub ops: Vec<Op>,
+}
+
+impl Program {
+    /// Reads a program's JSON; [`crate::engine::cpu::CpuEngine::new`] and [`Program::validate`] check it.
+    ///
+    /// # Errors
+    /// [`ProgramError::Payload`] with the place in the text.
+    pub fn from_json(text: &[u8]) -> Result<Self, ProgramError> {
+        serde_json::from_slice(text).map_err(|e| ProgramError::Payload {
+            what: format!("the program: {e}"),
+        })
+    }
+}
+
+/// A feature map, [1, C, H, W], of f32 or of signed 8-bit codes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tensor {
+    /// Name of the tensor: that of the node that makes it, or of the last one fused into it. Empty for
+    /// a copy of another tensor inside a Concat, which observers are not shown.
+    pub name: String,
+    /// Channels C.
+    pub channels: usize,
+    /// Rows H.
+    pub height: usize,
+    /// Columns W.
+    pub width: usize,
+    /// Set if the tensor is a range of channels of another one, as the inputs of a Concat are. The
+    /// other one is not a slice itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice_of: Option<SliceOf>,
+    /// Set if the tensor holds signed 8-bit codes: a value is its code times this, with zero point 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+}
+
+/// Where a tensor lies inside another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceOf {
+    /// Index of the whole in [`Program::tensors`].
+    pub tensor: usize,
+    /// The first channel.
+    pub channel: usize,
+}
+
+/// An output of the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Name of the output in the network, such as `heatmap`.
+    pub name: String,
+    /// Index in [`Program::tensors`].
+    pub tensor: usize,
+}
+
+/// One operator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Op {
+    /// Name of the node in the network.
+    pub name: String,
+    /// The tensor it writes.
+    pub output: usize,
+    /// What it computes.
+    pub kind: OpKind,
+}
+
+/// What an operator computes. Numbers named `input`, `a`, `b`, `residual` index
+/// [`Program::tensors`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum OpKind {
+    /// Convolution in all its forms.
+    Conv(Conv),
+    /// `input · scale[c] + shift[c]`: a BatchNormalization at inference.
+    Affine {
+        /// Tensor read.
+        input: usize,
+        /// C factors, f32.
+        scale: Section,
+        /// C summands, f32.
+        shift: Section,
+        /// Clamp negative values to 0 afterwards.
+        relu: bool,
+    },
+    /// `a + b`.
+    Add {
+        /// Tensor read.
+        a: usize,
+        /// Tensor read.
+        b: usize,
+        /// Clamp negative values to 0 afterwards.
+        relu: bool,
+    },
+    /// `max(input, 0)`; NaN becomes 0.
+    Relu {
+        /// Tensor read.
+        input: usize,
+    },
+    /// `1 / (1 + exp(-input))`.
+    Sigmoid {
+        /// Tensor read.
+        input: usize,
+    },
+    /// Channels become pixels, as ONNX DepthToSpace. Block 1 is a copy.
+    DepthToSpace {
+        /// Tensor read.
+        input: usize,
+        /// Size of the block of pixels.
+        block: usize,
+        /// Order of the channels.
+        mode: DepthToSpaceMode,
+    },
+    /// Maximum of a window; pixels outside the map do not count.
+    MaxPool {
+        /// Tensor read.
+        input: usize,
+        /// Window's rows and columns.
+        kernel: [usize; 2],
+        /// Step in rows and columns.
+        stride: [usize; 2],
+        /// Rows above and columns to the left of the map where the first window begins.
+        pad: [usize; 2],
+    },
+    /// Codes of values: `input / scale` rounded half to even, in -128..=127, with the output's scale.
+    Quantize {
+        /// Tensor read, f32.
+        input: usize,
+    },
+    /// Values of codes: `code · scale`, with the input's scale.
+    Dequantize {
+        /// Tensor read, codes.
+        input: usize,
+    },
+}
+
+/// Which channels make the pixels of a block, as the attribute `mode` of ONNX DepthToSpace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DepthToSpaceMode {
+    /// Pixel (a, b), channel c from channel `(a · block + b) · C + c`. ONNX's default.
+    Dcr,
+    /// Pixel (a, b), channel c from channel `(c · block + a) · block + b`.
+    Crd,
+}
+
+/// A convolution, transposed convolution, or convolution followed by DepthToSpace, with bias,
+/// residual and ReLU.
+///
+/// An input of codes is multiplied with weights of codes in integers, and then, each a separate f32
+/// operation: `sum · multiplier[c] + bias[c]`, the residual (its values) added, ReLU; an output of
+/// codes is that divided by its scale, rounded half to even, in -128..=127, NaN to 0.
+///
+/// The output is `up` times finer than the steps of the convolution. Phase (a, b), number
+/// `a · up[1] + b`, computes the output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels
+/// `(i · stride[0] + dy, j · stride[1] + dx)` for each of its taps (dy, dx); pixels outside the map are
+/// 0.
+/// A plain convolution has one phase; a transposed one with stride s has s² phases and steps of 1;
+/// DepthToSpace behind a convolution makes block² phases with the same taps and different channels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conv {
+    /// Tensor read.
+    pub input: usize,
+    /// Tensor of the output's shape that is added before the ReLU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residual: Option<usize>,
+    /// The node's kernel size, for people.
+    pub kernel: [usize; 2],
+    /// Input pixels per step, in rows and columns.
+    pub stride: [usize; 2],
+    /// Output pixels per step, in rows and columns.
+    pub up: [usize; 2],
+    /// Groups: group g maps the g-th part of the input's channels to the g-th part of the output's.
+    pub groups: usize,
+    /// Clamp negative values to 0 afterwards.
+    pub relu: bool,
+    /// Order of the weights, and so which kernel runs.
+    pub layout: WeightLayout,
+    /// `up[0] · up[1]` phases.
+    pub phases: Vec<Phase>,
+}
+
+/// Kind and order of packed weights; see [`layout`] and `pack8.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightLayout {
+    /// `[group][output channels / 16][tap][input channel][16]`: lanes are output channels.
+    Wide,
+    /// `[output channel][tap][input channel]`: lanes are input channels, a multiple of 16. For the
+    /// last convolutions of heads, which have one to five output channels.
+    Narrow,
+    /// 8-bit codes, `[group][output channels / 16][tap][input channels / 4][16][4]`: the twin of
+    /// [`WeightLayout::Wide`] for inputs of codes.
+    Quad,
+    /// 8-bit codes, `[output channel][tap][input channel]`, with the input channels in whole parts of
+    /// 32: the twin of [`WeightLayout::Narrow`] for inputs of codes.
+    NarrowQuad,
+}
+
+impl WeightLayout {
+    /// Whether the weights are codes, for inputs of codes.
+    pub(crate) fn is_integer(self) -> bool {
+        matches!(self, Self::Quad | Self::NarrowQuad)
+    }
+
+    /// Whether lanes are input channels.
+    pub(crate) fn is_narrow(self) -> bool {
+        matches!(self, Self::Narrow | Self::NarrowQuad)
+    }
+}
+
+/// Taps and weights of one phase of a [`Conv`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// Offsets (dy, dx) of the input pixels.
+    pub taps: Vec<[i32; 2]>,
+    /// Weights in the conv's [`WeightLayout`].
+    pub weights: Section,
+    /// With weights of codes: the value of 1 in a sum of products of codes (input scale times weight
+    /// scale), f32, laid out as the bias.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<Section>,
+    /// Bias, f32: wide `[group][output channels rounded up to 16]`, narrow `[output channel]`.
+    pub bias: Section,
+}
+
+/// A part of the weight blob, in bytes; `offset` is a multiple of [`ALIGN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Section {
+    /// First byte.
+    pub offset: usize,
+    /// Number of bytes.
+    pub len: usize,
+}
+
+impl Section {
+    /// The bytes of the section.
+    pub(crate) fn range(&self) -> std::ops::Range<usize> {
+        self.offset..self.offset + self.len
+    }
+}
