@@ -1,9 +1,23 @@
-//! What the detector says about one frame besides its boxes: what was dropped, and how long each
-//! stage took.
+//! What the detector returns for one frame: boxes, what was dropped, and how long each stage took.
 //!
 //! Both are plain `Copy` data with the field names of the JSON output, in its order.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
+
+use crate::boxes::Box3d;
+
+/// The objects of one frame; borrowed from the detector until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Detection<'a> {
+    /// The boxes, best first.
+    pub boxes: &'a [Box3d],
+    /// What the frame lost; all zero in an ordinary frame but for points out of range.
+    pub dropped: Dropped,
+    /// Time of each stage in ms; `read` is 0.
+    pub times: Times,
+}
 
 /// What a frame lost on its way to the boxes. Everything is 0 when nothing was lost.
 ///
@@ -104,5 +118,31 @@ impl Times {
             ("nms", self.nms),
             ("total", self.total),
         ]
+    }
+}
+
+/// Measures the stages of a frame.
+pub(crate) struct Clock {
+    start: Instant,
+    last: Instant,
+}
+
+impl Clock {
+    /// A clock that starts now.
+    pub(crate) fn start() -> Self {
+        let start = Instant::now();
+        Self { start, last: start }
+    }
+
+    /// Writes the milliseconds since the last lap.
+    pub(crate) fn lap(&mut self, ms: &mut f64) {
+        let now = Instant::now();
+        *ms = (now - self.last).as_secs_f64() * 1e3;
+        self.last = now;
+    }
+
+    /// Milliseconds since the start.
+    pub(crate) fn total(&self) -> f64 {
+        self.start.elapsed().as_secs_f64() * 1e3
     }
 }

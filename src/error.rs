@@ -24,6 +24,9 @@ pub enum Error {
     /// TensorRT refused an engine, or is not there.
     #[error(transparent)]
     TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
+    /// A stage on the CPU cannot reach a map.
+    #[error(transparent)]
+    Cpu(crate::cpu::CpuError),
     /// A stage on a GPU failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
@@ -56,6 +59,27 @@ pub enum Error {
         /// The operating system's reason.
         source: std::io::Error,
     },
+}
+
+impl From<crate::detector::DetectorError> for Error {
+    fn from(error: crate::detector::DetectorError) -> Self {
+        use crate::detector::DetectorError;
+        match error {
+            DetectorError::Model(error) => Self::Model(error),
+            DetectorError::Plan(error) => Self::Plan(error),
+            DetectorError::Frame(error) => Self::Frame(error),
+            DetectorError::Engine(error) => Self::Engine(error),
+            DetectorError::TensorRt(error) => Self::TensorRt(error),
+            DetectorError::Cuda(error) => Self::Cuda(error),
+            DetectorError::Cpu(error) => Self::Cpu(error),
+        }
+    }
+}
+
+impl From<crate::cpu::CpuError> for Error {
+    fn from(error: crate::cpu::CpuError) -> Self {
+        crate::detector::DetectorError::from(error).into()
+    }
 }
 
 impl Error {

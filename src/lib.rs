@@ -34,6 +34,7 @@ pub mod points;
 pub mod program;
 #[cfg(any(feature = "mcap", feature = "ros2"))]
 pub mod ros;
+pub mod stages;
 pub mod synth;
 
 pub use boxes::Box3d;

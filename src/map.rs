@@ -3,6 +3,8 @@
 //! A map is [C, H, W] with batch 1. A layout carries strides, so that an engine may keep its own (NHWC with a
 //! border, NCHW, a slice of the channels of a larger tensor) and the stages before and after it work in place.
 
+use crate::cuda::DeviceMap;
+
 /// Name and size of one network input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapDesc {
@@ -14,6 +16,13 @@ pub struct MapDesc {
     pub height: usize,
     /// Columns W (x).
     pub width: usize,
+}
+
+impl MapDesc {
+    /// Channels, rows, columns.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.channels, self.height, self.width]
+    }
 }
 
 /// Where element (c, y, x) of a map lies: `offset + c·stride_c + y·stride_y + x·stride_x`.
@@ -57,6 +66,112 @@ impl MapLayout {
     }
 }
 
+/// One item for each of the six head maps of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeadMaps<T> {
+    /// Class logits.
+    pub heatmap: T,
+    /// Offset of the centre within its cell, x and y.
+    pub reg: T,
+    /// Height of the centre.
+    pub height: T,
+    /// Logarithms of the size.
+    pub dim: T,
+    /// Cosine and sine of the yaw.
+    pub rot: T,
+    /// Velocity, x and y.
+    pub vel: T,
+}
+
+impl HeadMaps<&'static str> {
+    /// The names that AWML's exporter gives the maps.
+    pub const NAMES: Self = Self {
+        heatmap: "heatmap",
+        reg: "reg",
+        height: "height",
+        dim: "dim",
+        rot: "rot",
+        vel: "vel",
+    };
+}
+
+impl<T> From<[T; 6]> for HeadMaps<T> {
+    /// In the order of the fields.
+    fn from([heatmap, reg, height, dim, rot, vel]: [T; 6]) -> Self {
+        Self {
+            heatmap,
+            reg,
+            height,
+            dim,
+            rot,
+            vel,
+        }
+    }
+}
+
+impl<T> HeadMaps<T> {
+    /// The items in the order of the fields.
+    pub fn into_array(self) -> [T; 6] {
+        [
+            self.heatmap,
+            self.reg,
+            self.height,
+            self.dim,
+            self.rot,
+            self.vel,
+        ]
+    }
+
+    /// References to the items.
+    pub fn each_ref(&self) -> HeadMaps<&T> {
+        HeadMaps {
+            heatmap: &self.heatmap,
+            reg: &self.reg,
+            height: &self.height,
+            dim: &self.dim,
+            rot: &self.rot,
+            vel: &self.vel,
+        }
+    }
+
+    /// Applies `f` to each item.
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> HeadMaps<U> {
+        self.into_array().map(f).into()
+    }
+
+    /// Applies `f` to each item.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<U, E>(self, mut f: impl FnMut(T) -> Result<U, E>) -> Result<HeadMaps<U>, E> {
+        Ok(HeadMaps {
+            heatmap: f(self.heatmap)?,
+            reg: f(self.reg)?,
+            height: f(self.height)?,
+            dim: f(self.dim)?,
+            rot: f(self.rot)?,
+            vel: f(self.vel)?,
+        })
+    }
+
+    /// Pairs the items with those of `other`.
+    pub fn zip<U>(self, other: HeadMaps<U>) -> HeadMaps<(T, U)> {
+        HeadMaps {
+            heatmap: (self.heatmap, other.heatmap),
+            reg: (self.reg, other.reg),
+            height: (self.height, other.height),
+            dim: (self.dim, other.dim),
+            rot: (self.rot, other.rot),
+            vel: (self.vel, other.vel),
+        }
+    }
+
+    /// The items in the order of the fields.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.each_ref().into_array().into_iter()
+    }
+}
+
 /// A map to read: values and where they lie.
 #[derive(Clone, Copy, Debug)]
 pub struct MapView<'a> {
@@ -73,6 +188,53 @@ pub struct MapViewMut<'a> {
     pub data: MapDataMut<'a>,
     /// Where each element lies.
     pub layout: MapLayout,
+}
+
+/// Which memory maps lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// The host's.
+    Host,
+    /// A GPU's.
+    Device,
+}
+
+/// A map to write: in host memory, or on a GPU.
+#[derive(Debug)]
+pub enum MapMut<'a> {
+    /// In host memory.
+    Host(MapViewMut<'a>),
+    /// On a GPU.
+    Device(DeviceMap),
+}
+
+impl<'a> MapMut<'a> {
+    /// The map, if it is in host memory.
+    pub fn host(self) -> Option<MapViewMut<'a>> {
+        match self {
+            Self::Host(map) => Some(map),
+            Self::Device(_) => None,
+        }
+    }
+}
+
+/// A map to read: in host memory, or on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub enum MapRef<'a> {
+    /// In host memory.
+    Host(MapView<'a>),
+    /// On a GPU.
+    Device(DeviceMap),
+}
+
+impl<'a> MapRef<'a> {
+    /// The map, if it is in host memory.
+    pub fn host(self) -> Option<MapView<'a>> {
+        match self {
+            Self::Host(map) => Some(map),
+            Self::Device(_) => None,
+        }
+    }
 }
 
 /// The storage of a map to write.

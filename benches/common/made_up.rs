@@ -7,8 +7,7 @@
 use std::path::Path;
 
 use centerpoint::Model;
-use centerpoint::map::MapLayout;
-use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::map::{HeadMaps, MapLayout};
 use centerpoint::model::{Pfn, PfnLayer};
 
 use crate::random::Random;
@@ -117,27 +116,24 @@ pub(crate) fn random_pfn(model: &Model, random: &mut Random) -> Pfn {
 }
 
 /// The six head maps side by side in one NHWC tensor of 16 channels, and its layouts.
-pub(crate) fn heads(model: &Model, random: &mut Random) -> (Vec<f32>, [MapLayout; 6]) {
+pub(crate) fn heads(model: &Model, random: &mut Random) -> (Vec<f32>, HeadMaps<MapLayout>) {
     let (height, width) = model.head_size();
     let stride_x = 16;
     let mut offset = 0;
     let task = &model.head.tasks[0];
-    let layouts: Vec<MapLayout> = (0..OUTPUT_KINDS.len())
-        .map(|kind| {
-            let channels = model.output_channels(task, kind);
-            let layout = MapLayout {
-                channels,
-                height,
-                width,
-                offset,
-                stride_c: 1,
-                stride_y: width * stride_x,
-                stride_x,
-            };
-            offset += channels;
-            layout
-        })
-        .collect();
+    let layouts = model.head_channels(task).map(|channels| {
+        let layout = MapLayout {
+            channels,
+            height,
+            width,
+            offset,
+            stride_c: 1,
+            stride_y: width * stride_x,
+            stride_x,
+        };
+        offset += channels;
+        layout
+    });
     let mut data: Vec<f32> = (0..height * width * stride_x)
         .map(|_| random.next())
         .collect();
@@ -151,5 +147,5 @@ pub(crate) fn heads(model: &Model, random: &mut Random) -> (Vec<f32>, [MapLayout
             data[((y + cell.1) * width + x + cell.0) * stride_x] = 2.0 * random.next();
         }
     }
-    (data, layouts.try_into().unwrap())
+    (data, layouts)
 }

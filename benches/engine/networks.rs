@@ -20,7 +20,6 @@ use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::map::MapView;
-use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::model::Pfn;
 use centerpoint::plan::{self, Contents, Manifest, Target};
 
@@ -257,8 +256,8 @@ fn autoware_base(description: &Model) -> Result<Graph> {
         1,
     );
     let task = description.head.tasks.first().context("no task")?;
-    for kind in 0..OUTPUT_KINDS.len() {
-        let (name, out) = (&task.outputs[kind], description.output_channels(task, kind));
+    let outputs = task.outputs.each_ref().zip(description.head_channels(task));
+    for (name, out) in outputs.into_array() {
         let y = net.conv_relu("Conv", &format!("{name}.0"), &x, [HEAD, HEAD], 3, 1);
         net.conv("Conv", name, &y, [HEAD, out], 3, 1);
         let size = [1, out, grid.ny, grid.nx].map(|n| n as i64);

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use centerpoint::Model;
-use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::decode::{CandidateList, decode};
 use centerpoint::cpu::features::{Features, features};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pillars::{Pillars, voxelize};
@@ -134,7 +134,7 @@ fn heads(c: &mut Criterion) {
         data: &data,
         layout,
     });
-    let mut decoder = Decoder::new(&model);
+    let mut decoder = CandidateList::new(&model);
     for threads in [1, 2] {
         let pool = Pool::new(threads);
         c.bench_function(&format!("decode/{threads} threads"), |b| {

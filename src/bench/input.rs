@@ -10,7 +10,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::detector::{Detection, Detector};
+use crate::detection::Detection;
+use crate::detector::Detector;
 use crate::error::Result;
 use crate::model::Model;
 use crate::points::{self, FrameError, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
@@ -143,11 +144,11 @@ impl Feed {
             self.push()?;
         }
         match &self.buffer {
-            Some(buffer) => detector.detect_sweeps(buffer),
+            Some(buffer) => Ok(detector.detect_sweeps(buffer)?),
             None => {
                 let cloud = &self.clouds[self.frame % self.clouds.len()];
                 self.frame += 1;
-                detector.detect(cloud)
+                Ok(detector.detect(cloud)?)
             }
         }
     }

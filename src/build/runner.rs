@@ -6,17 +6,14 @@ use std::sync::Arc;
 
 use super::calibrate::CalibrationError;
 use super::{BuildError, Result as BuildResult};
-use crate::cpu::features::{self, Features};
-use crate::cpu::pillars::{self, Pillars};
-use crate::cpu::pool::Pool;
-use crate::cpu::scatter::{self, Scatter};
-use crate::engine::Engine;
+use crate::cpu::{self, CpuError, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
+use crate::engine::{Engine, Heads};
 use crate::error::{Error, Result};
-use crate::model::Model;
-use crate::model::Pfn;
+use crate::model::{Model, Pfn};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::program::Payload;
+use crate::stages::{Encoder as _, Points};
 
 /// The network's input of one frame: its occupied cells.
 #[derive(Clone, Debug)]
@@ -35,54 +32,37 @@ impl Bev {
 }
 
 /// A network with everything that a frame needs.
-pub(crate) struct Runner<'a> {
-    model: &'a Model,
+pub(crate) struct Runner {
     read: ReadOptions,
-    points: Vec<f32>,
-    pillars: Pillars,
-    features: Features,
-    scatter: Scatter,
+    encoder: cpu::Encoder,
     engine: CpuEngine,
-    pool: Arc<Pool>,
 }
 
-impl<'a> Runner<'a> {
+impl Runner {
     /// `network` is the file that the payload was made from, for messages.
     ///
     /// # Errors
     /// [`BuildError`] where the engine or the PFN does not fit the model.
     pub(crate) fn new(
-        model: &'a Model,
+        model: &Model,
         pfn: &Pfn,
         payload: Payload,
         pool: Arc<Pool>,
         network: &Path,
     ) -> BuildResult<Self> {
         let path = || PathBuf::from(network);
-        let features =
-            Features::new(model, pfn, pool.threads()).map_err(|source| BuildError::Pfn {
-                path: path(),
-                source,
-            })?;
+        let encoder = cpu::Encoder::new(model, pfn, &pool).map_err(|source| BuildError::Pfn {
+            path: path(),
+            source,
+        })?;
         let weights = Arc::new(payload.weights);
-        let engine = CpuEngine::new(payload.program, weights, pool.clone(), &Options::default())
-            .map_err(|source| BuildError::Engine {
+        let engine = CpuEngine::new(payload.program, weights, pool, &Options::default()).map_err(
+            |source| BuildError::Engine {
                 path: path(),
                 source,
-            })?;
-        let input = engine.input();
-        let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
-        let found = [input.channels, input.height, input.width];
-        if found != expected {
-            return Err(BuildError::graph(
-                network,
-                format!(
-                    "the network reads `{}` of {found:?} (C, H, W), the model description gives \
-                     {expected:?}",
-                    input.name
-                ),
-            ));
-        }
+            },
+        )?;
+        Heads::find(&engine, model).map_err(|e| BuildError::graph(network, e.to_string()))?;
         let default_layout = Layout::new(&model.points.columns);
         let default_layout =
             default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
@@ -91,13 +71,8 @@ impl<'a> Runner<'a> {
                 layout: None,
                 default_layout,
             },
-            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
-            pillars: Pillars::new(&model.grid),
-            features,
-            scatter: Scatter::new(model.grid.max_pillars),
+            encoder,
             engine,
-            pool,
-            model,
         })
     }
 
@@ -122,56 +97,36 @@ impl<'a> Runner<'a> {
     /// [`FrameError`] where the frame cannot be read, [`CalibrationError::Columns`] where it lacks one that
     /// the model needs.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
-        let model = self.model;
         let cloud = points::read(frame, &self.read)?;
-        let columns = &model.points.columns;
-        let selected = cloud.select(columns, model.points.intensity_scale, &mut self.points);
-        let selected = selected.map_err(|error| match error {
-            // Only here are both known, what the model needs and which file lacks it.
-            source @ FrameError::MissingColumn { .. } => CalibrationError::Columns {
-                path: frame.into(),
-                source: source.into(),
+        let loaded = self.encoder.load(Points::Cloud(&cloud));
+        loaded.map_err(|error| match error {
+            // Only here are both known: what the model needs, and which file lacks it.
+            CpuError::Points(source @ FrameError::MissingColumn { .. }) => {
+                Error::from(CalibrationError::Columns {
+                    path: frame.into(),
+                    source: source.into(),
+                })
             }
-            .into(),
-            other => Error::from(other),
+            other => other.into(),
         })?;
-        let most = model.points.capacity * columns.len();
-        let points = selected.points.get(..most).unwrap_or(selected.points);
-        pillars::voxelize(points, columns.len(), &model.grid, &mut self.pillars);
-        features::features(
-            points,
-            columns.len(),
-            &self.pillars,
-            &model.grid,
-            &self.pool,
-            &mut self.features,
-        );
-        scatter::scatter(
-            self.features.values(),
-            self.pillars.cells(),
-            &mut self.scatter,
-            &mut self.engine.input_mut(),
-        );
-        Ok(())
+        Ok(self.encoder.encode(self.engine.input_map())?)
     }
 
     /// The pillars of the frame that was read last, to be put into other networks.
     pub(crate) fn bev(&self) -> Bev {
         Bev {
-            cells: self.pillars.cells().to_vec(),
-            features: self.features.values().to_vec(),
+            cells: self.encoder.cells().to_vec(),
+            features: self.encoder.features().to_vec(),
         }
     }
 
     /// Puts pillars into the network's input, in place of [`Runner::read`]. [`Runner::cells`] stay those of
     /// the frame that was read.
-    pub(crate) fn put(&mut self, bev: &Bev) {
-        scatter::scatter(
-            &bev.features,
-            &bev.cells,
-            &mut self.scatter,
-            &mut self.engine.input_mut(),
-        );
+    pub(crate) fn put(&mut self, bev: &Bev) -> Result<()> {
+        let map = self.engine.input_map();
+        Ok(self
+            .encoder
+            .encode_pillars(&bev.cells, &bev.features, map)?)
     }
 
     /// Runs the network on the frame that was read last, and shows every map of floats to `observer`
@@ -199,6 +154,6 @@ impl<'a> Runner<'a> {
 
     /// Cells of the last frame's pillars in the network's input, `y · width + x`.
     pub(crate) fn cells(&self) -> &[u32] {
-        self.pillars.cells()
+        self.encoder.cells()
     }
 }

@@ -75,7 +75,7 @@ impl<'a> Reference<'a> {
     /// The first frame that cannot be read or run.
     pub(crate) fn new(
         model: &'a Model,
-        runner: &mut Runner<'_>,
+        runner: &mut Runner,
         frames: &[PathBuf],
         mut done: impl FnMut(),
     ) -> Result<Self> {
@@ -109,10 +109,10 @@ impl<'a> Reference<'a> {
     /// Keeps the outputs that `engine` has of the frame at `path`.
     pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) {
         let count = engine.outputs().len();
-        let outputs = (0..count).filter_map(|i| engine.output(i));
+        let outputs = (0..count).filter_map(|i| host_map(engine, i));
         let outputs = outputs.map(|view| cells(&view).flatten().collect());
         let objects = self.model.head.tasks.iter().map(|task| {
-            let heatmap = position(engine, &task.outputs[0]);
+            let heatmap = position(engine, &task.outputs.heatmap);
             heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
         });
         self.frames.push(Frame {
@@ -136,7 +136,7 @@ impl<'a> Reference<'a> {
     ///
     /// # Errors
     /// The first frame that cannot be read or run.
-    pub(crate) fn measure(&self, runner: &mut Runner<'_>, mut done: impl FnMut()) -> Result<Sqnr> {
+    pub(crate) fn measure(&self, runner: &mut Runner, mut done: impl FnMut()) -> Result<Sqnr> {
         let mut comparison = self.compare(runner.engine());
         for (index, frame) in self.frames.iter().enumerate() {
             runner.run(&frame.path, None)?;
@@ -169,7 +169,7 @@ impl<'a> Reference<'a> {
         let mut boxes = Mean::default();
         for output in outputs {
             let mut tasks = self.model.head.tasks.iter();
-            match tasks.any(|task| task.outputs[0] == output.name) {
+            match tasks.any(|task| task.outputs.heatmap == output.name) {
                 true => {
                     heatmaps.0.add(output.all);
                     heatmaps.1.add(output.objects);
@@ -197,7 +197,7 @@ impl Comparison<'_> {
             return;
         };
         for (i, (_, task, sums)) in self.outputs.iter_mut().enumerate() {
-            let (Some(view), Some(expected)) = (engine.output(i), frame.outputs.get(i)) else {
+            let (Some(view), Some(expected)) = (host_map(engine, i), frame.outputs.get(i)) else {
                 continue;
             };
             let objects = frame.objects.get(*task).map_or(&[][..], |o| o);
@@ -296,8 +296,16 @@ fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f3
 }
 
 /// The output called `name`.
-pub(crate) fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
-    engine.output(engine.outputs().iter().position(|o| o.name == name)?)
+fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
+    host_map(
+        engine,
+        engine.outputs().iter().position(|o| o.name == name)?,
+    )
+}
+
+/// Output `index` of an engine on the host.
+fn host_map(engine: &impl Engine, index: usize) -> Option<MapView<'_>> {
+    engine.output_map(index)?.host()
 }
 
 /// Whether a cell of a heatmap of logits has an object.

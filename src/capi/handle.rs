@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::status::Failure;
 use super::types::{cp_cloud, cp_field, cp_frame_info, cp_model_info, slice};
-use crate::detector::{Detection, Detector};
+use crate::detection::Detection;
+use crate::detector::Detector;
 use crate::points::{
     Accumulated, Column, Extent, FieldKind, FrameError, Layout, PointCloud, Pose, RecordError,
     Records, SweepBuffer,

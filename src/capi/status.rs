@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::Error;
 use crate::cuda::CudaError;
+use crate::detector::DetectorError;
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
 use crate::points::{PoseError, SweepError};
@@ -105,6 +106,12 @@ fn of_library(error: &Error) -> cp_status {
         }
         // What is left of loading and running has to do with the plan.
         _ => cp_status::CP_ERROR_PLAN,
+    }
+}
+
+impl From<DetectorError> for Failure {
+    fn from(error: DetectorError) -> Self {
+        Self::Library(error.into())
     }
 }
 

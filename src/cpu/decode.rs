@@ -18,16 +18,8 @@ use std::cmp::Ordering;
 
 use crate::boxes::Box3d;
 use crate::cpu::pool::Pool;
-use crate::map::MapView;
-use crate::model::{Candidates, Model, OUTPUT_VALUES, Rotation, SizeOrder};
-
-/// Index of each output in [`crate::model::OUTPUT_KINDS`].
-const HEATMAP: usize = 0;
-const REG: usize = 1;
-const HEIGHT: usize = 2;
-const DIM: usize = 3;
-const ROT: usize = 4;
-const VEL: usize = 5;
+use crate::map::{HeadMaps, MapView};
+use crate::model::{Candidates, Model, Rotation, SizeOrder};
 
 /// Rows of the heatmap that one task of the pool scans.
 const ROWS_PER_TASK: usize = 16;
@@ -54,7 +46,7 @@ impl Candidate {
 
 /// The stage's tables and buffers, and the candidates of the frame. Allocated once.
 #[derive(Clone, Debug)]
-pub struct Decoder {
+pub struct CandidateList {
     /// Least logit that passes, `[band][class]`.
     logits: Vec<Vec<f32>>,
     /// Least logit that passes in any band, by class.
@@ -69,7 +61,7 @@ pub struct Decoder {
     non_finite: u64,
 }
 
-impl Decoder {
+impl CandidateList {
     /// Tables and buffers for `model`; nothing is allocated afterwards.
     pub fn new(model: &Model) -> Self {
         let (logits, least) = least_logits(model);
@@ -92,7 +84,7 @@ impl Decoder {
         self.non_finite = 0;
     }
 
-    /// The candidates of all tasks decoded since [`Decoder::clear`], best first.
+    /// The candidates of all tasks decoded since [`CandidateList::clear`], best first.
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
@@ -108,20 +100,26 @@ impl Decoder {
     }
 }
 
-/// Adds the candidates of one task to `out`. Call [`Decoder::clear`] before the first task of a frame.
+/// Adds the candidates of one task to `out`. Call [`CandidateList::clear`] before the first task of a frame.
 ///
-/// `maps` are the task's outputs in the order of [`crate::model::OUTPUT_KINDS`], each `H × W` as
+/// `maps` are the task's head maps, each `H × W` as
 /// [`Model::head_size`] says; where the head has variances, they are the channels after the values and
 /// are not read.
-pub fn decode(model: &Model, task: usize, maps: &[MapView<'_>; 6], pool: &Pool, out: &mut Decoder) {
+pub fn decode(
+    model: &Model,
+    task: usize,
+    maps: &HeadMaps<MapView<'_>>,
+    pool: &Pool,
+    out: &mut CandidateList,
+) {
     let (height, width) = model.head_size();
     let classes = &model.head.tasks[task].classes;
-    debug_assert!(maps.iter().enumerate().all(|(kind, map)| {
+    let channels = model.head_channels(&model.head.tasks[task]);
+    debug_assert!(maps.zip(channels).iter().all(|(map, channels)| {
         let layout = map.layout;
-        let channels = OUTPUT_VALUES[kind].max(if kind == HEATMAP { classes.len() } else { 0 });
-        layout.channels >= channels && (layout.height, layout.width) == (height, width)
+        layout.channels >= *channels && (layout.height, layout.width) == (height, width)
     }));
-    mark(&maps[HEATMAP], classes, &out.least, pool, &mut out.marked);
+    mark(&maps.heatmap, classes, &out.least, pool, &mut out.marked);
 
     out.task.clear();
     for cell in 0..height * width {
@@ -129,7 +127,7 @@ pub fn decode(model: &Model, task: usize, maps: &[MapView<'_>; 6], pool: &Pool, 
             continue;
         }
         let (y, x) = (cell / width, cell % width);
-        let logit = |channel: usize| at(&maps[HEATMAP], channel, y, x);
+        let logit = |channel: usize| at(&maps.heatmap, channel, y, x);
         match model.decode.candidates {
             Candidates::BestClass => {
                 if !(0..classes.len()).all(|channel| logit(channel).is_finite()) {
@@ -190,12 +188,12 @@ enum Verdict {
     NonFinite,
 }
 
-impl Decoder {
+impl CandidateList {
     /// Takes the candidate of `class` at `cell` if it passes.
     fn consider(
         &mut self,
         model: &Model,
-        maps: &[MapView<'_>; 6],
+        maps: &HeadMaps<MapView<'_>>,
         task: usize,
         cell: usize,
         class: usize,
@@ -220,7 +218,7 @@ impl Decoder {
     fn judge(
         &self,
         model: &Model,
-        maps: &[MapView<'_>; 6],
+        maps: &HeadMaps<MapView<'_>>,
         cell: usize,
         class: usize,
         logit: f32,
@@ -230,12 +228,12 @@ impl Decoder {
         }
         let width = model.head_size().1;
         let (row, column) = (cell / width, cell % width);
-        let value = |kind: usize, channel: usize| at(&maps[kind], channel, row, column);
-        let reg = [value(REG, 0), value(REG, 1)];
-        let z = value(HEIGHT, 0);
-        let dim = [value(DIM, 0), value(DIM, 1), value(DIM, 2)];
-        let rot = [value(ROT, 0), value(ROT, 1)];
-        let velocity = [value(VEL, 0), value(VEL, 1)];
+        let value = |map, channel| at(map, channel, row, column);
+        let reg = [value(&maps.reg, 0), value(&maps.reg, 1)];
+        let z = value(&maps.height, 0);
+        let dim = [0, 1, 2].map(|channel| value(&maps.dim, channel));
+        let rot = [value(&maps.rot, 0), value(&maps.rot, 1)];
+        let velocity = [value(&maps.vel, 0), value(&maps.vel, 1)];
         let read = [&[logit, z][..], &reg, &dim, &rot, &velocity];
         if !read.into_iter().flatten().all(|value| value.is_finite()) {
             return Verdict::NonFinite;

@@ -3,9 +3,11 @@
 
 pub mod decode;
 pub mod features;
+mod frame;
 pub mod nms;
 pub mod pillars;
 pub mod pool;
 pub mod scatter;
 
+pub use frame::{CpuError, Decoder, Encoder};
 pub use pool::Pool;

@@ -12,7 +12,8 @@ use super::map::MapParams;
 use super::{Buffer, CudaError, Device, DeviceMap, Element, Launch};
 use crate::boxes::Box3d;
 use crate::cpu::decode::{Candidate, least_logits};
-use crate::model::{Candidates, Model, OUTPUT_KINDS, OUTPUT_VALUES, Rotation, SizeOrder};
+use crate::map::HeadMaps;
+use crate::model::{Candidates, HEAD_VALUES, Model, Rotation, SizeOrder};
 
 /// Tasks whose maps one launch takes; `TASKS_PER_LAUNCH` in the kernels.
 const TASKS_PER_LAUNCH: usize = 8;
@@ -32,6 +33,9 @@ const MAX_BOXES: usize = 1 << 24;
 /// Most places (task, cell, class) where a candidate can be: they are numbered with 32 bits, of which the
 /// last is left out.
 const MAX_SLOTS: usize = u32::MAX as usize;
+
+/// Head maps of a task.
+const HEAD_MAPS: usize = 6;
 
 /// The mirror of `DecodeTask` in `kernels/decode.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -102,7 +106,7 @@ struct Maps {
     min: [f32; 2],
     wlh: u32,
     neg_cos_neg_sin: u32,
-    maps: [[MapParams; OUTPUT_KINDS.len()]; TASKS_PER_LAUNCH],
+    maps: [[MapParams; HEAD_MAPS]; TASKS_PER_LAUNCH],
 }
 
 /// The mirror of `DecodeLists` in `kernels/decode.cu`.
@@ -128,7 +132,7 @@ const _: () = assert!(
         && size_of::<Channel>() == 20
         && size_of::<Taken>() == 12
         && size_of::<Totals>() == 16
-        && size_of::<Maps>() == 144 + TASKS_PER_LAUNCH * OUTPUT_KINDS.len() * 48
+        && size_of::<Maps>() == 144 + TASKS_PER_LAUNCH * HEAD_MAPS * 48
         && size_of::<Lists>() == 80
 );
 
@@ -155,7 +159,7 @@ struct Head {
     /// Classes of each task, ascending, and its first channel among those of all tasks.
     tasks: Vec<(Vec<usize>, usize)>,
     /// Names of the maps, for errors.
-    names: Vec<[String; OUTPUT_KINDS.len()]>,
+    names: Vec<HeadMaps<String>>,
 }
 
 #[derive(Debug)]
@@ -322,14 +326,14 @@ impl Decoder {
     /// their number.
     fn launch_with_maps(
         &self,
-        maps: &[[DeviceMap; OUTPUT_KINDS.len()]],
+        maps: &[HeadMaps<DeviceMap>],
         shape: impl Fn(u32) -> Launch,
     ) -> Result<(), CudaError> {
         let mut params = self.maps;
         for (i, maps) in maps.chunks(TASKS_PER_LAUNCH).enumerate() {
             params.first_task = (i * TASKS_PER_LAUNCH) as u32;
             for (to, maps) in params.maps.iter_mut().zip(maps) {
-                *to = maps.map(|map| map.params());
+                *to = maps.map(|map| map.params()).into_array();
             }
             let launch = shape(maps.len() as u32);
             self.totals
@@ -402,13 +406,8 @@ impl Head {
         (channel * cells + candidate.cell as usize * classes.len() + rank) as u32
     }
 
-    /// Checks that a map of output `kind` has the head's size and that the kernels can read it.
-    fn check(&self, task: usize, kind: usize, map: &DeviceMap) -> Result<(), CudaError> {
-        let channels = if OUTPUT_VALUES[kind] == 0 {
-            self.tasks[task].0.len()
-        } else {
-            OUTPUT_VALUES[kind]
-        };
+    /// Checks that a head map has at least `channels` and the head's size, and that the kernels can read it.
+    fn check(&self, name: &str, channels: usize, map: &DeviceMap) -> Result<(), CudaError> {
         let layout = &map.layout;
         let (height, width) = self.size;
         let problem = if layout.channels < channels
@@ -425,7 +424,7 @@ impl Head {
         };
         problem.map_or(Ok(()), |problem| {
             Err(CudaError::Map {
-                map: self.names[task][kind].clone(),
+                map: name.to_owned(),
                 problem,
             })
         })
@@ -468,27 +467,29 @@ impl Tables {
 
 /// Finds the candidates of a frame; the last frame's are forgotten.
 ///
-/// `maps` are the outputs of every task, each in the order of [`OUTPUT_KINDS`] and `H × W` as
+/// `maps` are the outputs of every task, each `H × W` as
 /// [`Model::head_size`] says; where the head has variances, they are the channels after the values and are
 /// not read. Launches depend on nothing but the model.
 ///
 /// # Errors
 /// [`CudaError::Map`] for a map that is missing, of another size, or in a type or layout that is not
 /// supported; [`CudaError::Kernel`].
-pub fn decode(
-    maps: &[[DeviceMap; OUTPUT_KINDS.len()]],
-    out: &mut Decoder,
-) -> Result<(), CudaError> {
+pub fn decode(maps: &[HeadMaps<DeviceMap>], out: &mut Decoder) -> Result<(), CudaError> {
     let tasks = out.head.tasks.len();
     if maps.len() != tasks {
         return Err(CudaError::Map {
-            map: out.head.names[maps.len().min(tasks - 1)][0].clone(),
+            map: out.head.names[maps.len().min(tasks - 1)].heatmap.clone(),
             problem: format!("maps of {} tasks for {tasks} tasks", maps.len()),
         });
     }
     for (task, maps) in maps.iter().enumerate() {
-        for (kind, map) in maps.iter().enumerate() {
-            out.head.check(task, kind, map)?;
+        let channels = HeadMaps {
+            heatmap: out.head.tasks[task].0.len(),
+            ..HEAD_VALUES
+        };
+        let names = out.head.names[task].each_ref();
+        for (map, (name, channels)) in maps.zip(names.zip(channels)).into_array() {
+            out.head.check(name, channels, &map)?;
         }
     }
     out.launch_with_maps(maps, |tasks| Launch {

@@ -1,5 +1,7 @@
 //! What can go wrong on a GPU.
 
+use crate::points::FrameError;
+
 /// Why a stage on a GPU failed. After a failed launch, copy or graph the device is lost: every further call
 /// says so with [`CudaError::Lost`], and the detector has to be made anew.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -86,4 +88,16 @@ pub enum CudaError {
         /// What is wrong with it, and what is supported.
         problem: String,
     },
+}
+
+/// Why a frame cannot be processed on a GPU.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StageError {
+    /// The points lack a column; the stages stay usable.
+    #[error(transparent)]
+    Points(#[from] FrameError),
+    /// The device failed, and is lost.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Buffer, CudaError, Device, Pinned};
+use super::{Buffer, CudaError, Device, Pinned, StageError};
 use crate::model::Model;
 use crate::points::{Accumulated, Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer};
 
@@ -99,8 +99,8 @@ impl Input {
     /// returned. It waits for the frame before, and not for the copy.
     ///
     /// # Errors
-    /// [`FrameError::MissingColumn`] inside [`crate::Error`], or [`CudaError::Copy`].
-    pub fn set(&mut self, points: &[f32], layout: Layout) -> crate::Result<usize> {
+    /// [`FrameError::MissingColumn`] inside [`StageError`], or [`CudaError::Copy`].
+    pub fn set(&mut self, points: &[f32], layout: Layout) -> Result<usize, StageError> {
         let stride = layout.stride();
         let count = (points.len() / stride).min(self.capacity);
         let header = self.header(layout, count)?;
@@ -120,7 +120,7 @@ impl Input {
         address: u64,
         count: usize,
         layout: Layout,
-    ) -> crate::Result<usize> {
+    ) -> Result<usize, StageError> {
         let taken = count.min(self.capacity);
         let mut header = self.header(layout, taken)?;
         header.points = address;
@@ -134,7 +134,7 @@ impl Input {
     ///
     /// # Errors
     /// As [`Input::set`].
-    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> crate::Result<Accumulated> {
+    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Accumulated, StageError> {
         let stride = sweeps.layout().stride();
         let mut header = self.header(sweeps.layout(), 0)?;
         let (mut points, mut count, mut beyond) = (0, 0, 0);

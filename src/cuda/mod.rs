@@ -24,7 +24,6 @@ pub mod error;
 pub mod features;
 pub mod frame;
 pub mod graph;
-mod host;
 pub mod input;
 #[cfg(feature = "cuda")]
 mod library;
@@ -39,11 +38,10 @@ pub mod scatter;
 
 use std::sync::Arc;
 
-pub use decode::Decoder;
 pub use device::{Buffer, Device, Launch, Place, Work};
-pub use error::CudaError;
+pub use error::{CudaError, StageError};
 pub use features::Features;
-pub use frame::Frame;
+pub use frame::{Decoder, Encoder};
 pub use graph::{Graph, Pinned};
 pub use input::Input;
 pub use map::{DeviceMap, Element};

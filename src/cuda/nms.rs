@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::decode::Decoder;
 use super::decode::Totals;
-use super::{Buffer, CudaError, Decoder, Device, Launch};
+use super::{Buffer, CudaError, Device, Launch};
 use crate::boxes::Box3d;
 use crate::model::{Model, NmsKind, NmsStep};
 

@@ -2,18 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Options;
+use super::{DetectorError, Options, Result};
 use crate::cpu::pool::Pool;
-use crate::cuda::{CudaError, Device, frame};
+use crate::cuda::{CudaError, Device};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
-use crate::error::{Error, Result};
-use crate::model::OUTPUT_KINDS;
 use crate::plan::{Plan, PlanError};
 use crate::program::Program;
-
-/// An engine and the indices of its outputs, by task and in the order of [`OUTPUT_KINDS`].
-type Loaded = (Box<dyn Engine>, Vec<[usize; OUTPUT_KINDS.len()]>);
 
 /// What a plan is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +33,9 @@ pub(super) fn kind(plan: &Plan) -> Result<Kind> {
 }
 
 /// Adds to the error of a GPU that cannot be used what that means for this plan.
-pub(super) fn unavailable(advice: &'static str) -> impl Fn(Error) -> Error {
+pub(super) fn unavailable(advice: &'static str) -> impl Fn(DetectorError) -> DetectorError {
     move |error| match error {
-        Error::Cuda(CudaError::Unavailable { reason }) => CudaError::Unavailable {
+        DetectorError::Cuda(CudaError::Unavailable { reason }) => CudaError::Unavailable {
             reason: format!("{reason}{advice}"),
         }
         .into(),
@@ -48,20 +43,12 @@ pub(super) fn unavailable(advice: &'static str) -> impl Fn(Error) -> Error {
     }
 }
 
-/// The engine of a plan for the CPU.
-pub(super) fn engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Loaded> {
-    let engine = cpu_engine(plan, pool)?;
-    check_input(plan, &*engine)?;
-    let outputs = find_outputs(plan, &*engine)?;
-    Ok((engine, outputs))
-}
-
 /// The engine of a TensorRT plan on its device, checked against the model.
 pub(super) fn tensorrt_engine(
     plan: &Plan,
     options: &Options,
     device: &Arc<dyn Device>,
-) -> Result<Box<dyn frame::Engine>> {
+) -> Result<Box<dyn Engine>> {
     let target = plan.manifest().target.tensorrt.as_ref();
     let target = target.ok_or_else(|| PlanError::Broken {
         path: plan.path().into(),
@@ -97,8 +84,8 @@ pub(super) fn tensorrt_engine(
     Ok(engine)
 }
 
-/// Loads the CPU engine.
-fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
+/// The engine of a plan for the CPU.
+pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
     let broken = |e: EngineError| PlanError::Broken {
         path: plan.path().into(),
         what: e.to_string(),
@@ -111,55 +98,14 @@ fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
     Ok(Box::new(engine))
 }
 
-/// Checks that the engine reads the BEV map that the model describes.
-fn check_input(plan: &Plan, engine: &dyn Engine) -> Result<()> {
-    let (model, input) = (plan.model(), engine.input());
-    let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
-    let found = [input.channels, input.height, input.width];
-    if found != expected {
-        return Err(PlanError::Broken {
+/// Says which plan's engine does not fit its model.
+pub(super) fn mismatch(plan: &Plan) -> impl Fn(DetectorError) -> DetectorError {
+    move |error| match error {
+        DetectorError::Engine(EngineError::Mismatch { what }) => PlanError::Broken {
             path: plan.path().into(),
-            what: format!(
-                "the network reads `{}` of {found:?} (C, H, W), the model description gives \
-                 {expected:?}",
-                input.name
-            ),
+            what,
         }
-        .into());
+        .into(),
+        other => other,
     }
-    Ok(())
-}
-
-/// Finds every task's outputs among the engine's, and checks their sizes.
-fn find_outputs(plan: &Plan, engine: &dyn Engine) -> Result<Vec<[usize; OUTPUT_KINDS.len()]>> {
-    let model = plan.model();
-    let (height, width) = model.head_size();
-    let broken = |what| PlanError::Broken {
-        path: plan.path().into(),
-        what,
-    };
-    let mut tasks = Vec::with_capacity(model.head.tasks.len());
-    for task in &model.head.tasks {
-        let mut indices = [0; OUTPUT_KINDS.len()];
-        for (kind, (index, name)) in indices.iter_mut().zip(&task.outputs).enumerate() {
-            let outputs = engine.outputs();
-            let Some(at) = outputs.iter().position(|output| output.name == *name) else {
-                let names: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
-                let names = names.join(" ");
-                return Err(broken(format!("no output `{name}`; the network has {names}")).into());
-            };
-            let output = &outputs[at];
-            let expected = [model.output_channels(task, kind), height, width];
-            let found = [output.channels, output.height, output.width];
-            if found != expected {
-                return Err(broken(format!(
-                    "output `{name}` is {found:?} (C, H, W), the model description gives {expected:?}"
-                ))
-                .into());
-            }
-            *index = at;
-        }
-        tasks.push(indices);
-    }
-    Ok(tasks)
 }

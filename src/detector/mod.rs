@@ -1,32 +1,35 @@
-//! The detector: a plan and all its buffers, from one cloud to its boxes.
+//! The detector: a plan and all its buffers, from points to boxes.
 //!
-//! Read from top to bottom, `Cpu::detect` is the product; [`cuda::Frame`] is the same on a GPU. Everything is
-//! allocated when the plan is loaded; a frame allocates nothing once the first has passed, and gives the
-//! same bytes whatever the number of threads.
+//! An encoder, an engine and a decoder, on the CPU or on a GPU (see [`crate::stages`]). Everything is allocated when
+//! the plan is loaded; a frame allocates nothing once the first has passed, and gives the same bytes whatever
+//! the number of threads.
 
+mod error;
 mod load;
+mod pipeline;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use error::DetectorError;
+use load::Kind;
+use pipeline::Pipeline;
+
 use crate::boxes::Box3d;
-use crate::cpu::decode::{self, Decoder};
-use crate::cpu::features::{self, Features};
-use crate::cpu::nms::{self, Nms};
-use crate::cpu::pillars::{self, Pillars};
-use crate::cpu::pool::Pool;
-use crate::cpu::scatter::{self, Scatter};
+use crate::cpu::{self, Pool};
 use crate::cuda::{self, CudaError};
 use crate::deadline::{Budget, Deadline};
-use crate::detection::{Dropped, Times};
-use crate::engine::{Engine, LayerTime};
-use crate::error::Result;
-use crate::map::MapView;
-use crate::model::{Decode, Model, NmsStep, OUTPUT_KINDS};
+use crate::detection::{Detection, Dropped, Times};
+use crate::engine::LayerTime;
+use crate::map::Memory;
+use crate::model::{Decode, Model, NmsStep};
 use crate::plan::{Plan, PlanError};
 use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
-use load::Kind;
+use crate::stages::{Decoder, Encoder, Points};
+
+/// Result of the detector.
+pub type Result<T, E = DetectorError> = std::result::Result<T, E>;
 
 /// Where a plan runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,17 +65,6 @@ pub struct Options {
     pub budget: Budget,
 }
 
-/// What was found in one frame; borrowed from the detector until the next one.
-#[derive(Clone, Copy, Debug)]
-pub struct Detection<'a> {
-    /// The boxes, best first.
-    pub boxes: &'a [Box3d],
-    /// What was lost on the way; all zero in an ordinary frame but for points out of range.
-    pub dropped: Dropped,
-    /// Time of each stage in ms; `read` is 0.
-    pub times: Times,
-}
-
 /// A loaded plan with its buffers.
 pub struct Detector {
     model: Model,
@@ -84,32 +76,11 @@ pub struct Detector {
 
 /// Where the stages run.
 enum Stages {
-    Cpu(Box<Cpu>),
-    Cuda(Box<cuda::Frame>),
-}
-
-/// What a frame is made of.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Cloud(&'a PointCloud),
-    Sweeps(&'a SweepBuffer),
-    /// Address and number of rows in the model's columns, on the GPU.
-    Device(u64, usize),
-}
-
-/// The stages on the CPU.
-struct Cpu {
-    engine: Box<dyn Engine>,
-    /// Indices into the engine's outputs, by task and in the order of [`OUTPUT_KINDS`].
-    outputs: Vec<[usize; OUTPUT_KINDS.len()]>,
-    points: Vec<f32>,
-    pillars: Pillars,
-    features: Features,
-    scatter: Scatter,
-    decoder: Decoder,
-    nms: Nms,
-    /// Sweeps that were accumulated.
-    accumulated: PointCloud,
+    Cpu(Box<Pipeline<cpu::Encoder, cpu::Decoder>>),
+    Cuda(
+        Arc<dyn cuda::Device>,
+        Box<Pipeline<cuda::Encoder, cuda::Decoder>>,
+    ),
 }
 
 impl Detector {
@@ -181,25 +152,9 @@ impl Detector {
             model.points.intensity_scale = scale;
         }
         let pool = Arc::new(Pool::new(options.threads));
-        let stages = match (device, load::kind(plan)?) {
-            (Some(device), Kind::TensorRt) => {
-                let engine = load::tensorrt_engine(plan, options, device)?;
-                let frame = cuda::Frame::new(&model, plan.pfn(), device, engine)?;
-                Stages::Cuda(Box::new(frame))
-            }
-            (device, _) => {
-                let (engine, outputs) = load::engine(plan, &pool)?;
-                match device {
-                    None => Stages::Cpu(Box::new(Cpu::new(plan, &model, &pool, engine, outputs)?)),
-                    Some(device) => Stages::Cuda(Box::new(cuda::Frame::with_host_engine(
-                        &model,
-                        plan.pfn(),
-                        device,
-                        engine,
-                        &outputs,
-                    )?)),
-                }
-            }
+        let stages = match device {
+            None => Self::cpu_stages(plan, &model, &pool)?,
+            Some(device) => Self::cuda_stages(plan, &model, &pool, options, device)?,
         };
         Ok(Self {
             model,
@@ -208,6 +163,42 @@ impl Detector {
             deadline: Deadline::new(options.budget),
             warned_intensity: false,
         })
+    }
+
+    fn cpu_stages(plan: &Plan, model: &Model, pool: &Arc<Pool>) -> Result<Stages> {
+        let engine = load::cpu_engine(plan, pool)?;
+        let encoder = cpu::Encoder::new(model, plan.pfn(), pool);
+        let encoder = encoder.map_err(|source| PlanError::Pfn {
+            path: plan.path().into(),
+            source,
+        })?;
+        let decoder = cpu::Decoder::new(model, pool);
+        let pipeline = Pipeline::new(model, encoder, engine, decoder);
+        Ok(Stages::Cpu(Box::new(
+            pipeline.map_err(load::mismatch(plan))?,
+        )))
+    }
+
+    fn cuda_stages(
+        plan: &Plan,
+        model: &Model,
+        pool: &Arc<Pool>,
+        options: &Options,
+        device: &Arc<dyn cuda::Device>,
+    ) -> Result<Stages> {
+        let engine = match load::kind(plan)? {
+            Kind::Cpu => load::cpu_engine(plan, pool)?,
+            Kind::TensorRt => load::tensorrt_engine(plan, options, device)?,
+        };
+        let memory = engine.memory();
+        let encoder = cuda::Encoder::new(model, plan.pfn(), device, memory)?;
+        let decoder = cuda::Decoder::new(model, device, memory)?;
+        let pipeline = Pipeline::new(model, encoder, engine, decoder);
+        let mut pipeline = Box::new(pipeline.map_err(load::mismatch(plan))?);
+        if memory == Memory::Device {
+            pipeline.record(device)?;
+        }
+        Ok(Stages::Cuda(device.clone(), pipeline))
     }
 
     /// The plan's model description, with the options applied.
@@ -224,7 +215,7 @@ impl Detector {
     pub fn device(&self) -> Option<&dyn cuda::Device> {
         match &self.stages {
             Stages::Cpu(_) => None,
-            Stages::Cuda(frame) => Some(frame.device()),
+            Stages::Cuda(device, _) => Some(&**device),
         }
     }
 
@@ -241,7 +232,7 @@ impl Detector {
     /// [`crate::engine::EngineError`] where the engine fails: the detector stays usable.
     /// [`cuda::CudaError`] where a GPU fails: it does not.
     pub fn detect(&mut self, cloud: &PointCloud) -> Result<Detection<'_>> {
-        self.run(Source::Cloud(cloud))
+        self.run(cloud.layout(), Points::Cloud(cloud))
     }
 
     /// Finds the objects in the sweeps that [`SweepBuffer::accumulate`] takes, without copying them together
@@ -250,7 +241,7 @@ impl Detector {
     /// # Errors
     /// As [`Detector::detect`].
     pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Detection<'_>> {
-        self.run(Source::Sweeps(sweeps))
+        self.run(sweeps.layout(), Points::Sweeps(sweeps))
     }
 
     /// Finds the objects in `count` points that lie on the GPU from `address` on: packed rows of `f32` in the
@@ -260,14 +251,19 @@ impl Detector {
     /// # Errors
     /// [`cuda::CudaError::HostStages`] where the stages run on the CPU; as [`Detector::detect`].
     pub fn detect_device(&mut self, address: u64, count: usize) -> Result<Detection<'_>> {
-        self.run(Source::Device(address, count))
+        let Stages::Cuda(_, pipeline) = &mut self.stages else {
+            return Err(CudaError::HostStages.into());
+        };
+        let layout = Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
+        let done = pipeline.run(|encoder| encoder.load_device(address, count, layout))?;
+        Ok(self.finished(done))
     }
 
     /// The boxes of the last frame that gave a result, best first.
     pub fn boxes(&self) -> &[Box3d] {
         match &self.stages {
-            Stages::Cpu(cpu) => cpu.nms.boxes(),
-            Stages::Cuda(frame) => frame.boxes(),
+            Stages::Cpu(pipeline) => pipeline.decoder().boxes(),
+            Stages::Cuda(_, pipeline) => pipeline.decoder().boxes(),
         }
     }
 
@@ -277,40 +273,29 @@ impl Detector {
     /// # Errors
     /// As [`Detector::detect`].
     pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
-        match &mut self.stages {
-            Stages::Cpu(cpu) => Ok(cpu.engine.profile()?),
-            Stages::Cuda(frame) => frame.profile(),
-        }
+        let engine = match &mut self.stages {
+            Stages::Cpu(pipeline) => pipeline.engine_mut(),
+            Stages::Cuda(_, pipeline) => pipeline.engine_mut(),
+        };
+        Ok(engine.profile()?)
     }
 
-    fn run(&mut self, source: Source<'_>) -> Result<Detection<'_>> {
-        match source {
-            Source::Cloud(cloud) => self.warn(cloud.layout()),
-            Source::Sweeps(sweeps) => self.warn(sweeps.layout()),
-            Source::Device(..) => {}
-        }
-        let (dropped, times) = match (&mut self.stages, source) {
-            (Stages::Cpu(cpu), source) => match source {
-                Source::Cloud(cloud) => cpu.detect(&self.model, &self.pool, cloud)?,
-                Source::Sweeps(sweeps) => cpu.detect_sweeps(&self.model, &self.pool, sweeps)?,
-                Source::Device(..) => return Err(CudaError::HostStages.into()),
-            },
-            (Stages::Cuda(frame), source) => match source {
-                Source::Cloud(cloud) => frame.detect(cloud)?,
-                Source::Sweeps(sweeps) => frame.detect_sweeps(sweeps)?,
-                Source::Device(address, count) => {
-                    let layout =
-                        Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
-                    frame.detect_device(address, count, layout)?
-                }
-            },
+    fn run(&mut self, layout: Layout, points: Points<'_>) -> Result<Detection<'_>> {
+        self.warn(layout);
+        let done = match &mut self.stages {
+            Stages::Cpu(pipeline) => pipeline.run(|encoder| encoder.load(points))?,
+            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| encoder.load(points))?,
         };
+        Ok(self.finished(done))
+    }
+
+    fn finished(&mut self, (dropped, times): (Dropped, Times)) -> Detection<'_> {
         self.deadline.add(times.total, Instant::now());
-        Ok(Detection {
+        Detection {
             boxes: self.boxes(),
             dropped,
             times,
-        })
+        }
     }
 
     /// Warns once of frames without the intensity that the model was trained with.
@@ -321,143 +306,5 @@ impl Detector {
             log::warn!("the frames have no intensity, which the model was trained with: using 0");
             self.warned_intensity = true;
         }
-    }
-}
-
-impl Cpu {
-    fn new(
-        plan: &Plan,
-        model: &Model,
-        pool: &Pool,
-        engine: Box<dyn Engine>,
-        outputs: Vec<[usize; OUTPUT_KINDS.len()]>,
-    ) -> Result<Self> {
-        let features =
-            Features::new(model, plan.pfn(), pool.threads()).map_err(|source| PlanError::Pfn {
-                path: plan.path().into(),
-                source,
-            })?;
-        Ok(Self {
-            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
-            pillars: Pillars::new(&model.grid),
-            features,
-            scatter: Scatter::new(model.grid.max_pillars),
-            decoder: Decoder::new(model),
-            nms: Nms::new(model),
-            engine,
-            outputs,
-            accumulated: PointCloud::empty(Layout::XYZIT),
-        })
-    }
-
-    fn detect(
-        &mut self,
-        model: &Model,
-        pool: &Pool,
-        cloud: &PointCloud,
-    ) -> Result<(Dropped, Times)> {
-        let mut times = Times::default();
-        let mut clock = Clock::start();
-
-        let selected = cloud.select(
-            &model.points.columns,
-            model.points.intensity_scale,
-            &mut self.points,
-        )?;
-        let stride = model.points.columns.len();
-        let most = model.points.capacity * stride;
-        let points = &selected.points[..selected.points.len().min(most)];
-        let beyond_capacity = (selected.points.len() - points.len()) / stride;
-        pillars::voxelize(points, stride, &model.grid, &mut self.pillars);
-        clock.lap(&mut times.pillars);
-
-        features::features(
-            points,
-            stride,
-            &self.pillars,
-            &model.grid,
-            pool,
-            &mut self.features,
-        );
-        clock.lap(&mut times.features);
-
-        let mut map = self.engine.input_mut();
-        scatter::scatter(
-            self.features.values(),
-            self.pillars.cells(),
-            &mut self.scatter,
-            &mut map,
-        );
-        clock.lap(&mut times.scatter);
-
-        self.engine.run()?;
-        clock.lap(&mut times.engine);
-
-        let engine = &*self.engine;
-        self.decoder.clear();
-        for (task, outputs) in self.outputs.iter().enumerate() {
-            let Some(maps) = head_maps(engine, outputs) else {
-                continue;
-            };
-            decode::decode(model, task, &maps, pool, &mut self.decoder);
-        }
-        clock.lap(&mut times.decode);
-
-        nms::suppress(model, self.decoder.candidates(), &mut self.nms);
-        clock.lap(&mut times.nms);
-
-        times.total = clock.total();
-        let mut dropped = *self.pillars.dropped();
-        dropped.sweep_points = beyond_capacity as u64;
-        dropped.candidates = self.decoder.surplus();
-        dropped.non_finite_candidates = self.decoder.non_finite();
-        Ok((dropped, times))
-    }
-
-    fn detect_sweeps(
-        &mut self,
-        model: &Model,
-        pool: &Pool,
-        sweeps: &SweepBuffer,
-    ) -> Result<(Dropped, Times)> {
-        let start = Instant::now();
-        let mut cloud = std::mem::replace(&mut self.accumulated, PointCloud::empty(Layout::XYZIT));
-        let done = sweeps.accumulate(&mut cloud);
-        let found = self.detect(model, pool, &cloud);
-        self.accumulated = cloud;
-        let (mut dropped, mut times) = found?;
-        dropped.sweep_points += done.points_over_capacity as u64;
-        times.total = start.elapsed().as_secs_f64() * 1e3;
-        Ok((dropped, times))
-    }
-}
-
-/// The maps of one task.
-fn head_maps<'a>(engine: &'a dyn Engine, outputs: &[usize; 6]) -> Option<[MapView<'a>; 6]> {
-    let [heatmap, reg, height, dim, rot, vel] = outputs.map(|index| engine.output(index));
-    Some([heatmap?, reg?, height?, dim?, rot?, vel?])
-}
-
-/// Measures the stages of one frame.
-struct Clock {
-    start: Instant,
-    last: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let start = Instant::now();
-        Self { start, last: start }
-    }
-
-    /// Writes the milliseconds since the last lap.
-    fn lap(&mut self, ms: &mut f64) {
-        let now = Instant::now();
-        *ms = (now - self.last).as_secs_f64() * 1e3;
-        self.last = now;
-    }
-
-    fn total(&self) -> f64 {
-        (self.last - self.start).as_secs_f64() * 1e3
     }
 }

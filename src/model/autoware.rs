@@ -16,7 +16,8 @@ use super::file::{
     RawPoints, RawRemap, RawTask, Scope, read_text, to_toml,
 };
 use super::problem::Problem;
-use super::{Model, ModelError, OUTPUT_KINDS, Rotation, SizeOrder, check};
+use super::{Model, ModelError, Rotation, SizeOrder, check};
+use crate::map::HeadMaps;
 
 /// The labels of `autoware_perception_msgs/ObjectClassification`, the order of the remap matrices.
 pub(crate) const LABELS: [&str; 8] = [
@@ -246,7 +247,7 @@ impl Parameters {
                 variance: params.has_variance,
                 tasks: Some(vec![RawTask {
                     classes: named,
-                    outputs: Some(OUTPUT_KINDS.map(String::from)),
+                    outputs: Some(HeadMaps::NAMES.map(String::from).into_array()),
                 }]),
             },
             decode: RawDecode {

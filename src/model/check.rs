@@ -4,7 +4,8 @@
 use super::check_decode::{resolve_decode, resolve_nms, resolve_remap};
 use super::file::{RawGrid, RawHead, RawModel, RawPfn, RawPoints};
 use super::problem::{Problem, bounded, class_id, problem};
-use super::{Grid, Head, Model, OUTPUT_KINDS, PfnSpec, Points, Task};
+use super::{Grid, Head, Model, PfnSpec, Points, Task};
+use crate::map::HeadMaps;
 use crate::points::Column;
 
 /// Most cells along one axis.
@@ -238,7 +239,7 @@ fn resolve_head(
     let tasks = match raw.tasks {
         None => vec![Task {
             classes: (0..classes.len()).collect(),
-            outputs: OUTPUT_KINDS.map(String::from),
+            outputs: HeadMaps::NAMES.map(String::from),
         }],
         Some(raw_tasks) => {
             let mut tasks: Vec<Task> = Vec::new();
@@ -249,9 +250,10 @@ fn resolve_head(
                     .iter()
                     .map(|name| class_id(name, classes, &key))
                     .collect::<Result<Vec<_>, _>>()?;
-                let outputs = task
-                    .outputs
-                    .unwrap_or_else(|| OUTPUT_KINDS.map(|kind| format!("{kind}_{i}")));
+                let outputs = match task.outputs {
+                    Some(names) => names.into(),
+                    None => HeadMaps::NAMES.map(|name| format!("{name}_{i}")),
+                };
                 tasks.push(Task {
                     classes: ids,
                     outputs,

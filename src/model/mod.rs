@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::map::HeadMaps;
 use crate::points::Column;
 
 /// A checked model description.
@@ -129,16 +130,19 @@ pub struct Head {
 pub struct Task {
     /// The model's class of each heatmap channel.
     pub classes: Vec<usize>,
-    /// Names of the network outputs, in the order of [`OUTPUT_KINDS`].
-    pub outputs: [String; 6],
+    /// Names of the network's outputs.
+    pub outputs: HeadMaps<String>,
 }
 
-/// The six outputs of a task, in their order, as AWML's exporter names them.
-pub const OUTPUT_KINDS: [&str; 6] = ["heatmap", "reg", "height", "dim", "rot", "vel"];
-
-/// Values that each regression output has per cell, in the order of [`OUTPUT_KINDS`] (the
-/// heatmap's number is that of its classes).
-pub const OUTPUT_VALUES: [usize; 6] = [0, 2, 1, 3, 2, 2];
+/// Values per cell of each regression map; the heatmap has one per class.
+pub const HEAD_VALUES: HeadMaps<usize> = HeadMaps {
+    heatmap: 0,
+    reg: 2,
+    height: 1,
+    dim: 3,
+    rot: 2,
+    vel: 2,
+};
 
 /// How cells become candidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,11 +256,12 @@ impl Model {
         )
     }
 
-    /// Channels of output `kind` (an index into [`OUTPUT_KINDS`]) of `task`.
-    pub fn output_channels(&self, task: &Task, kind: usize) -> usize {
-        match OUTPUT_VALUES.get(kind) {
-            Some(0) | None => task.classes.len(),
-            Some(values) => values * if self.head.variance { 2 } else { 1 },
+    /// Channels of the head maps of `task`.
+    pub fn head_channels(&self, task: &Task) -> HeadMaps<usize> {
+        let factor = if self.head.variance { 2 } else { 1 };
+        HeadMaps {
+            heatmap: task.classes.len(),
+            ..HEAD_VALUES.map(|values| values * factor)
         }
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use centerpoint::build::compile;
 use centerpoint::build::onnx::Graph;
 use centerpoint::cpu::pool::Pool;
-use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::map::MapView;
 
@@ -101,7 +100,7 @@ pub(crate) fn engine(graph: &Graph) -> CpuEngine {
 }
 
 /// Writes a dense map to the engine's input.
-pub(crate) fn fill(engine: &mut dyn Engine, values: &[f32]) {
+pub(crate) fn fill(engine: &mut CpuEngine, values: &[f32]) {
     let mut input = engine.input_mut();
     let (height, width) = (input.layout.height, input.layout.width);
     for (i, &value) in values.iter().enumerate() {

@@ -96,7 +96,7 @@ fn demo_description_is_resolved() {
     assert_eq!(model.pfn_in_features(), 11);
     assert_eq!(model.pfn_linear_widths().collect::<Vec<_>>(), [16, 32]);
     assert_eq!(model.head.tasks.len(), 1);
-    assert_eq!(model.head.tasks[0].outputs[5], "vel");
+    assert_eq!(model.head.tasks[0].outputs.vel, "vel");
     assert_eq!(model.head.size_order, SizeOrder::Lwh);
     assert_eq!(model.head.rotation, Rotation::SinCos);
     assert_eq!(model.decode.candidates, Candidates::BestClass);
@@ -340,7 +340,7 @@ fn bands_tasks_and_groups_are_resolved() {
     assert_eq!(model.decode.bands, [50.0, 90.0]);
     assert_eq!(model.decode.score[1], [0.4, 0.2, 0.2, 0.2, 0.35]);
     assert_eq!(model.head.tasks[0].classes, [4, 3]);
-    assert_eq!(model.head.tasks[1].outputs[0], "heatmap_1");
+    assert_eq!(model.head.tasks[1].outputs.heatmap, "heatmap_1");
     assert_eq!(model.nms[0].group, [1, 1, 1, 0, 0]);
 }
 

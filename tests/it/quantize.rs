@@ -10,7 +10,7 @@ use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::quantize::{Placement, points, quantize};
-use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::decode::{CandidateList, decode};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::map::{MapLayout, MapView};
@@ -87,7 +87,7 @@ pub(crate) fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
         MapLayout::nchw(output.shape[1], output.shape[2], output.shape[3])
     };
     let pool = Pool::new(1);
-    let mut decoder = Decoder::new(model);
+    let mut decoder = CandidateList::new(model);
     for (task, outputs) in outputs.chunks_exact(6).enumerate() {
         let maps = [0, 1, 2, 3, 4, 5].map(|i| MapView {
             data: &outputs[i].values,

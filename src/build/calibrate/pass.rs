@@ -37,7 +37,7 @@ pub(super) fn run(
 ) -> Result<BTreeMap<String, TensorStats>> {
     let empty = Histogram::new(options.bins).map_err(CalibrationError::Options)?;
     let payload = compile::cpu(graph)?;
-    let worker = |threads: usize| -> Result<Worker<'_>, BuildError> {
+    let worker = |threads: usize| -> Result<Worker, BuildError> {
         let pool = Arc::new(Pool::new(threads));
         let runner = Runner::new(model, pfn, payload.clone(), pool.clone(), graph.path())?;
         Ok(Worker {
@@ -80,8 +80,8 @@ pub(super) fn run(
 }
 
 /// A network with what a frame needs.
-struct Worker<'a> {
-    runner: Runner<'a>,
+struct Worker {
+    runner: Runner,
     occupancy: Occupancy,
     pool: Arc<Pool>,
 }
@@ -136,7 +136,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Worker<'_> {
+impl Worker {
     /// Runs frames until none is left.
     fn run(&mut self, shared: &Shared<'_>) {
         loop {

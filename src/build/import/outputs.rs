@@ -17,7 +17,8 @@ use std::collections::HashMap;
 
 use crate::build::onnx::Graph;
 use crate::build::{BuildError, Result};
-use crate::model::{Model, OUTPUT_KINDS};
+use crate::map::HeadMaps;
+use crate::model::Model;
 
 /// How outputs were told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,14 +51,15 @@ pub(super) struct Wanted {
     task: usize,
 }
 
-/// The outputs of the description, task by task in the order of [`OUTPUT_KINDS`].
+/// The outputs of the description, task by task.
 pub(super) fn wanted(model: &Model) -> Vec<Wanted> {
     let mut all = Vec::new();
     for (task, spec) in model.head.tasks.iter().enumerate() {
-        for (kind, name) in spec.outputs.iter().enumerate() {
+        let outputs = spec.outputs.each_ref().zip(model.head_channels(spec));
+        for (kind, (name, channels)) in outputs.into_array().into_iter().enumerate() {
             all.push(Wanted {
                 name: name.clone(),
-                channels: model.output_channels(spec, kind),
+                channels,
                 kind,
                 task,
             });
@@ -124,7 +126,7 @@ fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
     let mut kinds = words.filter_map(|word| match word.to_ascii_lowercase().as_str() {
         "hm" => Some(0),
         "hei" => Some(2),
-        word => OUTPUT_KINDS.iter().position(|&kind| kind == word),
+        word => HeadMaps::NAMES.iter().position(|&name| name == word),
     });
     let (Some(kind), None) = (kinds.next(), kinds.next()) else {
         return None;

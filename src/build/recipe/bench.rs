@@ -280,7 +280,7 @@ impl<'a> Bench<'a> {
         reference.measure(&mut runner, || self.progress.advance())
     }
 
-    pub(super) fn runner(&self, pfn: &Pfn, payload: Payload) -> BuildResult<Runner<'a>> {
+    pub(super) fn runner(&self, pfn: &Pfn, payload: Payload) -> BuildResult<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
         Runner::new(&folder.model, pfn, payload, self.pool.clone(), path)

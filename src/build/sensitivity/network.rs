@@ -17,19 +17,17 @@ use crate::build::onnx::Graph;
 use crate::build::quantize::{Kind, layers};
 use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
-use crate::build::sqnr::{OutputSqnr, Reference, Sqnr, position};
+use crate::build::sqnr::{OutputSqnr, Reference, Sqnr};
 use crate::build::{Result as BuildResult, compile};
-use crate::cpu::decode::{self, Decoder};
-use crate::cpu::nms::{self, Nms};
-use crate::cpu::pool::Pool;
-use crate::engine::Engine;
+use crate::cpu::{self, Pool};
+use crate::engine::{Engine, Heads};
 use crate::error::Result;
 use crate::eval::nuscenes::{self, MAX_BOXES};
-use crate::map::MapView;
 use crate::model::Model;
 use crate::model::Pfn;
 use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::program::{Payload, Program};
+use crate::stages::Decoder as _;
 
 /// Most bytes of BEV maps that are kept.
 const MAX_MAPS: usize = 512 << 20;
@@ -219,7 +217,7 @@ impl<'a> Network<'a> {
         })
     }
 
-    fn runner(&self, built: Built) -> BuildResult<Runner<'a>> {
+    fn runner(&self, built: Built) -> BuildResult<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
         Runner::new(
@@ -237,7 +235,10 @@ impl<'a> Network<'a> {
         let built = self.build(&Mix::float(self.layers.len()))?;
         let mut runner = self.runner(built)?;
         let mut reference = Reference::empty(model);
-        let mut boxes = self.labels.is_some().then(|| Boxes::new(model));
+        let mut boxes = match self.labels {
+            Some(_) => Some(Boxes::new(model, runner.engine(), &self.pool)?),
+            None => None,
+        };
         self.progress.begin("float network", self.frames.len());
         for path in &self.frames {
             if boxes.is_none() && reference.is_full(runner.engine()) {
@@ -248,7 +249,7 @@ impl<'a> Network<'a> {
                 reference.add(path, runner.engine());
             }
             if let Some(boxes) = &mut boxes {
-                boxes.detect(path, runner.engine(), &self.pool);
+                boxes.detect(path, runner.engine())?;
             }
             self.progress.advance();
         }
@@ -302,10 +303,11 @@ impl Network<'_> {
         self.maps.keep_for(&built.pfn);
         let mut runner = self.runner(built)?;
         let mut comparison = reference.compare(runner.engine());
-        let mut boxes = self
-            .labels
-            .is_some()
-            .then(|| Boxes::new(&self.job.folder.model));
+        let model = &self.job.folder.model;
+        let mut boxes = match self.labels {
+            Some(_) => Some(Boxes::new(model, runner.engine(), &self.pool)?),
+            None => None,
+        };
         let int8 = mix.int8_layers().count();
         let step = format!("{int8} of {} layers in INT8", mix.len());
         self.progress.begin(&step, self.frames.len());
@@ -317,7 +319,7 @@ impl Network<'_> {
             runner.run_read(None)?;
             comparison.add(index, runner.engine());
             if let Some(boxes) = &mut boxes {
-                boxes.detect(path, runner.engine(), &self.pool);
+                boxes.detect(path, runner.engine())?;
             }
             self.progress.advance();
         }
@@ -346,10 +348,9 @@ impl Maps {
     }
 
     /// Fills the network's input with frame `index`. Frames come in order the first time.
-    fn put(&mut self, index: usize, path: &Path, runner: &mut Runner<'_>) -> Result<()> {
+    fn put(&mut self, index: usize, path: &Path, runner: &mut Runner) -> Result<()> {
         if let Some(bev) = self.maps.get(index) {
-            runner.put(bev);
-            return Ok(());
+            return runner.put(bev);
         }
         runner.read(path)?;
         let bev = runner.bev();
@@ -373,52 +374,37 @@ fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
 /// Boxes of frames, from the head maps on.
 struct Boxes<'a> {
     model: &'a Model,
-    decoder: Decoder,
-    nms: Nms,
+    heads: Heads,
+    decoder: cpu::Decoder,
     results: Results,
 }
 
 impl<'a> Boxes<'a> {
-    fn new(model: &'a Model) -> Self {
-        Self {
+    fn new(model: &'a Model, engine: &dyn Engine, pool: &Arc<Pool>) -> Result<Self> {
+        Ok(Self {
             model,
-            decoder: Decoder::new(model),
-            nms: Nms::new(model),
+            heads: Heads::find(engine, model)?,
+            decoder: cpu::Decoder::new(model, pool),
             results: Results::default(),
-        }
+        })
     }
 
     /// Adds the boxes of the frame whose outputs `engine` has, as [`crate::eval::frames::run`] does.
-    fn detect(&mut self, frame: &Path, engine: &impl Engine, pool: &Pool) {
-        self.decoder.clear();
-        for (task, outputs) in self.model.head.tasks.iter().enumerate() {
-            let maps = outputs
-                .outputs
-                .each_ref()
-                .map(|name| position(engine, name));
-            // Reading the model folder has checked that all are there.
-            let [
-                Some(heatmap),
-                Some(reg),
-                Some(height),
-                Some(dim),
-                Some(rot),
-                Some(vel),
-            ] = maps
-            else {
-                continue;
-            };
-            let maps: [MapView<'_>; 6] = [heatmap, reg, height, dim, rot, vel];
-            decode::decode(self.model, task, &maps, pool, &mut self.decoder);
+    fn detect(&mut self, frame: &Path, engine: &dyn Engine) -> Result<()> {
+        for task in 0..self.heads.tasks() {
+            let maps = self.heads.maps(engine, task)?;
+            self.decoder.decode(task, maps)?;
         }
-        nms::suppress(self.model, self.decoder.candidates(), &mut self.nms);
+        self.decoder.suppress()?;
         let token = sample_token(frame);
-        let boxes = self.nms.boxes().iter().take(MAX_BOXES).filter_map(|found| {
+        let boxes = self.decoder.boxes().iter();
+        let boxes = boxes.take(MAX_BOXES).filter_map(|found| {
             let class = self.model.classes.get(found.class as usize)?;
             Some(SampleBox::from_box3d(found, &token, class))
         });
         let boxes = boxes.collect();
         self.results.results.insert(token, boxes);
+        Ok(())
     }
 
     /// nuScenes mAP over the model's classes.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::engine::{EngineError, LayerTime};
-use crate::map::{MapDesc, MapLayout, MapViewMut};
+use crate::map::{MapDesc, MapLayout, MapMut, MapRef, Memory};
 
 /// Outputs of one row of two cells, NCHW.
 struct Outputs(Vec<(MapDesc, Vec<f32>)>, Vec<MapDesc>);
@@ -31,7 +31,11 @@ impl Engine for Outputs {
         &self.1
     }
 
-    fn input_mut(&mut self) -> MapViewMut<'_> {
+    fn memory(&self) -> Memory {
+        Memory::Host
+    }
+
+    fn input_map(&mut self) -> MapMut<'_> {
         unimplemented!("nothing is run here")
     }
 
@@ -39,10 +43,10 @@ impl Engine for Outputs {
         Ok(())
     }
 
-    fn output(&self, index: usize) -> Option<MapView<'_>> {
+    fn output_map(&self, index: usize) -> Option<MapRef<'_>> {
         let (desc, data) = self.0.get(index)?;
         let layout = MapLayout::nchw(desc.channels, 1, 2);
-        Some(MapView { data, layout })
+        Some(MapRef::Host(MapView { data, layout }))
     }
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {

@@ -37,7 +37,7 @@ use crate::engine::cpu::exec::{Context, Step};
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
 use crate::engine::{Engine, EngineError, LayerTime};
-use crate::map::{MapDataMut, MapDesc, MapView, MapViewMut};
+use crate::map::{MapDataMut, MapDesc, MapMut, MapRef, MapView, MapViewMut, Memory};
 use crate::program::Program;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
@@ -237,16 +237,9 @@ impl CpuEngine {
     }
 }
 
-impl Engine for CpuEngine {
-    fn input(&self) -> &MapDesc {
-        &self.input
-    }
-
-    fn outputs(&self) -> &[MapDesc] {
-        &self.outputs
-    }
-
-    fn input_mut(&mut self) -> MapViewMut<'_> {
+impl CpuEngine {
+    /// The input map, to be filled; see [`Engine::input_map`].
+    pub fn input_mut(&mut self) -> MapViewMut<'_> {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let buffer = &mut arena[self.input_place.buffer()];
         MapViewMut {
@@ -261,13 +254,36 @@ impl Engine for CpuEngine {
         }
     }
 
-    fn run(&mut self) -> Result<(), EngineError> {
-        self.execute(None)
-    }
-
-    fn output(&self, index: usize) -> Option<MapView<'_>> {
+    /// Output `index`; see [`Engine::output_map`].
+    pub fn output(&self, index: usize) -> Option<MapView<'_>> {
         let place = self.output_places.get(index)?;
         Some(view(bytemuck::cast_slice(&self.arena), place))
+    }
+}
+
+impl Engine for CpuEngine {
+    fn input(&self) -> &MapDesc {
+        &self.input
+    }
+
+    fn outputs(&self) -> &[MapDesc] {
+        &self.outputs
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::Host
+    }
+
+    fn input_map(&mut self) -> MapMut<'_> {
+        MapMut::Host(self.input_mut())
+    }
+
+    fn output_map(&self, index: usize) -> Option<MapRef<'_>> {
+        self.output(index).map(MapRef::Host)
+    }
+
+    fn run(&mut self) -> Result<(), EngineError> {
+        self.execute(None)
     }
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {

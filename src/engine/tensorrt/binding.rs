@@ -53,7 +53,7 @@ pub struct Binding {
 pub struct Bindings {
     /// The BEV map.
     pub input: Binding,
-    /// The head's maps, by task and in the order of [`crate::model::OUTPUT_KINDS`].
+    /// The head's maps, task by task.
     pub outputs: Vec<Binding>,
     /// Outputs that the model does not name, which the engine writes all the same: name and bytes, at least
     /// as many as it writes.
@@ -172,7 +172,8 @@ pub fn bind(
     let mut named = Vec::new();
     let (height, width) = model.head_size();
     for task in &model.head.tasks {
-        for (kind, name) in task.outputs.iter().enumerate() {
+        let wanted = task.outputs.each_ref().zip(model.head_channels(task));
+        for (name, channels) in wanted.into_array() {
             let Some(output) = outputs.iter().find(|output| output.name == *name) else {
                 let problem = format!(
                     "the engine has no such output, it has {}; name them in the model description \
@@ -181,7 +182,7 @@ pub fn bind(
                 );
                 return Err(refuse(name, problem));
             };
-            let size = [model.output_channels(task, kind), height, width];
+            let size = [channels, height, width];
             let output = binding(output, size, None).map_err(|problem| refuse(name, problem))?;
             named.push(output);
         }

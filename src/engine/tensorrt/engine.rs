@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::binding::{self, Bindings};
 use super::runtime::{Context, Runtime};
 use super::{LoadRequest, TensorRtError};
-use crate::cuda::{Buffer, CudaError, Device, DeviceMap, Work, frame};
-use crate::engine::LayerTime;
-use crate::map::MapDesc;
+use crate::cuda::{Buffer, CudaError, Device, Work};
+use crate::engine::{EngineError, LayerTime};
+use crate::map::{MapDesc, MapMut, MapRef, Memory};
 
 /// What the device is told that it runs.
 const WHAT: &str = "TensorRT engine";
@@ -19,6 +19,8 @@ const WHAT: &str = "TensorRT engine";
 /// An engine that is ready to run.
 pub(super) struct Engine {
     bindings: Bindings,
+    /// Of the outputs.
+    descs: Vec<MapDesc>,
     running: Arc<Running>,
     work: Work,
     device: Arc<dyn Device>,
@@ -87,6 +89,7 @@ impl Engine {
         });
         let run = running.clone();
         Ok(Self {
+            descs: bindings.outputs.iter().map(|o| o.desc.clone()).collect(),
             bindings,
             work: Arc::new(move |stream| run.context().enqueue(stream).map_err(failed)),
             running,
@@ -105,22 +108,33 @@ fn failed(reason: String) -> CudaError {
     CudaError::Engine { reason }
 }
 
-impl frame::Engine for Engine {
-    fn input(&self) -> (&MapDesc, DeviceMap) {
-        let input = &self.bindings.input;
-        (&input.desc, input.map)
+impl crate::engine::Engine for Engine {
+    fn input(&self) -> &MapDesc {
+        &self.bindings.input.desc
     }
 
-    fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
-        let outputs = self.bindings.outputs.iter();
-        outputs.map(|output| (&output.desc, output.map)).collect()
+    fn outputs(&self) -> &[MapDesc] {
+        &self.descs
     }
 
-    fn enqueue(&mut self) -> Result<(), CudaError> {
-        self.device.enqueue(WHAT, &self.work)
+    fn memory(&self) -> Memory {
+        Memory::Device
     }
 
-    fn profile(&mut self) -> Result<Vec<LayerTime>, CudaError> {
+    fn input_map(&mut self) -> MapMut<'_> {
+        MapMut::Device(self.bindings.input.map)
+    }
+
+    fn output_map(&self, index: usize) -> Option<MapRef<'_>> {
+        let output = self.bindings.outputs.get(index)?;
+        Some(MapRef::Device(output.map))
+    }
+
+    fn run(&mut self) -> Result<(), EngineError> {
+        Ok(self.device.enqueue(WHAT, &self.work)?)
+    }
+
+    fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
         let layers = Arc::new(Mutex::new(Vec::new()));
         let (running, told) = (self.running.clone(), layers.clone());
         let work: Work = Arc::new(move |stream| {

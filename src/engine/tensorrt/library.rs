@@ -10,7 +10,7 @@ use super::{BuildRequest, Built, LoadRequest, Monitor, TensorRtError, Version};
 use super::{Family, builder, engine::Engine, loader, loader::Opened, runtime::Runtime};
 #[cfg(feature = "tensorrt")]
 use crate::cuda::CudaError;
-use crate::cuda::{Device, frame};
+use crate::cuda::Device;
 
 /// An opened TensorRT. It stays open until the process ends.
 pub struct Library {
@@ -56,7 +56,7 @@ impl Library {
         &self,
         _: &LoadRequest<'_>,
         _: &Arc<dyn Device>,
-    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
+    ) -> Result<Box<dyn crate::engine::Engine>, TensorRtError> {
         match self.never {}
     }
 }
@@ -143,7 +143,7 @@ impl Library {
         &self,
         request: &LoadRequest<'_>,
         device: &Arc<dyn Device>,
-    ) -> Result<Box<dyn frame::Engine>, TensorRtError> {
+    ) -> Result<Box<dyn crate::engine::Engine>, TensorRtError> {
         let runtime = self.runtime(device.clone())?;
         Ok(Box::new(Engine::new(runtime, request, device)?))
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offline   Library::open → Library::build(&BuildRequest) → Built { plan, layers, timing cache }
-//! on a GPU  Library::open → Library::load(&LoadRequest) → cuda::frame::Engine of a frame's graph
+//! on a GPU  Library::open → Library::load(&LoadRequest) → an engine that a frame's graph records
 //! ```
 //!
 //! TensorRT is C++ without a C interface. `shim.cpp` turns the part of it that is needed here into C; it is

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::decode::{CandidateList, decode};
 use centerpoint::cpu::features::{Features, features};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pillars::{Pillars, voxelize};
@@ -173,7 +173,7 @@ impl Stages {
 
 /// The boxes of head maps on the CPU.
 pub(crate) fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
-    let mut decoder = Decoder::new(model);
+    let mut decoder = CandidateList::new(model);
     decoder.clear();
     for (index, task) in model.head.tasks.iter().enumerate() {
         let views = task.outputs.each_ref().map(|name| {

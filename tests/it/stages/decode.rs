@@ -1,7 +1,7 @@
 //! Decode: each rule by hand.
 
 use centerpoint::Model;
-use centerpoint::cpu::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::decode::{Candidate, CandidateList, decode};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder};
 
@@ -9,7 +9,7 @@ use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
 use super::model;
 
 fn run(model: &Model, heads: &Heads) -> Decoder {
-    let mut decoder = Decoder::new(model);
+    let mut decoder = CandidateList::new(model);
     decoder.clear();
     decode(model, 0, &heads.maps(), &Pool::new(1), &mut decoder);
     decoder

@@ -1,7 +1,7 @@
 //! Decode against a naive reference, over random maps.
 
 use centerpoint::Model;
-use centerpoint::cpu::decode::{Candidate, Decoder, decode};
+use centerpoint::cpu::decode::{Candidate, CandidateList, decode};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
 use proptest::prelude::*;
@@ -183,7 +183,7 @@ proptest! {
         let storage = if nhwc { Storage::Nhwc } else { Storage::Nchw };
         let (model, tasks) = random_case(seed, storage);
         let (expected, surplus, non_finite) = reference(&model, &tasks);
-        let mut decoder = Decoder::new(&model);
+        let mut decoder = CandidateList::new(&model);
         // Twice with the same buffers, with another number of threads.
         for threads in [1, 3] {
             let pool = Pool::new(threads);

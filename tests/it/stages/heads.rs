@@ -1,7 +1,7 @@
 //! Head maps in the storage of an engine, for the tests of decode.
 
 use centerpoint::Model;
-use centerpoint::map::{MapLayout, MapView};
+use centerpoint::map::{HeadMaps, MapLayout, MapView};
 
 /// Outputs by kind.
 pub(crate) const HEATMAP: usize = 0;
@@ -31,7 +31,7 @@ impl Heads {
     pub(crate) fn new(model: &Model, task: usize, storage: Storage) -> Self {
         let (height, width) = model.head_size();
         let task = &model.head.tasks[task];
-        let channels: [usize; 6] = std::array::from_fn(|kind| model.output_channels(task, kind));
+        let channels = model.head_channels(task).into_array();
         let all: usize = channels.iter().sum();
         let mut before = 0;
         let layouts = channels.map(|channels| {
@@ -78,8 +78,8 @@ impl Heads {
         self.data[self.index(kind, channel, cell)]
     }
 
-    pub(crate) fn maps(&self) -> [MapView<'_>; 6] {
+    pub(crate) fn maps(&self) -> HeadMaps<MapView<'_>> {
         let data = &self.data;
-        self.layouts.map(|layout| MapView { data, layout })
+        self.layouts.map(|layout| MapView { data, layout }).into()
     }
 }

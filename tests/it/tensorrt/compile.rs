@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use centerpoint::Model;
 use centerpoint::build::compile::tensorrt::{Compiled, Request, build};
 use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
@@ -19,7 +20,6 @@ use centerpoint::engine::tensorrt::{
 };
 use centerpoint::error::Error;
 use centerpoint::plan::{IoFormats, TensorRtOptions};
-use centerpoint::{Model, model::OUTPUT_KINDS};
 
 use super::library_folder;
 use crate::nets::{int, model, node, value};
@@ -106,9 +106,9 @@ fn check(name: &str, model: &Model, graph: &Graph, compiled: &Compiled) {
         vec![1, model.bev_channels(), model.grid.ny, model.grid.nx],
     )];
     let task = &model.head.tasks[0];
-    for kind in 0..OUTPUT_KINDS.len() {
-        let dims = vec![1, model.output_channels(task, kind), height, width];
-        expected.push((task.outputs[kind].clone(), false, dims));
+    let outputs = task.outputs.each_ref().zip(model.head_channels(task));
+    for (name, channels) in outputs.into_array() {
+        expected.push((name.clone(), false, vec![1, channels, height, width]));
     }
     let found = target.tensors.iter();
     let found: Vec<_> = found

@@ -151,11 +151,9 @@ impl Served {
             .unwrap();
         let (height, width) = model.head_size();
         let outputs = model.head.tasks.iter().flat_map(|task| {
-            let each = task.outputs.iter().enumerate();
-            each.map(move |(kind, name)| {
-                let channels = model.output_channels(task, kind);
-                (name.clone(), [1, channels, height, width])
-            })
+            let each = task.outputs.each_ref().zip(model.head_channels(task));
+            let each = each.into_array().into_iter();
+            each.map(move |(name, channels)| (name.clone(), [1, channels, height, width]))
         });
         Some(Self {
             input: process.stdin.take().unwrap(),

@@ -1,0 +1,207 @@
+//! The stages of a frame on the CPU, put together: [`Encoder`] and [`Decoder`].
+
+use std::sync::Arc;
+
+use super::decode::{self, CandidateList};
+use super::features::{self, Features};
+use super::nms::{self, Nms};
+use super::pillars::{self, Pillars};
+use super::pool::Pool;
+use super::scatter::{self, Scatter};
+use crate::boxes::Box3d;
+use crate::detection::{Clock, Dropped, Times};
+use crate::map::{HeadMaps, MapMut, MapRef};
+use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
+use crate::points::{FrameError, Layout, PointCloud};
+use crate::stages::{self, Points};
+
+/// Why a frame cannot be processed on the CPU.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CpuError {
+    /// The points lack a column.
+    #[error(transparent)]
+    Points(#[from] FrameError),
+    /// A map of the engine lies on a GPU.
+    #[error("a map of the engine lies on a GPU, but the stages run on the CPU")]
+    DeviceMap,
+}
+
+/// Points to the BEV map, on the CPU. Allocated once.
+pub struct Encoder {
+    spec: PointSpec,
+    grid: Grid,
+    pool: Arc<Pool>,
+    /// Points in the model's columns, where a cloud has others.
+    points: Vec<f32>,
+    /// Sweeps, moved to the newest one's frame.
+    accumulated: PointCloud,
+    pillars: Pillars,
+    features: Features,
+    scatter: Scatter,
+    /// Points past the model's capacity, and of sweeps past an accumulated cloud's.
+    surplus_points: usize,
+    times: Times,
+}
+
+impl Encoder {
+    /// Buffers for `model`.
+    ///
+    /// # Errors
+    /// [`PfnError`] where the PFN's weights do not fit the model.
+    pub fn new(model: &Model, pfn: &Pfn, pool: &Arc<Pool>) -> Result<Self, PfnError> {
+        Ok(Self {
+            points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
+            accumulated: PointCloud::empty(Layout::XYZIT),
+            pillars: Pillars::new(&model.grid),
+            features: Features::new(model, pfn, pool.threads())?,
+            scatter: Scatter::new(model.grid.max_pillars),
+            spec: model.points.clone(),
+            grid: model.grid.clone(),
+            pool: pool.clone(),
+            surplus_points: 0,
+            times: Times::default(),
+        })
+    }
+
+    /// Cells of the loaded frame's pillars, `y · width + x`.
+    pub fn cells(&self) -> &[u32] {
+        self.pillars.cells()
+    }
+
+    /// Features of the loaded frame's pillars, `[pillar][channel]`.
+    pub fn features(&self) -> &[f32] {
+        self.features.values()
+    }
+
+    /// Encodes pillars that were computed before; see [`Encoder::cells`] and [`Encoder::features`].
+    ///
+    /// # Errors
+    /// [`CpuError::DeviceMap`].
+    pub fn encode_pillars(
+        &mut self,
+        cells: &[u32],
+        features: &[f32],
+        map: MapMut<'_>,
+    ) -> Result<(), CpuError> {
+        let mut map = map.host().ok_or(CpuError::DeviceMap)?;
+        scatter::scatter(features, cells, &mut self.scatter, &mut map);
+        Ok(())
+    }
+
+    fn load_cloud(&mut self, cloud: &PointCloud) -> Result<(), CpuError> {
+        let mut clock = Clock::start();
+        let columns = &self.spec.columns;
+        let selected = cloud.select(columns, self.spec.intensity_scale, &mut self.points)?;
+        let stride = columns.len();
+        let len = selected.points.len().min(self.spec.capacity * stride);
+        let points = &selected.points[..len];
+        self.surplus_points += (selected.points.len() - len) / stride;
+        pillars::voxelize(points, stride, &self.grid, &mut self.pillars);
+        clock.lap(&mut self.times.pillars);
+        features::features(
+            points,
+            stride,
+            &self.pillars,
+            &self.grid,
+            &self.pool,
+            &mut self.features,
+        );
+        clock.lap(&mut self.times.features);
+        Ok(())
+    }
+}
+
+impl stages::Encoder for Encoder {
+    type Error = CpuError;
+
+    fn load(&mut self, points: Points<'_>) -> Result<(), CpuError> {
+        self.surplus_points = 0;
+        match points {
+            Points::Cloud(cloud) => self.load_cloud(cloud),
+            Points::Sweeps(sweeps) => {
+                let empty = PointCloud::empty(Layout::XYZIT);
+                let mut cloud = std::mem::replace(&mut self.accumulated, empty);
+                self.surplus_points = sweeps.accumulate(&mut cloud).points_over_capacity;
+                let loaded = self.load_cloud(&cloud);
+                self.accumulated = cloud;
+                loaded
+            }
+        }
+    }
+
+    fn encode(&mut self, map: MapMut<'_>) -> Result<(), CpuError> {
+        let mut clock = Clock::start();
+        let mut map = map.host().ok_or(CpuError::DeviceMap)?;
+        let (features, cells) = (self.features.values(), self.pillars.cells());
+        scatter::scatter(features, cells, &mut self.scatter, &mut map);
+        clock.lap(&mut self.times.scatter);
+        Ok(())
+    }
+
+    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CpuError> {
+        *dropped += *self.pillars.dropped();
+        dropped.sweep_points += self.surplus_points as u64;
+        times.pillars = self.times.pillars;
+        times.features = self.times.features;
+        times.scatter = self.times.scatter;
+        Ok(())
+    }
+}
+
+/// Head maps to boxes, on the CPU. Allocated once.
+pub struct Decoder {
+    model: Model,
+    pool: Arc<Pool>,
+    candidates: CandidateList,
+    nms: Nms,
+    times: Times,
+}
+
+impl Decoder {
+    /// Buffers for `model`.
+    pub fn new(model: &Model, pool: &Arc<Pool>) -> Self {
+        Self {
+            candidates: CandidateList::new(model),
+            nms: Nms::new(model),
+            model: model.clone(),
+            pool: pool.clone(),
+            times: Times::default(),
+        }
+    }
+}
+
+impl stages::Decoder for Decoder {
+    type Error = CpuError;
+
+    fn decode(&mut self, task: usize, maps: HeadMaps<MapRef<'_>>) -> Result<(), CpuError> {
+        if task == 0 {
+            self.candidates.clear();
+            self.times.decode = 0.0;
+        }
+        let clock = Clock::start();
+        let maps = maps.try_map(|map| map.host().ok_or(CpuError::DeviceMap))?;
+        decode::decode(&self.model, task, &maps, &self.pool, &mut self.candidates);
+        self.times.decode += clock.total();
+        Ok(())
+    }
+
+    fn suppress(&mut self) -> Result<(), CpuError> {
+        let mut clock = Clock::start();
+        nms::suppress(&self.model, self.candidates.candidates(), &mut self.nms);
+        clock.lap(&mut self.times.nms);
+        Ok(())
+    }
+
+    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CpuError> {
+        dropped.candidates += self.candidates.surplus();
+        dropped.non_finite_candidates += self.candidates.non_finite();
+        times.decode = self.times.decode;
+        times.nms = self.times.nms;
+        Ok(())
+    }
+
+    fn boxes(&self) -> &[Box3d] {
+        self.nms.boxes()
+    }
+}

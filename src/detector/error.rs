@@ -1,0 +1,63 @@
+//! Why a plan cannot be loaded, or a frame not be processed.
+
+use crate::cpu::CpuError;
+use crate::cuda::{CudaError, StageError};
+use crate::engine::EngineError;
+use crate::engine::tensorrt::TensorRtError;
+use crate::model::ModelError;
+use crate::plan::PlanError;
+use crate::points::FrameError;
+
+/// Anything that goes wrong in a detector, by the layer in which it did.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DetectorError {
+    /// The plan's model description is invalid.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The plan cannot be opened, or does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The points cannot be used; the detector stays usable.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The engine refused its program or failed.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// TensorRT is missing or refused an engine.
+    #[error(transparent)]
+    TensorRt(#[from] TensorRtError),
+    /// A GPU failed; the detector must be loaded anew.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// The stages on the CPU cannot reach a map.
+    #[error(transparent)]
+    Cpu(CpuError),
+}
+
+impl From<EngineError> for DetectorError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Cuda(error) => Self::Cuda(error),
+            other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<CpuError> for DetectorError {
+    fn from(error: CpuError) -> Self {
+        match error {
+            CpuError::Points(error) => Self::Frame(error),
+            other => Self::Cpu(other),
+        }
+    }
+}
+
+impl From<StageError> for DetectorError {
+    fn from(error: StageError) -> Self {
+        match error {
+            StageError::Points(error) => Self::Frame(error),
+            StageError::Cuda(error) => Self::Cuda(error),
+        }
+    }
+}
