@@ -57,6 +57,7 @@ mod eval;
 mod folder;
 mod generate;
 mod import;
+mod layers;
 mod machine;
 mod model;
 mod output;

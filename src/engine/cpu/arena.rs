@@ -4,6 +4,8 @@
 //! edges. Buffers of f32 and of 8-bit codes lie side by side; those whose lifetimes do not overlap
 //! share memory: the largest are placed first, each in the smallest gap that holds it.
 
+use bytemuck::Pod;
+
 use crate::engine::EngineError;
 use crate::map::MapLayout;
 use crate::program::{Conv, OpKind, Program, ProgramError};
@@ -15,6 +17,33 @@ pub(super) const LINE: usize = 64;
 /// Bytes behind a buffer of codes that kernels may read (and multiply by zero): they read whole
 /// vectors, also where a pixel's channels end before.
 pub(super) const SLACK: usize = 64;
+
+/// Tasks per operator where the map has as many rows, for balance between threads.
+pub(super) const MIN_BANDS: usize = 16;
+
+/// An element of a map: f32, or a code.
+pub(super) trait Element: Pod + Send + Sync {
+    /// Below or equal to all others.
+    const LOWEST: Self;
+    /// The larger of two; of a number and NaN the number.
+    fn larger(self, other: Self) -> Self;
+}
+
+impl Element for f32 {
+    const LOWEST: Self = Self::NEG_INFINITY;
+
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
+    }
+}
+
+impl Element for i8 {
+    const LOWEST: Self = Self::MIN;
+
+    fn larger(self, other: Self) -> Self {
+        self.max(other)
+    }
+}
 
 /// Where a tensor lies. Lengths and indices count elements: f32, or codes of a byte.
 #[derive(Clone, Copy, Debug, PartialEq)]

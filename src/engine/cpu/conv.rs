@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use crate::engine::EngineError;
-use crate::engine::cpu::arena::{Place, element};
-use crate::engine::cpu::exec::{Context, Element, MIN_BANDS, Step, split_bytes};
+use crate::engine::cpu::arena::{Element, MIN_BANDS, Place, element};
+use crate::engine::cpu::bands::{Context, Target, split_bytes};
 use crate::engine::cpu::int8_kernels::{
     Int8Output, Int8Residual, Int8Row, int8_narrow_row, int8_wide_channels, int8_wide_row,
 };
@@ -134,10 +134,10 @@ impl ConvStep {
         }
     }
 
-    /// Runs the convolution that `step` holds.
+    /// Runs the convolution.
     pub(super) fn run(
         &self,
-        step: &Step,
+        target: &Target,
         context: Context<'_>,
         arena: &mut [u8],
     ) -> Result<(), EngineError> {
@@ -145,7 +145,7 @@ impl ConvStep {
         for phase in &self.phases {
             self.constants(phase, context)?;
         }
-        let output = &step.output;
+        let output = &target.output;
         let places = [self.input, self.residual.unwrap_or(self.input)];
         let (buffer, [input, residual]) = split_bytes(arena, output, places);
         let task = Task {
@@ -159,8 +159,8 @@ impl ConvStep {
             per_group: output.channels / self.groups,
         };
         match output.scale {
-            None => task.bands::<f32>(step, bytemuck::cast_slice_mut(buffer)),
-            Some(_) => task.bands::<i8>(step, bytemuck::cast_slice_mut(buffer)),
+            None => task.bands::<f32>(target, bytemuck::cast_slice_mut(buffer)),
+            Some(_) => task.bands::<i8>(target, bytemuck::cast_slice_mut(buffer)),
         }
         Ok(())
     }
@@ -186,7 +186,7 @@ impl ConvStep {
 }
 
 impl Task<'_> {
-    fn bands<O: Element>(&self, step: &Step, buffer: &mut [O]) {
+    fn bands<O: Element>(&self, target: &Target, buffer: &mut [O]) {
         let conv = self.conv;
         let block = match conv.layout {
             WeightLayout::Wide => wide_channels(self.context.isa),
@@ -194,7 +194,7 @@ impl Task<'_> {
             WeightLayout::Narrow | WeightLayout::NarrowQuad => self.per_group,
         };
         let band = conv.band * conv.up[0];
-        step.bands(self.context, buffer, band, |y, rows| {
+        target.bands(self.context, buffer, band, |y, rows| {
             for group in 0..conv.groups {
                 for channel in (0..self.per_group).step_by(block) {
                     let channels = channel..(channel + block).min(self.per_group);

@@ -1,29 +1,20 @@
-//! Runs one operator: splits it into bands of output rows, one task each, and calls the kernels.
+//! Runs one operator: prepares it once, then calls the kernels band by band (see [`super::bands`]).
 
 use std::ops::Range;
 
-use bytemuck::Pod;
-
-use crate::cpu::pool::Pool;
 use crate::engine::EngineError;
-use crate::engine::cpu::arena::Place;
+use crate::engine::cpu::arena::{Element, MIN_BANDS, Place};
+use crate::engine::cpu::bands::{Context, Target, split};
 use crate::engine::cpu::conv::ConvStep;
 use crate::engine::cpu::kernels::positive;
-use crate::engine::cpu::simd::Isa;
-use crate::engine::cpu::skip::{Active, Runs};
 use crate::map::quantize;
-use crate::program::{DepthToSpaceMode, ProgramError};
-
-/// Tasks per operator where the map has as many rows, for balance between threads.
-pub(super) const MIN_BANDS: usize = 16;
+use crate::program::DepthToSpaceMode;
 
 /// An operator with everything that can be known before it runs.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) kind: StepKind,
-    pub(super) output: Place,
-    /// Whether this operator is the first to write the buffer: it then also clears its border.
-    pub(super) clears_border: bool,
+    pub(super) target: Target,
 }
 
 /// The operators; see [`super::program::OpKind`].
@@ -73,69 +64,12 @@ pub(super) struct MaxPoolStep {
     pub(super) pad: [usize; 2],
 }
 
-/// What operators run with.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Context<'a> {
-    pub(super) pool: &'a Pool,
-    pub(super) isa: Isa,
-    /// The weight blob.
-    pub(super) weights: &'a [u8],
-    /// What the operator computes; `None` for everything.
-    pub(super) active: Option<Active<'a>>,
-    /// Whether the network's input may have negative codes.
-    pub(super) signed_input: bool,
-}
-
-impl<'a> Context<'a> {
-    /// The pixels of row `y` of the output, whose width is given, that are computed.
-    pub(super) fn runs(&self, y: usize, width: usize) -> Runs<'a> {
-        self.active
-            .map_or(Runs::all(width), |active| active.runs(y))
-    }
-
-    /// A section of the blob as values.
-    pub(super) fn values<T: Pod>(&self, range: &Range<usize>) -> Result<&'a [T], EngineError> {
-        let bytes = self.weights.get(range.clone());
-        bytes
-            .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
-            .ok_or_else(|| {
-                let what =
-                    format!("weights at {range:?} are not in memory, or not aligned to 4 bytes");
-                ProgramError::payload(what).into()
-            })
-    }
-}
-
-/// An element of a map: f32, or a code.
-pub(super) trait Element: Pod + Send + Sync {
-    /// Below or equal to all others.
-    const LOWEST: Self;
-    /// The larger of two; of a number and NaN the number.
-    fn larger(self, other: Self) -> Self;
-}
-
-impl Element for f32 {
-    const LOWEST: Self = Self::NEG_INFINITY;
-
-    fn larger(self, other: Self) -> Self {
-        self.max(other)
-    }
-}
-
-impl Element for i8 {
-    const LOWEST: Self = Self::MIN;
-
-    fn larger(self, other: Self) -> Self {
-        self.max(other)
-    }
-}
-
 impl Step {
     /// Runs the operator.
     pub(super) fn run(&self, context: Context<'_>, arena: &mut [u8]) -> Result<(), EngineError> {
-        let codes = self.output.scale.is_some();
+        let codes = self.target.output.scale.is_some();
         match &self.kind {
-            StepKind::Conv(conv) => conv.run(self, context, arena)?,
+            StepKind::Conv(conv) => conv.run(&self.target, context, arena)?,
             StepKind::Affine {
                 input,
                 scale,
@@ -180,52 +114,6 @@ impl Step {
         Ok(())
     }
 
-    /// Calls `f(y, rows)` in parallel for bands of `band` output rows; `rows` are whole rows of the
-    /// buffer, beginning with row `y` of the map. What is not computed is filled before.
-    pub(super) fn bands<T: Element>(
-        &self,
-        context: Context<'_>,
-        buffer: &mut [T],
-        band: usize,
-        f: impl Fn(usize, &mut [T]) + Sync,
-    ) {
-        let Place {
-            border,
-            row,
-            pixel,
-            height,
-            ..
-        } = self.output;
-        let (edge, side) = (border * row, border * pixel);
-        let body = edge..edge + height * row;
-        if self.clears_border {
-            buffer[..body.start].fill(T::zeroed());
-            buffer[body.end..].fill(T::zeroed());
-        }
-        context
-            .pool
-            .for_each_chunk_mut(&mut buffer[body], band * row, |i, rows| {
-                if self.clears_border && border > 0 {
-                    for row in rows.chunks_exact_mut(row) {
-                        row[..side].fill(T::zeroed());
-                        let right = row.len() - side;
-                        row[right..].fill(T::zeroed());
-                    }
-                }
-                if let Some(active) = context.active {
-                    for (r, row) in rows.chunks_exact_mut(row).enumerate() {
-                        active.fill(
-                            i * band + r,
-                            &mut row[self.output.inset()..],
-                            pixel,
-                            self.output.channels,
-                        );
-                    }
-                }
-                f(i * band, rows);
-            });
-    }
-
     /// Calls `f(output, [a, b])` for each pixel's channels; both inputs have the output's shape.
     fn pixels<I: Element, O: Element>(
         &self,
@@ -234,10 +122,10 @@ impl Step {
         places: [Place; 2],
         f: impl Fn(&mut [O], [&[I]; 2]) + Sync,
     ) {
-        let output = &self.output;
+        let output = &self.target.output;
         let (buffer, inputs) = split::<I, O>(arena, output, places);
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(context, buffer, band, |y, rows| {
+        self.target.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
                 for x in context.runs(y + r, output.width).flatten() {
                     let values = [0, 1].map(|k| {
@@ -273,10 +161,10 @@ impl Step {
         block: usize,
         mode: DepthToSpaceMode,
     ) {
-        let output = &self.output;
+        let output = &self.target.output;
         let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(context, buffer, band, |y, rows| {
+        self.target.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
                 let (i, a) = ((y + r) / block, (y + r) % block);
                 for x in context.runs(y + r, output.width).flatten() {
@@ -302,7 +190,7 @@ impl Step {
     }
 
     fn max_pool<T: Element>(&self, context: Context<'_>, arena: &mut [u8], step: &MaxPoolStep) {
-        let (output, place) = (&self.output, &step.input);
+        let (output, place) = (&self.target.output, &step.input);
         let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
         // The part of a window inside the map.
         let window = |at: usize, axis: usize, len: usize| {
@@ -313,7 +201,7 @@ impl Step {
             first.saturating_sub(step.pad[axis])..end
         };
         let band = output.height.div_ceil(MIN_BANDS);
-        self.bands(context, buffer, band, |y, rows| {
+        self.target.bands(context, buffer, band, |y, rows| {
             for (r, row) in rows.chunks_exact_mut(output.row).enumerate() {
                 for x in context.runs(y + r, output.width).flatten() {
                     let to = output.inset() + x * output.pixel;
@@ -332,38 +220,4 @@ impl Step {
             }
         });
     }
-}
-
-/// The output's buffer, to be written, and two inputs' buffers, which are others.
-pub(super) fn split<'a, I: Element, O: Element>(
-    arena: &'a mut [u8],
-    output: &Place,
-    inputs: [Place; 2],
-) -> (&'a mut [O], [&'a [I]; 2]) {
-    let (buffer, inputs) = split_bytes(arena, output, inputs);
-    (
-        bytemuck::cast_slice_mut(buffer),
-        inputs.map(bytemuck::cast_slice),
-    )
-}
-
-/// As [`split`], where the inputs' elements differ.
-pub(super) fn split_bytes<'a>(
-    arena: &'a mut [u8],
-    output: &Place,
-    inputs: [Place; 2],
-) -> (&'a mut [u8], [&'a [u8]; 2]) {
-    let range = output.buffer();
-    let (before, rest) = arena.split_at_mut(range.start);
-    let (buffer, after) = rest.split_at_mut(range.len());
-    let (before, after) = (&*before, &*after);
-    let inputs = inputs.map(|place| {
-        let input = place.buffer();
-        if input.end <= range.start {
-            &before[input]
-        } else {
-            &after[input.start - range.end..input.end - range.end]
-        }
-    });
-    (buffer, inputs)
 }

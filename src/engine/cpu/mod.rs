@@ -17,6 +17,7 @@
 //! follows is a fixed sequence of f32 operations ([`crate::program::Conv`], `int8_kernels`): the same bytes again.
 
 mod arena;
+mod bands;
 mod conv;
 mod exec;
 mod int8_kernels;
@@ -33,7 +34,8 @@ use std::time::{Duration, Instant};
 
 use crate::cpu::pool::Pool;
 use crate::engine::cpu::arena::{LINE, Place};
-use crate::engine::cpu::exec::{Context, Step};
+use crate::engine::cpu::bands::Context;
+use crate::engine::cpu::exec::Step;
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
 use crate::engine::{Engine, EngineError, LayerTime};
@@ -161,7 +163,7 @@ impl CpuEngine {
                 signed_input: false,
             };
             step.run(context, arena)?;
-            skip.learn(index, &step.output, arena);
+            skip.learn(index, &step.target.output, arena);
         }
         Ok(skip)
     }

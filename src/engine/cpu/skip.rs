@@ -15,8 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::pool::Pool;
-use crate::engine::cpu::arena::{Place, element};
-use crate::engine::cpu::exec::{Element, MIN_BANDS};
+use crate::engine::cpu::arena::{Element, MIN_BANDS, Place, element};
 use crate::engine::cpu::skip::reference::Reference;
 use crate::program::{Op, OpKind, Program, Tensor};
 

@@ -2,6 +2,7 @@
 //! can be known before a frame.
 
 use crate::engine::cpu::arena::Place;
+use crate::engine::cpu::bands::Target;
 use crate::engine::cpu::conv::{ConvStep, Signed};
 use crate::engine::cpu::exec::{MaxPoolStep, Step, StepKind};
 use crate::program::{Conv, Op, OpKind, Program, Section};
@@ -77,8 +78,10 @@ pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
         let clears_border = !std::mem::replace(&mut written[root], true);
         Step {
             kind,
-            output,
-            clears_border,
+            target: Target {
+                output,
+                clears_border,
+            },
         }
     };
     program.ops.iter().map(step).collect()

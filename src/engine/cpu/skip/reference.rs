@@ -3,8 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::engine::cpu::arena::{Place, element};
-use crate::engine::cpu::exec::Element;
+use crate::engine::cpu::arena::{Element, Place, element};
 use crate::engine::cpu::skip::GROUP;
 
 /// The different groups of a reference may take one in this many bytes of its map; a map with more is
