@@ -58,6 +58,16 @@ pub enum Error {
     },
 }
 
+impl From<crate::files::WriteError> for Error {
+    fn from(error: crate::files::WriteError) -> Self {
+        Self::Io {
+            path: error.path,
+            action: error.action,
+            source: error.source,
+        }
+    }
+}
+
 impl Error {
     /// An [`Error::Io`] for `path`; made for `map_err`.
     pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {

@@ -24,7 +24,8 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod features;
-mod files;
+#[doc(hidden)]
+pub mod files;
 pub mod frame;
 pub mod install;
 pub mod model;

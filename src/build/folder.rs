@@ -22,7 +22,7 @@ use crate::engine::cpu::Payload;
 use crate::engine::tensorrt::Monitor;
 use crate::error::{Error, Result};
 use crate::features::Pfn;
-use crate::files::write_whole;
+use crate::files;
 use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
 use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, Target};
@@ -443,9 +443,9 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
         inputs.insert(name.into(), hash::sha256_file(from)?);
         let bytes = std::fs::read(from).map_err(Error::io(from, "read"))?;
-        write_whole(&out.join(name), &bytes)?;
+        files::write(&out.join(name), &bytes)?;
     }
-    write_whole(&out.join(MODEL), folder.model_text.as_bytes())?;
+    files::write(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));
     FolderManifest {
         producer: producer(),

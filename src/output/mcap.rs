@@ -10,8 +10,7 @@
 //! was written.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mcap::records::MessageHeader;
@@ -21,6 +20,7 @@ use prost::Message;
 use super::FrameResult;
 use super::foxglove::{FoxglovePoints, SceneUpdate, schema};
 use crate::error::{Error, Result};
+use crate::files::OutputFile;
 use crate::points::PointCloud;
 
 /// When and where the points of a frame were.
@@ -34,7 +34,7 @@ pub struct Stamp<'a> {
 
 /// A file that is being written.
 pub struct McapFile {
-    writer: Writer<BufWriter<File>>,
+    writer: Writer<OutputFile>,
     path: PathBuf,
     /// Channels of points and boxes.
     channels: [u16; 2],
@@ -49,14 +49,14 @@ impl McapFile {
     /// # Errors
     /// [`Error::Io`] with the operating system's reason.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
+        let file = OutputFile::create(path)?;
         let options = WriteOptions::new()
             .compression(Some(Compression::Zstd))
             // Several threads cut the data otherwise, and give other bytes.
             .compression_threads(0)
             .library(concat!("centerpoint ", env!("CARGO_PKG_VERSION")));
         let start = || {
-            let mut writer = options.create(BufWriter::new(file))?;
+            let mut writer = options.create(file)?;
             let set = schema::file_descriptor_set();
             let mut channel = |topic, name| {
                 let schema = writer.add_schema(name, "protobuf", &set)?;
@@ -127,8 +127,7 @@ impl McapFile {
     pub fn finish(mut self) -> Result<()> {
         let done = self.writer.finish().map_err(io_error);
         done.map_err(Error::io(&self.path, "write"))?;
-        let flushed = io::Write::flush(&mut self.writer.into_inner());
-        flushed.map_err(Error::io(&self.path, "write"))
+        Ok(self.writer.into_inner().finish()?)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::build::hash::{sha256, sha256_file};
 use crate::build::onnx::Graph;
 use crate::error::Result;
 use crate::features::Pfn;
-use crate::files::write_whole;
+use crate::files;
 use crate::model::Model;
 use crate::points::FrameError;
 
@@ -180,7 +180,7 @@ impl Calibration {
         let text = serde_json::to_vec(&written).map_err(std::io::Error::from);
         let mut text = text.map_err(crate::Error::io(path, "write"))?;
         text.push(b'\n');
-        write_whole(path, &text)
+        Ok(files::write(path, &text)?)
     }
 
     /// Checks that this calibration, read from `path`, was made from what `key` is of.

@@ -22,7 +22,7 @@ use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
 /// Compute capabilities that TensorRT-RTX builds for.
@@ -124,7 +124,7 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         monitor,
     )?;
     if let (Some(path), Some(bytes)) = (&timing_cache, &built.timing_cache) {
-        write_whole(path, bytes)?;
+        files::write(path, bytes)?;
     }
     let mut warnings = Vec::new();
     let layers = table(&built, &network.graph, &mut warnings);

@@ -12,7 +12,7 @@ use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::trtexec::Commands;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files;
 use crate::plan::TensorDesc;
 
 /// What a folder's manifest says of a strongly typed network.
@@ -48,8 +48,8 @@ pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<Typed> {
     };
     let pfe = source.path().join(PFE);
     let pfe = std::fs::read(&pfe).map_err(Error::io(&pfe, "read"))?;
-    write_whole(&out.join(PFE), &pfe)?;
-    write_whole(&out.join(MODEL), source.model_text.as_bytes())?;
+    files::write(&out.join(PFE), &pfe)?;
+    files::write(&out.join(MODEL), source.model_text.as_bytes())?;
     let mut files = BTreeMap::new();
     files.insert(PFE.to_owned(), hash::sha256(&pfe));
     files.insert(RPN.to_owned(), write_graph(&network.graph, &out.join(RPN))?);

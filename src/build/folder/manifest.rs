@@ -9,7 +9,7 @@ use super::{MANIFEST, MODEL, PFE, RPN};
 use crate::build::export::Typed;
 use crate::build::{BuildError, hash};
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files;
 use crate::plan::Quantization;
 
 /// How a folder was made.
@@ -88,7 +88,7 @@ impl FolderManifest {
         let path = folder.join(MANIFEST);
         let text =
             serde_json::to_string_pretty(self).map_err(|e| Error::io(&path, "encode")(e.into()))?;
-        write_whole(&path, (text + "\n").as_bytes())
+        Ok(files::write(&path, (text + "\n").as_bytes())?)
     }
 }
 

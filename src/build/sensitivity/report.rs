@@ -27,7 +27,7 @@ use crate::build::folder::producer;
 use crate::build::hash::{sha256, sha256_file};
 use crate::error::Result;
 use crate::eval::report::aligned;
-use crate::files::write_whole;
+use crate::files;
 
 /// No report comes near this size: a measurement has some hundred bytes.
 const MAX_BYTES: u64 = 1 << 26;
@@ -182,7 +182,7 @@ impl Report {
     /// # Errors
     /// [`crate::Error::Io`] with the file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_whole(path, self.to_json().as_bytes())
+        Ok(files::write(path, self.to_json().as_bytes())?)
     }
 
     /// Writes the mix that was found as a configuration for `cp-build quantize --config`: `config`, which
@@ -192,7 +192,7 @@ impl Report {
     /// [`crate::Error::Io`] with the file.
     pub fn write_skip_list(&self, config: &Config, path: &Path) -> Result<()> {
         match self.skip_list(config) {
-            Some(text) => write_whole(path, text.as_bytes()),
+            Some(text) => Ok(files::write(path, text.as_bytes())?),
             None => Ok(()),
         }
     }
