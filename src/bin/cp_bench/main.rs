@@ -1,4 +1,4 @@
-//! `cp-bench`: measures the latency of a plan, in the manner of `trtexec`.
+//! `cp-bench`: measures the latency of plans, like `trtexec`.
 
 mod alloc;
 mod args;
@@ -19,7 +19,7 @@ use centerpoint::detector::{Detector, Options};
 use centerpoint::{Error, cuda};
 use files::Files;
 
-/// Runs of the network for `--dump-profile`.
+/// Network runs for `--dump-profile`.
 const PROFILES: usize = 20;
 
 fn main() -> ExitCode {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What one case gives.
+/// The results of a case.
 struct Measured {
     runs: Vec<Run>,
     recordings: Vec<Recording>,
@@ -44,7 +44,7 @@ struct Measured {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    // A file that cannot be written is better known before the measurement.
+    // Report an unwritable file before the measurement, not after it.
     let files = Files::create(args)?;
     let root = Path::new("/");
     let machine = Machine::read(root);
@@ -82,7 +82,7 @@ fn run(args: &Args) -> Result<(), Error> {
     files.write(&report, &recordings, &times, &profiles)
 }
 
-/// Loads the plans of a case, and measures them in turn.
+/// Loads the plans of a case and measures them in turn.
 fn measure_case(args: &Args, case: &Case) -> Result<Measured, Error> {
     let (settings, root) = (args.settings(), Path::new("/"));
     let start = Resident::read(root);
