@@ -9,7 +9,7 @@ use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::points::{self, Layout, ReadOptions};
 use centerpoint::threads::Pool;
 
-/// A frame of the shipped calibration set, of about the median number of pillars.
+/// A frame of the shipped calibration set, with about the median number of pillars.
 pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");
 
 /// The points of a frame in the model's columns.
