@@ -2,8 +2,8 @@
 //!
 //! A model is described by a TOML file (`model.toml`, see [`mod@file`]); a plan carries the same text. The
 //! stages use the types here: class tables are resolved to one value per class, and sizes are derived and
-//! bounded, so no stage has to check them again. Sources of the numbers and
-//! conventions: mmdetection3d, tier4 AWML, Autoware `lidar_centerpoint`.
+//! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
+//! AWML, Autoware `lidar_centerpoint`.
 
 #[cfg(feature = "yaml")]
 pub mod autoware;

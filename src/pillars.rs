@@ -6,8 +6,8 @@
 //! columns]` buffer, and only the cells used by the last frame are cleared.
 //!
 //! Metres, all arithmetic in f32: a point is kept if `min ≤ p < max` on each axis. Its cell is `floor((p − min)
-//! / size)`, clamped to the grid because the division can round up (76.799995 with
-//! size 0.32 and min −76.8 gives column 480 of 480).
+//! / size)`, clamped to the grid because the division can round up (76.799995 with size 0.32 and min −76.8
+//! gives column 480 of 480).
 
 use crate::frame::Dropped;
 use crate::model::Grid;

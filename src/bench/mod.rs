@@ -6,8 +6,8 @@
 //! ```
 //!
 //! [`run::measure`] warms up, then runs frames back to back or at a scanner's rate. Several plans take turns,
-//! so disturbances of the machine affect all of them alike. The program is `cp-bench`.
-//! Times are milliseconds unless a name says otherwise.
+//! so disturbances of the machine affect all of them alike. The program is `cp-bench`. Times are milliseconds
+//! unless a name says otherwise.
 
 pub mod compare;
 pub mod input;

@@ -3,8 +3,8 @@
 //! The percentile P of n sorted times is the largest one after removing the ⌊(100 − P) / 100 · n⌋ largest: a
 //! measured time, never a mean of two. 0 % is the shortest, 100 % the longest. `trtexec` computes the number to
 //! remove in 32-bit floats, which is one too low for some pairs of P and n (99 % of 100 times); here it is
-//! exact. The median is the middle time, or the mean of the two middle ones. The
-//! coefficient of variation is the standard deviation (of all n, not n − 1) over the mean.
+//! exact. The median is the middle time, or the mean of the two middle ones. The coefficient of variation is
+//! the standard deviation (of all n, not n − 1) over the mean.
 
 use serde::Serialize;
 

@@ -227,8 +227,7 @@ pub(crate) fn small(rng: &mut Rng) -> Body {
     body
 }
 
-/// Something as big as a vehicle: container, kiosk, skip, concrete blocks, a stack of
-/// pallets, a covered stand.
+/// Something as big as a vehicle: container, kiosk, skip, concrete blocks, a stack of pallets, a covered stand.
 pub(crate) fn large(rng: &mut Rng) -> Body {
     let mut body = Body::default();
     let skin = stone(rng);

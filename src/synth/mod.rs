@@ -7,8 +7,7 @@
 //!
 //! Points and boxes are in the vehicle frame of the newest sweep: origin on the ground under the scanner, x
 //! forward, y left, z up. Older sweeps are compensated for the vehicle's motion: static things coincide, moving
-//! things trail behind by their velocity times the sweep's age. Metres,
-//! seconds, radians.
+//! things trail behind by their velocity times the sweep's age. Metres, seconds, radians.
 //!
 //! On one platform the bytes do not depend on the number of threads; they may differ between platforms whose
 //! `sin`, `exp` and `ln` round differently.

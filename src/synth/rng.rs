@@ -1,9 +1,9 @@
 //! Pseudo-random numbers for the scenes: SplitMix64 and a few distributions.
 //!
 //! The same seed must produce the same bytes for ever, so this small generator is our own: a dependency's
-//! streams may change between versions. SplitMix64 (Steele, Lea,
-//! Flood: "Fast splittable pseudorandom number generators", 2014) passes BigCrush and has a period of
-//! 2^64, far more than the few hundred thousand draws of a frame. Not for cryptography.
+//! streams may change between versions. SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! generators", 2014) passes BigCrush and has a period of 2^64, far more than the few hundred thousand draws of
+//! a frame. Not for cryptography.
 
 use std::f64::consts::TAU;
 
