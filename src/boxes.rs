@@ -1,11 +1,11 @@
-//! The detected box, and the geometry that several stages share.
+//! The detected box, and geometry shared by several stages.
 //!
-//! Metres and radians in the frame of the input cloud: x forward, y left, z up, yaw 0 along +x and
+//! Metres and radians in the input cloud's frame: x forward, y left, z up, yaw 0 along +x and
 //! counter-clockwise seen from above.
 
 use bytemuck::{Pod, Zeroable};
 
-/// One detected object. Plain data: 11 32-bit words, the same on the host and on the device.
+/// A detected object. Plain data: 11 32-bit words, laid out the same on host and device.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Box3d {
@@ -24,7 +24,7 @@ pub struct Box3d {
 }
 
 impl Box3d {
-    /// The four BEV corners, counter-clockwise, beginning front-left.
+    /// The four BEV corners, counter-clockwise from the front left.
     pub fn corners(&self) -> [[f32; 2]; 4] {
         let (s, c) = self.yaw.sin_cos();
         let (hl, hw) = (self.size[0] * 0.5, self.size[1] * 0.5);
@@ -37,14 +37,14 @@ impl Box3d {
     }
 }
 
-/// Most corners that clipping a rectangle at four lines can give. It is 8 in exact arithmetic; where
-/// rounding makes an outline zigzag over a line, each line can add half as many as there are.
+/// Most corners of a rectangle clipped at four lines: 8 in exact arithmetic, but where rounding makes an
+/// outline zigzag across a line, each line can add half as many corners as there are.
 const MAX_CORNERS: usize = 19;
 
-/// The BEV rectangle of a box, prepared for overlaps with many others.
+/// The BEV rectangle of a box, prepared for many overlap tests.
 ///
-/// All arithmetic is f32, each operation rounded on its own, in the order of the code; sine and cosine
-/// are evaluated in f64 and rounded, so that they do not depend on the platform's f32 library.
+/// All arithmetic is in f32, each operation rounded on its own, in the order of the code. Sine and cosine are
+/// evaluated in f64 and rounded, which makes them independent of the platform's f32 library.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BevRect {
     center: [f32; 2],
@@ -55,7 +55,7 @@ pub struct BevRect {
 }
 
 impl BevRect {
-    /// The rectangle of `bbox`.
+    /// Creates the rectangle of `bbox`.
     pub fn new(bbox: &Box3d) -> Self {
         let (sin, cos) = f64::from(bbox.yaw).sin_cos();
         Self {
@@ -77,8 +77,8 @@ impl BevRect {
         dx * dx + dy * dy
     }
 
-    /// Intersection over union with `other`, 0 to 1. It is 0 where both have no area, and where
-    /// numbers are so large that it cannot be computed.
+    /// Intersection over union with `other`, 0 to 1. It is 0 if neither has an area, or if the numbers are too
+    /// large to compute it.
     pub fn iou(&self, other: &Self) -> f32 {
         let reach = self.radius() + other.radius();
         if self.distance_squared(other) > reach * reach {

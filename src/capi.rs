@@ -1,19 +1,19 @@
-//! The C library: what `centerpoint.h` declares, for C, C++ and whatever calls C.
+//! The C library: the functions declared by `centerpoint.h`, for C, C++ and any language that calls C.
 //!
 //! ```text
-//! caller ─ capi.rs ─ handle.rs ─ Detector      entries: pointers become references, errors a status and a text
-//!          types.rs, status.rs                 structs that may grow; the error of each thread
+//! caller ─ capi.rs ─ handle.rs ─ Detector      entries: pointers to references, errors to a status and a text
+//!          types.rs, status.rs                 extensible structs; each thread's last error
 //! ```
 //!
-//! The header (`src/capi/include/centerpoint/centerpoint.h`) is written by hand and is the documentation; a test
-//! compares it with the code. `cp-build install` puts it beside the library, with what CMake and pkg-config need.
-//! No panic leaves an entry; a call on a detector that another thread is using is refused.
+//! The header (`src/capi/include/centerpoint/centerpoint.h`) is written by hand and is the documentation; a
+//! test compares it with the code. `cp-build install` installs it with the library and the files for CMake and
+//! pkg-config. No panic leaves an entry; calls on a detector in use by another thread fail.
 //!
 //! # Safety
-//! Of every function here: each pointer is NULL or points to what the header says, for the length of the call;
-//! a detector is one that [`cp_load`] gave and [`cp_free`] has not had.
+//! For every function here: each pointer is NULL or points to what the header says, for the duration of the
+//! call; a detector comes from [`cp_load`] and has not been passed to [`cp_free`].
 #![allow(unsafe_code, non_camel_case_types)]
-#![allow(clippy::missing_safety_doc)] // the same for all: above
+#![allow(clippy::missing_safety_doc)] // the same for all: see above
 
 mod handle;
 mod status;
@@ -34,7 +34,7 @@ use crate::detector::{Detector, Device, Options};
 use crate::points::Pose;
 use handle::State;
 use status::{Failure, call};
-use types::{Out, check, read, write};
+use types::{BoxOutput, check, read, write};
 
 /// The number in the library's SONAME.
 const ABI_VERSION: &str = env!("CENTERPOINT_ABI_VERSION");
@@ -56,7 +56,7 @@ pub extern "C" fn cp_abi_version() -> u32 {
     ABI_VERSION.parse().unwrap_or(u32::MAX)
 }
 
-/// What the last call on this thread failed with.
+/// The error of the last call on this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn cp_last_error() -> *const c_char {
     status::last()
@@ -71,12 +71,13 @@ pub unsafe extern "C" fn cp_load(
 ) -> cp_status {
     call(|| {
         check(detector.cast_const(), "detector")?;
-        // SAFETY: checked; the module's promise, here and below.
+        // SAFETY: checked; the module's contract, here and below.
         unsafe { detector.write(std::ptr::null_mut()) };
-        let path = unsafe { path_of(path, "path") }?;
-        let options = match options.is_null() {
-            true => Options::default(),
-            false => unsafe { options_of(&read(options)?) }?,
+        let path = unsafe { read_path(path, "path") }?;
+        let options = if options.is_null() {
+            Options::default()
+        } else {
+            unsafe { read_options(&read(options)?) }?
         };
         let loaded = Box::new(cp_detector::new(Detector::load(&path, &options)?));
         unsafe { detector.write(Box::into_raw(loaded)) };
@@ -92,7 +93,7 @@ pub unsafe extern "C" fn cp_free(detector: *mut cp_detector) {
     }
     call(|| {
         check(detector.cast_const(), "detector")?;
-        // SAFETY: `cp_load` made it with `Box::into_raw`, and nobody uses it any more.
+        // SAFETY: `cp_load` made it with `Box::into_raw`, and it is no longer in use.
         drop(unsafe { Box::from_raw(detector) });
         Ok(())
     });
@@ -104,8 +105,8 @@ pub unsafe extern "C" fn cp_model(
     detector: *const cp_detector,
     info: *mut cp_model_info,
 ) -> cp_status {
-    // SAFETY: the module's promise.
-    call(|| unsafe { write(info, &of(detector)?.lock()?.model()) })
+    // SAFETY: the module's contract.
+    call(|| unsafe { write(info, &detector_ref(detector)?.lock()?.model()) })
 }
 
 /// Name of a class.
@@ -114,8 +115,10 @@ pub unsafe extern "C" fn cp_class_name(
     detector: *const cp_detector,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: the module's promise.
-    name("class", index, || Ok(&unsafe { of(detector) }?.classes))
+    // SAFETY: the module's contract.
+    name("class", index, || {
+        Ok(&unsafe { detector_ref(detector) }?.classes)
+    })
 }
 
 /// Name of a column of the model's points.
@@ -124,8 +127,10 @@ pub unsafe extern "C" fn cp_column_name(
     detector: *const cp_detector,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: the module's promise.
-    name("column", index, || Ok(&unsafe { of(detector) }?.columns))
+    // SAFETY: the module's contract.
+    name("column", index, || {
+        Ok(&unsafe { detector_ref(detector) }?.columns)
+    })
 }
 
 /// [`Detector::detect`].
@@ -137,9 +142,9 @@ pub unsafe extern "C" fn cp_detect(
     capacity: usize,
     found: *mut usize,
 ) -> cp_status {
-    // SAFETY: the module's promise.
+    // SAFETY: the module's contract.
     call(|| unsafe {
-        frame(detector, Out::new(boxes, capacity, found)?, |state| {
+        frame(detector, BoxOutput::new(boxes, capacity, found)?, |state| {
             state.read(&read(cloud)?)?;
             state.detect()
         })
@@ -156,9 +161,9 @@ pub unsafe extern "C" fn cp_detect_device(
     capacity: usize,
     found: *mut usize,
 ) -> cp_status {
-    // SAFETY: the module's promise.
+    // SAFETY: the module's contract.
     call(|| unsafe {
-        frame(detector, Out::new(boxes, capacity, found)?, |state| {
+        frame(detector, BoxOutput::new(boxes, capacity, found)?, |state| {
             if count > 0 {
                 check(points.cast::<f32>(), "points")?;
             }
@@ -175,17 +180,16 @@ pub unsafe extern "C" fn cp_push_sweep(
     stamp_ns: i64,
     pose: *const cp_pose,
 ) -> cp_status {
-    // SAFETY: the module's promise, here and below.
+    // SAFETY: the module's contract, here and below.
     call(|| {
-        let mut state = unsafe { of(detector) }?.lock()?;
+        let mut state = unsafe { detector_ref(detector) }?.lock()?;
         let cloud = unsafe { read(cloud) }?;
-        let pose = match pose.is_null() {
-            true => None,
-            false => {
-                check(pose, "pose")?;
-                let p = unsafe { pose.read() };
-                Some(Pose::new([p.x, p.y, p.z], [p.qw, p.qx, p.qy, p.qz])?)
-            }
+        let pose = if pose.is_null() {
+            None
+        } else {
+            check(pose, "pose")?;
+            let p = unsafe { pose.read() };
+            Some(Pose::new([p.x, p.y, p.z], [p.qw, p.qx, p.qy, p.qz])?)
         };
         unsafe { state.read(&cloud) }?;
         state.push(stamp_ns, pose)
@@ -196,8 +200,8 @@ pub unsafe extern "C" fn cp_push_sweep(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cp_clear_sweeps(detector: *mut cp_detector) -> cp_status {
     call(|| {
-        // SAFETY: the module's promise.
-        unsafe { of(detector) }?.lock()?.clear();
+        // SAFETY: the module's contract.
+        unsafe { detector_ref(detector) }?.lock()?.clear();
         Ok(())
     })
 }
@@ -210,9 +214,9 @@ pub unsafe extern "C" fn cp_detect_sweeps(
     capacity: usize,
     found: *mut usize,
 ) -> cp_status {
-    // SAFETY: the module's promise.
+    // SAFETY: the module's contract.
     call(|| unsafe {
-        let out = Out::new(boxes, capacity, found)?;
+        let out = BoxOutput::new(boxes, capacity, found)?;
         frame(detector, out, State::detect_sweeps)
     })
 }
@@ -226,9 +230,9 @@ pub unsafe extern "C" fn cp_last_boxes(
     found: *mut usize,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's promise, here and below.
-        let out = unsafe { Out::new(boxes, capacity, found) }?;
-        let state = unsafe { of(detector) }?.lock()?;
+        // SAFETY: the module's contract, here and below.
+        let out = unsafe { BoxOutput::new(boxes, capacity, found) }?;
+        let state = unsafe { detector_ref(detector) }?.lock()?;
         if state.last().is_some() {
             out.write(state.detector.boxes());
         }
@@ -242,9 +246,9 @@ pub unsafe extern "C" fn cp_last_frame(
     detector: *const cp_detector,
     info: *mut cp_frame_info,
 ) -> cp_status {
-    // SAFETY: the module's promise.
+    // SAFETY: the module's contract.
     call(|| unsafe {
-        let last = of(detector)?.lock()?.last().copied();
+        let last = detector_ref(detector)?.lock()?.last().copied();
         write(info, &last.unwrap_or_default())
     })
 }
@@ -256,8 +260,11 @@ pub unsafe extern "C" fn cp_deadline(
     info: *mut cp_deadline_info,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's promise, here and below.
-        let deadline = *unsafe { of(detector) }?.lock()?.detector.deadline();
+        // SAFETY: the module's contract, here and below.
+        let deadline = *unsafe { detector_ref(detector) }?
+            .lock()?
+            .detector
+            .deadline();
         let (now, budget, counts) = (Instant::now(), deadline.budget(), deadline.counts());
         let value = cp_deadline_info {
             struct_size: 0,
@@ -280,17 +287,17 @@ pub unsafe extern "C" fn cp_deadline(
     })
 }
 
-/// One frame: what `detect` finds goes to the caller.
+/// Runs one frame with `detect` and writes the boxes to the caller's array.
 ///
 /// # Safety
-/// The module's.
+/// As for the module.
 unsafe fn frame(
     detector: *mut cp_detector,
-    out: Out,
+    out: BoxOutput,
     detect: impl FnOnce(&mut State) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    // SAFETY: the caller's promise.
-    let mut state = unsafe { of(detector) }?.lock()?;
+    // SAFETY: the caller's contract.
+    let mut state = unsafe { detector_ref(detector) }?.lock()?;
     state.begin();
     detect(&mut state)?;
     out.write(state.detector.boxes());
@@ -300,14 +307,14 @@ unsafe fn frame(
 /// The detector behind a pointer.
 ///
 /// # Safety
-/// The module's.
-unsafe fn of<'a>(detector: *const cp_detector) -> Result<&'a cp_detector, Failure> {
+/// As for the module.
+unsafe fn detector_ref<'a>(detector: *const cp_detector) -> Result<&'a cp_detector, Failure> {
     check(detector, "detector")?;
-    // SAFETY: checked; the caller's promise.
+    // SAFETY: checked; the caller's contract.
     Ok(unsafe { &*detector })
 }
 
-/// The name at `index`; NULL and an error where there is none.
+/// The name at `index`, or NULL and an error if there is none.
 fn name<'a>(
     what: &'static str,
     index: usize,
@@ -326,20 +333,21 @@ fn name<'a>(
     found
 }
 
-/// Checked options.
+/// Checks the caller's options.
 ///
 /// # Safety
-/// The strings are NULL or C strings.
-unsafe fn options_of(raw: &cp_options) -> Result<Options, Failure> {
+/// The strings in `raw` are NULL or C strings.
+unsafe fn read_options(raw: &cp_options) -> Result<Options, Failure> {
     let number = |name: &'static str, value: f64, most: f64, expected: &'static str| {
-        // 0 is "not given"; a NaN is in no range.
-        match (0.0..=most).contains(&value) {
-            true => Ok((value > 0.0).then_some(value)),
-            false => Err(Failure::Value {
+        // 0 means "not set"; NaN is outside every range.
+        if (0.0..=most).contains(&value) {
+            Ok((value > 0.0).then_some(value))
+        } else {
+            Err(Failure::Value {
                 name,
                 found: value.to_string(),
                 expected,
-            }),
+            })
         }
     };
     const TIME: &str = "a time in ms, or 0 for the default";
@@ -367,10 +375,11 @@ unsafe fn options_of(raw: &cp_options) -> Result<Options, Failure> {
         },
         score: (raw.score > 0.0).then_some(raw.score),
         intensity_scale: (raw.intensity_scale > 0.0).then_some(raw.intensity_scale),
-        tensorrt: match raw.tensorrt.is_null() {
-            true => None,
-            // SAFETY: the caller's promise.
-            false => Some(unsafe { path_of(raw.tensorrt, "tensorrt") }?),
+        tensorrt: if raw.tensorrt.is_null() {
+            None
+        } else {
+            // SAFETY: the caller's contract.
+            Some(unsafe { read_path(raw.tensorrt, "tensorrt") }?)
         },
         budget: Budget {
             frame_ms: number("budget_ms", raw.budget_ms, f64::MAX, TIME)?
@@ -381,13 +390,13 @@ unsafe fn options_of(raw: &cp_options) -> Result<Options, Failure> {
     })
 }
 
-/// A path of any bytes on unix; UTF-8 elsewhere.
+/// Reads a path: any bytes on Unix, UTF-8 elsewhere.
 ///
 /// # Safety
-/// NULL or a C string.
-unsafe fn path_of(path: *const c_char, name: &'static str) -> Result<PathBuf, Failure> {
+/// `path` is NULL or a C string.
+unsafe fn read_path(path: *const c_char, name: &'static str) -> Result<PathBuf, Failure> {
     check(path, name)?;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's contract.
     let text = unsafe { CStr::from_ptr(path) };
     #[cfg(unix)]
     {
@@ -427,13 +436,13 @@ mod tests {
     }
 
     #[test]
-    fn a_detector_that_panicked_says_so_and_nothing_else_does() {
+    fn only_the_detector_that_panicked_is_poisoned() {
         let (broken, other) = (load(), load());
         let mut found = 7;
         // SAFETY: live detectors, a place for the number.
         unsafe {
             let status = call(|| {
-                let out = Out::new(std::ptr::null_mut(), 0, &mut found)?;
+                let out = BoxOutput::new(std::ptr::null_mut(), 0, &mut found)?;
                 frame(broken, out, |_| panic!("planted"))
             });
             assert_eq!((status, found), (CP_ERROR_PANIC, 0));
@@ -453,7 +462,7 @@ mod tests {
         let detector = load();
         // SAFETY: a live detector.
         unsafe {
-            let held = of(detector).unwrap().lock().unwrap();
+            let held = detector_ref(detector).unwrap().lock().unwrap();
             assert_eq!(cp_clear_sweeps(detector), CP_ERROR_BUSY);
             drop(held);
             assert_eq!(cp_clear_sweeps(detector), CP_OK);

@@ -1,17 +1,17 @@
-//! The deadline monitor: did frames keep to their time, and if not, for how long.
+//! The deadline monitor: whether frames meet their time budget, and for how long they have missed it.
 //!
-//! Levels and limits are those of Autoware's `lidar_centerpoint`: a frame over its budget is a warning, and
-//! frames that are late without a break for longer than the allowed delay are an error. A scanner that
-//! is silent is neither: no frame was late.
+//! Levels and limits follow Autoware's `lidar_centerpoint`: a frame over budget is a warning, and an unbroken
+//! run of late frames that lasts longer than the allowed delay is an error. A silent scanner is neither, since
+//! no frame is late.
 
 use std::time::{Duration, Instant};
 
-/// What frames may take. The defaults are Autoware's.
+/// Time limits of frames. The defaults are Autoware's.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
-    /// Longest time of a frame in ms.
+    /// Longest duration of a frame in ms.
     pub frame_ms: f64,
-    /// Longest time in ms for which frames may be late without a break.
+    /// Longest duration of an unbroken run of late frames in ms.
     pub delay_ms: f64,
 }
 
@@ -24,44 +24,44 @@ impl Default for Budget {
     }
 }
 
-/// How things stand, as `diagnostic_msgs/DiagnosticStatus` says it.
+/// Status, with the levels of `diagnostic_msgs/DiagnosticStatus`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// The last frame was in time, or there was none yet.
+    /// The last frame was in time, or there has been no frame.
     #[default]
     Ok,
     /// The last frame was late.
     Warn,
-    /// All frames were late for longer than the delay.
+    /// All frames have been late for longer than the delay.
     Error,
 }
 
-/// Counts frames and those that were late.
+/// Counts frames and late frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Deadline {
     budget: Budget,
     counts: Counts,
-    /// When the last frame in time ended; before there is one, when the first frame did.
+    /// End of the last frame in time, or of the first frame if none was in time.
     in_time: Option<Instant>,
 }
 
-/// What [`Deadline`] counts.
+/// The counters of a [`Deadline`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Counts {
     /// Frames so far.
     pub frames: u64,
-    /// Frames over the budget.
+    /// Frames over budget.
     pub misses: u64,
-    /// Late frames since the last one in time.
+    /// Late frames since the last frame in time.
     pub consecutive: u64,
-    /// The most frames that were late one after the other.
+    /// Longest run of late frames.
     pub longest: u64,
-    /// Time of the last frame in ms; 0 before the first.
+    /// Duration of the last frame in ms; 0 before the first.
     pub last_ms: f64,
 }
 
 impl Deadline {
-    /// A monitor that has seen no frame.
+    /// Creates a monitor without frames.
     pub fn new(budget: Budget) -> Self {
         Self {
             budget,
@@ -69,7 +69,7 @@ impl Deadline {
         }
     }
 
-    /// A frame of `ms` milliseconds ended at `now`. A time that is not a number is late.
+    /// Records a frame of `ms` milliseconds that ended at `now`. NaN counts as late.
     pub fn add(&mut self, ms: f64, now: Instant) {
         let counts = &mut self.counts;
         counts.frames += 1;
@@ -85,17 +85,17 @@ impl Deadline {
         self.in_time.get_or_insert(now);
     }
 
-    /// What frames may take.
+    /// The time limits.
     pub fn budget(&self) -> Budget {
         self.budget
     }
 
-    /// What was counted.
+    /// The counters.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// For how long frames have been late at `now`; nothing while the last one was in time.
+    /// How long frames have been late at `now`; 0 if the last frame was in time.
     pub fn delay(&self, now: Instant) -> Duration {
         match self.in_time {
             Some(since) if self.counts.consecutive > 0 => now.saturating_duration_since(since),
@@ -103,7 +103,7 @@ impl Deadline {
         }
     }
 
-    /// How things stand at `now`.
+    /// The status at `now`.
     pub fn level(&self, now: Instant) -> Level {
         if self.counts.consecutive == 0 {
             Level::Ok
@@ -119,7 +119,7 @@ impl Deadline {
 mod tests {
     use super::*;
 
-    /// A monitor with frames at a time in ms and of a length in ms, and its start.
+    /// A monitor with `frames` (end and duration in ms), and its start.
     fn monitor(frames: &[(u64, f64)]) -> (Deadline, Instant) {
         let start = Instant::now();
         let mut deadline = Deadline::new(Budget {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn misses_are_counted_and_so_is_their_longest_run() {
+    fn misses_and_their_longest_run_are_counted() {
         let times = [50.0, 100.0, 100.1, 300.0, f64::NAN, 20.0, 101.0];
         let frames: Vec<(u64, f64)> = times.iter().map(|&ms| (0, ms)).collect();
         let (deadline, start) = monitor(&frames);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_a_delay_without_a_break() {
+    fn an_unbroken_delay_is_an_error() {
         let at = |start, ms| start + Duration::from_millis(ms);
         let (deadline, start) = monitor(&[]);
         assert_eq!(deadline.level(at(start, 5000)), Level::Ok);
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(deadline.level(at(start, 1400)), Level::Warn);
         assert_eq!(deadline.level(at(start, 1500)), Level::Error);
 
-        // A frame in time ends it, and silence is no delay.
+        // A frame in time ends the delay, and silence is not a delay.
         let (deadline, start) = monitor(&[(0, 150.0), (2000, 150.0), (2100, 10.0)]);
         assert_eq!(deadline.level(at(start, 9000)), Level::Ok);
         assert_eq!(deadline.delay(at(start, 9000)), Duration::ZERO);

@@ -1,6 +1,6 @@
-//! What the detector returns for one frame: boxes, what was dropped, and how long each stage took.
+//! What the detector returns for one frame: boxes, losses, and the duration of each stage.
 //!
-//! Both are plain `Copy` data with the field names of the JSON output, in its order.
+//! Both are plain `Copy` data. Field names and order are those of the JSON output.
 
 use std::time::Instant;
 
@@ -13,16 +13,16 @@ use crate::boxes::Box3d;
 pub struct Detection<'a> {
     /// The boxes, best first.
     pub boxes: &'a [Box3d],
-    /// What the frame lost; all zero in an ordinary frame but for points out of range.
+    /// What the frame lost; all zero in an ordinary frame except for points out of range.
     pub dropped: Dropped,
     /// Time of each stage in ms; `read` is 0.
     pub times: Times,
 }
 
-/// What a frame lost on its way to the boxes. Everything is 0 when nothing was lost.
+/// The losses of a frame on the way to its boxes; all 0 if nothing was lost.
 ///
-/// Losing the points of the first two counters is ordinary (no return, beyond the grid). The
-/// others mean that a cap of the model or of the program was reached.
+/// The first two counters are ordinary losses (no return, beyond the grid). The others mean that a limit of the
+/// model or the program was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dropped {
@@ -30,20 +30,20 @@ pub struct Dropped {
     pub non_finite: u64,
     /// Points outside the model's range.
     pub out_of_range: u64,
-    /// Points past `max_points_per_pillar` in their pillar.
+    /// Points beyond `max_points_per_pillar` of their pillar.
     pub pillar_points: u64,
-    /// Points that would have begun a pillar past `max_pillars`, or would have belonged to one.
+    /// Points of pillars beyond `max_pillars`.
     pub pillars: u64,
-    /// Candidate boxes past the cap on what NMS is given.
+    /// Candidate boxes beyond the limit of NMS.
     pub candidates: u64,
-    /// Candidate boxes with a NaN or an infinity: the network's weights or its input are broken.
+    /// Candidate boxes with a NaN or infinity: the network's weights or input are broken.
     pub non_finite_candidates: u64,
-    /// Points of older sweeps past the cap on an accumulated cloud.
+    /// Points of older sweeps beyond the limit of an accumulated cloud.
     pub sweep_points: u64,
 }
 
 impl Dropped {
-    /// The counters by name, in the order of the output.
+    /// The counters with their names, in the order of the JSON output.
     pub fn counters(&self) -> [(&'static str, u64); 7] {
         [
             ("non_finite", self.non_finite),
@@ -56,7 +56,7 @@ impl Dropped {
         ]
     }
 
-    /// Whether a cap was reached: something was lost that the model could have used.
+    /// Whether a limit was reached, which lost data that the model could have used.
     pub fn overflowed(&self) -> bool {
         [
             self.pillar_points,
@@ -71,7 +71,7 @@ impl Dropped {
 }
 
 impl std::ops::AddAssign for Dropped {
-    /// Counts over several frames.
+    /// Sums the counters of several frames.
     fn add_assign(&mut self, other: Self) {
         self.non_finite += other.non_finite;
         self.out_of_range += other.out_of_range;
@@ -87,7 +87,7 @@ impl std::ops::AddAssign for Dropped {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Times {
-    /// Reading and decoding the frame's file or files, sweeps composed.
+    /// Reading and decoding the frame's files, and accumulating sweeps.
     pub read: f64,
     /// Points to pillars.
     pub pillars: f64,
@@ -101,12 +101,12 @@ pub struct Times {
     pub decode: f64,
     /// Non-maximum suppression.
     pub nms: f64,
-    /// From the first byte read to the last box, all of the above included.
+    /// From the first byte read to the last box, including all of the above.
     pub total: f64,
 }
 
 impl Times {
-    /// The times by stage name, in the order of the output.
+    /// The times with their stages' names, in the order of the JSON output.
     pub fn stages(&self) -> [(&'static str, f64); 8] {
         [
             ("read", self.read),

@@ -1,7 +1,5 @@
 //! The crate's error type: one variant per module that can fail, each with its own typed error.
 
-use std::path::{Path, PathBuf};
-
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -49,16 +47,18 @@ pub enum Error {
     /// A result cannot be said in the asked-for format.
     #[error(transparent)]
     Output(#[from] crate::output::OutputError),
-    /// A file could not be written.
-    #[error("{path}: cannot {action}: {source}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What was tried, as a verb: "write", "create".
-        action: &'static str,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
+}
+
+impl From<crate::synth::SynthError> for Error {
+    fn from(error: crate::synth::SynthError) -> Self {
+        match error {
+            crate::synth::SynthError::Points(error) => Self::Frame(error),
+            crate::synth::SynthError::File(error) => Self::File(error),
+        }
+    }
 }
 
 impl From<crate::detector::DetectorError> for Error {
@@ -79,17 +79,5 @@ impl From<crate::detector::DetectorError> for Error {
 impl From<crate::cpu::CpuError> for Error {
     fn from(error: crate::cpu::CpuError) -> Self {
         crate::detector::DetectorError::from(error).into()
-    }
-}
-
-impl Error {
-    /// An [`Error::Io`] for `path`; made for `map_err`.
-    pub fn io(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.to_path_buf();
-        move |source| Error::Io {
-            path,
-            action,
-            source,
-        }
     }
 }

@@ -1,21 +1,23 @@
-//! An installation: the C library with its headers and what CMake and pkg-config need, and the programs.
+//! Installation: the C library with its headers, the files for CMake and pkg-config, and the programs.
 //!
 //! ```text
-//! PREFIX/bin/cp-*                              those that lie beside the library
+//! PREFIX/bin/cp-*                              those found beside the library
 //! PREFIX/include/centerpoint/centerpoint.{h,hpp}
 //! PREFIX/LIBDIR/libcenterpoint.so → .so.ABI → .so.VERSION, libcenterpoint.a
 //! PREFIX/LIBDIR/cmake/centerpoint/, PREFIX/LIBDIR/pkgconfig/centerpoint.pc
 //! PREFIX/share/doc/centerpoint/LICENSE-*
 //! ```
 //!
-//! [`items`] lists it, a caller may add to the list, [`install`] writes it. Headers and texts are part of the
-//! program, library and programs are copied from where they were built.
+//! [`items`] returns the list of files, to which callers may add, and [`install`] writes them. Headers and
+//! texts are embedded in the program; libraries and programs are copied from the build folder.
 
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// `libcenterpoint.so.ABI`: what programs that were linked with the library ask for.
+use crate::files::{self, FileError, OutputFile};
+
+/// `libcenterpoint.so.ABI`, the name that programs linked with the library load.
 pub const SONAME: &str = concat!("libcenterpoint.so.", env!("CENTERPOINT_ABI_VERSION"));
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -23,30 +25,30 @@ const SHARED: &str = "libcenterpoint.so";
 const STATIC: &str = "libcenterpoint.a";
 const PROGRAMS: [&str; 4] = ["cp-infer", "cp-build", "cp-bench", "cp-ros2"];
 
-/// What a program needs besides the static library: `rustc --print native-static-libs`.
+/// Libraries needed with the static library: `rustc --print native-static-libs`.
 const NATIVE: &[&str] = &["gcc_s", "util", "rt", "pthread", "m", "dl", "c"];
 
-/// Where an installation goes.
+/// The destination of an installation.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where it will be used, an absolute path.
+    /// Where the installation will be used; an absolute path.
     pub prefix: PathBuf,
-    /// Folder of libraries below the prefix, such as `lib` or `lib/aarch64-linux-gnu`.
+    /// Library folder below the prefix, such as `lib` or `lib/aarch64-linux-gnu`.
     pub libdir: PathBuf,
-    /// Put before the prefix when writing, for packages (`DESTDIR` of `make install`).
+    /// Prepended to the prefix when writing, for packages (`DESTDIR` of `make install`).
     pub destdir: Option<PathBuf>,
 }
 
-/// One file of an installation.
+/// A file of an installation.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// Its place below the prefix.
+    /// Path below the prefix.
     pub to: PathBuf,
-    /// What it is.
+    /// Its content.
     pub content: Content,
 }
 
-/// What an [`Item`] is.
+/// The content of an [`Item`].
 #[derive(Clone, Debug)]
 pub enum Content {
     /// A text.
@@ -59,26 +61,26 @@ pub enum Content {
     Link(String),
 }
 
-/// Why an installation failed.
+/// An installation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// Nothing to install.
+    /// A library is missing.
     #[error(
-        "{path}: not here; `cargo build --release` puts it beside the programs, then run \
+        "{path}: not found; build it with `cargo build --release`, then run \
          `target/release/cp-build install`"
     )]
     NoLibrary {
-        /// Where the library should be.
+        /// The expected path.
         path: PathBuf,
     },
-    /// A prefix that CMake and pkg-config could not find again.
+    /// The prefix is relative: CMake and pkg-config could not find it.
     #[error("the prefix `{0}` is not an absolute path")]
     Prefix(PathBuf),
-    /// A folder of libraries outside of the prefix.
+    /// The library folder is outside the prefix.
     #[error("the libdir `{0}` is not a path below the prefix, such as `lib`")]
     Libdir(PathBuf),
-    /// A path that cannot be written into CMake's and pkg-config's files.
+    /// A path cannot be written into the files for CMake and pkg-config.
     #[error("the path `{0}` is not UTF-8")]
     NotUtf8(PathBuf),
     /// A file could not be written.
@@ -91,10 +93,10 @@ pub enum InstallError {
     },
 }
 
-/// All files of an installation for `target`, of the libraries and programs in the folder `from`.
+/// Lists the files of an installation for `target`, with the libraries and programs in the folder `from`.
 ///
 /// # Errors
-/// [`InstallError::NoLibrary`] where a library is missing in `from`; a target that cannot be.
+/// [`InstallError::NoLibrary`] if a library is missing in `from`; an invalid target.
 pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
     let Target { prefix, libdir, .. } = target;
     if !prefix.is_absolute() {
@@ -108,8 +110,8 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
     {
         return Err(InstallError::Libdir(libdir.clone()));
     }
-    let (shared, fixed) = (from.join(SHARED), from.join(STATIC));
-    for path in [&shared, &fixed] {
+    let (shared, archive) = (from.join(SHARED), from.join(STATIC));
+    for path in [&shared, &archive] {
         if !path.is_file() {
             return Err(InstallError::NoLibrary { path: path.clone() });
         }
@@ -131,9 +133,9 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
     add(libdir, &real, Content::Executable(shared));
     add(libdir, SONAME, Content::Link(real.clone()));
     add(libdir, SHARED, Content::Link(SONAME.to_owned()));
-    add(libdir, STATIC, Content::File(fixed));
+    add(libdir, STATIC, Content::File(archive));
 
-    let fill = Fill::new(target, &real)?;
+    let substitutions = Substitutions::new(target, &real)?;
     let cmake = libdir.join("cmake/centerpoint");
     let texts: [(&Path, &str, String); 7] = [
         (
@@ -149,17 +151,17 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
         (
             &cmake,
             "centerpoint-config.cmake",
-            fill.text(include_str!("install/centerpoint-config.cmake")),
+            substitutions.apply(include_str!("install/centerpoint-config.cmake")),
         ),
         (
             &cmake,
             "centerpoint-config-version.cmake",
-            fill.text(include_str!("install/centerpoint-config-version.cmake")),
+            substitutions.apply(include_str!("install/centerpoint-config-version.cmake")),
         ),
         (
             &libdir.join("pkgconfig"),
             "centerpoint.pc",
-            fill.text(include_str!("install/centerpoint.pc")),
+            substitutions.apply(include_str!("install/centerpoint.pc")),
         ),
         (
             Path::new("share/doc/centerpoint"),
@@ -178,14 +180,15 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
     Ok(items)
 }
 
-/// Writes `items`, replacing what is there: a program that runs keeps its file. Gives the paths written.
+/// Writes `items` and returns the paths. Existing files are replaced rather than overwritten, so running
+/// programs keep theirs.
 ///
 /// # Errors
-/// [`InstallError::Io`] for the first file that cannot be written; those before it stay.
+/// [`InstallError::Io`] for the first file that cannot be written; the files before it remain.
 pub fn install(items: &[Item], target: &Target) -> Result<Vec<PathBuf>, InstallError> {
     let root = match &target.destdir {
         None => target.prefix.clone(),
-        // As `make install` does it: one path after the other.
+        // Concatenate the two, like `make install`.
         Some(destdir) => destdir.join(target.prefix.strip_prefix("/").unwrap_or(&target.prefix)),
     };
     let mut written = Vec::with_capacity(items.len());
@@ -200,64 +203,25 @@ pub fn install(items: &[Item], target: &Target) -> Result<Vec<PathBuf>, InstallE
     Ok(written)
 }
 
-/// Writes one file beside its place and moves it there.
+/// Writes one file with the mode that `install` would set.
 fn put(path: &Path, content: &Content) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
+    fs::create_dir_all(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+    let io = |error: FileError| error.source;
+    let (mode, mut from): (u32, Box<dyn io::Read + '_>) = match content {
+        Content::Text(text) => (0o644, Box::new(text.as_bytes())),
+        Content::File(from) => (0o644, Box::new(fs::File::open(from)?)),
+        Content::Executable(from) => (0o755, Box::new(fs::File::open(from)?)),
+        Content::Link(to) => return files::write_link(path, to).map_err(io),
     };
-    fs::create_dir_all(folder)?;
-    let mut part = std::ffi::OsString::from(".");
-    part.push(name);
-    part.push(".part");
-    let part = folder.join(part);
-    // Left behind by an installation that was interrupted.
-    if part.symlink_metadata().is_ok() {
-        fs::remove_file(&part)?;
-    }
-    match content {
-        Content::Text(text) => {
-            fs::write(&part, text)?;
-            set_mode(&part, 0o644)?;
-        }
-        Content::File(from) => {
-            fs::copy(from, &part)?;
-            set_mode(&part, 0o644)?;
-        }
-        Content::Executable(from) => {
-            fs::copy(from, &part)?;
-            set_mode(&part, 0o755)?;
-        }
-        Content::Link(to) => link(to, &part)?,
-    }
-    fs::rename(&part, path)
+    let mut file = OutputFile::create_with_mode(path, mode).map_err(io)?;
+    io::copy(&mut from, &mut file)?;
+    file.finish().map_err(io)
 }
 
-/// Modes as `install` sets them, whatever the umask and the source's mode.
-#[cfg(unix)]
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-}
+/// The values of the `@NAMES@` in the templates.
+struct Substitutions(Vec<(&'static str, String)>);
 
-#[cfg(unix)]
-fn link(to: &str, path: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(to, path)
-}
-
-#[cfg(not(unix))]
-fn set_mode(_: &Path, _: u32) -> io::Result<()> {
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn link(_: &str, _: &Path) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// What stands for the names between `@` in the texts.
-struct Fill(Vec<(&'static str, String)>);
-
-impl Fill {
+impl Substitutions {
     fn new(target: &Target, library: &str) -> Result<Self, InstallError> {
         let text = |path: &Path| match path.to_str() {
             Some(text) => Ok(text.to_owned()),
@@ -289,7 +253,7 @@ impl Fill {
         ]))
     }
 
-    fn text(&self, template: &str) -> String {
+    fn apply(&self, template: &str) -> String {
         self.0
             .iter()
             .fold(template.to_owned(), |text, (name, value)| {

@@ -24,7 +24,8 @@ pub mod detector;
 pub mod engine;
 pub mod error;
 pub mod eval;
-mod files;
+#[doc(hidden)]
+pub mod files;
 pub mod install;
 pub mod map;
 pub mod model;

@@ -10,7 +10,7 @@ use centerpoint::cpu::pool::Pool;
 use centerpoint::model::Pfn;
 use centerpoint::points::{self, Layout, ReadOptions};
 
-/// A frame of the shipped calibration set, of about the median number of pillars.
+/// A frame of the shipped calibration set, with about the median number of pillars.
 pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");
 
 /// The points of a frame in the model's columns.

@@ -1,8 +1,8 @@
-//! Made-up input of the stages: a model, clouds, a PFN, head maps.
+//! Synthetic input of the stages: a model, clouds, a PFN, head maps.
 //!
-//! About 300 of the head's cells pass the threshold, in clusters, as after a trained network.
+//! About 300 of the head's cells pass the threshold, in clusters, as in the output of a trained network.
 
-#![allow(dead_code)] // Each bench uses its part.
+#![allow(dead_code)] // Each bench uses a part of it.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ pub(crate) fn model() -> Model {
     Model::parse(MODEL, Path::new("bench.toml")).unwrap()
 }
 
-/// The same on a grid of `cells` × `cells` cells of `voxel` metres.
+/// The model with a grid of `cells` × `cells` cells of `voxel` metres.
 pub(crate) fn model_on(cells: usize, voxel: f64) -> Model {
     let half = (cells as f64 * voxel / 2.0 * 1e4).round() / 1e4;
     let text = MODEL
@@ -55,7 +55,7 @@ pub(crate) fn model_on(cells: usize, voxel: f64) -> Model {
     Model::parse(&text, Path::new("bench.toml")).unwrap()
 }
 
-/// A rotating scanner over flat ground with some walls: 64 beams of 2000 points.
+/// A rotating scanner over flat ground with some walls: 64 beams with 2000 points each.
 pub(crate) fn synthetic_cloud(random: &mut Random) -> Vec<f32> {
     let mut points = Vec::new();
     for step in 0..2000 {

@@ -1,4 +1,4 @@
-//! Numbers from a fixed sequence.
+//! Deterministic pseudo-random numbers.
 
 /// Xorshift; the seed must not be 0.
 pub(crate) struct Random(pub(crate) u64);

@@ -1,11 +1,11 @@
-//! Engines in processes of their own, run in turn: the method of all comparisons here.
+//! Runs engines in separate processes, in turn: the method of all comparisons here.
 //!
-//! A runner is a process with one loaded network that runs once for each line it is sent, so that
-//! exactly one engine works at a time, each with its own memory, and other load on the machine meets
-//! all alike. `tests/oracle/run_engine.py` says what is sent and answered; [`serve`] is our own end of
-//! it. Times are in ms, memory in MB of the whole process as the system counts it.
+//! A runner is a process with one loaded network, which it runs once for each line received. Exactly one engine
+//! works at a time, each with its own memory, and other load on the machine affects all of them alike.
+//! `tests/oracle/run_engine.py` documents the protocol; [`serve`] is this project's side of it. Times are in
+//! ms; memory is that of the whole process in MB, as reported by the system.
 
-#![allow(dead_code)] // Each bench uses its part.
+#![allow(dead_code)] // Each bench uses a part of it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,50 +14,50 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// Pause before each turn: idle threads of ONNX Runtime spin on for a while, and would take the next
-/// engine's second core.
+/// Pause before each turn: idle threads of ONNX Runtime spin for a while, and would occupy the next engine's
+/// second core.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Runs shorter than this follow an unmeasured one, which brings back caches, clocks and sleeping
-/// threads after the others' turns.
+/// Runs shorter than this follow an unmeasured one, which restores caches, clocks and sleeping threads after
+/// the other engines' turns.
 const SHORT: f64 = 500.0;
 /// Fewest and most rounds.
 const ROUNDS: (usize, usize) = (3, 60);
 
-/// A process that runs a network for each line it is sent.
+/// A process that runs a network once per line received.
 pub(crate) struct Runner {
     child: Child,
-    /// `None` once the process was told to end.
+    /// `None` once the process has been told to exit.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// What the engine says it is.
+    /// The engine's description of itself.
     pub(crate) about: String,
     /// Memory of the process before the network was loaded.
     libraries: f64,
 }
 
-/// One run.
+/// The figures of one run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub(crate) wall: f64,
-    /// Of all threads together.
+    /// Processor time of all threads.
     pub(crate) processor: f64,
-    /// Most memory so far.
+    /// Peak memory so far.
     pub(crate) peak: f64,
 }
 
-/// What the rounds of one engine gave.
+/// The figures of one engine over all rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     pub(crate) smallest: f64,
     pub(crate) median: f64,
     pub(crate) mean_processor: f64,
     pub(crate) peak: f64,
-    /// Peak memory without what the process had before it loaded the network.
+    /// Peak memory minus the memory before the network was loaded.
     pub(crate) own: f64,
 }
 
 impl Runner {
-    /// Starts a runner; `None` if it says that its engine is not installed.
+    /// Starts a runner; `None` if it reports that its engine is not installed.
     pub(crate) fn start(command: &mut Command) -> Result<Option<Self>> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -81,7 +81,7 @@ impl Runner {
             if line.starts_with("missing ") {
                 return Ok(None);
             }
-            bail!("{command:?} says {line:?}, expected `ready`");
+            bail!("{command:?} answered {line:?}, expected `ready`");
         };
         runner.libraries = libraries.parse()?;
         runner.about = about.to_owned();
@@ -104,12 +104,12 @@ impl Runner {
         )
     }
 
-    /// Loads an input from a file of f32 in the order of NCHW.
+    /// Loads an input from a file of f32 in NCHW order.
     pub(crate) fn set_input(&mut self, path: &Path) -> Result<()> {
         self.order(&format!("input {}", path.display()))
     }
 
-    /// Writes the last run's outputs to a file, NCHW, one after the other, and reads it.
+    /// Lets the runner write the last run's outputs to a file, one after the other in NCHW order, and reads it.
     pub(crate) fn outputs(&mut self, path: &Path) -> Result<Vec<f32>> {
         self.order(&format!("outputs {}", path.display()))?;
         let bytes = std::fs::read(path)?;
@@ -122,12 +122,12 @@ impl Runner {
     fn run(&mut self) -> Result<Run> {
         self.send("run")?;
         let line = self.answer()?;
-        let words: Vec<f64> = line
+        let numbers: Vec<f64> = line
             .split_whitespace()
             .map(str::parse)
             .collect::<Result<_, _>>()?;
-        let [wall, processor, peak] = words[..] else {
-            bail!("{} says {line:?}, expected three numbers", self.about);
+        let [wall, processor, peak] = numbers[..] else {
+            bail!("{} answered {line:?}, expected three numbers", self.about);
         };
         Ok(Run {
             wall,
@@ -141,39 +141,42 @@ impl Runner {
         let answer = self.answer()?;
         anyhow::ensure!(
             answer == "done",
-            "{} says {answer:?} to {line:?}",
+            "{} answered {answer:?} to {line:?}",
             self.about
         );
         Ok(())
     }
 
     fn send(&mut self, line: &str) -> Result<()> {
-        writeln!(self.input.as_mut().context("has ended")?, "{line}")?;
+        writeln!(
+            self.input.as_mut().context("the process has exited")?,
+            "{line}"
+        )?;
         Ok(())
     }
 
     fn answer(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        anyhow::ensure!(!line.is_empty(), "the process has ended {}", self.about);
+        anyhow::ensure!(!line.is_empty(), "the process has exited {}", self.about);
         Ok(line.trim_end().to_owned())
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // It exits at the end of its input.
         self.input = None;
         let _ = self.child.wait();
     }
 }
 
-/// Runs all in turn, for about `budget` but at least three rounds after an unmeasured one. Gives the
-/// number of rounds and each one's figures.
+/// Runs all in turn, for about `budget` but at least three rounds after an unmeasured one. Returns the number
+/// of rounds and each runner's figures.
 pub(crate) fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize, Vec<Figures>)> {
     let mut first = Vec::new();
     for runner in runners.iter_mut() {
-        // The very first run is slower: memory is touched, kernels are chosen.
+        // The first run is slower: it touches memory and selects kernels.
         runner.run()?;
         first.push(runner.run()?.wall);
     }
@@ -207,15 +210,14 @@ pub(crate) fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize
     Ok((rounds, figures.collect()))
 }
 
-/// A network that [`serve`] runs.
+/// A network run by [`serve`].
 pub(crate) trait Served {
     fn set_input(&mut self, path: &Path) -> Result<()>;
     fn run(&mut self) -> Result<()>;
     fn write_outputs(&self, path: &Path) -> Result<()>;
 }
 
-/// Our end of a runner: loads a network, which gives it and what it is, and then answers standard
-/// input until it ends.
+/// Serves as a runner: calls `load` for a network and its description, then answers standard input until its end.
 pub(crate) fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()> {
     let libraries = peak_megabytes();
     let (mut served, about) = load()?;
@@ -226,9 +228,9 @@ pub(crate) fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Re
             ("input", path) => served.set_input(Path::new(path))?,
             ("outputs", path) => served.write_outputs(Path::new(path))?,
             ("run", "") => {
-                let (begin, processor) = (Instant::now(), processor_milliseconds());
+                let (start, processor) = (Instant::now(), processor_milliseconds());
                 served.run()?;
-                let wall = begin.elapsed().as_secs_f64() * 1e3;
+                let wall = start.elapsed().as_secs_f64() * 1e3;
                 let processor = processor_milliseconds() - processor;
                 println!("{wall} {processor} {}", peak_megabytes());
                 continue;
@@ -240,7 +242,7 @@ pub(crate) fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Re
     Ok(())
 }
 
-/// The interpreter of the other engines, if there is one.
+/// The Python interpreter for the other engines, if any.
 pub(crate) fn python() -> Option<String> {
     let python = std::env::var("CENTERPOINT_PYTHON").ok()?;
     Some(python).filter(|path| !path.is_empty())
@@ -251,7 +253,7 @@ pub(crate) fn oracle(name: &str) -> String {
     format!("{}/tests/oracle/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Peak memory of this process; NaN where the system does not say it.
+/// Peak memory of this process; NaN if the system does not report it.
 fn peak_megabytes() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -259,7 +261,7 @@ fn peak_megabytes() -> f64 {
     kilobytes.map_or(f64::NAN, |kilobytes| kilobytes / 1024.0)
 }
 
-/// Processor time of all threads of this process; 0 where the system does not say it.
+/// Processor time of all threads of this process; 0 if the system does not report it.
 fn processor_milliseconds() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task")
         .into_iter()

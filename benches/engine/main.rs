@@ -1,9 +1,10 @@
-//! Our CPU engine and others on the same networks and inputs: time, memory, agreement.
+//! Compares this project's CPU engine with others on the same networks and inputs: time, memory, differences of
+//! outputs.
 //!
-//! `cargo bench --bench engine -- --help` lists the choices. Each engine is a process of its own and all
-//! run in turn (see `runner.rs`), so that their ratios hold on a busy machine too. The other engines need
-//! an interpreter in `CENTERPOINT_PYTHON` with numpy, onnx and onnxruntime; OpenVINO is measured where
-//! that has the package `openvino`.
+//! `cargo bench --bench engine -- --help` lists the options. Each engine has its own process and all run in
+//! turn (see `runner.rs`), so the ratios hold even on a busy machine. The other engines need a Python
+//! interpreter in `CENTERPOINT_PYTHON` with numpy, onnx and onnxruntime; OpenVINO is measured if the package
+//! `openvino` is installed.
 
 #[path = "../common/frame.rs"]
 mod frame;
@@ -27,10 +28,10 @@ use clap::{Parser, ValueEnum};
 use crate::networks::Network;
 use crate::runner::Runner;
 
-/// Measures engines in turn, each in a process of its own.
+/// Measures engines in turn, each in its own process.
 ///
-/// The other engines need CENTERPOINT_PYTHON, an interpreter with numpy, onnx and onnxruntime; OpenVINO
-/// also the package openvino.
+/// The other engines need CENTERPOINT_PYTHON, an interpreter with numpy, onnx and onnxruntime; OpenVINO also
+/// needs the package openvino.
 #[derive(Parser)]
 #[command(name = "engine")]
 struct Args {
@@ -43,19 +44,19 @@ struct Args {
     /// Inputs.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["dense", "real"])]
     input: Vec<Input>,
-    /// Engines; all without it.
+    /// Engines [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     engine: Vec<Engine>,
-    /// Time for each table. At least three rounds are run.
+    /// Time for each table; at least three rounds are run.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// What cargo says when it measures. `cargo test --benches` only wants to know whether this runs.
+    /// Passed by `cargo bench`; absent for `cargo test --benches`, which only checks that this runs.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Be the measured process that runs this plan.
+    /// Serve as the measured process and run this plan.
     #[arg(long, hide = true, value_name = "PLAN")]
     serve: Option<PathBuf>,
-    /// With `--serve`: compute what is empty too.
+    /// With `--serve`: compute empty regions, too.
     #[arg(long, hide = true)]
     no_skipping: bool,
 }
@@ -64,11 +65,11 @@ struct Args {
 enum Net {
     /// The shipped model, 256 x 256.
     Demo,
-    /// The size that Autoware deploys, 480 x 480, random weights.
+    /// The size deployed by Autoware, 480 x 480, with random weights.
     AutowareBase,
 }
 
-/// What the network reads.
+/// The network's input.
 #[derive(Clone, Copy, ValueEnum)]
 enum Input {
     /// Random values in 0..1 everywhere.
@@ -77,26 +78,26 @@ enum Input {
     Real,
 }
 
-/// An engine with the form of the network that it runs.
+/// An engine and the form of network that it runs.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Engine {
     /// This project's, FP32.
     Fp32,
-    /// This project's, FP32, without skipping what is empty.
+    /// This project's, FP32, without skipping empty regions.
     Fp32Full,
     /// This project's, INT8.
     Int8,
-    /// This project's, INT8, without skipping what is empty.
+    /// This project's, INT8, without skipping empty regions.
     Int8Full,
     /// ONNX Runtime, FP32.
     OrtFp32,
-    /// ONNX Runtime, INT8 in its fastest form: unsigned codes, clipped to 127.
+    /// ONNX Runtime, INT8 in its fastest form: unsigned codes clipped to 127.
     OrtInt8,
-    /// ONNX Runtime, INT8 with signed codes, as TensorRT wants it.
+    /// ONNX Runtime, INT8 with signed codes, as required by TensorRT.
     OrtSigned,
     /// OpenVINO, FP32.
     OvFp32,
-    /// OpenVINO, INT8 with unsigned codes, clipped to 127.
+    /// OpenVINO, INT8 with unsigned codes clipped to 127.
     OvInt8,
     /// OpenVINO, INT8 with signed codes.
     OvSigned,
@@ -118,7 +119,7 @@ impl Engine {
         }
     }
 
-    /// The engine's name in `run_engine.py`; `None` is ours.
+    /// The engine's name in `run_engine.py`; `None` for this project's.
     fn python(self) -> Option<&'static str> {
         match self {
             Engine::Fp32 | Engine::Fp32Full | Engine::Int8 | Engine::Int8Full => None,
@@ -127,7 +128,7 @@ impl Engine {
         }
     }
 
-    /// The form of the network, a file in the folder.
+    /// The file with the engine's form of the network.
     fn file(self) -> &'static str {
         match self {
             Engine::Fp32 | Engine::Fp32Full => "fp32.plan",
@@ -138,7 +139,7 @@ impl Engine {
         }
     }
 
-    /// Ours of the same precision.
+    /// This project's engine of the same precision.
     fn ours(self) -> Engine {
         match self {
             Engine::Fp32 | Engine::Fp32Full | Engine::OrtFp32 | Engine::OvFp32 => Engine::Fp32,
@@ -164,7 +165,7 @@ fn main() -> Result<()> {
     let python = runner::python().filter(|_| args.bench);
     if !args.bench {
         (args.net, args.threads, args.seconds) = (vec![Net::Demo], vec![1], 0.0);
-        println!("skipped the other engines: this only shows that ours runs");
+        println!("skipped the other engines: this run only checks that ours works");
     } else if python.is_none() {
         println!("skipped the other engines: CENTERPOINT_PYTHON is not set");
     }
@@ -194,8 +195,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Writes the inputs and the network's forms; gives a line about each input. The real one calibrates,
-/// whichever is measured: the network is the same in all tables.
+/// Writes the inputs and the network's forms; returns a description of each input. The real input is always
+/// used for calibration, which makes the network the same in all tables.
 fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[String; 2]> {
     let (model, pfn) = (&network.model, &network.pfn);
     let cells = model.grid.cells();

@@ -1,8 +1,7 @@
-//! The networks that are measured, and their files in a folder.
+//! The measured networks and their files.
 //!
-//! `demo` is the shipped model. `autoware-base` has the size of what Autoware deploys (the `Arch` of that
-//! name in `engines/demo/network.py`) with random weights, whose time and memory are the same as trained
-//! ones'.
+//! `demo` is the shipped model. `autoware-base` has the size deployed by Autoware (the `Arch` of that name in
+//! `engines/demo/network.py`) with random weights, which take the same time and memory as trained ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,13 +27,13 @@ use crate::random::Random;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
 
-/// A network with the model that it belongs to.
+/// A network and its model description.
 pub(crate) struct Network {
     pub(crate) name: &'static str,
     pub(crate) model: Model,
     pub(crate) pfn: Pfn,
     model_text: String,
-    /// In float, BN folded.
+    /// The network in float, BN folded.
     pub(crate) graph: Graph,
 }
 
@@ -50,7 +49,7 @@ impl Network {
         })
     }
 
-    /// The demo model on the other grid; its PFN serves, since both have 32 BEV channels.
+    /// The demo model on the other grid; both use the demo's PFN because they have 32 BEV channels.
     pub(crate) fn autoware_base() -> Result<Self> {
         let demo = Self::demo()?;
         let mut model_text = demo.model_text;
@@ -67,7 +66,7 @@ impl Network {
         ] {
             anyhow::ensure!(
                 model_text.contains(from),
-                "no `{from}` in the demo's description"
+                "the demo's description does not contain `{from}`"
             );
             model_text = model_text.replace(from, to);
         }
@@ -82,8 +81,8 @@ impl Network {
         })
     }
 
-    /// The same with quantised activations and weights in every layer, deconvolutions as 1×1
-    /// convolutions; the largest absolute values on `input` (NCHW) are the ranges.
+    /// The network with quantised activations and weights in every layer, and deconvolutions as 1×1
+    /// convolutions. The ranges are the largest absolute values on `input` (NCHW).
     pub(crate) fn quantized(&self, input: &[f32]) -> Result<Graph> {
         let mut graph = self.graph.clone();
         deconv::rewrite(&mut graph)?;
@@ -118,8 +117,8 @@ impl Network {
     }
 }
 
-/// A graph with quantised activations and weights in every layer; the largest absolute values on `input`
-/// (NCHW) are the ranges.
+/// Quantises activations and weights in every layer of a graph. The ranges are the largest absolute values on
+/// `input` (NCHW).
 pub(crate) fn quantized(graph: &Graph, input: &[f32]) -> Result<Graph> {
     let payload = compile::cpu(graph)?;
     let (pool, weights) = (Arc::new(Pool::new(0)), Arc::new(payload.weights));
@@ -150,14 +149,14 @@ fn largest(view: MapView<'_>) -> f32 {
     largest
 }
 
-/// Nodes and weights of a network that is being made.
+/// Nodes and weights of a network under construction.
 struct Builder {
     graph: GraphProto,
     random: Random,
 }
 
 impl Builder {
-    /// Adds a node; gives its output, which has its name.
+    /// Adds a node named after its output, and returns that name.
     fn add(&mut self, mut node: NodeProto) -> String {
         let name = node.output[0].clone();
         node.name = Some(name.clone());
@@ -165,8 +164,8 @@ impl Builder {
         name
     }
 
-    /// Adds a convolution with padding `kernel / 2`, or a transposed one whose kernel is its stride.
-    /// The weights keep the variance through a Relu.
+    /// Adds a convolution with padding `kernel / 2`, or a transposed one with kernel equal to stride. The
+    /// weights preserve the variance through a Relu.
     fn conv(
         &mut self,
         op: &str,
@@ -213,7 +212,7 @@ impl Builder {
     }
 }
 
-/// Backbone, neck and heads for a model whose head has the size of its grid.
+/// Backbone, neck and heads for a model whose head is as large as its grid.
 fn autoware_base(description: &Model) -> Result<Graph> {
     const NECK: usize = 128;
     const HEAD: usize = 64;

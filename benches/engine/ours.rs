@@ -1,4 +1,4 @@
-//! Our engine as a runner: the measured process.
+//! This project's engine as a runner: the measured process.
 
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -36,7 +36,7 @@ impl Served for Ours {
     fn set_input(&mut self, path: &Path) -> Result<()> {
         let mut view = self.0.input_mut();
         let layout = view.layout;
-        // Row by row: a second copy of the map would count as the engine's memory.
+        // Read row by row: a second copy of the map would count as the engine's memory.
         let mut file = BufReader::new(std::fs::File::open(path)?);
         let mut row = vec![0u8; 4 * layout.width];
         for c in 0..layout.channels {

@@ -3,7 +3,7 @@
 use crate::Engine;
 use crate::runner::Figures;
 
-/// Titles of the columns behind the engine's name, in two lines.
+/// Column titles after the engine's name, in two lines.
 const TITLES: [[&str; 10]; 2] = [
     [
         "smallest", "median", "CPU", "", "peak", "own", "ratio to", "ratio to", "largest", "rms",
@@ -15,9 +15,9 @@ const TITLES: [[&str; 10]; 2] = [
 
 /// Prints a row for each engine.
 ///
-/// Ratios are of smallest times. Own memory is without what the process had before it loaded the
-/// network. Differences of outputs are from ours of the same precision, whose INT8 is exact Q/DQ
-/// arithmetic; in the row of our INT8 from our FP32, which is what quantisation costs.
+/// Ratios compare smallest times. Own memory excludes the memory before the network was loaded. Differences of
+/// outputs are relative to our engine of the same precision, whose INT8 is exact Q/DQ arithmetic; the row of
+/// our INT8 shows the difference from our FP32, the cost of quantisation.
 pub(crate) fn print(engines: &[Engine], figures: &[Figures], outputs: &[Vec<f32>], macs: f64) {
     for titles in TITLES {
         print_row("", &titles.map(str::to_owned));
@@ -59,7 +59,7 @@ fn print_row(name: &str, cells: &[String]) {
     println!("{name:26}{cells}");
 }
 
-/// Largest and root mean square difference; NaN if there are not as many outputs.
+/// Largest and root mean square difference; NaN if the numbers of outputs differ.
 fn difference(a: &[f32], b: &[f32]) -> [f64; 2] {
     if a.len() != b.len() {
         return [f64::NAN; 2];

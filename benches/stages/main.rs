@@ -1,8 +1,8 @@
-//! Time of each CPU stage, and of the demo plans' engines: `cargo bench --bench stages`.
+//! Times of each CPU stage and of the demo plans' engines: `cargo bench --bench stages`.
 //!
-//! The clouds are a shipped frame, a synthetic one, and the Waymo frame of the shared material where it is
-//! there. If `CENTERPOINT_PYTHON` names an interpreter with onnxruntime, the PFN is first compared with
-//! ONNX Runtime's; the bench `engine` compares the rest of the network.
+//! The clouds are a shipped frame, a synthetic one, and the Waymo frame of the shared material if available. If
+//! `CENTERPOINT_PYTHON` names an interpreter with onnxruntime, the PFN is first compared with ONNX Runtime; the
+//! bench `engine` compares the rest of the network.
 
 #![allow(clippy::unwrap_used)]
 
@@ -44,7 +44,7 @@ fn main() {
     if let Some(at) = arguments.iter().position(|a| a == pfn::SERVE) {
         return pfn::serve(arguments[at + 1].parse().unwrap()).unwrap();
     }
-    // Not with a filter, nor for `cargo test --benches`, which only wants to know whether this runs.
+    // Not with a filter, nor for `cargo test --benches`, which only checks that this runs.
     if arguments[1..] == ["--bench"] {
         pfn::compare().unwrap();
     }
@@ -78,7 +78,7 @@ fn cloud(c: &mut Criterion, name: &str, points: &[f32], model: &Model, pfn: &Pfn
     c.bench_function(&format!("pillars/{name}"), |b| {
         b.iter(|| voxelize(black_box(points), stride, grid, &mut pillars));
     });
-    // A filter may have left out the stage before.
+    // A filter may have skipped the previous stage.
     voxelize(points, stride, grid, &mut pillars);
     let kept: u32 = pillars.counts().iter().sum();
     println!("{name}: {kept} points kept in {} pillars", pillars.len());

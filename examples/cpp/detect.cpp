@@ -1,4 +1,5 @@
-// Detects on one frame, a file of packed little-endian floats in the model's columns, and prints a box a line:
+// Detects objects in a frame, a file of packed little-endian floats in the model's columns. Prints one box per
+// line:
 // class, score, centre x y z, length width height, yaw, velocity x y.
 #include <centerpoint/centerpoint.hpp>
 
@@ -21,7 +22,7 @@ static std::vector<char> read(const char *path) {
 static void run(const char *plan, const char *frame) {
     centerpoint::Detector detector(plan);
 
-    // A point is one float for each column that the model reads.
+    // A point has one float for each column of the model.
     std::vector<cp_field> fields;
     for (std::uint32_t i = 0; i < detector.model().column_count; ++i) {
         fields.push_back(cp_field{detector.column_name(i), i * 4, CP_FLOAT32, 1});

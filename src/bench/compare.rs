@@ -1,32 +1,32 @@
-//! Two plans that took turns, as a ratio with its spread.
+//! Comparison of two plans that took turns: the ratio of their times, with its spread.
 //!
-//! A frame and the one that the other plan ran in the same round are a pair; what slows the machine down for longer
-//! than a frame slows both, and leaves the ratio alone.
+//! The frames of two plans in the same round form a pair. A disturbance longer than a frame slows both, and
+//! leaves their ratio unchanged.
 
 use serde::Serialize;
 
 use super::run::Recording;
 use super::stats::{Summary, percentile};
 
-/// How much longer a plan takes than the first one; 0.5 is half as long.
+/// Time of a plan relative to the first one; 0.5 is half the time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// Index of the plan that the other is measured by.
+    /// Index of the reference plan.
     pub base: usize,
-    /// Index of the other.
+    /// Index of the compared plan.
     pub plan: usize,
     /// Pairs of frames.
     pub pairs: usize,
-    /// Of the medians of all frames.
+    /// Ratio of the medians of all frames.
     pub of_medians: f64,
-    /// The median of the pairs' ratios.
+    /// Median of the pairs' ratios.
     pub median: f64,
-    /// The 5 % and 95 % percentile of the pairs' ratios.
+    /// 5 % and 95 % percentiles of the pairs' ratios.
     pub spread: [f64; 2],
 }
 
 impl Comparison {
-    /// Every recording but the first, by the first.
+    /// Compares every recording but the first with the first.
     pub fn all(recordings: &[Recording]) -> Vec<Self> {
         let latencies = recordings.iter().map(|recording| {
             let frames = recording.samples.iter();
@@ -40,7 +40,7 @@ impl Comparison {
         others.map(|(i, ms)| Self::new(i + 1, base, ms)).collect()
     }
 
-    /// The same with both indices `first` later, for a report of several comparisons.
+    /// Increases both indices by `first`, for a report of several comparisons.
     pub fn after(self, first: usize) -> Self {
         Self {
             base: self.base + first,
@@ -49,7 +49,7 @@ impl Comparison {
         }
     }
 
-    /// Plan `plan` with latencies `ms`, frame by frame beside those of plan 0.
+    /// Compares plan `plan` with latencies `ms` to plan 0 with latencies `base`, frame by frame.
     fn new(plan: usize, base: &[f64], ms: &[f64]) -> Self {
         let mut ratios: Vec<f64> = base.iter().zip(ms).map(|(base, ms)| ms / base).collect();
         ratios.sort_by(f64::total_cmp);
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_are_of_frames_of_the_same_round() {
+    fn ratios_pair_frames_of_the_same_round() {
         // The machine became twice as slow after the second pair.
         let base = [10.0, 10.0, 20.0, 20.0, 20.0];
         let other = [5.0, 6.0, 10.0, 10.0, 12.0];

@@ -1,10 +1,10 @@
-//! What a measured frame is made of: clouds from files, or the sweeps of a made-up scene.
+//! Input of measured frames: clouds from files, or the sweeps of a synthetic scene.
 //!
-//! Made-up frames are a street of [`crate::synth`], the same in every run, seen by a scanner of 32, 64 or 128 beams
-//! with as many columns as give the asked-for number of points: those at hand in the order of the scan, thinned out
-//! evenly. As on a vehicle each frame brings one new sweep, and the sweeps of the last frames go with
-//! it through [`Detector::detect_sweeps`]. The vehicle's motion is compensated already, so all poses are equal;
-//! what they cost does not depend on that.
+//! Synthetic frames show a street of [`crate::synth`], the same in every run, seen by a scanner of 32, 64 or
+//! 128 beams with enough columns for the requested number of points, which are thinned out evenly in scan
+//! order. As on a vehicle, each frame brings one new sweep, which goes through [`Detector::detect_sweeps`] with
+//! the sweeps of the previous frames. The vehicle's motion is already compensated, so all poses are equal; this
+//! does not change the cost.
 
 use std::path::PathBuf;
 
@@ -17,59 +17,59 @@ use crate::model::Model;
 use crate::points::{self, FrameError, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
 use crate::synth::{self, Config, Scanner};
 
-/// The made-up scene: one of many, without a meaning.
+/// Seed of the synthetic scene, chosen arbitrarily.
 const SEED: u64 = 8_000_001;
 /// Time between two sweeps.
 const SWEEP_NS: i64 = 100_000_000;
-/// Beams of the scanner, and the points of a sweep up to which it is taken.
+/// Beams of each scanner, and the most points per sweep for which it is used.
 const SCANNERS: [(u32, usize); 3] = [(32, 40_000), (64, 120_000), (128, usize::MAX)];
 
-/// Where frames come from.
+/// The source of frames.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// Files and folders, read once before the measurement and then taken in turn.
+    /// Files and folders, read once before the measurement and used in turn.
     Files {
-        /// What [`points::list_frames`] takes.
+        /// The paths for [`points::list_frames`].
         paths: Vec<PathBuf>,
-        /// Columns of files without names for them; `None`: the model's.
+        /// Columns of files that do not name theirs; `None`: the model's.
         layout: Option<Layout>,
     },
-    /// A made-up scene.
+    /// A synthetic scene.
     Synthetic {
-        /// Points of a sweep; `None`: as many as a scanner of 32 × 900 rays sees.
+        /// Points per sweep; `None`: those seen by a scanner of 32 × 900 rays.
         points: Option<usize>,
-        /// Sweeps of a frame, at least 1; `None`: those that the model was trained with.
+        /// Sweeps per frame, at least 1; `None`: the model's number.
         sweeps: Option<usize>,
     },
 }
 
-/// An input as reports tell it.
+/// Description of an input, for reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Description {
     /// `files` or `synthetic`.
     pub kind: &'static str,
-    /// Files, or sweeps of the scene, that are taken in turn.
+    /// Number of files, or sweeps of the scene, used in turn.
     pub count: usize,
-    /// Sweeps that are put together for a frame.
+    /// Sweeps per frame.
     pub sweeps: usize,
-    /// Fewest and most points of a frame, its sweeps together.
+    /// Fewest and most points of a frame, including all its sweeps.
     pub points: [usize; 2],
 }
 
-/// Gives a detector one frame after the other, without end.
+/// Feeds a detector an endless series of frames.
 pub struct Feed {
     clouds: Vec<PointCloud>,
-    /// Holds the sweeps of a frame, where there are several.
+    /// The sweeps of a frame, if there are several.
     buffer: Option<SweepBuffer>,
     description: Description,
     frame: usize,
 }
 
 impl Feed {
-    /// Reads or makes all clouds.
+    /// Reads or generates all clouds.
     ///
     /// # Errors
-    /// [`FrameError`] of a file, or where there is none.
+    /// [`FrameError`] of a file, or if there are no files.
     pub fn new(input: &Input, model: &Model) -> Result<Self> {
         let feed = match input {
             Input::Files { paths, layout } => {
@@ -80,21 +80,21 @@ impl Feed {
                 let files = points::list_frames(paths)?;
                 let clouds = files.iter().map(|path| points::read(path, &options));
                 let clouds = clouds.collect::<Result<Vec<_>, _>>()?;
-                Self::of_clouds("files", clouds)
+                Self::from_clouds("files", clouds)
             }
             Input::Synthetic { points, sweeps } => {
                 let count = sweeps.unwrap_or(model.points.sweeps).max(1);
                 let clouds = synthetic(*points, count)?;
                 match count {
-                    1 => Self::of_clouds("synthetic", clouds),
-                    _ => Self::of_sweeps(clouds, model.points.capacity)?,
+                    1 => Self::from_clouds("synthetic", clouds),
+                    _ => Self::from_sweeps(clouds, model.points.capacity)?,
                 }
             }
         };
         Ok(feed)
     }
 
-    fn of_clouds(kind: &'static str, clouds: Vec<PointCloud>) -> Self {
+    fn from_clouds(kind: &'static str, clouds: Vec<PointCloud>) -> Self {
         let points = clouds.iter().map(PointCloud::len);
         Self {
             description: Description {
@@ -109,8 +109,8 @@ impl Feed {
         }
     }
 
-    /// A feed whose buffer already holds all sweeps but the one that the first frame brings.
-    fn of_sweeps(clouds: Vec<PointCloud>, capacity: usize) -> Result<Self, FrameError> {
+    /// Creates a feed whose buffer already holds all sweeps but the one of the first frame.
+    fn from_sweeps(clouds: Vec<PointCloud>, capacity: usize) -> Result<Self, FrameError> {
         let points = clouds.iter().map(PointCloud::len).sum();
         let buffer = SweepBuffer::new(clouds.len() - 1, capacity);
         let mut feed = Self {
@@ -130,7 +130,7 @@ impl Feed {
         Ok(feed)
     }
 
-    /// What it gives.
+    /// Description of the input.
     pub fn description(&self) -> &Description {
         &self.description
     }
@@ -138,7 +138,7 @@ impl Feed {
     /// Runs the next frame.
     ///
     /// # Errors
-    /// Those of [`Detector::detect`].
+    /// As for [`Detector::detect`].
     pub fn detect<'a>(&mut self, detector: &'a mut Detector) -> Result<Detection<'a>> {
         if self.buffer.is_some() {
             self.push()?;
@@ -153,16 +153,16 @@ impl Feed {
         }
     }
 
-    /// Gives the buffer the next sweep.
+    /// Pushes the next sweep into the buffer.
     fn push(&mut self) -> Result<(), FrameError> {
         if let Some(buffer) = &mut self.buffer {
-            // Always there: the rotation is one.
+            // Always `Some`: the rotation is valid.
             let pose = Pose::new([0.0; 3], [1.0, 0.0, 0.0, 0.0]).ok();
             let stamp = self.frame as i64 * SWEEP_NS;
             buffer
                 .push(&self.clouds[self.frame % self.clouds.len()], stamp, pose)
                 .map_err(|reason| FrameError::Sweeps {
-                    path: "the made-up scene".into(),
+                    path: "the synthetic scene".into(),
                     reason,
                 })?;
             self.frame += 1;
@@ -171,27 +171,27 @@ impl Feed {
     }
 }
 
-/// `count` sweeps of the scene, oldest first, of exactly `points` points each if that is said.
+/// `count` sweeps of the scene, oldest first, each with exactly `points` points if that is `Some`.
 fn synthetic(points: Option<usize>, count: usize) -> Result<Vec<PointCloud>, FrameError> {
     let mut scanner = Scanner::default();
     let Some(points) = points else {
-        return sweeps_of(&scanner, count);
+        return scan_sweeps(&scanner, count);
     };
     let beams = SCANNERS.iter().find(|(_, most)| points <= *most);
     scanner.beams = beams.map_or(128, |(beams, _)| *beams);
     scanner.columns = (points / scanner.beams as usize + 16) as u32;
     loop {
-        let sweeps = sweeps_of(&scanner, count)?;
+        let sweeps = scan_sweeps(&scanner, count)?;
         if sweeps.iter().all(|sweep| sweep.len() >= points) {
             return sweeps.iter().map(|sweep| thinned(sweep, points)).collect();
         }
-        // About one ray in six does not come back.
+        // About one ray in six does not return.
         scanner.columns += scanner.columns / 8 + 1;
     }
 }
 
-/// The scene's sweeps by the age of their points, oldest first: rows of x, y, z, intensity.
-fn sweeps_of(scanner: &Scanner, count: usize) -> Result<Vec<PointCloud>, FrameError> {
+/// The scene's sweeps, split by the age of their points, oldest first: rows of x, y, z, intensity.
+fn scan_sweeps(scanner: &Scanner, count: usize) -> Result<Vec<PointCloud>, FrameError> {
     let config = Config {
         scanner: scanner.clone(),
         sweeps: count as u32,
@@ -210,7 +210,7 @@ fn sweeps_of(scanner: &Scanner, count: usize) -> Result<Vec<PointCloud>, FrameEr
     Ok(clouds)
 }
 
-/// `points` of a cloud's points, evenly over the order of the scan.
+/// Selects `points` points of a cloud evenly in scan order.
 fn thinned(cloud: &PointCloud, points: usize) -> Result<PointCloud, FrameError> {
     let stride = cloud.layout().stride();
     let kept = (0..points).flat_map(|i| {
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_up_sweeps_have_as_many_points_as_was_asked_for() {
+    fn synthetic_sweeps_have_the_requested_number_of_points() {
         for (points, count) in [(1, 1), (999, 3), (41_000, 1)] {
             let sweeps = synthetic(Some(points), count).unwrap();
             let found: Vec<usize> = sweeps.iter().map(PointCloud::len).collect();
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn thinning_out_keeps_the_order_and_no_point_twice() {
+    fn thinning_keeps_the_order_without_duplicates() {
         let layout: Layout = "x,y,z".parse().unwrap();
         let rows = (0..10u8).flat_map(|i| [f32::from(i); 3]);
         let cloud = PointCloud::new(layout, rows.collect()).unwrap();

@@ -1,10 +1,10 @@
-//! The machine that a measurement was taken on: what it is, and how fast it was set to run.
+//! The machine that a measurement was taken on: its hardware and clock settings.
 //!
-//! Latencies mean little without it: the memory clock of a Jetson alone moves the median by 45 %. Everything is
-//! read from files of Linux under a root (`/` but in tests), and what is not there is left out and
-//! named in [`Machine::missing`]; nothing here can fail. Clocks are MHz, temperatures °C.
+//! Latencies mean little without it: the memory clock of a Jetson alone changes the median by 45 %. Everything
+//! is read from Linux's files under a root (`/` except in tests). Nothing here can fail: unavailable values are
+//! left out and listed in [`Machine::missing`]. Clocks are in MHz, temperatures in °C.
 //!
-//! [`Machine`] is what stays, [`State`] what changes: it is taken before and after a measurement.
+//! [`Machine`] holds the constant properties; [`State`] the changing ones, read before and after a measurement.
 
 mod clocks;
 mod jetson;
@@ -18,35 +18,35 @@ pub use jetson::{Jetson, PowerMode};
 
 use super::memory::kilobytes;
 
-/// What stays while it runs.
+/// Constant properties of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Machine {
-    /// Name of the board, as the device tree or the firmware has it.
+    /// Name of the board, from the device tree or the firmware.
     pub board: Option<String>,
     /// The CPU's name.
     pub cpu: Option<String>,
-    /// Logical cores that are on.
+    /// Online logical cores.
     pub cores: usize,
-    /// The instruction set that the program was built for, as `x86_64`.
+    /// The instruction set that the program was built for, such as `x86_64`.
     pub architecture: &'static str,
     /// RAM in bytes.
     pub memory: Option<u64>,
-    /// Release of the kernel.
+    /// Kernel release.
     pub kernel: Option<String>,
     /// The distribution.
     pub system: Option<String>,
-    /// What only a Jetson has.
+    /// Properties of a Jetson.
     pub jetson: Option<Jetson>,
-    /// What could not be found out, and why, in words.
+    /// Unavailable values, with the reason.
     pub missing: Vec<String>,
 }
 
-/// What changes while it runs.
+/// Changing properties of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct State {
-    /// Processes that wanted to run, mean of the last minute.
+    /// Runnable processes, averaged over the last minute.
     pub load: Option<f64>,
-    /// Clocks of the CPU's cores, a value for each group that shares one.
+    /// Clocks of the CPU's cores, one per group of cores that share a clock.
     pub cpu: Vec<Clock>,
     /// Clock of an integrated GPU.
     pub gpu: Option<Clock>,
@@ -57,7 +57,7 @@ pub struct State {
 }
 
 impl Machine {
-    /// Looks under `root`.
+    /// Reads the files under `root`.
     pub fn read(root: &Path) -> Self {
         let cpu_info = file(root, "proc/cpuinfo").unwrap_or_default();
         let cores = cpu_info
@@ -82,31 +82,31 @@ impl Machine {
         machine
     }
 
-    /// What the report lacks on this machine.
+    /// The values that are unavailable on this machine.
     fn find_missing(&self, state: &State) -> Vec<String> {
         let mut missing = Vec::new();
         if state.cpu.iter().all(|clock| clock.governor.is_none()) {
             missing.push(
-                "no CPU governor and frequency limits: no /sys/devices/system/cpu/cpufreq, as in most \
-                 virtual machines"
+                "no CPU governor and frequency limits: /sys/devices/system/cpu/cpufreq does not exist, as in \
+                 most virtual machines"
                     .into(),
             );
         }
         if state.temperatures.is_empty() {
-            missing.push("no temperatures: no /sys/class/thermal/thermal_zone*".into());
+            missing.push("no temperatures: /sys/class/thermal/thermal_zone* does not exist".into());
         }
         match &self.jetson {
             None => missing.push("not a Jetson: no power mode, no GPU and EMC clocks".into()),
             Some(jetson) => {
                 if jetson.power_mode.is_none() {
-                    missing.push("no power mode: /var/lib/nvpmodel/status cannot be read".into());
+                    missing.push("no power mode: cannot read /var/lib/nvpmodel/status".into());
                 }
                 if state.gpu.is_none() {
-                    missing.push("no GPU clock: none in /sys/class/devfreq".into());
+                    missing.push("no GPU clock: not found in /sys/class/devfreq".into());
                 }
                 if state.emc.is_none() {
                     missing.push(
-                        "no EMC clock: /sys/kernel/debug/bpmp/debug/clk/emc is for root; \
+                        "no EMC clock: only root can read /sys/kernel/debug/bpmp/debug/clk/emc; \
                          run with sudo to record it"
                             .into(),
                     );
@@ -118,7 +118,7 @@ impl Machine {
 }
 
 impl State {
-    /// Looks under `root`.
+    /// Reads the files under `root`.
     pub fn read(root: &Path) -> Self {
         let load = file(root, "proc/loadavg");
         Self {
@@ -131,7 +131,7 @@ impl State {
     }
 }
 
-/// The text of a small file without the white space and zeros around it; `None` if it is not there or empty.
+/// The text of a small file, trimmed of white space and NULs; `None` if missing or empty.
 fn file(root: &Path, path: &str) -> Option<String> {
     let bytes = std::fs::read(root.join(path)).ok()?;
     let text = String::from_utf8_lossy(&bytes);
@@ -145,7 +145,7 @@ fn number(root: &Path, path: &str) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// The names of a folder's entries; shorter ones first, so that `zone2` comes before `zone10`.
+/// The names of a folder's entries, shorter ones first, which sorts `zone2` before `zone10`.
 fn entries(root: &Path, path: &str) -> Vec<String> {
     let Ok(folder) = std::fs::read_dir(root.join(path)) else {
         return Vec::new();
@@ -156,12 +156,12 @@ fn entries(root: &Path, path: &str) -> Vec<String> {
     names
 }
 
-/// Left of the colon.
+/// The part left of the colon.
 fn key(line: &str) -> &str {
     line.split(':').next().unwrap_or_default().trim()
 }
 
-/// The CPU's name from `/proc/cpuinfo`: in words, or as ARM numbers its designs.
+/// The CPU's name from `/proc/cpuinfo`: a text, or ARM's numbers of the design.
 fn cpu_name(info: &str) -> Option<String> {
     let value = |name: &str| {
         let line = info.lines().find(|line| key(line) == name)?;
@@ -176,7 +176,7 @@ fn cpu_name(info: &str) -> Option<String> {
         };
         Some(name.to_owned())
     };
-    // `model name` of a Jetson says only "ARMv8 Processor rev 1 (v8l)".
+    // A Jetson's `model name` is only "ARMv8 Processor rev 1 (v8l)".
     part().or_else(|| value("model name"))
 }
 

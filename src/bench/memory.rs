@@ -4,17 +4,17 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// What this process holds in RAM, in bytes.
+/// Resident memory of this process, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Resident {
-    /// Now (`VmRSS`).
+    /// Current (`VmRSS`).
     pub now: u64,
-    /// The most so far (`VmHWM`).
+    /// Peak (`VmHWM`).
     pub peak: u64,
 }
 
 impl Resident {
-    /// Reads it under `root` (`/` but in tests); `None` where the system does not tell.
+    /// Reads the files under `root` (`/` except in tests); `None` if unavailable.
     pub fn read(root: &Path) -> Option<Self> {
         let status = std::fs::read_to_string(root.join("proc/self/status")).ok()?;
         Some(Self {
@@ -24,7 +24,7 @@ impl Resident {
     }
 }
 
-/// The value of a line `key  123 kB` in bytes.
+/// The value of the line `key  123 kB`, in bytes.
 pub(super) fn kilobytes(text: &str, key: &str) -> Option<u64> {
     let value = text.lines().find_map(|line| line.strip_prefix(key))?;
     let number: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_read_in_bytes() {
+    fn values_are_in_bytes() {
         let status = "Name:\tcp-bench\nVmHWM:\t    2048 kB\nVmRSS:\t  10 kB\n";
         assert_eq!(kilobytes(status, "VmHWM:"), Some(2 << 20));
         assert_eq!(kilobytes(status, "VmRSS:"), Some(10240));

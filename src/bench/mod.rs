@@ -1,13 +1,13 @@
-//! Latency of a plan, measured in the manner of NVIDIA's `trtexec` and reported with what it depends on.
+//! Latency of a plan, measured like NVIDIA's `trtexec` and reported with the machine's state.
 //!
 //! ```text
 //! input ─ run ─ stats ─ report ─ text, JSON, pictures
 //!          └ deadline    └ machine, memory
 //! ```
 //!
-//! [`run::measure`] warms up, then runs frames one after the other, or at a scanner's rate; with several
-//! plans in turn, so that whatever else the machine does hits all of them alike. The program is `cp-bench`.
-//! Times are milliseconds unless a name says otherwise.
+//! [`run::measure`] warms up, then runs frames back to back or at a scanner's rate. Several plans take turns,
+//! so disturbances of the machine affect all of them alike. The program is `cp-bench`. Times are milliseconds
+//! unless a name says otherwise.
 
 pub mod compare;
 pub mod input;

@@ -1,5 +1,5 @@
-//! The times of a network's layers over all frames: a table in the manner of `trtexec --dumpProfile`, and the
-//! JSON of its `--exportProfile`.
+//! The times of a network's layers over all frames, as a table like `trtexec --dumpProfile` and as the JSON of
+//! `--exportProfile`.
 
 use std::fmt;
 
@@ -8,15 +8,15 @@ use serde::Serialize;
 use super::stats::median;
 use crate::engine::LayerTime;
 
-/// Times of each layer in ms, a value for each frame.
+/// Times of each layer in ms, one value per frame.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
     frames: usize,
-    /// In the order in which they ran: names need not be unique.
+    /// In execution order; names need not be unique.
     layers: Vec<(String, Vec<f64>)>,
 }
 
-/// A layer over all frames, with the names of `trtexec`.
+/// A layer over all frames, with the keys of `trtexec`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
@@ -28,7 +28,7 @@ struct Row<'a> {
 }
 
 impl Profile {
-    /// Adds a frame. A network has the same layers in every one.
+    /// Adds a frame; a network has the same layers in every frame.
     pub fn add(&mut self, times: &[LayerTime]) {
         self.frames += 1;
         if self.layers.is_empty() {
@@ -40,7 +40,7 @@ impl Profile {
         }
     }
 
-    /// What `trtexec --exportProfile` writes: `{"count": frames}`, then an object a layer.
+    /// The JSON of `trtexec --exportProfile`: `{"count": frames}`, then one object per layer.
     pub fn json(&self) -> serde_json::Value {
         let count = serde_json::json!({ "count": self.frames });
         let mut layers = self.rows();
@@ -49,9 +49,9 @@ impl Profile {
         std::iter::once(count).chain(layers).collect()
     }
 
-    /// The layers, and at the end their sum.
+    /// The layers, followed by their sum.
     fn rows(&self) -> Vec<Row<'_>> {
-        // Of all layers, frame by frame.
+        // Sum of all layers, frame by frame.
         let mut sums = vec![0.0; self.frames];
         for (_, ms) in &self.layers {
             sums.iter_mut().zip(ms).for_each(|(sum, ms)| *sum += ms);
@@ -81,7 +81,7 @@ impl Profile {
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.frames == 0 {
-            return writeln!(f, "profile: no frame was run");
+            return writeln!(f, "profile: no frames were run");
         }
         let plural = if self.frames == 1 { "" } else { "s" };
         writeln!(f, "profile of {} frame{plural}:", self.frames)?;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_summed_up_by_layer() {
+    fn times_are_summed_by_layer() {
         let mut profile = Profile::default();
         for (a, b) in [(1.0, 0.5), (4.0, 0.5), (1.0, 1.0)] {
             profile.add(&[("conv a", a), ("conv b", b)].map(|(name, ms)| LayerTime {
@@ -126,6 +126,6 @@ mod tests {
         assert_eq!((&json[0]["count"], &json[1]), (&3.into(), &conv_a));
         assert_eq!(json.as_array().map(Vec::len), Some(3));
         let none = Profile::default().to_string();
-        assert_eq!(none, "profile: no frame was run\n");
+        assert_eq!(none, "profile: no frames were run\n");
     }
 }

@@ -1,4 +1,4 @@
-//! All that was measured, as one value: what `--json` writes, and what the text is made from.
+//! The complete report: the content of `--json`, and the source of the text.
 
 use std::path::Path;
 
@@ -18,21 +18,21 @@ use crate::detection::Dropped;
 pub struct Report {
     /// This crate's version.
     pub version: &'static str,
-    /// How it was measured.
+    /// Settings of the measurement.
     pub settings: ReportedSettings,
-    /// On what.
+    /// The machine.
     pub machine: Machine,
     /// The machine before the first warm-up.
     pub before: State,
     /// The machine after the last frame.
     pub after: State,
-    /// Plan by plan.
+    /// One run per plan and input.
     pub runs: Vec<Run>,
-    /// Every plan by the first, if they took turns.
+    /// Comparisons with the first plan, if they took turns.
     pub comparisons: Vec<Comparison>,
 }
 
-/// [`Settings`] with the names of the options.
+/// [`Settings`] with the names of the command line's options.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ReportedSettings {
     warm_up_ms: f64,
@@ -54,7 +54,7 @@ impl From<&Settings> for ReportedSettings {
     }
 }
 
-/// One plan on one input.
+/// A plan on an input.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     /// The plan's file.
@@ -63,37 +63,38 @@ pub struct Run {
     pub model: String,
     /// Cells of the grid, x then y.
     pub grid: [usize; 2],
-    /// The GPU's name; `None` where all stages ran on the CPU.
+    /// The GPU's name; `None` if all stages ran on the CPU.
     pub gpu: Option<String>,
-    /// CPU threads that shared the work.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Its frames.
+    /// The frames.
     pub input: Description,
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
-    /// What they took, those of other plans included.
+    /// Duration of the warm-up in ms, including frames of other plans.
     pub warm_up_ms: f64,
     /// Measured frames.
     pub frames: usize,
-    /// From the first one's begin to the last one's end; of plans that took turns only their own frames.
+    /// From the start of the first frame to the end of the last; for plans that took turns, the sum of their
+    /// own frames.
     pub walltime_s: f64,
-    /// Frames a second of that time.
+    /// Frames per second of that time.
     pub throughput_qps: f64,
     /// From the cloud to the boxes, in ms.
     pub latency_ms: Summary,
-    /// From the scan to the boxes, in ms, where frames came at a rate.
+    /// From the scan to the boxes, in ms, if frames came at a fixed rate.
     pub response_ms: Option<Summary>,
-    /// The parts of the latency, in ms, in their order.
+    /// The parts of the latency, in ms, in execution order.
     pub stages_ms: Vec<Stage>,
-    /// Scans that came while the detector was busy.
+    /// Scans that arrived while the detector was busy.
     pub skipped_scans: u64,
-    /// Against the deadline, if there is one.
+    /// Missed deadlines, if there is a deadline.
     pub deadline: Option<Missed>,
-    /// Boxes of a frame, on average.
+    /// Mean number of boxes per frame.
     pub boxes: f64,
-    /// What all frames lost.
+    /// Sum of all frames' losses.
     pub dropped: Dropped,
-    /// What it took.
+    /// Memory used.
     pub memory: Memory,
 }
 
@@ -102,21 +103,21 @@ pub struct Run {
 pub struct Stage {
     /// `pillars`, `features`, `scatter`, `engine`, `decode`, `nms`, `other`.
     pub name: &'static str,
-    /// Its times in ms.
+    /// Times in ms.
     #[serde(flatten)]
     pub ms: Summary,
 }
 
-/// Frames that were late.
+/// Missed deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Missed {
-    /// What a frame may take.
+    /// Time budget of a frame in ms.
     pub deadline_ms: f64,
-    /// Frames, skipped scans included.
+    /// Frames, including skipped scans.
     pub frames: u64,
-    /// Those that were late.
+    /// Late frames.
     pub misses: u64,
-    /// The most that were late one after the other.
+    /// Longest run of late frames.
     pub longest_run: u64,
 }
 
@@ -131,21 +132,21 @@ impl Missed {
     }
 }
 
-/// Memory of the process, with all plans that it holds, and of the device; in bytes.
+/// Memory of the process, with all its plans, and of the device; in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Before a plan was loaded.
+    /// Before loading a plan.
     pub start: Option<Resident>,
     /// After the last frame.
     pub end: Option<Resident>,
-    /// Taken on the device after the last frame, by whatever program; `None` on the CPU.
+    /// Used on the device after the last frame by all programs; `None` on the CPU.
     pub device: Option<u64>,
-    /// Allocations during all measured frames; `None` where nobody counts.
+    /// Allocations during all measured frames; `None` if not counted.
     pub allocations: Option<u64>,
 }
 
 impl Run {
-    /// Sums up a recording of `subject`, whose plan is the file `plan`.
+    /// Summarises a recording of `subject`, whose plan is the file `plan`.
     pub fn new(
         plan: &Path,
         subject: &Subject,
@@ -209,7 +210,7 @@ const PARTS: [Part; 7] = [
     ("engine", |sample| sample.times.engine),
     ("decode", |sample| sample.times.decode),
     ("nms", |sample| sample.times.nms),
-    // Sweeps that are put together, copies to and from a device, and the time for which it is waited.
+    // Accumulating sweeps, copies to and from a device, and waiting for it.
     ("other", |sample| {
         let times = sample.times;
         let stages = times.pillars + times.features + times.scatter + times.engine;
@@ -217,13 +218,13 @@ const PARTS: [Part; 7] = [
     }),
 ];
 
-/// A frame's times in ms, in the manner of `trtexec --exportTimes`.
+/// A frame's times in ms, like `trtexec --exportTimes`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FrameTimes {
     /// Index of the run in the report.
     pub run: usize,
-    /// When it began, since the first measured frame of its run or comparison did.
+    /// Start of the frame, relative to that of the first measured frame of its run or comparison.
     pub start_ms: f64,
     /// From the cloud to the boxes.
     pub latency_ms: f64,
@@ -238,8 +239,8 @@ pub struct FrameTimes {
     other_ms: f64,
 }
 
-/// The times of every frame of recordings that were taken together, in the order in which they ran. `first`
-/// is the index of the first one's run.
+/// The times of all frames of recordings that took turns, in execution order. `first` is the index of the first
+/// recording's run.
 pub fn times(recordings: &[Recording], first: usize) -> Vec<FrameTimes> {
     let runs = recordings.iter().enumerate().flat_map(|(i, recording)| {
         let samples = recording.samples.iter();

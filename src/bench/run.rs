@@ -1,12 +1,12 @@
-//! The measurement itself: warm-up, then frames until both the time and the number are reached.
+//! The measurement: warm-up, then frames until both the minimum time and the minimum number are reached.
 //!
-//! A frame's time is wall-clock time from the cloud in memory to the boxes in memory. Several plans take
-//! turns frame by frame, and every second round in reverse order, so that neither what the machine does
-//! meanwhile nor being first favours one of them.
+//! A frame's time is the wall-clock time from the cloud in memory to the boxes in memory. Several plans take
+//! turns frame by frame, every second round in reverse order, so neither disturbances nor the position in a
+//! round favour one of them.
 //!
-//! At a rate frames begin as a scanner would send them. A detector that is busy then takes the newest scan when
-//! it is done, as a node does; scans in between are skipped, and are late. The response is the time from
-//! the scan to its boxes, waiting and waking up included.
+//! At a fixed rate, frames start when a scanner would send them. A busy detector continues with the newest scan
+//! when it is done, like a node; scans in between are skipped and count as late. The response time is that from
+//! the scan to its boxes, including waiting and waking up.
 
 use std::time::{Duration, Instant};
 
@@ -16,18 +16,18 @@ use crate::detection::{Dropped, Times};
 use crate::detector::Detector;
 use crate::error::Result;
 
-/// How to measure. The defaults are those of `trtexec`.
+/// Settings of a measurement. The defaults are those of `trtexec`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// Least time of frames that are not counted, for each plan, in ms. One frame always is: it allocates.
+    /// Minimum warm-up per plan in ms. At least one frame is run, because the first one allocates.
     pub warm_up_ms: f64,
-    /// Least time of measurement for each plan, in seconds.
+    /// Minimum duration of the measurement per plan, in seconds.
     pub duration_s: f64,
-    /// Least number of measured frames of each plan.
+    /// Minimum number of measured frames per plan.
     pub iterations: usize,
-    /// Scans a second; `None`: one frame after the other.
+    /// Scans per second; `None`: frames back to back.
     pub rate_hz: Option<f64>,
-    /// What a frame may take in ms.
+    /// Time budget of a frame in ms.
     pub deadline_ms: Option<f64>,
 }
 
@@ -45,52 +45,54 @@ impl Default for Settings {
 
 /// A loaded plan and its frames.
 pub struct Subject {
-    /// Runs them.
+    /// The detector.
     pub detector: Detector,
-    /// Gives them.
+    /// Its input.
     pub feed: Feed,
 }
 
 /// One measured frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// When it began, in ms since the first measured one did.
+    /// Start of the frame, in ms since that of the first measured one.
     pub start_ms: f64,
     /// From the cloud to the boxes.
     pub latency_ms: f64,
-    /// From the scan to the boxes; without a rate the same.
+    /// From the scan to the boxes; equal to the latency without a rate.
     pub response_ms: f64,
-    /// What the detector says of its stages.
+    /// Times of the detector's stages.
     pub times: Times,
 }
 
-/// What was measured of one plan.
+/// The measurements of one plan.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
-    /// What they took, those of other plans included.
+    /// Duration of the warm-up in ms, including frames of other plans.
     pub warm_up_ms: f64,
     /// The measured frames.
     pub samples: Vec<Sample>,
-    /// From the first one's begin to the last one's end, in ms; of plans that took turns only their own frames.
+    /// From the start of the first frame to the end of the last, in ms; for plans that took turns, the sum of
+    /// their own frames.
     pub walltime_ms: f64,
-    /// What all of them lost.
+    /// Sum of their losses.
     pub dropped: Dropped,
-    /// Boxes of all of them.
+    /// Number of their boxes.
     pub boxes: u64,
-    /// Allocations of the whole process during frames; `None` where nobody counts.
+    /// Allocations of the whole process during frames; `None` if not counted.
     pub allocations: Option<u64>,
-    /// Scans that came while the detector was busy, and were not the newest.
+    /// Scans skipped because the detector was busy and a newer scan arrived.
     pub skipped: u64,
-    /// Frames against the deadline, skipped scans included.
+    /// Deadline counters, including skipped scans.
     pub deadline: Option<Counts>,
 }
 
-/// Measures `subjects` in turn; a recording for each. `allocations` counts those of the process so far.
+/// Measures `subjects` in turn, and returns a recording of each. `allocations` returns the number of the
+/// process's allocations so far.
 ///
 /// # Errors
-/// Of the first frame that fails.
+/// The error of the first frame that fails.
 pub fn measure(
     subjects: &mut [Subject],
     settings: &Settings,
@@ -147,7 +149,8 @@ pub fn measure(
     Ok(recordings)
 }
 
-/// Which of `plans` is the `turn`-th of a round: forth in even rounds, back in odd ones.
+/// Index of the plan with turn `turn` in a round of `plans` plans: ascending in even rounds, descending in odd
+/// ones.
 fn in_turn(round: usize, turn: usize, plans: usize) -> usize {
     match round % 2 {
         0 => turn,
@@ -156,7 +159,7 @@ fn in_turn(round: usize, turn: usize, plans: usize) -> usize {
 }
 
 impl Recording {
-    /// Runs a frame and notes it.
+    /// Runs a frame and records it.
     fn frame(
         &mut self,
         subject: &mut Subject,
@@ -165,15 +168,15 @@ impl Recording {
         allocations: Option<fn() -> u64>,
     ) -> Result<()> {
         let before = allocations.map(|count| count());
-        let began = Instant::now();
+        let started = Instant::now();
         let found = subject.feed.detect(&mut subject.detector)?;
         let ended = Instant::now();
         let after = allocations.map(|count| count());
         if let (Some(before), Some(after)) = (before, after) {
             *self.allocations.get_or_insert(0) += after - before;
         }
-        let latency_ms = milliseconds(ended - began);
-        let start_ms = milliseconds(began - start);
+        let latency_ms = milliseconds(ended - started);
+        let start_ms = milliseconds(started - start);
         let waited = scan.map_or(0.0, |scan| (start_ms - scan.at_ms).max(0.0));
         let sample = Sample {
             start_ms,
@@ -193,16 +196,16 @@ impl Recording {
     }
 }
 
-/// A scan that is to be taken.
+/// The scan for the next frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Scan {
-    /// When it came, in ms since the start.
+    /// Arrival, in ms since the start.
     at_ms: f64,
-    /// Scans before it that were not taken.
+    /// Scans skipped before it.
     skipped: u64,
 }
 
-/// The scans of a scanner: number n comes n periods after the start.
+/// The scans of a scanner: scan n arrives n periods after the start.
 struct Scans {
     period_ms: f64,
     next: u64,
@@ -216,7 +219,7 @@ impl Scans {
         }
     }
 
-    /// Waits for the next scan unless one is there; then takes the newest.
+    /// Waits for the next scan if none has arrived, and takes the newest.
     fn wait(&mut self, start: Instant) -> Scan {
         let due = self.next as f64 * self.period_ms;
         let early = due - milliseconds(start.elapsed());
@@ -226,7 +229,7 @@ impl Scans {
         self.take(milliseconds(start.elapsed()))
     }
 
-    /// The newest scan at `now_ms`, at which the next one is there.
+    /// Takes the newest scan at `now_ms`, when at least one has arrived.
     fn take(&mut self, now_ms: f64) -> Scan {
         let newest = ((now_ms / self.period_ms) as u64).max(self.next);
         let scan = Scan {
@@ -247,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plans_take_turns_forth_and_back() {
+    fn plans_take_turns_in_both_directions() {
         let order = |plans| -> Vec<usize> {
             (0..3)
                 .flat_map(|round| (0..plans).map(move |turn| in_turn(round, turn, plans)))
@@ -259,17 +262,17 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_scan_is_taken_and_those_before_are_skipped() {
+    fn the_newest_scan_is_taken_and_older_ones_are_skipped() {
         let mut scans = Scans::new(10.0);
         let scan = |at_ms, skipped| Scan { at_ms, skipped };
         assert_eq!(scans.take(0.0), scan(0.0, 0));
         assert_eq!(scans.take(100.4), scan(100.0, 0));
-        // Busy until 199: the third has not come yet, and is waited for.
+        // Busy until 199: waits for the third scan.
         assert_eq!(scans.take(200.1), scan(200.0, 0));
-        // Busy until 650: those at 300, 400, 500 were missed.
+        // Busy until 650: skips those at 300, 400 and 500.
         assert_eq!(scans.take(650.0), scan(600.0, 3));
         assert_eq!(scans.take(700.0), scan(700.0, 0));
-        // A sleep that ended a little early.
+        // The sleep ended slightly early.
         assert_eq!(scans.take(799.99), scan(800.0, 0));
     }
 }

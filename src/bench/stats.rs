@@ -1,31 +1,31 @@
 //! Statistics of times as `trtexec` defines them (`samples/common/sampleReporting.cpp` in NVIDIA/TensorRT).
 //!
-//! The percentile P of n sorted times is the largest one after the ⌊(100 − P) / 100 · n⌋ largest have been
-//! taken away: a time that was measured, never a mean of two. 0 % is the shortest, 100 % the longest.
-//! `trtexec` computes that number in 32-bit floats, which are one short for some pairs of P and n (99 % of
-//! 100 times); here it is exact. The median is the middle time, or the mean of the two in the middle. The
-//! coefficient of variation is the standard deviation (of all n, not n − 1) over the mean.
+//! The percentile P of n sorted times is the largest one after removing the ⌊(100 − P) / 100 · n⌋ largest: a
+//! measured time, never a mean of two. 0 % is the shortest, 100 % the longest. `trtexec` computes the number to
+//! remove in 32-bit floats, which is one too low for some pairs of P and n (99 % of 100 times); here it is
+//! exact. The median is the middle time, or the mean of the two middle ones. The coefficient of variation is
+//! the standard deviation (of all n, not n − 1) over the mean.
 
 use serde::Serialize;
 
-/// Above this coefficient of variation in percent `trtexec` calls a measurement unstable.
+/// `trtexec` calls a measurement with a larger coefficient of variation (in percent) unstable.
 pub const UNSTABLE: f64 = 2.5;
 
-/// The percentiles that are reported where nobody says otherwise: those of `trtexec`, and one more.
+/// The default percentiles: those of `trtexec`, and one more.
 pub const PERCENTILES: [f64; 4] = [90.0, 95.0, 99.0, 99.9];
 
-/// What is said of a series of times, in their unit.
+/// Statistics of a series of times, in their unit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
-    /// The shortest.
+    /// Minimum.
     pub min: f64,
-    /// The longest.
+    /// Maximum.
     pub max: f64,
-    /// The arithmetic mean.
+    /// Arithmetic mean.
     pub mean: f64,
-    /// The middle one.
+    /// Median.
     pub median: f64,
-    /// In the order in which they were asked for.
+    /// Percentiles, in the requested order.
     pub percentiles: Vec<Percentile>,
     /// Standard deviation over mean, in percent.
     pub variation: f64,
@@ -41,7 +41,7 @@ pub struct Percentile {
 }
 
 impl Summary {
-    /// Sums up `values` in any order; everything is 0 where there are none.
+    /// Summarises `values`, in any order; all 0 if empty.
     pub fn new(values: &[f64], percentiles: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -71,22 +71,22 @@ impl Summary {
         }
     }
 
-    /// Whether the times vary more than [`UNSTABLE`].
+    /// Whether the variation exceeds [`UNSTABLE`].
     pub fn is_unstable(&self) -> bool {
         self.variation > UNSTABLE
     }
 }
 
-/// The percentile `percent` (0 to 100) of ascending values; 0 where there are none.
+/// The percentile `percent` (0 to 100) of ascending values; 0 if empty.
 pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
-    // 99.9 is no binary number: 0.1 % of 1000 would come out as 0.99999 times.
+    // 99.9 is not exact in binary: 0.1 % of 1000 would be 0.99999.
     const ROUNDING: f64 = 1e-9;
     let exclude = ((100.0 - percent) * sorted.len() as f64 / 100.0 + ROUNDING) as usize;
     let at = sorted.len().saturating_sub(1 + exclude);
     sorted.get(at).copied().unwrap_or(0.0)
 }
 
-/// The middle of ascending values; 0 where there are none.
+/// The median of ascending values; 0 if empty.
 pub fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     match (sorted.get(middle), sorted.len() % 2) {
@@ -106,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_times_that_were_measured() {
-        // By hand: floor((100 - P) / 100 * n) of the largest are taken away.
+    fn percentiles_are_measured_times() {
+        // By hand: remove the floor((100 - P) / 100 * n) largest.
         for (n, percent, expected) in [
             (100, 90.0, 90.0),
             (100, 95.0, 95.0),

@@ -1,4 +1,4 @@
-//! The report for people: the machine, then a plan's summary in `trtexec`'s words, then what to mind.
+//! The report as text: the machine, then a summary of each plan in `trtexec`'s format, with warnings.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -40,12 +40,12 @@ impl Report {
         };
         writeln!(
             f,
-            "{} takes {:.3} of {}'s time (ratio of medians); of {} pairs: median {:.3}, 5 % {:.3}, 95 % {:.3}",
+            "{} takes {:.3} of {}'s time (ratio of medians); {} pairs: median {:.3}, 5 % {:.3}, 95 % {:.3}",
             run.plan, c.of_medians, base.plan, c.pairs, c.median, c.spread[0], c.spread[1],
         )
     }
 
-    /// What makes a run doubtful, and what to do.
+    /// Reasons to doubt a run, and what to do.
     fn warnings(&self, run: &Run) -> Vec<String> {
         let mut warnings = Vec::new();
         if run.latency_ms.is_unstable() {
@@ -58,27 +58,24 @@ impl Report {
         let cores = self.machine.cores as f64;
         if let Some(load) = self.before.load.filter(|load| *load > 0.5 * cores) {
             warnings.push(format!(
-                "{load:.1} processes wanted to run on {cores} cores in the minute before: others took part of \
-                 the time"
+                "{load:.1} processes were runnable on {cores} cores in the minute before: other programs \
+                 took part of the time"
             ));
         }
         let dropped = run.dropped;
         if dropped.pillars + dropped.sweep_points > 0 {
             warnings.push(format!(
-                "{} pillars' and {} sweeps' points were over the model's caps (max_pillars, points.capacity): \
-                 more points would cost the same",
+                "{} points exceeded max_pillars and {} exceeded points.capacity: more points would take the \
+                 same time",
                 dropped.pillars, dropped.sweep_points
             ));
         }
         if dropped.non_finite_candidates > 0 {
-            warnings.push(
-                "the network gives NaN or infinity: its times may be others than usual".into(),
-            );
+            warnings.push("the network returns NaN or infinity: its times may be unusual".into());
         }
         match run.memory.allocations {
             Some(count) if count > 0 => warnings.push(format!(
-                "{count} allocations in {} frames after the warm-up; larger clouds came than before, or this \
-                 is a fault of the program",
+                "{count} allocations in {} frames after the warm-up: the clouds got larger, or this is a bug",
                 run.frames
             )),
             _ => {}
@@ -86,7 +83,7 @@ impl Report {
         warnings
     }
 
-    /// What may make times steadier on this machine.
+    /// How to get steadier times on this machine.
     fn steadier(&self) -> &'static str {
         let governors = self
             .before
@@ -96,12 +93,12 @@ impl Report {
         let mut governors = governors.flatten();
         if self.machine.jetson.is_some() {
             "Choose the power mode (`sudo nvpmodel -m 0`) and lock the clocks (`sudo jetson_clocks`), then measure \
-             again, and for longer (`--duration`)."
+             again for longer (`--duration`)."
         } else if governors.any(|governor| governor != "performance") {
-            "Fix the CPU's clock (`sudo cpupower frequency-set -g performance`), end other programs, then measure \
-             again, and for longer (`--duration`)."
+            "Fix the CPU's clock (`sudo cpupower frequency-set -g performance`), stop other programs, then measure \
+             again for longer (`--duration`)."
         } else {
-            "End other programs, give it fewer threads than cores (`--threads`), and measure for longer \
+            "Stop other programs, use fewer threads than cores (`--threads`), and measure for longer \
              (`--duration`)."
         }
     }
@@ -134,7 +131,7 @@ impl Display for Machine {
     }
 }
 
-/// Load, clocks and temperatures before and after.
+/// Writes load, clocks and temperatures before and after.
 fn states(f: &mut Formatter<'_>, before: &State, after: &State) -> fmt::Result {
     if let (Some(before), Some(after)) = (before.load, after.load) {
         writeln!(f, "Load: {before:.2}, then {after:.2}")?;
@@ -156,7 +153,7 @@ fn states(f: &mut Formatter<'_>, before: &State, after: &State) -> fmt::Result {
         writeln!(f)?;
     }
     if !before.temperatures.is_empty() {
-        let words = before.temperatures.iter().map(|sensor| {
+        let texts = before.temperatures.iter().map(|sensor| {
             let then = after.temperatures.iter().find(|t| t.name == sensor.name);
             let then = then.map_or_else(String::new, |then| format!(" → {:.0}", then.celsius));
             format!("{} {:.0}{then}", sensor.name, sensor.celsius)
@@ -164,7 +161,7 @@ fn states(f: &mut Formatter<'_>, before: &State, after: &State) -> fmt::Result {
         writeln!(
             f,
             "Temperatures, °C: {}",
-            words.collect::<Vec<_>>().join(", ")
+            texts.collect::<Vec<_>>().join(", ")
         )?;
     }
     Ok(())
@@ -179,7 +176,7 @@ impl Display for Run {
         };
         writeln!(f, "=== Performance summary: {} ===", self.plan)?;
         writeln!(f, "Model: {}, {nx} × {ny} cells, on {place}", self.model)?;
-        writeln!(f, "Frames: {}", self.frames_in_words())?;
+        writeln!(f, "Frames: {}", self.frames_text())?;
         let (warm_up, warm_up_ms) = (self.warm_up_frames, self.warm_up_ms);
         writeln!(
             f,
@@ -201,7 +198,7 @@ impl Display for Run {
         if let Some(missed) = &self.deadline {
             writeln!(
                 f,
-                "Deadline: {} ms, missed by {} of {} frames, {} at the longest one after the other",
+                "Deadline: {} ms, missed by {} of {} frames, at most {} in a row",
                 missed.deadline_ms, missed.misses, missed.frames, missed.longest_run
             )?;
         }
@@ -212,7 +209,7 @@ impl Display for Run {
 }
 
 impl Run {
-    fn frames_in_words(&self) -> String {
+    fn frames_text(&self) -> String {
         let input = &self.input;
         let points = match input.points {
             [least, most] if least == most => format!("{most} points"),
@@ -220,13 +217,13 @@ impl Run {
         };
         let kind = match (input.kind, input.sweeps) {
             ("files", _) => format!("{} from files", input.count),
-            (_, 1) => "made up, 1 sweep".to_owned(),
-            (_, sweeps) => format!("made up, {sweeps} sweeps"),
+            (_, 1) => "synthetic, 1 sweep".to_owned(),
+            (_, sweeps) => format!("synthetic, {sweeps} sweeps"),
         };
         format!("{kind}, {points}; {:.1} boxes each", self.boxes)
     }
 
-    /// A row a stage, and one for all; `share` is of the mean.
+    /// Writes a row per stage and one for the total; `share` refers to the mean.
     fn stages(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -255,7 +252,7 @@ impl Run {
     }
 }
 
-/// A row for each of several runs: what differs, and the latency.
+/// Writes a row per run: its parameters and latency.
 fn table(f: &mut Formatter<'_>, runs: &[Run]) -> fmt::Result {
     let width = runs.iter().map(|run| run.plan.chars().count()).max();
     let width = width.unwrap_or(0).max("plan".len());
@@ -288,7 +285,7 @@ fn table(f: &mut Formatter<'_>, runs: &[Run]) -> fmt::Result {
     Ok(())
 }
 
-/// `min = … ms, max = … ms, …` as `trtexec` writes it.
+/// `min = … ms, max = … ms, …` like `trtexec`.
 struct Line<'a>(&'a Summary);
 
 impl Display for Line<'_> {
@@ -322,12 +319,12 @@ impl Display for Memory {
                 megabytes(end.peak),
                 megabytes(start.now)
             )?,
-            _ => write!(f, "the system does not tell what is resident; ")?,
+            _ => write!(f, "resident memory unknown; ")?,
         }
         match self.device {
             Some(bytes) => write!(
                 f,
-                "{} taken on the device by all programs; ",
+                "{} used on the device by all programs; ",
                 megabytes(bytes)
             )?,
             None => write!(f, "not on a GPU; ")?,
@@ -339,15 +336,16 @@ impl Display for Memory {
     }
 }
 
-/// What a frame lost on average.
+/// The mean losses of a frame.
 fn losses(run: &Run) -> String {
     let lost = run.dropped.counters();
     let lost = lost.iter().filter(|(_, n)| *n > 0);
-    let words = lost.map(|(name, n)| format!("{:.1} {name}", *n as f64 / run.frames as f64));
-    let words: Vec<String> = words.collect();
-    match words.is_empty() {
-        true => "nothing".into(),
-        false => format!("{} a frame", words.join(", ")),
+    let lost = lost.map(|(name, n)| format!("{:.1} {name}", *n as f64 / run.frames as f64));
+    let lost: Vec<String> = lost.collect();
+    if lost.is_empty() {
+        "nothing".into()
+    } else {
+        format!("{} per frame", lost.join(", "))
     }
 }
 

@@ -19,8 +19,8 @@ use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::onnx::Graph;
 use super::{BuildError, compile, hash};
 use crate::engine::tensorrt::Monitor;
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::error::Result;
+use crate::files::{self, FileError};
 use crate::model::Pfn;
 use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
@@ -442,10 +442,10 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     let mut inputs = BTreeMap::new();
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
         inputs.insert(name.into(), hash::sha256_file(from)?);
-        let bytes = std::fs::read(from).map_err(Error::io(from, "read"))?;
-        write_whole(&out.join(name), &bytes)?;
+        let bytes = std::fs::read(from).map_err(FileError::new(from, "read"))?;
+        files::write(&out.join(name), &bytes)?;
     }
-    write_whole(&out.join(MODEL), folder.model_text.as_bytes())?;
+    files::write(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));
     FolderManifest {
         producer: producer(),

@@ -4,6 +4,7 @@
 //! of an INT8 input. No library looks at it here, so no GPU is needed; its inputs and outputs are checked against
 //! the description when the plan is loaded.
 
+use crate::files::FileError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::folder::{self, FolderManifest, MANIFEST, MODEL, PFE};
 use super::{BuildError, hash};
 use crate::cuda::Element;
 use crate::engine::tensorrt::Version;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{self, Accuracy, Contents, Manifest, Target, TensorDesc, TensorRtTarget};
 
 /// Where all comes from.
@@ -46,7 +47,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         accuracy,
     } = sources;
     // Mapped: the engine is in memory once, as the system's own pages.
-    let bytes = plan::map(engine).map_err(Error::io(engine, "read"))?;
+    let bytes = plan::map(engine).map_err(FileError::new(engine, "read"))?;
     let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
         path,

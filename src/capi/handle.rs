@@ -1,4 +1,4 @@
-//! What a `cp_detector` is: a detector, the cloud it reads into, its sweeps, and what is known of its last frame.
+//! The state of a `cp_detector`: the detector, its cloud and sweeps, and the record of its last frame.
 #![allow(unsafe_code, non_camel_case_types)]
 
 use std::ffi::{CStr, CString};
@@ -10,11 +10,11 @@ use super::types::{cp_cloud, cp_field, cp_frame_info, cp_model_info, slice};
 use crate::detection::Detection;
 use crate::detector::Detector;
 use crate::points::{
-    Accumulated, Column, Extent, FieldKind, FrameError, Layout, PointCloud, Pose, RecordError,
-    Records, SweepBuffer,
+    Column, Extent, FieldType, FrameError, Layout, PointCloud, Pose, RecordError, Records,
+    SweepBuffer,
 };
 
-/// Most fields that a point may claim to have; real ones have a dozen.
+/// Most fields of a point; real ones have a dozen.
 const MAX_FIELDS: usize = 1024;
 
 /// A loaded plan with its buffers, `cp_detector` of the header.
@@ -25,29 +25,29 @@ pub struct cp_detector {
     state: Mutex<State>,
 }
 
-/// What calls change.
+/// The state changed by calls.
 pub(super) struct State {
     pub(super) detector: Detector,
-    described: Option<Described>,
+    fields: Option<KnownFields>,
     cloud: PointCloud,
     sweeps: SweepBuffer,
-    /// Whether there is a sweep.
-    swept: bool,
-    /// Time of taking the last cloud out of the caller's memory, in ms.
+    /// Whether a sweep has been pushed.
+    has_sweep: bool,
+    /// Time of reading the last cloud from the caller's memory, in ms.
     read_ms: f64,
-    /// Of the last frame; `None` before the first one and after an error.
+    /// The last frame; `None` before the first frame and after an error.
     last: Option<cp_frame_info>,
 }
 
-/// Fields as the caller described them, and what they mean: kept from frame to frame.
-struct Described {
-    fields: Vec<DescribedField>,
+/// The caller's fields and their meaning, kept between frames.
+struct KnownFields {
+    fields: Vec<KnownField>,
     step: usize,
     big_endian: bool,
     records: Records,
 }
 
-struct DescribedField {
+struct KnownField {
     name: CString,
     offset: u32,
     datatype: u32,
@@ -56,7 +56,7 @@ struct DescribedField {
 
 impl cp_detector {
     pub(super) fn new(detector: Detector) -> Self {
-        // A name with a NUL in it would end early.
+        // A NUL would end the name early.
         let text = |name: &str| CString::new(name.replace('\0', " ")).unwrap_or_default();
         let model = detector.model();
         Self {
@@ -70,16 +70,16 @@ impl cp_detector {
             state: Mutex::new(State {
                 sweeps: SweepBuffer::new(model.points.sweeps - 1, model.points.capacity),
                 detector,
-                described: None,
+                fields: None,
                 cloud: PointCloud::empty(Layout::KITTI),
-                swept: false,
+                has_sweep: false,
                 read_ms: 0.0,
                 last: None,
             }),
         }
     }
 
-    /// The state, unless another thread has it or a panic left it half changed.
+    /// The state, unless another thread is using it or a panic left it inconsistent.
     pub(super) fn lock(&self) -> Result<MutexGuard<'_, State>, Failure> {
         self.state.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => Failure::Busy,
@@ -89,10 +89,10 @@ impl cp_detector {
 }
 
 impl State {
-    /// Reads a cloud into ours.
+    /// Reads the caller's cloud into `self.cloud`.
     ///
     /// # Safety
-    /// Every pointer in `cloud` is NULL, or what the header says.
+    /// Every pointer in `cloud` is NULL or valid as described in the header.
     pub(super) unsafe fn read(&mut self, cloud: &cp_cloud) -> Result<(), Failure> {
         let start = Instant::now();
         if cloud.reserved != 0 {
@@ -105,7 +105,7 @@ impl State {
                 expected: "at most 1024",
             });
         }
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's contract.
         let (fields, bytes) = unsafe {
             (
                 slice(cloud.fields, cloud.field_count, "fields")?,
@@ -117,21 +117,21 @@ impl State {
         }
         let step = cloud.point_step as usize;
         let big_endian = cloud.is_bigendian != 0;
-        let known = self.described.take().filter(|known| {
-            // SAFETY: no name is NULL; the caller's promise.
+        let known = self.fields.take().filter(|known| {
+            // SAFETY: no name is NULL; the caller's contract.
             known.step == step && known.big_endian == big_endian && unsafe { known.same(fields) }
         });
-        let described = match known {
+        let fields = match known {
             Some(known) => known,
             None => {
                 // SAFETY: as above.
-                let described = unsafe { Described::new(fields, step, big_endian) }?;
-                // Room for every cloud that the detector takes, so that no later one allocates.
-                let layout = described.records.layout();
+                let known = unsafe { KnownFields::new(fields, step, big_endian) }?;
+                // Reserve the detector's capacity: later clouds must not allocate.
+                let layout = known.records.layout();
                 let values = self.detector.model().points.capacity * layout.stride();
                 self.cloud = PointCloud::new(layout, Vec::with_capacity(values))
                     .map_err(crate::Error::from)?;
-                described
+                known
             }
         };
         let extent = Extent {
@@ -139,23 +139,23 @@ impl State {
             height: cloud.height as usize,
             row_step: cloud.row_step as usize,
         };
-        let done = described.records.read(bytes, extent, &mut self.cloud);
-        self.described = Some(described);
+        let done = fields.records.read(bytes, extent, &mut self.cloud);
+        self.fields = Some(fields);
         done.map_err(crate::Error::from)?;
         self.read_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(())
     }
 
-    /// Finds the objects in the cloud that was read.
+    /// Detects objects in the cloud that was read.
     pub(super) fn detect(&mut self) -> Result<(), Failure> {
         let (points, layout) = (self.cloud.len(), self.cloud.layout());
         let found = self.detector.detect(&self.cloud)?;
         let info = info(&found, points, self.read_ms);
-        self.note(info, layout);
+        self.record(info, layout);
         Ok(())
     }
 
-    /// Finds the objects in points on the GPU.
+    /// Detects objects in points on the GPU.
     pub(super) fn detect_device(&mut self, address: u64, count: usize) -> Result<(), Failure> {
         let found = self.detector.detect_device(address, count)?;
         self.last = Some(info(&found, count, 0.0));
@@ -165,48 +165,43 @@ impl State {
     /// Adds the cloud that was read to the sweeps.
     pub(super) fn push(&mut self, stamp_ns: i64, pose: Option<Pose>) -> Result<(), Failure> {
         self.sweeps.push(&self.cloud, stamp_ns, pose)?;
-        self.swept = true;
+        self.has_sweep = true;
         Ok(())
     }
 
-    /// Forgets all sweeps.
+    /// Removes all sweeps.
     pub(super) fn clear(&mut self) {
         self.sweeps.clear();
-        self.swept = false;
+        self.has_sweep = false;
     }
 
-    /// Finds the objects in the sweeps.
+    /// Detects objects in the sweeps.
     pub(super) fn detect_sweeps(&mut self) -> Result<(), Failure> {
-        if !self.swept {
+        if !self.has_sweep {
             return Err(Failure::NoSweep);
         }
         let found = self.detector.detect_sweeps(&self.sweeps)?;
         let mut info = info(&found, 0, self.read_ms);
         let layout = self.sweeps.layout();
-        let mut done = Accumulated::default();
-        let values: usize = self
-            .sweeps
-            .parts(&mut done)
-            .map(|part| part.rows.len())
-            .sum();
-        info.points = (values / layout.stride() + done.points_over_capacity) as u64;
+        let done = self.sweeps.counts();
+        info.points = (done.points + done.points_over_capacity) as u64;
         info.sweeps = done.sweeps as u32;
         info.sweeps_without_pose = done.sweeps_without_pose as u32;
-        self.note(info, layout);
+        self.record(info, layout);
         Ok(())
     }
 
-    /// Forgets the last frame: a new one begins.
+    /// Starts a new frame: clears the record of the last one.
     pub(super) fn begin(&mut self) {
         self.last = None;
     }
 
-    /// What is known of the last frame.
+    /// The record of the last frame.
     pub(super) fn last(&self) -> Option<&cp_frame_info> {
         self.last.as_ref()
     }
 
-    /// What the detector is made for.
+    /// The properties of the detector's model.
     pub(super) fn model(&self) -> cp_model_info {
         let model = self.detector.model();
         let (min, max) = (model.grid.min, model.grid.max);
@@ -222,8 +217,8 @@ impl State {
         }
     }
 
-    /// Keeps what is known of a frame whose points had the columns of `layout`.
-    fn note(&mut self, mut info: cp_frame_info, layout: Layout) {
+    /// Records a frame whose points have the columns `layout`.
+    fn record(&mut self, mut info: cp_frame_info, layout: Layout) {
         let wanted = self
             .detector
             .model()
@@ -235,7 +230,7 @@ impl State {
     }
 }
 
-/// What a detection says of its frame.
+/// The record of a detection.
 fn info(found: &Detection<'_>, points: usize, read_ms: f64) -> cp_frame_info {
     let (dropped, times) = (&found.dropped, &found.times);
     cp_frame_info {
@@ -260,30 +255,30 @@ fn info(found: &Detection<'_>, points: usize, read_ms: f64) -> cp_frame_info {
     }
 }
 
-impl Described {
-    /// Understands the fields.
+impl KnownFields {
+    /// Interprets the caller's fields.
     ///
     /// # Safety
     /// Each name is a C string.
     unsafe fn new(fields: &[cp_field], step: usize, big_endian: bool) -> Result<Self, Failure> {
-        let fields: Vec<DescribedField> = fields
+        let fields: Vec<KnownField> = fields
             .iter()
-            .map(|field| DescribedField {
-                // SAFETY: the caller's promise.
+            .map(|field| KnownField {
+                // SAFETY: the caller's contract.
                 name: unsafe { CStr::from_ptr(field.name) }.to_owned(),
                 offset: field.offset,
                 datatype: field.datatype,
                 count: field.count,
             })
             .collect();
-        let meant = fields
+        let usable = fields
             .iter()
             .filter(|field| field.count == 1)
             .filter_map(|field| {
-                let kind = FieldKind::from_ros(u8::try_from(field.datatype).ok()?)?;
+                let kind = FieldType::from_ros(u8::try_from(field.datatype).ok()?)?;
                 Some((field.name.to_str().ok()?, kind, field.offset as usize))
             });
-        let records = Records::new(&Records::named(meant), step, big_endian)
+        let records = Records::new(&Records::select_fields(usable), step, big_endian)
             .map_err(|error: RecordError| crate::Error::from(FrameError::from(error)))?;
         Ok(Self {
             fields,
@@ -293,7 +288,7 @@ impl Described {
         })
     }
 
-    /// Whether these are the fields described.
+    /// Whether `fields` are the known ones.
     ///
     /// # Safety
     /// Each name is a C string.
@@ -301,7 +296,7 @@ impl Described {
         self.fields.len() == fields.len()
             && self.fields.iter().zip(fields).all(|(known, field)| {
                 (known.offset, known.datatype, known.count) == (field.offset, field.datatype, field.count)
-                    // SAFETY: the caller's promise.
+                    // SAFETY: the caller's contract.
                     && known.name.as_c_str() == unsafe { CStr::from_ptr(field.name) }
             })
     }

@@ -1,4 +1,4 @@
-//! What became of a call: the status, and the text of `cp_last_error`, which each thread has for itself.
+//! The result of a call: the status, and the text of `cp_last_error`, which is per thread.
 #![allow(non_camel_case_types)]
 
 use std::any::Any;
@@ -16,7 +16,7 @@ use crate::points::{PoseError, SweepError};
 /// `cp_status` of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub enum cp_status {
     CP_OK = 0,
     CP_ERROR_ARGUMENT = 1,
@@ -29,17 +29,17 @@ pub enum cp_status {
     CP_ERROR_PANIC = 8,
 }
 
-/// Why a call failed.
+/// The error of a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("`{0}` is NULL")]
     Null(&'static str),
     #[error("`{0}` is not aligned to {1} bytes")]
     Unaligned(&'static str, usize),
-    #[error("`{0}` has {1} elements, more than memory holds")]
+    #[error("`{0}` has {1} elements, more than fit into memory")]
     Length(&'static str, usize),
     #[error(
-        "the struct_size of `{name}` is {found}, of this library's {expected}; begin with CP_INIT(x)"
+        "the struct_size of `{name}` is {found}, but the library's is {expected}; initialize with CP_INIT(x)"
     )]
     StructSize {
         name: &'static str,
@@ -47,7 +47,7 @@ pub(super) enum Failure {
         expected: usize,
     },
     #[error(
-        "`{0}` has members set that this library ({version}) does not know; it is older than the header",
+        "`{0}` has members set that this library ({version}), which is older than the header, does not know",
         version = env!("CARGO_PKG_VERSION")
     )]
     Newer(&'static str),
@@ -57,7 +57,7 @@ pub(super) enum Failure {
         found: String,
         expected: &'static str,
     },
-    #[error("there is no {what} {index}; there are {count}")]
+    #[error("{what} {index} does not exist; there are {count}")]
     Index {
         what: &'static str,
         index: usize,
@@ -71,7 +71,7 @@ pub(super) enum Failure {
     Pose(#[from] PoseError),
     #[error("another thread is using the detector; give each thread its own")]
     Busy,
-    #[error("an earlier call had an internal error; free this detector and load another")]
+    #[error("an earlier call failed with an internal error; free this detector and load another")]
     Poisoned,
     #[error(transparent)]
     Library(#[from] Error),
@@ -90,12 +90,12 @@ impl Failure {
             Self::NoSweep | Self::Sweep(_) | Self::Pose(_) => cp_status::CP_ERROR_SWEEP,
             Self::Busy => cp_status::CP_ERROR_BUSY,
             Self::Poisoned => cp_status::CP_ERROR_PANIC,
-            Self::Library(error) => of_library(error),
+            Self::Library(error) => library_status(error),
         }
     }
 }
 
-fn of_library(error: &Error) -> cp_status {
+fn library_status(error: &Error) -> cp_status {
     match error {
         Error::Frame(_) => cp_status::CP_ERROR_CLOUD,
         Error::Cuda(CudaError::HostStages) => cp_status::CP_ERROR_UNSUPPORTED,
@@ -104,7 +104,7 @@ fn of_library(error: &Error) -> cp_status {
         | Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => {
             cp_status::CP_ERROR_DEVICE
         }
-        // What is left of loading and running has to do with the plan.
+        // The remaining errors of loading and running concern the plan.
         _ => cp_status::CP_ERROR_PLAN,
     }
 }
@@ -116,13 +116,13 @@ impl From<DetectorError> for Failure {
 }
 
 thread_local! {
-    /// Ends with a NUL; empty as long as there was no error.
+    /// Ends with a NUL; empty if there was no error.
     static LAST: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs the body of an entry: no panic leaves it, and what it fails with becomes the thread's last error.
+/// Runs the body of an entry. No panic leaves it, and its error becomes the thread's last error.
 pub(super) fn call(body: impl FnOnce() -> Result<(), Failure>) -> cp_status {
-    // The detector that a panic happens in is poisoned by its mutex.
+    // A panic poisons the mutex of its detector.
     let done = catch_unwind(AssertUnwindSafe(|| {
         body().map_err(|failure| (failure.status(), failure.to_string()))
     }));
@@ -138,7 +138,7 @@ pub(super) fn call(body: impl FnOnce() -> Result<(), Failure>) -> cp_status {
     status
 }
 
-/// What a panic said.
+/// The message of a panic.
 fn message(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
@@ -148,12 +148,12 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 fn set(text: &str) {
-    // A thread that is ending has no text any more.
+    // A thread that is exiting no longer has a text.
     let _ = LAST.try_with(|last| {
         let mut last = last.borrow_mut();
         last.clear();
         if !text.is_empty() {
-            // One line; a NUL would end the text early.
+            // Keep it on one line, without NULs, which would end it early.
             let bytes = text.bytes().map(|byte| match byte {
                 0 | b'\n' | b'\r' => b' ',
                 other => other,
@@ -163,7 +163,7 @@ fn set(text: &str) {
     });
 }
 
-/// The text; it stays until the next [`call`] on this thread.
+/// The text; valid until the next [`call`] on this thread.
 pub(super) fn last() -> *const c_char {
     LAST.try_with(|last| {
         let last = last.borrow();
@@ -178,15 +178,15 @@ mod tests {
 
     fn text() -> String {
         #[allow(unsafe_code)]
-        // SAFETY: the text ends with a NUL and stays until the next call.
+        // SAFETY: the text ends with a NUL and is valid until the next call.
         let text = unsafe { CStr::from_ptr(last()) };
         text.to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn a_panic_becomes_a_status_and_its_message_the_text() {
-        let of_str = call(|| panic!("planted"));
-        assert_eq!(of_str, cp_status::CP_ERROR_PANIC);
+    fn a_panic_becomes_a_status_and_a_text() {
+        let status = call(|| panic!("planted"));
+        assert_eq!(status, cp_status::CP_ERROR_PANIC);
         assert_eq!(text(), "internal error: planted; please report it");
         let number = 3;
         let _ = call(|| panic!("planted\n{number}\0"));

@@ -1,8 +1,8 @@
-//! The structs of `centerpoint.h`, and how those that may grow are read and written.
+//! The structs of `centerpoint.h`, and reading and writing the extensible ones.
 //!
-//! A struct that begins with `struct_size` may get members at its end. What the caller's struct lacks reads as 0;
-//! what it has beyond ours must be 0 where we read it, and becomes 0 where we write it. There is no padding in
-//! them: a new member must change the size.
+//! A struct that starts with `struct_size` may get new members at its end. Members missing in the caller's
+//! struct read as 0; members beyond ours must be 0 when read, and are set to 0 when written. The structs have
+//! no padding, so a new member always changes the size.
 #![allow(unsafe_code, non_camel_case_types)]
 
 use std::ffi::{c_char, c_void};
@@ -13,13 +13,13 @@ use bytemuck::{Pod, Zeroable};
 use super::status::Failure;
 use crate::boxes::Box3d;
 
-/// No struct will ever be larger; a greater `struct_size` was never set.
+/// Upper limit of a struct's size; a larger `struct_size` is uninitialised memory.
 const MAX_STRUCT: usize = 4096;
 
 /// `cp_options` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_options {
     pub struct_size: usize,
     pub threads: u32,
@@ -34,7 +34,7 @@ pub struct cp_options {
 /// `cp_field` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_field {
     pub name: *const c_char,
     pub offset: u32,
@@ -45,7 +45,7 @@ pub struct cp_field {
 /// `cp_cloud` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_cloud {
     pub struct_size: usize,
     pub data: *const c_void,
@@ -63,7 +63,7 @@ pub struct cp_cloud {
 /// `cp_pose` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_pose {
     pub x: f64,
     pub y: f64,
@@ -74,10 +74,10 @@ pub struct cp_pose {
     pub qw: f64,
 }
 
-/// `cp_box` of the header: a [`Box3d`], whose `class` is no name in C++.
+/// `cp_box` of the header: a [`Box3d`] with `class` renamed, which is a keyword in C++.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_box {
     pub center: [f32; 3],
     pub size: [f32; 3],
@@ -90,7 +90,7 @@ pub struct cp_box {
 /// `cp_model_info` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_model_info {
     pub struct_size: usize,
     pub class_count: usize,
@@ -105,7 +105,7 @@ pub struct cp_model_info {
 /// `cp_frame_info` of the header.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_frame_info {
     pub struct_size: usize,
     pub points: u64,
@@ -133,7 +133,7 @@ pub struct cp_frame_info {
 /// `cp_deadline_info` of the header.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-#[allow(missing_docs)] // the header says it
+#[allow(missing_docs)] // documented in the header
 pub struct cp_deadline_info {
     pub struct_size: usize,
     pub budget_ms: f64,
@@ -148,54 +148,54 @@ pub struct cp_deadline_info {
     pub reserved: u32,
 }
 
-/// A struct that may grow.
+/// A struct that may get new members.
 ///
 /// # Safety
-/// It is `repr(C)` without padding, begins with `struct_size`, and any bytes are a value of it.
-pub(super) unsafe trait Growing: Copy {
-    /// Its name, for messages.
+/// It is `repr(C)` without padding, starts with `struct_size`, and any bytes are a valid value.
+pub(super) unsafe trait Extensible: Copy {
+    /// The struct's name, for messages.
     const NAME: &'static str;
-    /// Its size in the header of version 0.1.0; none was ever smaller.
+    /// Its size in the header of version 0.1.0, the smallest one.
     const FIRST: usize;
 }
 
-// SAFETY: as the trait asks for; the size is that of the members.
-unsafe impl Growing for cp_options {
+// SAFETY: meets the trait's contract; the size is the sum of its members'.
+unsafe impl Extensible for cp_options {
     const NAME: &'static str = "cp_options";
     const FIRST: usize = 48;
 }
 
 // SAFETY: as above.
-unsafe impl Growing for cp_cloud {
+unsafe impl Extensible for cp_cloud {
     const NAME: &'static str = "cp_cloud";
     const FIRST: usize = 64;
 }
 
 // SAFETY: as above.
-unsafe impl Growing for cp_model_info {
+unsafe impl Extensible for cp_model_info {
     const NAME: &'static str = "cp_model_info";
     const FIRST: usize = 104;
 }
 
 // SAFETY: as above.
-unsafe impl Growing for cp_frame_info {
+unsafe impl Extensible for cp_frame_info {
     const NAME: &'static str = "cp_frame_info";
     const FIRST: usize = 152;
 }
 
 // SAFETY: as above.
-unsafe impl Growing for cp_deadline_info {
+unsafe impl Extensible for cp_deadline_info {
     const NAME: &'static str = "cp_deadline_info";
     const FIRST: usize = 80;
 }
 
-/// The caller's `struct_size`, if it can be one.
+/// The caller's `struct_size`, checked.
 ///
 /// # Safety
-/// `from` is NULL, or a struct of the size that it says.
-unsafe fn size<T: Growing>(from: *const T) -> Result<usize, Failure> {
+/// `from` is NULL or a struct of its `struct_size`.
+unsafe fn size<T: Extensible>(from: *const T) -> Result<usize, Failure> {
     check(from, T::NAME)?;
-    // SAFETY: not NULL, aligned, and a struct begins with its size.
+    // SAFETY: not NULL, aligned, and the struct starts with its size.
     let found = unsafe { from.cast::<usize>().read() };
     if (T::FIRST..=MAX_STRUCT).contains(&found) {
         return Ok(found);
@@ -210,8 +210,8 @@ unsafe fn size<T: Growing>(from: *const T) -> Result<usize, Failure> {
 /// Reads a struct that may be shorter or longer than ours.
 ///
 /// # Safety
-/// As [`size`].
-pub(super) unsafe fn read<T: Growing>(from: *const T) -> Result<T, Failure> {
+/// As for [`size`].
+pub(super) unsafe fn read<T: Extensible>(from: *const T) -> Result<T, Failure> {
     // SAFETY: the caller's promise.
     let found = unsafe { size(from) }?;
     let ours = size_of::<T>();
@@ -224,7 +224,7 @@ pub(super) unsafe fn read<T: Growing>(from: *const T) -> Result<T, Failure> {
         }
     }
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: both have that many bytes, and any bytes are a `T`.
+    // SAFETY: both have that many bytes, and any bytes are a valid `T`.
     unsafe {
         value
             .as_mut_ptr()
@@ -234,11 +234,11 @@ pub(super) unsafe fn read<T: Growing>(from: *const T) -> Result<T, Failure> {
     }
 }
 
-/// Writes all of `value` that the caller's struct has room for; its `struct_size` stays.
+/// Writes the members of `value` that the caller's struct has; keeps its `struct_size`.
 ///
 /// # Safety
-/// As [`size`]; nobody else uses the struct.
-pub(super) unsafe fn write<T: Growing>(to: *mut T, value: &T) -> Result<(), Failure> {
+/// As for [`size`]; and nothing else uses the struct.
+pub(super) unsafe fn write<T: Extensible>(to: *mut T, value: &T) -> Result<(), Failure> {
     // SAFETY: the caller's promise.
     let found = unsafe { size(to.cast_const()) }?;
     let (skip, both) = (size_of::<usize>(), found.min(size_of::<T>()));
@@ -252,7 +252,7 @@ pub(super) unsafe fn write<T: Growing>(to: *mut T, value: &T) -> Result<(), Fail
     Ok(())
 }
 
-/// Refuses what cannot be a pointer to a `T`.
+/// Rejects NULL and misaligned pointers.
 pub(super) fn check<T>(pointer: *const T, name: &'static str) -> Result<(), Failure> {
     if pointer.is_null() {
         return Err(Failure::Null(name));
@@ -263,25 +263,25 @@ pub(super) fn check<T>(pointer: *const T, name: &'static str) -> Result<(), Fail
     Ok(())
 }
 
-/// An array of the caller's; one without elements may be NULL.
+/// The caller's array; may be NULL if it is empty.
 ///
 /// # Safety
-/// `begin` is NULL, or has `len` elements that stay as they are for `'a`.
+/// `start` is NULL, or has `len` elements that do not change during `'a`.
 pub(super) unsafe fn slice<'a, T>(
-    begin: *const T,
+    start: *const T,
     len: usize,
     name: &'static str,
 ) -> Result<&'a [T], Failure> {
     if len == 0 {
         return Ok(&[]);
     }
-    check(begin, name)?;
+    check(start, name)?;
     check_len::<T>(len, name)?;
     // SAFETY: the caller's promise, and the checks.
-    Ok(unsafe { std::slice::from_raw_parts(begin, len) })
+    Ok(unsafe { std::slice::from_raw_parts(start, len) })
 }
 
-/// Refuses lengths that no array of `T` has.
+/// Rejects lengths that no array of `T` can have.
 fn check_len<T>(len: usize, name: &'static str) -> Result<(), Failure> {
     match len.checked_mul(size_of::<T>()) {
         Some(bytes) if bytes <= isize::MAX as usize => Ok(()),
@@ -289,20 +289,20 @@ fn check_len<T>(len: usize, name: &'static str) -> Result<(), Failure> {
     }
 }
 
-/// Where boxes go.
+/// The caller's array for boxes.
 #[derive(Clone, Copy)]
-pub(super) struct Out {
+pub(super) struct BoxOutput {
     boxes: *mut cp_box,
     capacity: usize,
     found: *mut usize,
 }
 
-impl Out {
+impl BoxOutput {
     /// Checks the caller's array and sets `*found` to 0.
     ///
     /// # Safety
-    /// `boxes` is NULL or has room for `capacity`; `found` is NULL or a place for a number. Both stay as long as
-    /// this is used, and nobody else uses them.
+    /// `boxes` is NULL or has room for `capacity` boxes; `found` is NULL or writable. Both stay valid while
+    /// this is in use, and nothing else uses them.
     pub(super) unsafe fn new(
         boxes: *mut cp_box,
         capacity: usize,
@@ -322,11 +322,11 @@ impl Out {
         })
     }
 
-    /// Gives the caller as many boxes as fit, and their number.
+    /// Writes as many boxes as fit, and the total number.
     pub(super) fn write(self, boxes: &[Box3d]) {
         let boxes: &[cp_box] = bytemuck::cast_slice(boxes);
         let count = boxes.len().min(self.capacity);
-        // SAFETY: `new`'s promise: there is room for `capacity` boxes and for the number.
+        // SAFETY: contract of `new`: there is room for `capacity` boxes and for the number.
         unsafe {
             if count > 0 {
                 self.boxes.copy_from_nonoverlapping(boxes.as_ptr(), count);

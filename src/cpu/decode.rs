@@ -1,18 +1,18 @@
 //! Decode: head maps to candidate boxes, best first.
 //!
-//! A first pass over the heatmap marks the cells that may have a candidate; it compares logits, so no
-//! sigmoid is computed for the many cells that have none. The rest is done for the marked cells only.
+//! A first pass over the heatmap marks the cells that may have a candidate. It compares logits, which saves the
+//! sigmoid for the many cells without one. All further work is done for marked cells only.
 //! Sources: CenterPoint (Yin et al. 2021), mmdetection3d's `CenterPointBBoxCoder`, Autoware's
 //! `generateBoxes3D_kernel`.
 //!
-//! Numbers: positions are f32, each operation rounded on its own, in the order that is written here;
-//! `exp`, `atan2` and the sigmoid are evaluated in f64 and rounded to f32, so that they do not depend
-//! on the platform's f32 library. A score passes when `sigmoid(logit) ≥ threshold`; the least logit
-//! that does is found once by bisection, so that comparing logits is the same rule to the last bit.
+//! Numbers: positions are f32, each operation rounded on its own, in the order of the code; `exp`, `atan2` and
+//! the sigmoid are evaluated in f64 and rounded to f32, which makes them independent of the platform's f32
+//! library. A score passes if `sigmoid(logit) ≥ threshold`. The smallest passing logit is found once by
+//! bisection, so comparing logits is exactly the same rule.
 //!
-//! A value that is NaN or infinite costs the candidate and is counted, also where it arises from an
-//! `exp`. Candidates are ordered by score (descending), then task, cell and class (ascending), before
-//! any cap.
+//! A candidate with a NaN or infinite value, including the result of an `exp`, is dropped and counted.
+//! Candidates are ordered by score (descending), then task, cell and class (ascending), before any limit
+//! applies.
 
 use std::cmp::Ordering;
 
@@ -21,13 +21,13 @@ use crate::cpu::pool::Pool;
 use crate::map::{HeadMaps, MapView};
 use crate::model::{Candidates, Model, Rotation, SizeOrder};
 
-/// Rows of the heatmap that one task of the pool scans.
+/// Heatmap rows scanned by one task of the pool.
 const ROWS_PER_TASK: usize = 16;
 
-/// A box before suppression, with what makes its rank unique.
+/// A box before suppression, with the keys that make its rank unique.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
-    /// The box; its score and class are the first and the last part of the rank.
+    /// The box; its score and class are the first and last key of the rank.
     pub bbox: Box3d,
     /// Task of the head.
     pub task: u32,
@@ -44,16 +44,16 @@ impl Candidate {
     }
 }
 
-/// The stage's tables and buffers, and the candidates of the frame. Allocated once.
+/// Tables and buffers of the stage, and the candidates of the frame. Allocated once.
 #[derive(Clone, Debug)]
 pub struct CandidateList {
-    /// Least logit that passes, `[band][class]`.
+    /// Smallest passing logit, `[band][class]`.
     logits: Vec<Vec<f32>>,
-    /// Least logit that passes in any band, by class.
+    /// Smallest passing logit in any band, by class.
     least: Vec<f32>,
-    /// Whether a cell may have a candidate.
+    /// Marks cells that may have a candidate.
     marked: Vec<bool>,
-    /// Candidates of the task at hand, at most twice the cap.
+    /// Candidates of the current task, at most twice the limit.
     task: Vec<Candidate>,
     /// Candidates of all tasks, sorted.
     candidates: Vec<Candidate>,
@@ -62,7 +62,7 @@ pub struct CandidateList {
 }
 
 impl CandidateList {
-    /// Tables and buffers for `model`; nothing is allocated afterwards.
+    /// Creates tables and buffers for `model`; nothing is allocated later.
     pub fn new(model: &Model) -> Self {
         let (logits, least) = least_logits(model);
         let (height, width) = model.head_size();
@@ -77,7 +77,7 @@ impl CandidateList {
         }
     }
 
-    /// Forgets the last frame.
+    /// Removes the last frame's candidates.
     pub fn clear(&mut self) {
         self.candidates.clear();
         self.surplus = 0;
@@ -89,12 +89,12 @@ impl CandidateList {
         &self.candidates
     }
 
-    /// Candidates past `max_candidates` of their task.
+    /// Number of candidates beyond `max_candidates` of their task.
     pub fn surplus(&self) -> u64 {
         self.surplus
     }
 
-    /// Candidates lost to a NaN or an infinity in a head map: not an overflow but a broken network.
+    /// Number of candidates dropped for a NaN or infinity in a head map: a broken network, not an overflow.
     pub fn non_finite(&self) -> u64 {
         self.non_finite
     }
@@ -102,8 +102,7 @@ impl CandidateList {
 
 /// Adds the candidates of one task to `out`. Call [`CandidateList::clear`] before the first task of a frame.
 ///
-/// `maps` are the task's head maps, each `H × W` as
-/// [`Model::head_size`] says; where the head has variances, they are the channels after the values and
+/// `maps` are the task's head maps, each `H × W` ([`Model::head_size`]). Variance channels, which follow the values,
 /// are not read.
 pub fn decode(
     model: &Model,
@@ -154,7 +153,7 @@ pub fn decode(
     out.candidates.sort_unstable_by(Candidate::rank);
 }
 
-/// Sets `marked` where a logit is not below its class's least one, which includes NaN.
+/// Sets `marked` where a logit reaches its class's smallest passing one, or is NaN.
 fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, marked: &mut [bool]) {
     let layout = heatmap.layout;
     let width = layout.width;
@@ -179,17 +178,17 @@ fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, ma
     });
 }
 
-/// What became of a cell and class.
+/// The decision about a cell and class.
 enum Verdict {
     Keep(Box3d),
-    /// Below a threshold, or beyond the last distance band.
-    Refuse,
+    /// Below a threshold or beyond the last distance band.
+    Reject,
     /// A value is NaN or infinite.
     NonFinite,
 }
 
 impl CandidateList {
-    /// Takes the candidate of `class` at `cell` if it passes.
+    /// Adds the candidate of `class` at `cell` if it passes.
     fn consider(
         &mut self,
         model: &Model,
@@ -200,7 +199,7 @@ impl CandidateList {
         logit: f32,
     ) {
         match self.judge(model, maps, cell, class, logit) {
-            Verdict::Refuse => {}
+            Verdict::Reject => {}
             Verdict::NonFinite => self.non_finite += 1,
             Verdict::Keep(bbox) => {
                 if self.task.len() == 2 * model.decode.max_candidates {
@@ -224,7 +223,7 @@ impl CandidateList {
         logit: f32,
     ) -> Verdict {
         if logit < self.least[class] {
-            return Verdict::Refuse;
+            return Verdict::Reject;
         }
         let width = model.head_size().1;
         let (row, column) = (cell / width, cell % width);
@@ -255,11 +254,11 @@ impl CandidateList {
             .iter()
             .position(|bound| distance < *bound);
         let Some(band) = band else {
-            return Verdict::Refuse;
+            return Verdict::Reject;
         };
         let yaw_norm = (rot[0] * rot[0] + rot[1] * rot[1]).sqrt();
         if logit < self.logits[band][class] || yaw_norm < model.decode.yaw_norm[class] {
-            return Verdict::Refuse;
+            return Verdict::Reject;
         }
         Verdict::Keep(Box3d {
             center: [x, y, z],
@@ -277,8 +276,8 @@ impl CandidateList {
         })
     }
 
-    /// Keeps the best `n` candidates of the task at hand, in any order, and counts the rest. A rank is
-    /// unique, so it does not matter in how many cuts the best are found.
+    /// Keeps the best `n` candidates of the current task, in any order, and counts the rest. Ranks are unique,
+    /// so the result does not depend on the number of cuts.
     fn cut(&mut self, n: usize) {
         if self.task.len() > n {
             self.surplus += (self.task.len() - n) as u64;
@@ -308,7 +307,7 @@ fn yaw(sin: f32, cos: f32) -> f32 {
     }
 }
 
-/// The least logit that passes, `[band][class]`, and by class that in any band.
+/// The smallest passing logits, `[band][class]`, and the smallest in any band by class.
 pub(crate) fn least_logits(model: &Model) -> (Vec<Vec<f32>>, Vec<f32>) {
     let logits: Vec<Vec<f32>> = model
         .decode
@@ -327,9 +326,9 @@ pub(crate) fn least_logits(model: &Model) -> (Vec<Vec<f32>>, Vec<f32>) {
     (logits, least)
 }
 
-/// The least logit whose sigmoid reaches `score`; −∞ for a score of 0.
+/// The smallest logit whose sigmoid reaches `score`; −∞ for a score of 0.
 fn least_logit(score: f32) -> f32 {
-    // The integers here order as the floats do: those of negative floats have all other bits flipped.
+    // Map floats to integers of the same order: all bits but the sign of negative floats are flipped.
     let order = |bits: i32| bits ^ ((bits >> 31) as u32 >> 1) as i32;
     let float = |key: i32| f32::from_bits(order(key) as u32);
     let key = |value: f32| order(value.to_bits() as i32);

@@ -1,35 +1,35 @@
-//! Non-maximum suppression: of overlapping candidates, the best one stays.
+//! Non-maximum suppression: keeps the best of overlapping candidates.
 //!
-//! Greedy, in the order of the candidates (best first): a box goes when a box that was kept before it,
-//! of the same group, overlaps it, or when its group is full. Boxes that went suppress nothing. The
-//! steps of the model run one after the other, and the order never changes.
+//! Greedy, in the order of the candidates (best first): a box is dropped if it overlaps a kept box of its
+//! group, or if its group is full. Dropped boxes suppress nothing. The model's steps run one after the other,
+//! and the order of the boxes never changes.
 //!
-//! - Circle: squared BEV centre distance < squared radius of the kept box's class, in f32, strict as
-//!   in Autoware (mmdetection3d's `circle_nms` takes `≤`, and its `min_radius` is already squared).
+//! - Circle: squared BEV centre distance < squared radius of the kept box's class, in f32, strict as in
+//!   Autoware (mmdetection3d's `circle_nms` uses `≤`, and its `min_radius` is already squared).
 //! - IoU: rotated BEV intersection over union > threshold ([`BevRect::iou`] of the kept box with the
 //!   other), for centres at most `search_distance` apart.
 //!
-//! Autoware's IoU step also lets boxes that went suppress others; greedy, as here, is what its own
-//! circle step, mmdetection3d and the literature do.
+//! In Autoware's IoU step dropped boxes suppress others, too. The greedy rule used here is that of Autoware's
+//! circle step, mmdetection3d and the literature.
 //!
 //! [`remap`] comes last, as in Autoware's node (decode, circle, IoU, then
-//! `DetectionClassRemapper::mapClasses`): suppression sees the classes that the network gave.
+//! `DetectionClassRemapper::mapClasses`): suppression uses the classes predicted by the network.
 
 use crate::boxes::{BevRect, Box3d};
 use crate::cpu::decode::Candidate;
 use crate::model::{Model, NmsKind, NmsStep, Remap};
 
-/// The stage's buffers, and the boxes of the frame. Allocated once.
+/// Buffers of the stage, and the boxes of the frame. Allocated once.
 #[derive(Clone, Debug)]
 pub struct Nms {
     boxes: Vec<Box3d>,
-    /// What the step at hand kept.
+    /// Boxes kept by the current step.
     kept: Vec<Kept>,
-    /// Boxes that the step at hand kept, by group.
+    /// Number of boxes kept by the current step, by group.
     in_group: Vec<usize>,
 }
 
-/// A box that a step kept.
+/// A box kept by a step.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
     rect: BevRect,
@@ -37,7 +37,7 @@ struct Kept {
 }
 
 impl Nms {
-    /// Buffers for `model`; nothing is allocated afterwards.
+    /// Creates buffers for `model`; nothing is allocated later.
     pub fn new(model: &Model) -> Self {
         let groups = model.nms.iter().flat_map(|step| &step.group).max();
         Self {
@@ -47,7 +47,7 @@ impl Nms {
         }
     }
 
-    /// The boxes that are left, best first.
+    /// The remaining boxes, best first.
     pub fn boxes(&self) -> &[Box3d] {
         &self.boxes
     }
@@ -105,8 +105,8 @@ fn run(step: &NmsStep, out: &mut Nms) {
     });
 }
 
-/// Gives each box the class of the first rule for its class whose range holds its BEV area (length ×
-/// width, both bounds inclusive). A box changes once.
+/// Changes the class of each box by the first rule for its class whose range contains its BEV area (length ×
+/// width, both bounds inclusive). A box changes at most once.
 pub fn remap(rules: &[Remap], boxes: &mut [Box3d]) {
     for bbox in boxes {
         let area = bbox.size[0] * bbox.size[1];

@@ -1,28 +1,28 @@
-//! Voxelisation: which points of a cloud belong to which pillar.
+//! Voxelisation: assigns the points of a cloud to pillars.
 //!
-//! A pillar is a BEV cell with at least one point. The stage is deterministic, as mmcv's
-//! `deterministic=True`: pillars are numbered in the order of their first point, and a pillar keeps
-//! its first points in input order. Points are kept as indices into the cloud, so a frame costs no
-//! dense `[pillars, points, columns]` buffer, and only what the last frame touched is cleared.
+//! A pillar is a BEV cell with at least one point. The stage is deterministic, like mmcv's
+//! `deterministic=True`: pillars are numbered in the order of their first points, and a pillar keeps its first
+//! points in input order. Points are stored as indices into the cloud, which saves a dense `[pillars, points,
+//! columns]` buffer, and only the cells used by the last frame are cleared.
 //!
-//! Metres, all arithmetic in f32: a point is kept when `min ≤ p < max` on each axis, its cell is
-//! `floor((p − min) / size)`, clamped to the grid because the division can round up (76.799995 with
-//! size 0.32 and min −76.8 gives column 480 of 480).
+//! Metres, all arithmetic in f32: a point is kept if `min ≤ p < max` on each axis. Its cell is `floor((p − min)
+//! / size)`, clamped to the grid because the division can round up (76.799995 with size 0.32 and min −76.8
+//! gives column 480 of 480).
 
 use crate::detection::Dropped;
 use crate::model::Grid;
 
-/// No pillar in this cell.
+/// Marks a cell without a pillar.
 const EMPTY: u32 = u32::MAX;
-/// Columns that every point row begins with: x, y, z.
+/// Leading columns of every point row: x, y, z.
 const XYZ: usize = 3;
 
-/// The pillars of one frame, and the buffers to find them. Allocated once, for a [`Grid`].
+/// The pillars of a frame, and the buffers of the stage. Allocated once, for a [`Grid`].
 #[derive(Clone, Debug)]
 pub struct Pillars {
     /// Cell of each pillar, `y · nx + x`.
     cells: Vec<u32>,
-    /// Kept points of each pillar.
+    /// Number of kept points of each pillar.
     counts: Vec<u32>,
     /// Indices of the kept points, `[max_pillars][max_points]`.
     slots: Vec<u32>,
@@ -34,7 +34,7 @@ pub struct Pillars {
 }
 
 impl Pillars {
-    /// Buffers for `grid`; nothing is allocated afterwards.
+    /// Creates buffers for `grid`; nothing is allocated later.
     pub fn new(grid: &Grid) -> Self {
         Self {
             cells: Vec::with_capacity(grid.max_pillars),
@@ -52,7 +52,7 @@ impl Pillars {
         self.cells.len()
     }
 
-    /// Whether no point was kept.
+    /// Whether there are no pillars.
     pub fn is_empty(&self) -> bool {
         self.cells.is_empty()
     }
@@ -67,7 +67,7 @@ impl Pillars {
         &self.counts
     }
 
-    /// Indices of the points that `pillar` kept, in input order.
+    /// Indices of the kept points of `pillar`, in input order.
     ///
     /// # Panics
     /// If `pillar` is not below [`Pillars::len`].
@@ -76,7 +76,7 @@ impl Pillars {
         &self.slots[start..start + self.counts[pillar] as usize]
     }
 
-    /// What the frame lost here: `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
+    /// The losses of this stage: `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
     pub fn dropped(&self) -> &Dropped {
         &self.dropped
     }
@@ -91,10 +91,10 @@ impl Pillars {
     }
 }
 
-/// Finds the pillars of `points` (rows of `stride` values that begin with x, y, z; a last row that is
-/// cut short is not read). `grid` is the one that `out` was made for.
+/// Finds the pillars of `points`, whose rows of `stride` values start with x, y, z; an incomplete last row is
+/// ignored. `grid` is the one that `out` was created for.
 ///
-/// A row with a NaN or an infinity in any column is dropped.
+/// Rows with a NaN or infinity in any column are dropped.
 pub fn voxelize(points: &[f32], stride: usize, grid: &Grid, out: &mut Pillars) {
     debug_assert!(stride >= XYZ);
     debug_assert_eq!(out.pillar_of_cell.len(), grid.cells());
@@ -109,7 +109,7 @@ pub fn voxelize(points: &[f32], stride: usize, grid: &Grid, out: &mut Pillars) {
             out.dropped.out_of_range += 1;
             continue;
         }
-        // A conversion to an integer truncates, which is floor here: p − min ≥ 0.
+        // The conversion to an integer truncates, which equals floor because p − min ≥ 0.
         let x = ((point[0] - grid.min[0]) / grid.voxel[0]) as usize;
         let y = ((point[1] - grid.min[1]) / grid.voxel[1]) as usize;
         let cell = y.min(last_y) * grid.nx + x.min(last_x);

@@ -1,14 +1,12 @@
-//! A pool of worker threads that live as long as the program and split index ranges among them.
+//! A pool of long-lived worker threads that share the tasks of an index range.
 //!
-//! Tasks are claimed one by one from an atomic counter, so *which* thread runs a task varies, but
-//! what a task computes does not: a result can depend on the task's index, never on the thread or
-//! the number of threads. The calling thread takes part: a pool of one thread spawns nothing. A
-//! dispatch allocates nothing. Idle workers spin for some tens of microseconds, long enough for the
-//! gap between two layers of a network, then sleep.
+//! Threads claim tasks one by one from an atomic counter. *Which* thread runs a task varies, but the result
+//! does not: it may depend on the task's index, never on the thread or the number of threads. The calling
+//! thread takes part, so a pool of one thread spawns nothing. A dispatch allocates nothing. Idle workers spin
+//! for some tens of microseconds, longer than the gap between two layers of a network, then sleep.
 //!
-//! This file and the SIMD kernels are the only ones with `unsafe`: a worker runs a closure that
-//! borrows the caller's stack, which is sound because a dispatch returns only after every worker
-//! that joined it has left it.
+//! This file needs `unsafe` because workers run a closure that borrows the caller's stack. This is sound
+//! because a dispatch returns only after every worker that joined it has left it.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -18,29 +16,29 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Most threads that a pool makes, whatever is asked for.
+/// Upper limit of a pool's threads.
 pub const MAX_THREADS: usize = 256;
 
-/// `spin_loop` hints before a waiting thread sleeps: 30 to 100 µs, by processor.
+/// `spin_loop` hints before a waiting thread sleeps: 30 to 100 µs, depending on the processor.
 const SPINS: u32 = 2000;
 
-/// Bits of [`Shared::state`]: workers inside the job (low 16), the job is open, the job's number.
+/// Bits of [`Shared::state`]: number of workers in the job (low 16), whether the job is open, the job's number.
 const ACTIVE: u64 = 0xffff;
 const OPEN: u64 = 1 << 16;
 const EPOCH: u64 = 1 << 17;
 /// The pool is being dropped.
 const STOP: u64 = 1 << 63;
 
-/// Worker threads; see the module's head.
+/// A pool of worker threads; see the module's documentation.
 #[derive(Debug)]
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Held while a job runs; a dispatch that finds it taken runs on its own thread alone.
+    /// Held while a job runs; a dispatch that finds it locked runs on its own thread only.
     dispatch: Mutex<()>,
 }
 
-/// What a worker needs to run one task of the job in progress.
+/// The current job.
 #[derive(Clone, Copy, Debug)]
 struct Job {
     /// The caller's closure.
@@ -49,7 +47,7 @@ struct Job {
     call: unsafe fn(*const (), usize, usize),
     /// Number of tasks.
     n: usize,
-    /// Only workers below this number join.
+    /// Only workers with a lower number join.
     workers: usize,
 }
 
@@ -59,47 +57,46 @@ struct Shared {
     /// Next task to claim.
     next: AtomicUsize,
     job: UnsafeCell<Job>,
-    /// Workers that have begun.
+    /// Number of workers that have started.
     started: AtomicUsize,
-    /// Workers that sleep or are about to.
+    /// Number of workers that sleep or are about to.
     sleepers: AtomicUsize,
     lock: Mutex<()>,
     work: Condvar,
     done: Condvar,
-    /// The first panic of the job, to be raised again on the calling thread.
+    /// The first panic of the job, resumed on the calling thread.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is written only by the dispatching thread while no worker is active, and read only
-// by workers that joined after it was published through `state` (release, acquire). The pointer in
-// it is used only while the dispatching thread keeps the closure alive; `for_each_worker` asks for
-// `Sync` closures.
+// SAFETY: `job` is written only by the dispatching thread while no worker is active, and read only by workers
+// that joined after it was published through `state` (release, acquire). Its pointer is used only while the
+// dispatching thread keeps the closure alive, and `for_each_worker` requires `Sync` closures.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
-/// A pointer that tasks with different indices use for different elements.
+/// A pointer through which tasks with different indices access different elements.
 struct TaskPtr<T>(*mut T);
 
-// SAFETY: each use hands an element, or a chunk of them, to exactly one task, like `&mut T` sent to
-// another thread; hence `T: Send`.
+// SAFETY: each element or chunk is accessed by exactly one task, like a `&mut T` sent to another thread; hence
+// `T: Send`.
 unsafe impl<T: Send> Sync for TaskPtr<T> {}
 
 impl<T> TaskPtr<T> {
-    /// The pointer; a method, so that closures capture the wrapper and not its field.
+    /// Returns the pointer. A method makes closures capture the wrapper, not its field.
     fn get(&self) -> *mut T {
         self.0
     }
 }
 
-/// Locks, also after a panic elsewhere: the data of these mutexes is valid at any time.
+/// Locks, ignoring poison: the data of these mutexes is always valid.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the calling one included; 0 means one per core. If the system
-    /// grants fewer, the pool is smaller, which changes no result.
+    /// Creates a pool of `threads` threads, including the calling one; 0 means one per core. If the system
+    /// grants fewer, the pool is smaller, which does not change results.
     pub fn new(threads: usize) -> Self {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
@@ -134,7 +131,7 @@ impl Pool {
                 }
             }
         }
-        // A thread allocates while it begins: that belongs here, not into some later dispatch.
+        // Threads allocate while starting: wait here, to keep allocations out of later dispatches.
         while shared.started.load(Ordering::Acquire) < workers.len() {
             std::thread::yield_now();
         }
@@ -145,21 +142,21 @@ impl Pool {
         }
     }
 
-    /// Number of threads, the calling one included.
+    /// Number of threads, including the calling one.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
     /// Calls `f(i)` for each `i` in `0..n`, in any order, and returns when all are done.
     ///
-    /// A panic in a task is raised again here, after the other threads have left the job; tasks
-    /// that had not begun are dropped. A dispatch from inside a task runs on that thread alone.
+    /// A task's panic is resumed here after the other threads have left the job; tasks that have not started
+    /// are skipped. A dispatch from inside a task runs on that thread only.
     pub fn for_each(&self, n: usize, f: impl Fn(usize) + Sync) {
         self.for_each_worker(n, self.threads(), &|_, i| f(i));
     }
 
-    /// Like [`Pool::for_each`], with one scratch value for each thread: `f(&mut scratch, i)`. Only
-    /// as many threads take part as there are values.
+    /// Like [`Pool::for_each`] with a scratch value per thread: `f(&mut scratch, i)`. At most `scratch.len()`
+    /// threads take part.
     ///
     /// # Panics
     /// If `scratch` is empty and `n` is not 0.
@@ -178,8 +175,8 @@ impl Pool {
         });
     }
 
-    /// Calls `f(i, chunk)` for each chunk of `chunk_len` elements of `data`; the last may be
-    /// shorter. Chunk `i` begins at element `i * chunk_len`.
+    /// Calls `f(i, chunk)` for each chunk of `chunk_len` elements of `data`; the last may be shorter. Chunk `i`
+    /// starts at element `i * chunk_len`.
     ///
     /// # Panics
     /// If `chunk_len` is 0.
@@ -191,13 +188,12 @@ impl Pool {
     ) {
         let chunks = Chunks::new(data, chunk_len);
         self.for_each_worker(chunks.count(), self.threads(), &|_, i| {
-            // SAFETY: each index is given out once per job.
+            // SAFETY: each index is claimed once per job.
             f(i, unsafe { chunks.get(i) });
         });
     }
 
-    /// [`Pool::for_each_chunk_mut`] with one scratch value for each thread, as in
-    /// [`Pool::for_each_with`].
+    /// Like [`Pool::for_each_chunk_mut`] with a scratch value per thread, as in [`Pool::for_each_with`].
     ///
     /// # Panics
     /// If `chunk_len` is 0, or if `scratch` is empty and `data` is not.
@@ -210,12 +206,12 @@ impl Pool {
     ) {
         let chunks = Chunks::new(data, chunk_len);
         self.for_each_with(scratch, chunks.count(), |scratch, i| {
-            // SAFETY: each index is given out once per job.
+            // SAFETY: each index is claimed once per job.
             f(scratch, i, unsafe { chunks.get(i) });
         });
     }
 
-    /// Runs `f(worker, i)` for each `i < n` on the threads with number below `workers`.
+    /// Runs `f(worker, i)` for each `i < n` on the threads with numbers below `workers`.
     fn for_each_worker<F: Fn(usize, usize) + Sync>(&self, n: usize, workers: usize, f: &F) {
         let alone = n < 2 || workers < 2 || self.workers.is_empty();
         let guard = if alone {
@@ -246,7 +242,7 @@ impl Drop for Pool {
         drop(lock(&self.shared.lock));
         self.shared.work.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches its tasks' panics, so joining it cannot fail.
+            // Workers catch their tasks' panics, so joining cannot fail.
             let _ = worker.join();
         }
     }
@@ -263,10 +259,10 @@ unsafe fn call<F: Fn(usize, usize) + Sync>(data: *const (), worker: usize, i: us
 }
 
 impl Shared {
-    /// Publishes a job, takes part in it, and returns when no thread is in it any more.
+    /// Publishes a job, takes part in it, and returns when all threads have left it.
     fn run(&self, job: Job) {
-        // SAFETY: the dispatch lock is held and the last job has no active worker (see the end of
-        // this function), so nobody else looks at the cell.
+        // SAFETY: the dispatch lock is held and the last job has no active worker (see the end of this
+        // function), so no other thread accesses the cell.
         unsafe { *self.job.get() = job };
         self.next.store(0, Ordering::Relaxed);
         let epoch = (self.state.load(Ordering::Relaxed) & !(ACTIVE | OPEN)) + EPOCH;
@@ -277,7 +273,7 @@ impl Shared {
         }
         self.tasks(job, 0);
 
-        // Closing keeps sleepers out, so that a short job never waits for one to wake.
+        // Closing the job keeps sleepers out: a short job never waits for one to wake.
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
         let left = || self.state.load(Ordering::Acquire) & ACTIVE == 0;
         if !spin_until(left) {
@@ -295,7 +291,7 @@ impl Shared {
         }
     }
 
-    /// Claims and runs tasks until none is left.
+    /// Claims and runs tasks until none are left.
     fn tasks(&self, job: Job, worker: usize) {
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
@@ -312,7 +308,7 @@ impl Shared {
         }
     }
 
-    /// The life of worker thread `worker`.
+    /// The main loop of worker thread `worker`.
     fn work(&self, worker: usize) {
         self.started.fetch_add(1, Ordering::Release);
         let mut seen = 0;
@@ -361,7 +357,7 @@ impl Shared {
     }
 }
 
-/// Spins until `ready`; false if it did not become true in time.
+/// Spins until `ready`; returns false if it did not become true in time.
 fn spin_until(ready: impl Fn() -> bool) -> bool {
     for _ in 0..SPINS {
         if ready() {
@@ -372,7 +368,7 @@ fn spin_until(ready: impl Fn() -> bool) -> bool {
     ready()
 }
 
-/// A slice cut into chunks that tasks borrow one each.
+/// A slice split into chunks, each borrowed by one task.
 struct Chunks<T> {
     base: TaskPtr<T>,
     len: usize,
@@ -480,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_comes_back_and_the_pool_lives_on() {
+    fn a_panic_is_resumed_and_the_pool_survives() {
         let pool = Pool::new(2);
         for bad in [0, 3, 99] {
             let outcome = catch_unwind(AssertUnwindSafe(|| {

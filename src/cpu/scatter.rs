@@ -1,11 +1,11 @@
-//! Scatter: pillar features into the BEV map that the engine reads.
+//! Scatter: writes pillar features into the BEV map, the engine's input.
 //!
-//! The map persists from frame to frame and is zero where no pillar is; only the cells that the last
-//! frame wrote are cleared.
+//! The map persists between frames and is zero where there is no pillar; only the cells written by the last
+//! frame are cleared.
 
 use crate::map::{MapDataMut, MapLayout, MapViewMut, quantize};
 
-/// The cells that hold values, which the next frame has to clear.
+/// The cells with values, which the next frame must clear.
 #[derive(Clone, Debug)]
 pub struct Scatter {
     /// Cells of the last frame, `y · width + x`.
@@ -13,7 +13,7 @@ pub struct Scatter {
 }
 
 impl Scatter {
-    /// For at most `max_pillars` pillars, and a map that is all zero.
+    /// Creates the state for at most `max_pillars` pillars and an all-zero map.
     pub fn new(max_pillars: usize) -> Self {
         Self {
             written: Vec::with_capacity(max_pillars),
@@ -21,11 +21,10 @@ impl Scatter {
     }
 }
 
-/// Writes the features of each pillar (`[pillars][channels]`) at its cell (`y · width + x`, each cell
-/// at most once) and clears the cells of the last frame. Where the map holds codes, the features are
-/// quantised.
+/// Clears the cells of the last frame, and writes the features of each pillar (`[pillars][channels]`) to its
+/// cell (`y · width + x`, each cell at most once). A map of INT8 codes gets quantised features.
 ///
-/// `map` must be the one of the last call. Cells outside it are a bug of the caller.
+/// `map` must be the same in each call. Cells outside it are a caller's bug.
 pub fn scatter(features: &[f32], cells: &[u32], state: &mut Scatter, map: &mut MapViewMut<'_>) {
     let layout = map.layout;
     debug_assert_eq!(features.len(), cells.len() * layout.channels);
@@ -42,7 +41,7 @@ pub fn scatter(features: &[f32], cells: &[u32], state: &mut Scatter, map: &mut M
     state.written.extend_from_slice(cells);
 }
 
-/// Clears the cells of the last frame and writes `convert(feature)` to those of this one.
+/// Clears the cells of the last frame, and writes `convert(feature)` to those of this frame.
 fn write<T: Copy + Default>(
     features: &[f32],
     cells: &[u32],

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::files;
+
 /// Length of the hash in front of the code.
 const HASH: usize = 32;
 
@@ -75,18 +77,11 @@ fn read(path: &Path) -> Option<Vec<u8>> {
 
 fn write(folder: &Path, path: &Path, code: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    // Two processes may compile the same at once; each renames a file of its own.
-    let partial = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = fs::File::create(&partial).and_then(|mut file| {
+    files::write_with(path, |file| {
         file.write_all(&hash(&[code]))?;
-        file.write_all(code)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    written
+        file.write_all(code)
+    })
+    .map_err(|error| error.source)
 }
 
 /// SHA-256 over the parts and their lengths.

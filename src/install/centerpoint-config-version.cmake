@@ -20,7 +20,7 @@ elseif(NOT PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
   endif()
 endif()
 
-# A program of other pointers cannot link it.
+# A program with another pointer size cannot link it.
 if(CMAKE_SIZEOF_VOID_P AND NOT CMAKE_SIZEOF_VOID_P EQUAL @POINTER@)
   set(PACKAGE_VERSION_UNSUITABLE TRUE)
 endif()

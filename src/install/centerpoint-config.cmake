@@ -1,7 +1,7 @@
-# find_package(centerpoint CONFIG) gives
+# find_package(centerpoint CONFIG) defines
 #   centerpoint::centerpoint  the shared library
-#   centerpoint::static       the static library, with what it needs
-# Paths are relative to this file: the whole tree may be moved.
+#   centerpoint::static       the static library and its dependencies
+# Paths are relative to this file, so the tree can be moved.
 
 get_filename_component(_centerpoint_prefix "${CMAKE_CURRENT_LIST_DIR}/@UP@" ABSOLUTE)
 

@@ -1,9 +1,9 @@
 //! Autoware's `lidar_centerpoint` parameter files as a model description (feature `yaml`).
 //!
 //! Autoware spreads a model over `*_ml_package.param.yaml` (network), `*_common.param.yaml`
-//! (suppression, sweeps) and `detection_class_remapper.param.yaml`. Any of them may be given, in any
-//! order; keys of the ROS node that say nothing about the model are read over, keys that are not
-//! known are errors. Widths of the PFN are not in these files: they come from the ONNX file.
+//! (suppression, sweeps) and `detection_class_remapper.param.yaml`. They may be passed in any order, and not
+//! all are required. Keys of the ROS node that do not describe the model are ignored; unknown keys are errors.
+//! The files do not contain the PFN's widths, which come from the ONNX file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::{Model, ModelError, Rotation, SizeOrder, check};
 use crate::map::HeadMaps;
 
-/// The labels of `autoware_perception_msgs/ObjectClassification`, the order of the remap matrices.
+/// The labels of `autoware_perception_msgs/ObjectClassification`, in the order of the remap matrices.
 pub(crate) const LABELS: [&str; 8] = [
     "UNKNOWN",
     "CAR",
@@ -97,7 +97,7 @@ struct ScoreThresholds {
     thresholds: Thresholds,
 }
 
-/// Newer files have one flat list, band by band; some have a list of bands by class.
+/// Newer files have one flat list, band by band; others a list of bands per class.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Thresholds {
@@ -125,11 +125,11 @@ struct Densification {
     _world_frame_id: Option<IgnoredAny>,
 }
 
-/// Reads Autoware parameter files; gives the model and the text of its `model.toml`. `pfn_layers` are
-/// the PFN's widths, see [`super::PfnSpec::layers`].
+/// Reads Autoware parameter files, and returns the model and the text of its `model.toml`. `pfn_layers` are the
+/// PFN's widths, see [`super::PfnSpec::layers`].
 ///
 /// # Errors
-/// [`ModelError`] that names the file and the key; a file that misses what another has is no error.
+/// [`ModelError`], which names the file and the key. Keys may be missing in one file if another has them.
 pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), ModelError> {
     let mut all = Parameters::default();
     for path in paths {
@@ -138,7 +138,7 @@ pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), 
             path: path.clone(),
             message: e.to_string(),
         })?;
-        all.take(file.node.parameters);
+        all.merge(file.node.parameters);
     }
     let path = paths
         .first()
@@ -155,28 +155,28 @@ pub fn read(paths: &[PathBuf], pfn_layers: &[usize]) -> Result<(Model, String), 
 fn missing(key: &str, file: &str) -> Problem {
     Problem {
         key: key.into(),
-        problem: format!("missing; give Autoware's `{file}` file too"),
+        problem: format!("missing; pass Autoware's `{file}` file, too"),
     }
 }
 
 impl Parameters {
-    /// Takes over what `other` has.
-    fn take(&mut self, other: Self) {
-        fn over<T>(to: &mut Option<T>, from: Option<T>) {
+    /// Overwrites values with those that `other` has.
+    fn merge(&mut self, other: Self) {
+        fn overwrite<T>(to: &mut Option<T>, from: Option<T>) {
             if from.is_some() {
                 *to = from;
             }
         }
-        over(&mut self.model_params, other.model_params);
-        over(&mut self.post_process_params, other.post_process_params);
-        over(&mut self.densification_params, other.densification_params);
-        over(&mut self.cloud_capacity, other.cloud_capacity);
-        over(
+        overwrite(&mut self.model_params, other.model_params);
+        overwrite(&mut self.post_process_params, other.post_process_params);
+        overwrite(&mut self.densification_params, other.densification_params);
+        overwrite(&mut self.cloud_capacity, other.cloud_capacity);
+        overwrite(
             &mut self.allow_remapping_by_area_matrix,
             other.allow_remapping_by_area_matrix,
         );
-        over(&mut self.min_area_matrix, other.min_area_matrix);
-        over(&mut self.max_area_matrix, other.max_area_matrix);
+        overwrite(&mut self.min_area_matrix, other.min_area_matrix);
+        overwrite(&mut self.max_area_matrix, other.max_area_matrix);
     }
 
     fn into_raw(self, pfn_layers: &[usize]) -> Result<RawModel, Problem> {
@@ -189,7 +189,7 @@ impl Parameters {
             .ok_or_else(|| missing("post_process_params", "common.param.yaml"))?;
         let named = params.class_names.clone();
         let mut classes = params.class_names;
-        // A remap may lead to a class that the network does not have, such as TRAILER.
+        // A remap may produce a class that the network does not have, such as TRAILER.
         for rule in remap.iter().filter(|rule| named.contains(&rule.from)) {
             if !classes.contains(&rule.to) {
                 classes.push(rule.to.clone());
@@ -271,7 +271,7 @@ impl Parameters {
         })
     }
 
-    /// The remap rules of the three matrices, by row.
+    /// The remap rules from the three matrices, row by row.
     fn remap(&self) -> Result<Vec<RawRemap>, Problem> {
         let Some(allow) = &self.allow_remapping_by_area_matrix else {
             return Ok(Vec::new());
@@ -307,7 +307,7 @@ impl Parameters {
     }
 }
 
-/// Autoware's two steps: a circle over all classes, then IoU with pedestrians apart.
+/// Autoware's two steps: circle over all classes, then IoU with pedestrians in their own group.
 fn suppression(classes: &[String], circle: f64, iou: f64, search: f64) -> Vec<RawNms> {
     let (people, others): (Vec<_>, Vec<_>) = classes
         .iter()
@@ -337,7 +337,7 @@ fn suppression(classes: &[String], circle: f64, iou: f64, search: f64) -> Vec<Ra
 
 type Scores = (Option<PerClass>, Option<RawBands>);
 
-/// Thresholds by band and class; classes past `named` come from a remap and have none.
+/// Thresholds by band and class. Classes beyond `named` come from a remap and have threshold 0.
 fn scores(
     raw: Option<ScoreThresholds>,
     post: &PostProcess,

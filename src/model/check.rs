@@ -1,5 +1,5 @@
-//! The checks between the file form of a model description and [`Model`]: class tables become one
-//! value per class, sizes are derived and bounded, contradictions are refused by key.
+//! Turns the file form of a model description into a [`Model`]: class tables become one value per class, sizes
+//! are derived and bounded, contradictions are errors that name the key.
 
 use super::check_decode::{resolve_decode, resolve_nms, resolve_remap};
 use super::file::{RawGrid, RawHead, RawModel, RawPfn, RawPoints};
@@ -11,7 +11,7 @@ use crate::points::Column;
 /// Most cells along one axis.
 const MAX_CELLS: usize = 8192;
 
-/// Turns the file's form into the checked one.
+/// Checks `raw` and derives the model.
 pub(super) fn resolve(raw: RawModel) -> Result<Model, Problem> {
     let classes = resolve_classes(raw.classes)?;
     let points = resolve_points(raw.points)?;
@@ -54,7 +54,7 @@ fn resolve_classes(classes: Vec<String>) -> Result<Vec<String>, Problem> {
     }
     for (i, class) in classes.iter().enumerate() {
         if class.is_empty() || classes[..i].contains(class) {
-            return problem("classes", format!("`{class}` is empty or named twice"));
+            return problem("classes", format!("`{class}` is empty or listed twice"));
         }
     }
     Ok(classes)
@@ -67,11 +67,13 @@ fn resolve_points(raw: RawPoints) -> Result<Points, Problem> {
             Ok(Column::Skip) | Err(_) => {
                 return problem(
                     "points.columns",
-                    format!("`{name}` is no column; known: x y z intensity t ring elongation"),
+                    format!(
+                        "`{name}` is not a column; known columns: x y z intensity t ring elongation"
+                    ),
                 );
             }
             Ok(column) if columns.contains(&column) => {
-                return problem("points.columns", format!("`{name}` is named twice"));
+                return problem("points.columns", format!("`{name}` is listed twice"));
             }
             Ok(column) => columns.push(column),
         }
@@ -107,7 +109,7 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
         if !(low.is_finite() && high.is_finite() && low < high && high - low < 1e5) {
             return problem(
                 "grid.range",
-                format!("{name} from {low} to {high} is no range"),
+                format!("{name} from {low} to {high} is not a valid range"),
             );
         }
         if !(size.is_finite() && size > 0.0) {
@@ -116,13 +118,13 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
                 format!("{name} size {size} is not above 0"),
             );
         }
-        // Rounding, not truncating: 244.8 / 0.24 is 1019.9999… in floating point.
+        // Round, do not truncate: 244.8 / 0.24 is 1019.9999… in floating point.
         let count = (high - low) / size;
         if (count - count.round()).abs() > 0.01 || count < 0.5 {
             return problem(
                 "grid.voxel_size",
                 format!(
-                    "{name} range {low} to {high} is {count:.3} voxels of {size}, not a whole number"
+                    "{name} range {low} to {high} has {count:.3} voxels of {size}, not a whole number"
                 ),
             );
         }
@@ -139,7 +141,7 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
         return problem(
             "grid.voxel_size",
             format!(
-                "{nz} voxels along z; a pillar is one voxel high: set z to {}",
+                "{nz} voxels along z, but a pillar is one voxel high: set z to {}",
                 z1 - z0
             ),
         );
@@ -148,7 +150,7 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
         return problem(
             "grid.size",
             format!(
-                "[{}, {}], but range and voxel_size give [{nx}, {ny}]",
+                "[{}, {}], but range and voxel_size make [{nx}, {ny}]",
                 size[0], size[1]
             ),
         );
@@ -199,7 +201,9 @@ fn resolve_pfn(raw: &RawPfn, columns: usize) -> Result<PfnSpec, Problem> {
         if !(1..=256).contains(&width) || (!last && width % 2 != 0) {
             return problem(
                 "pfn.layers",
-                format!("width {width}; expected 1 to 256, even before the last layer"),
+                format!(
+                    "width {width}; expected 1 to 256, and an even number except in the last layer"
+                ),
             );
         }
     }
@@ -209,7 +213,7 @@ fn resolve_pfn(raw: &RawPfn, columns: usize) -> Result<PfnSpec, Problem> {
             "pfn.in_features",
             format!(
                 "{stated}, but {columns} point columns, mean_offset = {mean_offset} and \
-                 center_offset_axes = {center_axes} give {in_features}"
+                 center_offset_axes = {center_axes} make {in_features}"
             ),
         );
     }
@@ -268,7 +272,7 @@ fn resolve_head(
         .flat_map(|task| &task.classes)
         .for_each(|&class| seen[class] += 1);
     for (class, &tasks) in classes.iter().zip(&seen) {
-        // Some classes only come from a remap: the network does not know them.
+        // Some classes only arise from a remap; the network does not predict them.
         if tasks > 1 || (tasks == 0 && !remapped.contains(&class.as_str())) {
             return problem(
                 "head.tasks",
@@ -277,7 +281,7 @@ fn resolve_head(
         }
     }
     if tasks.iter().any(|task| task.classes.is_empty()) {
-        return problem("head.tasks", "a task without classes");
+        return problem("head.tasks", "a task has no classes");
     }
     let (size_order, rotation, variance) = (raw.size_order, raw.rotation, raw.variance);
     Ok(Head {

@@ -1,4 +1,4 @@
-//! The checks of what follows the network: candidate selection, suppression, remap.
+//! Checks of the stages after the network: candidate selection, suppression, remap.
 
 use super::file::{PerClass, RawBands, RawDecode, RawNms, RawNmsKind, RawRemap, Scope};
 use super::problem::{Problem, bounded, class_id, per_class, problem};
@@ -14,10 +14,10 @@ pub(super) fn resolve_decode(raw: RawDecode, classes: &[String]) -> Result<Decod
         (Some(_), Some(_)) => {
             return problem(
                 "decode.score",
-                "given beside `decode.bands`; keep one of them",
+                "set together with `decode.bands`; keep one of them",
             );
         }
-        (None, None) => return problem("decode.score", "missing; give it, or `decode.bands`"),
+        (None, None) => return problem("decode.score", "missing; set it or `decode.bands`"),
     };
     let yaw_norm = raw.yaw_norm.unwrap_or(PerClass::One(0.0));
     Ok(Decode {
@@ -42,7 +42,7 @@ fn resolve_bands(raw: RawBands, classes: &[String]) -> Result<Bands, Problem> {
     if bounds.is_empty() || nan || bounds.windows(2).any(|w| w[0] >= w[1]) {
         return problem(
             "decode.bands.upper_bounds",
-            format!("{bounds:?} does not ascend"),
+            format!("{bounds:?} is not in ascending order"),
         );
     }
     for name in raw.by_class.keys() {
@@ -82,7 +82,7 @@ pub(super) fn resolve_nms(
     let foreign = |name: &str| {
         problem(
             format!("{key}.{name}"),
-            "does not belong to this `kind` of suppression",
+            "not valid for this `kind` of suppression",
         )
     };
     let kind = match raw.kind {
@@ -94,7 +94,10 @@ pub(super) fn resolve_nms(
                 return foreign("search_distance");
             }
             let Some(radius) = raw.radius else {
-                return problem(format!("{key}.radius"), "missing; metres, one or by class");
+                return problem(
+                    format!("{key}.radius"),
+                    "missing; expected metres, one value or one per class",
+                );
             };
             NmsKind::Circle {
                 radius: per_class(&radius, classes, &format!("{key}.radius"), 0.0, 1e3)?,
@@ -129,7 +132,7 @@ pub(super) fn resolve_nms(
             group
         }
         (None, Some(groups)) => resolve_groups(&groups, &format!("{key}.groups"), classes)?,
-        _ => return problem(format!("{key}.scope"), "give either `scope` or `groups`"),
+        _ => return problem(format!("{key}.scope"), "set either `scope` or `groups`"),
     };
     let max_boxes = raw.max_boxes.unwrap_or(usize::MAX);
     if max_boxes == 0 {
@@ -172,7 +175,7 @@ pub(super) fn resolve_remap(
     if !(raw.min_area >= 0.0 && raw.min_area <= max_area) {
         return problem(
             format!("{key}.min_area"),
-            format!("{} to {max_area} m² is no range", raw.min_area),
+            format!("{} to {max_area} m² is not a valid range", raw.min_area),
         );
     }
     let from = class_id(&raw.from, classes, &format!("{key}.from"))?;

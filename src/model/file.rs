@@ -1,26 +1,26 @@
-//! The file form of a model description: `model.toml`, with unknown keys refused.
+//! The file form of a model description: `model.toml`. Unknown keys are errors.
 //!
 //! ```toml
 //! name = "centerpoint-demo"
 //! classes = ["car", "truck", "bus", "bicycle", "pedestrian"]
 //!
 //! [points]
-//! columns = ["x", "y", "z", "intensity", "t"]   # the order of training
-//! intensity_scale = 1.0                         # file's scale → training scale, default 1
+//! columns = ["x", "y", "z", "intensity", "t"]   # in training order
+//! intensity_scale = 1.0                         # files' scale → training scale; default 1
 //! sweeps = 2                                    # default 1
 //! capacity = 300000                             # default 300000 per sweep
 //!
 //! [grid]
 //! range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0] # metres
 //! voxel_size = [0.4, 0.4, 8.0]
-//! size = [256, 256]                             # optional, checked against the two above
+//! size = [256, 256]                             # optional; checked against the two above
 //! max_points_per_pillar = 20
 //! max_pillars = 20000
 //!
 //! [pfn]
 //! mean_offset = true                            # default true
 //! center_offset_axes = 3                        # default 3; 2 in older models
-//! in_features = 11                              # optional, checked
+//! in_features = 11                              # optional; checked
 //! layers = [32, 32]
 //!
 //! [head]
@@ -30,18 +30,18 @@
 //! variance = false                              # default false
 //! # [[head.tasks]]                              # default: one task with all classes
 //! # classes = ["car"]
-//! # outputs = ["heatmap_0", "reg_0", "height_0", "dim_0", "rot_0", "vel_0"]   # default these names
+//! # outputs = ["heatmap_0", "reg_0", "height_0", "dim_0", "rot_0", "vel_0"]   # default: these names
 //!
 //! [decode]
 //! candidates = "best_class"                     # or "class_cell"; default best_class
 //! max_candidates = 1000                         # per task; default 1000
-//! score = 0.1                                   # a number, or a table by class
+//! score = 0.1                                   # a number, or a table per class
 //! # bands = { upper_bounds = [50.0, 90.0], car = [0.35, 0.3], … }   # instead of `score`
 //! yaw_norm = { car = 0.3, … }                   # default 0
 //!
 //! [[nms]]                                       # zero or more steps, in order
-//! kind = "circle"                               # `radius` in metres (mmdetection3d's min_radius
-//! radius = { car = 2.0, … }                     # is in m²: take its root)
+//! kind = "circle"                               # `radius` in metres (the square root of
+//! radius = { car = 2.0, … }                     # mmdetection3d's min_radius, which is in m²)
 //! scope = "class"                               # or "task", "all", or groups = [["car", …], …]
 //! max_boxes = 83                                # per group; default: no limit
 //!
@@ -65,7 +65,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Candidates, ModelError, Rotation, SizeOrder};
 
-/// No description comes near this size; a larger file is not one.
+/// Limit of a description's size; real ones are far smaller.
 const MAX_BYTES: u64 = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
@@ -184,7 +184,7 @@ pub(super) struct RawRemap {
     pub(super) max_area: Option<f64>,
 }
 
-/// One value for all classes, or one for each by name.
+/// One value for all classes, or one per class.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(super) enum PerClass {
@@ -192,7 +192,7 @@ pub(super) enum PerClass {
     Each(BTreeMap<String, f64>),
 }
 
-/// Reads the text of a description, which is small or not one.
+/// Reads the text of a description.
 pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
     let io = |source| ModelError::Io {
         path: path.into(),
@@ -209,7 +209,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
     std::fs::read_to_string(path).map_err(io)
 }
 
-/// The text of a description that another file format gave.
+/// The TOML text of a description read from another file format.
 #[cfg(feature = "yaml")]
 pub(super) fn to_toml(raw: &RawModel) -> Result<String, toml::ser::Error> {
     toml::to_string(raw)

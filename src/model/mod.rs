@@ -1,9 +1,9 @@
-//! What a model is: everything that differs between CenterPoint-pillar networks, checked once.
+//! The model description: everything that differs between CenterPoint-pillar networks, checked once.
 //!
 //! A model is described by a TOML file (`model.toml`, see [`mod@file`]); a plan carries the same text. The
-//! types here are what the stages use: class tables are resolved to one value per class, sizes are
-//! derived and bounded, so that no stage has to check them again. Sources of the numbers and
-//! conventions: mmdetection3d, tier4 AWML, Autoware `lidar_centerpoint`.
+//! stages use the types here: class tables are resolved to one value per class, and sizes are derived and
+//! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
+//! AWML, Autoware `lidar_centerpoint`.
 
 #[cfg(feature = "yaml")]
 pub mod autoware;
@@ -25,48 +25,48 @@ use crate::points::Column;
 /// A checked model description.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// Name for people, such as `centerpoint-demo`.
+    /// Display name, such as `centerpoint-demo`.
     pub name: String,
     /// Class names; [`crate::Box3d::class`] indexes them.
     pub classes: Vec<String>,
-    /// The columns of the accumulated cloud that the network was trained on.
+    /// Columns and size of the accumulated cloud.
     pub points: Points,
-    /// Range and voxels.
+    /// Detection range and voxels.
     pub grid: Grid,
     /// The pillar feature network.
     pub pfn: PfnSpec,
-    /// What the head's numbers mean.
+    /// Outputs of the head.
     pub head: Head,
-    /// Which cells become candidates.
+    /// Candidate selection.
     pub decode: Decode,
-    /// Suppression steps, in order.
+    /// Non-maximum suppression steps, in order.
     pub nms: Vec<NmsStep>,
-    /// Class changes by BEV area, in order; the first that applies wins.
+    /// Class changes by BEV area, in order; the first match wins.
     pub remap: Vec<Remap>,
 }
 
 /// The network's point input.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Points {
-    /// Columns of a point row in the order of training; begins with x, y, z.
+    /// Columns of a point row in training order; the first are x, y, z.
     pub columns: Vec<Column>,
-    /// Factor from the files' intensity to the training scale (1/255 for 0..255 files and a network
+    /// Factor from the files' intensity scale to that of training (1/255 for files with 0..255 and a network
     /// trained on 0..1).
     pub intensity_scale: f32,
-    /// Clouds that are accumulated, the newest included.
+    /// Number of accumulated clouds, including the newest.
     pub sweeps: usize,
-    /// Most points of an accumulated cloud; what is beyond is dropped and counted.
+    /// Most points of an accumulated cloud; further points are dropped and counted.
     pub capacity: usize,
 }
 
-/// Detection range and its voxels.
+/// Detection range and voxels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
-    /// Least x, y, z in metres (inclusive).
+    /// Minimum x, y, z in metres (inclusive).
     pub min: [f32; 3],
-    /// Greatest x, y, z in metres (exclusive).
+    /// Maximum x, y, z in metres (exclusive).
     pub max: [f32; 3],
-    /// Voxel size in metres; its z is the whole height of the range.
+    /// Voxel size in metres; z is the full height of the range.
     pub voxel: [f32; 3],
     /// Columns W (x).
     pub nx: usize,
@@ -83,14 +83,14 @@ pub struct Grid {
 pub struct PfnSpec {
     /// Append xyz − mean of the pillar's kept points.
     pub mean_offset: bool,
-    /// Append the offset from the pillar's centre in this many axes: 0, 2 (x, y) or 3.
+    /// Append the offset from the pillar's centre along this many axes: 0, 2 (x, y) or 3.
     pub center_axes: usize,
-    /// Output width of each layer as mmdetection3d's `feat_channels` counts it: a layer before the
-    /// last concatenates its max, so its Linear has half of that width.
+    /// Output width of each layer, counted like mmdetection3d's `feat_channels`: all layers but the last
+    /// concatenate their max, so their Linear has half this width.
     pub layers: Vec<usize>,
 }
 
-/// Order of the size channels of the head.
+/// Order of the head's size channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SizeOrder {
@@ -100,7 +100,7 @@ pub enum SizeOrder {
     Wlh,
 }
 
-/// What the two rotation channels hold.
+/// Contents of the two rotation channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rotation {
@@ -110,7 +110,7 @@ pub enum Rotation {
     NegCosNegSin,
 }
 
-/// What the head's outputs mean.
+/// Meaning of the head's outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// BEV cells per head cell and axis.
@@ -119,9 +119,9 @@ pub struct Head {
     pub size_order: SizeOrder,
     /// Meaning of the rotation channels.
     pub rotation: Rotation,
-    /// Regression outputs carry as many variance channels after their values.
+    /// Whether regression outputs have one variance channel per value, after the values.
     pub variance: bool,
-    /// Tasks; each has its own six outputs.
+    /// Tasks, each with its own six outputs.
     pub tasks: Vec<Task>,
 }
 
@@ -148,7 +148,7 @@ pub const HEAD_VALUES: HeadMaps<usize> = HeadMaps {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Candidates {
-    /// One candidate per cell, of its best class (Autoware, CUDA-CenterPoint).
+    /// One candidate per cell, for its best class (Autoware, CUDA-CenterPoint).
     BestClass,
     /// One candidate per class and cell (mmdetection3d).
     ClassCell,
@@ -159,18 +159,18 @@ pub enum Candidates {
 pub struct Decode {
     /// How cells become candidates.
     pub candidates: Candidates,
-    /// Candidates of a task that enter suppression, best first.
+    /// Most candidates per task that enter suppression, best first.
     pub max_candidates: usize,
-    /// Upper bounds in metres (exclusive) of the BEV distance bands; a box beyond the last is
-    /// dropped. Infinity where the model knows no bands.
+    /// Upper bounds in metres (exclusive) of the BEV distance bands; a box beyond the last is dropped. One band
+    /// up to infinity for a model without bands.
     pub bands: Vec<f32>,
-    /// Least score by `[band][class]`.
+    /// Minimum score, `[band][class]`.
     pub score: Vec<Vec<f32>>,
-    /// Least norm of the rotation channels by class; below it the candidate is dropped.
+    /// Minimum norm of the rotation channels by class; candidates below it are dropped.
     pub yaw_norm: Vec<f32>,
 }
 
-/// What counts as an overlap.
+/// The definition of an overlap.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NmsKind {
     /// BEV centre distance below the radius of the *kept* box's class, metres by class.
@@ -180,9 +180,9 @@ pub enum NmsKind {
     },
     /// Rotated BEV intersection over union above a threshold.
     Iou {
-        /// Greatest IoU that is not an overlap.
+        /// Largest IoU that is not an overlap.
         threshold: f32,
-        /// Pairs with a BEV centre distance beyond it (metres) are not compared.
+        /// Pairs with a larger BEV centre distance (metres) are not compared.
         search_distance: f32,
     },
 }
@@ -190,24 +190,24 @@ pub enum NmsKind {
 /// One suppression step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NmsStep {
-    /// What counts as an overlap.
+    /// The definition of an overlap.
     pub kind: NmsKind,
-    /// Group of each class; only boxes of one group suppress each other.
+    /// Group of each class; boxes only suppress others of their group.
     pub group: Vec<usize>,
-    /// Most boxes that each group keeps.
+    /// Most boxes kept per group.
     pub max_boxes: usize,
 }
 
 /// Changes a box's class by its BEV area (Autoware's `detection_class_remapper`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Remap {
-    /// Class that the network gave.
+    /// Class predicted by the network.
     pub from: usize,
-    /// Class that the box gets.
+    /// New class of the box.
     pub to: usize,
-    /// Least length × width in m² (inclusive).
+    /// Minimum length × width in m² (inclusive).
     pub min_area: f32,
-    /// Greatest length × width in m² (inclusive).
+    /// Maximum length × width in m² (inclusive).
     pub max_area: f32,
 }
 
@@ -215,15 +215,15 @@ impl Model {
     /// Reads and checks a `model.toml`.
     ///
     /// # Errors
-    /// [`ModelError`] with the file and the key that is wrong.
+    /// [`ModelError`] with the file and the invalid key.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         Self::parse(&file::read_text(path)?, path)
     }
 
-    /// Checks the text of a model description; `path` names it in errors.
+    /// Parses and checks the text of a model description; errors refer to it as `path`.
     ///
     /// # Errors
-    /// [`ModelError`] with the key that is wrong.
+    /// [`ModelError`] with the invalid key.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         check::resolve(file::parse(text, path)?).map_err(|problem| problem.in_file(path))
     }
@@ -233,7 +233,7 @@ impl Model {
         self.points.columns.len() + if self.pfn.mean_offset { 3 } else { 0 } + self.pfn.center_axes
     }
 
-    /// Output width of each PFN layer's Linear: half of the layer's width before the last layer.
+    /// Output width of each PFN layer's Linear: half the layer's width, except for the last layer.
     pub fn pfn_linear_widths(&self) -> impl Iterator<Item = usize> + '_ {
         let last = self.pfn.layers.len().saturating_sub(1);
         self.pfn
@@ -265,14 +265,14 @@ impl Model {
         }
     }
 
-    /// Most boxes that a frame can have.
+    /// Most boxes in a frame.
     pub fn max_boxes(&self) -> usize {
         self.decode.max_candidates * self.head.tasks.len()
     }
 }
 
 impl Grid {
-    /// Centre of the pillar in column `x`, row `y`; its z is the middle of the range.
+    /// Centre of the pillar in column `x`, row `y`; z is the middle of the range.
     pub fn center(&self, x: usize, y: usize) -> [f32; 3] {
         let along = |axis: usize, index: usize| {
             self.voxel[axis] / 2.0 + index as f32 * self.voxel[axis] + self.min[axis]
@@ -280,13 +280,13 @@ impl Grid {
         [along(0, x), along(1, y), along(2, 0)]
     }
 
-    /// Cells of the grid.
+    /// Number of cells.
     pub fn cells(&self) -> usize {
         self.nx * self.ny
     }
 }
 
-/// Why a model description was refused.
+/// A model description is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -298,17 +298,17 @@ pub enum ModelError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The file is far larger than any description.
-    #[error("{path}: {bytes} bytes are too many for a model description (at most {limit})")]
+    /// The file exceeds the size limit.
+    #[error("{path}: {bytes} bytes exceed the limit of a model description ({limit})")]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
-        /// The most that is read.
+        /// The limit.
         limit: u64,
     },
-    /// Not TOML (or YAML), a key that is not known, missing, or of the wrong type.
+    /// Not TOML (or YAML), or a key is unknown, missing, or of the wrong type.
     #[error("{path}: {message}")]
     Syntax {
         /// The file.
@@ -316,14 +316,14 @@ pub enum ModelError {
         /// The parser's message, with line, column and key.
         message: String,
     },
-    /// A value that cannot be, or that contradicts another.
+    /// A value is invalid or contradicts another.
     #[error("{path}: key `{key}`: {problem}")]
     Value {
         /// The file.
         path: PathBuf,
         /// The key, dotted, such as `grid.voxel_size`.
         key: String,
-        /// What is wrong: the value found, what was expected, and why.
+        /// The problem: the value found, the values expected, and why.
         problem: String,
     },
 }

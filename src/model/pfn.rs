@@ -1,14 +1,13 @@
-//! The PFN's trained weights, and the check that they belong to a model description.
+//! The PFN's trained weights, and the check that they match a model description.
 
 use crate::model::Model;
 
-/// One layer of the PFN, BatchNorm folded in.
+/// A layer of the PFN, BatchNorm folded in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PfnLayer {
     /// Input columns.
     pub in_features: usize,
-    /// Outputs of the Linear itself; a layer before the last passes twice as many on (its rows and
-    /// their max).
+    /// Outputs of the Linear itself; every layer but the last passes on twice as many (its rows and their max).
     pub out_features: usize,
     /// Weights, row-major `[out_features][in_features]`.
     pub weight: Vec<f32>,
@@ -23,14 +22,14 @@ pub struct Pfn {
     pub layers: Vec<PfnLayer>,
 }
 
-/// Why a PFN does not fit its model description.
+/// A PFN does not match its model description.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PfnError {
-    /// Another number of layers.
+    /// The number of layers differs.
     #[error(
         "the PFN has {found} layers, but the model description has {expected} widths in \
-         `pfn.layers`; import the PFN that belongs to it, or correct the description"
+         `pfn.layers`; import the matching PFN, or correct the description"
     )]
     Layers {
         /// Layers of the weights.
@@ -38,10 +37,10 @@ pub enum PfnError {
         /// Layers of the description.
         expected: usize,
     },
-    /// Another number of input or output columns, or an array of another length.
+    /// A number of input or output columns, or an array's length, differs.
     #[error(
-        "layer {layer} of the PFN: {what} is {found}, but the model description gives {expected}; \
-         import the PFN that belongs to it, or correct `points.columns`, `pfn.mean_offset`, \
+        "layer {layer} of the PFN: {what} is {found}, but the model description requires {expected}; \
+         import the matching PFN, or correct `points.columns`, `pfn.mean_offset`, \
          `pfn.center_offset_axes` or `pfn.layers`"
     )]
     Size {
@@ -49,15 +48,14 @@ pub enum PfnError {
         layer: usize,
         /// `in_features`, `out_features`, `length of weight` or `length of bias`.
         what: &'static str,
-        /// Size of the weights.
+        /// Size in the weights.
         found: usize,
-        /// Size by the description.
+        /// Size according to the description.
         expected: usize,
     },
-    /// A weight that is NaN or infinite.
+    /// A weight is NaN or infinite.
     #[error(
-        "layer {layer} of the PFN: {tensor}[{index}] is {value}; the file is damaged or its \
-         training diverged"
+        "layer {layer} of the PFN: {tensor}[{index}] is {value}; the file is damaged or the training diverged"
     )]
     NonFinite {
         /// The layer, from 0.
@@ -72,7 +70,7 @@ pub enum PfnError {
 }
 
 impl Pfn {
-    /// Checks that the weights are the ones that `model` describes, and finite.
+    /// Checks that the weights match `model` and are finite.
     ///
     /// # Errors
     /// [`PfnError`] with the layer and the sizes found and expected.

@@ -1,20 +1,20 @@
-//! What is wrong with a value of a description, by key, and the checks that several tables share.
+//! A problem with a key of a description, and the checks that several tables share.
 
 use std::path::Path;
 
 use super::ModelError;
 use super::file::PerClass;
 
-/// A value that cannot be, before the file's name is added.
+/// An invalid value, without the file's name.
 pub(super) struct Problem {
     /// Dotted key.
     pub(super) key: String,
-    /// What is wrong.
+    /// The problem.
     pub(super) problem: String,
 }
 
 impl Problem {
-    /// The error of the file at `path`.
+    /// Adds the file's path.
     pub(super) fn in_file(self, path: &Path) -> ModelError {
         let Self { key, problem } = self;
         let path = path.into();
@@ -34,7 +34,10 @@ pub(super) fn class_id(name: &str, classes: &[String], key: &str) -> Result<usiz
         Some(id) => Ok(id),
         None => problem(
             key,
-            format!("`{name}` is no class; known: {}", classes.join(" ")),
+            format!(
+                "`{name}` is not a class; known classes: {}",
+                classes.join(" ")
+            ),
         ),
     }
 }

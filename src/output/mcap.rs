@@ -10,8 +10,7 @@
 //! was written.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mcap::records::MessageHeader;
@@ -21,6 +20,7 @@ use prost::Message;
 use super::FrameResult;
 use super::foxglove::{FoxglovePoints, SceneUpdate, schema};
 use crate::error::{Error, Result};
+use crate::files::{FileError, OutputFile};
 use crate::points::PointCloud;
 
 /// When and where the points of a frame were.
@@ -34,7 +34,7 @@ pub struct Stamp<'a> {
 
 /// A file that is being written.
 pub struct McapFile {
-    writer: Writer<BufWriter<File>>,
+    writer: Writer<OutputFile>,
     path: PathBuf,
     /// Channels of points and boxes.
     channels: [u16; 2],
@@ -47,16 +47,16 @@ impl McapFile {
     /// Creates the file.
     ///
     /// # Errors
-    /// [`Error::Io`] with the operating system's reason.
+    /// [`FileError`] with the operating system's reason.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
+        let file = OutputFile::create(path)?;
         let options = WriteOptions::new()
             .compression(Some(Compression::Zstd))
             // Several threads cut the data otherwise, and give other bytes.
             .compression_threads(0)
             .library(concat!("centerpoint ", env!("CARGO_PKG_VERSION")));
         let start = || {
-            let mut writer = options.create(BufWriter::new(file))?;
+            let mut writer = options.create(file)?;
             let set = schema::file_descriptor_set();
             let mut channel = |topic, name| {
                 let schema = writer.add_schema(name, "protobuf", &set)?;
@@ -70,7 +70,7 @@ impl McapFile {
         };
         let (writer, channels) = start()
             .map_err(io_error)
-            .map_err(Error::io(path, "write"))?;
+            .map_err(FileError::new(path, "write"))?;
         Ok(Self {
             writer,
             path: path.into(),
@@ -84,7 +84,7 @@ impl McapFile {
     /// Writes a frame.
     ///
     /// # Errors
-    /// [`Error::Output`] for boxes that cannot be drawn, before anything of the frame is written; [`Error::Io`].
+    /// [`Error::Output`] for boxes that cannot be drawn, before anything of the frame is written; [`FileError`].
     pub fn write(
         &mut self,
         stamp: Stamp<'_>,
@@ -117,18 +117,17 @@ impl McapFile {
         self.writer
             .write_to_known_channel(&header, &self.bytes)
             .map_err(io_error)
-            .map_err(Error::io(&self.path, "write"))
+            .map_err(FileError::new(&self.path, "write"))
     }
 
     /// Writes the summary. A file without it is cut off.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`FileError`].
     pub fn finish(mut self) -> Result<()> {
         let done = self.writer.finish().map_err(io_error);
-        done.map_err(Error::io(&self.path, "write"))?;
-        let flushed = io::Write::flush(&mut self.writer.into_inner());
-        flushed.map_err(Error::io(&self.path, "write"))
+        done.map_err(FileError::new(&self.path, "write"))?;
+        Ok(self.writer.into_inner().finish()?)
     }
 }
 

@@ -14,15 +14,15 @@ mod read;
 mod remarks;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::boxes::Box3d;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::eval::EvalError;
+use crate::files;
 
 /// The largest file that [`Results::read`] accepts, in bytes. The nuScenes validation split with the
 /// 500 boxes a sample that the devkit allows stays below it.
@@ -89,14 +89,11 @@ impl Results {
     /// read back exactly.
     ///
     /// # Errors
-    /// [`EvalError::BadBox`] if a box could not be read back, [`Error::Io`] if the disk says no.
+    /// [`EvalError::BadBox`] if a box could not be read back, [`FileError`] if the disk says no.
     pub fn write(&self, path: &Path) -> Result<()> {
         self.check()?;
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
-        let mut out = BufWriter::new(file);
-        self.write_to(&mut out)
-            .and_then(|()| out.flush())
-            .map_err(Error::io(path, "write"))
+        files::write_with(path, |file| self.write_to(file))?;
+        Ok(())
     }
 
     /// The text that [`write`](Self::write) puts into the file, without its check of the boxes: what

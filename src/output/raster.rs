@@ -4,13 +4,12 @@
 //! its centre lies within: `0.5 − distance`, clamped to 0..=1. Pixel (0, 0) is the top left one, its
 //! centre at (0.5, 0.5), y down. Colours are blended as sRGB values.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::Path;
 
 use super::color::Rgb;
 use super::font;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files;
 
 /// A finished picture: 8-bit sRGB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,18 +44,16 @@ impl Image {
     /// # Errors
     /// The file cannot be made or written.
     pub fn write_png(&self, path: &Path) -> Result<()> {
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
-        let mut encoder = png::Encoder::new(BufWriter::new(file), self.width, self.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        encoder.set_compression(png::Compression::Balanced);
-        encoder
-            .write_header()
-            .and_then(|mut writer| {
-                writer.write_image_data(&self.rgb)?;
-                writer.finish()
-            })
-            .map_err(|e| Error::io(path, "write")(e.into()))
+        files::write_with(path, |file| {
+            let mut encoder = png::Encoder::new(file, self.width, self.height);
+            encoder.set_color(png::ColorType::Rgb);
+            encoder.set_depth(png::BitDepth::Eight);
+            encoder.set_compression(png::Compression::Balanced);
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&self.rgb)?;
+            Ok(writer.finish()?)
+        })?;
+        Ok(())
     }
 }
 

@@ -35,6 +35,7 @@ pub use quantization::{Calibrated, Candidate, Quantization};
 use sha2::{Digest, Sha256};
 pub use tensorrt::{BuiltOn, IoFormats, LayerCounts, TensorDesc, TensorRtOptions, TensorRtTarget};
 
+use crate::files;
 use crate::model::{Model, ModelError};
 use crate::model::{Pfn, PfnError, PfnLayer};
 
@@ -181,20 +182,15 @@ pub struct Contents<'a> {
     pub engine: Vec<(&'static str, &'a [u8])>,
 }
 
-/// Writes a plan beside `path` and renames it there, so that a reader never sees half of one.
+/// Writes a plan to `path`; a reader never sees half of one.
 ///
 /// # Errors
 /// [`PlanError::Write`].
 pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
-    let error = |source| PlanError::Write {
-        path: path.into(),
-        source,
-    };
-    let temporary = path.with_extension("plan.part");
-    let mut file = std::fs::File::create(&temporary).map_err(error)?;
-    encode(contents, &mut file).map_err(error)?;
-    file.sync_all().map_err(error)?;
-    std::fs::rename(&temporary, path).map_err(error)
+    files::write_with(path, |file| encode(contents, file)).map_err(|error| PlanError::Write {
+        path: error.path,
+        source: error.source,
+    })
 }
 
 /// Maps a file, to be read only.

@@ -1,32 +1,32 @@
-//! Bare `.bin` frames: little-endian `f32` rows and nothing else (KITTI, nuScenes, Waymo, our own).
+//! Raw `.bin` frames: little-endian `f32` rows without a header (KITTI, nuScenes, Waymo, `cp-build synth`).
 
 use std::io::Read;
 
 use super::{Layout, PointCloud};
 
-/// Why a `.bin` could not be read.
+/// A `.bin` file could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BinError {
-    /// Reading failed half-way.
+    /// An I/O error while reading.
     #[error("cannot read the frame: {0}")]
     Io(#[from] std::io::Error),
-    /// The file is no whole number of rows.
+    /// The file does not hold a whole number of rows.
     #[error(
-        "{bytes} bytes are no multiple of {stride}, the bytes of a row of the layout `{layout}`; \
-         name the file's own columns with --layout"
+        "{bytes} bytes are not a multiple of {stride}, the bytes per row of the layout `{layout}`; \
+         name the file's columns with --layout"
     )]
     Stride {
         /// Bytes in the file.
         bytes: u64,
         /// Bytes per row.
         stride: usize,
-        /// The columns it was read with.
+        /// The columns used to read it.
         layout: Layout,
     },
 }
 
-/// Reads `bytes` bytes of rows. An empty file is a cloud without points: a scanner may see nothing.
+/// Reads `bytes` bytes of rows. An empty file is an empty cloud: a scanner may see nothing.
 pub(super) fn parse(
     reader: &mut impl Read,
     bytes: u64,
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_out_as_they_went_in() {
+    fn rows_are_read_bit_for_bit() {
         let values = [1.5f32, -2.0, f32::NAN, 255.0, f32::INFINITY, 0.0, -0.0, 3.0];
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let cloud = parse(&mut &bytes[..], 32, Layout::KITTI).unwrap();
@@ -71,13 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_row_is_an_error_with_both_numbers() {
+    fn a_partial_row_is_an_error_with_both_numbers() {
         let text = parse(&mut &[0u8; 36][..], 36, Layout::KITTI)
             .unwrap_err()
             .to_string();
         assert!(text.contains("36") && text.contains("16"), "{text}");
         assert!(parse(&mut &[][..], 0, Layout::KITTI).unwrap().is_empty());
-        // The file shrank after its length was asked for.
+        // The file shrank after its length was read.
         assert!(matches!(
             parse(&mut &[0u8; 16][..], 32, Layout::KITTI),
             Err(BinError::Io(_))

@@ -1,8 +1,8 @@
-//! The point cloud in memory: rows of `f32` in a [`Layout`], and their way into a model's order.
+//! The point cloud in memory: rows of `f32` in a [`Layout`], and their conversion to a model's columns.
 
 use super::{Column, FrameError, Layout, MAX_COLUMNS};
 
-/// One cloud: rows of `layout.stride()` values, in the file's order and scale.
+/// A cloud: rows of `layout.stride()` values, in the file's order and scale.
 ///
 /// NaN and infinite values are kept; the voxeliser drops and counts such points.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +12,7 @@ pub struct PointCloud {
 }
 
 impl PointCloud {
-    /// A cloud of row-major `data`, `n × layout.stride()` values.
+    /// Creates a cloud from row-major `data`, `n × layout.stride()` values.
     ///
     /// # Errors
     /// [`FrameError::Ragged`] if the values do not fill whole rows.
@@ -26,7 +26,7 @@ impl PointCloud {
         Ok(Self { layout, data })
     }
 
-    /// A cloud without points.
+    /// Creates a cloud without points.
     pub fn empty(layout: Layout) -> Self {
         Self {
             layout,
@@ -49,7 +49,7 @@ impl PointCloud {
         self.data.len() / self.layout.stride()
     }
 
-    /// Whether there is no point.
+    /// Whether there are no points.
     pub fn is_empty(&self) -> bool {
         self.data.is_empty()
     }
@@ -59,15 +59,15 @@ impl PointCloud {
         self.data.chunks_exact(self.layout.stride())
     }
 
-    /// The points in a model's column order, with intensities multiplied by `intensity_scale`.
+    /// Returns the points in a model's column order, with intensities multiplied by `intensity_scale`.
     ///
-    /// If the cloud already is in that form its own values are returned; otherwise they are
-    /// written to `scratch`, which is not allocated again once it has the capacity. A missing
-    /// [`Column::T`] is 0 (a single, newest sweep), and so is a missing [`Column::Intensity`],
-    /// which [`Selected::missing_intensity`] tells. [`Column::Skip`] in `columns` gives 0.
+    /// Returns the cloud's own values if they already have that form; otherwise writes them to `scratch`, which
+    /// does not reallocate once it has the capacity. A missing [`Column::T`] becomes 0 (a single, newest
+    /// sweep), and so does a missing [`Column::Intensity`], which sets [`Selected::missing_intensity`].
+    /// [`Column::Skip`] in `columns` becomes 0.
     ///
     /// # Errors
-    /// [`FrameError::MissingColumn`] if any other of `columns` is not in the cloud.
+    /// [`FrameError::MissingColumn`] if the cloud lacks any other of `columns`.
     pub fn select<'a>(
         &'a self,
         columns: &[Column],
@@ -83,7 +83,7 @@ impl PointCloud {
                 missing_intensity: false,
             });
         }
-        // Where each wanted value comes from, and its factor. None gives 0.
+        // Source position and factor of each wanted value; a value without a source is 0.
         let mut sources = [(None, 1.0f32); MAX_COLUMNS];
         let Some(sources) = sources.get_mut(..columns.len()) else {
             return Err(super::LayoutError::TooMany(columns.len()).into());
@@ -127,13 +127,12 @@ impl PointCloud {
     }
 }
 
-/// What [`PointCloud::select`] found.
+/// The result of [`PointCloud::select`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Selected<'a> {
     /// Row-major values in the wanted columns.
     pub points: &'a [f32],
-    /// The model wants intensities and the cloud has none: zeros stand in, and the caller should
-    /// warn once.
+    /// The model wants intensities but the cloud has none: they are 0, and the caller should warn once.
     pub missing_intensity: bool,
 }
 
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_must_be_whole() {
+    fn partial_rows_are_rejected() {
         let error = PointCloud::new(Layout::KITTI, vec![0.0; 9]).unwrap_err();
         let text = error.to_string();
         assert!(text.contains('9') && text.contains('4'), "{text}");
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_intensity_is_told_and_other_missing_columns_are_errors() {
+    fn missing_intensity_is_flagged_and_other_missing_columns_are_errors() {
         let cloud = PointCloud::new("x,y,z,_".parse().unwrap(), vec![1., 2., 3., 4.]).unwrap();
         let mut scratch = vec![];
         let selected = cloud
@@ -195,7 +194,7 @@ mod tests {
             text.contains("ring") && text.contains("x,y,z,skip"),
             "{text}"
         );
-        // What was skipped in the file does not leak to a model.
+        // A column skipped in the file does not leak into the model.
         let skipped = cloud.select(&[X, Y, Z, Skip], 1.0, &mut scratch).unwrap();
         assert_eq!(skipped.points, [1., 2., 3., 0.]);
     }

@@ -1,11 +1,11 @@
-//! Fields of a point as files and messages store it: what their names mean, and numbers of any type as `f32`.
+//! Fields of a stored point: the columns that their names map to, and conversion of any number type to `f32`.
 
 use super::Column;
 
 /// Type of a field's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the variants say it
-pub enum FieldKind {
+#[allow(missing_docs)] // the names are the documentation
+pub enum FieldType {
     F32,
     F64,
     I8,
@@ -18,8 +18,8 @@ pub enum FieldKind {
     U64,
 }
 
-impl FieldKind {
-    /// The type that a `sensor_msgs/PointField::datatype` names: INT8 is 1, then UINT8, INT16, UINT16, INT32,
+impl FieldType {
+    /// The type of a `sensor_msgs/PointField::datatype`: INT8 is 1, then UINT8, INT16, UINT16, INT32,
     /// UINT32, FLOAT32 (7), FLOAT64.
     pub fn from_ros(datatype: u8) -> Option<Self> {
         Some(match datatype {
@@ -50,12 +50,12 @@ impl FieldKind {
     }
 }
 
-/// The column that a field name means, and its rank where several names mean the same one.
+/// The column that a field's name maps to, and the name's rank among those of the same column.
 ///
-/// `t` and `time_lag` are the age of a point's sweep in seconds and count only as floats. `time`,
-/// `timestamp`, `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or
-/// since an epoch; they are never taken for an age.
-pub(super) fn meaning(name: &str, kind: FieldKind) -> Option<(Column, usize)> {
+/// `t` and `time_lag` are the age of a point's sweep in seconds, and must be floats. `time`, `timestamp`,
+/// `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or since an epoch, never
+/// ages.
+pub(super) fn column_of(name: &str, kind: FieldType) -> Option<(Column, usize)> {
     Some(match name {
         "x" => (Column::X, 0),
         "y" => (Column::Y, 0),
@@ -76,15 +76,15 @@ pub(super) fn meaning(name: &str, kind: FieldKind) -> Option<(Column, usize)> {
 /// Values of one field.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Values<'a> {
-    /// Begins with the first value.
+    /// Starts at the first value.
     pub(super) bytes: &'a [u8],
     /// Bytes from one value to the next.
     pub(super) step: usize,
-    pub(super) kind: FieldKind,
+    pub(super) kind: FieldType,
     pub(super) big_endian: bool,
 }
 
-/// Writes `values` to a column of the rows of `columns` values in `out`.
+/// Writes `values` to the column `column` of `out`, whose rows have `columns` values.
 pub(super) fn convert(values: Values<'_>, out: &mut [f32], column: usize, columns: usize) {
     fn each<const N: usize>(
         values: Values<'_>,
@@ -99,7 +99,7 @@ pub(super) fn convert(values: Values<'_>, out: &mut [f32], column: usize, column
         }
     }
     let out = out.chunks_exact_mut(columns);
-    /// As `each`, for the two orders of bytes.
+    /// Calls `each` for the byte order of `values`.
     macro_rules! each {
         ($number:ty) => {
             if values.big_endian {
@@ -110,15 +110,15 @@ pub(super) fn convert(values: Values<'_>, out: &mut [f32], column: usize, column
         };
     }
     match values.kind {
-        FieldKind::F32 => each!(f32),
-        FieldKind::F64 => each!(f64),
-        FieldKind::I8 => each!(i8),
-        FieldKind::I16 => each!(i16),
-        FieldKind::I32 => each!(i32),
-        FieldKind::I64 => each!(i64),
-        FieldKind::U8 => each!(u8),
-        FieldKind::U16 => each!(u16),
-        FieldKind::U32 => each!(u32),
-        FieldKind::U64 => each!(u64),
+        FieldType::F32 => each!(f32),
+        FieldType::F64 => each!(f64),
+        FieldType::I8 => each!(i8),
+        FieldType::I16 => each!(i16),
+        FieldType::I32 => each!(i32),
+        FieldType::I64 => each!(i64),
+        FieldType::U8 => each!(u8),
+        FieldType::U16 => each!(u16),
+        FieldType::U32 => each!(u32),
+        FieldType::U64 => each!(u64),
     }
 }

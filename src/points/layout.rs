@@ -1,18 +1,18 @@
-//! What the columns of a point row mean, and how users write that down.
+//! The columns of a point row, and their notation for users.
 //!
-//! A bare `.bin` or `.npy` holds numbers only; `--layout` names them, as a list
-//! (`x,y,z,intensity,t`) or as one of the aliases in [`ALIASES`]. A [`Layout`] that exists is
-//! valid: it has x, y and z, no column twice, and at most [`MAX_COLUMNS`] columns.
+//! A `.bin` or `.npy` holds only numbers; `--layout` names their columns, as a list (`x,y,z,intensity,t`) or as
+//! one of the aliases in [`ALIASES`]. Every [`Layout`] is valid: it has x, y and z, no column twice, and at
+//! most [`MAX_COLUMNS`] columns.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Most columns that a point row may have.
+/// Most columns in a point row.
 pub const MAX_COLUMNS: usize = 16;
 
-/// Layouts that have a name.
+/// Named layouts.
 pub const ALIASES: [(&str, Layout); 6] = [
     ("kitti", Layout::KITTI),
     ("nuscenes", Layout::NUSCENES),
@@ -22,7 +22,7 @@ pub const ALIASES: [(&str, Layout); 6] = [
     ("xyzit", Layout::XYZIT),
 ];
 
-/// What one column of a point row means.
+/// The meaning of one column of a point row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Column {
@@ -40,7 +40,7 @@ pub enum Column {
     Ring,
     /// Waymo's pulse elongation.
     Elongation,
-    /// A column that is read over.
+    /// A column to ignore.
     Skip,
 }
 
@@ -56,7 +56,7 @@ impl Column {
         Column::Skip,
     ];
 
-    /// The name in layouts and model descriptions.
+    /// The column's name in layouts and model descriptions.
     pub fn name(self) -> &'static str {
         match self {
             Column::X => "x",
@@ -80,7 +80,7 @@ impl fmt::Display for Column {
 impl FromStr for Column {
     type Err = LayoutError;
 
-    /// Reads a column's name; `_` is short for `skip`.
+    /// Parses a column's name; `_` is short for `skip`.
     fn from_str(text: &str) -> Result<Self, LayoutError> {
         if text == "_" {
             return Ok(Column::Skip);
@@ -95,7 +95,7 @@ impl FromStr for Column {
 /// The meaning of each column of a point row, in order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Layout {
-    /// Slots past `count` are [`Column::Skip`], so that derived equality is right.
+    /// Slots past `count` are [`Column::Skip`], which makes derived equality correct.
     columns: [Column; MAX_COLUMNS],
     count: u8,
 }
@@ -110,7 +110,7 @@ impl Layout {
     /// Accumulated sweeps: x y z intensity t.
     pub const XYZIT: Layout = Layout::constant(&[Column::Intensity, Column::T]);
 
-    /// x y z and `rest`, of which no column may be given twice.
+    /// x y z and `rest`, without duplicates.
     const fn constant(rest: &[Column]) -> Layout {
         let mut columns = [Column::Skip; MAX_COLUMNS];
         columns[0] = Column::X;
@@ -127,7 +127,7 @@ impl Layout {
         }
     }
 
-    /// Checks `columns`.
+    /// Creates a layout from `columns`.
     ///
     /// # Errors
     /// More than [`MAX_COLUMNS`] columns, one of x, y, z missing, or a column other than
@@ -168,15 +168,15 @@ impl Layout {
         usize::from(self.count)
     }
 
-    /// Where `column` is in a row, if it is there.
+    /// Index of `column` in a row, if present.
     pub fn position(&self, column: Column) -> Option<usize> {
         self.columns().iter().position(|&c| c == column)
     }
 
-    /// This layout with a [`Column::T`]: itself if it has one, else with one at the end.
+    /// This layout with a [`Column::T`], which is appended if missing.
     ///
     /// # Errors
-    /// All [`MAX_COLUMNS`] columns are taken.
+    /// The layout already has [`MAX_COLUMNS`] columns.
     pub fn with_t(self) -> Result<Layout, LayoutError> {
         if self.position(Column::T).is_some() {
             return Ok(self);
@@ -210,7 +210,7 @@ impl fmt::Debug for Layout {
 impl FromStr for Layout {
     type Err = LayoutError;
 
-    /// Reads an alias, or column names between commas; case and spaces around names are free.
+    /// Parses an alias or a comma-separated list of columns; ignores case and spaces around names.
     fn from_str(text: &str) -> Result<Self, LayoutError> {
         let text = text.trim().to_ascii_lowercase();
         if let Some((_, layout)) = ALIASES.iter().find(|(alias, _)| *alias == text) {
@@ -224,35 +224,35 @@ impl FromStr for Layout {
     }
 }
 
-/// Why columns do not make a layout.
+/// The columns do not form a layout.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
-    /// A name that is no column.
+    /// A name is not a column.
     #[error(
-        "`{0}` is no column; a layout is a list such as `x,y,z,intensity,t` of the columns x, y, z, \
+        "`{0}` is not a column; a layout is a list such as `x,y,z,intensity,t` of the columns x, y, z, \
          intensity, t, ring, elongation and skip (or _), or one of kitti, nuscenes, waymo, xyzi, \
          xyzir, xyzit"
     )]
     UnknownColumn(String),
-    /// A column that may occur once occurs again.
-    #[error("layout `{layout}` has the column {column} twice; name the one to ignore `skip`")]
+    /// A column occurs twice.
+    #[error("layout `{layout}` has the column {column} twice; use `skip` for the one to ignore")]
     Duplicate {
         /// The column.
         column: Column,
         /// All columns as given.
         layout: Layout,
     },
-    /// A coordinate is not there.
-    #[error("layout `{layout}` has no column {column}; x, y and z are needed")]
+    /// A coordinate is missing.
+    #[error("layout `{layout}` lacks the column {column}; x, y and z are required")]
     Missing {
         /// The coordinate.
         column: Column,
         /// All columns as given.
         layout: Layout,
     },
-    /// More columns than a row may have.
-    #[error("a layout of {0} columns; {MAX_COLUMNS} are the most")]
+    /// Too many columns.
+    #[error("the layout has {0} columns; the limit is {MAX_COLUMNS}")]
     TooMany(usize),
 }
 
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_alias_and_its_spelled_out_form_agree() {
+    fn aliases_and_their_column_lists_agree() {
         for (alias, layout) in ALIASES {
             assert_eq!(alias.parse(), Ok(layout));
             assert_eq!(layout.to_string().parse(), Ok(layout), "{alias}");
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_keeps_its_order_and_its_skipped_columns() {
+    fn a_list_keeps_its_order_and_skipped_columns() {
         let layout: Layout = "_, x,y, z,skip,t".parse().unwrap();
         use Column::*;
         assert_eq!(layout.columns(), [Skip, X, Y, Z, Skip, T]);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_be_a_row() {
+    fn invalid_lists_are_rejected() {
         use LayoutError::*;
         let parse = |text: &str| text.parse::<Layout>().unwrap_err();
         assert_eq!(parse("x,y,z,speed"), UnknownColumn("speed".into()));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn time_is_appended_once_and_only_if_there_is_room() {
+    fn t_is_appended_once_and_only_if_there_is_room() {
         let with_t = Layout::KITTI.with_t().unwrap();
         assert_eq!(with_t, Layout::XYZIT);
         assert_eq!(with_t.with_t(), Ok(with_t));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn model_files_name_columns_as_layouts_do() {
+    fn model_files_and_layouts_use_the_same_names() {
         for column in Column::ALL {
             assert_eq!(column.name().parse(), Ok(column));
             assert_eq!(

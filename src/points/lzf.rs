@@ -1,42 +1,42 @@
 //! LZF, the compression inside `binary_compressed` PCD files.
 //!
-//! A stream is a row of two kinds of pieces, told apart by the first byte `c`:
-//! `c < 32` copies the next `c + 1` bytes; otherwise `c >> 5` (7: plus the next byte) plus 2 bytes
-//! are copied from `(c & 31) · 256 + next byte + 1` bytes back in the output, which may overlap
-//! what is being written. So 3 bytes give at most 264, and no stream grows beyond 88 times.
+//! A stream is a sequence of two kinds of pieces, distinguished by their first byte `c`:
+//! `c < 32` copies the next `c + 1` bytes; otherwise `c >> 5` (7: plus the next byte) plus 2 bytes are copied
+//! from `(c & 31) · 256 + next byte + 1` bytes back in the output, which may overlap the bytes being written.
+//! So 3 bytes expand to at most 264, and no stream to more than 88 times its size.
 //!
-//! A stream is walked once without any output before memory is taken for it: a claim that the
-//! bytes do not keep costs nothing.
+//! Before any output is allocated, the stream is walked once without output: a false claim about its length
+//! costs no memory.
 
-/// Why a stream is refused.
+/// A stream is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LzfError {
     /// The stream ends within a piece.
     #[error("the compressed data end within a piece at byte {at}")]
     Truncated {
-        /// Where the piece begins in the stream.
+        /// Byte offset of the piece in the stream.
         at: usize,
     },
-    /// A piece refers to output before its beginning.
+    /// A piece refers to bytes before the start of the output.
     #[error(
-        "the compressed data refer {distance} bytes back at byte {at}, where only {written} are \
+        "the compressed data refer {distance} bytes back at byte {at}, but only {written} are \
          decompressed"
     )]
     Reference {
-        /// Where the piece begins in the stream.
+        /// Byte offset of the piece in the stream.
         at: usize,
         /// How far back it refers.
         distance: usize,
         /// Output so far.
         written: usize,
     },
-    /// The stream gives more or fewer bytes than claimed.
-    #[error("the data decompress to {found} bytes, where the header claims {claimed}")]
+    /// The stream does not decompress to the claimed length.
+    #[error("the data decompress to {found} bytes, but the header claims {claimed}")]
     Length {
-        /// Bytes by the header.
+        /// Bytes according to the header.
         claimed: usize,
-        /// Bytes by the stream.
+        /// Bytes in the stream.
         found: usize,
     },
 }
@@ -79,7 +79,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Decompresses `input`, which must give exactly `claimed` bytes.
+/// Decompresses `input`, which must expand to exactly `claimed` bytes.
 pub(super) fn decompress(input: &[u8], claimed: usize) -> Result<Vec<u8>, LzfError> {
     check(input, claimed)?;
     let mut output = Vec::with_capacity(claimed);
@@ -89,8 +89,8 @@ pub(super) fn decompress(input: &[u8], claimed: usize) -> Result<Vec<u8>, LzfErr
         match piece {
             Piece::Literal(bytes) => output.extend_from_slice(bytes),
             Piece::Copy { distance, length } => {
-                // An overlapping copy repeats its first `distance` bytes: it goes on in steps
-                // that are already written.
+                // An overlapping copy repeats its first `distance` bytes: copy it in steps of bytes that are
+                // already written.
                 let end = output.len() + length;
                 let start = output.len() - distance;
                 while output.len() < end {
@@ -103,8 +103,8 @@ pub(super) fn decompress(input: &[u8], claimed: usize) -> Result<Vec<u8>, LzfErr
     Ok(output)
 }
 
-/// Walks the whole stream without output: every piece whole, every reference within what is
-/// written, and the claimed length kept.
+/// Walks the whole stream without output, and checks that every piece is complete, every reference lies within
+/// the output so far, and the length is as claimed.
 fn check(input: &[u8], claimed: usize) -> Result<(), LzfError> {
     let mut pieces = Pieces { input, at: 0 };
     let mut written = 0usize;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_streams_say_where() {
+    fn errors_name_the_position() {
         for cut in [1, 2, 3, 5, 6, 8, 10, 11] {
             assert!(
                 matches!(

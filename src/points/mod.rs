@@ -1,15 +1,15 @@
-//! Point clouds: what a frame is, the readers of every file format, and sweeps with ego motion.
+//! Point clouds: readers for every file format, and sweeps with ego motion.
 //!
 //! | file | columns |
 //! |---|---|
-//! | `*.pcd.bin` | nuScenes, unless a layout is given |
-//! | `*.bin` | the layout given, else the model's own columns |
-//! | `*.pcd` | by the names of its fields |
+//! | `*.pcd.bin` | the given layout, else nuScenes |
+//! | `*.bin` | the given layout, else the model's own columns |
+//! | `*.pcd` | from the names of its fields |
 //! | `*.npy` | as `.bin` |
 //!
-//! A reader checks every length against the file before it takes memory: a broken file is an
-//! error with the file's name, and costs no more than four times its size. (Only valid LZF data in
-//! a `binary_compressed` PCD may grow further, as compressed data do.)
+//! Readers check every length against the file before they allocate: a broken file is an error that names the
+//! file, and uses at most four times its size in memory. (Only valid LZF data in a `binary_compressed` PCD may
+//! expand further.)
 
 mod bin;
 mod cloud;
@@ -29,32 +29,32 @@ use std::path::{Path, PathBuf};
 
 pub use bin::BinError;
 pub use cloud::{PointCloud, Selected};
-pub use field::FieldKind;
+pub use field::FieldType;
 pub use layout::{ALIASES, Column, Layout, LayoutError, MAX_COLUMNS};
 pub use lzf::LzfError;
 pub use npy::NpyError;
-pub use pcd::PcdError;
+pub use pcd_header::PcdError;
 pub use records::{Extent, Field, RecordError, Records};
 pub use sweep_list::read_sweeps;
 pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError, SweepPart};
 
-/// Largest frame file that is read.
+/// Largest frame file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
-/// Most points that a frame may claim; real ones have a few hundred thousand a sweep.
+/// Most points in a frame; a real sweep has a few hundred thousand.
 pub const MAX_POINTS: u64 = 1 << 24;
-/// The file names that are read, for messages.
+/// The supported file names, for messages.
 const SUPPORTED: &str = ".bin, .pcd.bin, .pcd and .npy";
 
-/// How files whose columns have no names are read.
+/// Columns of the files that do not name theirs.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadOptions {
-    /// The user's word (`--layout`), for `.bin`, `.pcd.bin` and `.npy`.
+    /// The user's choice (`--layout`) for `.bin`, `.pcd.bin` and `.npy`.
     pub layout: Option<Layout>,
-    /// The plan's own columns, for a `.bin` or `.npy` without `layout`.
+    /// The plan's own columns, used for `.bin` and `.npy` if `layout` is `None`.
     pub default_layout: Layout,
 }
 
-/// The formats, by file name.
+/// File format, chosen by the file's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Bin,
@@ -64,7 +64,7 @@ enum Format {
 }
 
 impl Format {
-    fn of(path: &Path) -> Option<Format> {
+    fn from_path(path: &Path) -> Option<Format> {
         let name = path.file_name()?.to_str()?.to_ascii_lowercase();
         let endings = [
             (".pcd.bin", Format::NuScenes),
@@ -77,12 +77,12 @@ impl Format {
     }
 }
 
-/// Reads one frame, by the ending of its name.
+/// Reads one frame; the end of its name decides the format.
 ///
 /// # Errors
-/// [`FrameError`], always with the file's name.
+/// [`FrameError`], which names the file.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<PointCloud, FrameError> {
-    let Some(format) = Format::of(path) else {
+    let Some(format) = Format::from_path(path) else {
         return Err(FrameError::UnknownFormat(path.to_path_buf()));
     };
     let (file, bytes) = open(path, MAX_FILE_BYTES)?;
@@ -105,13 +105,13 @@ pub fn read(path: &Path, options: &ReadOptions) -> Result<PointCloud, FrameError
     }
 }
 
-/// Opens a regular file of at most `limit` bytes; gives its length too.
+/// Opens a regular file of at most `limit` bytes and returns it with its length.
 fn open(path: &Path, limit: u64) -> Result<(File, u64), FrameError> {
     let io = |source| FrameError::Io {
         path: path.to_path_buf(),
         source,
     };
-    // Asked before opening: opening a pipe would wait for its writer.
+    // Check before opening: opening a pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
         return Err(FrameError::NotAFile(path.to_path_buf()));
@@ -128,14 +128,14 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64), FrameError> {
     Ok((file, bytes))
 }
 
-/// The frames that `paths` name: files as they are, folders as their frames, sorted by name. Of a data
-/// set, a folder without frames of its own but with a folder `frames`, those are meant.
+/// Lists the frames that `paths` name: each file as it is, each folder as its frames sorted by name. A folder
+/// without frames that has a subfolder `frames` (a data set) stands for the frames in there.
 ///
-/// Other sub-folders and other files in a folder are passed over. A path that does not exist stays in
-/// the list, so that reading it is what fails and the other frames go on.
+/// Other subfolders and files are ignored. A path that does not exist stays in the list: reading it fails
+/// later, and the other frames are still processed.
 ///
 /// # Errors
-/// A folder that cannot be listed, or that holds no frame.
+/// A folder cannot be listed or holds no frames.
 pub fn list_frames(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FrameError> {
     let mut frames = Vec::new();
     for path in paths {
@@ -156,7 +156,7 @@ pub fn list_frames(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FrameError> {
     Ok(frames)
 }
 
-/// The frames in a folder, sorted by name; there may be none.
+/// The frames in a folder, sorted by name; may be empty.
 fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
     let io = |source| FrameError::Io {
         path: folder.into(),
@@ -165,7 +165,7 @@ fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let file = entry.map_err(io)?.path();
-        if Format::of(&file).is_some() && file.is_file() {
+        if Format::from_path(&file).is_some() && file.is_file() {
             found.push(file);
         }
     }
@@ -173,7 +173,7 @@ fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
     Ok(found)
 }
 
-/// Why a frame could not be read or used. The message says everything; print it with `{}`.
+/// A frame could not be read or used. The message is complete; print it with `{}`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
@@ -185,14 +185,14 @@ pub enum FrameError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A folder, pipe or device where a file is needed.
+    /// The path is a folder, pipe or device.
     #[error("{0}: not a regular file")]
     NotAFile(PathBuf),
-    /// The name's ending is none that is read.
-    #[error("{0}: unknown kind of frame; {SUPPORTED} are read")]
+    /// The file name has no supported extension.
+    #[error("{0}: unknown frame format; supported are {SUPPORTED}")]
     UnknownFormat(PathBuf),
-    /// A file above the size limit.
-    #[error("{path}: {bytes} bytes; a file may have {limit}")]
+    /// The file exceeds the size limit.
+    #[error("{path}: the file has {bytes} bytes; the limit is {limit}")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -201,10 +201,10 @@ pub enum FrameError {
         /// The largest length.
         limit: u64,
     },
-    /// A folder without frames.
-    #[error("{0}: no frames in this folder; {SUPPORTED} are read")]
+    /// The folder holds no frames.
+    #[error("{0}: no frames in this folder; supported are {SUPPORTED}")]
     NoFrames(PathBuf),
-    /// A `.bin` was refused.
+    /// A `.bin` file is invalid.
     #[error("{path}: {reason}")]
     Bin {
         /// The file.
@@ -212,7 +212,7 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: BinError,
     },
-    /// A `.pcd` was refused.
+    /// A `.pcd` file is invalid.
     #[error("{path}: {reason}")]
     Pcd {
         /// The file.
@@ -220,7 +220,7 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: PcdError,
     },
-    /// A `.npy` was refused.
+    /// A `.npy` file is invalid.
     #[error("{path}: {reason}")]
     Npy {
         /// The file.
@@ -228,7 +228,7 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: NpyError,
     },
-    /// A list of sweeps, or a sweep in it, was refused.
+    /// A list of sweeps, or a sweep in it, is invalid.
     #[error("{path}: {reason}")]
     Sweeps {
         /// The list, or the frame that does not fit it.
@@ -236,14 +236,14 @@ pub enum FrameError {
         /// What is wrong with it.
         reason: SweepError,
     },
-    /// Points that a caller or a message described were refused.
+    /// The points of a caller or message do not fit their description.
     #[error(transparent)]
     Records(#[from] RecordError),
-    /// Columns that make no layout.
+    /// The columns do not form a layout.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// Values that do not fill rows.
-    #[error("{values} values are no multiple of the {} columns of the layout `{layout}`", .layout.stride())]
+    /// The values do not fill whole rows.
+    #[error("{values} values are not a multiple of the {} columns of the layout `{layout}`", .layout.stride())]
     Ragged {
         /// Number of values.
         values: usize,
@@ -252,8 +252,8 @@ pub enum FrameError {
     },
     /// The model needs a column that the frame lacks.
     #[error(
-        "the model needs the column {column}, and the frame has `{layout}`; use frames with this \
-         column, or name it with --layout if it is there under another name"
+        "the model needs the column {column}, but the frame has `{layout}`; use frames with this \
+         column, or name it with --layout if the frame has it under another name"
     )]
     MissingColumn {
         /// What the model needs.
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_go_by_the_end_of_the_name() {
+    fn the_end_of_the_name_decides_the_format() {
         for (name, format) in [
             ("a/000000.bin", Some(Format::Bin)),
             ("n015__LIDAR_TOP__15.pcd.bin", Some(Format::NuScenes)),
@@ -279,7 +279,7 @@ mod tests {
             ("a.txt", None),
             ("..", None),
         ] {
-            assert_eq!(Format::of(Path::new(name)), format, "{name}");
+            assert_eq!(Format::from_path(Path::new(name)), format, "{name}");
         }
     }
 }

@@ -12,61 +12,63 @@ use super::{Layout, PointCloud};
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header that is read; NumPy's own limit is 10 000.
 const MAX_HEADER_BYTES: u32 = 64 << 10;
-/// Bytes of values that are converted at a time.
+/// Bytes of values converted at a time.
 const BLOCK_BYTES: usize = 64 << 10;
 
-/// Why a `.npy` could not be read.
+/// A `.npy` file could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NpyError {
-    /// Reading failed half-way.
+    /// An I/O error while reading.
     #[error("cannot read the frame: {0}")]
     Io(#[from] std::io::Error),
-    /// The file does not begin as NumPy's files do, or ends within its header.
+    /// The file does not start with NumPy's magic, or ends within its header.
     #[error("no complete NumPy header; is this a .npy file?")]
     NoHeader,
-    /// A version of the format that does not exist yet.
-    #[error("NumPy format version {0}.{1}; 1.0, 2.0 and 3.0 are read")]
+    /// An unknown version of the format.
+    #[error("NumPy format version {0}.{1}; supported are 1.0, 2.0 and 3.0")]
     Version(u8, u8),
-    /// The header claims to be longer than any header is.
-    #[error("a NumPy header of {0} bytes; {MAX_HEADER_BYTES} are the most")]
+    /// The header claims an implausible length.
+    #[error("the NumPy header claims {0} bytes; the limit is {MAX_HEADER_BYTES}")]
     HeaderLength(u32),
     /// The dictionary is malformed.
     #[error("NumPy header: expected {expected}, found `{found}`")]
     Header {
-        /// What should stand there.
+        /// The expected text.
         expected: &'static str,
-        /// What stands there, shortened.
+        /// The text in the file, shortened.
         found: String,
     },
-    /// A value type that is not read.
-    #[error("NumPy dtype `{0}`; save the points as float32: `points.astype('<f4')`")]
-    Dtype(String),
-    /// Not an array of rows.
-    #[error("a NumPy array of shape {0:?}; [points, columns] is needed")]
-    Shape(Vec<u64>),
-    /// The rows are not as long as the layout.
+    /// An unsupported value type.
     #[error(
-        "a NumPy array of {found} columns, where the layout `{layout}` has {}; name the file's own \
+        "NumPy dtype `{0}` is not supported; save the points as float32: `points.astype('<f4')`"
+    )]
+    Dtype(String),
+    /// The array does not consist of rows.
+    #[error("the NumPy array has shape {0:?}; expected [points, columns]")]
+    Shape(Vec<u64>),
+    /// The rows do not match the layout.
+    #[error(
+        "the NumPy array has {found} columns, but the layout `{layout}` has {}; name the file's \
          columns with --layout",
         .layout.stride()
     )]
     Columns {
         /// Columns of the array.
         found: u64,
-        /// The columns it was to be read with.
+        /// The expected columns.
         layout: Layout,
     },
-    /// The values are more or fewer than the shape says.
+    /// The number of values does not match the shape.
     #[error(
-        "an array of {points} × {columns} needs {expected} bytes after the header, the file has {found}"
+        "an array of {points} × {columns} needs {expected} bytes after the header, but the file has {found}"
     )]
     Length {
-        /// Rows by the header.
+        /// Rows according to the header.
         points: u64,
-        /// Columns by the header.
+        /// Columns according to the header.
         columns: u64,
-        /// Bytes that these take.
+        /// Bytes that they need.
         expected: u128,
         /// Bytes after the header.
         found: u64,
@@ -82,7 +84,7 @@ struct Header {
     shape: Vec<u64>,
 }
 
-/// Reads a file of `bytes` bytes, whose columns are `layout`.
+/// Reads a file of `bytes` bytes with the columns `layout`.
 pub(super) fn parse(
     reader: &mut impl Read,
     bytes: u64,
@@ -116,7 +118,7 @@ pub(super) fn parse(
     Ok(PointCloud { layout, data })
 }
 
-/// The dictionary's text, and how many bytes follow it.
+/// The dictionary's text, and the number of bytes after it.
 fn header_text(reader: &mut impl Read, bytes: u64) -> Result<(String, u64), NpyError> {
     let mut prefix = [0u8; 8];
     if bytes < 10 || reader.read_exact(&mut prefix).is_err() || !prefix.starts_with(MAGIC) {
@@ -150,7 +152,7 @@ fn header_text(reader: &mut impl Read, bytes: u64) -> Result<(String, u64), NpyE
 }
 
 impl Header {
-    /// Reads `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
+    /// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
     fn parse(text: &str) -> Result<Header, NpyError> {
         let mut scan = Scan(text);
         let (mut dtype, mut fortran_order, mut shape) = (None, None, None);
@@ -191,7 +193,7 @@ impl Header {
     }
 }
 
-/// What is left of the header's dictionary.
+/// The rest of the header's dictionary.
 struct Scan<'a>(&'a str);
 
 impl<'a> Scan<'a> {
@@ -219,7 +221,7 @@ impl<'a> Scan<'a> {
         Err(self.error(expected, self.rest()))
     }
 
-    /// A string between single or double quotes; no header that is read has an escape in one.
+    /// A string in single or double quotes; supported headers have no escapes.
     fn string(&mut self, expected: &'static str) -> Result<&'a str, NpyError> {
         for quote in ['\'', '"'] {
             let inner = self.rest().strip_prefix(quote);
@@ -298,7 +300,7 @@ fn read_values(
     Ok(())
 }
 
-/// Column after column → row after row.
+/// Column-major → row-major.
 fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
     let points = data.len() / columns;
     let mut rows = vec![0f32; data.len()];
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn types_orders_and_versions() {
+    fn all_types_orders_and_versions_are_read() {
         let rows = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, f32::NAN];
         let by_column = [1.0f32, 5.0, 2.0, 6.0, 3.0, 7.0, 4.0, f32::NAN];
         let le4 = |v: f32| v.to_le_bytes().to_vec();
@@ -363,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_they_found() {
+    fn errors_quote_the_file() {
         let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4), }\n";
         for (from, to, expected) in [
             ("<f4", "|u1", "|u1"),
@@ -377,12 +379,12 @@ mod tests {
             (
                 "(1, 4)",
                 "(2, 4)",
-                "32 bytes after the header, the file has 16",
+                "32 bytes after the header, but the file has 16",
             ),
             (
                 "(1, 4)",
                 "(1, 5)",
-                "5 columns, where the layout `x,y,z,intensity` has 4",
+                "5 columns, but the layout `x,y,z,intensity` has 4",
             ),
             (
                 "(1, 4)",

@@ -1,119 +1,18 @@
 //! `.pcd` frames (Point Cloud Library): ascii, binary and binary_compressed, fields of any type.
 //!
-//! The fields that mean a [`Column`] become the cloud's columns in the file's order; the rest is
-//! read over. Numbers become `f32`. The body's length is checked against the header before memory
-//! is taken, and binary bodies are converted in blocks, so that a reader never holds more than the
-//! file and its cloud.
+//! Fields that map to a [`Column`](super::Column) become the cloud's columns in the file's order; other fields
+//! are skipped. Numbers become `f32`. The body's length is checked against the header before anything is
+//! allocated, and binary bodies are converted in blocks: a reader never holds more than the file and its cloud.
 
 use std::io::{BufRead, Read};
 
 use super::bin::read_f32_le;
-use super::field::{FieldKind, Values, convert};
-use super::pcd_header::{Encoding, Header};
-use super::{Layout, LayoutError, MAX_POINTS, PointCloud, lzf};
+use super::field::{FieldType, Values, convert};
+use super::pcd_header::{Encoding, Header, PcdError, shortened};
+use super::{Layout, PointCloud, lzf};
 
-/// Bytes of a binary body that are converted at a time.
+/// Bytes of a binary body converted at a time.
 const BLOCK_BYTES: usize = 64 << 10;
-
-/// Why a `.pcd` could not be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PcdError {
-    /// Reading failed half-way.
-    #[error("cannot read the frame: {0}")]
-    Io(#[from] std::io::Error),
-    /// The file is no PCD, or is cut within its header.
-    #[error("no PCD header with a DATA line in the first 64 KiB; is this a .pcd file?")]
-    NoDataLine,
-    /// A header line is not there.
-    #[error("the PCD header has no line {0}")]
-    MissingLine(&'static str),
-    /// A header line has a value that it cannot have.
-    #[error("PCD {line}: expected {expected}, found `{found}`")]
-    Value {
-        /// Keyword of the line.
-        line: &'static str,
-        /// What may stand there.
-        expected: String,
-        /// What stands there.
-        found: String,
-    },
-    /// POINTS and WIDTH × HEIGHT do not agree.
-    #[error("PCD POINTS is {points}, but WIDTH × HEIGHT is {width} × {height}")]
-    Points {
-        /// POINTS.
-        points: u64,
-        /// WIDTH.
-        width: u64,
-        /// HEIGHT.
-        height: u64,
-    },
-    /// More points than a frame may have.
-    #[error("{0} points; a frame may have {MAX_POINTS}")]
-    TooManyPoints(u64),
-    /// The fields do not make a cloud.
-    #[error("PCD FIELDS: {0}")]
-    Fields(#[from] LayoutError),
-    /// The body is longer or shorter than the header says.
-    #[error("{points} points need {expected} bytes after the header, the file has {found}")]
-    Length {
-        /// Points by the header.
-        points: usize,
-        /// What they need; "at least …" for ASCII.
-        expected: String,
-        /// Bytes after the header.
-        found: u64,
-    },
-    /// An ASCII body is not text.
-    #[error("the ascii body is not text: {0}")]
-    NotText(std::str::Utf8Error),
-    /// An ASCII line has too few or too many values.
-    #[error("point {point}: a line of {found} values, where FIELDS and COUNT make {expected}")]
-    Values {
-        /// Number of the point, from 0.
-        point: usize,
-        /// Values by the header.
-        expected: usize,
-        /// Values on the line.
-        found: usize,
-    },
-    /// An ASCII value is no number.
-    #[error("point {point}, field {field}: `{text}` is no number")]
-    Number {
-        /// Number of the point, from 0.
-        point: usize,
-        /// Name of the field.
-        field: String,
-        /// The text there, shortened.
-        text: String,
-    },
-    /// An ASCII body has more or fewer lines than points.
-    #[error("the header claims {expected} points, the file has {found}")]
-    Count {
-        /// Points by the header.
-        expected: usize,
-        /// Lines in the file.
-        found: usize,
-    },
-    /// A compressed body is broken.
-    #[error(transparent)]
-    Lzf(#[from] lzf::LzfError),
-}
-
-impl PcdError {
-    pub(super) fn value(line: &'static str, expected: &str, found: &str) -> PcdError {
-        PcdError::Value {
-            line,
-            expected: expected.to_owned(),
-            found: shortened(found),
-        }
-    }
-}
-
-/// At most 40 characters of `text`, for a message.
-fn shortened(text: &str) -> String {
-    text.chars().take(40).collect()
-}
 
 /// Reads a file of `bytes` bytes.
 pub(super) fn parse(reader: &mut impl BufRead, bytes: u64) -> Result<PointCloud, PcdError> {
@@ -164,7 +63,7 @@ fn ascii(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>,
     Ok(data)
 }
 
-/// Appends the read fields of one line.
+/// Appends the columns' values from one line.
 fn parse_line(
     line: &str,
     point: usize,
@@ -172,19 +71,19 @@ fn parse_line(
     data: &mut Vec<f32>,
 ) -> Result<(), PcdError> {
     let mut tokens = line.split_ascii_whitespace();
-    let mut taken = 0;
+    let mut consumed = 0;
     for field in &header.fields {
-        let Some(token) = tokens.nth(field.index - taken) else {
+        let Some(token) = tokens.nth(field.index - consumed) else {
             break;
         };
-        taken = field.index + 1;
+        consumed = field.index + 1;
         data.push(token.parse().map_err(|_| PcdError::Number {
             point,
             field: field.name.clone(),
             text: shortened(token),
         })?);
     }
-    if taken + tokens.count() == header.values {
+    if consumed + tokens.count() == header.values {
         return Ok(());
     }
     Err(PcdError::Values {
@@ -208,7 +107,7 @@ fn binary(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>
     let all_f32 = header
         .fields
         .iter()
-        .all(|field| field.kind == FieldKind::F32);
+        .all(|field| field.kind == FieldType::F32);
     if all_f32 && header.stride == columns * size_of::<f32>() {
         read_f32_le(reader, &mut data)?;
         return Ok(data);

@@ -1,18 +1,118 @@
-//! The text header of a `.pcd` file, checked: fields with their place in a point, number of points
-//! and encoding. Source: the Point Cloud Library's "The PCD file format", version 0.7.
+//! The checked text header of a `.pcd` file: fields with their offsets, number of points and encoding. Source:
+//! the Point Cloud Library's "The PCD file format", version 0.7.
 //!
-//! Nothing is allocated by what the header claims; only the header's own lines are kept.
+//! The header's numbers allocate nothing; only its own lines are kept.
 
 use std::io::{BufRead, Read};
 
-use super::field::{FieldKind, meaning};
-use super::pcd::PcdError;
-use super::{Column, MAX_POINTS};
+use super::field::{FieldType, column_of};
+use super::lzf::LzfError;
+use super::{Column, LayoutError, MAX_POINTS};
 
-/// Longest header that is read.
+/// Longest header that is read, in bytes.
 const MAX_HEADER_BYTES: u64 = 64 << 10;
 /// Most fields of a point.
 const MAX_FIELDS: usize = 256;
+
+/// A `.pcd` file could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PcdError {
+    /// An I/O error while reading.
+    #[error("cannot read the frame: {0}")]
+    Io(#[from] std::io::Error),
+    /// The file is not a PCD, or ends within its header.
+    #[error("no PCD header with a DATA line in the first 64 KiB; is this a .pcd file?")]
+    NoDataLine,
+    /// A header line is missing.
+    #[error("the PCD header has no line {0}")]
+    MissingLine(&'static str),
+    /// A header line has an invalid value.
+    #[error("PCD {line}: expected {expected}, found `{found}`")]
+    Value {
+        /// Keyword of the line.
+        line: &'static str,
+        /// The valid values.
+        expected: String,
+        /// The value in the file.
+        found: String,
+    },
+    /// POINTS and WIDTH × HEIGHT disagree.
+    #[error("PCD POINTS is {points}, but WIDTH × HEIGHT is {width} × {height}")]
+    Points {
+        /// POINTS.
+        points: u64,
+        /// WIDTH.
+        width: u64,
+        /// HEIGHT.
+        height: u64,
+    },
+    /// More points than a frame may have.
+    #[error("{0} points; the limit is {MAX_POINTS}")]
+    TooManyPoints(u64),
+    /// The fields do not form a layout.
+    #[error("PCD FIELDS: {0}")]
+    Fields(#[from] LayoutError),
+    /// The body's length does not match the header.
+    #[error("{points} points need {expected} bytes after the header, but the file has {found}")]
+    Length {
+        /// Points according to the header.
+        points: usize,
+        /// Bytes they need; "at least …" for ASCII.
+        expected: String,
+        /// Bytes after the header.
+        found: u64,
+    },
+    /// An ASCII body is not UTF-8.
+    #[error("the ascii body is not text: {0}")]
+    NotText(std::str::Utf8Error),
+    /// An ASCII line has too few or too many values.
+    #[error("point {point}: the line has {found} values, but FIELDS and COUNT make {expected}")]
+    Values {
+        /// Index of the point, from 0.
+        point: usize,
+        /// Values according to the header.
+        expected: usize,
+        /// Values on the line.
+        found: usize,
+    },
+    /// An ASCII value is not a number.
+    #[error("point {point}, field {field}: `{text}` is not a number")]
+    Number {
+        /// Index of the point, from 0.
+        point: usize,
+        /// Name of the field.
+        field: String,
+        /// The invalid text, shortened.
+        text: String,
+    },
+    /// The number of lines of an ASCII body does not match the header.
+    #[error("the header claims {expected} points, but the file has {found}")]
+    Count {
+        /// Points according to the header.
+        expected: usize,
+        /// Lines in the file.
+        found: usize,
+    },
+    /// A compressed body is invalid.
+    #[error(transparent)]
+    Lzf(#[from] LzfError),
+}
+
+impl PcdError {
+    pub(super) fn value(line: &'static str, expected: &str, found: &str) -> PcdError {
+        PcdError::Value {
+            line,
+            expected: expected.to_owned(),
+            found: shortened(found),
+        }
+    }
+}
+
+/// At most 40 characters of `text`, for a message.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}
 
 /// How the points are stored after the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,43 +122,43 @@ pub(super) enum Encoding {
     Compressed,
 }
 
-/// The type that TYPE and SIZE name.
-fn kind_of(kind: &str, size: &str) -> Option<FieldKind> {
+/// The type named by TYPE and SIZE.
+fn field_type(kind: &str, size: &str) -> Option<FieldType> {
     Some(match (kind, size) {
-        ("F", "4") => FieldKind::F32,
-        ("F", "8") => FieldKind::F64,
-        ("I", "1") => FieldKind::I8,
-        ("I", "2") => FieldKind::I16,
-        ("I", "4") => FieldKind::I32,
-        ("I", "8") => FieldKind::I64,
-        ("U", "1") => FieldKind::U8,
-        ("U", "2") => FieldKind::U16,
-        ("U", "4") => FieldKind::U32,
-        ("U", "8") => FieldKind::U64,
+        ("F", "4") => FieldType::F32,
+        ("F", "8") => FieldType::F64,
+        ("I", "1") => FieldType::I8,
+        ("I", "2") => FieldType::I16,
+        ("I", "4") => FieldType::I32,
+        ("I", "8") => FieldType::I64,
+        ("U", "1") => FieldType::U8,
+        ("U", "2") => FieldType::U16,
+        ("U", "4") => FieldType::U32,
+        ("U", "8") => FieldType::U64,
         _ => return None,
     })
 }
 
-/// A field that becomes a column of the cloud. All others are read over.
+/// A field that becomes a column of the cloud. All others are skipped.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Field {
+pub(super) struct PcdField {
     pub(super) column: Column,
     pub(super) name: String,
-    pub(super) kind: FieldKind,
+    pub(super) kind: FieldType,
     /// Byte offset in a point.
     pub(super) offset: usize,
-    /// Index among the values of a point: its place on an ASCII line.
+    /// Index among a point's values, which is its position on an ASCII line.
     pub(super) index: usize,
 }
 
 /// A checked header.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Header {
-    /// The fields that are read, in the file's order.
-    pub(super) fields: Vec<Field>,
-    /// Bytes of a point, all fields.
+    /// The fields that become columns, in the file's order.
+    pub(super) fields: Vec<PcdField>,
+    /// Bytes of a point, including skipped fields.
     pub(super) stride: usize,
-    /// Values of a point, all fields.
+    /// Values of a point, including skipped fields.
     pub(super) values: usize,
     /// Number of points.
     pub(super) points: usize,
@@ -80,7 +180,7 @@ struct Lines {
 }
 
 impl Header {
-    /// Reads up to and with the `DATA` line.
+    /// Reads up to and including the `DATA` line.
     pub(super) fn parse(reader: &mut impl BufRead) -> Result<Header, PcdError> {
         let mut reader = reader.take(MAX_HEADER_BYTES);
         let mut lines = Lines::default();
@@ -139,7 +239,7 @@ impl Header {
     }
 }
 
-/// Number of points by POINTS and WIDTH × HEIGHT, which must agree where both are given.
+/// The number of points from POINTS and WIDTH × HEIGHT, which must agree if both are given.
 fn points(lines: &Lines) -> Result<usize, PcdError> {
     let number = |key, line: &Option<String>| match line {
         None => Ok(None),
@@ -169,8 +269,8 @@ fn points(lines: &Lines) -> Result<usize, PcdError> {
     Ok(points as usize)
 }
 
-/// The fields that are read, in the file's order, the bytes of a point and its number of values.
-fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
+/// The fields that become columns, in the file's order; the bytes of a point and its number of values.
+fn fields(lines: &Lines) -> Result<(Vec<PcdField>, usize, usize), PcdError> {
     let required = |key, line: &Option<String>| line.clone().ok_or(PcdError::MissingLine(key));
     let names = required("FIELDS", &lines.fields)?;
     let sizes = required("SIZE", &lines.size)?;
@@ -197,7 +297,7 @@ fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
     let counts = lines.count.as_deref().unwrap_or_default();
     let counts = counts.split_whitespace().chain(std::iter::repeat("1"));
 
-    let mut found: Vec<(Field, usize)> = Vec::new();
+    let mut found: Vec<(PcdField, usize)> = Vec::new();
     let (mut stride, mut values) = (0u64, 0u64);
     let described = names
         .split_whitespace()
@@ -205,7 +305,7 @@ fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
         .zip(kinds.split_whitespace())
         .zip(counts);
     for (((name, size), kind), count) in described {
-        let Some(kind) = kind_of(kind, size) else {
+        let Some(kind) = field_type(kind, size) else {
             let text = format!("{kind} {size} of field `{name}`");
             return Err(PcdError::value(
                 "TYPE and SIZE",
@@ -221,16 +321,16 @@ fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
                 &text,
             ));
         };
-        if let Some((column, rank)) = meaning(name, kind) {
+        if let Some((column, rank)) = column_of(name, kind) {
             if count != 1 {
                 let text = format!("{count} of field `{name}`");
                 return Err(PcdError::value(
                     "COUNT",
-                    "1 for a field that is read",
+                    "1 for a field that becomes a column",
                     &text,
                 ));
             }
-            let field = Field {
+            let field = PcdField {
                 column,
                 name: name.to_owned(),
                 kind,
@@ -242,7 +342,7 @@ fn fields(lines: &Lines) -> Result<(Vec<Field>, usize, usize), PcdError> {
                 Some(at) if found[at].1 == rank => {
                     return Err(PcdError::value("FIELDS", "each field once", name));
                 }
-                // Of two names for one column the first in rank is the one that is meant.
+                // If several names map to one column, the one with the lowest rank wins.
                 Some(at) if rank < found[at].1 => {
                     found.remove(at);
                     found.push((field, rank));
@@ -294,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_by_name_and_counted_over() {
+    fn fields_are_found_by_name_and_offsets_include_skipped_ones() {
         use Column::*;
         assert_eq!(
             columns(&["_ U 1 4", "normal F 4 3", "intensity U 1 1", "ring U 2 1"]),
@@ -315,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_names_for_one_column_the_first_in_rank_is_read() {
+    fn the_highest_ranked_name_of_a_column_wins() {
         use Column::*;
         assert_eq!(
             columns(&["reflectivity U 2 1", "intensity F 4 1"]),

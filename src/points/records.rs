@@ -1,24 +1,24 @@
-//! Points as a driver gives them: records of any length with fields of any type at any place.
+//! Points as drivers deliver them: records of any length with fields of any type at any offset.
 //!
-//! That is the form of `sensor_msgs/PointCloud2`, of a C caller's array of structs, and of an IPC buffer.
-//! The description is checked once ([`Records::new`]); reading a cloud then checks one length and allocates
-//! nothing once the cloud has the capacity.
+//! `sensor_msgs/PointCloud2`, a C caller's array of structs and IPC buffers have this form. The description is
+//! checked once ([`Records::new`]); reading a cloud then only checks a length, and allocates nothing once the
+//! cloud has the capacity.
 
-use super::field::{self, FieldKind, Values};
+use super::field::{self, FieldType, Values};
 use super::{Column, FrameError, Layout, LayoutError, MAX_POINTS, PointCloud};
 
-/// Where a column of the cloud is in a record.
+/// A column's place in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// What the values are.
+    /// The cloud's column.
     pub column: Column,
-    /// Their type.
-    pub kind: FieldKind,
-    /// Byte offset from the begin of the record.
+    /// Type of the values.
+    pub kind: FieldType,
+    /// Byte offset in the record.
     pub offset: usize,
 }
 
-/// What a record is made of, checked.
+/// A checked description of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Records {
     fields: Vec<Field>,
@@ -27,23 +27,23 @@ pub struct Records {
     big_endian: bool,
 }
 
-/// How many records there are, and where.
+/// The number of records and their arrangement in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
     /// Records in a row.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// Bytes from one row to the next; at least those of its records.
+    /// Bytes from one row to the next, at least the row's records.
     pub row_step: usize,
 }
 
 impl Records {
-    /// Records of `step` bytes with `fields`, which become the cloud's columns in the order given.
+    /// Describes records of `step` bytes; `fields` become the cloud's columns, in this order.
     ///
     /// # Errors
-    /// [`RecordError::Layout`] where the columns make no layout, [`RecordError::Outside`] for a field that
-    /// ends past the record.
+    /// [`RecordError::Layout`] if the columns do not form a layout, [`RecordError::Outside`] if a field ends
+    /// past the record.
     pub fn new(fields: &[Field], step: usize, big_endian: bool) -> Result<Self, RecordError> {
         if let Some(&field) = fields.iter().find(|field| {
             let end = field.offset.checked_add(field.kind.size());
@@ -60,13 +60,15 @@ impl Records {
         })
     }
 
-    /// The fields that mean a column, of all that a record has: name, type and byte offset. Where several names
-    /// mean the same column (`intensity`, `i`, `reflectivity`) the first of them counts, wherever it
-    /// stands; unknown names are read over.
-    pub fn named<'a>(fields: impl IntoIterator<Item = (&'a str, FieldKind, usize)>) -> Vec<Field> {
+    /// Selects the fields that map to a column from all fields of a record (name, type and byte offset). If
+    /// several names map to one column (`intensity`, `i`, `reflectivity`), the first in this order wins,
+    /// whatever the order of the fields; unknown names are skipped.
+    pub fn select_fields<'a>(
+        fields: impl IntoIterator<Item = (&'a str, FieldType, usize)>,
+    ) -> Vec<Field> {
         let mut found: Vec<(Field, usize)> = Vec::new();
         for (name, kind, offset) in fields {
-            let Some((column, rank)) = field::meaning(name, kind) else {
+            let Some((column, rank)) = field::column_of(name, kind) else {
                 continue;
             };
             let field = Field {
@@ -83,7 +85,7 @@ impl Records {
         found.into_iter().map(|(field, _)| field).collect()
     }
 
-    /// Columns of the clouds that are read.
+    /// Columns of the resulting clouds.
     pub fn layout(&self) -> Layout {
         self.layout
     }
@@ -93,11 +95,11 @@ impl Records {
         self.step
     }
 
-    /// Reads the records of `bytes` into `out`, whose layout and points they replace.
+    /// Reads the records in `bytes` into `out`, replacing its layout and points.
     ///
     /// # Errors
-    /// [`RecordError::TooMany`], or [`RecordError::Length`] where the extent needs more bytes than there are;
-    /// `out` is then unchanged.
+    /// [`RecordError::TooMany`], or [`RecordError::Length`] if the extent needs more bytes than there are;
+    /// `out` is unchanged.
     pub fn read(
         &self,
         bytes: &[u8],
@@ -114,7 +116,7 @@ impl Records {
         }
         let row = extent.width * self.step;
         let rows = out.data.chunks_exact_mut(extent.width * columns);
-        // The row step of a single row says nothing, and some drivers leave it 0.
+        // The row step of a single row is meaningless, and some drivers leave it 0.
         let row_step = if extent.height == 1 {
             row
         } else {
@@ -134,7 +136,7 @@ impl Records {
         Ok(())
     }
 
-    /// Number of points, if `bytes` are enough for them.
+    /// The number of points, if they fit into `bytes`.
     fn check(&self, bytes: usize, extent: Extent) -> Result<usize, RecordError> {
         let Extent {
             width,
@@ -162,16 +164,16 @@ impl Records {
     }
 }
 
-/// Why records cannot be read.
+/// Records cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The fields make no layout.
-    #[error("the points' fields: {0}")]
+    /// The fields do not form a layout.
+    #[error("fields of the points: {0}")]
     Layout(#[from] LayoutError),
     /// A field ends past the record.
     #[error(
-        "the field {} of {} bytes at offset {} ends past the {step} bytes of a point",
+        "the field {} ({} bytes at offset {}) ends past the {step} bytes of a point",
         .field.column, .field.kind.size(), .field.offset
     )]
     Outside {
@@ -180,25 +182,25 @@ pub enum RecordError {
         /// Bytes of a record.
         step: usize,
     },
-    /// More points than a frame may have.
-    #[error("{width} × {height} points; a frame may have {MAX_POINTS}")]
+    /// Too many points.
+    #[error("{width} × {height} points; the limit is {MAX_POINTS}")]
     TooMany {
         /// Records in a row.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// Fewer bytes than the records need.
+    /// The records need more bytes than there are.
     #[error(
         "{} × {} points of {step} bytes, in rows of {} bytes, do not fit into {bytes} bytes",
         .extent.width, .extent.height, .extent.row_step
     )]
     Length {
-        /// What was claimed.
+        /// The claimed extent.
         extent: Extent,
         /// Bytes of a record.
         step: usize,
-        /// Bytes there are.
+        /// Bytes available.
         bytes: usize,
     },
 }
@@ -214,12 +216,12 @@ mod tests {
     use super::*;
 
     const XYZ: [Field; 3] = [
-        field(Column::X, FieldKind::F32, 4),
-        field(Column::Y, FieldKind::F32, 8),
-        field(Column::Z, FieldKind::F64, 12),
+        field(Column::X, FieldType::F32, 4),
+        field(Column::Y, FieldType::F32, 8),
+        field(Column::Z, FieldType::F64, 12),
     ];
 
-    const fn field(column: Column, kind: FieldKind, offset: usize) -> Field {
+    const fn field(column: Column, kind: FieldType, offset: usize) -> Field {
         Field {
             column,
             kind,
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_steps_and_both_orders_of_bytes_are_followed() {
+    fn row_steps_and_byte_orders_are_followed() {
         for big_endian in [false, true] {
             let records = Records::new(&XYZ, 20, big_endian).unwrap();
             let mut bytes = Vec::new();
@@ -264,7 +266,7 @@ mod tests {
                 .collect();
             assert_eq!(cloud.data(), expected);
             assert_eq!(cloud.layout().to_string(), "x,y,z");
-            // The padding after the last row may be missing, the last record's last byte may not.
+            // The padding after the last row may be missing, but not the last record's last byte.
             records.read(&bytes[..83], extent, &mut cloud).unwrap();
             assert_eq!(cloud.data(), expected);
             let short = records.read(&bytes[..82], extent, &mut cloud).unwrap_err();
@@ -276,18 +278,18 @@ mod tests {
     }
 
     #[test]
-    fn every_type_becomes_a_float() {
-        let kinds: [(FieldKind, Vec<u8>, f32); 10] = [
-            (FieldKind::F32, (-1.5f32).to_le_bytes().into(), -1.5),
-            (FieldKind::F64, (-1.5f64).to_le_bytes().into(), -1.5),
-            (FieldKind::I8, (-2i8).to_le_bytes().into(), -2.0),
-            (FieldKind::I16, (-2i16).to_le_bytes().into(), -2.0),
-            (FieldKind::I32, (-2i32).to_le_bytes().into(), -2.0),
-            (FieldKind::I64, (-2i64).to_le_bytes().into(), -2.0),
-            (FieldKind::U8, 255u8.to_le_bytes().into(), 255.0),
-            (FieldKind::U16, 65535u16.to_le_bytes().into(), 65535.0),
-            (FieldKind::U32, 70000u32.to_le_bytes().into(), 70000.0),
-            (FieldKind::U64, 70000u64.to_le_bytes().into(), 70000.0),
+    fn every_type_is_converted_to_f32() {
+        let kinds: [(FieldType, Vec<u8>, f32); 10] = [
+            (FieldType::F32, (-1.5f32).to_le_bytes().into(), -1.5),
+            (FieldType::F64, (-1.5f64).to_le_bytes().into(), -1.5),
+            (FieldType::I8, (-2i8).to_le_bytes().into(), -2.0),
+            (FieldType::I16, (-2i16).to_le_bytes().into(), -2.0),
+            (FieldType::I32, (-2i32).to_le_bytes().into(), -2.0),
+            (FieldType::I64, (-2i64).to_le_bytes().into(), -2.0),
+            (FieldType::U8, 255u8.to_le_bytes().into(), 255.0),
+            (FieldType::U16, 65535u16.to_le_bytes().into(), 65535.0),
+            (FieldType::U32, 70000u32.to_le_bytes().into(), 70000.0),
+            (FieldType::U64, 70000u64.to_le_bytes().into(), 70000.0),
         ];
         for (kind, value, expected) in kinds {
             let mut fields = XYZ.to_vec();
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_that_the_bytes_do_not_bear_out() {
+    fn extents_that_the_bytes_do_not_cover_are_rejected() {
         let records = Records::new(&XYZ, 20, false).unwrap();
         let mut cloud = PointCloud::empty(Layout::KITTI);
         let mut read = |bytes: usize, width, height, row_step| {
@@ -344,7 +346,7 @@ mod tests {
         ));
         let missing = Records::new(&XYZ[..2], 20, false).unwrap_err();
         assert!(matches!(missing, RecordError::Layout(_)), "{missing}");
-        let far = field(Column::X, FieldKind::F32, usize::MAX);
+        let far = field(Column::X, FieldType::F32, usize::MAX);
         assert!(matches!(
             Records::new(&[far], 20, false),
             Err(RecordError::Outside { .. })
@@ -352,20 +354,20 @@ mod tests {
     }
 
     #[test]
-    fn names_are_understood_in_any_order() {
-        let fields = Records::named([
-            ("reflectivity", FieldKind::U16, 0),
-            ("x", FieldKind::F32, 4),
-            ("time_stamp", FieldKind::U32, 8),
-            ("t", FieldKind::U32, 8),
-            ("intensity", FieldKind::U8, 12),
-            ("i", FieldKind::U8, 13),
+    fn fields_are_selected_in_any_order() {
+        let fields = Records::select_fields([
+            ("reflectivity", FieldType::U16, 0),
+            ("x", FieldType::F32, 4),
+            ("time_stamp", FieldType::U32, 8),
+            ("t", FieldType::U32, 8),
+            ("intensity", FieldType::U8, 12),
+            ("i", FieldType::U8, 13),
         ]);
         assert_eq!(
             fields,
             [
-                field(Column::Intensity, FieldKind::U8, 12),
-                field(Column::X, FieldKind::F32, 4),
+                field(Column::Intensity, FieldType::U8, 12),
+                field(Column::X, FieldType::F32, 4),
             ]
         );
     }

@@ -1,19 +1,17 @@
-//! A list of sweeps in a JSON file (`--sweeps`), read as one cloud. [`read_sweeps`] shows its form.
+//! A list of sweeps in a JSON file (`--sweeps`), read as one cloud. [`read_sweeps`] documents its form.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::sweeps::{Accumulated, Pose, SweepBuffer, SweepError};
+use super::sweeps::{Accumulated, MAX_SWEEPS, Pose, SweepBuffer, SweepError};
 use super::{FrameError, Layout, PointCloud, ReadOptions, open, read};
 
-/// Largest list that is read.
+/// Largest list that is read, in bytes.
 const MAX_LIST_BYTES: u64 = 1 << 20;
-/// Most sweeps of a list.
-pub(super) const MAX_SWEEPS: usize = 256;
 
-/// The list as it is written.
+/// The list as it is written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListFile {
@@ -27,7 +25,7 @@ struct ListFile {
 struct ListedSweep {
     file: PathBuf,
     stamp_ns: i64,
-    /// Must be there, if only as null. Boxed, so that a list of tiny entries stays small.
+    /// Required, if only as null. Boxed to keep a list of tiny entries small.
     #[serde(deserialize_with = "Option::deserialize")]
     pose: Option<Box<ListedPose>>,
 }
@@ -39,7 +37,7 @@ struct ListedPose {
     rotation: [f64; 4],
 }
 
-/// Reads the sweeps that a list names as one cloud of at most `max_points` points.
+/// Reads the sweeps named by a list into one cloud of at most `max_points` points.
 ///
 /// ```json
 /// { "layout": "x,y,z,intensity,_",
@@ -49,15 +47,15 @@ struct ListedPose {
 ///                 "rotation": [0.9607, -0.0074, -0.0226, -0.2764] } },
 ///     { "file": "older.bin", "stamp_ns": 315966265259836000, "pose": null } ] }
 /// ```
-/// Newest first. `file` is relative to the list; `stamp_ns` counts nanoseconds from any epoch;
-/// `pose` is vehicle→world (metres; unit quaternion w x y z), null where unknown; `layout` may be
-/// left out. Other keys are refused.
+/// Newest first. `file` is relative to the list; `stamp_ns` counts nanoseconds from any epoch; `pose` is
+/// vehicle→world (metres; unit quaternion w x y z), null where unknown; `layout` is optional. Unknown keys are
+/// errors.
 ///
-/// Columns of nameless files: `options.layout`, else the list's `layout`, else the default. Each
-/// sweep that is left out for want of a pose is logged as a warning.
+/// Files that do not name their columns have those of `options.layout`, else of the list's `layout`, else the
+/// default. Each sweep dropped because it has no pose is logged as a warning.
 ///
 /// # Errors
-/// [`FrameError::Sweeps`] where the list is at fault, and a frame's own error where that is.
+/// [`FrameError::Sweeps`] for an invalid list, or the error of the frame that could not be read.
 pub fn read_sweeps(
     path: &Path,
     options: &ReadOptions,
@@ -84,7 +82,7 @@ pub fn read_sweeps(
                 "it is"
             };
             log::warn!(
-                "{}: no pose for this sweep, {lost} left out",
+                "{}: this sweep has no pose; {lost} dropped",
                 frame.display()
             );
         }
@@ -115,7 +113,7 @@ fn read_list(path: &Path) -> Result<ListFile, FrameError> {
     })
 }
 
-/// The poses of a list whose number and order are right.
+/// Checks the number and order of the sweeps and returns their poses.
 fn check(list: &ListFile) -> Result<Vec<Option<Pose>>, SweepError> {
     if !(1..=MAX_SWEEPS).contains(&list.sweeps.len()) {
         return Err(SweepError::Count(list.sweeps.len()));

@@ -1,31 +1,33 @@
 //! Several sweeps as one cloud: past points are moved to where the newest sweep sees them.
 //!
 //! A pose places the vehicle in a fixed world. A past point moves by `world→now · past→world`,
-//! composed in f64 and applied in f32: poses far from the map's origin composed in f32 lose
-//! centimetres. Each point gets its age in the column `t`, in seconds, 0 for the newest sweep.
+//! composed in f64 and applied in f32: composed in f32, poses far from the map's origin would lose centimetres.
+//! Each point gets its age in the column `t`, in seconds, 0 for the newest sweep.
 //!
-//! [`SweepBuffer`] is fed sweep by sweep while driving; [`super::read_sweeps`] fills
-//! one from a list of files.
+//! A running vehicle feeds a [`SweepBuffer`] sweep by sweep; [`super::read_sweeps`] fills one from a list of
+//! files.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use super::sweep_list::MAX_SWEEPS;
 use super::{Column, Layout, LayoutError, PointCloud};
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion};
 
-/// How far from 1 the norm of a rotation may be: rounded to four decimals it still passes.
+/// Most sweeps in a list that [`super::read_sweeps`] reads.
+pub(super) const MAX_SWEEPS: usize = 256;
+
+/// Tolerated distance of a rotation's norm from 1; lets quaternions rounded to four decimals pass.
 const NORM_TOLERANCE: f64 = 1e-3;
 
-/// Where the vehicle is: vehicle→world, in f64.
+/// The vehicle's pose, vehicle→world, in f64.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pose(Isometry3<f64>);
 
 impl Pose {
-    /// A pose from metres and a unit quaternion w x y z, which is normalised.
+    /// Creates a pose from a translation in metres and a unit quaternion w x y z, which is normalised.
     ///
     /// # Errors
-    /// A number that is not finite, or a quaternion whose norm is not 1 within 1e-3.
+    /// A number is not finite, or the quaternion's norm differs from 1 by more than 1e-3.
     pub fn new(translation: [f64; 3], rotation: [f64; 4]) -> Result<Pose, PoseError> {
         if !translation.iter().chain(&rotation).all(|v| v.is_finite()) {
             return Err(PoseError::NotFinite);
@@ -42,20 +44,20 @@ impl Pose {
         )))
     }
 
-    /// What moves points seen from this pose to where `now` sees them: the rows of `[R | t]`,
-    /// composed in f64 and only then rounded.
-    pub fn seen_from(&self, now: &Pose) -> [[f32; 4]; 3] {
+    /// The transform from this pose's vehicle frame to that of `now`: the rows of `[R | t]`, composed in f64
+    /// and rounded once.
+    pub fn transform_to(&self, now: &Pose) -> [[f32; 4]; 3] {
         let relative = now.0.inv_mul(&self.0).to_homogeneous();
         std::array::from_fn(|row| std::array::from_fn(|column| relative[(row, column)] as f32))
     }
 }
 
-/// The last sweeps, for accumulation frame after frame without allocation once it is warm.
+/// The latest sweeps, accumulated into a cloud frame by frame; allocates nothing once warm.
 #[derive(Debug)]
 pub struct SweepBuffer {
     /// Newest first.
     sweeps: VecDeque<Sweep>,
-    /// Of the sweeps held.
+    /// Columns of the sweeps held.
     layout: Layout,
     max_past: usize,
     capacity: usize,
@@ -69,32 +71,34 @@ struct Sweep {
     pose: Option<Pose>,
 }
 
-/// What [`SweepBuffer::accumulate`] used and what it had to leave out.
+/// What [`SweepBuffer::accumulate`] used and what it left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accumulated {
+    /// Points in the result.
+    pub points: usize,
     /// Sweeps in the result.
     pub sweeps: usize,
-    /// Past sweeps left out because they, or the newest one, have no pose.
+    /// Past sweeps left out because they or the newest sweep have no pose.
     pub sweeps_without_pose: usize,
-    /// Points left out because the capacity was reached; the oldest go first.
+    /// Points left out because the capacity was reached; the oldest are dropped first.
     pub points_over_capacity: usize,
 }
 
-/// One sweep of an accumulated cloud, before it is moved.
+/// One sweep of an accumulated cloud, before its points are moved.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SweepPart<'a> {
-    /// Its points: rows of [`SweepBuffer::layout`].
+    /// The points: rows of [`SweepBuffer::layout`].
     pub rows: &'a [f32],
-    /// Rows of `[R | t]` that move its points to where the newest sweep sees them; `None` for the
-    /// newest, whose points stay as they are.
+    /// Rows of `[R | t]`, from the sweep's vehicle frame to the newest one's; `None` for the newest sweep,
+    /// whose points stay as they are.
     pub motion: Option<[[f32; 4]; 3]>,
-    /// What is added to the points' `t`, in seconds.
+    /// Added to the points' `t`, in seconds.
     pub age: f32,
 }
 
 impl SweepBuffer {
-    /// A buffer of the newest and `max_past` past sweeps, whose results have at most `capacity`
-    /// points.
+    /// Creates a buffer for the newest and `max_past` past sweeps whose accumulated clouds have at most
+    /// `capacity` points.
     pub fn new(max_past: usize, capacity: usize) -> Self {
         Self {
             sweeps: VecDeque::new(),
@@ -104,12 +108,12 @@ impl SweepBuffer {
         }
     }
 
-    /// Adds the newest sweep; the oldest goes when there are too many. `pose` is where the vehicle
-    /// was at `stamp_ns` (nanoseconds since any epoch), if that is known.
+    /// Adds the newest sweep and drops the oldest if there are too many. `pose` is the vehicle's pose at
+    /// `stamp_ns` (nanoseconds since any epoch), if known.
     ///
     /// # Errors
-    /// The sweep is older than the last one, has other columns, or no room for a column `t`. The
-    /// buffer is then unchanged; [`clear`](Self::clear) starts anew, say after a jump in time.
+    /// The sweep is older than the newest one held, has other columns, or has no room for a column `t`. The
+    /// buffer is unchanged; see [`push_or_restart`](Self::push_or_restart).
     pub fn push(
         &mut self,
         cloud: &PointCloud,
@@ -145,7 +149,30 @@ impl SweepBuffer {
         Ok(())
     }
 
-    /// Forgets all sweeps.
+    /// Adds the newest sweep like [`push`](Self::push), but restarts with this sweep alone if it does not follow
+    /// the ones held: its time jumps back, as when a bag is played again, or its columns differ. Returns the
+    /// reason for a restart, which the caller should report.
+    ///
+    /// # Errors
+    /// The columns leave no room for `t`: the sweep cannot be accumulated at all.
+    pub fn push_or_restart(
+        &mut self,
+        cloud: &PointCloud,
+        stamp_ns: i64,
+        pose: Option<Pose>,
+    ) -> Result<Option<SweepError>, SweepError> {
+        match self.push(cloud, stamp_ns, pose) {
+            Ok(()) => Ok(None),
+            Err(reason @ (SweepError::Backwards { .. } | SweepError::LayoutChanged { .. })) => {
+                self.clear();
+                self.push(cloud, stamp_ns, pose)?;
+                Ok(Some(reason))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all sweeps.
     pub fn clear(&mut self) {
         self.sweeps.clear();
     }
@@ -155,8 +182,8 @@ impl SweepBuffer {
         self.layout
     }
 
-    /// What an accumulated cloud is made of, newest first: the sweeps that have a pose, as far as the
-    /// capacity goes. `done` counts along, and is complete after the last one.
+    /// The parts of an accumulated cloud, newest first: the sweeps with a pose, up to the capacity. Updates
+    /// `done` while iterating; its counts are complete after the last part.
     pub fn parts<'a>(&'a self, done: &'a mut Accumulated) -> impl Iterator<Item = SweepPart<'a>> {
         *done = Accumulated::default();
         let stride = self.layout.stride();
@@ -168,29 +195,38 @@ impl SweepBuffer {
                 let newest = self.sweeps.front()?;
                 let motion = match (past, &sweep.pose, &newest.pose) {
                     (0, ..) => None,
-                    (_, Some(pose), Some(now)) => Some(pose.seen_from(now)),
+                    (_, Some(pose), Some(now)) => Some(pose.transform_to(now)),
                     _ => {
                         done.sweeps_without_pose += 1;
                         return None;
                     }
                 };
                 let points = sweep.data.len() / stride;
-                let taken = points.min(room);
-                room -= taken;
-                done.points_over_capacity += points - taken;
+                let kept = points.min(room);
+                room -= kept;
+                done.points += kept;
+                done.points_over_capacity += points - kept;
                 done.sweeps += 1;
                 Some(SweepPart {
-                    rows: &sweep.data[..taken * stride],
+                    rows: &sweep.data[..kept * stride],
                     motion,
                     age: seconds(newest.stamp_ns, sweep.stamp_ns),
                 })
             })
     }
 
-    /// Writes all sweeps to `out`, newest first, in the frame of the newest.
+    /// The counts that [`accumulate`](Self::accumulate) would return, and that
+    /// [`Detector::detect_sweeps`](crate::Detector::detect_sweeps) works with, without copying a point.
+    pub fn counts(&self) -> Accumulated {
+        let mut done = Accumulated::default();
+        self.parts(&mut done).for_each(drop);
+        done
+    }
+
+    /// Writes all sweeps to `out`, newest first, in the newest sweep's vehicle frame.
     ///
-    /// The columns are those of the sweeps, and `t` at the end unless they have one already: then
-    /// the sweep's age is added to it. The newest sweep's points stay as they are, bit by bit.
+    /// The columns are those of the sweeps, plus `t` at the end unless they have one; a sweep's age is added to
+    /// its `t`. The newest sweep's points are copied bit for bit.
     pub fn accumulate(&self, out: &mut PointCloud) -> Accumulated {
         out.data.clear();
         let mut done = Accumulated::default();
@@ -205,12 +241,12 @@ impl SweepBuffer {
     }
 }
 
-/// `now − past` in seconds, subtracted as integers: nanoseconds since 1970 do not fit an f64.
+/// `now − past` in seconds, subtracted as integers because nanoseconds since 1970 do not fit an f64.
 fn seconds(now: i64, past: i64) -> f32 {
     ((i128::from(now) - i128::from(past)) as f64 / 1e9) as f32
 }
 
-/// Appends `rows` of `layout` to `out`, whose layout is the same with a `t`.
+/// Appends `rows` of `layout` to `out`, whose layout is `layout` with a `t`.
 fn append(
     rows: &[f32],
     layout: Layout,
@@ -219,7 +255,7 @@ fn append(
     out: &mut PointCloud,
 ) {
     let (stride, out_stride) = (layout.stride(), out.layout.stride());
-    // A layout has x, y and z, and `out` has t: 0 never stands for a missing one.
+    // Every layout has x, y and z, and `out` has t: the 0 is never used.
     let [x, y, z, t] = [Column::X, Column::Y, Column::Z, Column::T]
         .map(|column| out.layout.position(column).unwrap_or(0));
     let begin = out.data.len();
@@ -243,47 +279,47 @@ fn append(
     }
 }
 
-/// One coordinate of a moved point, by a row of `[R | t]`.
+/// One coordinate of a moved point, from one row of `[R | t]`.
 fn moved([a, b, c, d]: [f32; 4], [x, y, z]: [f32; 3]) -> f32 {
     a * x + b * y + c * z + d
 }
 
-/// Why numbers are no pose.
+/// The numbers do not form a pose.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoseError {
-    /// NaN or an infinity.
-    #[error("the pose has a number that is not finite")]
+    /// A number is NaN or infinite.
+    #[error("the pose contains a number that is not finite")]
     NotFinite,
-    /// The quaternion is no rotation.
-    #[error("the rotation (w x y z) has the norm {0}, not 1")]
+    /// The quaternion is not a rotation.
+    #[error("the rotation (w x y z) has norm {0}, expected 1")]
     Norm(f64),
 }
 
-/// Why sweeps cannot be accumulated.
+/// Sweeps cannot be accumulated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweepError {
-    /// The list is no JSON of this form.
+    /// The file is not a JSON list of sweeps.
     #[error("not a list of sweeps: {0}")]
     Json(String),
-    /// An empty list, or a very long one.
-    #[error("a list of {0} sweeps; 1 to {MAX_SWEEPS} are read")]
+    /// The list is empty or too long.
+    #[error("the list has {0} sweeps; 1 to {MAX_SWEEPS} are supported")]
     Count(usize),
-    /// The list is not newest first.
+    /// The list is not sorted newest first.
     #[error(
-        "{file}: its stamp {stamp} is newer than {before} of the sweep listed before it; list the \
-         newest sweep first"
+        "{file}: its stamp {stamp} is newer than {before}, the stamp of the sweep listed before it; \
+         list the newest sweep first"
     )]
     Order {
         /// The sweep, as listed.
         file: PathBuf,
         /// Its time in nanoseconds.
         stamp: i64,
-        /// That of the sweep before it in the list.
+        /// Time of the sweep listed before it.
         before: i64,
     },
-    /// A listed pose is none.
+    /// A listed pose is invalid.
     #[error("{file}: {reason}")]
     Pose {
         /// The sweep, as listed.
@@ -291,23 +327,23 @@ pub enum SweepError {
         /// What is wrong with its pose.
         reason: PoseError,
     },
-    /// A sweep is older than the one before it.
-    #[error("a sweep at {stamp} ns after one at {newest} ns: time runs backwards")]
+    /// A sweep is older than the newest one held.
+    #[error("time runs backwards: a sweep at {stamp} ns follows one at {newest} ns")]
     Backwards {
         /// Time of the newest sweep held.
         newest: i64,
-        /// Time of the sweep refused.
+        /// Time of the rejected sweep.
         stamp: i64,
     },
-    /// A sweep has other columns than those before it.
-    #[error("a sweep of the columns `{found}` among sweeps of `{held}`")]
+    /// A sweep has other columns than those held.
+    #[error("a sweep with the columns `{found}` follows sweeps with `{held}`")]
     LayoutChanged {
         /// Columns of the sweeps held.
         held: Layout,
-        /// Columns of the sweep refused.
+        /// Columns of the rejected sweep.
         found: Layout,
     },
-    /// The columns make no layout, or leave no room for `t`.
+    /// The columns do not form a layout, or leave no room for `t`.
     #[error(transparent)]
     Layout(#[from] LayoutError),
 }
@@ -331,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn past_points_are_seen_from_now_and_get_their_age() {
+    fn past_points_are_moved_to_the_newest_pose_and_aged() {
         let mut buffer = SweepBuffer::new(1, 10);
         let mut out = PointCloud::empty(Layout::KITTI);
         assert_eq!(buffer.accumulate(&mut out), Accumulated::default());
@@ -357,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_that_is_there_already_grows() {
+    fn a_sweeps_age_is_added_to_an_existing_t() {
         let mut buffer = SweepBuffer::new(2, 10);
         for stamp in [0, 250_000_000] {
             let sweep = cloud("t,x,y,z", &[0.25, 1., 0., 0.]);
@@ -369,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pose_there_is_only_the_newest() {
+    fn without_poses_only_the_newest_sweep_is_used() {
         let mut out = PointCloud::empty(Layout::KITTI);
         for (past, now, used) in [
             (None, ahead(1.0), 1),
@@ -381,13 +417,14 @@ mod tests {
             buffer.push(&cloud("xyzi", &[1.; 4]), 0, past).unwrap();
             buffer.push(&cloud("xyzi", &[2.; 4]), 1, now).unwrap();
             let done = buffer.accumulate(&mut out);
+            assert_eq!(buffer.counts(), done);
             assert_eq!((done.sweeps, done.sweeps_without_pose), (used, 2 - used));
             assert_eq!(out.len(), used);
         }
     }
 
     #[test]
-    fn capacity_cuts_the_oldest_points_and_tells() {
+    fn capacity_drops_the_oldest_points_and_counts_them() {
         for (capacity, left, lost) in [(0, 0, 4), (1, 1, 3), (2, 2, 2), (3, 3, 1), (4, 4, 0)] {
             let mut buffer = SweepBuffer::new(1, capacity);
             buffer
@@ -399,13 +436,15 @@ mod tests {
             let mut out = PointCloud::empty(Layout::KITTI);
             let done = buffer.accumulate(&mut out);
             assert_eq!((out.len(), done.points_over_capacity), (left, lost));
+            assert_eq!(done.points, left);
+            assert_eq!(buffer.counts(), done);
             let newest = out.rows().filter(|row| row[0] == 2.0).count();
             assert_eq!(newest, left.min(2));
         }
     }
 
     #[test]
-    fn a_sweep_that_does_not_fit_leaves_the_buffer_as_it_was() {
+    fn a_rejected_sweep_leaves_the_buffer_unchanged() {
         let mut buffer = SweepBuffer::new(1, 10);
         buffer.push(&cloud("xyzi", &[1.; 4]), 50, None).unwrap();
         let older = buffer.push(&cloud("xyzi", &[2.; 4]), 49, None);
@@ -422,6 +461,31 @@ mod tests {
         assert!(matches!(
             buffer.push(&full, 0, None),
             Err(SweepError::Layout(_))
+        ));
+    }
+
+    #[test]
+    fn a_sweep_that_does_not_follow_restarts_the_buffer() {
+        let mut buffer = SweepBuffer::new(4, 10);
+        let mut push = |layout: &str, data: &[f32], stamp| {
+            let done = buffer.push_or_restart(&cloud(layout, data), stamp, ahead(0.0));
+            (done, buffer.counts().sweeps)
+        };
+        assert!(matches!(push("xyzi", &[1.; 4], 50), (Ok(None), 1)));
+        assert!(matches!(push("xyzi", &[1.; 4], 60), (Ok(None), 2)));
+        assert!(matches!(
+            push("xyzi", &[1.; 4], 59),
+            (Ok(Some(SweepError::Backwards { .. })), 1)
+        ));
+        assert!(matches!(push("xyzi", &[1.; 4], 60), (Ok(None), 2)));
+        assert!(matches!(
+            push("xyzir", &[1.; 5], 70),
+            (Ok(Some(SweepError::LayoutChanged { .. })), 1)
+        ));
+        let full = "x,y,z,_,_,_,_,_,_,_,_,_,_,_,_,_";
+        assert!(matches!(
+            push(full, &[1.; 16], 80),
+            (Err(SweepError::Layout(_)), 0)
         ));
     }
 

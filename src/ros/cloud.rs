@@ -1,7 +1,7 @@
 //! `sensor_msgs/PointCloud2` to a [`PointCloud`]: fields by name, any step, both orders of bytes.
 
 use super::messages::sensor::PointCloud2;
-use crate::points::{Extent, FieldKind, PointCloud, RecordError, Records};
+use crate::points::{Extent, FieldType, PointCloud, RecordError, Records};
 
 /// Reads `message` into `out`, whose columns and points it replaces. Fields of more or less than one value, of
 /// unknown types and unknown names are read over.
@@ -12,11 +12,11 @@ use crate::points::{Extent, FieldKind, PointCloud, RecordError, Records};
 pub fn read(message: &PointCloud2, out: &mut PointCloud) -> Result<(), RecordError> {
     let fields = message.fields.iter().filter(|field| field.count == 1);
     let fields = fields.filter_map(|field| {
-        let kind = FieldKind::from_ros(field.datatype)?;
+        let kind = FieldType::from_ros(field.datatype)?;
         Some((field.name.as_str(), kind, field.offset as usize))
     });
     let records = Records::new(
-        &Records::named(fields),
+        &Records::select_fields(fields),
         message.point_step as usize,
         message.is_bigendian,
     )?;

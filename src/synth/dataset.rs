@@ -1,8 +1,7 @@
-//! Writes many frames to a folder, on several threads.
+//! Writes a data set of many frames to a folder, on several threads.
 //!
 //! `frames/000000.bin` … hold little-endian f32 rows `x y z intensity t`; `labels.json` holds the boxes
-//! in nuScenes' result format, keyed by the frames' stems; `manifest.json` says how all was made. Every
-//! file is written under another name first and then renamed, so that none is ever seen half-written.
+//! in nuScenes' result format, keyed by the frames' stems; `manifest.json` records how the data set was made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,12 +11,11 @@ use std::{fs, io, thread};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{CLASSES, Config, LABEL_RANGE, generate};
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use super::{CLASSES, Config, LABEL_RANGE, SynthError, generate};
+use crate::files::{self, FileError};
 use crate::output::nuscenes::{Results, SampleBox};
 
-/// What to write, and where.
+/// A data set to write.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     /// Seed of the data set.
@@ -26,17 +24,17 @@ pub struct Dataset {
     pub first: u64,
     /// Number of frames.
     pub frames: u64,
-    /// How each is made.
+    /// Settings of the frames.
     pub config: Config,
-    /// The folder; created if it does not exist.
+    /// The output folder; created if missing.
     pub out: PathBuf,
-    /// Write into a folder that is not empty, after removing an older data set from it.
+    /// Write into a folder that is not empty, after removing an existing data set from it.
     pub force: bool,
     /// Number of threads, at least 1.
     pub threads: usize,
 }
 
-/// What was written.
+/// Totals of a written data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
     /// Points in all frames.
@@ -50,18 +48,18 @@ pub(super) fn token(index: u64) -> String {
     format!("{index:06}")
 }
 
-/// Writes the frames, labels and manifest of `dataset`. `progress` is called after each frame, from any
-/// thread.
-///
+/// Writes the frames, labels and manifest of `dataset`. Calls `progress` after each frame, from any thread.
 /// # Errors
-///
-/// [`Error::Io`] if a file cannot be written, or if the folder is not empty and `force` is not set.
-pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<Written> {
+/// [`FileError`] if a file cannot be written, or the folder is not empty and `force` is not set.
+pub fn write_dataset(
+    dataset: &Dataset,
+    progress: &(dyn Fn() + Sync),
+) -> Result<Written, SynthError> {
     let frames = dataset.out.join("frames");
     prepare(&dataset.out, &frames, dataset.force)?;
     let next = AtomicU64::new(0);
     let done = Mutex::new((Results::default(), Written::default()));
-    let work = || -> Result<()> {
+    let work = || -> Result<(), SynthError> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= dataset.frames {
@@ -75,7 +73,7 @@ pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
-            write_whole(&frames.join(format!("{}.bin", token(index))), &bytes)?;
+            files::write(&frames.join(format!("{}.bin", token(index))), &bytes)?;
             add(&done, token(index), made.labels, made.cloud.len());
             progress();
         }
@@ -99,8 +97,8 @@ pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<
     let mut labels = Vec::new();
     results
         .write_to(&mut labels)
-        .map_err(Error::io(&path, "encode"))?;
-    write_whole(&path, &labels)?;
+        .map_err(FileError::new(&path, "encode"))?;
+    files::write(&path, &labels)?;
     let manifest = json!({
         "generator": concat!("centerpoint ", env!("CARGO_PKG_VERSION"), " synth"),
         "seed": dataset.seed,
@@ -117,8 +115,8 @@ pub fn write_dataset(dataset: &Dataset, progress: &(dyn Fn() + Sync)) -> Result<
     Ok(written)
 }
 
-/// Adds one frame's labels. A lock broken by a panicking thread is used on: the panic itself is passed
-/// to the caller when that thread is joined.
+/// Adds one frame's labels. Ignores that a panicking thread poisoned the lock: the caller gets the panic when
+/// that thread is joined.
 fn add(done: &Mutex<(Results, Written)>, token: String, labels: Vec<SampleBox>, points: usize) {
     let mut done = done.lock().unwrap_or_else(|broken| broken.into_inner());
     done.1.points += points as u64;
@@ -126,27 +124,30 @@ fn add(done: &Mutex<(Results, Written)>, token: String, labels: Vec<SampleBox>, 
     done.0.results.insert(token, labels);
 }
 
-/// Makes the folders; refuses a folder with anything in it unless `force`, which removes an older data
-/// set's files.
-fn prepare(out: &Path, frames: &Path, force: bool) -> Result<()> {
-    fs::create_dir_all(out).map_err(Error::io(out, "create"))?;
-    let mut entries = fs::read_dir(out).map_err(Error::io(out, "list"))?;
+/// Creates the folders. Fails for a folder that is not empty unless `force`, which removes the files of an
+/// existing data set.
+fn prepare(out: &Path, frames: &Path, force: bool) -> Result<(), FileError> {
+    fs::create_dir_all(out).map_err(FileError::new(out, "create"))?;
+    let mut entries = fs::read_dir(out).map_err(FileError::new(out, "list"))?;
     if entries.next().is_some() {
         if !force {
-            let reason = "it is not empty; give another folder, or --force to replace its frames";
+            let reason =
+                "it is not empty; choose another folder, or use --force to replace its frames";
             let refusal = io::Error::new(io::ErrorKind::DirectoryNotEmpty, reason);
-            return Err(Error::io(out, "write a data set into the folder")(refusal));
+            return Err(FileError::new(out, "write a data set into the folder")(
+                refusal,
+            ));
         }
         remove_old(out, frames)?;
     }
-    fs::create_dir_all(frames).map_err(Error::io(frames, "create"))
+    fs::create_dir_all(frames).map_err(FileError::new(frames, "create"))
 }
 
-fn remove_old(out: &Path, frames: &Path) -> Result<()> {
+fn remove_old(out: &Path, frames: &Path) -> Result<(), FileError> {
     let mut old = vec![out.join("labels.json"), out.join("manifest.json")];
     if frames.is_dir() {
-        for entry in fs::read_dir(frames).map_err(Error::io(frames, "list"))? {
-            let path = entry.map_err(Error::io(frames, "list"))?.path();
+        for entry in fs::read_dir(frames).map_err(FileError::new(frames, "list"))? {
+            let path = entry.map_err(FileError::new(frames, "list"))?.path();
             if path
                 .extension()
                 .is_some_and(|ext| ext == "bin" || ext == "tmp")
@@ -156,13 +157,13 @@ fn remove_old(out: &Path, frames: &Path) -> Result<()> {
         }
     }
     for path in old.iter().filter(|path| path.exists()) {
-        fs::remove_file(path).map_err(Error::io(path, "remove"))?;
+        fs::remove_file(path).map_err(FileError::new(path, "remove"))?;
     }
     Ok(())
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
     let bytes = serde_json::to_vec(value)
-        .map_err(|error| Error::io(path, "encode")(io::Error::from(error)))?;
-    write_whole(path, &bytes)
+        .map_err(|error| FileError::new(path, "encode")(io::Error::from(error)))?;
+    Ok(files::write(path, &bytes)?)
 }

@@ -1,12 +1,12 @@
-//! What stands in a scene without a label: buildings, walls, fences, poles, trees, and the things
-//! that look like objects from some way off.
+//! Unlabelled parts of a scene: buildings, walls, fences, poles, trees, and things that look like objects from
+//! a distance.
 //!
 //! Bodies reach below z = 0 so that they meet sloping ground.
 
 use super::rng::Rng;
 use super::solids::{Body, Extrusion, Material};
 
-/// How far static bodies go into the ground, in metres.
+/// z of the underside of static bodies, in metres.
 const DEPTH: f64 = -2.0;
 
 fn stone(rng: &mut Rng) -> Material {
@@ -20,7 +20,7 @@ pub(crate) fn building(rng: &mut Rng, length: f64, depth: f64) -> Body {
     let height = rng.range(3.0, 18.0);
     let (half, front) = (0.5 * length, -0.5 * depth);
     if rng.chance(0.25) && length > 12.0 {
-        // An L: the other wing stands back.
+        // L-shaped: one wing is set back.
         let split = rng.range(-0.2, 0.2) * length;
         let back = front + rng.range(2.0, 0.6 * depth);
         body.block([-half, split], [front, -front], [DEPTH, height], wall);
@@ -75,7 +75,7 @@ pub(crate) fn wall(rng: &mut Rng, length: f64) -> Body {
     body
 }
 
-/// A fence along x: posts and a mesh of which some rays come back.
+/// A fence along x: posts, and a mesh that returns some of the rays.
 pub(crate) fn fence(rng: &mut Rng, length: f64) -> Body {
     let mut body = Body::default();
     let half = 0.5 * length;
@@ -180,7 +180,7 @@ pub(crate) fn pole(rng: &mut Rng) -> Body {
 }
 
 /// Something small on the pavement: bin, hydrant, cabinet, bench, parcel locker, advertising pillar,
-/// a pole with a coat of posters. From far many of them look like a person.
+/// a pole with a coat of posters. From a distance many of them look like a person.
 pub(crate) fn small(rng: &mut Rng) -> Body {
     let mut body = Body::default();
     let skin = stone(rng);
@@ -211,7 +211,7 @@ pub(crate) fn small(rng: &mut Rng) -> Body {
             body.capsule([0.0, 0.0, DEPTH], [0.0, 0.0, top - radius], radius, skin);
         }
         5 => {
-            // A thin young tree with a stake: the outline of a person.
+            // A thin young tree with a stake, which has the outline of a person.
             body.capsule([0.0, 0.0, DEPTH], [0.0, 0.0, 1.2], 0.06, skin);
             let leaves = Material::foliage(0.35, 5.0);
             let radii = [0.3, 0.3, rng.range(0.4, 0.7)];
@@ -227,8 +227,7 @@ pub(crate) fn small(rng: &mut Rng) -> Body {
     body
 }
 
-/// Something as big as a vehicle that is none: container, kiosk, skip, concrete blocks, a stack of
-/// pallets, a covered stand.
+/// Something as big as a vehicle: container, kiosk, skip, concrete blocks, a stack of pallets, a covered stand.
 pub(crate) fn large(rng: &mut Rng) -> Body {
     let mut body = Body::default();
     let skin = stone(rng);

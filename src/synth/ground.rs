@@ -7,7 +7,7 @@ use super::rng::Rng;
 /// Height of the pavement above the carriageway in metres.
 const KERB: f64 = 0.13;
 
-/// The carriageway of a street, without end.
+/// The carriageway of a street, infinitely long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Carriageway {
     /// A point on the centre line.
@@ -19,7 +19,7 @@ pub(crate) struct Carriageway {
 }
 
 impl Carriageway {
-    /// Distance along the street and to its left of a point.
+    /// Distances of a point along the street and to its left.
     pub(crate) fn along(&self, [x, y]: [f64; 2]) -> [f64; 2] {
         let [dx, dy] = [x - self.origin[0], y - self.origin[1]];
         let [c, s] = self.axis;
@@ -27,12 +27,12 @@ impl Carriageway {
     }
 }
 
-/// What covers the ground at a point.
+/// The ground's surface at a point.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cover {
-    /// Share of light sent back.
+    /// Share of light reflected.
     pub(crate) reflectivity: f64,
-    /// Deviation that its texture adds to a measured range, in metres.
+    /// Standard deviation that its texture adds to a measured range, in metres.
     pub(crate) roughness: f64,
 }
 
@@ -43,14 +43,14 @@ pub(crate) struct Ground {
     /// Amplitude, wave vector and phase of each wave.
     waves: [(f64, [f64; 2], f64); 3],
     offset: f64,
-    /// Streets; the ground beside them is raised by the kerb.
+    /// The streets; the ground beside them is raised by the kerb.
     pub(crate) streets: Vec<Carriageway>,
-    /// Cover off the streets.
+    /// Surface beside the streets.
     pub(crate) open: Cover,
 }
 
 impl Ground {
-    /// A ground with the given streets; without streets it is one open place.
+    /// Creates a ground with the given streets; without streets it is one open place.
     pub(crate) fn new(rng: &mut Rng, streets: Vec<Carriageway>) -> Self {
         let slope = [rng.normal(0.008), rng.normal(0.008)];
         let waves = [(0.25, 110.0), (0.12, 60.0), (0.03, 22.0)].map(|(amplitude, length)| {
@@ -87,7 +87,7 @@ impl Ground {
         height
     }
 
-    /// What the ground is made of at a point.
+    /// The surface at a point.
     pub(crate) fn cover(&self, point: [f64; 2]) -> Cover {
         for street in &self.streets {
             let [s, d] = street.along(point);

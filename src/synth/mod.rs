@@ -1,18 +1,18 @@
 //! Synthetic lidar scenes with known boxes.
 //!
-//! No labelled lidar data may be shipped, so the demo model learns from scenes made here: streets,
-//! crossings, car parks and squares (`scene`, `street`) with objects of real proportions (`vehicles`,
-//! `people`) and everything that hides or resembles them (`furniture`), seen by a rotating scanner
-//! (`scanner`) from a moving vehicle. A frame is a pure function of seed, index and configuration.
+//! No labelled lidar data set may be redistributed, so the demo model is trained on scenes made here: streets,
+//! crossings, car parks and squares (`scene`, `street`) with objects of real proportions (`vehicles`, `people`)
+//! and things that hide or resemble them (`furniture`), seen by a rotating scanner (`scanner`) on a moving
+//! vehicle. A frame is a pure function of seed, index and configuration.
 //!
-//! The frame of points and boxes is the vehicle's at the newest sweep: origin on the ground under the
-//! scanner, x forward, y left, z up. Older sweeps are compensated for the vehicle's motion: static
-//! things coincide, moving things trail behind by their velocity times the sweep's age. Metres,
-//! seconds, radians.
+//! Points and boxes are in the vehicle frame of the newest sweep: origin on the ground under the scanner, x
+//! forward, y left, z up. Older sweeps are compensated for the vehicle's motion: static things coincide, moving
+//! things trail behind by their velocity times the sweep's age. Metres, seconds, radians.
 //!
-//! The bytes are the same on one platform whatever the number of threads; they may differ between
-//! platforms whose `sin`, `exp` and `ln` round differently.
+//! On one platform the bytes do not depend on the number of threads; they may differ between platforms whose
+//! `sin`, `exp` and `ln` round differently.
 
+mod builder;
 mod dataset;
 mod furniture;
 mod ground;
@@ -27,23 +27,36 @@ mod street;
 mod tests;
 mod vehicles;
 
+use crate::files::FileError;
 use crate::output::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
 
 pub use dataset::{Dataset, Written, write_dataset};
 pub use scanner::Scanner;
 
+use builder::{Class, Motion, Object};
 pub(crate) use rng::Rng;
-use scene::{Class, Motion, Object};
 use shapes::Pose;
 
-/// Class names, as labels have them.
+/// Why a data set cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SynthError {
+    /// A scan is not a valid cloud.
+    #[error(transparent)]
+    Points(#[from] FrameError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// Class names, as used in labels.
 pub const CLASSES: [&str; 5] = ["car", "truck", "bus", "bicycle", "pedestrian"];
 
-/// Objects whose centre is farther than this from the vehicle have no label, in metres.
+/// Objects whose centre is farther than this from the vehicle get no label, in metres.
 pub const LABEL_RANGE: f64 = 100.0;
 
-/// How frames are made.
+/// Settings for making frames.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Config {
     /// The scanner.
@@ -64,12 +77,12 @@ impl Default for Config {
     }
 }
 
-/// One frame with its labels.
+/// A frame with its labels.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Frame {
+pub struct LabelledFrame {
     /// Rows of x, y, z, intensity (0..=1), age of the sweep; newest sweep first.
     pub cloud: PointCloud,
-    /// All objects within [`LABEL_RANGE`], also those without points.
+    /// All objects within [`LABEL_RANGE`], including those without points.
     pub labels: Vec<SampleBox>,
 }
 
@@ -80,8 +93,8 @@ const FIRST_SWEEP_STREAM: u64 = 1;
 /// Makes frame `index` of the data set of `seed`.
 ///
 /// # Errors
-/// None that an input can cause: rows are whole by construction.
-pub fn generate(seed: u64, index: u64, config: &Config) -> Result<Frame, FrameError> {
+/// Never, whatever the input: the rows are whole by construction.
+pub fn generate(seed: u64, index: u64, config: &Config) -> Result<LabelledFrame, FrameError> {
     let scene = scene::generate(Rng::new(seed, index, SCENE_STREAM));
     // From the world to the newest vehicle frame; the vehicle is at the world's origin, on the ground.
     let to_vehicle = Pose {
@@ -115,13 +128,13 @@ pub fn generate(seed: u64, index: u64, config: &Config) -> Result<Frame, FrameEr
             )
         })
         .collect();
-    Ok(Frame {
+    Ok(LabelledFrame {
         cloud: PointCloud::new(Layout::XYZIT, data)?,
         labels,
     })
 }
 
-/// The label of `object`; `newest` are the newest sweep's rows, of which those in the box are counted.
+/// The label of `object`; counts the rows of `newest`, the newest sweep, inside the box.
 fn label(object: &Object, token: &str, to_vehicle: &Pose, newest: &[f32]) -> SampleBox {
     let center = to_vehicle.apply(object.center).map(rounded);
     let half = object.size.map(rounded) * 0.5;
@@ -150,7 +163,7 @@ fn label(object: &Object, token: &str, to_vehicle: &Pose, newest: &[f32]) -> Sam
     }
 }
 
-/// To a tenth of a millimetre: labels need no more, and the file is smaller.
+/// Rounds to a tenth of a millimetre, which is enough for labels and keeps the file small.
 fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }

@@ -1,4 +1,4 @@
-//! Pedestrians and bicycles: thin bodies of few primitives, of which a scanner hits little.
+//! Pedestrians and bicycles: thin bodies of few primitives that return few points.
 
 use super::rng::Rng;
 use super::solids::{Body, Extrusion, Material};
@@ -65,7 +65,7 @@ pub(crate) fn pedestrian(rng: &mut Rng, speed: f64) -> Body {
     body
 }
 
-/// A bicycle, with its rider when it is ridden.
+/// A bicycle, with a rider if `ridden`.
 pub(crate) fn bicycle(rng: &mut Rng, ridden: bool) -> Body {
     let length = rng.range(1.6, 1.9);
     let wheel = rng.range(0.3, 0.36);

@@ -1,13 +1,13 @@
-//! The pseudo-random numbers of the scenes: SplitMix64 and the few distributions on top of it.
+//! Pseudo-random numbers for the scenes: SplitMix64 and a few distributions.
 //!
-//! A scene must be the same bytes for ever for the same seed, so the generator is ours and small
-//! rather than a dependency whose streams may change between versions. SplitMix64 (Steele, Lea,
-//! Flood: "Fast splittable pseudorandom number generators", 2014) passes BigCrush and has a period of
-//! 2^64, far more than the few hundred thousand draws of a frame. It is not for cryptography.
+//! The same seed must produce the same bytes for ever, so this small generator is our own: a dependency's
+//! streams may change between versions. SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! generators", 2014) passes BigCrush and has a period of 2^64, far more than the few hundred thousand draws of
+//! a frame. Not for cryptography.
 
 use std::f64::consts::TAU;
 
-/// A stream of pseudo-random numbers, decided by its seed, frame index and purpose.
+/// A stream of pseudo-random numbers, determined by seed, frame index and purpose.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng {
     state: u64,
@@ -24,8 +24,8 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Rng {
-    /// The stream for one `purpose` of frame `index` in the data set of `seed`. Streams of different
-    /// purposes are independent, so that a change in one (the scanner) leaves the others (the scene).
+    /// Creates the stream for one `purpose` of frame `index` in the data set of `seed`. Streams of different
+    /// purposes are independent: a change in one (the scanner) does not affect the others (the scene).
     pub(crate) fn new(seed: u64, index: u64, purpose: u64) -> Self {
         let mut state = 0;
         for word in [seed, index, purpose] {
@@ -66,7 +66,7 @@ impl Rng {
         if self.chance(0.5) { 1.0 } else { -1.0 }
     }
 
-    /// Normal with mean 0 and deviation `sigma` (Box–Muller; the second value is dropped).
+    /// Normal with mean 0 and standard deviation `sigma` (Box–Muller; the second value is dropped).
     pub(crate) fn normal(&mut self, sigma: f64) -> f64 {
         let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
         sigma * radius * (TAU * self.uniform()).cos()
@@ -77,7 +77,7 @@ impl Rng {
         -mean * (1.0 - self.uniform()).ln()
     }
 
-    /// Index into `weights`, with probability in proportion to the weight.
+    /// Index into `weights`, with probability proportional to the weight.
     pub(crate) fn weighted(&mut self, weights: &[f64]) -> usize {
         let mut left = self.uniform() * weights.iter().sum::<f64>();
         for (index, weight) in weights.iter().enumerate() {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_function_is_splitmix64() {
+    fn outputs_match_published_splitmix64() {
         // First outputs of the published generator for state 1234567.
         let mut rng = Rng { state: 1_234_567 };
         let first: Vec<u64> = (0..3).map(|_| rng.next_u64()).collect();

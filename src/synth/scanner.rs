@@ -1,16 +1,16 @@
-//! A rotating scanner: casts the rays of one turn and returns what comes back.
+//! A rotating scanner: casts the rays of one turn and collects the returns.
 //!
-//! One turn is instantaneous: every ray leaves from the same pose. For each azimuth column only the
-//! primitives that it can meet are tried, nearest first; the ground is found on a height profile along
-//! the column. What comes back depends on reflectivity, incidence and range.
+//! A turn is instantaneous: all rays leave from the same pose. Each azimuth column tests only the primitives in
+//! it, nearest first; the ground is intersected on a height profile along the column. Whether a ray returns
+//! depends on reflectivity, incidence and range.
 
 use std::f64::consts::TAU;
 
 use serde::Serialize;
 
+use super::builder::Scene;
 use super::ground::Ground;
 use super::rng::Rng;
-use super::scene::Scene;
 use super::shapes::{Pose, Ray, Vec3};
 use super::solids::{Solid, Surface};
 
@@ -23,11 +23,11 @@ pub struct Scanner {
     pub min_elevation: f64,
     /// Elevation of the highest beam.
     pub max_elevation: f64,
-    /// Below this angle the beams are about evenly spaced, above it ever wider apart.
+    /// Below this angle the beams are about evenly spaced; above it their spacing grows.
     pub dense_elevation: f64,
     /// Number of azimuth steps in a turn; 0 counts as 1.
     pub columns: u32,
-    /// Height of the origin of the beams above the ground.
+    /// Height of the beams' origin above the ground.
     pub height: f64,
     /// Nearest range.
     pub min_range: f64,
@@ -35,9 +35,9 @@ pub struct Scanner {
     pub max_range: f64,
     /// Standard deviation of the range.
     pub range_noise: f64,
-    /// Share of returns that is lost for no reason.
+    /// Share of returns lost at random.
     pub dropout: f64,
-    /// Signal (reflectivity × cosine of incidence × (100 m / range)²) of which 63 % of the rays return.
+    /// Signal (reflectivity × cosine of incidence × (100 m / range)²) at which 63 % of the rays return.
     pub sensitivity: f64,
 }
 
@@ -60,8 +60,8 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// The elevation of each beam in radians, lowest first: evenly spaced under a sinh, which is linear
-    /// near the horizon and exponential away from it.
+    /// The elevation of each beam in radians, lowest first: evenly spaced through a sinh, which is linear near
+    /// the horizon and exponential away from it.
     pub(crate) fn elevations(&self) -> Vec<f64> {
         let scale = self.dense_elevation;
         let low = (self.min_elevation / scale).asinh();
@@ -77,19 +77,22 @@ impl Scanner {
 /// One point of a turn, in the world frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Return {
-    /// Where it lies, with noise.
+    /// Position, with noise.
     pub(crate) point: Vec3,
-    /// Strength, 0..=1 in steps of 1/255.
+    /// Intensity, 0..=1 in steps of 1/255.
     pub(crate) intensity: f64,
     /// The object that was hit.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tells the tests what was hit"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "only tests check which object was hit")
+    )]
     pub(crate) owner: Option<usize>,
 }
 
-/// A solid as the scanner sees it from one pose.
+/// A solid as seen from one scanner pose.
 struct Candidate<'a> {
     solid: &'a Solid,
-    /// Where the rays start for this solid: moving solids are left in place and the rays move instead.
+    /// Origin of the rays for this solid: moving solids stay in place and the rays move instead.
     origin: Vec3,
     /// Least horizontal distance.
     near: f64,
@@ -99,18 +102,18 @@ struct Candidate<'a> {
     columns: [usize; 2],
 }
 
-/// What one ray met.
+/// The surface that a ray hit.
 struct Contact {
     distance: f64,
     /// Cosine of the angle between the ray and the surface's normal.
     incidence: f64,
     reflectivity: f64,
-    /// Deviation that the surface's texture adds to the range.
+    /// Standard deviation that the surface's texture adds to the range.
     roughness: f64,
     owner: Option<usize>,
 }
 
-/// Scans `scene` as it was `age` seconds ago. Returns come column by column, lowest beam first.
+/// Scans `scene` as it was `age` seconds ago. The returns are ordered by column, lowest beam first.
 pub(crate) fn scan(scene: &Scene, scanner: &Scanner, age: f64, rng: &mut Rng) -> Vec<Return> {
     let ego = scene.ego.pose(age);
     let ground_here = scene.ground.height([ego.position.x, ego.position.y]);
@@ -146,7 +149,8 @@ pub(crate) fn scan(scene: &Scene, scanner: &Scanner, age: f64, rng: &mut Rng) ->
     returns
 }
 
-/// The solids within range, nearest first; `sensor` has the yaw of column 0, `step` leads to the next.
+/// The solids within range, nearest first; `sensor` has the yaw of column 0, and `step` is the angle between
+/// columns.
 fn candidates<'a>(
     scene: &'a Scene,
     max_range: f64,
@@ -198,8 +202,8 @@ fn candidates<'a>(
     found
 }
 
-/// The azimuth columns in which a footprint lies: the first, and how many. `turn` is the azimuth of
-/// column 0 and the step between columns.
+/// The azimuth columns covered by a footprint: the first and their number. `turn` is the azimuth of column 0
+/// and the angle between columns.
 fn columns_of(
     center: &[f64; 2],
     corners: &[[f64; 2]; 4],
@@ -226,9 +230,9 @@ fn columns_of(
     [start as usize % all, count.min(all)]
 }
 
-/// For each column the candidates that lie in it, nearest first.
+/// The candidates in each column, nearest first.
 struct Buckets {
-    /// Where each column's list begins; one more at the end.
+    /// Start of each column's list, and the end of the last.
     starts: Vec<u32>,
     lists: Vec<u32>,
 }
@@ -262,7 +266,7 @@ impl Buckets {
     }
 }
 
-/// The nearest thing that sends this ray back.
+/// The nearest surface that returns this ray.
 fn cast<'a>(
     candidates: impl Iterator<Item = &'a Candidate<'a>>,
     direction: Vec3,
@@ -318,12 +322,12 @@ fn cast<'a>(
     best
 }
 
-/// What the detector makes of a contact: nothing if it is too weak or out of range.
+/// The return of a contact; `None` if it is too weak or out of range.
 fn receive(scanner: &Scanner, ray: &Ray, contact: &Contact, rng: &mut Rng) -> Option<Return> {
     let range = contact.distance;
     let signal = contact.reflectivity * contact.incidence * (100.0 / range).powi(2);
     let seen = (1.0 - scanner.dropout) * -(-signal / scanner.sensitivity).exp_m1();
-    // Both draws happen for every contact so that one lost point does not change the next.
+    // Draw both numbers for every contact: a lost point must not change the next one.
     let (lost, noise) = (!rng.chance(seen), rng.normal(1.0));
     let strength = contact.reflectivity * (0.35 + 0.65 * contact.incidence) + rng.normal(0.02);
     let range = range + noise * scanner.range_noise.hypot(contact.roughness);
@@ -337,13 +341,13 @@ fn receive(scanner: &Scanner, ray: &Ray, contact: &Contact, rng: &mut Rng) -> Op
     })
 }
 
-/// The ground along one azimuth: heights at fixed ranges, walked once for the beams from below.
+/// The ground along one azimuth: heights at fixed ranges, walked once for all beams from the lowest up.
 struct Profile {
     ranges: Vec<f64>,
     heights: Vec<f64>,
     origin: Vec3,
-    way: [f64; 2],
-    /// The first sample that may be the end of a hit; lower ones lie below every later beam.
+    direction: [f64; 2],
+    /// The first sample that may end a hit; earlier ones lie below all later beams.
     next: usize,
 }
 
@@ -360,29 +364,29 @@ impl Profile {
             heights: vec![0.0; ranges.len()],
             ranges,
             origin: Vec3::zeros(),
-            way: [1.0, 0.0],
+            direction: [1.0, 0.0],
             next: 1,
         }
     }
 
     fn point(&self, range: f64) -> [f64; 2] {
         [
-            self.origin.x + range * self.way[0],
-            self.origin.y + range * self.way[1],
+            self.origin.x + range * self.direction[0],
+            self.origin.y + range * self.direction[1],
         ]
     }
 
-    /// Turns the profile to the direction `way`, seen from `origin`.
-    fn aim(&mut self, ground: &Ground, origin: &Vec3, way: [f64; 2]) {
+    /// Points the profile in `direction`, seen from `origin`.
+    fn aim(&mut self, ground: &Ground, origin: &Vec3, direction: [f64; 2]) {
         self.origin = *origin;
-        self.way = way;
+        self.direction = direction;
         self.next = 1;
         for index in 0..self.ranges.len() {
             self.heights[index] = ground.height(self.point(self.ranges[index])) - origin.z;
         }
     }
 
-    /// Where the beam of this tangent of elevation (whose cosine is `out`) meets the ground. Beams must
+    /// Intersects the ground with the beam of this tangent of elevation (whose cosine is `out`). Beams must
     /// come in ascending order.
     fn cast(&mut self, ground: &Ground, tangent: f64, out: f64) -> Option<Contact> {
         while self.heights.get(self.next)? < &(tangent * self.ranges[self.next]) {
@@ -394,7 +398,7 @@ impl Profile {
         let mut below = gap(near, self.heights[self.next - 1]);
         let mut above = gap(far, self.heights[self.next]);
         let mut range = far;
-        // Two steps of false position: kerbs and waves within the segment.
+        // Two steps of false position, for kerbs and waves within the segment.
         for _ in 0..2 {
             let share = if above > below {
                 below / (below - above)

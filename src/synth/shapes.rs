@@ -1,4 +1,4 @@
-//! The primitives that everything in a scene is made of, and where a ray enters them.
+//! The primitives of a scene and their intersection with rays.
 //!
 //! Three convex shapes are enough: a polyhedron given by planes (boxes, car bodies, wheels), a
 //! capsule (poles, limbs, tubes) and an ellipsoid (tree crowns, bushes). Metres; directions are unit
@@ -13,7 +13,7 @@ const FAR: f64 = 1e4;
 /// A half line.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ray {
-    /// Start.
+    /// Origin.
     pub(crate) origin: Vec3,
     /// Unit direction.
     pub(crate) direction: Vec3,
@@ -26,7 +26,7 @@ impl Ray {
     }
 }
 
-/// Where a ray enters a shape.
+/// A ray's entry into a shape.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hit {
     /// Distance from the ray's origin.
@@ -54,13 +54,13 @@ pub(crate) struct Pose {
 }
 
 impl Pose {
-    /// `v` turned by the yaw, not moved.
+    /// `v` rotated but not translated.
     pub(crate) fn turn(&self, v: Vec3) -> Vec3 {
         let (s, c) = self.yaw.sin_cos();
         Vec3::new(c * v.x - s * v.y, s * v.x + c * v.y, v.z)
     }
 
-    /// `p` turned and moved.
+    /// `p` rotated and translated.
     pub(crate) fn apply(&self, p: Vec3) -> Vec3 {
         self.turn(p) + self.position
     }
@@ -90,7 +90,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// This shape moved from its own frame by `pose`.
+    /// This shape transformed by `pose`.
     pub(crate) fn placed(&self, pose: &Pose) -> Shape {
         match self {
             Shape::Convex(planes) => Shape::Convex(
@@ -115,7 +115,7 @@ impl Shape {
         }
     }
 
-    /// Where `ray` enters the shape; `None` if it misses, or starts inside or behind.
+    /// The entry of `ray` into the shape; `None` if it misses, or starts inside or behind the shape.
     pub(crate) fn enter(&self, ray: &Ray) -> Option<Hit> {
         match self {
             Shape::Convex(planes) => enter_convex(planes, ray),
@@ -124,7 +124,7 @@ impl Shape {
         }
     }
 
-    /// The distance at which `ray` leaves the shape: where the reversed ray from far away enters it.
+    /// The distance at which `ray` leaves the shape, which is where the reversed ray from far away enters it.
     pub(crate) fn exit(&self, ray: &Ray) -> Option<f64> {
         let back = Ray {
             origin: ray.at(FAR),
@@ -134,7 +134,7 @@ impl Shape {
     }
 }
 
-/// Clips the ray by one half space after the other (Cyrus–Beck).
+/// Clips the ray against each half space in turn (Cyrus–Beck).
 fn enter_convex(planes: &[Plane], ray: &Ray) -> Option<Hit> {
     let mut enter = Hit {
         distance: 0.0,
@@ -166,7 +166,7 @@ fn enter_convex(planes: &[Plane], ray: &Ray) -> Option<Hit> {
     (enter.distance > 0.0).then_some(enter)
 }
 
-/// The cylinder's side where the ray meets it between the ends, else the sphere around the nearer end.
+/// Enters the cylinder's side between the ends, else the sphere around the nearer end.
 fn enter_capsule(ends: &[Vec3; 2], radius: f64, ray: &Ray) -> Option<Hit> {
     let [start, end] = *ends;
     let axis = end - start;
@@ -314,16 +314,16 @@ mod tests {
                 .collect();
             let entry = shape.enter(&ray);
             let (Some(first), Some(last)) = (inside.first(), inside.last()) else {
-                // Marching may step over a graze, but no more.
+                // Marching may miss only a graze.
                 let chord = entry.map_or(0.0, |hit| shape.exit(&ray).unwrap() - hit.distance);
                 assert!(
                     chord < step,
-                    "{shape:?} {ray:?}: marching found nothing in {chord}"
+                    "{shape:?} {ray:?}: marching missed a chord of {chord}"
                 );
                 continue;
             };
             hits += 1;
-            let entry = entry.expect("marching found the inside");
+            let entry = entry.expect("marching hit the inside");
             assert!(
                 (first - entry.distance).abs() <= step,
                 "{shape:?} {ray:?} {entry:?}"
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_hit_behind_or_from_inside() {
+    fn rays_from_inside_or_behind_miss() {
         let ball = Shape::Ellipsoid {
             center: Vec3::zeros(),
             radii: Vec3::repeat(1.0),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn prisms_are_where_their_profiles_say() {
+    fn prisms_match_their_profiles() {
         let mut body = Body::default();
         let profile = [[-2.0, 0.0], [2.0, 0.0], [1.0, 1.0], [-2.0, 1.0]];
         let side = Extrusion {

@@ -1,27 +1,27 @@
-//! Bodies: several primitives with materials, built in their own frame and placed in the world.
+//! Bodies: primitives with materials, built in their own frame and placed in the world.
 //!
 //! A body's frame has x forward, y left, and z = 0 on the ground. Its extent is the union of its
-//! parts' extents, so a labelled box made from it encloses it tightly by construction.
+//! parts' extents, so a labelled box made from it is tight by construction.
 
 use super::shapes::{Plane, Pose, Shape, Vec3};
 
-/// What a ray does at a surface.
+/// How a surface returns rays.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Surface {
     /// Always returns.
     Opaque,
-    /// Returns with this probability, else the ray goes through (glass, spokes, wire fence).
+    /// Returns with this probability, else lets the ray through (glass, spokes, wire fence).
     Mesh(f64),
-    /// Returns at a random depth, with this many leaves in the way per metre.
+    /// Returns at a random depth, with this many leaves per metre.
     Foliage(f64),
 }
 
 /// How a part looks to the scanner.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Material {
-    /// Share of the light that a perpendicular hit sends back, 0..=1.
+    /// Share of light reflected by a perpendicular hit, 0..=1.
     pub(crate) reflectivity: f64,
-    /// What a ray does there.
+    /// How it returns rays.
     pub(crate) surface: Surface,
 }
 
@@ -34,7 +34,7 @@ impl Material {
         }
     }
 
-    /// A surface with holes: `returns` is the share of rays that come back.
+    /// A surface with holes: `returns` is the share of rays that it returns.
     pub(crate) const fn mesh(reflectivity: f64, returns: f64) -> Self {
         Self {
             reflectivity,
@@ -42,7 +42,7 @@ impl Material {
         }
     }
 
-    /// Leaves, with `density` hits per metre of way.
+    /// Leaves with `density` hits per metre.
     pub(crate) const fn foliage(reflectivity: f64, density: f64) -> Self {
         Self {
             reflectivity,
@@ -60,11 +60,11 @@ struct Part {
     material: Material,
 }
 
-/// Several primitives that stand and move together.
+/// Primitives that stand and move together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Body {
     parts: Vec<Part>,
-    /// Length and width that the body needs on the ground, where that is less than its extent (trees).
+    /// Length and width of the body on the ground, if less than its extent (trees).
     base: Option<[f64; 2]>,
 }
 
@@ -75,9 +75,9 @@ pub(crate) struct Extrusion {
     pub(crate) y: f64,
     /// Half of the width at the lowest point.
     pub(crate) half_width: f64,
-    /// How much narrower each side is at the highest point.
+    /// By how much each side is narrower at the highest point.
     pub(crate) taper: f64,
-    /// How far the vertical edges are cut off at 45°.
+    /// Width of the 45° bevel of the vertical edges.
     pub(crate) chamfer: f64,
 }
 
@@ -104,7 +104,7 @@ impl Body {
         self.prism(&profile, side, material);
     }
 
-    /// Adds a convex polygon in (x, z), given in either direction of rotation, extruded along y.
+    /// Adds a convex polygon in (x, z), clockwise or counter-clockwise, extruded along y.
     pub(crate) fn prism(&mut self, profile: &[[f64; 2]], side: Extrusion, material: Material) {
         let mut min = Vec3::repeat(f64::INFINITY);
         let mut max = Vec3::repeat(f64::NEG_INFINITY);
@@ -179,7 +179,7 @@ impl Body {
         });
     }
 
-    /// Says that the body needs only `length` × `width` on the ground.
+    /// Reduces the body's footprint to `length` × `width`.
     pub(crate) fn with_base(mut self, length: f64, width: f64) -> Self {
         self.base = Some([length, width]);
         self
@@ -196,7 +196,7 @@ impl Body {
         (min, max)
     }
 
-    /// The ground that the body takes when it stands at `pose`.
+    /// The ground under the body at `pose`.
     pub(crate) fn footprint(&self, pose: &Pose) -> Footprint {
         if let Some([length, width]) = self.base {
             let half = [0.5 * length, 0.5 * width];
@@ -206,7 +206,7 @@ impl Body {
         Footprint::new(pose, [min.x, min.y], [max.x, max.y])
     }
 
-    /// The parts in the world, belonging to object `owner`.
+    /// The parts in the world, as parts of object `owner`.
     pub(crate) fn placed(&self, pose: &Pose, owner: Option<usize>) -> impl Iterator<Item = Solid> {
         self.parts.iter().map(move |part| Solid {
             shape: part.shape.placed(pose),
@@ -223,13 +223,13 @@ impl Body {
 pub(crate) struct Solid {
     /// Its surface.
     pub(crate) shape: Shape,
-    /// A rectangle seen from above that holds it.
+    /// A rectangle that encloses it, seen from above.
     pub(crate) footprint: Footprint,
     /// Lowest and highest point.
     pub(crate) z: [f64; 2],
     /// How it looks.
     pub(crate) material: Material,
-    /// The labelled object that it is a part of.
+    /// The labelled object it belongs to.
     pub(crate) owner: Option<usize>,
 }
 
@@ -257,7 +257,7 @@ impl Footprint {
         }
     }
 
-    /// This rectangle with `margin` more on every side.
+    /// This rectangle enlarged by `margin` on every side.
     pub(crate) fn grown(mut self, margin: f64) -> Self {
         self.half = self.half.map(|half| half + margin);
         self
@@ -290,7 +290,7 @@ impl Footprint {
         dx.hypot(dy)
     }
 
-    /// Whether the two rectangles share any ground (separating axes).
+    /// Whether the two rectangles overlap (separating axes).
     pub(crate) fn overlaps(&self, other: &Footprint) -> bool {
         let between = [
             other.center[0] - self.center[0],

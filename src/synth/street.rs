@@ -5,10 +5,10 @@
 
 use std::f64::consts::{FRAC_PI_2, PI};
 
+use super::builder::{Builder, Class, Motion, REACH, bicycle_rack};
 use super::furniture;
 use super::ground::Carriageway;
 use super::rng::Rng;
-use super::scene::{Builder, Class, Motion, REACH, bicycle_rack};
 
 /// The cross-section of a street and where it lies.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +25,9 @@ pub(crate) struct Street {
     parking: [f64; 2],
     /// Width of the pavement.
     pavement: f64,
-    /// How much of the sides is built up, 0..=1.
+    /// Share of the roadside that is built up, 0..=1.
     built: f64,
-    /// How busy the carriageway is: mean gap in a lane in metres.
+    /// Mean gap between vehicles in a lane, in metres.
     gap: f64,
 }
 
@@ -50,18 +50,18 @@ impl Street {
         }
     }
 
-    /// Distance of lane `lane`'s middle from the centre line.
+    /// Distance from the centre line to the middle of lane `lane`.
     pub(crate) fn lane_offset(&self, lane: u32) -> f64 {
         (f64::from(lane) + 0.5) * self.lane_width
     }
 
-    /// Distance from the centre line to the kerb; both sides are as wide as the wider.
+    /// Distance from the centre line to the kerb; both sides have the width of the wider one.
     fn kerb(&self) -> f64 {
         let parking = self.parking[0].max(self.parking[1]);
         f64::from(self.lanes) * self.lane_width + 0.5 + parking
     }
 
-    /// The carriageway as the ground sees it.
+    /// The carriageway, for the ground.
     pub(crate) fn carriageway(&self) -> Carriageway {
         Carriageway {
             origin: self.origin,
@@ -70,7 +70,7 @@ impl Street {
         }
     }
 
-    /// Street coordinates to the world.
+    /// Converts street coordinates to world coordinates.
     fn at(&self, s: f64, d: f64) -> [f64; 2] {
         let (sin, cos) = self.yaw.sin_cos();
         [
@@ -89,7 +89,7 @@ fn on_other(streets: &[Street], own: usize, at: [f64; 2], margin: f64) -> bool {
         .any(|(_, street)| street.carriageway().along(at)[1].abs() < street.kerb() + margin)
 }
 
-/// The heading of traffic on a side of a street: −1 is the right (d < 0), +1 the left.
+/// The heading of traffic on a side of a street: side −1 is the right (d < 0), +1 the left.
 fn heading(street: &Street, side: f64) -> f64 {
     if side < 0.0 {
         street.yaw
@@ -98,7 +98,7 @@ fn heading(street: &Street, side: f64) -> f64 {
     }
 }
 
-/// Everything between the kerbs of street `own`.
+/// Places everything between the kerbs of street `own`.
 pub(crate) fn fill_carriageway(builder: &mut Builder, streets: &[Street], own: usize) {
     let Some(street) = streets.get(own) else {
         return;
@@ -111,7 +111,7 @@ pub(crate) fn fill_carriageway(builder: &mut Builder, streets: &[Street], own: u
         parked(builder, streets, own, side);
         cyclists(builder, street, side);
     }
-    // People on their way across.
+    // People crossing the street.
     for _ in 0..builder.rng.weighted(&[0.5, 0.3, 0.2]) {
         let s = builder.rng.range(-60.0, 60.0);
         for _ in 0..builder.rng.int(1, 3) {
@@ -125,7 +125,7 @@ pub(crate) fn fill_carriageway(builder: &mut Builder, streets: &[Street], own: u
     }
 }
 
-/// Buses and waiting people at the kerb.
+/// Places buses and waiting people at the kerb.
 fn bus_stop(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     let Some(street) = streets.get(own) else {
         return;
@@ -148,7 +148,7 @@ fn bus_stop(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     builder.put_group(at, count, 1.4, false);
 }
 
-/// Vehicles in one lane, all at about the same speed.
+/// Places vehicles in one lane, all at about the same speed.
 fn traffic(builder: &mut Builder, street: &Street, side: f64, lane: u32) {
     let queue = builder.rng.chance(0.18);
     let speed = if queue {
@@ -186,7 +186,7 @@ fn traffic(builder: &mut Builder, street: &Street, side: f64, lane: u32) {
     }
 }
 
-/// The row of parked vehicles at one kerb.
+/// Places the row of parked vehicles at one kerb.
 fn parked(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     let Some(street) = streets.get(own) else {
         return;
@@ -215,7 +215,7 @@ fn parked(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     }
 }
 
-/// Cyclists near the kerb.
+/// Places cyclists near the kerb.
 fn cyclists(builder: &mut Builder, street: &Street, side: f64) {
     for _ in 0..builder.rng.weighted(&[0.35, 0.3, 0.2, 0.15]) {
         let rng = &mut builder.rng;
@@ -228,7 +228,7 @@ fn cyclists(builder: &mut Builder, street: &Street, side: f64) {
     }
 }
 
-/// Everything outside the kerbs of street `own`.
+/// Places everything outside the kerbs of street `own`.
 pub(crate) fn fill_sides(builder: &mut Builder, streets: &[Street], own: usize) {
     for side in [-1.0, 1.0] {
         facades(builder, streets, own, side);
@@ -236,7 +236,7 @@ pub(crate) fn fill_sides(builder: &mut Builder, streets: &[Street], own: usize) 
     }
 }
 
-/// Houses, walls, hedges and open land along the pavement's outer edge.
+/// Places houses, walls, hedges and open land along the pavement's outer edge.
 fn facades(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     let Some(street) = streets.get(own) else {
         return;
@@ -263,10 +263,10 @@ fn facades(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
             3 => (furniture::wall(rng, length), 0.4),
             _ => (furniture::large(rng), rng.range(2.5, 8.0)),
         };
-        // A body's street side is −y: on the left that looks to the street, on the right it is turned.
+        // A body's front is at −y: it faces the street on the left side, and is turned around on the right.
         let yaw = street.yaw + if side > 0.0 { 0.0 } else { PI };
         let at = street.at(s + 0.5 * length, side * (edge + back));
-        // Clear of the other street by half of the body's diagonal at least.
+        // Keep at least half of the body's diagonal clear of the other street.
         let clear = 2.5 + 0.5 * length.hypot(depth);
         if !on_other(streets, own, at, clear) {
             builder.put_static(&body, at, yaw, 0.0);
@@ -278,7 +278,7 @@ fn facades(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     }
 }
 
-/// Trees, bushes and parked vehicles behind an open stretch that begins at `s`.
+/// Places trees, bushes and parked vehicles behind an open stretch that starts at `s`.
 fn yard(builder: &mut Builder, streets: &[Street], own: usize, edge: f64, s: f64) {
     let Some(street) = streets.get(own) else {
         return;
@@ -312,7 +312,7 @@ fn yard(builder: &mut Builder, streets: &[Street], own: usize, edge: f64, s: f64
     }
 }
 
-/// Lamps, trees, bins, bicycles and people between the kerb and the facades.
+/// Places lamps, trees, bins, bicycles and people between the kerb and the facades.
 fn pavement(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
     let Some(street) = streets.get(own) else {
         return;
@@ -350,7 +350,7 @@ fn pavement(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
         let rng = &mut builder.rng;
         let s = rng.range(-0.9, 0.9) * REACH;
         let d = rng.range(0.4, street.pavement - 0.4);
-        let way = street.yaw + if rng.chance(0.5) { PI } else { 0.0 };
+        let heading = street.yaw + if rng.chance(0.5) { PI } else { 0.0 };
         let speed = if rng.chance(0.15) {
             0.0
         } else {
@@ -360,7 +360,7 @@ fn pavement(builder: &mut Builder, streets: &[Street], own: usize, side: f64) {
             let rng = &mut builder.rng;
             let d = (d + 0.7 * person as f64).min(street.pavement - 0.3);
             let at = street.at(s + rng.normal(0.5), side * (kerb + d));
-            let yaw = way + rng.normal(0.12);
+            let yaw = heading + rng.normal(0.12);
             if !on_other(streets, own, at, 0.2) {
                 builder.put(Class::Pedestrian, Motion::Going(speed), at, yaw, 0.06);
             }

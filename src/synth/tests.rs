@@ -1,11 +1,12 @@
-//! Tests that need the insides of scenes: which object a ray hit, and every primitive.
+//! Tests that need a scene's internals: the object that a ray hit, and every primitive.
 
 use std::f64::consts::TAU;
 
+use super::builder::{Class, Ego, Motion, Object, Scene};
 use super::ground::Ground;
 use super::rng::Rng;
 use super::scanner::{Scanner, scan};
-use super::scene::{Class, Ego, Motion, Object, Scene, generate};
+use super::scene::generate;
 use super::shapes::{Pose, Ray, Vec3};
 use super::solids::{Body, Footprint, Material, Surface};
 use super::{Config, LABEL_RANGE};
@@ -33,7 +34,7 @@ fn in_object(object: &Object, point: &Vec3, age: f64) -> Vec3 {
     pose.turn(point - object.center + object.velocity() * age)
 }
 
-/// How far outside the half extent a point lies.
+/// Distance of a point outside the half extent.
 fn excess(object: &Object, local: &Vec3) -> f64 {
     (local.abs() - object.size * 0.5).max()
 }
@@ -93,8 +94,8 @@ fn labels_are_in_the_vehicles_frame() {
 
 #[test]
 fn boxes_are_tight() {
-    // Every face of a near object's box is reached by its parts: a few points come near to the faces
-    // that the scanner sees.
+    // The parts of an object reach every face of its box, so some points lie close to each face that the
+    // scanner sees.
     let mut gaps = Vec::new();
     for index in 0..20 {
         let scene = scene(index);
@@ -149,7 +150,7 @@ fn labelled_boxes_do_not_overlap() {
 }
 
 #[test]
-fn rectangles_overlap_as_their_points_do() {
+fn rectangle_overlaps_match_sampled_points() {
     let mut rng = Rng::new(3, 0, 0);
     let mut both = [0; 2];
     for _ in 0..400 {
@@ -169,7 +170,7 @@ fn rectangles_overlap_as_their_points_do() {
             let [c, s] = a.axis;
             b.distance([a.center[0] + c * u - s * v, a.center[1] + s * u + c * v]) < 1e-12
         });
-        // A common point proves an overlap; without one the shared part is thinner than the grid.
+        // A common point proves an overlap; without one the overlap is thinner than the grid.
         if shares {
             assert!(a.overlaps(&b));
         } else {
@@ -218,7 +219,7 @@ fn the_ground_is_at_zero_under_the_vehicle_and_carries_the_objects() {
         for object in &scene.objects {
             let [x, y] = [object.center.x, object.center.y];
             let bottom = object.center.z - 0.5 * object.size.z;
-            // The body's own origin may lie a little beside its centre.
+            // The body's origin may lie slightly off its centre.
             assert!(
                 (bottom - scene.ground.height([x, y])).abs() < 0.16,
                 "{object:?}"
@@ -228,13 +229,13 @@ fn the_ground_is_at_zero_under_the_vehicle_and_carries_the_objects() {
 }
 
 #[test]
-fn buckets_and_profile_find_what_trying_everything_finds() {
+fn buckets_and_profile_match_brute_force() {
     let scanner = exact();
     let (mut rays, mut hits) = (0, 0);
     for (index, age) in [(0, 0.0), (1, 0.1), (2, 0.0), (7, 0.1)] {
         let mut scene = scene(index);
         scene.ego.speed = 9.0;
-        // What lets some rays through would make the comparison a matter of chance.
+        // Surfaces that let some rays through would make the comparison random.
         scene
             .solids
             .retain(|solid| solid.material.surface == Surface::Opaque);
@@ -246,7 +247,7 @@ fn buckets_and_profile_find_what_trying_everything_finds() {
             .step_by(23)
         {
             let way = point.point - origin;
-            // Noise is along the ray: every return lies exactly on one of the beams.
+            // Noise is along the ray, so every return lies exactly on a beam.
             let direction = way.normalize();
             let off = |elevation: &f64| (direction.z - elevation.sin()).abs();
             let beams = scanner.elevations();
@@ -323,7 +324,7 @@ fn one_car(x: f64, speed: f64) -> Scene {
 }
 
 #[test]
-fn what_is_occluded_returns_nothing() {
+fn occluded_objects_return_nothing() {
     let mut scene = one_car(20.0, 0.0);
     let returns = |scene: &Scene| {
         let points = scan(scene, &exact(), 0.0, &mut Rng::new(1, 2, 3));
@@ -416,7 +417,7 @@ fn the_ground_is_as_rough_as_its_cover() {
         let way = point.point - origin;
         let [x, y] = [point.point.x, point.point.y];
         if point.owner.is_none() && way.norm() < 15.0 {
-            // How far along the ray the point is off the smooth ground.
+            // Distance of the point from the smooth ground along the ray.
             let off = (point.point.z - scene.ground.height([x, y])) * way.norm() / way.z;
             squares.push(off * off);
         }

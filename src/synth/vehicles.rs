@@ -1,16 +1,16 @@
-//! Cars, trucks and buses: bodies of real proportions, varied at random.
+//! Cars, trucks and buses: bodies of real proportions with random variation.
 //!
-//! Every function returns a [`Body`] with x forward and the wheels at z = 0. The variants overlap on
-//! purpose where the classes do on real roads: long vans beside pickups, minibuses beside box trucks.
+//! Every function returns a [`Body`] with x forward and the wheels at z = 0. The variants overlap on purpose
+//! where classes overlap on real roads: long vans and pickups, minibuses and box trucks.
 
 use super::rng::Rng;
 use super::solids::{Body, Extrusion, Material};
 
 /// Tyres and underbodies.
 const RUBBER: Material = Material::opaque(0.06);
-/// Window panes: most of the light goes through.
+/// Window panes, which let most of the light through.
 const GLASS: Material = Material::mesh(0.12, 0.55);
-/// Number plates and reflectors send light straight back.
+/// Number plates and reflectors, which send light straight back.
 const PLATE: Material = Material::opaque(0.95);
 
 /// A paint, from white to black.
@@ -87,7 +87,7 @@ pub(crate) fn car(rng: &mut Rng) -> Body {
             rng.range(1.75, 2.0),
         ),
     };
-    // Where the cabin begins and ends, as shares of the length: rear foot, rear top, front top, front foot.
+    // Start and end of the cabin as shares of the length: rear foot, rear top, front top, front foot.
     let cabin = match kind {
         0 => [-0.4, -0.22, 0.06, 0.24],
         1 => [-0.485, -0.4, 0.08, 0.27],
@@ -132,7 +132,7 @@ pub(crate) fn car(rng: &mut Rng) -> Body {
         [h - 0.06, h],
         paint,
     );
-    // Window posts: what a lidar sees of a cabin beside the roof.
+    // Window posts, the part of a cabin besides the roof that a lidar sees.
     for y in [-1.0, 1.0] {
         let foot = y * (half - 0.08);
         let top = y * (roof - 0.03);
@@ -337,7 +337,7 @@ pub(crate) fn bus(rng: &mut Rng) -> Body {
         [end - lean, lintel],
     ];
     body.prism(&roof, side(half), paint);
-    // Air conditioning on the roof; the full height is there.
+    // Air conditioning on the roof, which gives the full height.
     let unit = [rng.range(-0.35, 0.0) * l, rng.range(0.05, 0.3) * l];
     body.block(
         unit,

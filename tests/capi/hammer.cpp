@@ -1,11 +1,10 @@
-// Everything that a caller can do wrong with the C library, and four threads that do it right: run by
-// tests/it/capi/hammer.rs, built with AddressSanitizer. Ends with 0 and "all good", or with a line that says
-// which expectation failed.
+// Invalid calls of the C library, and valid calls from four threads. Run by tests/it/capi/hammer.rs, built with
+// AddressSanitizer. Exits with 0 and "all good", or prints the failed expectation.
 //
 //     hammer FILE.plan FRAME.bin OTHER-NAME.plan
 //
-// FRAME.bin has packed floats in the model's columns, which begin with x, y, z; OTHER-NAME.plan is the same plan
-// under a name that is not UTF-8.
+// FRAME.bin has packed floats in the model's columns, which start with x, y, z; OTHER-NAME.plan is the same
+// plan with a name that is not UTF-8.
 #include <centerpoint/centerpoint.hpp>
 
 #include <algorithm>
@@ -32,7 +31,7 @@
         }                                                                                          \
     } while (false)
 
-// The call fails with this status, and the text has this word.
+// The call fails with this status, and the text contains this word.
 #define FAILS(call, status, word)                             \
     do {                                                      \
         EXPECT((call) == (status));                           \
@@ -47,7 +46,7 @@ static bool same(const Boxes &a, const Boxes &b) {
     return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(cp_box)) == 0);
 }
 
-// A frame in memory, whose points and fields can be changed.
+// A frame in memory with modifiable points and fields.
 struct Frame {
     std::vector<unsigned char> data;
     std::vector<std::string> names;
@@ -114,7 +113,7 @@ static void loading() {
     cp_free(nullptr);
 }
 
-// Structs of a program that was compiled with a later header.
+// Structs of a program compiled with a later header.
 static void growing(cp_detector *detector) {
     struct Later {
         cp_options options;
@@ -173,7 +172,7 @@ static void nulls(cp_detector *detector, const cp_cloud &cloud) {
     EXPECT(cp_class_name(detector, 0) != nullptr && *cp_last_error() == 0);
 }
 
-// Descriptions that contradict themselves: each is refused, and the next frame is as ever.
+// Inconsistent descriptions: each is rejected, and the next frame works as before.
 static void clouds(cp_detector *detector, const Frame &frame, const Boxes &expected) {
     const auto refused = [&](cp_status status, const char *word, void (*change)(cp_cloud &, std::vector<cp_field> &)) {
         cp_cloud cloud = frame.cloud;
@@ -213,10 +212,10 @@ static void clouds(cp_detector *detector, const Frame &frame, const Boxes &expec
     EXPECT(detect(detector, none).empty());
 }
 
-// The same points in other forms are the same boxes.
+// The same points in other forms produce the same boxes.
 static void forms(cp_detector *detector, const Frame &frame, const Boxes &expected) {
     const std::size_t step = frame.cloud.point_step, points = frame.cloud.width;
-    // Two rows with a gap between them, each point begins 3 bytes late, the most significant byte comes first.
+    // Two rows with a gap between them, fields at an offset of 3 bytes, most significant byte first.
     const std::size_t far = step + 3 + 2, half = points / 2, row = half * far + 11;
     Boxes swapped;
     {
@@ -252,7 +251,7 @@ static void forms(cp_detector *detector, const Frame &frame, const Boxes &expect
         EXPECT(same(detect(detector, even), swapped));
     }
 
-    // A description of which one thing has changed since the last frame is understood anew.
+    // A description with a single change since the last frame is interpreted again.
     const auto changed = [&](void (*change)(cp_cloud &, std::vector<cp_field> &)) {
         cp_cloud cloud = frame.cloud;
         std::vector<cp_field> fields = frame.fields;
@@ -271,7 +270,7 @@ static void forms(cp_detector *detector, const Frame &frame, const Boxes &expect
     changed([](cp_cloud &c, auto &) { c.is_bigendian = 1; });
     changed([](cp_cloud &c, auto &) { c.point_step += 4, c.width /= 2; });
 
-    // As rclcpp has it.
+    // Like in rclcpp.
     struct Field {
         std::string name;
         std::uint32_t offset;
@@ -292,7 +291,7 @@ static void forms(cp_detector *detector, const Frame &frame, const Boxes &expect
     EXPECT(same(detect(detector, centerpoint::cloud_of(message, scratch)), expected));
 }
 
-// Arrays that are too short get the best boxes, and nothing is written past them.
+// Arrays that are too short receive the best boxes, and nothing is written beyond them.
 static void arrays(cp_detector *detector, const cp_cloud &cloud, const Boxes &expected) {
     const std::size_t all = expected.size();
     EXPECT(all > 3);
@@ -323,7 +322,7 @@ static void sweeps(cp_detector *detector, const cp_cloud &cloud, const Boxes &ex
     FAILS(cp_detect_sweeps(detector, boxes.data(), boxes.size(), &found), CP_ERROR_SWEEP, "cp_push_sweep");
     EXPECT(found == 0);
     cp_pose pose{1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 1.0};
-    // Only one sweep: as a cloud.
+    // A single sweep is like a cloud.
     EXPECT(cp_push_sweep(detector, &cloud, 1000, &pose) == CP_OK);
     EXPECT(cp_detect_sweeps(detector, boxes.data(), boxes.size(), &found) == CP_OK);
     EXPECT(same(Boxes(boxes.begin(), boxes.begin() + static_cast<std::ptrdiff_t>(found)), expected));
@@ -352,13 +351,13 @@ static void sweeps(cp_detector *detector, const cp_cloud &cloud, const Boxes &ex
     EXPECT(info.sweeps == model.sweeps && info.points == model.sweeps * cloud.width);
     EXPECT(cp_clear_sweeps(detector) == CP_OK);
     FAILS(cp_detect_sweeps(detector, boxes.data(), boxes.size(), &found), CP_ERROR_SWEEP, "cp_push_sweep");
-    // The detector is as it was, and so is a clock that began anew.
+    // The detector is unchanged, and works after a restart of the clock.
     EXPECT(cp_push_sweep(detector, &fewer, 1, nullptr) == CP_OK);
     EXPECT(cp_clear_sweeps(detector) == CP_OK);
     EXPECT(same(detect(detector, cloud), expected));
 }
 
-// Random descriptions of random bytes: refused or read, never past the data's end.
+// Random descriptions of random bytes: rejected or read, never beyond the data's end.
 static void random_descriptions(cp_detector *detector) {
     std::uint32_t state = 1;
     const auto next = [&](std::uint32_t below) {
@@ -394,7 +393,7 @@ static void random_descriptions(cp_detector *detector) {
     EXPECT(read > 100 && read < 3900);
 }
 
-// A detector for each of four threads: the same bytes in all of them, and each with its own last error.
+// One detector per thread, four threads: the same bytes in all of them, and separate last errors.
 static void threads(const cp_cloud &cloud, const Boxes &expected) {
     std::atomic<int> waiting{0};
     std::vector<std::thread> all;
@@ -409,7 +408,7 @@ static void threads(const cp_cloud &cloud, const Boxes &expected) {
                 EXPECT(same(detector.detect(cloud), expected));
                 cp_detector *none = nullptr;
                 EXPECT(cp_load(wrong.c_str(), nullptr, &none) == CP_ERROR_PLAN);
-                // All threads have failed before any of them looks.
+                // All threads fail before any of them looks.
                 waiting.fetch_add(1);
                 while (waiting.load() < 4 * (i + 1)) {
                     std::this_thread::yield();
@@ -423,7 +422,7 @@ static void threads(const cp_cloud &cloud, const Boxes &expected) {
     }
 }
 
-// One detector for four threads, which is wrong: a call is done, or refused as busy.
+// One detector for four threads, which is invalid: each call succeeds or fails as busy.
 static void busy(cp_detector *detector, const cp_cloud &cloud, const Boxes &expected) {
     std::atomic<int> done{0}, refused{0};
     std::vector<std::thread> all;

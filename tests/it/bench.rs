@@ -1,5 +1,5 @@
-//! `cp-bench` as a program: what it counts, and that its numbers agree with each other and with others' tools.
-//! No test here depends on how long anything takes.
+//! `cp-bench` as a program: its counters, and the consistency of its numbers with each other and with other
+//! tools. No test here depends on timing.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,12 +10,12 @@ use serde_json::Value;
 
 use crate::common::repository;
 
-/// Runs `cp-bench` in `folder`; `PLAN8`, `PLAN32` and `FRAMES` stand for the demo's.
+/// Runs `cp-bench` in `folder`; `INT8_PLAN`, `FP32_PLAN` and `FRAMES` stand for the demo's files.
 fn bench(folder: &Path, args: &str) -> Output {
     let demo = |path: &str| repository().join(path).display().to_string();
     let args = args.split_whitespace().map(|arg| match arg {
-        "PLAN8" => demo("engines/demo/int8.plan"),
-        "PLAN32" => demo("engines/demo/fp32.plan"),
+        "INT8_PLAN" => demo("engines/demo/int8.plan"),
+        "FP32_PLAN" => demo("engines/demo/fp32.plan"),
         "FRAMES" => demo("calib/demo/frames"),
         other => other.to_owned(),
     });
@@ -27,7 +27,7 @@ fn bench(folder: &Path, args: &str) -> Output {
         .unwrap()
 }
 
-/// As [`bench`], which must succeed; gives what it printed.
+/// Like [`bench`], which must succeed; returns its output.
 fn report(folder: &Path, args: &str) -> String {
     let run = bench(folder, args);
     let errors = String::from_utf8_lossy(&run.stderr);
@@ -39,14 +39,14 @@ fn json(folder: &Path, name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
 }
 
-/// Numbers of a key in every object of an array.
+/// The numbers of a key in all objects of an array.
 fn column(frames: &Value, key: &str) -> Vec<f64> {
     let frames = frames.as_array().unwrap().iter();
     frames.map(|frame| frame[key].as_f64().unwrap()).collect()
 }
 
-/// A percentile as statisticians define the one that `trtexec` takes: the smallest value that at least so many
-/// percent of all are not above.
+/// The statistical definition of `trtexec`'s percentile: the smallest value such that at least `percent` % of
+/// all values are not above it.
 fn inverse_of_the_distribution(values: &[f64], percent: f64) -> f64 {
     let reached = |value: f64| {
         let below = values.iter().filter(|v| **v <= value).count();
@@ -65,7 +65,7 @@ fn assert_near(found: &Value, expected: f64, what: &str) {
     );
 }
 
-/// The part of a file between two words.
+/// The part of a text between two marks.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let rest = text.split_once(from).unwrap().1;
     rest.split_once(to).unwrap().0
@@ -76,7 +76,7 @@ fn a_short_run_counts_exactly_and_its_numbers_agree() {
     let folder = tempfile::tempdir().unwrap();
     let text = report(
         folder.path(),
-        "--engine PLAN8 --threads 2 --iterations 21 --duration 0 --warm-up 0 --percentile 0,50,90,99.9,100 \
+        "--engine INT8_PLAN --threads 2 --iterations 21 --duration 0 --warm-up 0 --percentile 0,50,90,99.9,100 \
          --json report.json --export-times times.json --histogram h.png --curve c.png",
     );
     let (all, times) = (
@@ -101,7 +101,7 @@ fn a_short_run_counts_exactly_and_its_numbers_agree() {
     );
     assert_eq!(run["input"]["sweeps"], 2, "the model's");
 
-    // The summary, from the times of every frame.
+    // The summary, computed from the times of every frame.
     let latencies = column(&times, "latencyMs");
     let ms = &run["latency_ms"];
     let mean = latencies.iter().sum::<f64>() / 21.0;
@@ -130,7 +130,7 @@ fn a_short_run_counts_exactly_and_its_numbers_agree() {
     assert_eq!(ms["percentiles"][0]["value"], ms["min"]);
     assert_eq!(ms["percentiles"][4]["value"], ms["max"]);
 
-    // A frame's parts are all of it, and frames follow each other.
+    // A frame's parts add up, and frames follow each other.
     let parts = [
         "pillars", "features", "scatter", "engine", "decode", "nms", "other",
     ];
@@ -161,7 +161,7 @@ fn a_short_run_counts_exactly_and_its_numbers_agree() {
     assert_near(&run["walltime_s"], walltime, "walltime");
     assert_near(&run["throughput_qps"], 21.0 / walltime, "throughput");
 
-    // What is printed is the same.
+    // The printed numbers are the same.
     assert!(text.contains("Timing trace has 21 queries over "), "{text}");
     let line = between(&text, "\nLatency: ", "\n");
     let expected = format!(
@@ -193,7 +193,7 @@ fn compared_plans_take_turns() {
     let folder = tempfile::tempdir().unwrap();
     let text = report(
         folder.path(),
-        "--compare PLAN32 PLAN8 --pcd FRAMES --iterations 5 --duration 0 --warm-up 0 --json report.json \
+        "--compare FP32_PLAN INT8_PLAN --pcd FRAMES --iterations 5 --duration 0 --warm-up 0 --json report.json \
          --export-times times.json --export-profile profile.json",
     );
     let (all, times) = (
@@ -229,7 +229,7 @@ fn compared_plans_take_turns() {
     let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     assert_near(&found["spread"][0], smallest, "5 % of five");
     assert!(text.contains("of 5 pairs: median "), "{text}");
-    // Files: as many as there are, with the points that they have (20 bytes each).
+    // Files: their number, and their points (20 bytes each).
     let sizes = std::fs::read_dir(repository().join("calib/demo/frames")).unwrap();
     let sizes: Vec<u64> = sizes
         .map(|file| file.unwrap().metadata().unwrap().len() / 20)
@@ -240,7 +240,7 @@ fn compared_plans_take_turns() {
         let expected = [sizes.iter().min(), sizes.iter().max()].map(Option::unwrap);
         assert_eq!(input["points"], serde_json::json!(expected));
     }
-    // A profile for each plan, as trtexec writes one.
+    // A profile for each plan, like trtexec's.
     let profiles = json(folder.path(), "profile.json");
     for profile in profiles.as_array().unwrap() {
         let layers = profile.as_array().unwrap();
@@ -256,7 +256,7 @@ fn compared_plans_take_turns() {
 #[test]
 fn late_frames_and_skipped_scans_are_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let short = "--engine PLAN8 --points 2k --sweeps 1 --iterations 6 --duration 0 --warm-up 0 --json r.json";
+    let short = "--engine INT8_PLAN --points 2k --sweeps 1 --iterations 6 --duration 0 --warm-up 0 --json r.json";
     for (deadline, misses) in [("0", 6), ("1e6", 0)] {
         let text = report(folder.path(), &format!("{short} --deadline-ms {deadline}"));
         let found = json(folder.path(), "r.json")["runs"][0]["deadline"].clone();
@@ -269,7 +269,7 @@ fn late_frames_and_skipped_scans_are_counted() {
             format!("missed by {misses} of 6 frames, {misses} at the longest one after the other");
         assert!(text.contains(&line), "{text}");
     }
-    // No frame takes less than the 10 µs between two scans: all but the newest are skipped, and late.
+    // No frame takes less than the 10 µs between two scans: all scans but the newest are skipped, and late.
     let text = report(
         folder.path(),
         &format!("{short} --rate 100000 --deadline-ms 1e6 --export-times t.json"),
@@ -287,7 +287,7 @@ fn late_frames_and_skipped_scans_are_counted() {
     let (latency, response) = (column(&times, "latencyMs"), column(&times, "responseMs"));
     let starts = column(&times, "startMs");
     for frame in 0..6 {
-        // The scan that was taken: the newest of those that come every 0.01 ms.
+        // The scan taken: the newest of those arriving every 0.01 ms.
         let waited = response[frame] - latency[frame];
         assert!(waited >= 0.0, "frame {frame}: {waited}");
         let scan = (starts[frame] - waited) / 0.01;
@@ -303,7 +303,7 @@ fn every_combination_is_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let text = report(
         folder.path(),
-        "--engine PLAN8 PLAN32 --points 1k,3000 --sweeps 1,3 --iterations 1 --duration 0 --warm-up 0 \
+        "--engine INT8_PLAN FP32_PLAN --points 1k,3000 --sweeps 1,3 --iterations 1 --duration 0 --warm-up 0 \
          --json r.json --histogram h.png --curve c.png",
     );
     let all = json(folder.path(), "r.json");
@@ -336,7 +336,7 @@ fn every_combination_is_a_run() {
 }
 
 #[test]
-fn options_are_understood_as_trtexec_spells_them() {
+fn trtexecs_spellings_of_options_are_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let short = "--loadEngine=PLAN --points 1000 --iterations=2 --duration=0 --warmUp=0";
     let plan = repository().join("engines/demo/int8.plan");
@@ -350,7 +350,7 @@ fn options_are_understood_as_trtexec_spells_them() {
     assert_eq!(column(&json(folder.path(), "t.json"), "latencyMs").len(), 2);
     assert!(text.contains("profile of 20 frames:"), "{text}");
     assert_eq!(json(folder.path(), "p.json")[0]["count"], 20);
-    // Its defaults, and one percentile more.
+    // Its defaults, and one more percentile.
     let report = bench(folder.path(), "--help");
     let help = String::from_utf8(report.stdout).unwrap();
     for default in ["200", "3", "10", "90 95 99 99.9"] {
@@ -362,26 +362,30 @@ fn options_are_understood_as_trtexec_spells_them() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_an_error() {
+fn invalid_measurements_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     for (args, status, words) in [
         ("", 2, "--engine"),
-        ("--compare PLAN8", 2, "2"),
-        ("--compare PLAN8 PLAN8 --rate 10", 2, "--rate"),
-        ("--engine PLAN8 --points 0", 2, "not within"),
+        ("--compare INT8_PLAN", 2, "2"),
+        ("--compare INT8_PLAN INT8_PLAN --rate 10", 2, "--rate"),
+        ("--engine INT8_PLAN --points 0", 2, "not within"),
         (
-            "--engine PLAN8 --points 18446744073709551615k",
+            "--engine INT8_PLAN --points 18446744073709551615k",
             2,
             "not within",
         ),
-        ("--engine PLAN8 --percentile 101", 2, "not within"),
-        ("--engine PLAN8 --duration nan", 2, "not within"),
-        ("--engine PLAN8 --rate 0", 2, "not within"),
-        ("--engine PLAN8 --sweeps 0", 2, "0"),
-        ("--engine PLAN8 --pcd FRAMES --points 5", 2, "--points"),
+        ("--engine INT8_PLAN --percentile 101", 2, "not within"),
+        ("--engine INT8_PLAN --duration nan", 2, "not within"),
+        ("--engine INT8_PLAN --rate 0", 2, "not within"),
+        ("--engine INT8_PLAN --sweeps 0", 2, "0"),
+        ("--engine INT8_PLAN --pcd FRAMES --points 5", 2, "--points"),
         ("--engine none.plan", 4, "none.plan"),
-        ("--engine PLAN8 --pcd none.bin", 3, "none.bin"),
-        ("--engine PLAN8 --json no/folder.json", 1, "no/folder.json"),
+        ("--engine INT8_PLAN --pcd none.bin", 3, "none.bin"),
+        (
+            "--engine INT8_PLAN --json no/folder.json",
+            1,
+            "no/folder.json",
+        ),
     ] {
         let run = bench(folder.path(), args);
         let errors = String::from_utf8_lossy(&run.stderr);
@@ -396,9 +400,9 @@ fn percentiles_equal_those_of_numpy() {
         println!("skipped: CENTERPOINT_PYTHON is not set");
         return;
     };
-    // 90 % of 100 and the like are left to the unit tests: NumPy's floats are one off for some (99.9 % of 1000).
+    // The unit tests cover cases such as 90 % of 100: NumPy's floats are off by one for some (99.9 % of 1000).
     let percentiles = [0.0, 12.5, 50.0, 75.0, 96.875, 100.0, 90.0, 95.0, 99.0, 99.9];
-    // Whole numbers, so that text keeps them; ties among them.
+    // Whole numbers, which text preserves, with ties.
     let mut state = 12_345u32;
     for count in [1, 2, 3, 7, 8, 64, 97, 101, 997, 1024, 4999] {
         let values: Vec<f64> = (0..count)
@@ -447,10 +451,10 @@ fn percentiles_equal_those_of_numpy() {
 }
 
 #[test]
-fn memory_is_what_the_system_says() {
+fn memory_matches_the_system() {
     let found = Resident::read(Path::new("/")).unwrap();
     assert!(found.peak >= found.now && found.now > 1 << 20, "{found:?}");
-    // Against the other file that tells: pages in /proc/self/statm, while nothing large comes or goes.
+    // Compare with pages in /proc/self/statm, while nothing large is allocated or freed.
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
     let page = Command::new("getconf").arg("PAGESIZE").output().unwrap();

@@ -1,4 +1,4 @@
-//! `cp-infer` as a program: what it prints, and how it ends.
+//! `cp-infer` as a program: its output and exit status.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -90,7 +90,7 @@ fn json_lines_have_the_documented_fields() {
 }
 
 #[test]
-fn times_are_there_when_asked_for() {
+fn times_are_reported_on_request() {
     let folder = folder();
     let run = infer(
         folder.path(),
@@ -115,7 +115,7 @@ fn times_are_there_when_asked_for() {
 }
 
 #[test]
-fn a_profile_leaves_the_results_as_they_are() {
+fn a_profile_does_not_change_results() {
     let folder = folder();
     let frames = [&FRAMES[..], &["--format", "json"]].concat();
     let plain = infer(folder.path(), &frames);
@@ -142,7 +142,7 @@ fn a_profile_leaves_the_results_as_they_are() {
 }
 
 #[test]
-fn every_run_and_thread_count_gives_the_same_bytes() {
+fn every_run_and_thread_count_returns_the_same_bytes() {
     let folder = folder();
     let run = |threads: &str| {
         let args = [
@@ -170,7 +170,7 @@ fn every_run_and_thread_count_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_bare_bin_has_the_plans_columns() {
+fn a_bin_has_the_plans_columns() {
     let folder = folder();
     let rows: [[f32; 3]; 1] = [[2.2, -3.7, 2.0]];
     let bytes: Vec<u8> = rows
@@ -195,7 +195,7 @@ fn a_bare_bin_has_the_plans_columns() {
 }
 
 #[test]
-fn one_bad_frame_is_reported_and_the_rest_go_on() {
+fn a_bad_frame_is_reported_and_the_others_are_processed() {
     let folder = folder();
     std::fs::write(folder.path().join("bad.bin"), [0; 17]).unwrap();
     let run = infer(
@@ -229,7 +229,7 @@ fn one_bad_frame_is_reported_and_the_rest_go_on() {
 }
 
 #[test]
-fn exit_codes_tell_what_was_wrong() {
+fn exit_codes_distinguish_errors() {
     let folder = folder();
     std::fs::write(folder.path().join("other.plan"), b"no plan at all").unwrap();
     for (code, words, args) in [
@@ -284,7 +284,7 @@ fn exit_codes_tell_what_was_wrong() {
 }
 
 #[test]
-fn cuda_without_a_gpu_is_an_error_that_says_what_to_do() {
+fn cuda_without_a_gpu_is_an_error_with_advice() {
     let folder = folder();
     let run = Command::new(env!("CARGO_BIN_EXE_cp-infer"))
         .current_dir(folder.path())
@@ -383,7 +383,7 @@ fn sweeps_make_one_frame() {
 }
 
 #[test]
-fn frames_of_one_name_do_not_overwrite_each_other() {
+fn frames_with_the_same_name_are_rejected() {
     let folder = folder();
     std::fs::create_dir(folder.path().join("other")).unwrap();
     write_kitti(&folder.path().join("other/a.bin"), &[[0.5, 0.5, 3.0, 1.0]]);
@@ -419,7 +419,7 @@ fn frames_of_one_name_do_not_overwrite_each_other() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let folder = folder();
     let mut run = Command::new(env!("CARGO_BIN_EXE_cp-infer"))
         .current_dir(folder.path())

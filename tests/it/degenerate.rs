@@ -1,4 +1,4 @@
-//! Inputs that no ordinary flow has, each with its own message and exit status (see `cp-build --help`).
+//! Degenerate inputs, each with its own message and exit status (see `cp-build --help`).
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -29,7 +29,7 @@ fn folder(net: Net) -> tempfile::TempDir {
     folder
 }
 
-/// The network with other values in one weight.
+/// The network with all values of one weight replaced.
 fn with_weight(name: &str, dims: &[usize], value: f32) -> Net {
     let mut net = Net::new();
     let values = vec![value; dims.iter().product()];
@@ -44,16 +44,16 @@ fn help_says(status: i32) {
     assert!(help.contains(&format!("{status} ")), "{help}");
 }
 
-/// Nothing ever reaches `wide`: its weights are zero, and so is what it makes, whose range is none.
+/// `wide` is always zero, because its weights are: its range is empty.
 #[test]
-fn tensors_that_are_zero_everywhere_are_quantised_and_said() {
+fn all_zero_tensors_are_quantised_and_reported() {
     let mut net = with_weight("wide.weight", &[16, 8, 3, 3], 0.0);
     for tensor in &mut net.tensors {
         if ["norm.wide.bias", "norm.wide.running_mean"].contains(&tensor.name()) {
             *tensor = from_floats(tensor.name(), &[16], &[0.0; 16]);
         }
     }
-    // A head on it alone, so that its tensor is not one with that of `narrow`.
+    // Its own head, which keeps its tensor apart from that of `narrow`.
     let concat = net
         .nodes
         .iter_mut()
@@ -85,7 +85,7 @@ fn tensors_that_are_zero_everywhere_are_quantised_and_said() {
 }
 
 #[test]
-fn an_infinite_activation_is_refused_with_tensor_and_frame() {
+fn an_infinite_activation_is_rejected_with_tensor_and_frame() {
     let folder = folder(with_weight("heads.reg.weight", &[2, 8, 1, 1], 3e38));
     let message = refused(folder.path(), &QUANTIZE, 8);
     for part in ["\"reg\"", "frames000.bin", "inf"] {
@@ -95,7 +95,7 @@ fn an_infinite_activation_is_refused_with_tensor_and_frame() {
 }
 
 #[test]
-fn no_frames_are_refused_with_the_folder() {
+fn a_folder_without_frames_is_rejected() {
     let folder = folder(Net::new());
     std::fs::remove_dir_all(folder.path().join("frames")).unwrap();
     std::fs::create_dir(folder.path().join("frames")).unwrap();
@@ -104,7 +104,7 @@ fn no_frames_are_refused_with_the_folder() {
         message.contains("frames: no frames in this folder"),
         "{message}"
     );
-    // One frame, and it is held out of nothing but kept for calibration; none is left to measure on.
+    // The only frame is used for calibration; none is left to measure on.
     toy::write_frames(folder.path(), "frames", 1);
     let mut args = QUANTIZE.to_vec();
     args[0] = "sensitivity";
@@ -117,12 +117,12 @@ fn no_frames_are_refused_with_the_folder() {
 }
 
 #[test]
-fn a_frame_of_another_layout_is_refused_with_its_columns() {
+fn a_frame_of_another_layout_is_rejected_with_its_columns() {
     let folder = folder(Net::new());
     let ring = MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "ring""#);
     toy::write_description(&folder.path().join("model"), &ring, 4);
     let frame = pcd(&XYZI, &[1.0, 2.0, 3.0, 0.5], Encoding::Ascii);
-    // Among those to calibrate on, and among those to measure on.
+    // Both among the frames for calibration and among those for measuring.
     for name in ["frames001.pcd", "frames002.pcd"] {
         let path = folder.path().join("frames").join(name);
         std::fs::write(&path, &frame).unwrap();
@@ -132,14 +132,14 @@ fn a_frame_of_another_layout_is_refused_with_its_columns() {
         }
         std::fs::remove_file(path).unwrap();
     }
-    // A file that is no whole number of rows cannot be read at all.
+    // A file with a partial row cannot be read at all.
     std::fs::write(folder.path().join("frames/frames002.bin"), bin(&[1.0; 5])).unwrap();
     let message = refused(folder.path(), &QUANTIZE, 3);
     assert!(message.contains("frames002.bin"), "{message}");
 }
 
 #[test]
-fn an_operator_that_is_not_known_is_refused_with_node_and_file() {
+fn an_unknown_operator_is_rejected_with_node_and_file() {
     let mut net = Net::new();
     let relu = net.nodes.iter().position(|n| n.output == ["n"]).unwrap();
     net.nodes[relu] = node("Softplus", &["n1"], &["n"]);
@@ -152,7 +152,7 @@ fn an_operator_that_is_not_known_is_refused_with_node_and_file() {
 }
 
 #[test]
-fn a_calibration_of_another_model_is_refused() {
+fn a_calibration_of_another_model_is_rejected() {
     let folder = folder(Net::new());
     let mut args = QUANTIZE.to_vec();
     args.extend(["--equalize", "0", "--calibration", "x.calib.json"]);
@@ -172,7 +172,7 @@ fn a_calibration_of_another_model_is_refused() {
 }
 
 #[test]
-fn a_configuration_that_cannot_be_is_wrong_usage() {
+fn an_invalid_configuration_is_a_usage_error() {
     let folder = folder(Net::new());
     std::fs::write(folder.path().join("q.toml"), "[equalize]\nalpha = 2.0\n").unwrap();
     let mut args = QUANTIZE.to_vec();

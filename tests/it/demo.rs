@@ -1,4 +1,4 @@
-//! The main job: the shipped plan on the shipped frames, and on real frames where they are at hand.
+//! The main use: the shipped plan on the shipped frames, and on real frames if available.
 #![allow(clippy::unwrap_used)]
 
 use std::process::{Command, Output};
@@ -40,7 +40,7 @@ fn the_readmes_command_prints_boxes_and_draws_them() {
 }
 
 #[test]
-fn twenty_runs_on_one_and_two_threads_give_the_same_bytes() {
+fn twenty_runs_on_one_and_two_threads_return_the_same_bytes() {
     for plan in [FP32, INT8] {
         let run = |threads: &str| {
             let args = ["--pcd", FRAMES, "--format", "json", "--threads", threads];
@@ -58,10 +58,10 @@ fn twenty_runs_on_one_and_two_threads_give_the_same_bytes() {
     }
 }
 
-/// The figure is well below the measured one: this finds a broken stage, not a change of accuracy.
-/// Both plans see the same 16 frames, so that their difference is that of the precision.
+/// The threshold is well below the measured value: this finds a broken stage, not a change of accuracy. Both
+/// plans run on the same 16 frames, so their difference is due to the precision.
 #[test]
-fn the_demo_frames_objects_are_found_by_both_plans() {
+fn both_plans_find_the_demo_frames_objects() {
     let folder = tempfile::tempdir().unwrap();
     let labels = Results::read(&repository().join("calib/demo/labels.json")).unwrap();
     let classes = ["car", "truck", "bus", "bicycle", "pedestrian"];
@@ -82,7 +82,7 @@ fn the_demo_frames_objects_are_found_by_both_plans() {
 }
 
 #[test]
-fn the_shipped_plan_is_what_compile_makes_of_the_shipped_model() {
+fn compiling_the_shipped_model_reproduces_the_shipped_plan() {
     let shipped = repository().join(FP32);
     let accuracy = Plan::open(&shipped).unwrap().manifest().accuracy.clone();
     assert!(
@@ -96,9 +96,9 @@ fn the_shipped_plan_is_what_compile_makes_of_the_shipped_model() {
     assert!(std::fs::read(shipped).unwrap() == std::fs::read(again).unwrap());
 }
 
-/// `best` measured its candidates when the plan was made; this makes the chosen one again.
+/// `best` measured its candidates when the plan was made; this rebuilds the chosen one.
 #[test]
-fn the_shipped_int8_plan_is_what_its_configuration_makes_of_the_shipped_model() {
+fn quantising_the_shipped_model_reproduces_the_shipped_int8_plan() {
     let shipped = Plan::open(&repository().join(INT8)).unwrap();
     let manifest = shipped.manifest();
     assert!(manifest.accuracy.is_some(), "it carries its accuracy");
@@ -127,8 +127,7 @@ fn the_shipped_int8_plan_is_what_its_configuration_makes_of_the_shipped_model() 
     assert_eq!(hashes(&shipped), hashes(&again));
 }
 
-/// The demo model was trained on other scanners' geometry and intensity: only that every frame runs
-/// is asserted.
+/// The demo model was trained on another scanner geometry and intensity: this only asserts that every frame runs.
 #[test]
 fn real_frames_run() {
     for (frames, layout) in [

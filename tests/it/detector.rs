@@ -25,7 +25,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 #[test]
-fn points_become_the_boxes_that_the_network_means() {
+fn points_become_the_expected_boxes() {
     let mut detector = detector(MODEL, &Options::default()).unwrap();
     let points = [
         [2.2, -3.7, 2.0],
@@ -61,7 +61,7 @@ fn points_become_the_boxes_that_the_network_means() {
 }
 
 #[test]
-fn a_frame_leaves_nothing_behind_for_the_next() {
+fn a_frame_does_not_affect_the_next() {
     let mut detector = detector(MODEL, &Options::default()).unwrap();
     let first = cloud(&[[2.2, -3.7, 2.0], [5.0, 5.0, 3.0]]);
     let second = cloud(&[[-1.0, -1.0, 3.0]]);
@@ -72,7 +72,7 @@ fn a_frame_leaves_nothing_behind_for_the_next() {
 }
 
 #[test]
-fn caps_are_counted() {
+fn overflows_are_counted() {
     let mut detector = detector(
         &MODEL.replace("max_pillars = 64", "max_pillars = 3"),
         &Options::default(),
@@ -99,7 +99,7 @@ fn caps_are_counted() {
 }
 
 #[test]
-fn options_replace_the_plans_numbers() {
+fn options_override_the_plan() {
     let options = Options {
         score: Some(0.97),
         ..Options::default()
@@ -116,10 +116,10 @@ fn options_replace_the_plans_numbers() {
 }
 
 #[test]
-fn a_missing_column_is_an_error_and_the_detector_goes_on() {
+fn a_missing_column_is_an_error_and_the_detector_stays_usable() {
     let model = MODEL.replace("\"z\"]", "\"z\", \"ring\"]");
     let folder = tempfile::tempdir().unwrap();
-    // The PFN has 3 inputs, the description now says 4: refused with both numbers.
+    // The PFN has 3 inputs, but the description now requires 4: rejected with both numbers.
     let error = Detector::load(&write_plan(folder.path(), &model), &Options::default()).err();
     let message = error.unwrap().to_string();
     assert!(
@@ -130,7 +130,7 @@ fn a_missing_column_is_an_error_and_the_detector_goes_on() {
 }
 
 #[test]
-fn cuda_without_a_gpu_is_refused_with_a_reason() {
+fn cuda_without_a_gpu_is_an_error_with_a_reason() {
     let error = detector(
         MODEL,
         &Options {
@@ -150,7 +150,7 @@ fn cuda_without_a_gpu_is_refused_with_a_reason() {
 }
 
 #[test]
-fn contradictions_between_model_and_network_are_refused() {
+fn contradictions_between_model_and_network_are_rejected() {
     for (from, to, words) in [
         ("8.0, 8.0, 4.0]", "8.0, 7.0, 4.0]", "[2, 15, 16]"),
         ("downsample = 1", "downsample = 2", "[2, 8, 8]"),
@@ -179,7 +179,7 @@ fn contradictions_between_model_and_network_are_refused() {
 }
 
 #[test]
-fn a_profile_has_the_networks_layers_and_changes_nothing() {
+fn a_profile_lists_the_networks_layers_and_changes_nothing() {
     let mut detector = detector(MODEL, &Options::default()).unwrap();
     let cloud = cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25]]);
     let before = detector.detect(&cloud).unwrap().boxes.to_vec();
@@ -194,8 +194,9 @@ fn a_profile_has_the_networks_layers_and_changes_nothing() {
 }
 
 #[test]
-fn every_frame_with_a_result_is_counted_against_the_budget() {
-    // No frame takes no time, and none a century: which frames are late does not depend on the machine.
+fn every_successful_frame_counts_against_the_budget() {
+    // Every frame takes longer than 0 and less than a century: which frames are late does not depend on the
+    // machine.
     for (frame_ms, misses, level) in [(0.0, 2, Level::Warn), (3e12, 0, Level::Ok)] {
         let budget = Budget {
             frame_ms,

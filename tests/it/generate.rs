@@ -1,4 +1,4 @@
-//! Man pages and shell completions, as their readers take them: groff (with preconv, as `man` runs it) and bash.
+//! Man pages and shell completions, checked with their readers: groff (with preconv, as run by `man`) and bash.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,7 +12,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cp-ros2", env!("CARGO_BIN_EXE_cp-ros2")),
 ];
 
-/// Runs a program, which must succeed quietly; gives what it printed.
+/// Runs a program, which must succeed without messages; returns its output.
 fn output(program: &str, args: &[&str]) -> String {
     let run = Command::new(program).args(args).output().unwrap();
     let errors = String::from_utf8_lossy(&run.stderr);
@@ -23,7 +23,7 @@ fn output(program: &str, args: &[&str]) -> String {
     String::from_utf8(run.stdout).unwrap()
 }
 
-/// Gives `text` to a program; `None`, with a line that says so, where it is not installed.
+/// Pipes `text` through a program; prints a line and returns `None` if it is not installed.
 fn through(program: &str, args: &[&str], text: &str) -> Option<Output> {
     let child = Command::new(program)
         .args(args)
@@ -53,7 +53,7 @@ fn options(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The subcommands of `cp-build`, by its help.
+/// The subcommands of `cp-build`, from its help.
 fn subcommands(help: &str) -> Vec<String> {
     let Some((_, list)) = help.split_once("Commands:\n") else {
         return Vec::new();
@@ -66,7 +66,7 @@ fn subcommands(help: &str) -> Vec<String> {
         .collect()
 }
 
-/// Checks a page: groff has nothing to complain of, and what the help names is in it.
+/// Checks a page: groff reports nothing, and the page has everything that the help lists.
 fn check_page(page: &str, name: &str, help: &str) {
     assert!(
         page.contains(&format!(".TH {name} 1 ")),
@@ -93,7 +93,7 @@ fn check_page(page: &str, name: &str, help: &str) {
 }
 
 #[test]
-fn man_pages_tell_all_options() {
+fn man_pages_list_all_options() {
     for (name, program) in PROGRAMS {
         let help = output(program, &["--help"]);
         assert!(!help.contains("--generate"), "{help}");
@@ -141,10 +141,10 @@ fn bash_completes_options_and_values() {
 }
 
 #[test]
-fn other_shells_get_all_options() {
+fn other_shells_complete_all_options() {
     for (name, program) in PROGRAMS {
         let help = output(program, &["--help"]);
-        // What stands before is not clap's: the ROS part of cp-ros2.
+        // The part before is not from clap: the ROS options of cp-ros2.
         let (_, help) = help.split_once("Options:").unwrap();
         let fish = output(program, &["--generate", "complete-fish"]);
         let zsh = output(program, &["--generate", "complete-zsh"]);

@@ -1,4 +1,4 @@
-//! The machine as reports tell it: made-up trees of a Jetson and of others, and this machine.
+//! The machine's description: synthetic file trees of a Jetson and other machines, and this machine.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,7 +17,7 @@ fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
     root
 }
 
-/// The files of an AGX Orin under JetPack 6, as documents name them; no Orin was at hand.
+/// The files of an AGX Orin with JetPack 6 according to the documentation; not tested on an Orin.
 const ORIN: [(&str, &str); 34] = [
     (
         "proc/device-tree/model",
@@ -81,7 +81,7 @@ const ORIN: [(&str, &str); 34] = [
         "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq",
         "729600\n",
     ),
-    // A group whose cores the power mode has switched off.
+    // A group of cores disabled by the power mode.
     ("sys/devices/system/cpu/cpufreq/policy8/affected_cpus", "\n"),
     (
         "sys/devices/system/cpu/cpufreq/policy8/scaling_cur_freq",
@@ -105,7 +105,7 @@ const ORIN: [(&str, &str); 34] = [
     ("sys/class/thermal/thermal_zone10/temp", "51437\n"),
     ("sys/class/thermal/thermal_zone0/type", "cpu-thermal\n"),
     ("sys/class/thermal/thermal_zone0/temp", "50125\n"),
-    // A sensor whose unit is off gives no value.
+    // A sensor without a value because its unit is off.
     ("sys/class/thermal/thermal_zone2/type", "cv0-thermal\n"),
     ("sys/class/thermal/thermal_zone2/temp", ""),
     ("sys/class/thermal/cooling_device0/type", "fan\n"),
@@ -122,7 +122,7 @@ fn clock(name: &str, mhz: f64, limits: Option<[f64; 2]>, governor: Option<&str>)
 }
 
 #[test]
-fn an_orin_tells_its_power_mode_and_its_clocks() {
+fn an_orin_reports_power_mode_and_clocks() {
     let root = tree(&ORIN);
     let machine = Machine::read(root.path());
     let jetson = Jetson {
@@ -182,7 +182,7 @@ fn an_orin_tells_its_power_mode_and_its_clocks() {
 }
 
 #[test]
-fn other_names_of_the_gpu_are_known() {
+fn other_names_of_the_gpu_are_recognised() {
     for device in [
         "17000000.ga10b",
         "17000000.gv11b",
@@ -203,8 +203,8 @@ fn other_names_of_the_gpu_are_known() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
-    // Without root the memory's clock cannot be read; in a container the list of power modes is missing.
+fn missing_values_are_listed() {
+    // Without root, the memory clock cannot be read; in a container, the list of power modes is missing.
     let hidden = [
         "sys/kernel/debug/",
         "etc/nvpmodel.conf",
@@ -252,7 +252,7 @@ fn what_is_not_there_is_said() {
         ["not a Jetson: no power mode, no GPU and EMC clocks"]
     );
 
-    // Nothing at all.
+    // An empty tree.
     let nothing = tempfile::tempdir().unwrap();
     let machine = Machine::read(nothing.path());
     assert_eq!(
@@ -264,7 +264,7 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
-fn broken_files_cost_no_more_than_their_values() {
+fn broken_files_only_lose_their_values() {
     let broken: Vec<(&str, &str)> = ORIN
         .iter()
         .map(|(path, _)| (*path, "\u{0}\u{fffd} nan: <>\n-1 pmode:"))
@@ -291,7 +291,7 @@ fn broken_files_cost_no_more_than_their_values() {
 }
 
 #[test]
-fn this_machine_is_what_other_programs_say() {
+fn this_machine_matches_other_programs() {
     let machine = Machine::read(Path::new("/"));
     let output = |program: &str, arg: &str| {
         let run = Command::new(program).arg(arg).output().unwrap();

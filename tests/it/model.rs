@@ -1,4 +1,4 @@
-//! The model description: what is taken, what is refused, and by which words.
+//! The model description: what is accepted, what is rejected, and with which message.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use centerpoint::Column;
 use centerpoint::model::{Candidates, Model, ModelError, NmsKind, Rotation, SizeOrder};
 use proptest::prelude::*;
 
-/// A whole description; the tests edit it line by line.
+/// A complete description; the tests edit single lines.
 const DEMO: &str = r#"name = "centerpoint-demo"
 classes = ["car", "truck", "bus", "bicycle", "pedestrian"]
 
@@ -50,7 +50,7 @@ fn parse(text: &str) -> Result<Model, ModelError> {
     Model::parse(text, Path::new("some/model.toml"))
 }
 
-/// The demo description with `from` replaced; fails if it is not there.
+/// The demo description with `from` replaced; fails if it does not occur.
 fn edited(from: &str, to: &str) -> String {
     assert!(
         DEMO.contains(from),
@@ -60,7 +60,7 @@ fn edited(from: &str, to: &str) -> String {
 }
 
 #[track_caller]
-fn assert_refused(text: &str, key: &str, words: &str) {
+fn assert_rejected(text: &str, key: &str, message: &str) {
     let error = parse(text)
         .expect_err("taken, although it is wrong")
         .to_string();
@@ -69,13 +69,13 @@ fn assert_refused(text: &str, key: &str, words: &str) {
         "no file name: {error}"
     );
     assert!(
-        error.contains(key) && error.contains(words),
-        "`{key}`, `{words}`: {error}"
+        error.contains(key) && error.contains(message),
+        "`{key}`, `{message}`: {error}"
     );
 }
 
 #[test]
-fn demo_description_is_resolved() {
+fn the_demo_description_is_resolved() {
     let model = parse(DEMO).unwrap();
     assert_eq!(
         model.classes,
@@ -106,15 +106,15 @@ fn demo_description_is_resolved() {
 }
 
 #[test]
-fn the_shipped_description_is_sound() {
+fn the_shipped_description_is_valid() {
     let model = Model::read(&crate::common::repository().join("engines/demo/model.toml")).unwrap();
     assert_eq!((model.classes.len(), model.grid.cells()), (5, 256 * 256));
 }
 
 #[test]
 fn grid_is_rounded_not_truncated() {
-    // 42.4 / 0.2 = 211.99999999999997 in f64 (and 244.8 / 0.24 = 1019.9999 in f32): peers truncate
-    // and lose a column.
+    // 42.4 / 0.2 = 211.99999999999997 in f64 (and 244.8 / 0.24 = 1019.9999 in f32): peer projects truncate and
+    // lose a column.
     let text = edited(
         "range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0]",
         "range = [-21.2, -21.2, -3.0, 21.2, 21.2, 5.0]",
@@ -126,7 +126,7 @@ fn grid_is_rounded_not_truncated() {
 }
 
 #[test]
-fn wrong_values_are_refused_by_key() {
+fn invalid_values_are_rejected_by_key() {
     for (from, to, key, words) in [
         (
             "sweeps = 2",
@@ -292,7 +292,7 @@ fn wrong_values_are_refused_by_key() {
             "kind = \"circle\"",
             "kind = \"iou\"",
             "nms[0].radius",
-            "does not belong",
+            "not valid for",
         ),
         (
             "scope = \"class\"",
@@ -320,15 +320,15 @@ fn wrong_values_are_refused_by_key() {
             "expected 1",
         ),
     ] {
-        assert_refused(&edited(from, to), key, words);
+        assert_rejected(&edited(from, to), key, words);
     }
     let remap = format!("{DEMO}\n[[remap]]\nfrom = \"car\"\nto = \"tram\"\nmin_area = 1.0\n");
-    assert_refused(&remap, "remap[0].to", "`tram` is no class");
+    assert_rejected(&remap, "remap[0].to", "`tram` is no class");
     let tasks = edited(
         "rotation =",
         "tasks = [{ classes = [\"car\"] }]\nrotation =",
     );
-    assert_refused(&tasks, "head.tasks", "`truck` is in 0 tasks");
+    assert_rejected(&tasks, "head.tasks", "`truck` is in 0 tasks");
 }
 
 #[test]
@@ -438,7 +438,7 @@ mod autoware {
     }
 
     #[test]
-    fn the_pair_is_one_model() {
+    fn the_two_files_make_one_model() {
         let (model, text) = read(&[ML_PACKAGE, COMMON]).unwrap();
         assert_eq!(parse(&text).unwrap(), model, "{text}");
         assert_eq!(
@@ -501,7 +501,7 @@ mod autoware {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_key() {
         let error = read(&[ML_PACKAGE]).unwrap_err().to_string();
         assert!(
             error.contains("post_process_params") && error.contains("common"),

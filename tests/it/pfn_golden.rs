@@ -1,11 +1,11 @@
 //! Two trained PFNs on real frames, from the ONNX file to the pillar features.
 //!
-//! - haohaonju's (MatMul → Transpose → BatchNormalization): against features that ONNX Runtime gave
-//!   for a Waymo frame, kept in the shared material. Most of the difference is the reference's own
-//!   rounding: the PFN in f64 is 8.3e-5 away from it too.
-//! - carkusl's (Conv 1×1 → BatchNormalization): against `pfn_oracle.py`, which voxelises a nuScenes
-//!   frame on its own and runs ONNX Runtime. That file has room for 5268 pillars only, so the frame
-//!   also hits the cap.
+//! - haohaonju's (MatMul → Transpose → BatchNormalization): compared with features computed by ONNX Runtime for
+//!   a Waymo frame, stored in the shared material. Most of the difference is the reference's own rounding: the
+//!   PFN in f64 differs by 8.3e-5, too.
+//! - carkusl's (Conv 1×1 → BatchNormalization): compared with `pfn_oracle.py`, which voxelises a nuScenes frame
+//!   independently and runs ONNX Runtime. The ONNX file supports only 5268 pillars, so the frame also reaches
+//!   that limit.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,7 +21,7 @@ use centerpoint::model::Pfn;
 
 const STRIDE: usize = 5;
 
-/// Greatest difference from a reference's features.
+/// Largest tolerated difference from the reference's features.
 pub(crate) const TOLERANCE: f32 = 1e-4;
 
 /// A trained PFN, and a frame in the model's columns.
@@ -41,7 +41,7 @@ impl Case {
     }
 }
 
-/// haohaonju's, if the shared material is there.
+/// haohaonju's, if the shared material is available.
 pub(crate) fn haohaonju() -> Option<Case> {
     Some(Case {
         model: model(
@@ -55,7 +55,7 @@ pub(crate) fn haohaonju() -> Option<Case> {
     })
 }
 
-/// carkusl's, if the shared material is there.
+/// carkusl's, if the shared material is available.
 pub(crate) fn carkusl() -> Option<Case> {
     let frames = std::fs::read_dir(shared("data/frames/nuscenes")?).unwrap();
     Some(Case {
@@ -112,14 +112,14 @@ fn integers(bytes: &[u8]) -> Vec<i32> {
         .collect()
 }
 
-/// What a frame should give: `[pillars][y, x]`, counts, features.
+/// The expected results of a frame: `[pillars][y, x]`, counts, features.
 pub(crate) struct Golden {
     cells: Vec<i32>,
     counts: Vec<i32>,
     pub(crate) features: Vec<f32>,
 }
 
-/// What the shared material has for haohaonju's frame.
+/// The shared material's results for haohaonju's frame.
 pub(crate) fn haohaonju_golden() -> Option<Golden> {
     let npz = std::fs::read(shared("data/pfn/haohaonju_waymo_frame_100.npz")?).unwrap();
     Some(Golden {
@@ -129,14 +129,14 @@ pub(crate) fn haohaonju_golden() -> Option<Golden> {
     })
 }
 
-/// Greatest difference between two lists of features.
+/// Largest difference between two lists of features.
 pub(crate) fn worst(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let pairs = found.iter().zip(expected);
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Runs the stages on the case's frame and compares; the greatest absolute difference is printed.
+/// Runs the stages on the case's frame, compares, and prints the largest absolute difference.
 fn compare(case: &Case, golden: &Golden) -> Pillars {
     let (model, points) = (&case.model, case.points());
     let pool = Pool::new(2);

@@ -1,6 +1,5 @@
-//! The readers of point clouds through the public API: round trips, real frames, and files that
-//! are broken in every way that comes to mind.
-#![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
+//! The readers of point clouds through the public API: round trips, real frames, and files broken in many ways.
+#![allow(clippy::unwrap_used, clippy::panic)] // Also in test helpers.
 
 use crate::common::{repository, shared};
 use crate::frames;
@@ -22,7 +21,7 @@ fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
     points::read(path, &ReadOptions { layout, ..OPTIONS })
 }
 
-/// Writes `bytes` to a file of its own and reads it.
+/// Writes `bytes` to a new file and reads it.
 fn read_bytes(name: &str, bytes: &[u8]) -> Result<PointCloud, FrameError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -30,7 +29,7 @@ fn read_bytes(name: &str, bytes: &[u8]) -> Result<PointCloud, FrameError> {
     points::read(&path, &OPTIONS)
 }
 
-/// A valid file of every format, 1000 points of x y z intensity.
+/// A valid file of each format, with 1000 points of x y z intensity.
 fn valid_files() -> Vec<(&'static str, Vec<u8>)> {
     let scan = frames::scan(1000);
     let wide: Vec<f64> = scan.iter().map(|v| f64::from(*v)).collect();
@@ -47,7 +46,7 @@ fn valid_files() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn every_format_gives_the_points_that_were_written() {
+fn every_format_round_trips() {
     let scan = frames::scan(1000);
     for (name, bytes) in valid_files() {
         let cloud = read_bytes(name, &bytes).unwrap();
@@ -57,7 +56,7 @@ fn every_format_gives_the_points_that_were_written() {
 }
 
 #[test]
-fn pcd_fields_of_every_type_are_converted_and_others_read_over() {
+fn pcd_fields_of_every_type_are_converted_and_others_skipped() {
     let types = [('F', 4), ('F', 8), ('I', 1), ('I', 2), ('I', 4), ('I', 8)];
     let unsigned = [('U', 1), ('U', 2), ('U', 4), ('U', 8)];
     for (kind, size) in types.into_iter().chain(unsigned) {
@@ -119,7 +118,7 @@ fn nan_and_infinite_values_are_kept() {
 }
 
 #[test]
-fn the_layout_of_nameless_files_is_the_given_or_the_models() {
+fn files_without_names_use_the_given_or_the_models_layout() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.bin");
     fs::write(&path, frames::bin(&[1.; 20])).unwrap();
@@ -140,7 +139,7 @@ fn the_layout_of_nameless_files_is_the_given_or_the_models() {
 }
 
 #[test]
-fn empty_files_are_clouds_only_where_nothing_else_is_needed() {
+fn empty_files_are_valid_only_without_a_header() {
     assert!(read_bytes("a.bin", b"").unwrap().is_empty());
     assert!(read_bytes("a.pcd.bin", b"").unwrap().is_empty());
     assert!(read_bytes("a.pcd", b"").is_err());
@@ -160,7 +159,7 @@ fn empty_files_are_clouds_only_where_nothing_else_is_needed() {
 }
 
 #[test]
-fn what_is_no_frame_is_named() {
+fn invalid_frames_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     fs::write(at("notes.txt"), "x y z").unwrap();
@@ -186,7 +185,7 @@ fn what_is_no_frame_is_named() {
 }
 
 #[test]
-fn folders_become_their_frames_in_order() {
+fn folders_are_listed_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     for name in ["b.bin", "a.pcd", "c.txt", "a.bin", "d.npy"] {
@@ -213,9 +212,9 @@ fn folders_become_their_frames_in_order() {
     assert!(text.contains("none") && text.contains(".npy"), "{text}");
 }
 
-/// Known counts of the real frames, and a range that any scan of a street has.
+/// Known point counts of the real frames, and a range plausible for any scan of a street.
 #[test]
-fn real_frames_are_read_whole() {
+fn real_frames_are_read_completely() {
     let Some(frames) = shared("data/frames") else {
         return;
     };
@@ -266,9 +265,9 @@ fn real_frames_are_read_whole() {
     }
 }
 
-/// Each format cut at every 1/64: an error that names the file, or, for a bare `.bin`, fewer rows.
+/// Each format truncated at every 1/64: an error that names the file, or, for a `.bin`, fewer rows.
 #[test]
-fn cut_files_are_errors() {
+fn truncated_files_are_errors() {
     for (name, bytes) in valid_files() {
         for part in 0..64 {
             let cut = bytes.len() * part / 64;
@@ -287,7 +286,7 @@ fn cut_files_are_errors() {
 }
 
 #[test]
-fn more_than_the_header_says_is_an_error_too() {
+fn extra_bytes_are_errors() {
     for (name, mut bytes) in valid_files() {
         bytes.extend(b"1 2 3 4\n");
         let text = read_bytes(name, &bytes).unwrap_err().to_string();
@@ -295,7 +294,7 @@ fn more_than_the_header_says_is_an_error_too() {
     }
 }
 
-/// Whatever happens to a file: no panic, and an error has the file's name.
+/// Reads any bytes: no panic, and an error names the file.
 fn check_survives(name: &str, bytes: &[u8]) -> Result<(), TestCaseError> {
     match read_bytes(name, bytes) {
         Ok(cloud) => {
@@ -311,7 +310,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_bytes_are_survived(
+    fn random_bytes_do_not_panic(
         name in prop::sample::select(vec!["a.bin", "a.pcd.bin", "a.pcd", "a.npy"]),
         bytes in prop::collection::vec(any::<u8>(), 0..600),
     ) {
@@ -319,7 +318,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_after_a_valid_header_are_survived(
+    fn random_bytes_after_a_valid_header_do_not_panic(
         at in 1..5usize,
         bytes in prop::collection::vec(any::<u8>(), 0..600),
     ) {
@@ -331,7 +330,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_bytes_are_survived(
+    fn changed_bytes_do_not_panic(
         at in 0..5usize,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3), 1..8),
         in_header in any::<bool>(),
@@ -350,7 +349,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_numbers_in_headers_are_survived(
+    fn changed_numbers_in_headers_do_not_panic(
         at in 1..5usize,
         which in any::<prop::sample::Index>(),
         number in prop::sample::select(vec![
@@ -368,11 +367,11 @@ proptest! {
     }
 
     #[test]
-    fn lzf_gives_back_what_was_packed(
+    fn lzf_round_trips(
         bytes in prop::collection::vec(0..4u8, 0..2000),
         repeat in 1..400usize,
     ) {
-        // Intensities of one byte each; coordinates that compress by other lengths.
+        // One-byte intensities, and coordinates that compress in other lengths.
         let fields: [Field<'_>; 4] =
             [("x", 'U', 1, 1), ("y", 'F', 4, 1), ("z", 'F', 8, 1), ("i", 'U', 2, 1)];
         let values: Vec<f64> = bytes
@@ -387,9 +386,9 @@ proptest! {
     }
 }
 
-/// Reads what pypcd4 and NumPy wrote, beside the values as they understand them.
+/// Reads files written by pypcd4 and NumPy, and compares with the values that they read.
 #[test]
-fn files_of_other_writers_are_read_as_they_mean_them() {
+fn files_of_other_writers_are_read_correctly() {
     let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
         println!("skipped: CENTERPOINT_PYTHON is not set");
         return;

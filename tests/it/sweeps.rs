@@ -1,6 +1,6 @@
 //! Sweeps through the public API: lists in JSON, precision far from the origin, and the two real
-//! AV2 sweeps, whose static structure must fall together once ego motion is taken out.
-#![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
+//! AV2 sweeps, whose static structure must coincide after ego motion compensation.
+#![allow(clippy::unwrap_used, clippy::panic)] // Also in test helpers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -43,7 +43,7 @@ fn list() -> Value {
 }
 
 #[test]
-fn a_list_is_one_cloud_newest_first() {
+fn a_list_becomes_one_cloud_newest_first() {
     let folder = folder_with(&list().to_string());
     let path = folder.path().join("list.json");
     let (cloud, done) = points::read_sweeps(&path, &OPTIONS, 100).unwrap();
@@ -58,7 +58,7 @@ fn a_list_is_one_cloud_newest_first() {
 }
 
 #[test]
-fn a_list_names_its_layout_and_the_user_overrules_it() {
+fn the_users_layout_overrides_the_lists() {
     let mut with_layout = list();
     with_layout["layout"] = json!("x,y,z,t");
     let folder = folder_with(&with_layout.to_string());
@@ -88,7 +88,7 @@ fn a_sweep_without_a_pose_is_left_out() {
 }
 
 #[test]
-fn broken_lists_are_errors_with_the_files_name() {
+fn broken_lists_are_errors_that_name_the_file() {
     let changed = |pointer: &str, value: Value| {
         let mut list = list();
         *list.pointer_mut(pointer).unwrap() = value;
@@ -152,7 +152,7 @@ fn broken_lists_are_errors_with_the_files_name() {
 }
 
 #[test]
-fn a_list_cut_at_every_64th_is_an_error() {
+fn truncated_lists_are_errors() {
     let text = list().to_string();
     for part in 0..64 {
         let folder = folder_with(&text[..text.len() * part / 64]);
@@ -171,29 +171,30 @@ proptest::proptest! {
     })]
 
     #[test]
-    fn changed_lists_are_survived(
+    fn changed_lists_do_not_panic(
         place in proptest::prelude::any::<proptest::sample::Index>(),
         value in proptest::sample::select(b"0-9.eE\"{}[],: \\nx\xff".to_vec()),
         insert in proptest::prelude::any::<bool>(),
     ) {
         let mut text = list().to_string().into_bytes();
         let place = place.index(text.len());
-        match insert {
-            true => text.insert(place, value),
-            false => text[place] = value,
+        if insert {
+            text.insert(place, value);
+        } else {
+            text[place] = value;
         }
         let folder = folder_with("");
         let path = folder.path().join("list.json");
         fs::write(&path, text).unwrap();
         if let Err(error) = points::read_sweeps(&path, &OPTIONS, 100) {
-            // The list, or a frame that it names, which lies beside it.
+            // The list, or a frame named in it, which is in the same folder.
             let folder = folder.path().to_string_lossy().into_owned();
             assert!(error.to_string().starts_with(&folder), "{error}");
         }
     }
 }
 
-/// A pose by translation and rotation vector, in f64.
+/// A pose from translation and rotation vector, in f64.
 fn isometry(translation: [f64; 3], rotation: [f64; 3]) -> Isometry3<f64> {
     Isometry3::new(translation.into(), rotation.into())
 }
@@ -204,8 +205,7 @@ fn pose(isometry: &Isometry3<f64>) -> Pose {
     Pose::new([t.x, t.y, t.z], [q.w, q.i, q.j, q.k]).unwrap()
 }
 
-/// Largest distance between `points` moved by the crate, and by f32 composition as peers do it,
-/// from where they belong.
+/// Largest error of points moved by the crate, and of points moved by f32 composition as in peer projects.
 fn errors(past: &Isometry3<f64>, now: &Isometry3<f64>, truth: &Isometry3<f64>) -> (f64, f64) {
     let points: Vec<Vector3<f32>> = (0..1000)
         .map(|i| i as f32)
@@ -246,8 +246,8 @@ fn errors(past: &Isometry3<f64>, now: &Isometry3<f64>, truth: &Isometry3<f64>) -
 }
 
 #[test]
-fn poses_far_from_the_origin_lose_nothing() {
-    // The same motion near the origin is the truth; the map's origin is then moved away.
+fn poses_far_from_the_origin_keep_their_precision() {
+    // The truth is the same motion near the origin; then the map's origin is moved away.
     let now = isometry([0.513, -0.247, 0.121], [0.01, -0.02, 1.2]);
     let past = isometry([-0.971, 0.738, 0.013], [0.0, 0.01, 1.1]);
     let truth = now.inverse() * past;
@@ -260,7 +260,7 @@ fn poses_far_from_the_origin_lose_nothing() {
     assert!(far_f32 > 0.02, "{far_f32}");
 }
 
-/// The folder of the AV2 fixture with its labels and poses, or `None` after saying that it is not there.
+/// The folder of the AV2 fixture with its labels and poses; prints a line and returns `None` if it is missing.
 fn av2() -> Option<(PathBuf, Value)> {
     let folder = shared("data/frames/av2")?;
     let bytes = fs::read(folder.join("sweeps.json")).unwrap();
@@ -312,8 +312,8 @@ fn av2_city_poses_are_composed_in_f64() {
     assert!(in_f32 > 3.0 * in_f64, "{in_f32}");
 }
 
-/// Points of structure that stands still: above ground, 5 to 60 m away, in no labelled box. Each
-/// box is grown by 0.3 m a side.
+/// Whether a point belongs to static structure: above ground, 5 to 60 m away, in no labelled box. Each box is
+/// enlarged by 0.3 m per side.
 fn is_static(point: Vector3<f32>, boxes: &[(Isometry3<f64>, Vector3<f64>)]) -> bool {
     let range = point.xy().norm();
     (5.0..60.0).contains(&range)
@@ -338,7 +338,7 @@ fn boxes(labels: &Value) -> Vec<(Isometry3<f64>, Vector3<f64>)> {
         .collect()
 }
 
-/// Distances from each of `points` to the nearest of `others`, at most 1 m, in order of size.
+/// Distances from each of `points` to the nearest of `others`, at most 1 m, in ascending order.
 fn nearest(points: &[Vector3<f32>], others: &[Vector3<f32>]) -> Vec<f32> {
     let cell = |p: &Vector3<f32>| [p.x, p.y, p.z].map(|v| v.floor() as i32);
     let mut grid: HashMap<[i32; 3], Vec<Vector3<f32>>> = HashMap::new();
@@ -361,7 +361,7 @@ fn static_structure_coincides_after_compensation() {
     let Some((folder, labels)) = av2() else {
         return;
     };
-    // The fixture's poses, in a list as this crate reads it.
+    // The fixture's poses, as a list for this crate.
     let entry = |stamp: &str, with_motion: bool| {
         let newest = &labels[if with_motion { stamp } else { NOW }]["city_SE3_ego"];
         json!({
@@ -394,7 +394,7 @@ fn static_structure_coincides_after_compensation() {
     assert!(after.rows().all(|row| row[5] == 0.0 || row[5] == 0.100196));
     let newest = split(&after, 0);
     assert_eq!(newest, split(&before, 0));
-    // The same points of the past sweep before and after, in the same order.
+    // The same points of the past sweep before and after compensation, in the same order.
     let (raw, moved) = (split(&before, 1), split(&after, 1));
     let kept: Vec<usize> = (0..raw.len())
         .filter(|&i| is_static(raw[i], &boxes))
@@ -416,8 +416,8 @@ fn static_structure_coincides_after_compensation() {
         mean_after * 1e3
     );
     assert!(kept.len() > 10_000, "{}", kept.len());
-    // Measured: the median falls to 0.50 of what it was, the mean to 0.55. What is left is the
-    // distance between neighbouring points of one scan.
+    // Measured: the median falls to 0.50 of its previous value, the mean to 0.55. The remainder is the distance
+    // between neighbouring points of one scan.
     assert!(median_after < 0.6 * median_before, "{figures:?}");
     assert!(mean_after < 0.65 * mean_before, "{figures:?}");
 }

@@ -6,14 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use centerpoint::output::nuscenes::{Results, SampleBox};
-use centerpoint::synth::{CLASSES, Config, Dataset, Frame, generate, write_dataset};
+use centerpoint::synth::{CLASSES, Config, Dataset, LabelledFrame, generate, write_dataset};
 
-fn frame(index: u64) -> Frame {
+fn frame(index: u64) -> LabelledFrame {
     generate(2024, index, &Config::default()).unwrap()
 }
 
 /// Rows of x, y, z, intensity, t.
-fn rows(frame: &Frame) -> impl Iterator<Item = [f64; 5]> {
+fn rows(frame: &LabelledFrame) -> impl Iterator<Item = [f64; 5]> {
     let rows = frame.cloud.rows();
     rows.map(|row| std::array::from_fn(|column| f64::from(row[column])))
 }
@@ -24,7 +24,7 @@ fn velocity(label: &SampleBox) -> [f64; 2] {
         .map(|v| v.expect("every label has a velocity"))
 }
 
-/// Whether a point lies in the label's box moved by `shift` and grown by `margin`.
+/// Whether a point lies in the label's box, moved by `shift` and enlarged by `margin`.
 fn inside(label: &SampleBox, point: &[f64; 5], shift: [f64; 2], margin: f64) -> bool {
     // Rotate by the conjugate quaternion, written out for a rotation about z.
     let [w, _, _, z] = label.rotation;
@@ -75,7 +75,7 @@ fn one_and_two_threads_write_the_same_bytes() {
     let files = contents(&one);
     assert_eq!(files.len(), 8);
     assert!(files == contents(&two));
-    // A part of the data set is the same frames.
+    // A part of the data set has the same frames.
     let single = generate(5, 7, &Config::default()).unwrap();
     let bytes: Vec<u8> = bytemuck::cast_slice(single.cloud.data()).to_vec();
     assert!(files["frames/000007.bin"] == bytes);
@@ -88,7 +88,7 @@ fn one_and_two_threads_write_the_same_bytes() {
 }
 
 #[test]
-fn another_seed_or_index_is_another_frame() {
+fn other_seeds_and_indices_make_other_frames() {
     let config = Config::default();
     let frame = |seed, index| generate(seed, index, &config).unwrap();
     let first = frame(1, 0);
@@ -98,7 +98,7 @@ fn another_seed_or_index_is_another_frame() {
 }
 
 #[test]
-fn a_folder_with_files_is_only_replaced_by_force() {
+fn a_folder_with_files_is_only_replaced_with_force() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("notes.txt"), "mine").unwrap();
     let mut job = dataset(folder.path(), 1);
@@ -133,7 +133,7 @@ fn points_are_counted_and_well_formed() {
             let count = newest
                 .filter(|row| inside(label, row, [0.0; 2], 0.0))
                 .count();
-            // A point on a face may fall on either side by rounding.
+            // Rounding may put a point on a face on either side.
             assert!(
                 label.num_pts.abs_diff(count as i64) <= 1,
                 "{label:?}: {count}"
@@ -155,7 +155,7 @@ fn points_are_counted_and_well_formed() {
 }
 
 #[test]
-fn classes_are_as_frequent_as_promised() {
+fn classes_have_their_expected_frequencies() {
     let frames = 60;
     let mut counts = [0.0; 5];
     for index in 0..frames {
@@ -185,7 +185,7 @@ fn static_structure_coincides_and_moving_objects_trail() {
             let mut labels = frame.labels.iter();
             labels.any(|label| inside(label, row, [0.0; 2], 2.0))
         };
-        // What stands upright within 15 m: walls, poles, trunks.
+        // Upright structure within 15 m: walls, poles, trunks.
         let upright: Vec<[f64; 5]> = rows(&frame)
             .filter(|row| row[0].hypot(row[1]) < 15.0 && (0.6..2.2).contains(&row[2]))
             .filter(|row| !near_label(row))
@@ -204,7 +204,7 @@ fn static_structure_coincides_and_moving_objects_trail() {
                 continue;
             }
             for row in rows(&frame).filter(|row| row[4] > 0.0) {
-                // Above the ground, and only what is in one of the two places.
+                // Above the ground, and in only one of the two places.
                 if row[2] < label.translation[2] - 0.3 * label.size[2] {
                     continue;
                 }

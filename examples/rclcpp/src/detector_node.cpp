@@ -1,10 +1,10 @@
-// A node of rclcpp around centerpoint's C++ header: clouds in, vision_msgs/Detection3DArray out.
+// An rclcpp node around centerpoint's C++ header: clouds in, vision_msgs/Detection3DArray out.
 //
-// The way for perception stacks that are built with colcon; `cp-ros2` is the whole node (diagnostics, markers,
-// Autoware's messages and parameters) and needs no ROS. This one shows the few lines that it takes to have the
-// detector in a process and a component container of your own.
+// For perception stacks built with colcon. `cp-ros2` is the complete node (diagnostics, markers, Autoware's
+// messages and parameters) and needs no ROS installation. This example shows the few lines needed to run the
+// detector in your own process or component container.
 //
-// NOT COMPILED IN THIS PROJECT'S CI, which has no installation of ROS 2. Written for Humble and later.
+// NOT COMPILED IN THIS PROJECT'S CI, which has no ROS 2. Written for Humble and later.
 #include <centerpoint/centerpoint.hpp>
 
 #include <cmath>
@@ -47,7 +47,7 @@ private:
         try {
             publish(message, detect(message));
         } catch (const centerpoint::Error &error) {
-            RCLCPP_WARN_THROTTLE(get_logger(), *get_clock(), 5000, "a cloud was left out: %s", error.what());
+            RCLCPP_WARN_THROTTLE(get_logger(), *get_clock(), 5000, "skipping a cloud: %s", error.what());
         }
     }
 
@@ -65,14 +65,14 @@ private:
             if (error.status() != CP_ERROR_SWEEP) {
                 throw;
             }
-            // Time jumped back, or the fields are others than before.
+            // Time jumped back, or the fields changed.
             detector_.clear_sweeps();
             detector_.push_sweep(cloud, stamp, known);
         }
         return detector_.detect_sweeps();
     }
 
-    // Where the cloud's frame was in the fixed frame; without it a cloud goes without those before it.
+    // The pose of the cloud's frame in the fixed frame; without it, past clouds are not used.
     std::optional<cp_pose> pose_of(const PointCloud2 &message) {
         try {
             const auto transform =

@@ -1,4 +1,4 @@
-//! Clocks and temperatures that every Linux tells in the same way: cpufreq and the thermal zones.
+//! Clocks and temperatures common to all Linux systems: cpufreq and the thermal zones.
 
 use std::path::Path;
 
@@ -6,31 +6,31 @@ use serde::Serialize;
 
 use super::{entries, file, key, number};
 
-/// A clock and the limits within which it moves, in MHz.
+/// A clock and its limits, in MHz.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Clock {
-    /// What it drives: `cores 0-3`, or the device's name.
+    /// The clocked unit: `cores 0-3`, or the device's name.
     pub name: String,
-    /// Now.
+    /// Current value.
     pub mhz: f64,
-    /// Lowest that is allowed.
+    /// Lowest allowed value.
     pub min_mhz: Option<f64>,
-    /// Highest that is allowed.
+    /// Highest allowed value.
     pub max_mhz: Option<f64>,
-    /// What chooses it, as `schedutil`, `performance`.
+    /// The governor that controls it, such as `schedutil` or `performance`.
     pub governor: Option<String>,
 }
 
 /// A sensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Temperature {
-    /// Its name, as `gpu-thermal`.
+    /// Its name, such as `gpu-thermal`.
     pub name: String,
     /// °C.
     pub celsius: f64,
 }
 
-/// The CPU's clocks: by cpufreq's groups, else the mean of what `/proc/cpuinfo` says.
+/// The CPU's clocks: one per cpufreq policy, or else the mean of `/proc/cpuinfo`.
 pub(super) fn cpu(root: &Path) -> Vec<Clock> {
     let folder = "sys/devices/system/cpu/cpufreq";
     let groups = entries(root, folder)
@@ -56,7 +56,7 @@ pub(super) fn cpu(root: &Path) -> Vec<Clock> {
     clocks
 }
 
-/// The mean of all cores' clocks in `/proc/cpuinfo`, which x86 has.
+/// The mean of all cores' clocks in `/proc/cpuinfo`, which only x86 lists.
 fn nominal(root: &Path) -> Option<Clock> {
     let info = file(root, "proc/cpuinfo")?;
     let lines = info.lines().filter(|line| key(line) == "cpu MHz");
@@ -71,7 +71,7 @@ fn nominal(root: &Path) -> Option<Clock> {
     })
 }
 
-/// `0 1 2 3 8` as `0-3 8`; anything else as it is.
+/// Abbreviates `0 1 2 3 8` to `0-3 8`; returns other texts unchanged.
 fn ranges(cores: &str) -> String {
     let Ok(numbers) = cores
         .split_whitespace()
@@ -81,15 +81,15 @@ fn ranges(cores: &str) -> String {
         return cores.to_owned();
     };
     let groups = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
-    let words = groups.filter_map(|group| match group {
+    let texts = groups.filter_map(|group| match group {
         [] => None,
         [one] => Some(one.to_string()),
         [first, .., last] => Some(format!("{first}-{last}")),
     });
-    words.collect::<Vec<_>>().join(" ")
+    texts.collect::<Vec<_>>().join(" ")
 }
 
-/// All thermal zones that give a value; some of a Jetson's do not while their unit is off.
+/// All thermal zones with a value; some of a Jetson's have none while their unit is off.
 pub(super) fn temperatures(root: &Path) -> Vec<Temperature> {
     let folder = "sys/class/thermal";
     let zones = entries(root, folder)
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_ranges() {
+    fn consecutive_cores_become_ranges() {
         assert_eq!(ranges("0 1 2 3 8"), "0-3 8");
         assert_eq!(ranges("7"), "7");
         assert_eq!(ranges("4 5"), "4-5");

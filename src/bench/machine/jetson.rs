@@ -1,16 +1,16 @@
-//! What only a Jetson tells: L4T's release, the power mode, and the clocks of GPU and memory.
+//! Properties of a Jetson: L4T's release, the power mode, and the clocks of GPU and memory.
 //!
-//! Files, as NVIDIA's Jetson Linux documentation and `nvpmodel` name them:
+//! The files, from NVIDIA's Jetson Linux documentation and `nvpmodel`:
 //!
 //! | file | holds |
 //! |---|---|
 //! | `/etc/nv_tegra_release` | `# R36 (release), REVISION: 4.3, …` |
-//! | `/var/lib/nvpmodel/status` | the power mode's number, as `pmode:0002` |
+//! | `/var/lib/nvpmodel/status` | the power mode's number, such as `pmode:0002` |
 //! | `/etc/nvpmodel.conf` | its name, in `< POWER_MODEL ID=2 NAME=MODE_30W >` |
 //! | `/sys/class/devfreq/17000000.gpu/` (JetPack 6), `…ga10b`, `…gv11b`, `…gp10b`, `gpu-gpc-0` | GPU, Hz |
-//! | `/sys/kernel/debug/bpmp/debug/clk/emc/` | memory, Hz; for root only |
+//! | `/sys/kernel/debug/bpmp/debug/clk/emc/` | memory, Hz; root only |
 //!
-//! **No Jetson was at hand**: this was tried on trees of files that we made from those names.
+//! **Not tested on a Jetson**: only on file trees made from this documentation.
 
 use std::path::Path;
 
@@ -19,29 +19,29 @@ use serde::Serialize;
 use super::clocks::Clock;
 use super::{entries, file, number};
 
-/// What stays while it runs.
+/// Constant properties of a Jetson.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Jetson {
-    /// Release of Jetson Linux, as `R36.4.3`.
+    /// Release of Jetson Linux, such as `R36.4.3`.
     pub l4t: Option<String>,
-    /// Which clocks and cores are allowed.
+    /// The mode that limits clocks and cores.
     pub power_mode: Option<PowerMode>,
 }
 
-/// A mode of `nvpmodel`.
+/// A power mode of `nvpmodel`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PowerMode {
     /// Its number.
     pub id: u32,
-    /// Its name, where `/etc/nvpmodel.conf` has it.
+    /// Its name, if listed in `/etc/nvpmodel.conf`.
     pub name: Option<String>,
 }
 
 impl Jetson {
-    /// `None` on any other machine.
+    /// Reads the files under `root`; `None` if the machine is not a Jetson.
     pub(super) fn read(root: &Path) -> Option<Self> {
         let release = file(root, "etc/nv_tegra_release");
-        // In a container there may be only the device tree.
+        // A container may have only the device tree.
         let tegra = file(root, "proc/device-tree/compatible")
             .is_some_and(|names| names.contains("nvidia,tegra"));
         (tegra || release.is_some()).then(|| Self {

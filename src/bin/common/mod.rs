@@ -1,5 +1,5 @@
-//! What the programs have in common: the device option, the exit status, man pages and completions.
-#![allow(dead_code)] // Each program uses its part.
+//! Shared by the programs: the device option, exit statuses, man pages and completions.
+#![allow(dead_code)] // Each program uses a part of it.
 
 mod generate;
 
@@ -14,10 +14,10 @@ use centerpoint::points::LayoutError;
 use centerpoint::{Error, Layout};
 use clap::ValueEnum;
 
-/// Where to run.
+/// The device to run on.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceArg {
-    /// What the plan was made for.
+    /// The device that the plan was made for.
     Auto,
     /// The CPU.
     Cpu,
@@ -35,13 +35,13 @@ impl From<DeviceArg> for Device {
     }
 }
 
-/// Columns of files that do not name theirs.
+/// Parses the columns of files that do not name theirs.
 pub(crate) fn layout(text: &str) -> Result<Layout, String> {
     text.parse().map_err(|e: LayoutError| e.to_string())
 }
 
-/// Exit status of a program that runs plans on frames: 1 a result could not be written; 2 wrong usage; 3 a
-/// frame could not be read; 4 the plan cannot be used; 5 the device is not available.
+/// Exit status of a program that runs plans on frames: 1 a result could not be written; 2 invalid usage; 3 a
+/// frame could not be read; 4 the plan is unusable; 5 the device is not available.
 pub(crate) fn status(error: &Error) -> u8 {
     match error {
         Error::Frame(_) => 3,
@@ -58,7 +58,7 @@ pub(crate) fn status(error: &Error) -> u8 {
     }
 }
 
-/// A number above 0.
+/// Parses a number above 0.
 pub(crate) fn positive(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
     if value.is_finite() && value > 0.0 {

@@ -1,4 +1,4 @@
-//! The system's allocator, counting: so that the report can tell what frames allocate.
+//! The system's allocator with a counter, to report the allocations of frames.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,33 +11,33 @@ static ALLOCATOR: Counting = Counting;
 
 struct Counting;
 
-/// Allocations of all threads so far, blocks that grew included.
+/// Number of allocations of all threads so far, including reallocations.
 pub(crate) fn count() -> u64 {
     COUNT.load(Relaxed)
 }
 
-// SAFETY: every call goes to the system's allocator unchanged; the counter touches no memory of it.
+// SAFETY: every call is forwarded to the system's allocator unchanged; the counter does not touch its memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Relaxed);
-        // SAFETY: the caller keeps `alloc`'s contract.
+        // SAFETY: the caller upholds `alloc`'s contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Relaxed);
-        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
+        // SAFETY: the caller upholds `alloc_zeroed`'s contract.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         COUNT.fetch_add(1, Relaxed);
-        // SAFETY: the caller keeps `realloc`'s contract.
+        // SAFETY: the caller upholds `realloc`'s contract.
         unsafe { System.realloc(block, layout, size) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps `dealloc`'s contract.
+        // SAFETY: the caller upholds `dealloc`'s contract.
         unsafe { System.dealloc(block, layout) }
     }
 }

@@ -1,4 +1,4 @@
-//! The command line of `cp-bench`: raw arguments, and their check.
+//! The command line of `cp-bench`: raw arguments and their validation.
 
 use std::path::PathBuf;
 
@@ -9,10 +9,10 @@ use clap::Parser;
 
 use crate::common::{self, DeviceArg};
 
-/// Measures the latency of a plan, from points in memory to boxes in memory, in the manner of trtexec.
+/// Measures the latency of plans, from points in memory to boxes in memory, like trtexec.
 ///
-/// Exit status: 0 done; 1 a file could not be written; 2 wrong usage; 3 a frame could not be read; 4 a plan
-/// cannot be used; 5 the device is not available.
+/// Exit status: 0 done; 1 a file could not be written; 2 invalid usage; 3 a frame could not be read; 4 a plan
+/// is unusable; 5 the device is not available.
 #[derive(Parser)]
 #[command(name = "cp-bench", version)]
 pub(crate) struct Args {
@@ -20,60 +20,59 @@ pub(crate) struct Args {
     #[arg(long, alias = "loadEngine", value_name = "PLAN", num_args = 1.., required_unless_present = "compare")]
     engine: Vec<PathBuf>,
 
-    /// Plans, measured in turn frame by frame; each is compared with the first.
+    /// Plans that take turns frame by frame; each is compared with the first.
     #[arg(long, value_name = "PLAN", num_args = 2.., conflicts_with_all = ["engine", "rate"])]
     compare: Vec<PathBuf>,
 
-    /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them. They are read before, and taken in turn
-    /// [default: a made-up street].
+    /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them. They are read before the measurement and
+    /// used in turn [default: a synthetic street].
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["points", "sweeps"])]
     pcd: Vec<PathBuf>,
 
-    /// Columns of .bin and .npy files, as cp-infer takes them.
+    /// Columns of .bin and .npy files, as for cp-infer.
     #[arg(long, value_name = "COLUMNS", value_parser = common::layout, requires = "pcd")]
     layout: Option<Layout>,
 
-    /// Points of a made-up sweep, as 50000 or 50k; with several numbers a run for each [default: what a scanner of
-    /// 32 × 900 rays sees].
+    /// Points per synthetic sweep, such as 50000 or 50k; one run for each of several numbers [default: those
+    /// seen by a scanner of 32 × 900 rays].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = points)]
     points: Vec<usize>,
 
-    /// Sweeps of a made-up frame; with several numbers a run for each [default: those that the model was trained
-    /// with].
+    /// Sweeps per synthetic frame; one run for each of several numbers [default: the model's].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=50))]
     sweeps: Vec<u16>,
 
-    /// Run for at least so long before it counts, in ms.
+    /// Minimum warm-up before the measurement, in ms.
     #[arg(long, alias = "warmUp", value_name = "MS", default_value_t = 200.0, value_parser = time)]
     warm_up: f64,
 
-    /// Measure each plan for at least so long, in seconds.
+    /// Minimum measurement of each plan, in seconds.
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = time)]
     duration: f64,
 
-    /// Measure at least so many frames of each plan.
+    /// Minimum number of measured frames of each plan.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
 
-    /// Percentages to report.
+    /// Percentiles to report.
     #[arg(long, value_name = "P", value_delimiter = ',', default_values_t = PERCENTILES, value_parser = percent)]
     pub(crate) percentile: Vec<f64>,
 
-    /// Frames a second, as a scanner sends them: a busy detector skips to the newest [default: one frame after the
-    /// other].
+    /// Frames per second, as sent by a scanner: a busy detector skips to the newest frame [default: frames back
+    /// to back].
     #[arg(long, value_name = "HZ", value_parser = rate)]
     rate: Option<f64>,
 
-    /// Count the frames that take longer, and the most of them one after the other.
+    /// Count the frames that take longer, and their longest run.
     #[arg(long, value_name = "MS", value_parser = time)]
     deadline_ms: Option<f64>,
 
-    /// Where to run.
+    /// The device to run on.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
 
-    /// TensorRT's library, or the folder that holds it [default: CENTERPOINT_TENSORRT in the environment, else
-    /// the one that the system finds].
+    /// TensorRT's library or its folder [default: the environment variable CENTERPOINT_TENSORRT, else the
+    /// system's library].
     #[arg(long, value_name = "PATH")]
     pub(crate) library: Option<PathBuf>,
 
@@ -81,7 +80,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
 
-    /// Write all that is reported as JSON.
+    /// Write the whole report as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
@@ -89,24 +88,24 @@ pub(crate) struct Args {
     #[arg(long, alias = "exportTimes", value_name = "FILE")]
     pub(crate) export_times: Option<PathBuf>,
 
-    /// Draw how often each latency came; with several runs, a picture for each: FILE.1.png, FILE.2.png, …
+    /// Draw a histogram of the latencies; for several runs, one picture each: FILE.1.png, FILE.2.png, …
     #[arg(long, value_name = "FILE.png")]
     pub(crate) histogram: Option<PathBuf>,
 
-    /// Draw the latency over points, sweeps or cells, whichever differ.
+    /// Draw the latency over points, sweeps or cells, whichever varies.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) curve: Option<PathBuf>,
 
-    /// Afterwards run the network layer by layer, and report the layers' times.
+    /// Finally run the network layer by layer, and report the layers' times.
     #[arg(long, alias = "dumpProfile")]
     pub(crate) dump_profile: bool,
 
-    /// As --dump-profile, as JSON.
+    /// Write the layers' times as JSON.
     #[arg(long, alias = "exportProfile", value_name = "FILE")]
     pub(crate) export_profile: Option<PathBuf>,
 }
 
-/// What is measured at a time: plans that take turns, mostly one, on an input.
+/// One measurement: a plan, or several that take turns, on an input.
 pub(crate) struct Case {
     pub(crate) plans: Vec<PathBuf>,
     pub(crate) input: Input,
@@ -125,9 +124,10 @@ impl Args {
 
     /// All combinations of plans, points and sweeps.
     pub(crate) fn cases(&self) -> Vec<Case> {
-        let plans: Vec<Vec<PathBuf>> = match self.compare.is_empty() {
-            true => self.engine.iter().map(|plan| vec![plan.clone()]).collect(),
-            false => vec![self.compare.clone()],
+        let plans: Vec<Vec<PathBuf>> = if self.compare.is_empty() {
+            self.engine.iter().map(|plan| vec![plan.clone()]).collect()
+        } else {
+            vec![self.compare.clone()]
         };
         let inputs = self.inputs();
         let all = plans.iter().flat_map(|plans| {
@@ -157,7 +157,7 @@ impl Args {
     }
 }
 
-/// The numbers that were given, else one that stands for the default.
+/// The given numbers, or `None`, which stands for the default.
 fn or_default(numbers: impl Iterator<Item = usize>) -> Vec<Option<usize>> {
     let numbers: Vec<Option<usize>> = numbers.map(Some).collect();
     if numbers.is_empty() {
@@ -167,7 +167,7 @@ fn or_default(numbers: impl Iterator<Item = usize>) -> Vec<Option<usize>> {
     }
 }
 
-/// A number of points, `k` for a thousand.
+/// Parses a number of points; `k` stands for thousand.
 fn points(text: &str) -> Result<usize, String> {
     const MOST: usize = 4_000_000;
     let (digits, factor) = match text.strip_suffix(['k', 'K']) {
@@ -182,7 +182,7 @@ fn points(text: &str) -> Result<usize, String> {
 }
 
 fn time(text: &str) -> Result<f64, String> {
-    // A day.
+    // At most a day.
     within(text, 0.0, 86.4e6)
 }
 

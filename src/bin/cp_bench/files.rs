@@ -1,55 +1,63 @@
-//! The files that `cp-bench` writes: JSON and pictures.
+//! The output files of `cp-bench`: JSON and pictures.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use centerpoint::Error;
 use centerpoint::bench::report::FrameTimes;
 use centerpoint::bench::{Profile, Recording, Report, pictures};
+use centerpoint::files::{FileError, OutputFile};
 
 use crate::args::Args;
 
-/// Where everything goes.
+/// The files that the arguments name.
 pub(crate) struct Files<'a> {
     args: &'a Args,
+    json: Option<OutputFile>,
+    times: Option<OutputFile>,
+    profile: Option<OutputFile>,
 }
 
 impl<'a> Files<'a> {
-    /// Makes sure that all files can be written: an empty one each.
+    /// Opens the text files, so that a bad path fails before the measurement rather than after it.
     pub(crate) fn create(args: &'a Args) -> Result<Self, Error> {
-        let texts = [&args.json, &args.export_times, &args.export_profile];
-        for path in texts.into_iter().flatten() {
-            std::fs::write(path, "").map_err(Error::io(path, "create"))?;
-        }
-        Ok(Self { args })
+        let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
+        Ok(Self {
+            args,
+            json: open(&args.json)?,
+            times: open(&args.export_times)?,
+            profile: open(&args.export_profile)?,
+        })
     }
 
-    /// Writes what was asked for.
+    /// Writes all files.
     pub(crate) fn write(
-        &self,
+        self,
         report: &Report,
         recordings: &[Recording],
         times: &[FrameTimes],
         profiles: &[Profile],
     ) -> Result<(), Error> {
-        if let Some(path) = &self.args.json {
-            write(path, serde_json::to_string_pretty(report))?;
+        if let Some(file) = self.json {
+            write(file, serde_json::to_string_pretty(report))?;
         }
-        if let Some(path) = &self.args.export_times {
-            // A line a frame, as trtexec has it.
+        if let Some(file) = self.times {
+            // One frame per line, as trtexec writes them.
             let lines: serde_json::Result<Vec<String>> =
                 times.iter().map(serde_json::to_string).collect();
             write(
-                path,
+                file,
                 lines.map(|lines| format!("[\n{}\n]", lines.join(",\n"))),
             )?;
         }
-        if let Some(path) = &self.args.export_profile {
+        if let Some(file) = self.profile {
             let all: Vec<_> = profiles.iter().map(Profile::json).collect();
-            // One plan's is what trtexec writes.
-            match all.as_slice() {
-                [one] => write(path, serde_json::to_string_pretty(one))?,
-                all => write(path, serde_json::to_string_pretty(all))?,
-            }
+            // A single plan has the same form as in trtexec.
+            let text = match all.as_slice() {
+                [one] => serde_json::to_string_pretty(one),
+                all => serde_json::to_string_pretty(all),
+            };
+            write(file, text)?;
         }
         if let Some(path) = &self.args.histogram {
             let many = report.runs.len() > 1;
@@ -69,13 +77,14 @@ impl<'a> Files<'a> {
     }
 }
 
-fn write(path: &Path, text: serde_json::Result<String>) -> Result<(), Error> {
+fn write(mut file: OutputFile, text: serde_json::Result<String>) -> Result<(), Error> {
     text.map_err(std::io::Error::from)
-        .and_then(|text| std::fs::write(path, text + "\n"))
-        .map_err(Error::io(path, "write"))
+        .and_then(|text| file.write_all((text + "\n").as_bytes()))
+        .map_err(FileError::new(file.path(), "write"))?;
+    Ok(file.finish()?)
 }
 
-/// `latency.png` as `latency.2.png`.
+/// Inserts a number into a file name: `latency.2.png` for `latency.png`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
     path.with_extension(format!("{number}.png"))
 }

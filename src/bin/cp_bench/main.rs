@@ -1,4 +1,4 @@
-//! `cp-bench`: measures the latency of a plan, in the manner of `trtexec`.
+//! `cp-bench`: measures the latency of plans, like `trtexec`.
 
 mod alloc;
 mod args;
@@ -6,6 +6,7 @@ mod args;
 mod common;
 mod files;
 
+use centerpoint::files::FileError;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,14 +20,14 @@ use centerpoint::detector::{Detector, Options};
 use centerpoint::{Error, cuda};
 use files::Files;
 
-/// Runs of the network for `--dump-profile`.
+/// Network runs for `--dump-profile`.
 const PROFILES: usize = 20;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     match run(&common::parse::<Args>(std::env::args_os())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+        Err(Error::File(error)) if error.source.kind() == ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What one case gives.
+/// The results of a case.
 struct Measured {
     runs: Vec<Run>,
     recordings: Vec<Recording>,
@@ -44,7 +45,7 @@ struct Measured {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    // A file that cannot be written is better known before the measurement.
+    // Report an unwritable file before the measurement, not after it.
     let files = Files::create(args)?;
     let root = Path::new("/");
     let machine = Machine::read(root);
@@ -78,11 +79,11 @@ fn run(args: &Args) -> Result<(), Error> {
             write!(out, "\n=== Profile: {} ===\n{profile}", run.plan)
         })
     });
-    written.map_err(Error::io(Path::new("standard output"), "write"))?;
+    written.map_err(FileError::new(Path::new("standard output"), "write"))?;
     files.write(&report, &recordings, &times, &profiles)
 }
 
-/// Loads the plans of a case, and measures them in turn.
+/// Loads the plans of a case and measures them in turn.
 fn measure_case(args: &Args, case: &Case) -> Result<Measured, Error> {
     let (settings, root) = (args.settings(), Path::new("/"));
     let start = Resident::read(root);

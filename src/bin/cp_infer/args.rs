@@ -1,4 +1,4 @@
-//! The command line of `cp-infer`: raw arguments, and their check.
+//! The command line of `cp-infer`: raw arguments and their validation.
 
 use std::path::{Path, PathBuf};
 
@@ -10,9 +10,8 @@ use crate::common::{self, DeviceArg};
 
 /// Detects objects in lidar frames: points in, 3D boxes out.
 ///
-/// Exit status: 0 all frames done; 1 a result could not be written; 2 wrong usage; 3 at least one
-/// frame could not be read (the others are done); 4 the plan cannot be used; 5 the device is not
-/// available.
+/// Exit status: 0 all frames processed; 1 a result could not be written; 2 invalid usage; 3 at least one frame
+/// could not be read (the others are processed); 4 the plan is unusable; 5 the device is not available.
 #[derive(Parser)]
 #[command(name = "cp-infer", version)]
 pub(crate) struct Args {
@@ -24,17 +23,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["sweeps", "bag"])]
     pub(crate) pcd: Vec<PathBuf>,
 
-    /// A ROS 2 bag: an .mcap file, or a folder as `ros2 bag record` makes it. Its frames are called TOPIC@STAMP
+    /// A ROS 2 bag: an .mcap file, or a folder written by `ros2 bag record`. Its frames are named TOPIC@STAMP
     /// (ns).
     #[arg(long, value_name = "PATH", conflicts_with_all = ["pcd", "sweeps", "layout"])]
     pub(crate) bag: Option<PathBuf>,
 
-    /// The bag's topic of clouds (sensor_msgs/msg/PointCloud2) [default: the only one].
+    /// The bag's topic of point clouds (sensor_msgs/msg/PointCloud2) [default: the only one].
     #[arg(long, value_name = "NAME", requires = "bag")]
     pub(crate) topic: Option<String>,
 
-    /// The frame of the world in which the bag's transforms (/tf, /tf_static) place past sweeps, for a model of
-    /// several [default: the root of the tree that the clouds' frame hangs in].
+    /// The world frame in which the bag's transforms (/tf, /tf_static) place past sweeps, for models with
+    /// several sweeps [default: the root of the clouds' transform tree].
     #[arg(long, value_name = "NAME", requires = "bag")]
     pub(crate) fixed_frame: Option<String>,
 
@@ -43,36 +42,36 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COLUMNS", value_parser = common::layout)]
     pub(crate) layout: Option<Layout>,
 
-    /// A list of sweeps with poses (JSON, newest first) that make one frame.
+    /// A list of sweeps with poses (JSON, newest first) that form one frame.
     #[arg(long, value_name = "FILE", conflicts_with = "pcd")]
     pub(crate) sweeps: Option<PathBuf>,
 
-    /// Form of the results [default: mcap for an --out that ends so, else table].
+    /// Format of the results [default: mcap if --out ends in .mcap, else table].
     #[arg(long, value_enum)]
     format: Option<Format>,
 
-    /// Where the results go; a folder with one file per frame for `kitti` [default: standard output].
+    /// Output file; for `kitti` a folder with one file per frame [default: standard output].
     #[arg(long, value_name = "PATH")]
     pub(crate) out: Option<PathBuf>,
 
-    /// Draw the frame seen from above; with several frames, or a bag, a folder for one picture each.
+    /// Draw the frame seen from above; for several frames or a bag, a folder with one picture per frame.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) bev: Option<PathBuf>,
 
-    /// Where to run.
+    /// The device to run on.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
 
-    /// TensorRT's library, or the folder that holds it [default: CENTERPOINT_TENSORRT in the environment, else
-    /// the one that the system finds].
+    /// TensorRT's library or its folder [default: the environment variable CENTERPOINT_TENSORRT, else the
+    /// system's library].
     #[arg(long, value_name = "PATH")]
     pub(crate) library: Option<PathBuf>,
 
-    /// Keep boxes with at least this score, instead of the plan's thresholds.
+    /// Minimum score of all boxes, instead of the plan's thresholds.
     #[arg(long, value_name = "0..1", value_parser = score)]
     pub(crate) score: Option<f32>,
 
-    /// Factor from the files' intensity to the model's scale, instead of the plan's.
+    /// Factor from the files' intensity scale to the model's, instead of the plan's.
     #[arg(long, value_name = "FACTOR", value_parser = common::positive)]
     pub(crate) intensity_scale: Option<f32>,
 
@@ -80,8 +79,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) times: bool,
 
-    /// After each frame run the network once more, layer by layer, and report the layers' times at the end on
-    /// standard error.
+    /// After each frame, run the network again layer by layer; print the layers' times to standard error at the
+    /// end.
     #[arg(long)]
     pub(crate) profile: bool,
 
@@ -90,12 +89,12 @@ pub(crate) struct Args {
     pub(crate) threads: usize,
 }
 
-/// Form of the results.
+/// Format of the results.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Columns for people.
+    /// A readable table.
     Table,
-    /// One JSON object a line and frame.
+    /// One JSON object per line and frame.
     Json,
     /// KITTI's 16 columns.
     Kitti,
@@ -106,24 +105,24 @@ pub(crate) enum Format {
 }
 
 impl Args {
-    /// The command line, checked beyond what its parts say. Ends the program where it is wrong.
+    /// Parses the command line and checks combinations of arguments. Exits if it is invalid.
     pub(crate) fn checked() -> Self {
         let args: Self = common::parse(std::env::args_os());
         let mcap = args.format() == Format::Mcap;
-        let wrong = |message: &str| -> ! {
+        let exit = |message: &str| -> ! {
             let mut command = Self::command();
             command.error(ErrorKind::ArgumentConflict, message).exit()
         };
         if cfg!(not(feature = "mcap")) && (mcap || args.bag.is_some()) {
-            wrong("this program was built without MCAP; build it with `--features mcap`");
+            exit("this program was built without MCAP; build it with `--features mcap`");
         }
         if mcap && args.out.is_none() {
-            wrong("`--format mcap` needs `--out FILE.mcap`");
+            exit("`--format mcap` needs `--out FILE.mcap`");
         }
         args
     }
 
-    /// Form of the results.
+    /// Format of the results.
     pub(crate) fn format(&self) -> Format {
         let ending = self.out.as_deref().and_then(Path::extension);
         match self.format {

@@ -1,4 +1,4 @@
-//! Where the frames of `cp-infer` come from: files, a list of sweeps, a bag.
+//! The input frames of `cp-infer`: files, a list of sweeps, or a bag.
 
 use std::path::PathBuf;
 
@@ -10,35 +10,35 @@ use centerpoint::{Error, Model, PointCloud};
 
 use crate::args::Args;
 
-/// Files have no stamps: they count as frames of a scanner with 10 Hz.
+/// Files have no stamps: treat them as frames of a 10 Hz scanner.
 const PERIOD_NS: i64 = 100_000_000;
-/// The coordinate frame of the points in files, for viewers.
+/// Name of the coordinate frame of files, for viewers.
 const FRAME_ID: &str = "lidar";
 
-/// A frame; borrowed from [`Input`] until the next one.
-pub(crate) struct Frame<'a> {
-    /// Its file as the user gave it, or topic and stamp.
+/// An input frame, borrowed from [`Input`] until the next one.
+pub(crate) struct InputFrame<'a> {
+    /// The file as named by the user, or topic and stamp.
     pub(crate) name: String,
-    /// Names its result where each frame has a file of its own.
+    /// File stem of its results if each frame has its own file.
     pub(crate) token: String,
-    /// When and where the points were taken, for viewers.
+    /// Stamp and coordinate frame of the points, for viewers.
     #[cfg_attr(not(feature = "mcap"), allow(dead_code))]
     pub(crate) stamp_ns: i64,
     #[cfg_attr(not(feature = "mcap"), allow(dead_code))]
     pub(crate) frame_id: String,
     pub(crate) cloud: &'a PointCloud,
-    /// Points past the model's capacity.
+    /// Points beyond the model's capacity.
     pub(crate) over_capacity: u64,
 }
 
-/// Gives one frame after the other.
+/// Reads one frame after the other.
 pub(crate) struct Input {
     source: Source,
     options: ReadOptions,
     capacity: usize,
-    /// The last frame that was read from a file.
+    /// The last frame read from a file.
     cloud: PointCloud,
-    given: i64,
+    next: i64,
 }
 
 enum Source {
@@ -52,7 +52,7 @@ enum Source {
 }
 
 impl Input {
-    /// Finds what the arguments name; files are opened one by one later.
+    /// Finds the frames named by the arguments; opens files later, one by one.
     pub(crate) fn open(args: &Args, model: &Model) -> Result<Self, Error> {
         let source = match (&args.bag, &args.sweeps) {
             #[cfg(feature = "mcap")]
@@ -80,11 +80,11 @@ impl Input {
             },
             capacity: model.points.capacity,
             cloud: PointCloud::empty(Layout::XYZIT),
-            given: 0,
+            next: 0,
         })
     }
 
-    /// Number of frames, as far as it is known.
+    /// Number of frames.
     pub(crate) fn count(&self) -> u64 {
         match &self.source {
             Source::Files(paths) => paths.len() as u64,
@@ -94,7 +94,7 @@ impl Input {
         }
     }
 
-    /// Whether results go to a file for each frame. Those of a bag do, however many frames it has.
+    /// Whether each frame's results go to their own file. Always true for a bag, however many frames it has.
     pub(crate) fn many(&self) -> bool {
         match &self.source {
             Source::Files(paths) => paths.len() > 1,
@@ -104,7 +104,7 @@ impl Input {
         }
     }
 
-    /// The files, whose names may be alike.
+    /// The input files, whose stems may collide.
     pub(crate) fn paths(&self) -> &[PathBuf] {
         match &self.source {
             Source::Files(paths) => paths,
@@ -112,10 +112,10 @@ impl Input {
         }
     }
 
-    /// The next frame. An error is that of one frame; the others follow.
-    pub(crate) fn next_frame(&mut self) -> Option<Result<Frame<'_>, Error>> {
-        let index = self.given;
-        self.given += 1;
+    /// The next frame. An error concerns a single frame; the others follow.
+    pub(crate) fn next_frame(&mut self) -> Option<Result<InputFrame<'_>, Error>> {
+        let index = self.next;
+        self.next += 1;
         let (path, cloud, over_capacity) = match &mut self.source {
             Source::Files(paths) => {
                 let path = paths.get(usize::try_from(index).ok()?)?;
@@ -133,7 +133,7 @@ impl Input {
             Ok(cloud) => cloud,
             Err(error) => return Some(Err(error.into())),
         };
-        Some(Ok(Frame {
+        Some(Ok(InputFrame {
             name: path.display().to_string(),
             token: sample_token(path),
             stamp_ns: index.saturating_mul(PERIOD_NS),
@@ -147,9 +147,9 @@ impl Input {
 #[cfg(feature = "mcap")]
 fn bag_frame(
     frame: Result<centerpoint::ros::bag::BagFrame<'_>, centerpoint::ros::bag::BagError>,
-) -> Result<Frame<'_>, Error> {
+) -> Result<InputFrame<'_>, Error> {
     let frame = frame?;
-    Ok(Frame {
+    Ok(InputFrame {
         token: file_name(&frame.name),
         name: frame.name,
         stamp_ns: frame.stamp_ns,
@@ -159,7 +159,7 @@ fn bag_frame(
     })
 }
 
-/// A frame's name as that of a file: `/lidar/points@12` is `lidar_points@12`.
+/// A file name for a frame: `lidar_points@12` for `/lidar/points@12`.
 #[cfg(feature = "mcap")]
 fn file_name(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "@-.".contains(c);

@@ -1,6 +1,6 @@
 //! `cp-infer`: runs a plan on frames and prints or draws the boxes.
 //!
-//! One bad frame among many is reported and the rest go on.
+//! A bad frame is reported, and the others are still processed.
 
 mod args;
 #[path = "../common/mod.rs"]
@@ -19,7 +19,7 @@ use centerpoint::detector::{Detector, Options};
 use centerpoint::output::FrameResult;
 use centerpoint::points::FrameError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use input::{Frame, Input};
+use input::{Input, InputFrame};
 use sink::Sink;
 
 fn main() -> ExitCode {
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
             eprintln!("cp-infer: {bad_frames} frames could not be processed");
             ExitCode::from(3)
         }
-        // Whoever read the results has gone away, as `head` does.
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+        // The reader of the results has gone away, like `head`.
+        Err(Error::File(error)) if error.source.kind() == ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs all frames; gives the number of those that failed.
+/// Runs all frames, and returns the number of failed ones.
 fn run(args: &Args) -> Result<usize, Error> {
     let options = Options {
         threads: args.threads,
@@ -72,7 +72,7 @@ fn run(args: &Args) -> Result<usize, Error> {
             Ok(()) => {}
             Err(error) if common::status(&error) == 3 => {
                 failed += 1;
-                // Only here are both known, what the model needs and which frame lacks it.
+                // Add the frame's name, which the error does not know.
                 let name = match error {
                     Error::Frame(FrameError::MissingColumn { .. }) => name + ": ",
                     _ => String::new(),
@@ -91,10 +91,10 @@ fn run(args: &Args) -> Result<usize, Error> {
     Ok(failed)
 }
 
-/// One frame from its points to the sink.
+/// Runs one frame, from its points to the sink.
 fn frame(
     args: &Args,
-    frame: &Frame<'_>,
+    frame: &InputFrame<'_>,
     read_ms: f64,
     detector: &mut Detector,
     sink: &mut Sink,
@@ -115,7 +115,7 @@ fn frame(
     sink.write(frame, &result)
 }
 
-/// A bar for many frames; hidden for one, and where standard error is no terminal.
+/// A progress bar; hidden for a single frame, and if standard error is not a terminal.
 fn progress_bar(frames: u64) -> ProgressBar {
     if frames < 2 {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());

@@ -1,10 +1,10 @@
-//! Where the results of `cp-infer` go: a stream of text, a nuScenes file, a folder, pictures, an MCAP file.
+//! The output of `cp-infer`: a text stream, a nuScenes file, a folder, pictures, or an MCAP file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write, stdout};
-use std::path::PathBuf;
+use std::io::{self, StdoutLock, Write, stdout};
+use std::path::{Path, PathBuf};
 
+use centerpoint::files::{self, FileError, OutputFile};
 use centerpoint::output::bev::{self, BevOptions};
 #[cfg(feature = "mcap")]
 use centerpoint::output::mcap::{McapFile, Stamp};
@@ -13,17 +13,43 @@ use centerpoint::output::{FrameResult, OutputError, json, kitti, table};
 use centerpoint::{Detector, Error};
 
 use crate::args::{Args, Format};
-use crate::input::{Frame, Input};
+use crate::input::{Input, InputFrame};
 
-/// Takes one frame's result after the other.
+/// Stands for a path in errors.
+const STDOUT: &str = "standard output";
+
+/// The destination of text.
+enum Stream {
+    File(OutputFile),
+    Stdout(StdoutLock<'static>),
+}
+
+impl Stream {
+    /// Writes with `text`, and names the stream in errors.
+    fn write(&mut self, text: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+        match self {
+            Self::File(file) => text(file).map_err(FileError::new(file.path(), "write")),
+            Self::Stdout(out) => text(out).map_err(FileError::new(Path::new(STDOUT), "write")),
+        }
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self {
+            Self::File(file) => Ok(file.finish()?),
+            Self::Stdout(mut out) => out
+                .flush()
+                .map_err(FileError::new(Path::new(STDOUT), "write")),
+        }
+    }
+}
+
+/// Writes the frames' results one after the other.
 pub(crate) struct Sink {
     format: Format,
     classes: Vec<String>,
     /// `[min_x, min_y, max_x, max_y]` of the pictures.
     range: [f32; 4],
-    stream: Box<dyn Write>,
-    /// What `stream` writes to, for errors.
-    name: PathBuf,
+    stream: Stream,
     /// Folder for one KITTI file per frame.
     folder: Option<PathBuf>,
     /// Picture, or folder for one per frame.
@@ -35,7 +61,7 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    /// Opens what the arguments ask for, before the first frame is read.
+    /// Opens all outputs, before the first frame is read.
     pub(crate) fn open(args: &Args, detector: &Detector, input: &Input) -> Result<Self, Error> {
         let (format, many) = (args.format(), input.many());
         if args.bev.is_some() || matches!(format, Format::Kitti | Format::Nuscenes) {
@@ -44,19 +70,18 @@ impl Sink {
         let folder = args.out.clone().filter(|_| format == Format::Kitti && many);
         let folders = folder.iter().chain(args.bev.iter().filter(|_| many));
         for path in folders {
-            std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
+            std::fs::create_dir_all(path).map_err(FileError::new(path, "create"))?;
         }
         #[cfg(feature = "mcap")]
         let mcap = match &args.out {
             Some(path) if format == Format::Mcap => Some(McapFile::create(path)?),
             _ => None,
         };
-        let (stream, name): (Box<dyn Write>, PathBuf) = match &args.out {
+        let stream = match &args.out {
             Some(path) if folder.is_none() && format != Format::Mcap => {
-                let file = File::create(path).map_err(Error::io(path, "create"))?;
-                (Box::new(BufWriter::new(file)), path.clone())
+                Stream::File(OutputFile::create(path)?)
             }
-            _ => (Box::new(stdout().lock()), "standard output".into()),
+            _ => Stream::Stdout(stdout().lock()),
         };
         let model = detector.model();
         let (min, max) = (model.grid.min, model.grid.max);
@@ -65,7 +90,6 @@ impl Sink {
             classes: model.classes.clone(),
             range: [min[0], min[1], max[0], max[1]],
             stream,
-            name,
             folder,
             bev: args.bev.clone(),
             many,
@@ -78,7 +102,7 @@ impl Sink {
     /// Writes one frame.
     pub(crate) fn write(
         &mut self,
-        frame: &Frame<'_>,
+        frame: &InputFrame<'_>,
         result: &FrameResult<'_>,
     ) -> Result<(), Error> {
         self.draw(frame, result)?;
@@ -104,32 +128,31 @@ impl Sink {
         match &self.folder {
             Some(folder) => {
                 let file = folder.join(format!("{}.txt", frame.token));
-                std::fs::write(&file, text).map_err(Error::io(&file, "write"))
+                Ok(files::write(&file, text.as_bytes())?)
             }
-            None => self
-                .stream
-                .write_all(text.as_bytes())
-                .map_err(Error::io(&self.name, "write")),
+            None => self.stream.write(|out| out.write_all(text.as_bytes())),
         }
     }
 
-    /// Writes what waits for the last frame.
+    /// Writes what needs all frames, and completes the files.
     pub(crate) fn close(mut self) -> Result<(), Error> {
         if self.format == Format::Nuscenes {
             self.results.meta.insert("use_lidar".into(), true.into());
-            self.results
-                .write_to(&mut self.stream)
-                .map_err(Error::io(&self.name, "write"))?;
+            self.stream.write(|out| self.results.write_to(out))?;
         }
         #[cfg(feature = "mcap")]
         if let Some(mcap) = self.mcap {
             mcap.finish()?;
         }
-        self.stream.flush().map_err(Error::io(&self.name, "write"))
+        self.stream.finish()
     }
 
     #[cfg(feature = "mcap")]
-    fn write_mcap(&mut self, frame: &Frame<'_>, result: &FrameResult<'_>) -> Result<(), Error> {
+    fn write_mcap(
+        &mut self,
+        frame: &InputFrame<'_>,
+        result: &FrameResult<'_>,
+    ) -> Result<(), Error> {
         let Some(mcap) = &mut self.mcap else {
             return Ok(());
         };
@@ -140,18 +163,23 @@ impl Sink {
         mcap.write(stamp, frame.cloud, result, &self.classes)
     }
 
-    /// The arguments were refused.
+    /// Unreachable: the arguments are rejected without MCAP.
     #[cfg(not(feature = "mcap"))]
-    fn write_mcap(&mut self, _frame: &Frame<'_>, _result: &FrameResult<'_>) -> Result<(), Error> {
+    fn write_mcap(
+        &mut self,
+        _frame: &InputFrame<'_>,
+        _result: &FrameResult<'_>,
+    ) -> Result<(), Error> {
         Ok(())
     }
 
-    fn draw(&self, frame: &Frame<'_>, result: &FrameResult<'_>) -> Result<(), Error> {
+    fn draw(&self, frame: &InputFrame<'_>, result: &FrameResult<'_>) -> Result<(), Error> {
         let Some(bev) = &self.bev else { return Ok(()) };
         let title = &frame.token;
-        let file = match self.many {
-            true => bev.join(format!("{title}.png")),
-            false => bev.clone(),
+        let file = if self.many {
+            bev.join(format!("{title}.png"))
+        } else {
+            bev.clone()
         };
         let options = BevOptions {
             range: self.range,
@@ -164,7 +192,7 @@ impl Sink {
     }
 }
 
-/// Results by name need a name for each frame: `a/0.bin` and `b/0.bin` would overwrite each other.
+/// Checks that the frames' stems differ: results of `a/0.bin` and `b/0.bin` would overwrite each other.
 fn check_names(frames: &[PathBuf]) -> Result<(), OutputError> {
     let mut names = BTreeMap::new();
     for second in frames {

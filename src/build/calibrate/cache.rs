@@ -25,7 +25,7 @@ use crate::build::folder::producer;
 use crate::build::hash::{sha256, sha256_file};
 use crate::build::onnx::Graph;
 use crate::error::Result;
-use crate::files::write_whole;
+use crate::files::{self, FileError};
 use crate::model::Model;
 use crate::model::Pfn;
 use crate::points::FrameError;
@@ -169,7 +169,7 @@ impl Calibration {
     /// Writes the calibration's file, whole or not at all.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] with the file.
+    /// [`FileError`](crate::files::FileError) with the file.
     pub fn write(&self, path: &Path) -> Result<()> {
         let written = Written {
             version: VERSION,
@@ -178,9 +178,9 @@ impl Calibration {
             tensors: &self.tensors,
         };
         let text = serde_json::to_vec(&written).map_err(std::io::Error::from);
-        let mut text = text.map_err(crate::Error::io(path, "write"))?;
+        let mut text = text.map_err(FileError::new(path, "write"))?;
         text.push(b'\n');
-        write_whole(path, &text)
+        Ok(files::write(path, &text)?)
     }
 
     /// Checks that this calibration, read from `path`, was made from what `key` is of.

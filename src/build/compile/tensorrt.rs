@@ -21,8 +21,8 @@ use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::error::Result;
+use crate::files::{self, FileError};
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
 /// Compute capabilities that TensorRT-RTX builds for.
@@ -55,7 +55,7 @@ pub struct Compiled {
 /// Builds the engine of `graph`, a network in FP32, with Q/DQ pairs or without.
 ///
 /// # Errors
-/// [`TensorRtError`]; [`crate::build::BuildError`] for a network that FP16 cannot hold; [`Error::Io`] where
+/// [`TensorRtError`]; [`crate::build::BuildError`] for a network that FP16 cannot hold; [`FileError`] where
 /// the timing cache cannot be read or written.
 pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Result<Compiled> {
     let Request {
@@ -124,7 +124,7 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
         monitor,
     )?;
     if let (Some(path), Some(bytes)) = (&timing_cache, &built.timing_cache) {
-        write_whole(path, bytes)?;
+        files::write(path, bytes)?;
     }
     let mut warnings = Vec::new();
     let layers = table(&built, &network.graph, &mut warnings);
@@ -250,7 +250,7 @@ fn read_cache(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io(path, "read")(error)),
+        Err(error) => Err(FileError::new(path, "read")(error).into()),
     }
 }
 

@@ -9,13 +9,13 @@ use crate::build::hash;
 use crate::build::onnx::{Graph, encode};
 use crate::build::recipe::Outcome;
 use crate::error::Result;
-use crate::files::write_whole;
+use crate::files;
 
 /// Writes what was made of `source` into the folder `out`, which [`folder::make`] has made: the network in FP32
 /// with its Q/DQ pairs, the PFN as it is now, the description, and the record of the quantisation.
 ///
 /// # Errors
-/// [`crate::error::Error::Io`].
+/// [`FileError`](crate::files::FileError).
 pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result<()> {
     let points = source.model.grid.max_points_per_pillar;
     let pfe = pfe(&outcome.pfn, points, &out.join(PFE))?;
@@ -25,7 +25,7 @@ pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result
     for (name, graph) in [(PFE, &pfe), (RPN, &network)] {
         files.insert(name.to_owned(), write_graph(graph, &out.join(name))?);
     }
-    write_whole(&out.join(MODEL), source.model_text.as_bytes())?;
+    files::write(&out.join(MODEL), source.model_text.as_bytes())?;
     let mut steps = source.steps();
     steps.extend(outcome.steps.iter().cloned());
     FolderManifest {
@@ -42,6 +42,6 @@ pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result
 /// Writes a network and gives the file's SHA-256.
 pub(super) fn write_graph(graph: &Graph, path: &Path) -> Result<String> {
     let bytes = encode(&graph.to_model());
-    write_whole(path, &bytes)?;
+    files::write(path, &bytes)?;
     Ok(hash::sha256(&bytes))
 }

@@ -11,8 +11,8 @@ use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::trtexec::Commands;
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::error::Result;
+use crate::files::{self, FileError};
 use crate::plan::TensorDesc;
 
 /// What a folder's manifest says of a strongly typed network.
@@ -31,7 +31,7 @@ pub struct Typed {
 /// given types at its border. All but the network stays as it is.
 ///
 /// # Errors
-/// As [`half::strongly_typed`]; [`Error::Io`].
+/// As [`half::strongly_typed`]; [`FileError`].
 pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<Typed> {
     let mut network = half::strongly_typed(&source.rpn.graph, io)?;
     folder::bind(&mut network.graph, &source.pfe.pfn);
@@ -47,9 +47,9 @@ pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<Typed> {
         tensors,
     };
     let pfe = source.path().join(PFE);
-    let pfe = std::fs::read(&pfe).map_err(Error::io(&pfe, "read"))?;
-    write_whole(&out.join(PFE), &pfe)?;
-    write_whole(&out.join(MODEL), source.model_text.as_bytes())?;
+    let pfe = std::fs::read(&pfe).map_err(FileError::new(&pfe, "read"))?;
+    files::write(&out.join(PFE), &pfe)?;
+    files::write(&out.join(MODEL), source.model_text.as_bytes())?;
     let mut files = BTreeMap::new();
     files.insert(PFE.to_owned(), hash::sha256(&pfe));
     files.insert(RPN.to_owned(), write_graph(&network.graph, &out.join(RPN))?);

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{MANIFEST, MODEL, PFE, RPN};
 use crate::build::export::Typed;
 use crate::build::{BuildError, hash};
-use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::error::Result;
+use crate::files::{self, FileError};
 use crate::plan::Quantization;
 
 /// How a folder was made.
@@ -49,7 +49,7 @@ impl FolderManifest {
         };
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(Error::io(&path, "read"))?,
+            read => read.map_err(FileError::new(&path, "read"))?,
         };
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|e| broken(format!("no JSON: {e}")))?;
@@ -83,12 +83,12 @@ impl FolderManifest {
     /// Writes the manifest into `folder`: last of its files, so that half a folder is none.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`FileError`].
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(MANIFEST);
-        let text =
-            serde_json::to_string_pretty(self).map_err(|e| Error::io(&path, "encode")(e.into()))?;
-        write_whole(&path, (text + "\n").as_bytes())
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| FileError::new(&path, "encode")(e.into()))?;
+        Ok(files::write(&path, (text + "\n").as_bytes())?)
     }
 }
 
@@ -104,5 +104,6 @@ pub fn make(folder: &Path, force: bool) -> Result<()> {
         }
         .into());
     }
-    std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))
+    std::fs::create_dir_all(folder).map_err(FileError::new(folder, "create"))?;
+    Ok(())
 }

@@ -9,6 +9,7 @@ use prost::bytes::Bytes;
 use super::proto::ModelProto;
 use super::scan;
 use crate::build::{BuildError, Result};
+use crate::files;
 
 /// Longest file that is read, in bytes: the limit of the protobuf format itself. Larger networks keep
 /// their weights in external files, which are not read here.
@@ -46,9 +47,9 @@ pub(super) fn read(path: &Path) -> Result<ModelProto> {
 /// Writes `model` to `path`, in the order of the format's field numbers as other writers do: a file
 /// that was read and not changed is written byte for byte.
 pub(super) fn write(path: &Path, model: &ModelProto) -> Result<()> {
-    std::fs::write(path, encode(model)).map_err(|source| BuildError::Write {
-        path: path.to_path_buf(),
-        source,
+    files::write(path, &encode(model)).map_err(|error| BuildError::Write {
+        path: error.path,
+        source: error.source,
     })
 }
 

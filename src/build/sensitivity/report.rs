@@ -27,7 +27,7 @@ use crate::build::folder::producer;
 use crate::build::hash::{sha256, sha256_file};
 use crate::error::Result;
 use crate::eval::report::aligned;
-use crate::files::write_whole;
+use crate::files;
 
 /// No report comes near this size: a measurement has some hundred bytes.
 const MAX_BYTES: u64 = 1 << 26;
@@ -180,19 +180,19 @@ impl Report {
     /// Writes the report whole.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] with the file.
+    /// [`FileError`](crate::files::FileError) with the file.
     pub fn write(&self, path: &Path) -> Result<()> {
-        write_whole(path, self.to_json().as_bytes())
+        Ok(files::write(path, self.to_json().as_bytes())?)
     }
 
     /// Writes the mix that was found as a configuration for `cp-build quantize --config`: `config`, which
     /// everything was measured with, and its skip list. Nothing without a search.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] with the file.
+    /// [`FileError`](crate::files::FileError) with the file.
     pub fn write_skip_list(&self, config: &Config, path: &Path) -> Result<()> {
         match self.skip_list(config) {
-            Some(text) => write_whole(path, text.as_bytes()),
+            Some(text) => Ok(files::write(path, text.as_bytes())?),
             None => Ok(()),
         }
     }

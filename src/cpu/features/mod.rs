@@ -1,37 +1,35 @@
 //! Pillar features: the PFN (pillar feature network) over each pillar's points.
 //!
-//! Per point the input columns are: the cloud's own columns, xyz − mean of the pillar's kept points,
-//! offset from the pillar's centre in 2 or 3 axes (metres); rows past the pillar's count are zero.
+//! The input columns of a point are the cloud's columns, xyz − mean of the pillar's kept points, and the offset
+//! from the pillar's centre along 2 or 3 axes (metres); rows beyond the pillar's count are zero.
 //! Each layer is Linear → ReLU → max over **all** `max_points_per_pillar` rows, padding included;
-//! every layer but the last appends its max to each row. BatchNorm is folded into the Linear, so a
-//! padding row can win the max: all padding rows of a pillar are equal in every layer, so one zero
-//! row stands for them.
+//! every layer but the last appends its max to each row. BatchNorm is folded into the Linear, so a padding row
+//! can win the max. All padding rows of a pillar are equal in every layer, so one zero row represents them.
 //!
-//! Order of operations in f32, each product rounded before it is added (no FMA), the same for any
-//! number of threads:
+//! Order of operations, in f32, with each product rounded before it is added (no FMA), for any number of threads:
 //! - mean: the kept points are added in input order, then divided by their number;
-//! - output of a row: bias, plus the columns of the appended max in ascending order (once per pillar:
-//!   they are the same for all of its rows), plus the row's own columns in ascending order.
+//! - output of a row: bias, plus the columns of the appended max in ascending order (computed once per pillar,
+//!   since all its rows share them), plus the row's own columns in ascending order.
 
-// The calls into code compiled for wider vectors are the unsafe ones of this file.
+// Only for the calls into code compiled for wider vectors.
 #![allow(unsafe_code)]
 
 use crate::cpu::pillars::Pillars;
 use crate::cpu::pool::Pool;
 use crate::model::{Grid, Model, Pfn, PfnError, PfnLayer};
 
-/// Output channels that one inner loop computes at a time.
+/// Output channels computed by one inner loop.
 const LANES: usize = 16;
-/// Rows that share one pass over the weights.
+/// Rows that share a pass over the weights.
 const ROWS: usize = 2;
-/// Pillars of one task of the pool: small enough to balance, large enough to be worth a dispatch.
+/// Pillars per task of the pool: small enough to balance, large enough to be worth a dispatch.
 const PILLARS_PER_TASK: usize = 64;
 
-/// The stage's weights and buffers, and the features of the last frame. Allocated once.
+/// Weights and buffers of the stage, and the features of the last frame. Allocated once.
 #[derive(Clone, Debug)]
 pub struct Features {
     inputs: Inputs,
-    layers: Vec<Layer>,
+    layers: Vec<PackedLayer>,
     channels: usize,
     scratch: Vec<Scratch>,
     /// `[max_pillars][channels]`.
@@ -40,7 +38,7 @@ pub struct Features {
     pillars: usize,
 }
 
-/// Which input columns a point has.
+/// The input columns of a point.
 #[derive(Clone, Copy, Debug)]
 struct Inputs {
     point_columns: usize,
@@ -48,48 +46,48 @@ struct Inputs {
     center_axes: usize,
 }
 
-/// A layer with its weights in the order of computation: tiles of [`LANES`] output channels (zero
-/// past the last), the input columns in order within a tile.
+/// A layer with its weights in the order of computation: tiles of [`LANES`] output channels (zero beyond the
+/// last), with the input columns in order within a tile.
 #[derive(Clone, Debug)]
-struct Layer {
+struct PackedLayer {
     tiles: Vec<Tile>,
 }
 
 #[derive(Clone, Debug)]
 struct Tile {
     bias: [f32; LANES],
-    /// Weights of the row's own columns, zero for columns that only pad the layer before to tiles.
+    /// Weights of the row's own columns; zero for columns that pad the previous layer to whole tiles.
     row_weight: Vec<[f32; LANES]>,
-    /// Weights of the columns of the appended max; none in the first layer.
+    /// Weights of the appended max's columns; empty in the first layer.
     max_weight: Vec<[f32; LANES]>,
 }
 
 /// Buffers of one thread, for one pillar.
 #[derive(Clone, Debug)]
 struct Scratch {
-    /// Rows that a layer reads.
+    /// Rows read by a layer.
     rows: Vec<f32>,
-    /// Rows that it writes.
+    /// Rows written by it.
     next: Vec<f32>,
-    /// Max that a layer reads.
+    /// Max read by a layer.
     max: Vec<f32>,
-    /// Max that it writes.
+    /// Max written by it.
     next_max: Vec<f32>,
 }
 
 impl Features {
-    /// Packs the weights and makes the buffers for a pool of `threads` threads.
+    /// Packs the weights and allocates the buffers for a pool of `threads` threads.
     ///
     /// # Errors
-    /// [`PfnError`] when `pfn` is not the one that `model` describes.
+    /// [`PfnError`] if `pfn` does not match `model`.
     pub fn new(model: &Model, pfn: &Pfn, threads: usize) -> Result<Self, PfnError> {
         pfn.check(model)?;
-        let mut layers: Vec<Layer> = Vec::with_capacity(pfn.layers.len());
+        let mut layers: Vec<PackedLayer> = Vec::with_capacity(pfn.layers.len());
         let mut widest = model.pfn_in_features();
         for layer in &pfn.layers {
-            let row_features = layers.last().map_or(layer.in_features, Layer::width);
-            layers.push(Layer::new(layer, layers.is_empty(), row_features));
-            widest = widest.max(layers.last().map_or(0, Layer::width));
+            let row_features = layers.last().map_or(layer.in_features, PackedLayer::width);
+            layers.push(PackedLayer::new(layer, layers.is_empty(), row_features));
+            widest = widest.max(layers.last().map_or(0, PackedLayer::width));
         }
         let rows = vec![0.0; model.grid.max_points_per_pillar * widest];
         let max = vec![0.0; widest];
@@ -119,7 +117,7 @@ impl Features {
         &self.values[..self.pillars * self.channels]
     }
 
-    /// Features of a pillar: channels C of the BEV map.
+    /// Features per pillar: the channels C of the BEV map.
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -127,8 +125,8 @@ impl Features {
 
 /// Computes the features of every pillar into `out`.
 ///
-/// `points` has rows of `stride` values, whose first are the model's columns; `pillars` holds indices
-/// into it, `grid` is the model's.
+/// `points` has rows of `stride` values that start with the model's columns; `pillars` holds indices into
+/// `points`, and `grid` is the model's.
 pub fn features(
     points: &[f32],
     stride: usize,
@@ -140,7 +138,7 @@ pub fn features(
     debug_assert!(stride >= out.inputs.point_columns);
     let channels = out.channels;
     out.pillars = pillars.len();
-    let frame = Frame {
+    let frame = FrameInput {
         points,
         stride,
         pillars,
@@ -160,7 +158,7 @@ pub fn features(
 }
 
 fn compute(
-    frame: &Frame<'_>,
+    frame: &FrameInput<'_>,
     pool: &Pool,
     run: Version,
     scratch: &mut [Scratch],
@@ -172,22 +170,22 @@ fn compute(
     });
 }
 
-/// What the tasks of a frame share.
-struct Frame<'a> {
+/// The inputs shared by a frame's tasks.
+struct FrameInput<'a> {
     points: &'a [f32],
     stride: usize,
     pillars: &'a Pillars,
     grid: &'a Grid,
     inputs: Inputs,
-    layers: &'a [Layer],
+    layers: &'a [PackedLayer],
     channels: usize,
 }
 
-/// Computes the features of task `task`'s pillars into its part of the values.
-type Version = fn(&Frame<'_>, &mut Scratch, usize, &mut [f32]);
+/// Computes the features of a task's pillars into its part of the values.
+type Version = fn(&FrameInput<'_>, &mut Scratch, usize, &mut [f32]);
 
-/// The versions of [`run_task`] that this machine can run, the widest vectors first. All give the
-/// same bytes: the compiler never fuses or reorders f32 operations by itself.
+/// The versions of [`run_task`] that this machine supports, widest vectors first. All return the same bytes:
+/// the compiler never fuses or reorders f32 operations on its own.
 fn versions() -> impl Iterator<Item = Version> {
     #[cfg(target_arch = "x86_64")]
     let wide: [Option<Version>; 2] = [
@@ -207,19 +205,19 @@ fn versions() -> impl Iterator<Item = Version> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn run_task_avx512(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+fn run_task_avx512(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
     run_task(frame, scratch, task, chunk);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn run_task_avx2(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+fn run_task_avx2(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
     run_task(frame, scratch, task, chunk);
 }
 
-// Inlined, as all that it calls in its loops: only so is it compiled for the caller's vectors.
+// Inlined, like the functions it calls in loops, to be compiled for the caller's vector width.
 #[inline(always)]
-fn run_task(frame: &Frame<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
+fn run_task(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
     for (i, output) in chunk.chunks_exact_mut(frame.channels).enumerate() {
         let mut rows = frame.write_rows(task * PILLARS_PER_TASK + i, scratch);
         if rows < frame.grid.max_points_per_pillar {
@@ -240,8 +238,8 @@ impl Inputs {
     }
 }
 
-impl Frame<'_> {
-    /// Writes the rows of the points of `pillar`; returns their number.
+impl FrameInput<'_> {
+    /// Writes the input rows of `pillar`'s points, and returns their number.
     #[inline(always)]
     fn write_rows(&self, pillar: usize, scratch: &mut Scratch) -> usize {
         let (pillars, grid, inputs) = (self.pillars, self.grid, self.inputs);
@@ -276,8 +274,8 @@ impl Frame<'_> {
     }
 }
 
-impl Layer {
-    /// Packs `layer`, whose rows have `row_features` columns of which the last may be padding.
+impl PackedLayer {
+    /// Packs `layer`. Its rows have `row_features` columns, the last of which may be padding.
     fn new(layer: &PfnLayer, first: bool, row_features: usize) -> Self {
         let own = layer.in_features / if first { 1 } else { 2 };
         let tiles = (0..layer.out_features)
@@ -305,18 +303,18 @@ impl Layer {
         Self { tiles }
     }
 
-    /// Columns of the rows that the layer reads.
+    /// Columns of the rows read by the layer.
     fn row_features(&self) -> usize {
         self.tiles.first().map_or(0, |tile| tile.row_weight.len())
     }
 
-    /// Columns of the rows that the layer writes.
+    /// Columns of the rows written by the layer.
     fn width(&self) -> usize {
         self.tiles.len() * LANES
     }
 
-    /// Runs the layer on the first `n` rows of `scratch.rows`, which lie side by side, and leaves its
-    /// own rows and their max in their place.
+    /// Runs the layer on the first `n` contiguous rows of `scratch.rows`, and replaces them by its output rows
+    /// and their max.
     #[inline(always)]
     fn run(&self, n: usize, scratch: &mut Scratch) {
         let features = self.row_features();
@@ -327,7 +325,7 @@ impl Layer {
             for (&x, weights) in scratch.max.iter().zip(&tile.max_weight) {
                 add_scaled(&mut base, x, weights);
             }
-            // After ReLU nothing is below 0.
+            // ReLU outputs are never below 0.
             let mut max = [0.0f32; LANES];
             let mut outputs = scratch
                 .next

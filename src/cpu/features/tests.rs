@@ -1,4 +1,4 @@
-//! The versions of the stage for different vectors agree.
+//! Tests that the versions for different vector widths agree.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::cpu::pillars::voxelize;
 
 #[test]
-fn all_vector_widths_give_the_same_bytes() {
+fn all_vector_widths_return_the_same_bytes() {
     let text = include_str!("../../../engines/demo/model.toml");
     let model = Model::parse(text, Path::new("model.toml")).unwrap();
     let mut state = 1u32;
@@ -23,7 +23,7 @@ fn all_vector_widths_give_the_same_bytes() {
     let layers = vec![layer(11, 16, &mut random), layer(32, 32, &mut random)];
     let mut out = Features::new(&model, &Pfn { layers }, 1).unwrap();
     let mut pillars = Pillars::new(&model.grid);
-    // Few cells with many points, and many with few.
+    // Few cells with many points, and many cells with few.
     let points: Vec<f32> = (0..4000)
         .flat_map(|i| {
             let reach = if i % 2 == 0 { 2.0 } else { 50.0 };
@@ -31,7 +31,7 @@ fn all_vector_widths_give_the_same_bytes() {
         })
         .collect();
     voxelize(&points, 5, &model.grid, &mut pillars);
-    let frame = Frame {
+    let frame = FrameInput {
         points: &points,
         stride: 5,
         pillars: &pillars,

@@ -40,7 +40,7 @@ fn buffer(timed: &[(&str, &str, i64, f64, f64)], fixed: &[(&str, &str, f64)]) ->
 #[track_caller]
 fn assert_pose(found: Result<Pose, TfError>, x: f64, y: f64, yaw: f64) {
     let world = Pose::new([0.0; 3], [1.0, 0.0, 0.0, 0.0]).unwrap();
-    let rows = found.unwrap().seen_from(&world);
+    let rows = found.unwrap().transform_to(&world);
     let expected = [x, y, yaw.cos(), yaw.sin()];
     let found = [rows[0][3], rows[1][3], rows[0][0], rows[1][0]];
     for (found, expected) in found.into_iter().zip(expected) {

@@ -1,4 +1,4 @@
-//! Runs `tests/capi/hammer.cpp`: wrong calls, and four threads.
+//! Runs `tests/capi/hammer.cpp`: invalid calls, and four threads.
 
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
@@ -6,9 +6,9 @@ use std::process::Command;
 use super::{compilers, demo, fresh, installed, joined, on_linux, run};
 use crate::common::repository;
 
-/// With AddressSanitizer and UndefinedBehaviorSanitizer; where the compiler lacks their libraries, without.
+/// Uses AddressSanitizer and UndefinedBehaviorSanitizer, unless the compiler lacks their libraries.
 #[test]
-fn nothing_that_a_caller_does_wrong_does_harm() {
+fn invalid_calls_are_harmless() {
     let (true, Some([_, cxx])) = (on_linux(), compilers()) else {
         return;
     };

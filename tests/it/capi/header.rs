@@ -1,4 +1,5 @@
-//! `centerpoint.h` is written by hand: here a C compiler compares it with the code, and `nm` with the library.
+//! `centerpoint.h` is written by hand: these tests compare it with the code by a C compiler, and with the
+//! library by `nm`.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_char, c_void};
@@ -10,7 +11,7 @@ use centerpoint::capi::*;
 
 use super::{built, compilers, fresh, include, joined, on_linux, run, tool};
 
-/// What a Rust type is called in C.
+/// The C name of a Rust type.
 trait Named {
     fn c() -> String;
 }
@@ -47,7 +48,7 @@ impl<T: Named> Named for *mut T {
 
 impl<T: Named, const N: usize> Named for [T; N] {
     fn c() -> String {
-        // As `&member` has it.
+        // The form in the type of `&member`.
         format!("{} [{N}]", T::c())
     }
 }
@@ -61,8 +62,8 @@ fn pointer<T: Named>(_: impl Fn(&cp_status) -> T) -> String {
     }
 }
 
-/// Assertions of a struct's size and of the place and type of every member. A member that is missing here does not
-/// compile; one that only the header has changes the size, for there is no padding to hide in.
+/// Assertions about a struct's size and every member's offset and type. Missing a member here is a compile
+/// error; a member that only the header has changes the size, because there is no padding.
 macro_rules! layout {
     ($out:ident, $name:ident { $($member:ident: $type:ty),* $(,)? }) => {
         let _ = |value: $name| {
@@ -80,7 +81,7 @@ macro_rules! layout {
     };
 }
 
-/// A pointer of the function's type in Rust, set to the function in C; gives its name.
+/// Checks a function's type in Rust against the C function, and evaluates to its name.
 macro_rules! function {
     ($out:ident, $names:ident, $name:ident($($argument:ty),*) -> $result:ty) => {
         let _: unsafe extern "C" fn($($argument),*) -> $result = $name;
@@ -92,7 +93,7 @@ macro_rules! function {
     };
 }
 
-/// A C file that compiles only where the header says what the code does; and the functions' names.
+/// A C file that compiles only if header and code agree, and the functions' names.
 fn assertions() -> (String, BTreeSet<String>) {
     let (mut out, mut names) = (String::new(), BTreeSet::new());
     out.push_str(
@@ -256,11 +257,11 @@ fn assertions() -> (String, BTreeSet<String>) {
     (out, names)
 }
 
-/// Every number that the header names.
+/// Every number defined by the header.
 fn numbers() -> Vec<(&'static str, i64)> {
     macro_rules! statuses {
         ($($name:ident),*) => {{
-            // A status that is missing here does not compile.
+            // Missing a status here is a compile error.
             let _ = |status: cp_status| match status { $(cp_status::$name => {})* };
             vec![$((stringify!($name), cp_status::$name as i64)),*]
         }};
@@ -277,7 +278,7 @@ fn numbers() -> Vec<(&'static str, i64)> {
         CP_ERROR_PANIC
     );
     numbers.extend([
-        // Those of sensor_msgs/PointField and diagnostic_msgs/DiagnosticStatus.
+        // The numbers of sensor_msgs/PointField and diagnostic_msgs/DiagnosticStatus.
         ("CP_INT8", 1),
         ("CP_UINT8", 2),
         ("CP_INT16", 3),
@@ -297,7 +298,7 @@ fn numbers() -> Vec<(&'static str, i64)> {
     numbers
 }
 
-/// Names in the header, outside of its comments, that begin with `prefix` and have `after` behind them.
+/// Names in the header, outside comments, that start with `prefix` and are followed by `after`.
 fn names(prefix: &str, after: &str) -> BTreeSet<String> {
     let text = std::fs::read_to_string(include().join("centerpoint/centerpoint.h")).unwrap();
     let mut code = String::new();
@@ -319,13 +320,13 @@ fn names(prefix: &str, after: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The functions of the header.
+/// The functions declared by the header.
 fn declared() -> BTreeSet<String> {
     names("cp_", "(")
 }
 
 #[test]
-fn the_header_says_what_the_code_does() {
+fn header_and_code_agree() {
     let Some([cc, _]) = compilers() else { return };
     let folder = fresh("capi-header");
     let (text, functions) = assertions();
@@ -366,7 +367,7 @@ fn the_headers_are_c99_and_cpp17() {
         (&cxx, &["c++17", "c++20"][..], "cpp.cpp", "centerpoint.hpp"),
     ] {
         let source = folder.join(source);
-        // Twice, and the functions of headers do not come twice in a program.
+        // Included twice, and without duplicate definitions in a program.
         let text = format!(
             "#include <centerpoint/{header}>\n#include <centerpoint/{header}>\nint main(void) {{ cp_cloud cloud; CP_INIT(cloud); return (int)cloud.width; }}\n"
         );

@@ -1,5 +1,5 @@
-//! `cp-build install`, and C++ programs that find what it installed: by CMake and by pkg-config, with the shared
-//! and the static library, at the prefix and after the tree was moved.
+//! `cp-build install`, and C++ programs that use the installation: with CMake and pkg-config, with the shared
+//! and the static library, at the prefix and after moving the tree.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::common::repository;
 /// A box as numbers: score, centre, size, yaw, velocity.
 type Found = (String, [f32; 10]);
 
-/// What `cp-infer` finds in the demo frame.
+/// The boxes of `cp-infer` for the demo frame.
 fn expected() -> Vec<Found> {
     let [plan, frame] = demo();
     let done = run(Command::new(env!("CARGO_BIN_EXE_cp-infer"))
@@ -77,7 +77,7 @@ fn build(cmake: &Path, prefix: &Path, name: &str, settings: &[OsString]) -> Path
 }
 
 #[test]
-fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() {
+fn cmake_projects_find_both_libraries_and_detect_like_cp_infer() {
     let (true, Some(_), Some(cmake)) =
         (on_linux(), compilers(), tool("CENTERPOINT_CMAKE", "cmake"))
     else {
@@ -90,14 +90,14 @@ fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() 
         &["-DCENTERPOINT_STATIC=OFF".into()],
     );
     check(&shared);
-    // Programs ask for the SONAME, so that a compatible library may replace this one.
+    // Programs load the SONAME, which allows a compatible library to replace this one.
     if let Some(objdump) = tool("OBJDUMP", "objdump") {
         let needed = run(Command::new(objdump).arg("-p").arg(&shared));
         let needed = String::from_utf8_lossy(&needed.stdout).into_owned();
         assert!(needed.contains("libcenterpoint.so.0\n"), "{needed}");
     }
 
-    // A tree that was moved, in a folder where CMake does not look, with the static library.
+    // A moved tree, in a folder not searched by CMake, with the static library.
     let folder = fresh("capi-moved");
     let (before, moved) = (folder.join("before"), folder.join("tree"));
     let mut install = install_command(built());
@@ -112,13 +112,13 @@ fn a_cmake_project_finds_both_libraries_and_their_boxes_are_those_of_cp_infer() 
         joined("-Dcenterpoint_DIR=", config),
     ];
     let linked = build(&cmake, &moved, "capi-static", &settings);
-    // The library is in the program.
+    // The program contains the library.
     std::fs::remove_dir_all(&moved).unwrap();
     check(&linked);
 }
 
 #[test]
-fn pkg_config_gives_a_compiler_what_it_needs() {
+fn pkg_config_has_all_compiler_flags() {
     let (true, Some([_, cxx]), Some(pkg_config)) =
         (on_linux(), compilers(), tool("PKG_CONFIG", "pkg-config"))
     else {
@@ -133,7 +133,7 @@ fn pkg_config_gives_a_compiler_what_it_needs() {
             .env("PKG_CONFIG_PATH", lib.join("pkgconfig")));
         let flags = String::from_utf8(flags.stdout).unwrap();
         let program = fresh("capi-pkg-config").join(name);
-        // Without the shared library beside it the linker takes the static one.
+        // Without the shared library the linker uses the static one.
         let flags = flags.split_whitespace().map(|flag| match (linking, flag) {
             (Some(_), "-lcenterpoint") => "-l:libcenterpoint.a",
             _ => flag,
@@ -148,8 +148,8 @@ fn pkg_config_gives_a_compiler_what_it_needs() {
     }
 }
 
-/// A folder with `cp-build` and what stands for the libraries.
-fn pretended(name: &str) -> PathBuf {
+/// A folder with `cp-build` and placeholders for the libraries.
+fn placeholder_build(name: &str) -> PathBuf {
     let folder = fresh(name);
     std::fs::hard_link(env!("CARGO_BIN_EXE_cp-build"), folder.join("cp-build")).unwrap();
     std::fs::write(folder.join("libcenterpoint.so"), "shared").unwrap();
@@ -157,7 +157,7 @@ fn pretended(name: &str) -> PathBuf {
     folder
 }
 
-/// Names below a folder, with where links lead.
+/// Names below a folder, with the targets of links.
 fn tree(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -177,12 +177,12 @@ fn tree(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn everything_goes_below_destdir_and_is_made_for_the_prefix() {
+fn files_are_written_below_destdir_and_refer_to_the_prefix() {
     if !on_linux() {
         return;
     }
-    let (from, staged) = (pretended("capi-pretended"), fresh("capi-destdir"));
-    // Twice: what is there is replaced.
+    let (from, staged) = (placeholder_build("capi-pretended"), fresh("capi-destdir"));
+    // Twice, to replace existing files.
     for _ in 0..2 {
         let done = run(install_command(&from)
             .args(["--prefix", "/opt/cp", "--libdir", "lib/aarch64-linux-gnu"])
@@ -224,8 +224,8 @@ fn everything_goes_below_destdir_and_is_made_for_the_prefix() {
 }
 
 #[test]
-fn what_cannot_be_installed_is_refused_with_advice() {
-    let from = pretended("capi-refused");
+fn invalid_installations_are_errors_with_advice() {
+    let from = placeholder_build("capi-refused");
     let refused = |args: &[&str], words: &str| {
         let target = fresh("capi-refused-target");
         let done = install_command(&from)
@@ -248,9 +248,9 @@ fn what_cannot_be_installed_is_refused_with_advice() {
     }
 }
 
-/// CMake's own rules for versions, asked of CMake.
+/// CMake's rules for versions, tested with CMake.
 #[test]
-fn cmake_is_told_which_versions_fit() {
+fn cmake_accepts_compatible_versions_only() {
     let (true, Some(cmake)) = (on_linux(), tool("CENTERPOINT_CMAKE", "cmake")) else {
         return;
     };

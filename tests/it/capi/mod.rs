@@ -1,6 +1,6 @@
-//! The C library as its users have it: header, symbols, installation, and what a caller can do wrong.
+//! The C library as seen by its users: header, symbols, installation, and invalid calls.
 //!
-//! The library under test is the one that cargo has just built beside this program.
+//! The library under test is the one that cargo built beside this program.
 
 mod hammer;
 mod header;
@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use crate::common::repository;
 
-/// Folder with the library, the programs and nothing else, as `target/release` has them.
+/// A folder with only the library and the programs, as in `target/release`.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -51,7 +51,7 @@ fn install_command(from: &Path) -> Command {
     command
 }
 
-/// An empty folder of this name, on the file system of the build: it can have hard links to it.
+/// A new empty folder on the build's file system, which allows hard links.
 fn fresh(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if folder.exists() {
@@ -76,7 +76,7 @@ fn run(command: &mut Command) -> Output {
     done
 }
 
-/// A tool of the system, unless it is missing: then a line says what is skipped.
+/// A tool of the system; prints a line and returns `None` if it is missing.
 fn tool(variable: &str, name: &str) -> Option<PathBuf> {
     let tool = std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from);
     match Command::new(&tool).arg("--version").output() {
@@ -93,7 +93,7 @@ fn compilers() -> Option<[PathBuf; 2]> {
     Some([tool("CC", "cc")?, tool("CXX", "c++")?])
 }
 
-/// Linux, where the library has a SONAME and `cp-build install` makes its links.
+/// Whether this is Linux, where the library has a SONAME and `cp-build install` makes its links.
 fn on_linux() -> bool {
     if !cfg!(target_os = "linux") {
         println!("skipped: this is not Linux");
@@ -101,17 +101,17 @@ fn on_linux() -> bool {
     cfg!(target_os = "linux")
 }
 
-/// Where the C headers are in the repository.
+/// The folder of the C headers in the repository.
 fn include() -> PathBuf {
     repository().join("src/capi/include")
 }
 
-/// The plan and the frame that the programs under test are given.
+/// The plan and the frame for the programs under test.
 fn demo() -> [PathBuf; 2] {
     ["engines/demo/int8.plan", "calib/demo/frames/000003.bin"].map(|path| repository().join(path))
 }
 
-/// `-flag` and its value in one.
+/// `-flag` and its value in one argument.
 fn joined(flag: &str, value: impl AsRef<OsStr>) -> std::ffi::OsString {
     let mut text = std::ffi::OsString::from(flag);
     text.push(value);

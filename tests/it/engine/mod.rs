@@ -1,13 +1,13 @@
-//! The CPU engine through its public API: against a naive reference in f64 and against ONNX Runtime,
-//! the same bytes on every instruction set and number of threads, and malformed programs.
+//! The CPU engine through its public API: comparison with a naive reference in f64 and with ONNX Runtime, equal
+//! bytes on every instruction set and number of threads, and malformed programs.
 //!
 //! The error of a tensor is max |a - b| / max |b|: the largest difference relative to the largest
-//! value of the reference, since values near zero have no relative precision of their own.
+//! value of the reference, because values near zero have no relative precision.
 
 #![allow(clippy::unwrap_used)]
 
 mod naive;
-mod naive8;
+mod naive_int8;
 mod quantized;
 mod skip;
 
@@ -21,7 +21,7 @@ use centerpoint::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::engine::{Engine, EngineError};
 use centerpoint::program::{Payload, Program, ProgramError};
 
-/// An engine with an instruction set and a number of threads.
+/// Creates an engine with an instruction set and a number of threads.
 fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
     let weights = Arc::new(payload.weights.clone());
     let pool = Arc::new(Pool::new(threads));
@@ -37,7 +37,7 @@ fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
     .unwrap()
 }
 
-/// Writes the input, given as dense NCHW.
+/// Writes the input from dense NCHW.
 fn set_input(engine: &mut CpuEngine, values: &[f32]) {
     let mut view = engine.input_mut();
     let layout = view.layout;
@@ -52,7 +52,7 @@ fn set_input(engine: &mut CpuEngine, values: &[f32]) {
     assert!(values.next().is_none());
 }
 
-/// All outputs, dense, after two runs: the second finds the first one's remains in the arena.
+/// All outputs, dense, after two runs: the second runs on an arena with the first one's data.
 fn run(engine: &mut CpuEngine, input: &[f32]) -> Vec<Vec<f32>> {
     set_input(engine, input);
     engine.run().unwrap();
@@ -72,7 +72,7 @@ fn error(found: &[f32], expected: &[f64]) -> f64 {
     difference / max.max(1e-30)
 }
 
-/// A network of one node with random attributes; every kind of node and layout comes up.
+/// A network of one node with random attributes; covers every kind of node and layout.
 fn random_net(seed: u64) -> Net {
     let mut r = Random(seed);
     r.next();
@@ -177,7 +177,7 @@ fn random_net(seed: u64) -> Net {
     net
 }
 
-/// Nodes in the combinations that the builder fuses, places in a Concat, or must leave alone.
+/// Combinations of nodes that the builder fuses, places in a Concat, or must not change.
 fn combined_nets() -> Vec<(&'static str, Net)> {
     let mut r = Random(99);
     let mut nets = Vec::new();
@@ -192,7 +192,7 @@ fn combined_nets() -> Vec<(&'static str, Net)> {
     net.outputs = vec![d, y];
     nets.push(("residuals", net));
 
-    // What would be fused is also read by others, or is an output.
+    // Tensors that fusion would remove are also read by other nodes, or are outputs.
     let mut net = Net::new([16, 7, 9]);
     let a = net.conv(&mut r, "a", "input", 16, 16, 3, 1, false);
     let b = net.node("b", &[&a], Op::Relu);
@@ -212,7 +212,7 @@ fn combined_nets() -> Vec<(&'static str, Net)> {
     let a = net.conv(&mut r, "a", "input", 16, 20, 3, 1, true);
     let b = net.conv(&mut r, "b", "input", 16, 12, 1, 1, false);
     let c = net.conv(&mut r, "c", &a, 20, 7, 3, 1, true);
-    // `c` reads its sibling `a`, the input is nobody's output, `b` comes twice.
+    // `c` reads its sibling `a`, the input is not a node's output, `b` occurs twice.
     let cat = net.node("cat", &[&a, "input", &b, &c, &b], Op::Concat);
     let y = net.conv(&mut r, "y", &cat, 20 + 16 + 12 + 7 + 12, 33, 5, 2, true);
     let outer = net.node("outer", &[&cat, &a], Op::Concat);
@@ -298,7 +298,7 @@ fn equals_the_naive_reference() {
 }
 
 #[test]
-fn every_instruction_set_and_thread_count_gives_the_same_bytes() {
+fn every_instruction_set_and_thread_count_returns_the_same_bytes() {
     for (name, net) in all_nets() {
         let input = input_of(&net);
         let payload = net.payload().unwrap();
@@ -320,7 +320,7 @@ fn every_instruction_set_and_thread_count_gives_the_same_bytes() {
     }
 }
 
-/// The interpreter that has onnx and onnxruntime, or `None` with a line that says what is skipped.
+/// The interpreter with onnx and onnxruntime; prints a line and returns `None` if there is none.
 fn python() -> Option<String> {
     let python = std::env::var("CENTERPOINT_PYTHON")
         .ok()
@@ -405,7 +405,7 @@ fn an_observer_sees_every_tensor() {
         let count = seen.len();
         seen.dedup();
         assert_eq!(seen.len(), count, "{name}: a tensor is shown twice");
-        // All but those that are fused away: the inputs of Relu, Add and DepthToSpace.
+        // All except those removed by fusion: the inputs of Relu, Add and DepthToSpace.
         for node in &net.nodes {
             let fused = net.nodes.iter().any(|other| {
                 other.inputs.contains(&node.name)
@@ -423,7 +423,7 @@ fn an_observer_sees_every_tensor() {
 #[test]
 fn fusion_leaves_few_operators() {
     let layers = demo(32).payload().unwrap().program.layers();
-    // 12 + 3 + 1 + 6 + 6 convolutions; every Relu and the Concat are gone.
+    // 12 + 3 + 1 + 6 + 6 convolutions; no Relu and no Concat remains.
     assert_eq!(layers.len(), 28);
     let net = combined_nets().swap_remove(0).1;
     let kinds: Vec<String> = net
@@ -434,7 +434,7 @@ fn fusion_leaves_few_operators() {
         .into_iter()
         .map(|layer| layer.kind)
         .collect();
-    // `c` cannot take the Add behind its Relu.
+    // `c` cannot absorb the Add after its Relu.
     let expected = [
         "Conv 3x3 + ReLU",
         "Conv 3x3 + Add + ReLU",
@@ -445,7 +445,7 @@ fn fusion_leaves_few_operators() {
 }
 
 #[test]
-fn layers_count_the_arithmetic() {
+fn layers_report_their_arithmetic() {
     let layers = demo(256).payload().unwrap().program.layers();
     let macs = |name: &str| layers.iter().find(|layer| layer.name == name).unwrap().macs;
     assert_eq!(macs("block0_1"), 128 * 128 * 32 * 32 * 9);
@@ -470,7 +470,7 @@ fn memory_is_shared_between_layers() {
 }
 
 #[test]
-fn times_are_kept_only_when_asked_for() {
+fn times_are_recorded_only_on_request() {
     let payload = demo(32).payload().unwrap();
     let mut engine = engine(&payload, None, 1);
     engine.run().unwrap();
@@ -481,7 +481,7 @@ fn times_are_kept_only_when_asked_for() {
     assert!(engine.layer_times().iter().all(|time| !time.is_zero()));
 }
 
-/// Loads a program with weights that need not fit it.
+/// Loads a program with possibly mismatched weights.
 fn load(program: Program, weights: Vec<u8>) -> Result<CpuEngine, EngineError> {
     CpuEngine::new(
         program,
@@ -492,7 +492,7 @@ fn load(program: Program, weights: Vec<u8>) -> Result<CpuEngine, EngineError> {
 }
 
 #[test]
-fn cut_weights_are_refused() {
+fn truncated_weights_are_rejected() {
     let payload = demo(32).payload().unwrap();
     for part in 0..64 {
         let mut weights = payload.weights.clone();
@@ -506,8 +506,8 @@ fn cut_weights_are_refused() {
 }
 
 #[test]
-fn a_program_with_any_number_changed_is_refused_or_runs() {
-    // Every number of the program in turn becomes each of several others; whatever loads must run.
+fn a_program_with_a_changed_number_is_rejected_or_runs() {
+    // Replaces each number of the program by several others in turn; a program that loads must run.
     let mut tried = 0;
     let mut refused = 0;
     let quantized = [3, 20].map(|seed| quantized::random_net(seed).net);
@@ -547,13 +547,13 @@ fn numbers(value: &mut serde_json::Value) -> Vec<&mut serde_json::Value> {
 }
 
 #[test]
-fn huge_maps_are_refused_before_allocation() {
+fn huge_maps_are_rejected_before_allocation() {
     let mut payload = demo(32).payload().unwrap();
     for tensor in &mut payload.program.tensors {
         (tensor.height, tensor.width) = (1 << 16, 1 << 16);
     }
     assert!(load(payload.program, payload.weights).is_err());
-    // Each map is allowed, all of them are too much.
+    // Each map is within the limit, but their sum is not.
     let mut net = Net::new([1 << 10, 1 << 9, 1 << 9]);
     for i in 0..6 {
         net.outputs

@@ -1,4 +1,4 @@
-//! ONNX operators written as their definitions say, in f64, one loop per dimension.
+//! ONNX operators written from their definitions, in f64, with one loop per dimension.
 
 use std::collections::HashMap;
 
@@ -172,7 +172,7 @@ fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
                 values: pairs.map(|(a, b)| a + b).collect(),
             }
         }
-        Op::Quantize { .. } | Op::Dequantize => unreachable!("see naive8.rs"),
+        Op::Quantize { .. } | Op::Dequantize => unreachable!("see naive_int8.rs"),
         Op::Concat => Map {
             shape: [inputs.iter().map(|x| x.shape[0]).sum(), h, w],
             values: inputs

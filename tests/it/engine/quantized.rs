@@ -1,15 +1,15 @@
-//! INT8: random networks with Q/DQ nodes give the bytes of the naive reference, on every instruction
-//! set and number of threads.
+//! INT8: random networks with Q/DQ nodes match the naive reference byte for byte, on every instruction set and
+//! number of threads.
 
 use std::collections::HashMap;
 
-use super::naive8::{self, Map};
+use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::engine::cpu::Isa;
 use centerpoint::program::LayerTensor;
 
-/// A network under construction with all its values, from which ranges are taken.
+/// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
     pub(super) net: Net,
     input: Vec<f32>,
@@ -36,7 +36,7 @@ impl Draft {
 
     fn node(&mut self, inputs: &[&str], op: Op) -> String {
         let maps: Vec<&Map> = inputs.iter().map(|x| &self.maps[*x]).collect();
-        let y = naive8::compute(&self.net, &op, &maps);
+        let y = naive_int8::compute(&self.net, &op, &maps);
         let name = format!("n{}", self.net.nodes.len());
         self.maps.insert(name.clone(), y);
         self.net.node(&name, inputs, op)
@@ -50,7 +50,7 @@ impl Draft {
         self.random.below(100) < percent
     }
 
-    /// `x` quantised and dequantised, mostly with a scale that clips a little.
+    /// `x` quantised and dequantised, usually with a scale that clips slightly.
     fn codes(&mut self, x: &str) -> String {
         let amax = self.maps[x]
             .values
@@ -65,7 +65,7 @@ impl Draft {
         self.node(&[&q], Op::Dequantize)
     }
 
-    /// A convolution of any kind with weights of codes.
+    /// A random convolution with quantised weights.
     fn conv(&mut self, x: &str) -> String {
         let [channels, h, w] = self.shape(x);
         let groups = match self.pick(&[1, 1, 1, 2, 3]) {
@@ -78,9 +78,10 @@ impl Draft {
         let bias = self.net.constant(&mut self.random, out, 0.3);
         let op = if self.chance(25) {
             let kernel = [self.pick(&[1, 2, 3]), self.pick(&[1, 2, 4])];
-            let stride = match self.chance(60) {
-                true => kernel,
-                false => [self.pick(&[1, 2]), self.pick(&[1, 2, 3])],
+            let stride = if self.chance(60) {
+                kernel
+            } else {
+                [self.pick(&[1, 2]), self.pick(&[1, 2, 3])]
             };
             Op::ConvTranspose(Conv {
                 out,
@@ -137,9 +138,9 @@ impl Draft {
         (first, n)
     }
 
-    /// A convolution with what may stand around it. Its input is codes, but for skipped layers.
+    /// A convolution and the nodes around it. Its input is quantised, except for skipped layers.
     fn layer(&mut self, x: &str) -> String {
-        // In f32 the reference holds where the engine's lanes are output channels.
+        // In f32 the reference only holds if the engine's lanes are output channels.
         let skipped = self.chance(15);
         let input = if skipped { x.to_owned() } else { self.codes(x) };
         let mut y = self.conv(&input);
@@ -174,7 +175,7 @@ impl Draft {
         y
     }
 
-    /// A convolution of `x` with `x` added in one of the ways that exporters have.
+    /// A convolution of `x` with `x` added, in one of the exporters' forms.
     fn residual(&mut self, x: &str) -> String {
         let codes = self.codes(x);
         let out = self.shape(x)[0];
@@ -183,16 +184,17 @@ impl Draft {
             0 => x.to_owned(),
             1 => self.codes(x),
             2 => codes,
-            // Codes of the sum's other side too, with one scale.
+            // The other operand is quantised, too, with the same scale.
             _ => {
                 let scale = 0.02;
                 let (y, other) = (self.codes_with(&y, scale), self.codes_with(x, scale));
                 return self.node(&[&y, &other], Op::Add);
             }
         };
-        match self.chance(50) {
-            true => self.node(&[&y, &other], Op::Add),
-            false => self.node(&[&other, &y], Op::Add),
+        if self.chance(50) {
+            self.node(&[&y, &other], Op::Add)
+        } else {
+            self.node(&[&other, &y], Op::Add)
         }
     }
 
@@ -202,7 +204,7 @@ impl Draft {
     }
 }
 
-/// A chain of layers with branches that are joined.
+/// A chain of layers with joined branches.
 pub(super) fn random_net(seed: u64) -> Draft {
     let mut random = Random(seed);
     random.next();
@@ -213,7 +215,7 @@ pub(super) fn random_net(seed: u64) -> Draft {
     for _ in 0..random.range(1, 4) {
         x = draft.layer(&x);
         if draft.chance(30) {
-            // Two branches of one shape in rows and columns, joined with one scale.
+            // Two branches with equal rows and columns, joined with one scale.
             let y = draft.codes(&x);
             let (a, b) = (draft.pointwise(&y), draft.pointwise(&y));
             let b = if draft.chance(50) {
@@ -231,7 +233,7 @@ pub(super) fn random_net(seed: u64) -> Draft {
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             x = draft.node(&parts, Op::Concat);
             if draft.chance(30) {
-                // Somebody also wants its values.
+                // Another node also reads its values.
                 draft.net.outputs.push(x.clone());
             }
         }
@@ -281,7 +283,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn gives_the_bytes_of_the_naive_reference() {
+fn equals_the_naive_reference_byte_for_byte() {
     let mut kinds: HashMap<String, usize> = HashMap::new();
     for seed in 0..100 {
         let draft = random_net(seed);
@@ -319,7 +321,7 @@ fn gives_the_bytes_of_the_naive_reference() {
             }
         }
     }
-    // The networks have what they are meant to try.
+    // The networks cover what they should.
     for kind in [
         "Quantize [\"f32\"] -> i8",
         "Dequantize [\"i8\"] -> f32",

@@ -1,5 +1,5 @@
-//! Skipping what is empty changes no byte: frames of all kinds, one after the other, through engines
-//! that skip and that do not.
+//! Skipping empty regions changes no byte: a sequence of different frames through engines that skip and engines
+//! that do not.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ fn engine(payload: &Payload, threads: usize, skip_empty: bool) -> CpuEngine {
     CpuEngine::new(payload.program.clone(), weights, pool, &options).unwrap()
 }
 
-/// Nothing, single pixels, a corner, a row, everything, a few blobs; then single pixels again.
+/// Empty, single pixels, a corner, a row, full, a few blobs; then single pixels again.
 fn frames([channels, height, width]: [usize; 3], seed: u64) -> Vec<Vec<f32>> {
     let mut random = Random(seed);
     let values = random.values(channels * height * width);
@@ -39,7 +39,7 @@ fn frames([channels, height, width]: [usize; 3], seed: u64) -> Vec<Vec<f32>> {
     };
     pixels.push(blobs.into_iter().flat_map(near).collect());
     pixels.push(vec![spot(&mut random)]);
-    // Every other frame has no negative value, as the features of pillars.
+    // Every other frame has no negative values, like pillar features.
     let frame = |(i, pixels): (usize, Vec<(usize, usize)>)| {
         let mut frame = vec![0.0; values.len()];
         for (y, x) in pixels {
@@ -88,7 +88,7 @@ fn skipping_changes_no_byte() {
 }
 
 #[test]
-fn what_is_far_from_everything_is_not_computed() {
+fn regions_far_from_any_value_are_not_computed() {
     let net: Net = demo(64);
     let payload = net.payload().unwrap();
     let mut engine = engine(&payload, 1, true);
@@ -106,8 +106,8 @@ fn what_is_far_from_everything_is_not_computed() {
             .iter()
             .all(|&share| share == 0.0)
     );
-    // One pixel is seen by one pixel of the first layer's map of 32 x 32, or by a square of 2 x 2, and
-    // by one pixel more to each side of each layer behind it; computed are groups of 4 in a row.
+    // A pixel affects one pixel of the first layer's 32 x 32 map, or a 2 x 2 square, and one more pixel on each
+    // side in each later layer; pixels are computed in groups of 4 in a row.
     let one = shares(&mut engine, &[(32, 32)]);
     let groups = |rows: f32, groups: f32| rows * groups / (32.0 * 8.0);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Decode: each rule by hand.
+//! Decode: each rule, computed by hand.
 
 use centerpoint::Model;
 use centerpoint::cpu::decode::{Candidate, CandidateList, decode};
@@ -55,7 +55,7 @@ fn a_box_by_hand() {
         panic!("{:?}", decoder.candidates());
     };
     assert_eq!((*task, *cell as usize), (0, CELL));
-    // (9 + 0.25) · 2 · 0.5 − 8, (2 + 0.75) · 2 · 0.5 − 6; z is the gravity centre, untouched.
+    // (9 + 0.25) · 2 · 0.5 − 8, (2 + 0.75) · 2 · 0.5 − 6; z is the gravity centre, unchanged.
     assert_eq!(bbox.center, [1.25, -3.25, -0.5]);
     assert_eq!(bbox.size, [1.5f64.exp() as f32, 0.5f64.exp() as f32, 1.0]);
     assert_eq!(bbox.yaw, std::f32::consts::FRAC_PI_2);
@@ -63,9 +63,9 @@ fn a_box_by_hand() {
     assert_eq!((bbox.score, bbox.class), (0.880_797_1, 1));
 }
 
-/// A car of 4 m × 2 m that drives along +x, and one along +y, as each training code encodes them.
+/// A 4 m × 2 m car driving along +x, and one along +y, as encoded by each training code.
 #[test]
-fn both_conventions_give_the_same_car() {
+fn both_conventions_decode_to_the_same_car() {
     let (long, wide) = (4.0f32.ln(), 2.0f32.ln());
     let conventions = [
         (
@@ -145,7 +145,7 @@ fn a_score_equal_to_the_threshold_passes() {
 }
 
 #[test]
-fn bands_have_thresholds_by_class_and_end() {
+fn bands_have_thresholds_by_class_and_a_limit() {
     let mut model = model();
     model.decode.bands = vec![1.0, 2.0];
     // Logit 2 is 0.88.
@@ -198,7 +198,7 @@ fn the_first_of_equal_classes_wins_a_cell() {
         assert_eq!(decoder.candidates().len(), 1);
         assert_eq!(decoder.candidates()[0].bbox.class, expected);
     }
-    // Its best class failing, a cell has no candidate, whatever its other classes would pass.
+    // If its best class fails, a cell has no candidate, even if another class would pass.
     model.decode.score = vec![vec![0.9, 0.1, 0.1]];
     let set = [(HEATMAP, 0, 2.0), (HEATMAP, 1, 1.0)];
     assert_eq!(single(&model, 0, &set).candidates().len(), 0);
@@ -207,7 +207,7 @@ fn the_first_of_equal_classes_wins_a_cell() {
 }
 
 #[test]
-fn a_non_finite_value_costs_its_candidate_only() {
+fn a_non_finite_value_only_drops_its_candidate() {
     let model = model();
     let values = [
         (HEATMAP, 3),
@@ -230,7 +230,7 @@ fn a_non_finite_value_costs_its_candidate_only() {
                 let left: Vec<u32> = decoder.candidates().iter().map(|c| c.cell).collect();
                 let case = format!("{bad} in channel {channel} of output {kind}");
                 if (kind, channel, bad) == (HEATMAP, 0, f32::NEG_INFINITY) {
-                    // Logit −∞ is score 0: nothing there.
+                    // Logit −∞ is score 0: no candidate.
                     assert_eq!(
                         (left, decoder.non_finite()),
                         (vec![CELL as u32 + 5], 0),
@@ -248,17 +248,17 @@ fn a_non_finite_value_costs_its_candidate_only() {
     }
     let overflow = single(&model, 0, &[(DIM, 1, 89.0)]);
     assert_eq!((overflow.candidates().len(), overflow.non_finite()), (0, 1));
-    // A NaN where nothing is detected is nobody's business.
+    // A NaN in a cell without a candidate has no effect.
     let mut heads = Heads::new(&model, 0, Storage::Nchw);
     heads.set(DIM, 0, CELL, f32::NAN);
     assert_eq!(run(&model, &heads).non_finite(), 0);
 }
 
 #[test]
-fn the_best_stay_when_the_cap_is_hit() {
+fn the_best_candidates_remain_at_the_limit() {
     let mut model = model();
     let (height, width) = model.head_size();
-    // All scores differ; of 191 shuffled cells the best 10, 191 or all stay.
+    // All scores differ; the best 10, 191 or all of 191 shuffled cells remain.
     let mut heads = Heads::new(&model, 0, Storage::Nchw);
     let cells = height * width - 1;
     for i in 0..cells {
@@ -277,7 +277,7 @@ fn the_best_stay_when_the_cap_is_hit() {
         assert_eq!(found, expected, "cap {cap}");
         assert_eq!(decoder.surplus(), (cells - kept) as u64);
     }
-    // Equal scores: the first cells stay.
+    // Equal scores: the first cells remain.
     (0..cells).for_each(|cell| heads.set(HEATMAP, 0, cell, 1.0));
     model.decode.max_candidates = 10;
     let decoder = run(&model, &heads);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
 use super::{Random, model};
 
-/// Everything in f64 where it matters, one candidate after the other, sorted at the end.
+/// Computes one candidate after the other, in f64 where it matters, and sorts at the end.
 fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
     let (height, width) = model.head_size();
     let (mut all, mut surplus, mut non_finite) = (Vec::new(), 0, 0);
@@ -116,7 +116,7 @@ fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
     (all, surplus, non_finite)
 }
 
-/// Two tasks, two bands, variances, and values that tie often and are now and then not finite.
+/// Two tasks, two bands, variances, and values with many ties and a few that are not finite.
 fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
     let mut random = Random(seed);
     let model = random_head(&mut random, model());
@@ -124,7 +124,7 @@ fn random_case(seed: u64, storage: Storage) -> (Model, Vec<Heads>) {
     (model, tasks)
 }
 
-/// Gives `model` two tasks, two bands, and any conventions.
+/// Sets two tasks, two bands, and random conventions in `model`.
 pub(crate) fn random_head(random: &mut Random, mut model: Model) -> Model {
     let outputs = model.head.tasks[0].outputs.clone();
     let task = |classes: Vec<usize>| Task {
@@ -147,7 +147,7 @@ pub(crate) fn random_head(random: &mut Random, mut model: Model) -> Model {
     model
 }
 
-/// Maps of every task, whose logits tie often, with three values in each that are not finite.
+/// Maps of every task, with many tied logits and three values each that are not finite.
 pub(crate) fn random_maps(random: &mut Random, model: &Model, storage: Storage) -> Vec<Heads> {
     let (height, width) = model.head_size();
     let mut tasks = Vec::new();
@@ -184,7 +184,7 @@ proptest! {
         let (model, tasks) = random_case(seed, storage);
         let (expected, surplus, non_finite) = reference(&model, &tasks);
         let mut decoder = CandidateList::new(&model);
-        // Twice with the same buffers, with another number of threads.
+        // Twice with the same buffers and different numbers of threads.
         for threads in [1, 3] {
             let pool = Pool::new(threads);
             decoder.clear();

@@ -34,7 +34,7 @@ fn layer(in_features: usize, out_features: usize, weight: Vec<f32>, bias: Vec<f3
     }
 }
 
-/// A layer that gives each column and its negative, so that ReLU loses nothing.
+/// A layer that outputs each column and its negative, which makes ReLU lossless.
 fn both_signs(columns: usize) -> PfnLayer {
     let mut weight = vec![0.0; 2 * columns * columns];
     for k in 0..columns {
@@ -128,8 +128,8 @@ fn padding_rows_take_part_in_the_max() {
     assert_eq!(run(&model, &pfn, &points(cap), 1).1.values(), [1.0]);
     assert_eq!(run(&model, &pfn, &points(cap - 1), 1).1.values(), [3.0]);
 
-    // Layer 2 of row and max: 10 − 2·row + max. Full pillar: 10 − 2 + 1. Else the max is 3, and the
-    // real row wins: 10 − 2 + 3, before the padding row with 10 − 6 + 3.
+    // Layer 2 of row and max: 10 − 2·row + max. Full pillar: 10 − 2 + 1. Otherwise the max is 3, and the real
+    // row wins with 10 − 2 + 3 against the padding row's 10 − 6 + 3.
     let second = layer(2, 1, vec![-2.0, 1.0], vec![10.0]);
     model.pfn.layers = vec![2, 1];
     let mut pfn = Pfn {
@@ -263,7 +263,7 @@ fn the_bytes_do_not_depend_on_the_threads() {
 }
 
 #[test]
-fn a_foreign_pfn_is_refused_with_both_sizes() {
+fn a_mismatched_pfn_is_rejected_with_both_sizes() {
     let model = model();
     let good = random_pfn(&model, &mut Random(5));
     assert_eq!(good.check(&model), Ok(()));

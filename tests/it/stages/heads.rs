@@ -1,4 +1,4 @@
-//! Head maps in the storage of an engine, for the tests of decode.
+//! Head maps stored as by an engine, for the tests of decode.
 
 use centerpoint::Model;
 use centerpoint::map::{HeadMaps, MapLayout, MapView};
@@ -11,7 +11,7 @@ pub(crate) const DIM: usize = 3;
 pub(crate) const ROT: usize = 4;
 pub(crate) const VEL: usize = 5;
 
-/// How the engine lays its outputs out.
+/// The engine's memory layout of outputs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Storage {
     /// Each output dense.
@@ -20,14 +20,14 @@ pub(crate) enum Storage {
     Nhwc,
 }
 
-/// The head maps of one task, in the storage of an engine.
+/// The head maps of one task, stored as by an engine.
 pub(crate) struct Heads {
     pub(crate) data: Vec<f32>,
     pub(crate) layouts: [MapLayout; 6],
 }
 
 impl Heads {
-    /// All values 0 but the logits, which are −9.
+    /// Creates maps with all values 0, and all logits −9.
     pub(crate) fn new(model: &Model, task: usize, storage: Storage) -> Self {
         let (height, width) = model.head_size();
         let task = &model.head.tasks[task];

@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// A small model, 16 × 12 cells of 0.5 m, which tests change field by field.
+/// A small model, 16 × 12 cells of 0.5 m; tests change single fields.
 pub(crate) fn model() -> Model {
     let text = r#"
         name = "test"

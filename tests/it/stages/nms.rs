@@ -26,7 +26,7 @@ fn iou(a: &Box3d, b: &Box3d) -> f32 {
     BevRect::new(a).iou(&BevRect::new(b))
 }
 
-/// Boxes with falling scores as candidates.
+/// Candidates from `boxes`, with descending scores.
 pub(crate) fn candidates(boxes: &[Box3d]) -> Vec<Candidate> {
     boxes
         .iter()
@@ -42,7 +42,7 @@ pub(crate) fn candidates(boxes: &[Box3d]) -> Vec<Candidate> {
         .collect()
 }
 
-/// The positions of the boxes that stay.
+/// The positions of the kept boxes.
 fn kept(model: &Model, boxes: &[Box3d]) -> Vec<usize> {
     let candidates = candidates(boxes);
     let mut nms = Nms::new(model);
@@ -133,7 +133,7 @@ fn overlaps_with_known_areas() {
             rect(0.0, 0.0, 1.0, 1.0, FRAC_PI_4),
             octagon / (2.0 - octagon),
         ),
-        // A corner of a square on its tip reaches 0.5 into the side: a triangle of area 0.25.
+        // A corner of a rotated square reaches 0.5 into the side: a triangle of area 0.25.
         (
             "tip",
             rect(0.0, 0.0, 2.0, 2.0, 0.0),
@@ -155,7 +155,7 @@ fn overlaps_with_known_areas() {
     ];
     for (name, a, b, expected) in cases {
         for turn in [0.0f32, 0.5, 2.0, -3.0] {
-            // The same pair, turned and moved far from the origin.
+            // The same pair, rotated and moved far from the origin.
             let moved = |bbox: &Box3d| {
                 let (s, c) = turn.sin_cos();
                 let [x, y, _] = bbox.center;
@@ -203,7 +203,7 @@ fn degenerate_boxes_overlap_nothing() {
     assert!((iou(&normal, &sliver) / (2e-6 / 8.0) - 1.0).abs() < 1e-3);
 }
 
-/// Whether a point lies in a box's BEV rectangle, in f64 from the definition.
+/// Whether a point lies in a box's BEV rectangle, by definition in f64.
 fn holds(bbox: &Box3d, point: [f64; 2]) -> bool {
     let (s, c) = f64::from(bbox.yaw).sin_cos();
     let [dx, dy] = [0, 1].map(|axis| point[axis] - f64::from(bbox.center[axis]));
@@ -211,7 +211,7 @@ fn holds(bbox: &Box3d, point: [f64; 2]) -> bool {
         && (c * dy - s * dx).abs() <= f64::from(bbox.size[1]) / 2.0
 }
 
-/// IoU by counting the points of a grid of 800 × 800 over both boxes.
+/// IoU from counting points of an 800 × 800 grid over both boxes.
 fn counted_iou(a: &Box3d, b: &Box3d) -> f64 {
     let reach = |bbox: &Box3d| f64::from(bbox.size[0].hypot(bbox.size[1])) / 2.0;
     let span = |axis: usize| {
@@ -257,7 +257,7 @@ fn random_overlaps_equal_counted_ones() {
 }
 
 #[test]
-fn circles_are_strict_and_of_the_kept_class() {
+fn circles_are_strict_and_use_the_kept_boxs_class() {
     let radius = [2.0, 0.5, 1.0];
     let at = |x: f32, class: u32| Box3d {
         class,
@@ -267,22 +267,22 @@ fn circles_are_strict_and_of_the_kept_class() {
     // A distance of exactly the radius does not suppress (mmdetection3d's circle_nms would).
     assert_eq!(kept(&all, &[at(0.0, 0), at(2.0, 0)]), [0, 1]);
     assert_eq!(kept(&all, &[at(0.0, 0), at(2.0f32.next_down(), 0)]), [0]);
-    // The radius is that of the box that stays, not of the one that goes.
+    // The radius is that of the kept box, not of the suppressed one.
     assert_eq!(kept(&all, &[at(0.0, 0), at(1.0, 1)]), [0]);
     assert_eq!(kept(&all, &[at(0.0, 1), at(1.0, 0)]), [0, 1]);
-    // What went suppresses nothing: 1 goes by 0, so 2 stays.
+    // Suppressed boxes suppress nothing: 0 suppresses 1, so 2 stays.
     assert_eq!(kept(&all, &[at(0.0, 0), at(1.5, 0), at(3.0, 0)]), [0, 2]);
-    // Groups do not see each other.
+    // Groups are independent.
     let groups = with_steps(vec![circle(radius, [0, 1, 0], usize::MAX)]);
     assert_eq!(kept(&groups, &[at(0.0, 0), at(0.1, 1), at(0.2, 2)]), [0, 1]);
-    // The cap is one of each group.
+    // The limit applies to each group.
     let capped = with_steps(vec![circle(radius, [0, 1, 0], 2)]);
     let row: Vec<Box3d> = (0..9).map(|i| at(10.0 * i as f32, i % 3)).collect();
     assert_eq!(kept(&capped, &row), [0, 1, 2, 4]);
 }
 
 #[test]
-fn iou_within_the_search_distance() {
+fn iou_applies_within_the_search_distance() {
     let model = |threshold, distance| with_steps(vec![iou_step(threshold, distance, [0, 0, 0])]);
     let (a, b) = (rect(0.0, 0.0, 2.0, 1.0, 0.0), rect(1.0, 0.0, 2.0, 1.0, 0.0));
     let overlap = iou(&a, &b);
@@ -295,9 +295,9 @@ fn iou_within_the_search_distance() {
     assert_eq!(kept(&model(0.1, 1.0f32.next_down()), &[a, b]), [0, 1]);
 }
 
-/// Autoware's two steps: the circle lets two trucks pass that the IoU does not.
+/// Autoware's two steps: two trucks pass the circle step but not the IoU step.
 #[test]
-fn steps_run_in_order_on_what_is_left() {
+fn steps_run_in_order_on_the_remaining_boxes() {
     let model = with_steps(vec![
         circle([0.5; 3], [0, 0, 0], usize::MAX),
         iou_step(0.1, 10.0, [0, 0, 1]),
@@ -325,7 +325,7 @@ fn classes_change_once_and_after_suppression() {
         min_area,
         max_area,
     };
-    // The first rule for a class that holds; a box of 1 does not go on to 2.
+    // The first matching rule applies; a box changed to 1 does not change again to 2.
     let rules = [
         rule(0, 1, 8.0, 12.0),
         rule(0, 2, 8.0, f32::INFINITY),
@@ -336,7 +336,7 @@ fn classes_change_once_and_after_suppression() {
     remap(&rules, &mut boxes);
     assert_eq!(boxes.map(|bbox| bbox.class), [0, 1, 1, 2, 2]);
 
-    // Suppression by class sees car and truck, though both come out as trucks.
+    // Suppression by class sees a car and a truck, although both become trucks.
     let mut model = with_steps(vec![circle([2.0; 3], [0, 1, 2], usize::MAX)]);
     model.remap = rules[..1].to_vec();
     let truck = Box3d {
@@ -358,9 +358,9 @@ fn classes_change_once_and_after_suppression() {
     );
 }
 
-/// mmdetection3d's `circle_nms` as it is written there, one group and one class, with `<` for `≤`:
-/// boxes by falling score; each that is not suppressed stays and suppresses those after it whose
-/// squared distance is below `min_radius`; the list is cut to `post_max_size` at the end.
+/// mmdetection3d's `circle_nms` for one group and one class, with `<` for `≤`: boxes in descending order of
+/// score; each box that is not suppressed is kept and suppresses later ones whose squared distance is below
+/// `min_radius`; finally the list is truncated to `post_max_size`.
 fn circle_nms(boxes: &[Box3d], min_radius: f32, post_max_size: usize) -> Vec<usize> {
     let mut suppressed = vec![false; boxes.len()];
     let mut keep = Vec::new();
@@ -378,7 +378,7 @@ fn circle_nms(boxes: &[Box3d], min_radius: f32, post_max_size: usize) -> Vec<usi
     keep
 }
 
-/// As above for IoU by the definition in f64; `None` when a pair is too close to the threshold.
+/// Like [`circle_nms`] for IoU by definition in f64; `None` if a pair is too close to the threshold.
 fn iou_nms(boxes: &[Box3d], threshold: f64) -> Option<Vec<usize>> {
     let mut keep: Vec<usize> = Vec::new();
     for (j, bbox) in boxes.iter().enumerate() {

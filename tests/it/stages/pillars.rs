@@ -39,7 +39,7 @@ fn a_quotient_that_rounds_up_stays_in_the_last_cell() {
 }
 
 #[test]
-fn the_range_has_its_minimum_and_not_its_maximum() {
+fn the_range_includes_its_minimum_but_not_its_maximum() {
     let grid = model().grid;
     for axis in 0..3 {
         let at = |value: f32| {
@@ -65,7 +65,7 @@ fn the_range_has_its_minimum_and_not_its_maximum() {
 }
 
 #[test]
-fn nothing_in_nothing_out() {
+fn empty_input_has_no_pillars() {
     let grid = model().grid;
     let none = pillars(&[], &grid);
     assert!(none.is_empty() && none.cells().is_empty());
@@ -118,7 +118,7 @@ fn a_pillar_keeps_its_first_points() {
 }
 
 #[test]
-fn pillars_past_the_cap_are_counted_and_the_first_still_grow() {
+fn pillars_beyond_the_limit_are_counted_and_the_first_still_grow() {
     let mut grid = model().grid;
     let cell = |i: usize| {
         [
@@ -129,7 +129,7 @@ fn pillars_past_the_cap_are_counted_and_the_first_still_grow() {
     };
     for cap in [9, 10, 11] {
         grid.max_pillars = cap;
-        // Ten cells from the last to the first, then one point more in each.
+        // Ten cells from the last to the first, then one more point in each.
         let order: Vec<usize> = (0..10).rev().chain(0..10).collect();
         let points: Vec<[f32; 3]> = order.iter().map(|&i| cell(i)).collect();
         let pillars = pillars(&cloud(&points), &grid);
@@ -150,7 +150,7 @@ fn pillars_past_the_cap_are_counted_and_the_first_still_grow() {
 /// Pillars as (cell, points), and the counters.
 type Reference = (Vec<(u32, Vec<u32>)>, Dropped);
 
-/// Keeps everything, then caps.
+/// Keeps everything, then applies the limits.
 fn reference(points: &[f32], grid: &Grid) -> Reference {
     let mut dropped = Dropped::default();
     let mut order: Vec<u32> = Vec::new();
@@ -190,7 +190,7 @@ fn reference(points: &[f32], grid: &Grid) -> Reference {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// One buffer for several frames: nothing of a frame is left in the next one.
+    /// One buffer for several frames: a frame leaves nothing for the next.
     #[test]
     fn frames_equal_the_reference(seed in any::<u64>()) {
         let grid = model().grid;

@@ -7,7 +7,7 @@ const CHANNELS: usize = 3;
 const HEIGHT: usize = 4;
 const WIDTH: usize = 5;
 
-/// Dense NCHW, and NHWC with a border of one cell in a tensor of 8 channels of which the map is 2..5.
+/// Dense NCHW, and NHWC with a one-cell border, as channels 2..5 of an 8-channel tensor.
 fn layouts() -> [(MapLayout, usize); 2] {
     let dense = MapLayout::nchw(CHANNELS, HEIGHT, WIDTH);
     let bordered = MapLayout {
@@ -24,8 +24,8 @@ fn layouts() -> [(MapLayout, usize); 2] {
 }
 
 #[test]
-fn only_the_pillars_of_the_frame_are_in_the_map() {
-    // Frames share cells, are empty, and grow again.
+fn the_map_holds_only_the_frames_pillars() {
+    // Frames that share cells, are empty, and grow again.
     let frames: [&[u32]; 4] = [&[7, 0, 19], &[19, 3], &[], &[1, 2, 7, 12]];
     for (layout, len) in layouts() {
         let mut data = vec![0.0; len];

@@ -1,10 +1,10 @@
-// centerpoint for C++17: the C interface with an owner, exceptions and vectors. Header only; centerpoint.h says what
-// everything means.
+// centerpoint for C++17: the C interface with ownership, exceptions and vectors. Header only; see centerpoint.h
+// for the documentation.
 //
 //     centerpoint::Detector detector("model.plan");
 //     for (const cp_box &box : detector.detect(cloud)) { ... detector.class_name(box.class_id) ... }
 //
-// A frame allocates nothing here: boxes go into a vector that has room for all a frame can have.
+// Frames allocate nothing here: the vector for boxes has room for the most boxes of a frame.
 #ifndef CENTERPOINT_CENTERPOINT_HPP
 #define CENTERPOINT_CENTERPOINT_HPP
 
@@ -20,7 +20,7 @@
 
 namespace centerpoint {
 
-// A call that failed; what() is the text of cp_last_error().
+// A failed call; what() is the text of cp_last_error().
 class Error : public std::runtime_error {
 public:
     Error(cp_status status, const char *text) : std::runtime_error(text), status_(status) {}
@@ -30,14 +30,14 @@ private:
     cp_status status_;
 };
 
-// Throws what a call failed with.
+// Throws the error of a failed call.
 inline void check(cp_status status) {
     if (status != CP_OK) {
         throw Error(status, cp_last_error());
     }
 }
 
-// A struct with its struct_size set and all else 0: make<cp_options>().
+// A struct with its struct_size set and everything else 0: make<cp_options>().
 template <class Struct>
 Struct make() noexcept {
     Struct object;
@@ -45,8 +45,8 @@ Struct make() noexcept {
     return object;
 }
 
-// The points of a sensor_msgs::msg::PointCloud2 (or anything with its members), without a copy: they and `fields`,
-// whose memory is used again from message to message, must stay until the call with this cloud returns.
+// The points of a sensor_msgs::msg::PointCloud2 (or any type with its members), without a copy. The message and
+// `fields`, whose memory is reused, must live until the call with this cloud returns.
 template <class PointCloud2>
 cp_cloud cloud_of(const PointCloud2 &message, std::vector<cp_field> &fields) {
     fields.clear();
@@ -66,14 +66,14 @@ cp_cloud cloud_of(const PointCloud2 &message, std::vector<cp_field> &fields) {
     return cloud;
 }
 
-// A loaded plan. It can be moved, not copied; a detector that was moved from can only be assigned to or destroyed.
+// A loaded plan. Movable but not copyable; a moved-from detector can only be assigned to or destroyed.
 class Detector {
 public:
     // Opens a plan; throws Error.
     explicit Detector(const std::string &plan, const cp_options &options = make<cp_options>())
         : model_(make<cp_model_info>()) {
         if (cp_abi_version() != CP_ABI_VERSION) {
-            throw Error(CP_ERROR_ARGUMENT, "libcenterpoint has another ABI than the header compiled with");
+            throw Error(CP_ERROR_ARGUMENT, "libcenterpoint has a different ABI from the header that this program was compiled with");
         }
         cp_detector *detector = nullptr;
         check(cp_load(plan.c_str(), &options, &detector));
@@ -82,35 +82,35 @@ public:
         boxes_.reserve(model_.max_boxes);
     }
 
-    // The boxes of a frame, best first; valid until the next call that detects.
+    // The boxes of a frame, best first; valid until the next detection.
     const std::vector<cp_box> &detect(const cp_cloud &cloud) {
         return frame([&](cp_box *boxes, std::size_t capacity, std::size_t *found) {
             return cp_detect(get(), &cloud, boxes, capacity, found);
         });
     }
 
-    // As detect(), for packed floats in device memory.
+    // Like detect(), for packed floats in device memory.
     const std::vector<cp_box> &detect_device(const void *points, std::size_t count) {
         return frame([&](cp_box *boxes, std::size_t capacity, std::size_t *found) {
             return cp_detect_device(get(), points, count, boxes, capacity, found);
         });
     }
 
-    // Adds the newest sweep; pose may be nullptr if it is not known.
+    // Adds the newest sweep; pose is nullptr if unknown.
     void push_sweep(const cp_cloud &cloud, std::int64_t stamp_ns, const cp_pose *pose) {
         check(cp_push_sweep(get(), &cloud, stamp_ns, pose));
     }
 
     void clear_sweeps() { check(cp_clear_sweeps(get())); }
 
-    // As detect(), for the sweeps that were pushed.
+    // Like detect(), for the pushed sweeps.
     const std::vector<cp_box> &detect_sweeps() {
         return frame([&](cp_box *boxes, std::size_t capacity, std::size_t *found) {
             return cp_detect_sweeps(get(), boxes, capacity, found);
         });
     }
 
-    // The boxes of the last call that detected; none if it threw.
+    // The boxes of the last detection; none if it threw.
     const std::vector<cp_box> &boxes() const noexcept { return boxes_; }
 
     const cp_model_info &model() const noexcept { return model_; }
@@ -127,11 +127,11 @@ public:
         return info;
     }
 
-    // Names live as long as the detector; throw Error past the last one.
+    // Names live as long as the detector; throws Error beyond the last one.
     const char *class_name(std::size_t index) const { return name(cp_class_name(get(), index)); }
     const char *column_name(std::size_t index) const { return name(cp_column_name(get(), index)); }
 
-    // For calls of the C interface; still owned here.
+    // For calls to the C interface; does not transfer ownership.
     cp_detector *get() const noexcept { return detector_.get(); }
 
 private:

@@ -1,9 +1,9 @@
-//! Networks with QuantizeLinear and DequantizeLinear, node by node as `spec` says and nothing fused:
-//! the engine must give these very bytes.
+//! Networks with QuantizeLinear and DequantizeLinear, computed node by node without fusion as defined in
+//! `spec`: the engine must return exactly these bytes.
 //!
-//! A convolution of codes by codes is an exact sum, then `sum · (s_x · s_w)` and `+ bias` in f32. A
-//! convolution in f32 is one chain of fused multiply-adds from the bias on, tap by tap and channel by
-//! channel, as the engine's documentation has it for more than eight output channels.
+//! A convolution of codes with codes is an exact sum, then `sum · (s_x · s_w)` and `+ bias` in f32. A
+//! convolution in f32 is one chain of fused multiply-adds that starts with the bias, tap by tap and channel by
+//! channel, as documented for the engine with more than eight output channels.
 
 use crate::engine_net::{Conv, Net, Op};
 
@@ -11,9 +11,9 @@ use crate::engine_net::{Conv, Net, Op};
 #[derive(Clone, Debug)]
 pub(super) struct Map {
     pub shape: [usize; 3],
-    /// Values; of codes, the codes themselves.
+    /// The values, or the codes.
     pub values: Vec<f32>,
-    /// Scale of the codes: those that `values` are, or were before a Dequantize.
+    /// Scale of the codes that `values` are, or were before a Dequantize.
     pub scale: Option<f32>,
 }
 
@@ -27,7 +27,7 @@ impl Map {
         }
     }
 
-    /// A map made from the function of (c, y, x).
+    /// Creates a map from a function of (c, y, x).
     fn from_fn(shape: [usize; 3], mut f: impl FnMut(usize, usize, usize) -> f32) -> Self {
         let [channels, h, w] = shape;
         let mut values = Vec::new();
@@ -98,9 +98,10 @@ pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
             let out = channels / (block * block);
             Map::from_fn([out, h * block, w * block], |c, y, x_| {
                 let (a, b) = (y % block, x_ % block);
-                let from = match crd {
-                    true => (c * block + a) * block + b,
-                    false => (a * block + b) * out + c,
+                let from = if *crd {
+                    (c * block + a) * block + b
+                } else {
+                    (a * block + b) * out + c
                 };
                 x.get(from, (y / block) as isize, (x_ / block) as isize)
                     .unwrap()
@@ -130,7 +131,7 @@ pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
     }
 }
 
-/// A convolution of either direction; in integers where input and weights are codes.
+/// A convolution, transposed or not; in integers if input and weights are codes.
 fn conv(net: &Net, spec: &Conv, transposed: bool, x: &Map) -> Map {
     let Conv {
         out,
@@ -150,12 +151,13 @@ fn conv(net: &Net, spec: &Conv, transposed: bool, x: &Map) -> Map {
     let size = |len: usize, axis: usize| {
         let reach = (kernel[axis] - 1) * dilation[axis] + 1;
         let pad = pad[axis] + pad[axis + 2];
-        match transposed {
-            false => (len + pad - reach) / stride[axis] + 1,
-            true => (len - 1) * stride[axis] + reach + extra[axis] - pad,
+        if transposed {
+            (len - 1) * stride[axis] + reach + extra[axis] - pad
+        } else {
+            (len + pad - reach) / stride[axis] + 1
         }
     };
-    // The input's row or column under element k of the kernel.
+    // The input row or column under element k of the kernel.
     let source = |at: usize, k: usize, axis: usize| -> Option<isize> {
         let (at, reach) = (at as isize, (k * dilation[axis]) as isize);
         let (pad, stride) = (pad[axis] as isize, stride[axis] as isize);
@@ -179,9 +181,10 @@ fn conv(net: &Net, spec: &Conv, transposed: bool, x: &Map) -> Map {
                 };
                 for c in 0..per_in {
                     let input = o / per_out * per_in + c;
-                    let at = match transposed {
-                        false => o * per_in + c,
-                        true => input * per_out + o % per_out,
+                    let at = if transposed {
+                        input * per_out + o % per_out
+                    } else {
+                        o * per_in + c
                     };
                     let weight = weight[(at * kernel[0] + ky) * kernel[1] + kx];
                     let x_value = x.get(input, row, column).unwrap_or(0.0);
