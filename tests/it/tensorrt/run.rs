@@ -404,7 +404,7 @@ impl log::Log for Lines {
 }
 
 #[test]
-fn lines_of_the_library_are_logged_with_their_severity() {
+fn the_librarys_lines_are_logged_with_their_severity() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&Lines).unwrap();
