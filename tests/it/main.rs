@@ -43,6 +43,7 @@ mod toy;
 
 mod bag;
 mod bench;
+mod book;
 mod calibrate;
 mod calibration;
 mod capi;
