@@ -26,16 +26,19 @@ enum Stream {
 
 impl Stream {
     /// Writes with `text`, and names the stream in errors.
-    fn write(&mut self, text: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+    fn write(
+        &mut self,
+        text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), FileError> {
         match self {
             Self::File(file) => text(file).map_err(FileError::new(file.path(), "write")),
             Self::Stdout(out) => text(out).map_err(FileError::new(Path::new(STDOUT), "write")),
         }
     }
 
-    fn finish(self) -> Result<(), Error> {
+    fn finish(self) -> Result<(), FileError> {
         match self {
-            Self::File(file) => Ok(file.finish()?),
+            Self::File(file) => file.finish(),
             Self::Stdout(mut out) => out
                 .flush()
                 .map_err(FileError::new(Path::new(STDOUT), "write")),
@@ -128,10 +131,11 @@ impl Sink {
         match &self.folder {
             Some(folder) => {
                 let file = folder.join(format!("{}.txt", frame.token));
-                Ok(files::write(&file, text.as_bytes())?)
+                files::write(&file, text.as_bytes())?;
             }
-            None => self.stream.write(|out| out.write_all(text.as_bytes())),
+            None => self.stream.write(|out| out.write_all(text.as_bytes()))?,
         }
+        Ok(())
     }
 
     /// Writes what needs all frames, and completes the files.
@@ -144,7 +148,7 @@ impl Sink {
         if let Some(mcap) = self.mcap {
             mcap.finish()?;
         }
-        self.stream.finish()
+        Ok(self.stream.finish()?)
     }
 
     #[cfg(feature = "mcap")]
