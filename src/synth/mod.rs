@@ -30,7 +30,7 @@ mod vehicles;
 use crate::output::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
 
-pub use dataset::{Dataset, Written, write_dataset};
+pub use dataset::{Dataset, DatasetTotals, write_dataset};
 pub use scanner::Scanner;
 
 use builder::{Class, Motion, Object};
