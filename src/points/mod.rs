@@ -5,7 +5,7 @@
 //! | `*.pcd.bin` | the given layout, else nuScenes |
 //! | `*.bin` | the given layout, else the model's own columns |
 //! | `*.pcd` | from the names of its fields |
-//! | `*.npy` | as `.bin` |
+//! | `*.npy` | like `.bin` |
 //!
 //! Readers check every length against the file before they allocate: a broken file is an error that names the
 //! file, and uses at most four times its size in memory. (Only valid LZF data in a `binary_compressed` PCD may

@@ -1,4 +1,4 @@
-//! Several sweeps as one cloud: past points are moved to where the newest sweep sees them.
+//! Several sweeps as one cloud: past points are moved into the newest sweep's vehicle frame.
 //!
 //! A pose places the vehicle in a fixed world. A past point moves by `world→now · past→world`,
 //! composed in f64 and applied in f32: composed in f32, poses far from the map's origin would lose centimetres.

@@ -48,7 +48,7 @@ pub const LABEL_RANGE: f64 = 100.0;
 pub struct Config {
     /// The scanner.
     pub scanner: Scanner,
-    /// Sweeps in a frame, the newest included.
+    /// Sweeps in a frame, including the newest.
     pub sweeps: u32,
     /// Seconds between two sweeps.
     pub sweep_interval: f64,
