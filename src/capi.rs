@@ -422,14 +422,14 @@ mod tests {
     fn load() -> *mut cp_detector {
         let mut detector = std::ptr::null_mut();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo/fp32.plan\0");
-        // SAFETY: a C string, no options, a place for the detector.
+        // SAFETY: a C string, no options, a valid place for the detector.
         let status = unsafe { cp_load(path.as_ptr().cast(), std::ptr::null(), &mut detector) };
         assert_eq!(status, CP_OK);
         detector
     }
 
     fn last_error() -> String {
-        // SAFETY: the text stays until the next call.
+        // SAFETY: the text is valid until the next call.
         unsafe { CStr::from_ptr(cp_last_error()) }
             .to_string_lossy()
             .into_owned()
@@ -439,7 +439,7 @@ mod tests {
     fn only_the_detector_that_panicked_is_poisoned() {
         let (broken, other) = (load(), load());
         let mut found = 7;
-        // SAFETY: live detectors, a place for the number.
+        // SAFETY: live detectors, and a valid place for the number.
         unsafe {
             let status = call(|| {
                 let out = BoxOutput::new(std::ptr::null_mut(), 0, &mut found)?;

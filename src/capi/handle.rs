@@ -21,7 +21,7 @@ const MAX_FIELDS: usize = 1024;
 pub struct cp_detector {
     pub(super) classes: Vec<CString>,
     pub(super) columns: Vec<CString>,
-    /// Poisoned by a panic, as a mutex is.
+    /// Poisoned by a panic, like any mutex.
     state: Mutex<State>,
 }
 

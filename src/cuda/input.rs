@@ -10,7 +10,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Buffer, CudaError, Device, Pinned, StageError};
 use crate::model::Model;
-use crate::points::{Accumulated, Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer};
+use crate::points::{Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer, SweepCounts};
 
 /// Most sweeps of a frame.
 pub const MAX_SWEEPS: usize = 256;
@@ -134,11 +134,11 @@ impl Input {
     ///
     /// # Errors
     /// As [`Input::set`].
-    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Accumulated, StageError> {
+    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<SweepCounts, StageError> {
         let stride = sweeps.layout().stride();
         let mut header = self.header(sweeps.layout(), 0)?;
         let (mut points, mut count, mut beyond) = (0, 0, 0);
-        let mut done = Accumulated::default();
+        let mut done = SweepCounts::default();
         for part in sweeps.parts(&mut done) {
             let held = part.rows.len() / stride;
             let Some(sweep) = header.sweep.get_mut(count) else {

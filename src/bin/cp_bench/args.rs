@@ -16,7 +16,7 @@ use crate::common::{self, DeviceArg};
 #[derive(Parser)]
 #[command(name = "cp-bench", version)]
 pub(crate) struct Args {
-    /// Plans, measured one after the other.
+    /// Plans to measure, one after the other.
     #[arg(long, alias = "loadEngine", value_name = "PLAN", num_args = 1.., required_unless_present = "compare")]
     engine: Vec<PathBuf>,
 

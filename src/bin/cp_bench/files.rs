@@ -19,7 +19,7 @@ pub(crate) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Opens the text files, so that a bad path fails before the measurement rather than after it.
+    /// Opens the text files: a bad path fails before the measurement, not after it.
     pub(crate) fn create(args: &'a Args) -> Result<Self, Error> {
         let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
