@@ -65,8 +65,6 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
-#[cfg(feature = "ros2")]
-mod ros;
 mod seeds;
 mod sensitivity;
 mod stages;
