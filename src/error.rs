@@ -43,7 +43,7 @@ pub enum Error {
     /// A bag, or a frame of it, could not be read.
     #[cfg(feature = "mcap")]
     #[error(transparent)]
-    Bag(#[from] crate::ros::bag::BagError),
+    Bag(#[from] crate::bag::BagError),
     /// A result cannot be said in the asked-for format.
     #[error(transparent)]
     Output(#[from] crate::output::OutputError),

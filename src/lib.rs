@@ -12,6 +12,8 @@
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
+#[cfg(feature = "mcap")]
+pub mod bag;
 pub mod bench;
 pub mod boxes;
 pub mod build;
@@ -33,8 +35,6 @@ pub mod output;
 pub mod plan;
 pub mod points;
 pub mod program;
-#[cfg(any(feature = "mcap", feature = "ros2"))]
-pub mod ros;
 pub mod stages;
 pub mod synth;
 

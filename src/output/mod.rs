@@ -18,6 +18,8 @@ pub mod plot;
 mod raster;
 pub mod table;
 
+#[doc(hidden)]
+pub use color::class as class_color;
 pub use raster::Image;
 
 use std::path::PathBuf;
