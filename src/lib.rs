@@ -3,7 +3,7 @@
 //! The way of the data, and the module that is each step:
 //!
 //! ```text
-//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ output
+//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ results
 //! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
 //! ```
 //!
@@ -20,6 +20,7 @@ pub mod cuda;
 pub mod deadline;
 pub mod decode;
 pub mod detector;
+pub mod draw;
 pub mod engine;
 pub mod error;
 pub mod eval;
@@ -29,10 +30,10 @@ pub mod frame;
 pub mod install;
 pub mod model;
 pub mod nms;
-pub mod output;
 pub mod pillars;
 pub mod plan;
 pub mod points;
+pub mod results;
 #[cfg(any(feature = "mcap", feature = "ros2"))]
 pub mod ros;
 pub mod scatter;

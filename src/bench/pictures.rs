@@ -3,8 +3,8 @@
 use super::machine::Machine;
 use super::report::Run;
 use super::run::Recording;
-use crate::output::Image;
-use crate::output::plot::{self, Curve, Curves, Histogram, Mark};
+use crate::draw::Image;
+use crate::draw::plot::{self, Curve, Curves, Histogram, Mark};
 
 /// The latencies of a run, with median and percentiles marked.
 pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Image {

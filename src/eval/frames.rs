@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::detector::Detector;
 use crate::error::Result;
 use crate::frame::Times;
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 
 /// What a detector found in a set of frames.

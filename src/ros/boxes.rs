@@ -15,7 +15,7 @@ use super::messages::vision::{
 };
 use super::messages::visualization::{ColorRGBA, Marker, MarkerArray};
 use crate::boxes::Box3d;
-use crate::output::color;
+use crate::draw::color;
 
 /// Height of the text over a box, in metres.
 const TEXT: f64 = 0.8;

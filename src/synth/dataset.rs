@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{CLASSES, Config, LABEL_RANGE, generate};
 use crate::error::{Error, Result};
 use crate::files::write_whole;
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 
 /// What to write, and where.
 #[derive(Clone, Debug)]

@@ -27,7 +27,7 @@ mod street;
 mod tests;
 mod vehicles;
 
-use crate::output::nuscenes::SampleBox;
+use crate::results::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
 
 pub use dataset::{Dataset, Written, write_dataset};

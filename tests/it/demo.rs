@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use crate::common::{repository, shared};
 use centerpoint::build::folder::Folder;
 use centerpoint::eval::nuscenes::{Config, evaluate};
-use centerpoint::output::nuscenes::Results;
+use centerpoint::results::nuscenes::Results;
 use centerpoint::plan::Plan;
 
 const FP32: &str = "engines/demo/fp32.plan";

@@ -5,8 +5,9 @@
 
 use std::f32::consts::{FRAC_PI_2, PI};
 
-use centerpoint::output::bev::{self, BevOptions};
-use centerpoint::output::{FrameResult, Image, OutputError, json, kitti, table};
+use centerpoint::draw::bev::{self, BevOptions};
+use centerpoint::draw::{DrawError, Image};
+use centerpoint::results::{FrameResult, ResultsError, json, kitti, table};
 use centerpoint::{Box3d, Column, Dropped, Layout, PointCloud, Times};
 use proptest::prelude::*;
 
@@ -101,7 +102,7 @@ fn numbers_that_json_cannot_say_are_errors() {
                 json::line(&result(&boxes), &classes()).unwrap_err(),
                 kitti::text(&result(&boxes), &classes()).unwrap_err(),
             ] {
-                let OutputError::NonFinite { index, field, .. } = error else {
+                let ResultsError::NonFinite { index, field, .. } = error else {
                     panic!("{error}");
                 };
                 assert_eq!((index, field), (1, name));
@@ -433,7 +434,7 @@ fn bev_options_that_cannot_be_drawn_are_errors() {
         (u32::MAX, square),
     ] {
         let error = draw(size, range).unwrap_err();
-        assert!(matches!(error, OutputError::Picture { .. }), "{error}");
+        assert!(matches!(error, DrawError::View { .. }), "{error}");
     }
     // The smallest and the largest that fit.
     draw(64, square).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use centerpoint::detector::{Detector, Options};
 use centerpoint::eval::{EvalError, frames, nuscenes, report, t4};
 use centerpoint::frame::Times;
-use centerpoint::output::nuscenes::Results;
+use centerpoint::results::nuscenes::Results;
 use centerpoint::points;
 use indicatif::ProgressBar;
 

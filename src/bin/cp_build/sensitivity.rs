@@ -10,7 +10,7 @@ use centerpoint::build::recipe::Job;
 use centerpoint::build::sensitivity::network::{Network, Subject};
 use centerpoint::build::sensitivity::{self, Cost, Goal, Report, report};
 use centerpoint::eval::frames::labels_of;
-use centerpoint::output::nuscenes::Results;
+use centerpoint::results::nuscenes::Results;
 use centerpoint::points;
 
 use crate::progress::Bars;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use centerpoint::output::nuscenes::sample_token;
+use centerpoint::results::nuscenes::sample_token;
 use centerpoint::points::{self, FrameError, Layout, ReadOptions};
 #[cfg(feature = "mcap")]
 use centerpoint::ros::bag::{Bag, FrameOptions, Frames};

@@ -16,7 +16,7 @@ use args::Args;
 use centerpoint::Error;
 use centerpoint::bench::Profile;
 use centerpoint::detector::{Detector, Options};
-use centerpoint::output::FrameResult;
+use centerpoint::results::FrameResult;
 use centerpoint::points::FrameError;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use input::{Frame, Input};

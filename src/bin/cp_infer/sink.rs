@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write, stdout};
 use std::path::PathBuf;
 
-use centerpoint::output::bev::{self, BevOptions};
+use centerpoint::draw::bev::{self, BevOptions};
 #[cfg(feature = "mcap")]
-use centerpoint::output::mcap::{McapFile, Stamp};
-use centerpoint::output::nuscenes::{Results, SampleBox, sample_token};
-use centerpoint::output::{FrameResult, OutputError, json, kitti, table};
+use centerpoint::results::mcap::{McapFile, Stamp};
+use centerpoint::results::nuscenes::{Results, SampleBox, sample_token};
+use centerpoint::results::{FrameResult, ResultsError, json, kitti, table};
 use centerpoint::{Detector, Error};
 
 use crate::args::{Args, Format};
@@ -165,13 +165,13 @@ impl Sink {
 }
 
 /// Results by name need a name for each frame: `a/0.bin` and `b/0.bin` would overwrite each other.
-fn check_names(frames: &[PathBuf]) -> Result<(), OutputError> {
+fn check_names(frames: &[PathBuf]) -> Result<(), ResultsError> {
     let mut names = BTreeMap::new();
     for second in frames {
         let name = sample_token(second);
         if let Some(first) = names.insert(name.clone(), second) {
             let (first, second) = (first.clone(), second.clone());
-            return Err(OutputError::SameName {
+            return Err(ResultsError::SameName {
                 name,
                 first,
                 second,

@@ -27,7 +27,7 @@ use crate::eval::nuscenes::{self, MAX_BOXES};
 use crate::features::Pfn;
 use crate::model::Model;
 use crate::nms::{self, Nms};
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::threads::Pool;
 
 /// Most bytes of BEV maps that are kept.

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::OutputError;
+use super::super::DrawError;
 use super::super::raster::Rect;
 use super::BevOptions;
 use crate::boxes::Box3d;
@@ -35,15 +35,15 @@ pub(super) struct View {
 
 impl View {
     /// Checks the range and the size.
-    pub(super) fn new(options: &BevOptions<'_>) -> Result<Self, OutputError> {
+    pub(super) fn new(options: &BevOptions<'_>) -> Result<Self, DrawError> {
         let range = options.range;
         let [min_x, min_y, max_x, max_y] = range;
         if range.iter().any(|v| v.is_nan() || v.abs() > MAX_COORDINATE)
             || max_x - min_x < MIN_SPAN
             || max_y - min_y < MIN_SPAN
         {
-            return Err(OutputError::Picture {
-                what: format!(
+            return Err(DrawError::View {
+                reason: format!(
                     "range {range:?} is not [min_x, min_y, max_x, max_y] in metres within \
                      ±{MAX_COORDINATE}, at least {MIN_SPAN} to each side"
                 ),
@@ -54,8 +54,8 @@ impl View {
         let bar = (width * TITLE_BAR).round();
         let height = bar + ((max_x - min_x) * scale).round();
         if !SIDES.contains(&width) || !SIDES.contains(&height) {
-            return Err(OutputError::Picture {
-                what: format!(
+            return Err(DrawError::View {
+                reason: format!(
                     "size_px {width} and range {range:?} make {width} × {height} pixels, \
                      allowed are {} to {} for each side",
                     SIDES.start(),

@@ -9,7 +9,7 @@ mod panels;
 mod scene;
 mod view;
 
-use super::OutputError;
+use super::DrawError;
 use super::color::{Rgb, rgb8};
 use super::raster::{Canvas, Image, paint};
 use crate::boxes::Box3d;
@@ -59,14 +59,14 @@ impl Default for BevOptions<'_> {
 /// Draws one frame. `labels` are boxes known to be true, drawn as thin dashed outlines.
 ///
 /// # Errors
-/// [`OutputError::Picture`] for a range that is empty or not finite, or a picture with a side outside
+/// [`DrawError::View`] for a range that is empty or not finite, or a picture with a side outside
 /// of 64 to 4096 pixels.
 pub fn render(
     points: &PointCloud,
     boxes: &[Box3d],
     labels: Option<&[Box3d]>,
     options: &BevOptions<'_>,
-) -> Result<Image, OutputError> {
+) -> Result<Image, DrawError> {
     let view = View::new(options)?;
     let mut picture = Picture {
         canvas: Canvas::new(view.width as usize, view.height as usize, BACKGROUND),

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::color::Rgb;
 use super::font;
-use crate::error::{Error, Result};
+use super::DrawError;
 
 /// A finished picture: 8-bit sRGB.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ impl Image {
     ///
     /// # Errors
     /// The file cannot be made or written.
-    pub fn write_png(&self, path: &Path) -> Result<()> {
-        let file = File::create(path).map_err(Error::io(path, "create"))?;
+    pub fn write_png(&self, path: &Path) -> Result<(), DrawError> {
+        let file = File::create(path).map_err(DrawError::io(path, "create"))?;
         let mut encoder = png::Encoder::new(BufWriter::new(file), self.width, self.height);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
@@ -56,7 +56,7 @@ impl Image {
                 writer.write_image_data(&self.rgb)?;
                 writer.finish()
             })
-            .map_err(|e| Error::io(path, "write")(e.into()))
+            .map_err(|e| DrawError::io(path, "write")(e.into()))
     }
 }
 

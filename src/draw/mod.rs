@@ -1,0 +1,53 @@
+//! Pictures and plots: the bird's-eye view of a frame, histograms and curves.
+
+pub mod bev;
+pub(crate) mod color;
+mod font;
+pub mod plot;
+mod raster;
+
+pub use raster::Image;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A picture could not be drawn or written.
+///
+/// The message includes the cause, so there is no `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DrawError {
+    /// The picture's size or range is invalid.
+    #[error("BEV picture: {reason}")]
+    View {
+        /// Which option is wrong, with its value and those allowed.
+        reason: String,
+    },
+    /// The file could not be created or written.
+    #[error("{path}: cannot {action}: {reason}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What failed, as a verb: "create", "write".
+        action: &'static str,
+        /// The operating system's reason.
+        reason: io::Error,
+    },
+}
+
+impl DrawError {
+    /// A [`DrawError::Io`] for `path`, for `map_err`.
+    fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |reason| Self::Io {
+            path: path.to_owned(),
+            action,
+            reason,
+        }
+    }
+}
+
+/// The name of `class`, or its index if it has no name.
+pub(crate) fn class_name(class: u32, classes: &[String]) -> String {
+    let name = usize::try_from(class).ok().and_then(|i| classes.get(i));
+    name.cloned().unwrap_or_else(|| format!("class {class}"))
+}
