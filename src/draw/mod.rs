@@ -1,12 +1,12 @@
 //! Pictures and plots: the bird's-eye view of a frame, histograms and curves.
 
 pub mod bev;
+mod canvas;
 pub(crate) mod color;
 mod font;
 pub mod plot;
-mod raster;
 
-pub use raster::Image;
+pub use canvas::Image;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,14 @@ pub enum DrawError {
     View {
         /// Which option is wrong, with its value and those allowed.
         reason: String,
+    },
+    /// A picture with these sides cannot be drawn.
+    #[error("a picture of {width} × {height} pixels cannot be drawn")]
+    Size {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
     },
     /// The file could not be created or written.
     #[error("{path}: cannot {action}: {reason}")]

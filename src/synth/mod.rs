@@ -27,8 +27,8 @@ mod street;
 mod tests;
 mod vehicles;
 
-use crate::results::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
+use crate::results::nuscenes::SampleBox;
 
 pub use dataset::{Dataset, Written, write_dataset};
 pub use scanner::Scanner;

@@ -9,8 +9,8 @@ pub(crate) use generate::parse;
 use centerpoint::detector::Device;
 use centerpoint::engine::EngineError;
 use centerpoint::engine::tensorrt::TensorRtError;
-use centerpoint::results::ResultsError;
 use centerpoint::points::LayoutError;
+use centerpoint::results::ResultsError;
 use centerpoint::{Error, Layout};
 use clap::ValueEnum;
 

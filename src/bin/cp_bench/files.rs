@@ -59,11 +59,11 @@ impl<'a> Files<'a> {
                 } else {
                     path.clone()
                 };
-                pictures::histogram(run, recording, &report.machine).write_png(&path)?;
+                pictures::histogram(run, recording, &report.machine).write(&path)?;
             }
         }
         if let Some(path) = &self.args.curve {
-            pictures::curve(&report.runs, &report.machine).write_png(path)?;
+            pictures::curve(&report.runs, &report.machine).write(path)?;
         }
         Ok(())
     }
@@ -77,5 +77,6 @@ fn write(path: &Path, text: serde_json::Result<String>) -> Result<(), Error> {
 
 /// `latency.png` as `latency.2.png`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
-    path.with_extension(format!("{number}.png"))
+    let extension = path.extension().unwrap_or("png".as_ref());
+    path.with_extension(format!("{number}.{}", extension.display()))
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use centerpoint::results::nuscenes::sample_token;
 use centerpoint::points::{self, FrameError, Layout, ReadOptions};
+use centerpoint::results::nuscenes::sample_token;
 #[cfg(feature = "mcap")]
 use centerpoint::ros::bag::{Bag, FrameOptions, Frames};
 use centerpoint::{Error, Model, PointCloud};

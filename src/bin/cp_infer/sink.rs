@@ -137,7 +137,7 @@ impl Sink {
             ns: frame.stamp_ns,
             frame_id: &frame.frame_id,
         };
-        mcap.write(stamp, frame.cloud, result, &self.classes)
+        Ok(mcap.write(stamp, frame.cloud, result, &self.classes)?)
     }
 
     /// The arguments were refused.
@@ -160,7 +160,7 @@ impl Sink {
             total_ms: result.times.map(|times| times.total),
             ..BevOptions::default()
         };
-        bev::render(frame.cloud, result.boxes, None, &options)?.write_png(&file)
+        Ok(bev::render(frame.cloud, result.boxes, None, &options)?.write_png(&file)?)
     }
 }
 

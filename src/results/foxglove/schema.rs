@@ -8,7 +8,8 @@
 use prost::Message as _;
 
 use FieldType::{
-    Bool, Bytes, Double, Enum, Fixed32, Int32, Int64, Message, RepeatedFixed32, RepeatedMessage, Text,
+    Bool, Bytes, Double, Enum, Fixed32, Int32, Int64, Message, RepeatedFixed32, RepeatedMessage,
+    Text,
 };
 
 /// The type of a field; a name refers to another message or to an enumeration of the file.
@@ -76,7 +77,10 @@ const FOXGLOVE: &[MessageDescription] = &[
     (
         "SceneUpdate",
         &[
-            ("deletions", RepeatedMessage(".foxglove.SceneEntityDeletion")),
+            (
+                "deletions",
+                RepeatedMessage(".foxglove.SceneEntityDeletion"),
+            ),
             ("entities", RepeatedMessage(".foxglove.SceneEntity")),
         ],
         None,
@@ -104,7 +108,10 @@ const FOXGLOVE: &[MessageDescription] = &[
             ("spheres", RepeatedMessage(".foxglove.SpherePrimitive")),
             ("cylinders", RepeatedMessage(".foxglove.CylinderPrimitive")),
             ("lines", RepeatedMessage(".foxglove.LinePrimitive")),
-            ("triangles", RepeatedMessage(".foxglove.TriangleListPrimitive")),
+            (
+                "triangles",
+                RepeatedMessage(".foxglove.TriangleListPrimitive"),
+            ),
             ("texts", RepeatedMessage(".foxglove.TextPrimitive")),
             ("models", RepeatedMessage(".foxglove.ModelPrimitive")),
         ],

@@ -99,8 +99,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Map<String, Value>, String> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        Meta
-            .deserialize(&mut deserializer)
+        Meta.deserialize(&mut deserializer)
             .map_err(|e| e.to_string())
     }
 
