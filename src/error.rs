@@ -44,9 +44,12 @@ pub enum Error {
     #[cfg(feature = "mcap")]
     #[error(transparent)]
     Bag(#[from] crate::bag::BagError),
-    /// A result cannot be said in the asked-for format.
+    /// A result file could not be read or written.
     #[error(transparent)]
-    Output(#[from] crate::output::OutputError),
+    Results(#[from] crate::results::ResultsError),
+    /// A picture could not be drawn or written.
+    #[error(transparent)]
+    Draw(#[from] crate::draw::DrawError),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] crate::files::FileError),

@@ -3,7 +3,7 @@
 //! The way of the data, and the module that is each step:
 //!
 //! ```text
-//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ output
+//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ results
 //! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod cuda;
 pub mod deadline;
 pub mod detection;
 pub mod detector;
+pub mod draw;
 pub mod engine;
 pub mod error;
 pub mod eval;
@@ -31,10 +32,10 @@ pub mod files;
 pub mod install;
 pub mod map;
 pub mod model;
-pub mod output;
 pub mod plan;
 pub mod points;
 pub mod program;
+pub mod results;
 pub mod stages;
 pub mod synth;
 

@@ -7,7 +7,7 @@ mod alloc;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use centerpoint::output::nuscenes::Results;
+use centerpoint::results::nuscenes::Results;
 
 /// For a test to run alone: the counters are those of the whole process.
 fn alone() -> MutexGuard<'static, ()> {

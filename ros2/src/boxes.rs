@@ -4,7 +4,7 @@
 
 use centerpoint::Box3d;
 use centerpoint::bag::messages::{Header, Quaternion, Vector3};
-use centerpoint::output::class_color;
+use centerpoint::draw::class_color;
 
 use crate::messages::{
     BoundingBox3D, ColorRGBA, DetectedObject, DetectedObjectKinematics, DetectedObjects,

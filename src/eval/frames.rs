@@ -6,8 +6,8 @@ use std::time::Instant;
 use crate::detection::Times;
 use crate::detector::Detector;
 use crate::error::Result;
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::points::{self, FrameError, Layout, ReadOptions};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 
 /// What a detector found in a set of frames.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::EvalError;
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 
 /// The boxes of one class in one sample, in the order of the files.
 pub(super) struct Sample<'a> {

@@ -7,50 +7,13 @@ pub mod nuscenes;
 pub mod report;
 pub mod t4;
 
-use std::path::PathBuf;
-
 /// Why files could not be scored. The message says everything, causes included.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// A file could not be read.
-    #[error("{path}: cannot read: {reason}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        reason: std::io::Error,
-    },
-    /// A file is larger than any sensible result file.
-    #[error(
-        "{path}: {bytes} bytes, at most {limit} are read: split the samples over several files"
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The largest size that is read.
-        limit: u64,
-    },
-    /// A file is not what nuscenes-devkit calls a result file.
-    #[error("{path}: not a nuScenes result file: {reason}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// The place (sample, box, key, line, column) and what was expected there.
-        reason: serde_json::Error,
-    },
-    /// A box cannot be scored or written.
-    #[error("sample `{sample}`, box {index}: {reason}")]
-    BadBox {
-        /// The sample's token.
-        sample: String,
-        /// The box's index among the sample's boxes.
-        index: usize,
-        /// What was found and what was expected.
-        reason: String,
-    },
+    /// A result or label file could not be read, or holds a box that cannot be scored.
+    #[error(transparent)]
+    Results(#[from] crate::results::ResultsError),
     /// Predictions and labels are of different samples.
     #[error(
         "predictions and labels are not of the same samples: {}",

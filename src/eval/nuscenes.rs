@@ -24,7 +24,7 @@ use super::curve::{
     Curve, LEVELS, average_precision, first_level, interpolate, nan_mean, over_recall,
 };
 use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 pub use settings::{Class, Config, MAX_BOXES, TpError};
 
 /// The scores of one class.

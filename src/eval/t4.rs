@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::EvalError;
 use super::curve::{average_precision, nan_mean, over_recall};
 use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
-use crate::output::nuscenes::Results;
+use crate::results::nuscenes::Results;
 
 /// Recall up to which nothing counts.
 const MIN_RECALL: f64 = 0.1;
@@ -216,7 +216,7 @@ fn rank(scores: &[f64]) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::boxes::Box3d;
-    use crate::output::nuscenes::SampleBox;
+    use crate::results::nuscenes::SampleBox;
     use proptest::prelude::*;
 
     fn car(x: f32, score: f32) -> SampleBox {

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{CLASSES, Config, LABEL_RANGE, SynthError, generate};
 use crate::files::{self, FileError};
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 
 /// A data set to write.
 #[derive(Clone, Debug)]

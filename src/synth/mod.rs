@@ -28,8 +28,8 @@ mod tests;
 mod vehicles;
 
 use crate::files::FileError;
-use crate::output::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
+use crate::results::nuscenes::SampleBox;
 
 pub use dataset::{Dataset, DatasetTotals, write_dataset};
 pub use scanner::Scanner;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use centerpoint::eval::{nuscenes, t4};
-use centerpoint::output::nuscenes::{Results, SampleBox};
+use centerpoint::results::nuscenes::{Results, SampleBox};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

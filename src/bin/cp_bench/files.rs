@@ -67,11 +67,11 @@ impl<'a> Files<'a> {
                 } else {
                     path.clone()
                 };
-                pictures::histogram(run, recording, &report.machine).write_png(&path)?;
+                pictures::histogram(run, recording, &report.machine).write(&path)?;
             }
         }
         if let Some(path) = &self.args.curve {
-            pictures::curve(&report.runs, &report.machine).write_png(path)?;
+            pictures::curve(&report.runs, &report.machine).write(path)?;
         }
         Ok(())
     }
@@ -86,5 +86,6 @@ fn write(mut file: OutputFile, text: serde_json::Result<String>) -> Result<(), E
 
 /// Inserts a number into a file name: `latency.2.png` for `latency.png`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
-    path.with_extension(format!("{number}.png"))
+    let extension = path.extension().unwrap_or("png".as_ref());
+    path.with_extension(format!("{number}.{}", extension.display()))
 }

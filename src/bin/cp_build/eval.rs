@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use centerpoint::detection::Times;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::eval::{EvalError, frames, nuscenes, report, t4};
-use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
+use centerpoint::results::nuscenes::Results;
 use indicatif::ProgressBar;
 
 /// Arguments of `cp-build eval`.

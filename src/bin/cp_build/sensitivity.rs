@@ -10,8 +10,8 @@ use centerpoint::build::recipe::Job;
 use centerpoint::build::sensitivity::network::{Network, Subject};
 use centerpoint::build::sensitivity::{self, Cost, Goal, Report, report};
 use centerpoint::eval::frames::labels_of;
-use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
+use centerpoint::results::nuscenes::Results;
 
 use crate::progress::Bars;
 

@@ -11,6 +11,7 @@ use centerpoint::eval::EvalError;
 use centerpoint::model::ModelError;
 use centerpoint::plan::PlanError;
 use centerpoint::points::FrameError;
+use centerpoint::results::ResultsError;
 
 /// For the program's help.
 pub(crate) const HELP: &str = "\
@@ -51,6 +52,9 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<EvalError>() {
         return of_eval(error);
     }
+    if let Some(error) = error.downcast_ref::<ResultsError>() {
+        return of_results(error);
+    }
     if error.is::<PlanError>() || error.is::<ModelError>() {
         4
     } else {
@@ -60,8 +64,17 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
 
 fn of_eval(error: &EvalError) -> u8 {
     match error {
-        EvalError::Io { .. } => 1,
+        EvalError::Results(error) => of_results(error),
         _ => 10,
+    }
+}
+
+fn of_results(error: &ResultsError) -> u8 {
+    match error {
+        ResultsError::TooLarge { .. }
+        | ResultsError::Format { .. }
+        | ResultsError::BadBox { .. } => 10,
+        _ => 1,
     }
 }
 
@@ -76,6 +89,7 @@ fn of_library(error: &Error) -> u8 {
         Error::Calibration(error) => of_calibration(error),
         Error::Sensitivity(error) => of_sensitivity(error),
         Error::Eval(error) => of_eval(error),
+        Error::Results(error) => of_results(error),
         _ => 1,
     }
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 #[cfg(feature = "mcap")]
 use centerpoint::bag::{Bag, BagError, BagFrame, FrameOptions, Frames};
-use centerpoint::output::nuscenes::sample_token;
 use centerpoint::points::{self, FrameError, Layout, ReadOptions};
+use centerpoint::results::nuscenes::sample_token;
 use centerpoint::{Error, Model, PointCloud};
 
 use crate::args::Args;

@@ -25,8 +25,8 @@ use crate::error::Result;
 use crate::eval::nuscenes::{self, MAX_BOXES};
 use crate::model::Model;
 use crate::model::Pfn;
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::program::{Payload, Program};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::stages::Decoder as _;
 
 /// Most bytes of BEV maps that are kept.

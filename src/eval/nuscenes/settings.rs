@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::EvalError;
 use super::super::matching::center_distance;
-use crate::output::nuscenes::SampleBox;
+use crate::results::nuscenes::SampleBox;
 
 /// An error of true positives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,27 +1,27 @@
-//! Foxglove's messages: a cloud, and boxes as a scene that viewers draw.
+//! Foxglove's messages: a cloud, and boxes as a scene for viewers.
 //!
-//! Declared by hand with the names and numbers of Foxglove's protobuf schemas
-//! (<https://docs.foxglove.dev/docs/sdk/schemas>, MIT), as far as they are written. Metres, radians, m/s, in
-//! the frame of the cloud.
-#![allow(missing_docs)] // The fields carry Foxglove's own names and meaning.
+//! The types declare the fields that this crate writes, with the names and numbers of Foxglove's protobuf
+//! schemas (<https://docs.foxglove.dev/docs/sdk/schemas>, MIT). Metres, radians, m/s, in the frame of the cloud.
+#![allow(missing_docs)] // The fields have Foxglove's own names and meaning.
 
 pub(super) mod schema;
 
 use prost::Message;
 
-use super::{FrameResult, OutputError, color};
+use super::{FrameResult, ResultsError};
 use crate::boxes::Box3d;
+use crate::draw::color;
 use crate::points::{Column, PointCloud};
 
-/// Slower objects have no arrow of velocity, in m/s; the same as in the picture.
+/// Slower objects have no velocity arrow, in m/s; the same as in the picture.
 const MIN_SPEED: f64 = 0.5;
-/// Nor have those that are faster than anything on a road.
+/// Nor do objects faster than anything on a road, in m/s.
 const MAX_SPEED: f64 = 100.0;
-/// Height of a line of text in metres.
-const TEXT: f64 = 0.7;
-/// `PackedElementField.NumericType` of the columns.
+/// Text height in metres.
+const TEXT_SIZE: f64 = 0.7;
+/// `PackedElementField.NumericType.FLOAT32`, the type of all columns.
 const FLOAT32: i32 = 7;
-/// `SceneEntityDeletion.Type`.
+/// `SceneEntityDeletion.Type.ALL`.
 const ALL: i32 = 1;
 
 /// `google.protobuf.Timestamp`.
@@ -34,7 +34,7 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// A time in nanoseconds since the epoch.
+    /// Converts nanoseconds since the epoch.
     pub fn from_nanoseconds(nanoseconds: i64) -> Self {
         const SECOND: i64 = 1_000_000_000;
         Self {
@@ -197,7 +197,8 @@ pub struct SceneUpdate {
 }
 
 impl FoxglovePoints {
-    /// Takes the place of the message: all columns that have a meaning, as 32-bit floats. Its memory is used again.
+    /// Replaces the message's contents with all columns of `cloud` but skipped ones, as 32-bit floats, and reuses
+    /// its memory.
     pub fn set(&mut self, cloud: &PointCloud, stamp_ns: i64, frame_id: &str) {
         let layout = cloud.layout();
         let columns = layout.columns().iter().zip(0u32..);
@@ -221,8 +222,8 @@ impl FoxglovePoints {
 }
 
 impl SceneUpdate {
-    /// The boxes of a frame, in place of all that were there before: for each a cube, its heading, its velocity,
-    /// and class and score as text.
+    /// Converts the boxes of a frame, which replace all previous ones. Each becomes a cube, arrows for heading and
+    /// velocity, and a text with class and score.
     ///
     /// # Errors
     /// A number that is not finite, or a class without a name.
@@ -231,7 +232,7 @@ impl SceneUpdate {
         classes: &[String],
         stamp_ns: i64,
         frame_id: &str,
-    ) -> Result<Self, OutputError> {
+    ) -> Result<Self, ResultsError> {
         let timestamp = Some(Timestamp::from_nanoseconds(stamp_ns));
         let boxes = result.boxes.iter().enumerate();
         let entities = boxes.map(|(index, b)| {
@@ -248,12 +249,12 @@ impl SceneUpdate {
                 timestamp,
                 r#type: ALL,
             }],
-            entities: entities.collect::<Result<_, OutputError>>()?,
+            entities: entities.collect::<Result<_, ResultsError>>()?,
         })
     }
 }
 
-/// What is drawn of a box.
+/// A box as cube, arrows and text.
 fn entity(b: &Box3d, class: &str) -> SceneEntity {
     let [x, y, z] = b.center.map(f64::from);
     let [length, width, height] = b.size.map(f64::from);
@@ -272,7 +273,7 @@ fn entity(b: &Box3d, class: &str) -> SceneEntity {
         key: key.into(),
         value,
     };
-    // From the centre through the front, as far out as the head is long.
+    // From the centre to beyond the front by the length of the head.
     let head = 0.3 + 0.1 * length;
     let mut arrows = vec![ArrowPrimitive {
         pose: Some(pose([x, y, z], yaw)),
@@ -282,7 +283,7 @@ fn entity(b: &Box3d, class: &str) -> SceneEntity {
         head_diameter: 0.5 * head,
         color: rgba(1.0),
     }];
-    // To where the box is in one second, over its roof.
+    // To the box's position in one second, at roof height.
     if (MIN_SPEED..=MAX_SPEED).contains(&speed) {
         let head = speed.min(0.6);
         arrows.push(ArrowPrimitive {
@@ -316,9 +317,9 @@ fn entity(b: &Box3d, class: &str) -> SceneEntity {
             color: rgba(0.4),
         }],
         texts: vec![TextPrimitive {
-            pose: Some(pose([x, y, z + 0.5 * height + TEXT], 0.0)),
+            pose: Some(pose([x, y, z + 0.5 * height + TEXT_SIZE], 0.0)),
             billboard: true,
-            font_size: TEXT,
+            font_size: TEXT_SIZE,
             color: rgba(1.0),
             text: format!("{class} {:.2}", b.score),
         }],
@@ -326,7 +327,7 @@ fn entity(b: &Box3d, class: &str) -> SceneEntity {
     }
 }
 
-/// A place, and a direction in the plane.
+/// A pose from a position in metres and a heading in radians.
 fn pose([x, y, z]: [f64; 3], yaw: f64) -> Pose {
     let (sin, cos) = (yaw * 0.5).sin_cos();
     Pose {

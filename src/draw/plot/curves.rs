@@ -1,8 +1,8 @@
-//! Curves over a number: cost over points, sweeps or cells.
+//! Curves, such as latency over points, sweeps or cells.
 
-use super::super::color::{Rgb, rgb8};
-use super::super::raster::{Image, paint};
-use super::{Axes, LABEL, Names};
+use super::{Align, Axes, LABEL, Names, Plot};
+use crate::draw::canvas::paint;
+use crate::draw::color::{Rgb, rgb8};
 
 const COLORS: [Rgb; 6] = [
     rgb8(48, 108, 208),
@@ -14,12 +14,12 @@ const COLORS: [Rgb; 6] = [
 ];
 const TOP: f32 = 110.0;
 
-/// What is drawn.
+/// The contents of the plot.
 #[derive(Clone, Debug)]
 pub struct Curves<'a> {
-    /// What the curves are of.
+    /// Title of the plot.
     pub title: &'a str,
-    /// Fainter, below.
+    /// Fainter line below the title.
     pub subtitle: &'a str,
     /// Name and unit of the horizontal axis.
     pub x: &'a str,
@@ -29,17 +29,17 @@ pub struct Curves<'a> {
     pub curves: &'a [Curve],
 }
 
-/// A curve, and above it the faint one of a bound.
+/// A curve and its bound, drawn as a fainter line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Curve {
-    /// Its name.
+    /// Its name in the legend.
     pub name: String,
-    /// Horizontal value, vertical value, bound; in rising order.
+    /// Horizontal value, vertical value and bound of each point, in ascending order.
     pub points: Vec<[f64; 3]>,
 }
 
-/// Draws curves from zero. Points that are not finite are left out.
-pub fn curves(chart: &Curves<'_>) -> Image {
+/// Plots curves on axes that start at zero. Points that are not finite are skipped.
+pub fn curves(chart: &Curves<'_>) -> Plot {
     let finite = |p: &&[f64; 3]| p.iter().all(|v| v.is_finite());
     let all = chart
         .curves
@@ -65,16 +65,18 @@ pub fn curves(chart: &Curves<'_>) -> Image {
             pixels.collect()
         };
         let (line, bound) = (pixels(1), pixels(2));
-        axes.canvas.stroke(&bound, false, 1.4, paint(rgb, 0.45));
-        axes.canvas.stroke(&line, false, 2.6, paint(rgb, 1.0));
+        axes.line(&bound, 1.4, paint(rgb, 0.45));
+        axes.line(&line, 2.6, paint(rgb, 1.0));
         for at in line {
-            axes.canvas.disc(at, 5.0, paint(rgb, 1.0));
+            axes.disc(at, 5.0, rgb);
         }
         let row = TOP + 16.0 + 22.0 * i as f32;
-        axes.line([left + 18.0, row], [left + 48.0, row], 2.6, paint(rgb, 1.0));
-        axes.text([left + 58.0, row + LABEL * 0.5], LABEL, rgb, &curve.name);
+        let legend = [[left + 18.0, row], [left + 48.0, row]];
+        axes.line(&legend, 2.6, paint(rgb, 1.0));
+        let baseline = row + LABEL * 0.5;
+        axes.label([left + 58.0, baseline], Align::Left, rgb, &curve.name);
     }
-    axes.canvas.finish()
+    axes.plot
 }
 
 #[cfg(test)]
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn curves_of_anything_are_drawn() {
+    fn curves_reach_their_points_and_take_any_values() {
         let draw = |points: Vec<[f64; 3]>| {
             curves(&Curves {
                 title: "",
@@ -95,13 +97,15 @@ mod tests {
                 }],
             })
         };
-        let drawn = draw(vec![[1e4, 2.0, 3.0], [2e5, 9.0, 11.0]]);
-        // The last point: 1 / 1.05 of the way.
+        let drawn = draw(vec![[1e4, 2.0, 3.0], [2e5, 9.0, 11.0]])
+            .image()
+            .unwrap();
+        // The axes are 1.05 times as long as the largest values.
         let x = 92.0 + (1200.0 - 92.0 - 44.0) / 1.05;
         let y = 566.0 - (566.0 - 110.0) * 9.0 / (11.0 * 1.05);
         assert_eq!(drawn.pixel(x as u32, y as u32), Some([48, 108, 208]));
         for odd in [vec![], vec![[0.0; 3]], vec![[f64::NAN, 1.0, f64::INFINITY]]] {
-            draw(odd);
+            draw(odd).image().unwrap();
         }
     }
 }

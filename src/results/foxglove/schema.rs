@@ -1,17 +1,20 @@
-//! The schema that stands in an MCAP file beside Foxglove's messages: a `FileDescriptorSet` of protobuf.
+//! The schema of Foxglove's messages in an MCAP file: a protobuf `FileDescriptorSet`.
 //!
 //! Names, numbers and types are those of Foxglove's schemas (<https://docs.foxglove.dev/docs/sdk/schemas>, MIT).
-//! Every field of every message is there, also those that are never written, since viewers look for
-//! them. `tests/it/bag.rs` compares it with the published schemas.
-#![allow(missing_docs)] // The fields of protobuf's own messages carry its names and meaning.
+//! Every field of every message is listed, including those that are never written, because viewers look them
+//! up. `tests/it/bag.rs` compares the result with the published schemas.
+#![allow(missing_docs)] // The fields of protobuf's own messages have its names and meaning.
 
-use prost::Message;
+use prost::Message as _;
 
-use Kind::{Bool, Bytes, Double, Enum, Fixed32, Int32, Int64, Many, ManyFixed32, One, Text};
+use FieldType::{
+    Bool, Bytes, Double, Enum, Fixed32, Int32, Int64, Message, RepeatedFixed32, RepeatedMessage,
+    Text,
+};
 
-/// What a field holds; a name is that of another message or enumeration of the file.
+/// The type of a field; a name refers to another message or to an enumeration of the file.
 #[derive(Clone, Copy)]
-enum Kind {
+enum FieldType {
     Double,
     Int64,
     Int32,
@@ -19,34 +22,31 @@ enum Kind {
     Bool,
     Text,
     Bytes,
-    /// A message.
-    One(&'static str),
-    /// Any number of messages.
-    Many(&'static str),
-    /// Any number of integers.
-    ManyFixed32,
-    /// An enumeration within the message.
+    RepeatedFixed32,
+    Message(&'static str),
+    RepeatedMessage(&'static str),
+    /// An enumeration inside the message.
     Enum(&'static str),
 }
 
-/// A message: its name, its fields (numbered from 1), and its enumeration (numbered from 0), if it has one.
-type Description = (
+/// A message: its name, its fields (numbered from 1), and its enumeration (numbered from 0), if any.
+type MessageDescription = (
     &'static str,
-    &'static [(&'static str, Kind)],
+    &'static [(&'static str, FieldType)],
     Option<(&'static str, &'static [&'static str])>,
 );
 
-const TIMESTAMP: Kind = One(".google.protobuf.Timestamp");
-const DURATION: Kind = One(".google.protobuf.Duration");
-const POSE: Kind = One(".foxglove.Pose");
-const COLOR: Kind = One(".foxglove.Color");
-const VECTOR: Kind = One(".foxglove.Vector3");
-const POINTS: Kind = Many(".foxglove.Point3");
+const TIMESTAMP: FieldType = Message(".google.protobuf.Timestamp");
+const DURATION: FieldType = Message(".google.protobuf.Duration");
+const POSE: FieldType = Message(".foxglove.Pose");
+const COLOR: FieldType = Message(".foxglove.Color");
+const VECTOR: FieldType = Message(".foxglove.Vector3");
+const POINTS: FieldType = RepeatedMessage(".foxglove.Point3");
 
-const TIME: &[(&str, Kind)] = &[("seconds", Int64), ("nanos", Int32)];
-const XYZ: &[(&str, Kind)] = &[("x", Double), ("y", Double), ("z", Double)];
+const TIME: &[(&str, FieldType)] = &[("seconds", Int64), ("nanos", Int32)];
+const XYZ: &[(&str, FieldType)] = &[("x", Double), ("y", Double), ("z", Double)];
 
-const FOXGLOVE: &[Description] = &[
+const FOXGLOVE: &[MessageDescription] = &[
     (
         "PointCloud",
         &[
@@ -54,7 +54,7 @@ const FOXGLOVE: &[Description] = &[
             ("frame_id", Text),
             ("pose", POSE),
             ("point_stride", Fixed32),
-            ("fields", Many(".foxglove.PackedElementField")),
+            ("fields", RepeatedMessage(".foxglove.PackedElementField")),
             ("data", Bytes),
         ],
         None,
@@ -77,8 +77,11 @@ const FOXGLOVE: &[Description] = &[
     (
         "SceneUpdate",
         &[
-            ("deletions", Many(".foxglove.SceneEntityDeletion")),
-            ("entities", Many(".foxglove.SceneEntity")),
+            (
+                "deletions",
+                RepeatedMessage(".foxglove.SceneEntityDeletion"),
+            ),
+            ("entities", RepeatedMessage(".foxglove.SceneEntity")),
         ],
         None,
     ),
@@ -99,15 +102,18 @@ const FOXGLOVE: &[Description] = &[
             ("id", Text),
             ("lifetime", DURATION),
             ("frame_locked", Bool),
-            ("metadata", Many(".foxglove.KeyValuePair")),
-            ("arrows", Many(".foxglove.ArrowPrimitive")),
-            ("cubes", Many(".foxglove.CubePrimitive")),
-            ("spheres", Many(".foxglove.SpherePrimitive")),
-            ("cylinders", Many(".foxglove.CylinderPrimitive")),
-            ("lines", Many(".foxglove.LinePrimitive")),
-            ("triangles", Many(".foxglove.TriangleListPrimitive")),
-            ("texts", Many(".foxglove.TextPrimitive")),
-            ("models", Many(".foxglove.ModelPrimitive")),
+            ("metadata", RepeatedMessage(".foxglove.KeyValuePair")),
+            ("arrows", RepeatedMessage(".foxglove.ArrowPrimitive")),
+            ("cubes", RepeatedMessage(".foxglove.CubePrimitive")),
+            ("spheres", RepeatedMessage(".foxglove.SpherePrimitive")),
+            ("cylinders", RepeatedMessage(".foxglove.CylinderPrimitive")),
+            ("lines", RepeatedMessage(".foxglove.LinePrimitive")),
+            (
+                "triangles",
+                RepeatedMessage(".foxglove.TriangleListPrimitive"),
+            ),
+            ("texts", RepeatedMessage(".foxglove.TextPrimitive")),
+            ("models", RepeatedMessage(".foxglove.ModelPrimitive")),
         ],
         None,
     ),
@@ -154,8 +160,8 @@ const FOXGLOVE: &[Description] = &[
             ("scale_invariant", Bool),
             ("points", POINTS),
             ("color", COLOR),
-            ("colors", Many(".foxglove.Color")),
-            ("indices", ManyFixed32),
+            ("colors", RepeatedMessage(".foxglove.Color")),
+            ("indices", RepeatedFixed32),
         ],
         Some(("Type", &["LINE_STRIP", "LINE_LOOP", "LINE_LIST"])),
     ),
@@ -165,8 +171,8 @@ const FOXGLOVE: &[Description] = &[
             ("pose", POSE),
             ("points", POINTS),
             ("color", COLOR),
-            ("colors", Many(".foxglove.Color")),
-            ("indices", ManyFixed32),
+            ("colors", RepeatedMessage(".foxglove.Color")),
+            ("indices", RepeatedFixed32),
         ],
         None,
     ),
@@ -199,7 +205,7 @@ const FOXGLOVE: &[Description] = &[
         "Pose",
         &[
             ("position", VECTOR),
-            ("orientation", One(".foxglove.Quaternion")),
+            ("orientation", Message(".foxglove.Quaternion")),
         ],
         None,
     ),
@@ -217,8 +223,8 @@ const FOXGLOVE: &[Description] = &[
     ),
 ];
 
-/// The schema of all messages that are written, as a schema record of MCAP holds it.
-pub(in crate::output) fn file_descriptor_set() -> Vec<u8> {
+/// The schema of all written messages, for a schema record of an MCAP file.
+pub(in crate::results) fn file_descriptor_set() -> Vec<u8> {
     let google = |path: &str, name| file(path, "google.protobuf", &[], &[(name, TIME, None)]);
     let times = [
         "google/protobuf/timestamp.proto",
@@ -238,7 +244,7 @@ fn file(
     path: &str,
     package: &str,
     dependencies: &[&str],
-    messages: &[Description],
+    messages: &[MessageDescription],
 ) -> FileDescriptorProto {
     FileDescriptorProto {
         name: path.into(),
@@ -249,7 +255,7 @@ fn file(
     }
 }
 
-fn message(&(name, fields, enumeration): &Description) -> DescriptorProto {
+fn message(&(name, fields, enumeration): &MessageDescription) -> DescriptorProto {
     let fields = fields.iter().zip(1..);
     let enumeration = enumeration
         .iter()
@@ -267,24 +273,24 @@ fn message(&(name, fields, enumeration): &Description) -> DescriptorProto {
     DescriptorProto {
         name: name.into(),
         field: fields
-            .map(|(&(name, kind), number)| field(name, kind, number))
+            .map(|(&(name, field_type), number)| field(name, field_type, number))
             .collect(),
         enum_type: enumeration.collect(),
     }
 }
 
-fn field(name: &str, kind: Kind, number: i32) -> FieldDescriptorProto {
+fn field(name: &str, field_type: FieldType, number: i32) -> FieldDescriptorProto {
     // Numbers of `FieldDescriptorProto.Type`.
-    let (kind, type_name, repeated) = match kind {
+    let (type_number, type_name, repeated) = match field_type {
         Double => (1, None, false),
         Int64 => (3, None, false),
         Int32 => (5, None, false),
         Fixed32 => (7, None, false),
-        ManyFixed32 => (7, None, true),
+        RepeatedFixed32 => (7, None, true),
         Bool => (8, None, false),
         Text => (9, None, false),
-        One(name) => (11, Some(name), false),
-        Many(name) => (11, Some(name), true),
+        Message(name) => (11, Some(name), false),
+        RepeatedMessage(name) => (11, Some(name), true),
         Bytes => (12, None, false),
         Enum(name) => (14, Some(name), false),
     };
@@ -292,19 +298,19 @@ fn field(name: &str, kind: Kind, number: i32) -> FieldDescriptorProto {
         name: name.into(),
         number,
         label: if repeated { 3 } else { 1 },
-        kind,
+        type_number,
         type_name: type_name.map(Into::into),
     }
 }
 
-/// `google.protobuf.FileDescriptorSet`, and what it is made of (descriptor.proto), as far as it is used.
-#[derive(Clone, PartialEq, Message)]
+/// `google.protobuf.FileDescriptorSet` (descriptor.proto); this and the types below declare the fields in use.
+#[derive(Clone, PartialEq, prost::Message)]
 struct FileDescriptorSet {
     #[prost(message, repeated, tag = "1")]
     file: Vec<FileDescriptorProto>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct FileDescriptorProto {
     #[prost(string, tag = "1")]
     name: String,
@@ -318,7 +324,7 @@ struct FileDescriptorProto {
     syntax: String,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct DescriptorProto {
     #[prost(string, tag = "1")]
     name: String,
@@ -328,7 +334,7 @@ struct DescriptorProto {
     enum_type: Vec<EnumDescriptorProto>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct FieldDescriptorProto {
     #[prost(string, tag = "1")]
     name: String,
@@ -337,12 +343,12 @@ struct FieldDescriptorProto {
     #[prost(int32, tag = "4")]
     label: i32,
     #[prost(int32, tag = "5")]
-    kind: i32,
+    type_number: i32,
     #[prost(string, optional, tag = "6")]
     type_name: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct EnumDescriptorProto {
     #[prost(string, tag = "1")]
     name: String,
@@ -350,11 +356,11 @@ struct EnumDescriptorProto {
     value: Vec<EnumValueDescriptorProto>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 struct EnumValueDescriptorProto {
     #[prost(string, tag = "1")]
     name: String,
-    /// Written also where it is 0.
+    /// Optional so that 0 is written, too.
     #[prost(int32, optional, tag = "2")]
     number: Option<i32>,
 }

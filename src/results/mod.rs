@@ -1,12 +1,8 @@
-//! What leaves the program: tables, JSON lines, KITTI and nuScenes result files, BEV pictures, charts, MCAP
-//! files.
+//! Result files: tables, JSON lines, KITTI and nuScenes files, MCAP files.
 //!
-//! Every text format is a pure function from a [`FrameResult`] and the model's class names to a
-//! string; who calls it writes the string where it belongs.
+//! Each text format is a pure function from a [`FrameResult`] and the model's class names to a string;
+//! the caller writes the string.
 
-pub mod bev;
-pub(crate) mod color;
-mod font;
 #[cfg(feature = "mcap")]
 pub mod foxglove;
 pub mod json;
@@ -14,40 +10,34 @@ pub mod kitti;
 #[cfg(feature = "mcap")]
 pub mod mcap;
 pub mod nuscenes;
-pub mod plot;
-mod raster;
 pub mod table;
-
-#[doc(hidden)]
-pub use color::class as class_color;
-pub use raster::Image;
 
 use std::path::PathBuf;
 
 use crate::boxes::Box3d;
 use crate::detection::{Dropped, Times};
+use crate::files::FileError;
 
-/// All that is known about one frame after detection.
+/// The result of one frame.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameResult<'a> {
     /// The frame's name: its file as the user gave it.
     pub frame: &'a str,
-    /// Points in the cloud, sweeps included, before any was dropped.
+    /// Points in the cloud, sweeps included, before any were dropped.
     pub points: usize,
-    /// What was lost on the way.
+    /// How many points, pillars and candidates were dropped.
     pub dropped: Dropped,
     /// The detections, best first.
     pub boxes: &'a [Box3d],
-    /// Stage times, where they were asked for. They differ from run to run, so that the outputs
-    /// have the same bytes only without them.
+    /// Stage times, if requested. They differ between runs; without them, equal frames make equal bytes.
     pub times: Option<Times>,
 }
 
-/// Why a result could not be written in the asked-for format.
+/// A result could not be formatted, or a result file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OutputError {
-    /// A number is NaN or infinite, which JSON and the text formats cannot say.
+pub enum ResultsError {
+    /// A number is NaN or infinite, which JSON and the text formats cannot represent.
     #[error(
         "{frame}: box {index}: {field} is {value}, not a finite number; \
          the plan's weights or the frame's values are broken"
@@ -59,7 +49,7 @@ pub enum OutputError {
         index: usize,
         /// Name of the output field.
         field: &'static str,
-        /// What was found.
+        /// The field's value.
         value: f32,
     },
     /// A stage time is NaN or infinite.
@@ -69,10 +59,10 @@ pub enum OutputError {
         frame: String,
         /// Name of the stage.
         field: &'static str,
-        /// What was found.
+        /// The stage's time.
         value: f64,
     },
-    /// A box has a class that the list of names does not reach.
+    /// A box's class has no name.
     #[error("{frame}: box {index} has class {class}, but there are {classes} class names")]
     UnknownClass {
         /// The frame's name.
@@ -81,43 +71,70 @@ pub enum OutputError {
         index: usize,
         /// The box's class.
         class: u32,
-        /// How many names were given.
+        /// How many class names there are.
         classes: usize,
     },
-    /// The line could not be put together.
-    #[error("{frame}: cannot write JSON: {source}")]
+    /// A frame could not be serialised.
+    #[error("{frame}: cannot write JSON: {reason}")]
     Json {
         /// The frame's name.
         frame: String,
-        /// What the serialiser said.
-        source: serde_json::Error,
+        /// The serialiser's reason.
+        reason: serde_json::Error,
     },
     /// Two frames would be written under one name.
     #[error("{first} and {second} would both be written as `{name}`; run them one after the other")]
     SameName {
         /// The name of both.
         name: String,
-        /// A frame.
+        /// The first frame.
         first: PathBuf,
-        /// Another frame.
+        /// The second frame.
         second: PathBuf,
     },
-    /// The picture's size or range cannot be drawn.
-    #[error("BEV picture: {what}")]
-    Picture {
-        /// Which option is wrong, with the value found and those allowed.
-        what: String,
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file is larger than any sensible result file.
+    #[error(
+        "{path}: {bytes} bytes, at most {limit} are read: split the samples over several files"
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size that is read.
+        limit: u64,
+    },
+    /// A file is not a nuScenes result file.
+    #[error("{path}: not a nuScenes result file: {reason}")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The place (sample, box, key, line, column) and what was expected there.
+        reason: serde_json::Error,
+    },
+    /// A box cannot be scored or written.
+    #[error("sample `{sample}`, box {index}: {reason}")]
+    BadBox {
+        /// The sample's token.
+        sample: String,
+        /// The box's index among the sample's boxes.
+        index: usize,
+        /// The value and what was expected.
+        reason: String,
     },
 }
 
 impl FrameResult<'_> {
-    /// Box `index`'s class name, after checking that every number of the box is finite.
+    /// The class name of box `index`, once every number of the box is known to be finite.
     fn checked_class<'n>(
         &self,
         index: usize,
         b: &Box3d,
         classes: &'n [String],
-    ) -> Result<&'n str, OutputError> {
+    ) -> Result<&'n str, ResultsError> {
         let fields = [
             ("score", &[b.score][..]),
             ("center", &b.center),
@@ -127,7 +144,7 @@ impl FrameResult<'_> {
         ];
         for (field, values) in fields {
             if let Some(&value) = values.iter().find(|v| !v.is_finite()) {
-                return Err(OutputError::NonFinite {
+                return Err(ResultsError::NonFinite {
                     frame: self.frame.to_owned(),
                     index,
                     field,
@@ -137,17 +154,11 @@ impl FrameResult<'_> {
         }
         let name = usize::try_from(b.class).ok().and_then(|i| classes.get(i));
         name.map(String::as_str)
-            .ok_or_else(|| OutputError::UnknownClass {
+            .ok_or_else(|| ResultsError::UnknownClass {
                 frame: self.frame.to_owned(),
                 index,
                 class: b.class,
                 classes: classes.len(),
             })
     }
-}
-
-/// The name of `class`, or its index where the list of names does not reach it.
-fn class_name(class: u32, classes: &[String]) -> String {
-    let name = usize::try_from(class).ok().and_then(|i| classes.get(i));
-    name.cloned().unwrap_or_else(|| format!("class {class}"))
 }

@@ -1,12 +1,11 @@
-//! The reader of result and label files: one pass over the text to count the boxes, one to read them,
-//! and no tree in between.
+//! Reads result and label files: one pass over the text counts the boxes, a second reads them, without a tree
+//! in between.
 //!
-//! Memory: the file's bytes, the boxes (224 bytes each and their names, from at least 97 bytes of text),
-//! and, while Python's `NaN` tokens are replaced, one copy of the bytes that is at most a third longer.
-//! So it stays below 4 times the file: that is what the counting is for, since a list that grows is
-//! there twice while it moves. Two things cost more than their text and are bounded otherwise: remarks
-//! (`[0,0,…]` costs 16 times its text), which are limited to 1000 values, and samples without boxes,
-//! about 90 bytes each.
+//! Memory holds the file's bytes, the boxes (224 bytes each plus their names, from at least 97 bytes of text)
+//! and, while Python's `NaN` tokens are replaced, a copy of the bytes that is at most a third longer: less than
+//! 4 times the file. Counting keeps it there, because a list that grows exists twice while it moves. Two things
+//! cost more than their text: metadata (`[0,0,…]` costs 16 times its text), limited to 1000 values, and samples
+//! without boxes, about 90 bytes each.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,22 +20,23 @@ use serde::de::{
 };
 use serde_json::{Deserializer, Map};
 
-use super::remarks::Remarks;
+use super::meta::Meta;
 use super::{MAX_FILE_BYTES, Results, SampleBox};
-use crate::eval::EvalError;
+use crate::files::FileError;
+use crate::results::ResultsError;
 
 /// See [`Results::read`].
-pub(super) fn read(path: &Path) -> Result<Results, EvalError> {
-    parse(&replace_python_constants(read_bytes(path)?)).map_err(|reason| EvalError::Format {
+pub(super) fn read(path: &Path) -> Result<Results, ResultsError> {
+    parse(&replace_python_constants(read_bytes(path)?)).map_err(|reason| ResultsError::Format {
         path: path.to_path_buf(),
         reason,
     })
 }
 
-/// Reads the text of a file.
+/// Parses the text of a file.
 fn parse(bytes: &[u8]) -> Result<Results, serde_json::Error> {
     let mut lengths = Vec::new();
-    // Counting ends where the text is broken; reading it says why.
+    // Counting stops at a syntax error; the second pass reports it.
     let _ = Deserializer::from_slice(bytes).deserialize_map(Count(&mut lengths));
     let mut deserializer = Deserializer::from_slice(bytes);
     let results = deserializer.deserialize_map(ReadFile(lengths.into_iter()))?;
@@ -44,13 +44,10 @@ fn parse(bytes: &[u8]) -> Result<Results, serde_json::Error> {
     Ok(results)
 }
 
-/// The file's bytes, having checked its size first.
-fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
-    let io = |reason| EvalError::Io {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let too_large = |bytes| EvalError::TooLarge {
+/// Reads the file's bytes after checking its size.
+fn read_bytes(path: &Path) -> Result<Vec<u8>, ResultsError> {
+    let io = |reason| FileError::new(path, "read")(reason);
+    let too_large = |bytes| ResultsError::TooLarge {
         path: path.to_path_buf(),
         bytes,
         limit: MAX_FILE_BYTES,
@@ -60,9 +57,9 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
     if expected > MAX_FILE_BYTES {
         return Err(too_large(expected));
     }
-    // One byte more than expected, so that the end of the file is seen without growing the buffer.
+    // With one spare byte, the buffer does not grow to detect the end of the file.
     let mut bytes = Vec::with_capacity(expected as usize + 1);
-    // A pipe has no length beforehand, and a file can grow: the limit holds for what is read.
+    // A pipe has no length, and a file can grow: limit the bytes read, too.
     file.take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(io)?;
@@ -72,12 +69,12 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, EvalError> {
     Ok(bytes)
 }
 
-/// What Python's `json.dump` writes for floats that JSON does not have.
+/// What Python's `json.dump` writes for floats that JSON cannot represent.
 const PYTHON_CONSTANTS: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 
-/// Replaces Python's constants by `null` wherever they stand outside a string.
+/// Replaces Python's constants outside strings with `null`.
 ///
-/// Columns in later error messages count the replaced text.
+/// Columns in later error messages refer to the replaced text.
 fn replace_python_constants(bytes: Vec<u8>) -> Vec<u8> {
     let mut found = 0;
     for_each_constant(&bytes, |_, _| found += 1);
@@ -117,7 +114,7 @@ fn for_each_constant(bytes: &[u8], mut found: impl FnMut(usize, usize)) {
     }
 }
 
-/// Notes the length of each list of boxes under `results`, in the order of the file.
+/// Records the length of each list of boxes under `results`, in file order.
 struct Count<'a>(&'a mut Vec<usize>);
 
 impl<'de> Visitor<'de> for Count<'_> {
@@ -138,7 +135,7 @@ impl<'de> Visitor<'de> for Count<'_> {
     }
 }
 
-/// The part of [`Count`] below `results`.
+/// [`Count`] below `results`.
 struct CountSamples<'a>(&'a mut Vec<usize>);
 
 impl<'de> DeserializeSeed<'de> for CountSamples<'_> {
@@ -173,7 +170,7 @@ impl<'de> Visitor<'de> for CountSamples<'_> {
     }
 }
 
-/// Reads the file, given the lengths that [`Count`] noted.
+/// Reads the file, given the lengths from [`Count`].
 struct ReadFile(vec::IntoIter<usize>);
 
 impl<'de> Visitor<'de> for ReadFile {
@@ -187,7 +184,7 @@ impl<'de> Visitor<'de> for ReadFile {
         let (mut meta, mut results) = (Map::new(), None);
         while let Some(key) = map.next_key::<String>()? {
             match key.as_str() {
-                "meta" => meta = map.next_value_seed(Remarks).map_err(within("meta"))?,
+                "meta" => meta = map.next_value_seed(Meta).map_err(within("meta"))?,
                 "results" => results = Some(map.next_value_seed(Samples(&mut self.0))?),
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
@@ -241,7 +238,7 @@ impl<'de> Visitor<'de> for Samples<'_> {
 /// Reads the boxes of one sample.
 struct Boxes<'a> {
     token: &'a str,
-    /// How many there are.
+    /// Number of boxes.
     length: usize,
 }
 
@@ -330,7 +327,7 @@ impl<'de> Deserialize<'de> for SampleBox {
     }
 }
 
-/// Puts `place` before an error's message; for `map_err`.
+/// Prefixes an error's message with `place`, for `map_err`.
 fn within<E: de::Error>(place: &str) -> impl FnOnce(E) -> E {
     move |error| E::custom(format!("{place}: {error}"))
 }
@@ -351,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn devkit_defaults_and_extra_keys() {
+    fn missing_keys_have_the_devkits_defaults_and_extra_keys_are_ignored() {
         let results = parse(&format!(
             r#"{{"version":2,"results":{{"b":[],"a":[{BOX}]}}}}"#
         ))
@@ -365,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_are_replaced_outside_strings_only() {
+    fn python_constants_are_replaced_outside_strings_only() {
         let replace = |t: &str| String::from_utf8(replace_python_constants(t.into())).unwrap();
         assert_eq!(replace("[NaN,Infinity,-Infinity]"), "[null,null,null]");
         assert_eq!(replace(r#"{"NaN\"NaN":NaN}"#), r#"{"NaN\"NaN":null}"#);
@@ -408,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_another_kind_are_refused() {
+    fn other_json_files_are_rejected() {
         let error = parse(r#"{"meta":{}}"#).unwrap_err();
         assert!(error.contains("missing field `results`"), "{error}");
         let error = parse(r#"{"results":[]}"#).unwrap_err();

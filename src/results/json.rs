@@ -5,13 +5,13 @@
 //!  "yaw","velocity":[vx,vy]}],"times_ms":{"read","pillars",…,"total"}}
 //! ```
 //!
-//! Metres, radians and m/s in the frame of the cloud. Every f32 is printed with the fewest digits
-//! that read back to the same f32. NaN and infinity, which JSON cannot say, are errors rather than
-//! `null`. `times_ms` is there only when times were measured.
+//! Metres, radians and m/s in the frame of the cloud. Every f32 has the fewest digits that read back to the
+//! same f32. NaN and infinity, which JSON cannot represent, are errors rather than `null`. `times_ms` is
+//! present only if times were measured.
 
 use serde::Serialize;
 
-use super::{FrameResult, OutputError};
+use super::{FrameResult, ResultsError};
 use crate::detection::{Dropped, Times};
 
 #[derive(Serialize)]
@@ -34,11 +34,11 @@ struct LineBox<'a> {
     velocity: [f32; 2],
 }
 
-/// The frame as one line of JSON, ended by a line break.
+/// Formats the frame as one line of JSON, including the line break.
 ///
 /// # Errors
 /// A number that is not finite, or a class without a name.
-pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, OutputError> {
+pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, ResultsError> {
     let boxes = result
         .boxes
         .iter()
@@ -53,12 +53,12 @@ pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Outp
                 velocity: b.velocity,
             })
         })
-        .collect::<Result<_, OutputError>>()?;
+        .collect::<Result<_, ResultsError>>()?;
     if let Some((field, value)) = result
         .times
         .and_then(|t| t.stages().into_iter().find(|(_, ms)| !ms.is_finite()))
     {
-        return Err(OutputError::Time {
+        return Err(ResultsError::Time {
             frame: result.frame.to_owned(),
             field,
             value,
@@ -73,8 +73,8 @@ pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Outp
     };
     serde_json::to_string(&line)
         .map(|text| text + "\n")
-        .map_err(|source| OutputError::Json {
+        .map_err(|reason| ResultsError::Json {
             frame: result.frame.to_owned(),
-            source,
+            reason,
         })
 }

@@ -1,6 +1,6 @@
-//! The reader of a result file's `meta`: any JSON object, with a limit to its size.
+//! Reads a result file's `meta`: any JSON object of limited size.
 //!
-//! Values of unknown kind take many times the memory of their text, and nobody writes many.
+//! JSON values take many times the memory of their text, and real files have few.
 
 use std::cell::Cell;
 use std::fmt;
@@ -8,18 +8,18 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Most values under `meta`, nested ones included.
-const MAX_REMARKS: usize = 1000;
+/// Maximum number of values under `meta`, including nested ones.
+const MAX_VALUES: usize = 1000;
 
-/// Reads the remarks, an object of at most [`MAX_REMARKS`] values.
-pub(super) struct Remarks;
+/// Reads an object of at most [`MAX_VALUES`] values.
+pub(super) struct Meta;
 
-impl<'de> DeserializeSeed<'de> for Remarks {
+impl<'de> DeserializeSeed<'de> for Meta {
     type Value = Map<String, Value>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let left = Cell::new(MAX_REMARKS);
-        match (Remark { left: &left }).deserialize(deserializer)? {
+        let left = Cell::new(MAX_VALUES);
+        match (MetaValue { left: &left }).deserialize(deserializer)? {
             Value::Object(map) => Ok(map),
             Value::Null => Ok(Map::new()),
             _ => Err(D::Error::custom("expected an object")),
@@ -27,25 +27,25 @@ impl<'de> DeserializeSeed<'de> for Remarks {
     }
 }
 
-/// Reads any JSON value and counts it and what is in it.
+/// Reads any JSON value and counts it and the values inside it.
 #[derive(Clone, Copy)]
-struct Remark<'a> {
+struct MetaValue<'a> {
     left: &'a Cell<usize>,
 }
 
-impl<'de> DeserializeSeed<'de> for Remark<'_> {
+impl<'de> DeserializeSeed<'de> for MetaValue<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         let left = self.left.get().checked_sub(1);
         self.left.set(left.ok_or_else(|| {
-            D::Error::custom(format!("more than {MAX_REMARKS} values, shorten it"))
+            D::Error::custom(format!("more than {MAX_VALUES} values, shorten it"))
         })?);
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Remark<'_> {
+impl<'de> Visitor<'de> for MetaValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -99,17 +99,16 @@ mod tests {
 
     fn read(text: &str) -> Result<Map<String, Value>, String> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        Remarks
-            .deserialize(&mut deserializer)
+        Meta.deserialize(&mut deserializer)
             .map_err(|e| e.to_string())
     }
 
     #[test]
-    fn remarks_are_kept_and_counted() {
+    fn values_are_kept_and_counted() {
         let text = r#"{"use_lidar":true,"ranges":[1,-2,0.5,"x",null,{"k":{}}]}"#;
         let expected: Value = serde_json::from_str(text).unwrap();
         assert_eq!(Value::Object(read(text).unwrap()), expected);
-        let many = vec!["0"; MAX_REMARKS].join(",");
+        let many = vec!["0"; MAX_VALUES].join(",");
         let error = read(&format!(r#"{{"x":[{many}]}}"#)).unwrap_err();
         assert!(error.contains("more than 1000 values"), "{error}");
     }

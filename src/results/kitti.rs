@@ -4,14 +4,13 @@
 //! type truncated occluded alpha left top right bottom height width length x y z rotation_y score
 //! ```
 //!
-//! KITTI's boxes live in the frame of its left camera (x right, y down, z forward), and a cloud
-//! alone carries no calibration. So the camera is taken to stand at the origin of the cloud and to
-//! look along +x: the conversion is that of OpenPCDet's `boxes3d_lidar_to_kitti_camera` with this
-//! nominal rotation instead of a calibration file.
+//! KITTI's boxes are in the frame of its left camera (x right, y down, z forward), and a cloud has no
+//! calibration. This module assumes a camera at the cloud's origin that looks along +x and converts as
+//! OpenPCDet's `boxes3d_lidar_to_kitti_camera` does, with this nominal rotation instead of a calibration file.
 //!
 //! | column | value |
 //! |---|---|
-//! | type | the model's class name, white space as `_` |
+//! | type | the model's class name, with `_` for white space |
 //! | truncated, occluded | −1, unknown |
 //! | alpha | rotation_y − atan2(x_cam, z_cam), in (−π, π] |
 //! | left top right bottom | −1, unknown: there is no image |
@@ -20,20 +19,20 @@
 //! | rotation_y | −yaw − π/2, in (−π, π] |
 //! | score | 0..=1 |
 //!
-//! Numbers have four decimals. KITTI's own evaluator needs image boxes, so that these files serve
-//! the tools that read the 3D columns. Velocities have no column: CUDA-CenterPoint's text, which has
-//! them, has no class names (`x y z w l h vx vy yaw class score`); JSON has both.
+//! Numbers have four decimals. KITTI's own evaluator needs image boxes; these files serve tools that read the
+//! 3D columns. There is no column for velocity. CUDA-CenterPoint's text format has one but no class names
+//! (`x y z w l h vx vy yaw class score`); JSON has both.
 
 use std::f64::consts::{FRAC_PI_2, PI, TAU};
 use std::fmt::Write;
 
-use super::{FrameResult, OutputError};
+use super::{FrameResult, ResultsError};
 
-/// The frame's boxes, a line for each; empty where there are none.
+/// Formats the frame's boxes, one line each; empty if there are none.
 ///
 /// # Errors
 /// A number that is not finite, or a class without a name.
-pub fn text(result: &FrameResult<'_>, classes: &[String]) -> Result<String, OutputError> {
+pub fn text(result: &FrameResult<'_>, classes: &[String]) -> Result<String, ResultsError> {
     let mut out = String::new();
     for (index, b) in result.boxes.iter().enumerate() {
         let class = result.checked_class(index, b, classes)?;
@@ -57,7 +56,7 @@ pub fn text(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Outp
     Ok(out)
 }
 
-/// The same angle in (−π, π].
+/// Wraps an angle into (−π, π].
 fn wrap(angle: f64) -> f64 {
     PI - (PI - angle).rem_euclid(TAU)
 }

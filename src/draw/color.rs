@@ -13,7 +13,7 @@ pub(super) const fn rgb8(r: u8, g: u8, b: u8) -> Rgb {
     [r as f32 / 255.0, g as f32 / 255.0, b as f32 / 255.0]
 }
 
-/// The class colours: warm or saturated, so that they stand out from the cool height scale.
+/// The class colours, warm or saturated to stand out from the cool height scale.
 const CLASSES: [Rgb; 10] = [
     rgb8(255, 184, 28),
     rgb8(255, 104, 74),
@@ -27,19 +27,18 @@ const CLASSES: [Rgb; 10] = [
     rgb8(226, 232, 240),
 ];
 
-/// The colour of class `index`; the palette begins anew after ten.
-pub fn class(index: u32) -> Rgb {
+/// The colour of class `index`; the palette repeats after ten.
+pub(crate) fn class(index: u32) -> Rgb {
     CLASSES[index as usize % CLASSES.len()]
 }
 
-/// The height scale, low to high: indigo, blue, teal, pale yellow, with lightness rising evenly in
-/// OKLab (B. Ottosson, 2020), so that equal steps of height look alike.
+/// The height scale from low to high: indigo, blue, teal, pale yellow. Lightness rises evenly in OKLab (B. Ottosson,
+/// 2020), which makes equal steps of height look alike.
 pub(super) fn height_scale() -> [Rgb; SCALE_STEPS] {
     std::array::from_fn(|i| {
         let t = i as f32 / (SCALE_STEPS - 1) as f32;
         let lightness = 0.42 + 0.52 * t;
-        // Strongest in the middle: there is no strong indigo that is dark, nor a strong yellow
-        // that is this pale.
+        // Highest in the middle: sRGB has neither a dark saturated indigo nor a pale saturated yellow.
         let chroma = 0.075 + 0.17 * t * (1.0 - t);
         let hue = (278.0 - 168.0 * t).to_radians();
         oklab_to_srgb([lightness, chroma * hue.cos(), chroma * hue.sin()])
@@ -72,7 +71,7 @@ mod tests {
 
     #[test]
     fn oklab_known_values() {
-        // The white point, and pure red by the reference implementation.
+        // The white point, and pure red from the reference implementation.
         for (lab, srgb) in [
             ([1.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
             ([0.627_955, 0.224_863, 0.125_846], [1.0, 0.0, 0.0]),

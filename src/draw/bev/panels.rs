@@ -1,32 +1,31 @@
-//! What lies on top: names beside the boxes, the legend, the height scale, the title bar.
+//! The top layer: names beside the boxes, the legend, the height scale, the title bar.
 
-use super::super::color::{self, SCALE_STEPS};
-use super::super::raster::{Rect, bounds, paint};
-use super::super::{class_name, font};
 use super::{BevOptions, FAINT_TEXT, GRID, Picture, TEXT, TITLE_BACKGROUND, View};
 use crate::boxes::Box3d;
+use crate::draw::canvas::{Rect, paint};
+use crate::draw::color::{self, SCALE_STEPS};
+use crate::draw::{class_name, font};
 
-/// More labels than this would hide the boxes.
-const MAX_LABELS: usize = 80;
-/// More classes than this are listed only if they occur.
-const MAX_LEGEND: usize = 10;
+/// Most names drawn; more would hide the boxes.
+const MAX_NAMES: usize = 80;
+/// A legend with more classes lists only those that occur, at most this many.
+const MAX_LEGEND_CLASSES: usize = 10;
 
-/// What a row of the legend explains.
-enum Sign {
+/// The symbol in a row of the legend.
+enum Symbol {
     Class(u32),
     Label,
     Arrow,
 }
 
 impl Picture {
-    /// Class and score beside each box, best first, where no box, other name or one of `others` is.
-    pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], others: &[Rect]) {
+    /// Draws class and score beside each box, best first. `taken` are the rectangles to avoid, those of the boxes
+    /// first; a name without a free place is skipped.
+    pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], mut taken: Vec<Rect>) {
         let unit = self.view.unit;
         let size = 8.5 * unit;
-        let mut taken: Vec<Rect> = boxes.iter().map(|b| self.hull(b)).collect();
-        taken.extend(others);
         let [left, top, right, bottom] = self.view.map();
-        for (i, b) in boxes.iter().enumerate().take(MAX_LABELS) {
+        for (i, b) in boxes.iter().enumerate().take(MAX_NAMES) {
             let name = class_name(b.class, classes);
             let text = format!("{name} {:.2}", b.score);
             let (width, gap) = (font::width(&text) * size, 4.0 * unit);
@@ -49,23 +48,15 @@ impl Picture {
                     && !taken.iter().any(|t| overlap(r, t))
             });
             if let Some(r) = place {
-                self.rimmed_text([r[0], r[3]], size, color::class(b.class), &text);
-                let rim = 0.5 * gap;
-                taken.push([r[0] - rim, r[1] - rim, r[2] + rim, r[3] + rim]);
+                self.haloed_text([r[0], r[3]], size, color::class(b.class), &text);
+                let margin = 0.5 * gap;
+                taken.push([r[0] - margin, r[1] - margin, r[2] + margin, r[3] + margin]);
             }
         }
     }
 
-    /// The smallest rectangle around a box as drawn, its halo included.
-    fn hull(&self, b: &Box3d) -> Rect {
-        let mut points = self.corners(b).to_vec();
-        if let Some(([x, y], r)) = self.halo(b) {
-            points.extend([[x - r, y - r], [x + r, y + r]]);
-        }
-        bounds(&points, 0.0)
-    }
-
-    pub(super) fn panel(&mut self, rect: Rect) {
+    /// Draws the background of a panel.
+    fn panel(&mut self, rect: Rect) {
         let unit = self.view.unit;
         let edge = paint(GRID, 0.25);
         let inner = paint(TITLE_BACKGROUND, 0.88);
@@ -75,11 +66,11 @@ impl Picture {
             rect[2] + unit,
             rect[3] + unit,
         ];
-        self.canvas.panel(outer, 9.0 * unit, edge);
-        self.canvas.panel(rect, 8.0 * unit, inner);
+        self.canvas.rounded_rect(outer, 9.0 * unit, edge);
+        self.canvas.rounded_rect(rect, 8.0 * unit, inner);
     }
 
-    /// Classes with colour and count, what dashes and arrows mean, bottom left. Returns the panel.
+    /// Draws the legend at the bottom left: classes with colour and count, labels, arrows. Returns its rectangle.
     pub(super) fn legend(
         &mut self,
         boxes: &[&Box3d],
@@ -91,19 +82,19 @@ impl Picture {
             .take(classes.len())
             .map(|class| (class, count(class)))
             .collect();
-        if listed.len() > MAX_LEGEND {
+        if listed.len() > MAX_LEGEND_CLASSES {
             listed.retain(|&(_, n)| n > 0);
-            listed.truncate(MAX_LEGEND);
+            listed.truncate(MAX_LEGEND_CLASSES);
         }
-        let mut rows: Vec<(Sign, String, Option<usize>)> = listed
+        let mut rows: Vec<(Symbol, String, Option<usize>)> = listed
             .into_iter()
-            .map(|(class, n)| (Sign::Class(class), class_name(class, classes), Some(n)))
+            .map(|(class, n)| (Symbol::Class(class), class_name(class, classes), Some(n)))
             .collect();
         if let Some(labels) = labels {
-            rows.push((Sign::Label, "label".to_owned(), Some(labels.len())));
+            rows.push((Symbol::Label, "label".to_owned(), Some(labels.len())));
         }
         if !boxes.is_empty() {
-            rows.push((Sign::Arrow, "in 1 s".to_owned(), None));
+            rows.push((Symbol::Arrow, "in 1 s".to_owned(), None));
         }
         if rows.is_empty() {
             return [0.0; 4];
@@ -122,8 +113,8 @@ impl Picture {
         ];
         self.panel(panel);
         let mut middle = panel[1] + 0.5 * pad + 0.5 * line;
-        for (sign, name, n) in rows {
-            self.sign(sign, [2.0 * pad, middle]);
+        for (symbol, name, n) in rows {
+            self.symbol(symbol, [2.0 * pad, middle]);
             let rgb = if n == Some(0) { FAINT_TEXT } else { TEXT };
             let baseline = middle + size * 0.5;
             self.text([2.0 * pad + 30.0 * unit, baseline], size, rgb, &name);
@@ -137,8 +128,8 @@ impl Picture {
         panel
     }
 
-    /// A legend's sign, its left end at `x` and its middle at `y`.
-    fn sign(&mut self, sign: Sign, [x, y]: [f32; 2]) {
+    /// Draws a symbol of the legend; its left end is at `x`, its middle at `y`.
+    fn symbol(&mut self, symbol: Symbol, [x, y]: [f32; 2]) {
         let unit = self.view.unit;
         let (right, half) = (x + 18.0 * unit, 5.5 * unit);
         let corners = [
@@ -147,22 +138,21 @@ impl Picture {
             [right, y + half],
             [x, y + half],
         ];
-        match sign {
-            Sign::Class(class) => {
+        match symbol {
+            Symbol::Class(class) => {
                 let rgb = color::class(class);
                 self.canvas.polygon(&corners, paint(rgb, 0.3));
-                self.canvas
-                    .stroke(&corners, true, 1.7 * unit, paint(rgb, 1.0));
+                self.canvas.outline(&corners, 1.7 * unit, paint(rgb, 1.0));
             }
-            Sign::Label => {
+            Symbol::Label => {
                 let line = paint(TEXT, 0.75);
                 self.canvas.dashed(&corners, 1.1 * unit, 4.0 * unit, line);
             }
-            Sign::Arrow => self.arrow([x, y], [right, y], paint(TEXT, 1.0)),
+            Symbol::Arrow => self.arrow([x, y], [right, y], paint(TEXT, 1.0)),
         }
     }
 
-    /// The height scale with its ends and middle, bottom right. Returns the panel.
+    /// Draws the height scale at the bottom right. Returns its rectangle.
     pub(super) fn height_scale(&mut self, [low, high]: [f32; 2]) -> Rect {
         let unit = self.view.unit;
         let (size, pad, long, thick) = (9.5 * unit, 15.0 * unit, 210.0 * unit, 10.0 * unit);
@@ -185,10 +175,9 @@ impl Picture {
         let step = long / SCALE_STEPS as f32;
         for (i, &rgb) in colors.iter().enumerate() {
             let x = left + i as f32 * step;
-            // On to the end, so that no seam shows between two steps.
-            let end = left + long;
-            let rect = [[x, top], [end, top], [end, top + thick], [x, top + thick]];
-            self.canvas.polygon(&rect, paint(rgb, 1.0));
+            // Each step reaches the end and is covered by the next, which avoids seams.
+            let rect = [x, top, left + long, top + thick];
+            self.canvas.rect(rect, paint(rgb, 1.0));
         }
         for (share, align) in [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)] {
             let text = format!("{:.1}", low + (high - low) * share);
@@ -198,16 +187,15 @@ impl Picture {
         panel
     }
 
+    /// Draws the title bar.
     pub(super) fn title(&mut self, points: usize, boxes: usize, options: &BevOptions<'_>) {
         let View {
             unit, bar, width, ..
         } = self.view;
         let background = paint(TITLE_BACKGROUND, 1.0);
-        let corners = [[0.0, 0.0], [width, 0.0], [width, bar], [0.0, bar]];
-        self.canvas.polygon(&corners, background);
+        self.canvas.rect([0.0, 0.0, width, bar], background);
         let rule = paint(GRID, 0.3);
-        self.canvas
-            .stroke(&[[0.0, bar], [width, bar]], false, unit, rule);
+        self.canvas.line(&[[0.0, bar], [width, bar]], unit, rule);
 
         let size = 13.0 * unit;
         let (pad, baseline) = (18.0 * unit, (bar + size) * 0.5);
@@ -227,16 +215,16 @@ impl Picture {
     }
 }
 
-/// The end of `text` that is at most `room` wide where capitals are 1 high: of a path, its file.
+/// Cuts off the start of `text`, so that a path keeps its file, to fit `room` heights of a capital letter.
 fn shortened(text: &str, room: f32) -> String {
-    // No glyph is narrower than its spacing, so that more characters than these never fit.
+    // Bounds the quadratic work below.
     const MOST: usize = 200;
     let skip = text.chars().count().saturating_sub(MOST);
     let mut rest: String = text.chars().skip(skip).collect();
     let mut cut = skip > 0;
     loop {
         let shown = if cut {
-            format!("..{rest}")
+            format!("…{rest}")
         } else {
             rest.clone()
         };
@@ -248,7 +236,7 @@ fn shortened(text: &str, room: f32) -> String {
     }
 }
 
-/// Digits in groups of three, apart by a space.
+/// Formats a number with a space between groups of three digits.
 fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
@@ -261,7 +249,8 @@ fn thousands(n: usize) -> String {
     out
 }
 
-fn overlap(a: &Rect, b: &Rect) -> bool {
+/// Whether two rectangles overlap.
+pub(super) fn overlap(a: &Rect, b: &Rect) -> bool {
     a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
 }
 
@@ -270,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digits_come_in_groups() {
+    fn digits_are_grouped() {
         assert_eq!(
             [0, 999, 1000, 34_688, 1_234_567].map(thousands),
             ["0", "999", "1 000", "34 688", "1 234 567"]
@@ -280,9 +269,9 @@ mod tests {
     #[test]
     fn a_long_title_keeps_its_end() {
         let path = format!("{}/frames/000000.bin", "long/".repeat(1000));
-        let room = font::width("..frames/000000.bin") + 1e-3;
-        assert_eq!(shortened(&path, room), "..frames/000000.bin");
+        let room = font::width("…frames/000000.bin") + 1e-3;
+        assert_eq!(shortened(&path, room), "…frames/000000.bin");
         assert_eq!(shortened("short", 100.0), "short");
-        assert_eq!(shortened("short", -1.0), "..");
+        assert_eq!(shortened("short", -1.0), "…");
     }
 }

@@ -1,12 +1,13 @@
-//! The table for people: a summary line, the stage times where they were measured, and a row per
-//! box with aligned columns. Metres, degrees, m/s.
+//! A table for the terminal: a summary line, stage times if measured, and one row per box with aligned
+//! columns. Metres, degrees, m/s.
 
 use std::fmt::Write;
 
-use super::{FrameResult, class_name};
+use super::FrameResult;
+use crate::draw::class_name;
 
-/// The frame as a table, every line ended. Unlike the formats for machines this never fails: a
-/// number that is not finite is shown as what it is, and a class without a name as its index.
+/// Formats the frame as a table; the last line ends with a line break too. Unlike the formats for machines
+/// this never fails: it shows NaN and infinity as they are, and a class without a name by its index.
 pub fn text(result: &FrameResult<'_>, classes: &[String]) -> String {
     let mut out = summary(result);
     out.push('\n');
@@ -47,7 +48,8 @@ pub fn text(result: &FrameResult<'_>, classes: &[String]) -> String {
     out
 }
 
-/// `frame: 34688 points, 12 boxes, dropped 3 non_finite, 63.2 ms`, without what is zero or unknown.
+/// `frame: 34688 points, 12 boxes, dropped 3 non_finite, 63.2 ms`, without counters that are zero and times
+/// that are unknown.
 fn summary(result: &FrameResult<'_>) -> String {
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let (points, boxes) = (result.points, result.boxes.len());
@@ -57,11 +59,11 @@ fn summary(result: &FrameResult<'_>) -> String {
         plural(points),
         if boxes == 1 { "" } else { "es" },
     );
-    let mut word = ", dropped";
+    let mut separator = ", dropped";
     for (counter, n) in result.dropped.counters() {
         if n > 0 {
-            let _ = write!(out, "{word} {n} {counter}");
-            word = ",";
+            let _ = write!(out, "{separator} {n} {counter}");
+            separator = ",";
         }
     }
     if let Some(times) = &result.times {

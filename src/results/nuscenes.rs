@@ -1,17 +1,16 @@
-//! The nuScenes result format: what `synth` writes as labels, `cp-infer` as results, and `eval`
-//! scores.
+//! The nuScenes result format: `synth` writes labels in it, `cp-infer` results, and `eval` scores both.
 //!
 //! `{"results": {sample_token: [box…]}}` with the field names of nuscenes-devkit's `DetectionBox`.
 //! A sample without boxes is an empty list. Lengths are metres, sizes **width, length, height**,
 //! rotations quaternions w x y z, velocities m/s.
 //!
-//! Reading follows the devkit: keys that are not in [`SampleBox`] are passed over (real files carry
-//! some), Python's bare `NaN` and `Infinity` are accepted and mean "not known", and what the devkit
-//! asserts is checked (finite numbers, sizes above 0). Beyond the devkit, a sample that is listed twice
-//! and a box that names another sample than the one it is listed under are errors.
+//! Reading follows the devkit: it ignores keys that are not in [`SampleBox`] (real files have some), accepts
+//! Python's bare `NaN` and `Infinity` as "unknown", and checks what the devkit asserts (finite numbers, sizes
+//! above 0). Unlike the devkit, it rejects a sample that is listed twice and a box whose `sample_token` differs
+//! from the sample it is listed under.
 
+mod meta;
 mod read;
-mod remarks;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -19,17 +18,16 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::ResultsError;
 use crate::boxes::Box3d;
-use crate::error::Result;
-use crate::eval::EvalError;
 use crate::files;
 
-/// The largest file that [`Results::read`] accepts, in bytes. The nuScenes validation split with the
-/// 500 boxes a sample that the devkit allows stays below it.
+/// The largest file that [`Results::read`] accepts, in bytes. It holds the nuScenes validation split with the
+/// devkit's limit of 500 boxes in every sample.
 pub const MAX_FILE_BYTES: u64 = 2 << 30;
 
-/// The token of a frame that is a file of its own: its name without the folder and the ending, `a` for
-/// `frames/a.bin` and `frames/a.pcd.bin`.
+/// The sample token of a frame's file: its name without folder and extension, `a` for `frames/a.bin` and
+/// `frames/a.pcd.bin`.
 pub fn sample_token(frame: &Path) -> String {
     let stem = frame.file_stem().unwrap_or(frame.as_os_str());
     let stem = stem.to_string_lossy();
@@ -39,16 +37,15 @@ pub fn sample_token(frame: &Path) -> String {
 /// A result file or a label file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Results {
-    /// Free-form remarks (`use_lidar`, how the file was made, …), at most 1000 values.
+    /// Free-form metadata (`use_lidar`, how the file was made, …), at most 1000 values.
     pub meta: serde_json::Map<String, serde_json::Value>,
-    /// The boxes of each sample, by its token (the frame's file stem for our own frames).
+    /// The boxes of each sample by its token; see [`sample_token`].
     pub results: BTreeMap<String, Vec<SampleBox>>,
 }
 
 /// One box: a label, or a detection with its score.
 ///
-/// A file must hold the first five keys and `detection_name` of each box; the others have the devkit's
-/// defaults.
+/// The first four keys and `detection_name` are required in a file; the others have the devkit's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SampleBox {
     /// The sample that the box belongs to.
@@ -59,48 +56,46 @@ pub struct SampleBox {
     pub size: [f64; 3],
     /// Orientation as a unit quaternion w, x, y, z.
     pub rotation: [f64; 4],
-    /// Velocity in m/s; `None` (JSON `null` or `NaN`) where it is not known.
+    /// Velocity in m/s; `None` (JSON `null` or `NaN`) if unknown.
     pub velocity: [Option<f64>; 2],
     /// Class name.
     pub detection_name: String,
-    /// Confidence 0..=1; −1 for a label, and where the file leaves it out.
+    /// Confidence 0..=1; −1 for a label, and if missing in the file.
     pub detection_score: f64,
-    /// Attribute such as `vehicle.moving`; empty where there is none.
+    /// Attribute such as `vehicle.moving`; empty if there is none.
     pub attribute_name: String,
-    /// Centre relative to the ego vehicle in metres; all zero where the file leaves it out.
+    /// Centre relative to the ego vehicle in metres; all zero if missing in the file.
     pub ego_translation: [f64; 3],
-    /// Lidar points inside the box; −1 where it is not known.
+    /// Lidar points inside the box; −1 if unknown.
     pub num_pts: i64,
 }
 
 impl Results {
     /// Reads a result or label file.
     ///
-    /// The memory in use stays below 4 times the file.
+    /// Peak memory is below 4 times the file's size.
     ///
     /// # Errors
-    /// [`EvalError::Io`], [`EvalError::TooLarge`] above [`MAX_FILE_BYTES`], and [`EvalError::Format`],
-    /// which names the file, the sample, the box's index in it and the key.
-    pub fn read(path: &Path) -> Result<Results> {
-        Ok(read::read(path)?)
+    /// [`ResultsError::File`], [`ResultsError::TooLarge`] above [`MAX_FILE_BYTES`], and
+    /// [`ResultsError::Format`], which names the file, the sample, the box's index in it and the key.
+    pub fn read(path: &Path) -> Result<Results, ResultsError> {
+        read::read(path)
     }
 
-    /// Writes the file: samples in order of their tokens, one box a line, floats with the digits that
+    /// Writes the file: samples in the order of their tokens, one box per line, floats with enough digits to
     /// read back exactly.
     ///
     /// # Errors
-    /// [`EvalError::BadBox`] if a box could not be read back, [`FileError`] if the disk says no.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    /// [`ResultsError::BadBox`] if [`read`](Self::read) would reject a box, [`ResultsError::File`].
+    pub fn write(&self, path: &Path) -> Result<(), ResultsError> {
         self.check()?;
-        files::write_with(path, |file| self.write_to(file))?;
-        Ok(())
+        Ok(files::write_with(path, |file| self.write_to(file))?)
     }
 
-    /// The text that [`write`](Self::write) puts into the file, without its check of the boxes: what
-    /// is not finite becomes `null`.
+    /// Writes the text of [`write`](Self::write) without checking the boxes: NaN and infinity become `null`.
     ///
     /// # Errors
-    /// What `out` reports.
+    /// Those of `out`.
     pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
         out.write_all(b"{\"meta\":")?;
         serde_json::to_writer(&mut out, &self.meta)?;
@@ -118,21 +113,21 @@ impl Results {
         out.write_all(b"\n}}\n")
     }
 
-    /// All boxes, in order of their samples' tokens.
+    /// All boxes, in the order of their samples' tokens.
     pub fn boxes(&self) -> impl Iterator<Item = &SampleBox> {
         self.results.values().flatten()
     }
 
-    /// Whether every box is one that the metrics can score and [`read`](Self::read) would accept.
+    /// Checks that the metrics can score every box and that [`read`](Self::read) would accept it.
     ///
     /// # Errors
-    /// [`EvalError::BadBox`] for the first that is not.
-    pub fn check(&self) -> Result<(), EvalError> {
+    /// [`ResultsError::BadBox`] for the first that fails.
+    pub fn check(&self) -> Result<(), ResultsError> {
         for (token, boxes) in &self.results {
             for (index, sample_box) in boxes.iter().enumerate() {
                 sample_box
                     .check(token)
-                    .map_err(|reason| EvalError::BadBox {
+                    .map_err(|reason| ResultsError::BadBox {
                         sample: token.clone(),
                         index,
                         reason,
@@ -144,10 +139,9 @@ impl Results {
 }
 
 impl SampleBox {
-    /// The box in the vehicle frame as a result of the sample `token`.
+    /// Converts a detection in the vehicle frame to a box of sample `token`.
     ///
-    /// Its translation relative to the ego vehicle is its centre; it has no attribute, since the
-    /// networks do not predict one.
+    /// Its ego translation is its centre. It has no attribute, as the networks do not predict one.
     pub fn from_box3d(detected: &Box3d, token: &str, class_name: &str) -> SampleBox {
         let center = detected.center.map(f64::from);
         let [length, width, height] = detected.size.map(f64::from);
@@ -168,9 +162,8 @@ impl SampleBox {
         }
     }
 
-    /// The box as the detector would report it, `class` being the index of
-    /// [`detection_name`](Self::detection_name) in the model's classes. Roll and pitch are dropped, a
-    /// velocity that is not known is NaN, and numbers are rounded to f32.
+    /// Converts the box to a detection. `class` is the index of [`detection_name`](Self::detection_name) in
+    /// the model's classes. Drops roll and pitch, rounds numbers to f32, and sets an unknown velocity to NaN.
     pub fn to_box3d(&self, class: u32) -> Box3d {
         let [width, length, height] = self.size.map(|v| v as f32);
         Box3d {
@@ -183,14 +176,14 @@ impl SampleBox {
         }
     }
 
-    /// Heading of the box's x axis in the xy plane, radians in (−π, π] (the devkit's
-    /// `quaternion_yaw`). The quaternion need not be of unit length.
+    /// Heading of the box's x axis in the xy plane, radians in (−π, π] (the devkit's `quaternion_yaw`). The
+    /// quaternion need not have unit length.
     pub fn yaw(&self) -> f64 {
         let [w, x, y, z] = self.rotation;
         (2.0 * (w * z + x * y)).atan2(w * w + x * x - y * y - z * z)
     }
 
-    /// What is wrong with the box as one of sample `token`, if anything.
+    /// Checks the box as one of sample `token`; the error says what is wrong.
     fn check(&self, token: &str) -> Result<(), String> {
         if self.sample_token != token {
             return Err(format!(
@@ -239,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_become_width_length_height_about_z() {
+    fn detections_convert_to_width_length_height_and_back() {
         let label = SampleBox::from_box3d(&detection(), "000001", "truck");
         assert_eq!(label.size, [1.9f32, 4.6, 1.7].map(f64::from));
         assert!((label.rotation[0] - (-1.25f64).cos()).abs() < 1e-12);
@@ -258,9 +251,9 @@ mod tests {
     }
 
     #[test]
-    fn yaw_is_that_of_the_rotated_x_axis() {
+    fn yaw_is_the_heading_of_the_rotated_x_axis() {
         let mut label = SampleBox::from_box3d(&detection(), "s", "car");
-        // Twice the length, the other sign: the same rotation.
+        // Scaled and negated, a quaternion is the same rotation.
         label.rotation = label.rotation.map(|v| v * -2.0);
         assert!((label.yaw() - -2.5).abs() < 1e-12);
         // 90° about z after 90° about x, by hand: q = (0.5, 0.5, 0.5, 0.5).
@@ -269,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_names_without_endings() {
+    fn tokens_are_names_without_extensions() {
         let token = |path: &str| sample_token(Path::new(path));
         assert_eq!(token("frames/000012.bin"), "000012");
         assert_eq!(
@@ -280,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_could_not_be_read_back_is_not_written() {
+    fn write_rejects_boxes_that_read_would_reject() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.json");
         let mut results = Results::default();
@@ -294,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back_exactly(
+        fn written_files_read_back_exactly(
             numbers in prop::collection::vec(
                 prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO, 15),
             size in prop::array::uniform3(1e-300f64..1e300),

@@ -2,12 +2,12 @@
 //!
 //! | topic | message |
 //! |---|---|
-//! | `/points` | `foxglove.PointCloud`: the points that the detector was given |
-//! | `/boxes` | `foxglove.SceneUpdate`: the boxes, in place of those of the frame before |
+//! | `/points` | `foxglove.PointCloud`: the detector's input points |
+//! | `/boxes` | `foxglove.SceneUpdate`: the boxes, replacing those of the previous frame |
 //!
-//! Both have the frame's stamp as log time and publish time: the same frames make the same bytes. Chunks are
-//! compressed by zstd. Frames are written as they come; in memory is one chunk, and 100 bytes for each that
-//! was written.
+//! Log time and publish time of both are the frame's stamp, so equal frames make equal bytes. Chunks are
+//! compressed with zstd. Frames are streamed: memory holds one chunk, and 100 bytes for each chunk already
+//! written.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,26 +17,25 @@ use mcap::records::MessageHeader;
 use mcap::{Compression, McapError, WriteOptions, Writer};
 use prost::Message;
 
-use super::FrameResult;
 use super::foxglove::{FoxglovePoints, SceneUpdate, schema};
-use crate::error::{Error, Result};
+use super::{FrameResult, ResultsError};
 use crate::files::{FileError, OutputFile};
 use crate::points::PointCloud;
 
-/// When and where the points of a frame were.
+/// The time and coordinate frame of a cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp<'a> {
-    /// Nanoseconds since an epoch.
+    /// Nanoseconds since the epoch of the source's clock.
     pub ns: i64,
     /// The coordinate frame.
     pub frame_id: &'a str,
 }
 
-/// A file that is being written.
+/// A writer of one MCAP file.
 pub struct McapFile {
     writer: Writer<OutputFile>,
     path: PathBuf,
-    /// Channels of points and boxes.
+    /// Channel ids of points and boxes.
     channels: [u16; 2],
     frames: u32,
     points: FoxglovePoints,
@@ -47,12 +46,12 @@ impl McapFile {
     /// Creates the file.
     ///
     /// # Errors
-    /// [`FileError`] with the operating system's reason.
-    pub fn create(path: &Path) -> Result<Self> {
+    /// [`ResultsError::File`].
+    pub fn create(path: &Path) -> Result<Self, ResultsError> {
         let file = OutputFile::create(path)?;
         let options = WriteOptions::new()
             .compression(Some(Compression::Zstd))
-            // Several threads cut the data otherwise, and give other bytes.
+            // Several threads split the data differently, which changes the bytes.
             .compression_threads(0)
             .library(concat!("centerpoint ", env!("CARGO_PKG_VERSION")));
         let start = || {
@@ -84,14 +83,15 @@ impl McapFile {
     /// Writes a frame.
     ///
     /// # Errors
-    /// [`Error::Output`] for boxes that cannot be drawn, before anything of the frame is written; [`FileError`].
+    /// [`ResultsError::NonFinite`] or [`ResultsError::UnknownClass`], before any of the frame is written;
+    /// [`ResultsError::File`].
     pub fn write(
         &mut self,
         stamp: Stamp<'_>,
         cloud: &PointCloud,
         result: &FrameResult<'_>,
         classes: &[String],
-    ) -> Result<()> {
+    ) -> Result<(), ResultsError> {
         let boxes = SceneUpdate::new(result, classes, stamp.ns, stamp.frame_id)?;
         self.points.set(cloud, stamp.ns, stamp.frame_id);
         let [points_channel, boxes_channel] = self.channels;
@@ -105,8 +105,8 @@ impl McapFile {
         Ok(())
     }
 
-    /// Writes what is in `bytes` as a message.
-    fn message(&mut self, channel_id: u16, stamp_ns: i64) -> Result<()> {
+    /// Writes `bytes` as a message.
+    fn message(&mut self, channel_id: u16, stamp_ns: i64) -> Result<(), ResultsError> {
         let time = u64::try_from(stamp_ns).unwrap_or(0);
         let header = MessageHeader {
             channel_id,
@@ -117,14 +117,15 @@ impl McapFile {
         self.writer
             .write_to_known_channel(&header, &self.bytes)
             .map_err(io_error)
-            .map_err(FileError::new(&self.path, "write"))
+            .map_err(FileError::new(&self.path, "write"))?;
+        Ok(())
     }
 
-    /// Writes the summary. A file without it is cut off.
+    /// Writes the summary and closes the file. Readers treat a file without a summary as truncated.
     ///
     /// # Errors
-    /// [`FileError`].
-    pub fn finish(mut self) -> Result<()> {
+    /// [`ResultsError::File`].
+    pub fn finish(mut self) -> Result<(), ResultsError> {
         let done = self.writer.finish().map_err(io_error);
         done.map_err(FileError::new(&self.path, "write"))?;
         Ok(self.writer.into_inner().finish()?)
