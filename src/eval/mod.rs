@@ -1,4 +1,4 @@
-//! Detection metrics: nuScenes' and T4's, and the comparison of result files with labels.
+//! Detection metrics of nuScenes and T4, and the comparison of result files with labels.
 
 mod curve;
 pub mod frames;
@@ -9,7 +9,7 @@ pub mod t4;
 
 use std::path::PathBuf;
 
-/// Why files could not be scored. The message says everything, causes included.
+/// Why files could not be scored. Messages include the cause.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
@@ -21,24 +21,24 @@ pub enum EvalError {
         /// The operating system's reason.
         reason: std::io::Error,
     },
-    /// A file is larger than any sensible result file.
+    /// A file is too large for a result file.
     #[error(
-        "{path}: {bytes} bytes, at most {limit} are read: split the samples over several files"
+        "{path}: {bytes} bytes, expected at most {limit}: split the samples into several files"
     )]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
-        /// The largest size that is read.
+        /// The maximum size.
         limit: u64,
     },
-    /// A file is not what nuscenes-devkit calls a result file.
+    /// A file is not a result file in the sense of nuscenes-devkit.
     #[error("{path}: not a nuScenes result file: {reason}")]
     Format {
         /// The file.
         path: PathBuf,
-        /// The place (sample, box, key, line, column) and what was expected there.
+        /// The position (sample, box, key, line, column) and the expected content.
         reason: serde_json::Error,
     },
     /// A box cannot be scored or written.
@@ -48,12 +48,12 @@ pub enum EvalError {
         sample: String,
         /// The box's index among the sample's boxes.
         index: usize,
-        /// What was found and what was expected.
+        /// The values found and expected.
         reason: String,
     },
-    /// Predictions and labels are of different samples.
+    /// Predictions and labels have different samples.
     #[error(
-        "predictions and labels are not of the same samples: {}",
+        "predictions and labels have different samples: {}",
         mismatch(missing, unexpected)
     )]
     Samples {
@@ -69,17 +69,17 @@ pub enum EvalError {
     TooManyBoxes {
         /// The sample's token.
         sample: String,
-        /// How many predictions it has.
+        /// Its number of predictions.
         boxes: usize,
-        /// How many are allowed.
+        /// The number allowed.
         limit: usize,
     },
-    /// A metric's settings contradict themselves.
+    /// A metric's settings are inconsistent.
     #[error("metric settings: {0}")]
     Config(String),
 }
 
-/// How many tokens of each side an [`EvalError::Samples`] shows.
+/// Maximum number of tokens of each side that [`EvalError::Samples`] lists.
 const SHOWN_TOKENS: usize = 3;
 
 /// "2 only in the labels (a, b), 5 only in the predictions (c, d, e, …)".

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use centerpoint::build::calibrate::{
-    Calibration, Histogram, Key, Method, Options, TensorStats, calibrate, load_or_run,
+    Calibration, Histogram, Key, AmaxMethod, Options, TensorStats, calibrate, load_or_run,
 };
 use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
@@ -450,7 +450,7 @@ fn ranges_of_unknown_tensors_are_errors() {
     let frames = Frames::new();
     let paths = frames.paths();
     let found = run(&paths[..3], &graph(1.0), 2).unwrap();
-    let amax = |tensor: &str, occupied| found.amax(tensor, Method::Percentile(90.0), occupied);
+    let amax = |tensor: &str, occupied| found.amax(tensor, AmaxMethod::Percentile(90.0), occupied);
     // Nine in ten values are background.
     assert!(amax("a", true).unwrap().amax > amax("a", false).unwrap().amax);
     let text = amax("raw", false).unwrap_err().to_string();
@@ -460,7 +460,7 @@ fn ranges_of_unknown_tensors_are_errors() {
     );
     // Without a pillar in any frame, all cells are taken.
     let empty = run(&paths[7..], &graph(1.0), 2).unwrap();
-    assert_eq!(empty.amax("a", Method::Max, true).unwrap().amax, 0.0);
+    assert_eq!(empty.amax("a", AmaxMethod::Max, true).unwrap().amax, 0.0);
     assert_eq!(empty.tensors["a"].occupied.total(), 0);
 }
 
@@ -490,7 +490,7 @@ fn the_demos_convolutions_read_what_was_collected() {
     assert!(compared > 20, "{compared} convolutions");
     let key = |frames: &[PathBuf]| {
         let (model, pfn, graph) = (&folder.model, &folder.pfe.pfn, &folder.rpn.graph);
-        Key::of(model, pfn, graph, frames, &Options::default()).unwrap()
+        Key::new(model, pfn, graph, frames, &Options::default()).unwrap()
     };
     assert_eq!(key(&frames[..3]), found.key);
     assert_ne!(key(&frames[1..3]).frames, found.key.frames);

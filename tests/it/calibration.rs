@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use centerpoint::build::calibrate::{
-    CalibrationError, Histogram, MAX_BINS, Method, RangeError, ZERO_AMAX, quantize, raw, scale,
+    CalibrationError, Histogram, MAX_BINS, AmaxMethod, RangeError, ZERO_AMAX, quantize, raw, scale,
 };
 use centerpoint::build::hash::sha256;
 use serde_json::Value;
@@ -83,15 +83,15 @@ fn ordinary_histograms_and_ranges_are_the_references() {
         close(histogram.width(), &case["width"], "width");
         let amax = |method| histogram.amax(method).unwrap();
         assert_eq!(
-            f64::from(amax(Method::Max).amax),
+            f64::from(amax(AmaxMethod::Max).amax),
             case["max"].as_f64().unwrap()
         );
         for percent in ["99.9", "99.99", "100"] {
-            let found = amax(Method::Percentile(percent.parse().unwrap()));
+            let found = amax(AmaxMethod::Percentile(percent.parse().unwrap()));
             close(found.amax, &case[format!("percentile_{percent}")], percent);
         }
-        close(amax(Method::Entropy).amax, &case["entropy"], "entropy");
-        let (found, best) = (amax(Method::Mse), &case["mse_f64"]);
+        close(amax(AmaxMethod::Entropy).amax, &case["entropy"], "entropy");
+        let (found, best) = (amax(AmaxMethod::Mse), &case["mse_f64"]);
         let equal = match &best["bins_within_1e-5_rel"] {
             Value::Array(bins) => bins.clone(),
             _ => vec![best["argmin_bin"].clone()],
@@ -115,10 +115,10 @@ fn degenerate_tensors_have_sane_ranges() {
         return;
     };
     let all = [
-        Method::Max,
-        Method::Mse,
-        Method::Entropy,
-        Method::Percentile(100.0),
+        AmaxMethod::Max,
+        AmaxMethod::Mse,
+        AmaxMethod::Entropy,
+        AmaxMethod::Percentile(100.0),
     ];
     for name in ["all_zeros", "denormals", "tiny_1e-9", "near_f32_max"] {
         let histogram = read(&folder, &cases[name]).unwrap();
@@ -128,7 +128,7 @@ fn degenerate_tensors_have_sane_ranges() {
         for method in all {
             let amax = histogram.amax(method).unwrap().amax;
             // One value of huge size or many of tiny size: nothing may be clipped by much.
-            let least = if method == Method::Entropy { 0.8 } else { 0.98 };
+            let least = if method == AmaxMethod::Entropy { 0.8 } else { 0.98 };
             let ratio = if max > 0.0 {
                 f64::from(amax) / max
             } else {
@@ -152,7 +152,7 @@ fn degenerate_tensors_have_sane_ranges() {
     }
 
     let empty = read(&folder, &cases["empty"]).unwrap();
-    assert_eq!(empty.amax(Method::Mse), Err(RangeError::Empty));
+    assert_eq!(empty.amax(AmaxMethod::Mse), Err(RangeError::Empty));
     for name in ["nan_in_batch", "inf_in_batch"] {
         let file = folder.join(cases[name]["file"].as_str().unwrap());
         let bytes = std::fs::read(&file).unwrap();
@@ -191,7 +191,7 @@ fn ranges_grow_from_nothing_and_bins_stay_few() {
     assert_eq!(histogram.bins()[0], 13);
     // The width doubled again and again, but half of the bins are always in use.
     assert!(histogram.bins().len() > MAX_BINS / 2);
-    assert_eq!(histogram.amax(Method::Max).unwrap().amax, f32::MAX);
+    assert_eq!(histogram.amax(AmaxMethod::Max).unwrap().amax, f32::MAX);
 
     let before = histogram.clone();
     let error = histogram.add(&[1.0, f32::NAN]).unwrap_err();

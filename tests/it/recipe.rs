@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use centerpoint::build::config::{Given, Recipe};
+use centerpoint::build::config::{ConfigOverrides, Recipe};
 use centerpoint::build::folder::{Folder, Network};
 use centerpoint::build::recipe::{self, Job, Outcome, Progress};
 use centerpoint::detector::{Detector, Options};
@@ -24,14 +24,14 @@ impl Progress for Silent {
 fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
     let folder = Folder::read(&repository().join("engines/demo")).unwrap();
     let frames = points::list_frames(&[repository().join("calib/demo")]).unwrap();
-    let mut given = Given::default();
-    given.set("recipe", recipe);
-    given.set("frames.limit", limit);
-    given.set("frames.held_out", 3);
+    let mut overrides = ConfigOverrides::default();
+    overrides.set("recipe", recipe);
+    overrides.set("frames.limit", limit);
+    overrides.set("frames.held_out", 3);
     let job = Job {
         folder: &folder,
         frames: &frames,
-        given: &given,
+        overrides: &overrides,
         calibration: None,
         threads,
     };
