@@ -1,7 +1,8 @@
 """CenterPoint-pillar in PyTorch: layers, architectures, and the export to two ONNX files.
 
 Modules are named as in mmdetection3d (`pts_voxel_encoder`, `pts_backbone`, `pts_neck`,
-`pts_bbox_head`), so the exported initializers have the same names as in files from mmdetection3d and AWML.
+`pts_bbox_head`), so the exported initializers have the same names as in files from mmdetection3d
+and AWML.
 Lengths are in metres. Head outputs are raw: heatmap logits, dim = log(l, w, h), rot = (sin, cos),
 vel in m/s, reg = offset inside the cell in cells, height = z of the gravity centre.
 """

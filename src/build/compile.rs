@@ -267,13 +267,12 @@ impl Compiler<'_> {
         let x = self.map(node, 0)?;
         let [_, h, w] = self.builder.shape(x);
         let weight = Weight::read(self.graph, node)?;
-        let bias =
-            match node.input(2) {
-                Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
-                    node.error(format!("its bias \"{bias_name}\" is not a constant"))
-                })?),
-                None => None,
-            };
+        let bias = match node.input(2) {
+            Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
+                node.error(format!("its bias \"{bias_name}\" is not a constant"))
+            })?),
+            None => None,
+        };
         let bias = bias.as_ref().map(|b| &b.data[..]);
         let &[d0, d1, kh, kw] = &weight.dims[..] else {
             return Err(node.error(format!(

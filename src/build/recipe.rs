@@ -88,10 +88,7 @@ pub fn candidates() -> Vec<Config> {
             all.push(candidate(alpha, method, cells));
         }
     }
-    for (alpha, method) in [
-        (0.5, CalibrationMethod::Max),
-        (0.0, CalibrationMethod::Mse),
-    ] {
+    for (alpha, method) in [(0.5, CalibrationMethod::Max), (0.0, CalibrationMethod::Mse)] {
         let mut common = candidate(alpha, method, Cells::All);
         common.equalize.background = false;
         common.bias_correction = BiasCorrection::Off;

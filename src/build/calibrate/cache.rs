@@ -124,7 +124,9 @@ impl TryFrom<u32> for Version {
     fn try_from(version: u32) -> Result<Self, String> {
         match version {
             VERSION => Ok(Version),
-            _ => Err(format!("version {version}, this program reads version {VERSION}")),
+            _ => Err(format!(
+                "version {version}, this program reads version {VERSION}"
+            )),
         }
     }
 }

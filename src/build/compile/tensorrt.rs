@@ -165,11 +165,7 @@ fn check(
     let rtx = version.family == Family::TensorRtRtx;
     let at_least = |major, minor| (version.major, version.minor) >= (major, minor);
     let refuse = |wrong: bool, option, advice| {
-        if wrong {
-            Err((option, advice))
-        } else {
-            Ok(())
-        }
+        if wrong { Err((option, advice)) } else { Ok(()) }
     };
     refuse(
         options.exclude_lean_runtime && !options.version_compatible,
@@ -182,7 +178,11 @@ fn check(
         "it applies only to the DLA; add --dla or remove this option",
     )?;
     let dla = options.dla.is_some();
-    refuse(dla && rtx, "--dla", "RTX GPUs have no DLA; remove the option")?;
+    refuse(
+        dla && rtx,
+        "--dla",
+        "RTX GPUs have no DLA; remove the option",
+    )?;
     refuse(
         dla && at_least(10, 8) && !at_least(11, 4),
         "--dla",

@@ -96,7 +96,10 @@ fn invalid_values_are_refused_with_key_value_and_range() {
     // A conflict between file and flags is found when both are applied.
     let mut overrides = parse("[frames]\nheld_out = 0").unwrap();
     overrides.set("recipe", "best");
-    let message = overrides.apply_to(&Config::default()).unwrap_err().to_string();
+    let message = overrides
+        .apply_to(&Config::default())
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("`frames.held_out` is 0"), "{message}");
     let mut flags = ConfigOverrides::default();
     flags.set("equalize.alpha", 3.0);

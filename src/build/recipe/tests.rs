@@ -34,7 +34,9 @@ fn nvidia_matches_the_recipe_of_its_tools() {
         ("recipe", "nvidia".into()),
         ("calibration.method", "max".into()),
     ];
-    let message = super::configs(&overrides(&with_max)).unwrap_err().to_string();
+    let message = super::configs(&overrides(&with_max))
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("`calibration.method` = \"mse\", not \"max\""),
         "{message}"

@@ -165,9 +165,7 @@ impl Report {
         // Layers are derived from the inputs, so they are listed only if nothing else differs.
         if differences.is_empty() && layers(self) != layers(other) {
             let (found, now) = (self.layers.len(), other.layers.len());
-            differences.push(format!(
-                "its {found} layers differ from the model's {now}"
-            ));
+            differences.push(format!("its {found} layers differ from the model's {now}"));
         }
         if differences.len() > SHOWN {
             let more = differences.len() - SHOWN;

@@ -140,7 +140,11 @@ fn without_labels_the_ranking_is_by_sqnr_at_objects() {
 }
 
 /// Runs the analysis and a search with a report file.
-fn run(made: &mut NoiseModel, path: &Path, inputs_now: &BTreeMap<String, String>) -> Result<Report> {
+fn run(
+    made: &mut NoiseModel,
+    path: &Path,
+    inputs_now: &BTreeMap<String, String>,
+) -> Result<Report> {
     let mut report = Report::open(path, inputs_now.clone(), made.layers())?;
     let options = Options {
         goal: Some(Goal::MeanApDrop(2e-3)),
