@@ -30,15 +30,15 @@ pub fn labels_path(dir: &Path) -> PathBuf {
 
 /// Detects the objects in each of `frames` and calls `done` after each.
 ///
-/// Keeps the best `most` boxes of a frame, the number that a metric allows. Runs the first frame once more before all
-/// others, so the times are those of a warm detector.
+/// Keeps the best `max_boxes` boxes of a frame, the number that a metric allows. Runs the first frame once before all
+/// frames, so the times are those of a warm detector.
 ///
 /// # Errors
 /// The first frame that cannot be read or run, because a score over fewer frames would not be comparable.
 pub fn run(
     detector: &mut Detector,
     frames: &[PathBuf],
-    most: usize,
+    max_boxes: usize,
     mut done: impl FnMut(),
 ) -> Result<Run> {
     let classes = detector.model().classes.clone();
@@ -60,7 +60,7 @@ pub fn run(
         times.total += read;
         run.times.push(times);
         let token = sample_token(frame);
-        let boxes = detection.boxes.iter().take(most).filter_map(|found| {
+        let boxes = detection.boxes.iter().take(max_boxes).filter_map(|found| {
             let class = classes.get(found.class as usize)?;
             Some(SampleBox::from_box3d(found, &token, class))
         });

@@ -119,7 +119,10 @@ fn operators_that_are_not_supported_are_named_with_those_that_are() {
         ),
         (
             product,
-            ["node \"/square/Mul\" (Mul)", "only products with one constant"],
+            [
+                "node \"/square/Mul\" (Mul)",
+                "only products with one constant",
+            ],
         ),
         (
             node("Clip", &["x"], &["out"]),

@@ -32,8 +32,8 @@ fn int8_layers(plan: &Path) -> Vec<String> {
     plan.manifest().quantization.clone().unwrap().int8
 }
 
-/// "The size of tensor a (256) must match the size of tensor b (128)": the norms are not in the order of their layers in
-/// the file. The unit tests of `fuse` cover the seeds' sizes and the values.
+/// "The size of tensor a (256) must match the size of tensor b (128)": in the file, the norms are not in the order of
+/// their layers. The unit tests of `fuse` cover the seeds' sizes and the values.
 #[test]
 fn norms_are_fused_by_data_flow_even_into_deconvolutions() {
     let folder = folder();

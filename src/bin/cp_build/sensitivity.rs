@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use centerpoint::build::calibrate::frames_hash;
 use centerpoint::build::config::ConfigOverrides;
 use centerpoint::build::folder::{Folder, MODEL, PFE, RPN};
 use centerpoint::build::hash::sha256_file;
@@ -175,7 +176,7 @@ fn inputs(
     }
     let labels = labels.map(sha256_file).transpose()?;
     inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
-    inputs.insert("frames".into(), report::frames_hash(network.frames())?);
+    inputs.insert("frames".into(), frames_hash(network.frames())?);
     let key = network.key();
     inputs.insert("calibration network".into(), key.model.clone());
     inputs.insert("calibration frames".into(), key.frames.clone());

@@ -74,23 +74,31 @@ impl Key {
         }
         network.extend(graph.to_model().encode_to_vec());
 
-        let mut contents = String::new();
-        for path in frames {
-            // Opening a pipe would wait for its writer.
-            if path.exists() && !path.is_file() {
-                return Err(FrameError::NotAFile(path.clone()).into());
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            contents += &format!("{} {name}\n", sha256_file(path)?);
-        }
         let layout = options.layout.map(|layout| layout.to_string());
         let options = format!("bins {} layout {layout:?}", options.bins);
         Ok(Self {
             model: sha256(&network),
-            frames: sha256(contents.as_bytes()),
+            frames: frames_hash(frames)?,
             options: sha256(options.as_bytes()),
         })
     }
+}
+
+/// SHA-256 of the names and contents of frames, in order, without their folders.
+///
+/// # Errors
+/// [`FrameError::NotAFile`], [`crate::build::BuildError::Io`] for a frame that cannot be read.
+pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
+    let mut contents = String::new();
+    for path in frames {
+        // Opening a pipe would wait for its writer.
+        if path.exists() && !path.is_file() {
+            return Err(FrameError::NotAFile(path.clone()).into());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        contents += &format!("{} {name}\n", sha256_file(path)?);
+    }
+    Ok(sha256(contents.as_bytes()))
 }
 
 /// The file's content for writing.

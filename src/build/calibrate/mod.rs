@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use amax::{Amax, AmaxMethod, MAX_CODE, ZERO_AMAX, scale};
-pub use cache::Key;
+pub use cache::{Key, frames_hash};
 pub use error::CalibrationError;
 pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
 pub(crate) use occupancy::Occupancy;

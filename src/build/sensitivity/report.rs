@@ -16,7 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,6 @@ use super::budget::{Action, Goal, Search};
 use super::{Evaluate, Measurement, Mix, SensitivityError};
 use crate::build::config::{Config, Recipe};
 use crate::build::folder::producer;
-use crate::build::hash::{sha256, sha256_file};
 use crate::error::Result;
 use crate::eval::report::aligned;
 use crate::files::write_whole;
@@ -370,19 +369,6 @@ fn summary(measured: &Measurement, float: &Measurement) -> String {
 
 fn signed(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:+.digits$}"))
-}
-
-/// SHA-256 of the names and contents of the frames, in order, without their folders.
-///
-/// # Errors
-/// [`crate::build::BuildError::Io`] for a frame that cannot be read.
-pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
-    let mut contents = String::new();
-    for path in frames {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        contents += &format!("{} {name}\n", sha256_file(path)?);
-    }
-    Ok(sha256(contents.as_bytes()))
 }
 
 /// Every option that affects a quantised network, by dotted key such as `config.equalize.alpha`.
