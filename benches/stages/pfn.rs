@@ -17,7 +17,7 @@ use centerpoint::plan::Plan;
 
 use crate::random::Random;
 use crate::runner::{self, Runner, RunnerNetwork};
-use crate::{DEMO, frame};
+use crate::{DEMO, detection};
 
 /// Argument that turns this program into our runner.
 pub(crate) const SERVE: &str = "--serve-pfn";

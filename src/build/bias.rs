@@ -139,7 +139,7 @@ impl Layer {
             let pixel = view.data.get(start..).unwrap_or_default().iter();
             values.extend(pixel.step_by(layout.stride_c.max(1)).take(self.channels));
         }
-        let error = |&v: &f32| f32::from(calibrate::quantize(v, self.scale)) * self.scale - v;
+        let error = |&v: &f32| f32::from(crate::map::quantize(v, self.scale)) * self.scale - v;
         let errors: Vec<f32> = values.iter().map(error).collect();
 
         let [kh, kw] = self.window.kernel;
@@ -209,7 +209,7 @@ fn rounded(weight: &Tensor<f32>, amax: &[f32]) -> Vec<f32> {
         let scale = calibrate::scale(amax);
         values
             .iter()
-            .map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
+            .map(move |&w| f32::from(crate::map::quantize(w, scale)) * scale)
     });
     each.collect()
 }

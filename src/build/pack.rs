@@ -190,7 +190,10 @@ mod tests {
             assert!(kind(bytes).contains(needle), "{needle}: {}", kind(bytes));
             let error = library(Path::new("x.plan"), bytes, None);
             let error = error.unwrap_err().to_string();
-            assert!(error.starts_with("x.plan: no TensorRT engine: "), "{error}");
+            assert!(
+                error.starts_with("x.plan: not a TensorRT engine: "),
+                "{error}"
+            );
             let given = Version::parse("10.3");
             let named = library(Path::new("x.plan"), bytes, given);
             assert_eq!(named.ok(), given.filter(|_| bytes.starts_with(b"ftrt")));

@@ -154,7 +154,7 @@ fn a_model_is_not_replaced_or_quantised_twice() {
     let folder = quantized("custom");
     let message = refused(folder.path(), &quantize(&[]), 2);
     assert!(
-        message.contains("exists already") && message.contains("--force"),
+        message.contains("already exists") && message.contains("--force"),
         "{message}"
     );
     built(folder.path(), &quantize(&["--recipe", "custom", "--force"]));

@@ -452,7 +452,7 @@ fn a_table_of_another_network_is_refused_with_the_tensors() {
     assert_eq!(
         none,
         "net.onnx: the calibration has no range for 5 of 5 tensors: \"x\", \"a\", \"b\", \"d\", …; it \
-         belongs to another network, calibrate this one"
+         belongs to another network: calibrate this one"
     );
     let one = message(&[("x", 1.0), ("a", 1.0), ("b", 1.0), ("d", 1.0)]);
     assert!(one.contains("1 of 5 tensors: \"e\";"), "{one}");

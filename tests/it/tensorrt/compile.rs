@@ -339,7 +339,7 @@ fn options_that_the_library_has_not_are_refused_by_name() {
             vec![89],
             with(&|o| o.gpu_fallback = true),
             "--gpu-fallback",
-            "give --dla",
+            "add --dla",
         ),
         (
             vec![89],

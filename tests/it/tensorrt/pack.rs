@@ -126,7 +126,7 @@ fn a_folder_for_trtexec_has_the_typed_network_and_the_command_lines() {
         assert!(message.contains("made for TensorRT's builder"), "{message}");
     }
     let message = refused(folder.path(), &typed("q", "h", &[]), 2);
-    assert!(message.contains("exists already"), "{message}");
+    assert!(message.contains("already exists"), "{message}");
     let before = std::fs::read(at("h/manifest.json")).unwrap();
     built(folder.path(), &typed("q", "h", &["--force"]));
     assert!(
