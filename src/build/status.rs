@@ -7,7 +7,7 @@ pub mod engine;
 use std::fmt::Write;
 
 use super::calibrate::{Calibration, Method, TensorStats};
-use super::quantize::{Kind, Quantizer};
+use super::quantize::{Quantizer, QuantizerKind as Kind};
 use crate::eval::report::aligned;
 
 /// Methods that the table of a calibration shows, as they are called on the command line.
