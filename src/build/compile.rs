@@ -304,7 +304,7 @@ impl Compiler<'_> {
     }
 
     fn affine_or_add(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
-        let made = if let Some(affine) = Affine::of(self.graph, node)? {
+        let made = if let Some(affine) = Affine::from_node(self.graph, node)? {
             let index = usize::from(node.input(0) != Some(affine.input.as_str()));
             let x = self.map(node, index)?;
             let [channels, ..] = self.builder.shape(x);

@@ -6,7 +6,7 @@ pub mod engine;
 use std::fmt::Write;
 
 use super::calibrate::{AmaxMethod, Calibration, TensorStats};
-use super::quantize::{Kind, Quantizer};
+use super::quantize::{Quantizer, QuantizerKind as Kind};
 use crate::eval::report::{aligned, median};
 
 /// Methods in the table of a calibration, as named on the command line.

@@ -14,7 +14,7 @@ use crate::build::config::{
 };
 use crate::build::equalize::{self, Levels};
 use crate::build::onnx::Graph;
-use crate::build::quantize::{self, Kind, Quantized, Quantizer};
+use crate::build::quantize::{self, Quantized, Quantizer, QuantizerKind};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
 use crate::build::{BuildError, Result as BuildResult, compile};
@@ -186,7 +186,7 @@ impl<'a> Bench<'a> {
         let occupied = config.calibration.cells == Cells::Occupied;
         let mut amax = BTreeMap::new();
         let mut warnings = Vec::new();
-        for tensor in quantize::points(&network.graph, &placement)? {
+        for tensor in quantize::tensors_to_calibrate(&network.graph, &placement)? {
             let found = network.calibration.amax(&tensor, method, occupied)?;
             if found.amax == 0.0 {
                 warnings.push(format!(
@@ -196,23 +196,23 @@ impl<'a> Bench<'a> {
             }
             amax.insert(tensor, found.amax);
         }
-        let mut quantized = quantize::quantize(&network.graph, &amax, &placement)?;
+        let mut quantized = quantize::insert_qdq(&network.graph, &amax, &placement)?;
         let (mut graph, mut pfn) = (network.graph.clone(), network.pfn.clone());
         if config.equalize.background {
             let levels = levels(network, &quantized.quantizers);
             (graph, pfn) = equalize::align(&graph, &pfn, &levels)?;
-            // Alignment has changed the ranges of the weights.
-            quantized = quantize::quantize(&graph, &amax, &placement)?;
+            // The weights have other ranges now.
+            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
         if config.bias_correction != BiasCorrection::Off {
             let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
             bias::correct(&mut graph, &errors)?;
-            quantized = quantize::quantize(&graph, &amax, &placement)?;
+            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
         let network = &self.networks[at];
         quantized.warnings.extend(warnings);
         let activations = quantized.quantizers.iter_mut();
-        for quantizer in activations.filter(|q| q.kind == Kind::Activation) {
+        for quantizer in activations.filter(|q| q.kind == QuantizerKind::Activation) {
             if let [amax] = quantizer.amax[..] {
                 quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
             }
@@ -297,7 +297,7 @@ impl<'a> Bench<'a> {
         let weights = quantized
             .quantizers
             .iter()
-            .filter(|q| q.kind == Kind::Weight);
+            .filter(|q| q.kind == QuantizerKind::Weight);
         let readers: HashSet<&String> = weights.flat_map(|q| &q.readers).collect();
         let layers = quantize::layers(&folder.rpn.graph)?
             .into_iter()
@@ -350,7 +350,9 @@ pub(super) fn levels(
     network: &CalibratedNetwork,
     quantizers: &[Quantizer],
 ) -> BTreeMap<String, Levels> {
-    let activations = quantizers.iter().filter(|q| q.kind == Kind::Activation);
+    let activations = quantizers
+        .iter()
+        .filter(|q| q.kind == QuantizerKind::Activation);
     let each = activations.filter_map(|quantizer| {
         let levels = Levels {
             background: network.background.get(&quantizer.tensor)?.clone(),

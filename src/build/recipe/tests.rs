@@ -151,7 +151,7 @@ fn equalisation_and_alignment_keep_the_outputs() {
         .map(|(name, stats)| (name.clone(), stats.all.max()))
         .collect();
     let placement = placement(&config);
-    let quantized = quantize::quantize(&network.graph, &amax, &placement).unwrap();
+    let quantized = quantize::insert_qdq(&network.graph, &amax, &placement).unwrap();
     let levels = levels(network, &quantized.quantizers);
     let aligned = equalize::align(&network.graph, &network.pfn, &levels).unwrap();
     let float = (folder.rpn.graph.clone(), folder.pfe.pfn.clone());

@@ -14,7 +14,7 @@ use super::{Evaluate, Measurement, Mix, SensitivityError};
 use crate::build::calibrate::Key;
 use crate::build::config::Config;
 use crate::build::onnx::Graph;
-use crate::build::quantize::{Kind, layers};
+use crate::build::quantize::{QuantizerKind as Kind, layers};
 use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{OutputSqnr, Reference, Sqnr};
