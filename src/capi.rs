@@ -29,6 +29,7 @@ pub use types::{
     cp_box, cp_cloud, cp_deadline_info, cp_field, cp_frame_info, cp_model_info, cp_options, cp_pose,
 };
 
+use crate::cuda::DevicePtr;
 use crate::deadline::{Budget, Level};
 use crate::detector::{Detector, Device, Options};
 use crate::points::Pose;
@@ -162,7 +163,8 @@ pub unsafe extern "C" fn cp_detect_device(
             if count > 0 {
                 check(points.cast::<f32>(), "points")?;
             }
-            state.detect_device(points.addr() as u64, count)
+            let points = DevicePtr::from_address(points.addr() as u64);
+            state.detect_device(points, count)
         })
     })
 }

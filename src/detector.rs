@@ -1,6 +1,6 @@
 //! The detector: a plan and all its buffers, from one cloud to its boxes.
 //!
-//! Read from top to bottom, `Cpu::detect` is the product; [`cuda::Frame`] is the same on a GPU. Everything is
+//! Read from top to bottom, `Cpu::detect` is the product; [`cuda::Pipeline`] is the same on a GPU. Everything is
 //! allocated when the plan is loaded; a frame allocates nothing once the first has passed, and gives the
 //! same bytes whatever the number of threads.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::boxes::Box3d;
-use crate::cuda::{self, CudaError};
+use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
 use crate::decode::{self, Decoder};
 use crate::engine::{Engine, LayerTime, MapView};
@@ -84,7 +84,7 @@ pub struct Detector {
 /// Where the stages run.
 enum Stages {
     Cpu(Box<Cpu>),
-    Cuda(Box<cuda::Frame>),
+    Cuda(Box<cuda::Pipeline>),
 }
 
 /// What a frame is made of.
@@ -92,8 +92,8 @@ enum Stages {
 enum Source<'a> {
     Cloud(&'a PointCloud),
     Sweeps(&'a SweepBuffer),
-    /// Address and number of rows in the model's columns, on the GPU.
-    Device(u64, usize),
+    /// Rows in the model's columns on the GPU, and their number.
+    Device(DevicePtr<f32>, usize),
 }
 
 /// The stages on the CPU.
@@ -183,14 +183,14 @@ impl Detector {
         let stages = match (device, load::kind(plan)?) {
             (Some(device), Kind::TensorRt) => {
                 let engine = load::tensorrt_engine(plan, options, device)?;
-                let frame = cuda::Frame::new(&model, plan.pfn(), device, engine)?;
+                let frame = cuda::Pipeline::new(&model, plan.pfn(), device, engine)?;
                 Stages::Cuda(Box::new(frame))
             }
             (device, _) => {
                 let (engine, outputs) = load::engine(plan, &pool)?;
                 match device {
                     None => Stages::Cpu(Box::new(Cpu::new(plan, &model, &pool, engine, outputs)?)),
-                    Some(device) => Stages::Cuda(Box::new(cuda::Frame::with_host_engine(
+                    Some(device) => Stages::Cuda(Box::new(cuda::Pipeline::with_host_engine(
                         &model,
                         plan.pfn(),
                         device,
@@ -252,14 +252,22 @@ impl Detector {
         self.run(Source::Sweeps(sweeps))
     }
 
-    /// Finds the objects in `count` points that lie on the GPU from `address` on: packed rows of `f32` in the
-    /// model's columns, intensities in the clouds' scale, in memory of the GPU's primary context (what CUDA's
-    /// runtime allocates). They must have been written when this is called, and stay until it returns.
+    /// Finds the objects in `count` points in GPU memory: packed rows of `f32` in the model's columns, intensities
+    /// in the clouds' scale.
+    ///
+    /// # Safety
+    /// `points` points to that many rows in memory of the GPU's primary context (CUDA's runtime allocates there), or of
+    /// the device that [`Detector::on`] got. They have been written, and stay as they are until this returns.
     ///
     /// # Errors
-    /// [`cuda::CudaError::HostStages`] where the stages run on the CPU; as [`Detector::detect`].
-    pub fn detect_device(&mut self, address: u64, count: usize) -> Result<Detection<'_>> {
-        self.run(Source::Device(address, count))
+    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; as [`Detector::detect`].
+    #[allow(unsafe_code)]
+    pub unsafe fn detect_device(
+        &mut self,
+        points: DevicePtr<f32>,
+        count: usize,
+    ) -> Result<Detection<'_>> {
+        self.run(Source::Device(points, count))
     }
 
     /// The boxes of the last frame that gave a result, best first.
@@ -297,10 +305,14 @@ impl Detector {
             (Stages::Cuda(frame), source) => match source {
                 Source::Cloud(cloud) => frame.detect(cloud)?,
                 Source::Sweeps(sweeps) => frame.detect_sweeps(sweeps)?,
-                Source::Device(address, count) => {
+                Source::Device(points, count) => {
                     let layout =
                         Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
-                    frame.detect_device(address, count, layout)?
+                    #[allow(unsafe_code)]
+                    // SAFETY: only `Detector::detect_device` makes such a source; this is its contract.
+                    unsafe {
+                        frame.detect_device(points, count, layout)?
+                    }
                 }
             },
         };

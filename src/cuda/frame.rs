@@ -1,9 +1,8 @@
 //! One frame on the device: points in, boxes out.
 //!
-//! With an engine on the device the whole frame is one graph. With one on the host (the CPU engine) there
-//! are two, from the points to the pillars' features, and from the head maps to the boxes; what lies between
-//! is copied to the host and back. They are recorded when the frame is made, after an empty frame has been
-//! run in earnest.
+//! With an engine on the device the whole frame is one graph. With one on the host (the CPU engine) there are two:
+//! from the points to the pillars' features, and from the head maps to the boxes; features and head maps are
+//! copied to the host and back. The graphs are recorded when the pipeline is made, after it has run an empty frame.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,12 +10,14 @@ use std::time::Instant;
 use bytemuck::Zeroable;
 
 use super::decode::{self, Decoder};
+use super::device::{CudaError, Device, DevicePtr, Graph, Pinned};
 use super::features::{self, Features};
-use super::host::Host;
+use super::host::HostEngine;
+use super::input::Input;
+use super::map::DeviceMap;
 use super::nms::{self, Nms};
 use super::pillars::{self, Pillars};
 use super::scatter::{self, Scatter};
-use super::{CudaError, Device, DeviceMap, Graph, Input, Pinned};
 use crate::boxes::Box3d;
 use crate::engine::{LayerTime, MapDesc};
 use crate::error::Result;
@@ -27,25 +28,25 @@ use crate::points::{Layout, PointCloud, SweepBuffer};
 
 /// An engine that runs on the device: the counterpart of [`crate::engine::Engine`].
 pub trait Engine: Send {
-    /// The network's input and its map, all zero at first; only the scatter stage writes it.
+    /// The network's input and its map, which is zero at first; only the scatter stage writes it.
     fn input(&self) -> (&MapDesc, DeviceMap);
     /// The network's outputs and their maps, in the network's order. They never move.
     fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)>;
-    /// Puts a run of the network on the device's stream, without waiting. This is recorded, so it must be
-    /// the same for every frame.
+    /// Enqueues a run of the network on the device's stream, without waiting. The call is recorded, so the run must
+    /// be the same for every frame, and its memory must live as long as the engine.
     ///
     /// # Errors
     /// The device's.
     fn enqueue(&mut self) -> Result<(), CudaError>;
-    /// Runs the network on the same input once more, which gives the same outputs, and waits for it; the time
-    /// of each layer, in the order in which they ran. This is never recorded.
+    /// Runs the network on the same input again, with the same outputs, and waits for it. Returns the time of each
+    /// layer, in the order in which they ran. The call is never recorded.
     ///
     /// # Errors
     /// The device's.
     fn profile(&mut self) -> Result<Vec<LayerTime>, CudaError>;
 }
 
-/// Marks of time between the stages, in their order.
+/// Time marks between the stages, in their order.
 const START: usize = 0;
 const PILLARS: usize = 1;
 const FEATURES: usize = 2;
@@ -54,18 +55,18 @@ const ENGINE: usize = 4;
 const DECODE: usize = 5;
 const NMS: usize = 6;
 
-/// A frame's buffers on the device, and the launches that were recorded. Allocated once.
-pub struct Frame {
-    // The graphs go before the buffers that they use.
+/// All stages on the device, with their buffers and recorded launches. Allocated once.
+pub struct Pipeline {
+    // Dropped before the buffers that they use.
     graphs: Vec<Graph>,
     device: Arc<dyn Device>,
     stages: Stages,
-    side: Side,
+    engine: EngineSide,
     /// The result of the last frame, as [`nms::split`] takes it.
     result: Vec<u32>,
 }
 
-/// The stages, and what they leave for the host.
+/// The stages, and their results for the host.
 struct Stages {
     input: Input,
     pillars: Pillars,
@@ -78,21 +79,21 @@ struct Stages {
     result: Pinned<u32>,
 }
 
-/// Where the engine is.
-enum Side {
+/// The engine, on one side or the other.
+enum EngineSide {
     Device {
         engine: Box<dyn Engine>,
         map: DeviceMap,
         scatter: Scatter,
     },
-    Host(Box<Host>),
+    Host(Box<HostEngine>),
 }
 
-impl Frame {
-    /// Allocates and records all that frames need, with an engine on the device.
+impl Pipeline {
+    /// Allocates and records everything that frames need, with an engine on the device.
     ///
     /// # Errors
-    /// [`CudaError`]; [`CudaError::Map`] for an engine without one of the model's outputs.
+    /// [`CudaError`]; [`CudaError::Map`] if the engine lacks one of the model's outputs.
     pub fn new(
         model: &Model,
         pfn: &Pfn,
@@ -101,27 +102,29 @@ impl Frame {
     ) -> Result<Self, CudaError> {
         let outputs = engine.outputs();
         let find = |name: &String| {
-            let found = outputs.iter().find(|(desc, _)| desc.name == *name);
-            found.map(|(_, map)| *map).ok_or_else(|| CudaError::Map {
-                map: name.clone(),
-                problem: "the engine has no such output".into(),
-            })
+            let output = outputs.iter().find(|(desc, _)| desc.name == *name);
+            output
+                .map(|(_, map)| map.clone())
+                .ok_or_else(|| CudaError::Map {
+                    map: name.clone(),
+                    problem: "the engine has no such output".into(),
+                })
         };
         let mut heads = Vec::with_capacity(model.head.tasks.len());
         for task in &model.head.tasks {
             let [heatmap, reg, height, dim, rot, vel] = task.outputs.each_ref().map(find);
             heads.push([heatmap?, reg?, height?, dim?, rot?, vel?]);
         }
-        let side = Side::Device {
+        let side = EngineSide::Device {
             map: engine.input().1,
             scatter: Scatter::new(model, device)?,
             engine,
         };
-        Self::with(model, pfn, device, side, heads)
+        Self::with_engine(model, pfn, device, side, heads)
     }
 
-    /// As [`Frame::new`], with an engine on the host. `outputs` are indices of its outputs, by task and in
-    /// the order of [`OUTPUT_KINDS`].
+    /// As [`Pipeline::new`], with an engine on the host. `outputs` are indices of its outputs, by task and in the
+    /// order of [`OUTPUT_KINDS`].
     ///
     /// # Errors
     /// [`CudaError`].
@@ -132,16 +135,17 @@ impl Frame {
         engine: Box<dyn crate::engine::Engine>,
         outputs: &[[usize; OUTPUT_KINDS.len()]],
     ) -> Result<Self, CudaError> {
-        let host = Host::new(model, device, engine, outputs)?;
-        let heads = host.heads();
-        Self::with(model, pfn, device, Side::Host(Box::new(host)), heads)
+        let host = HostEngine::new(model, device, engine, outputs)?;
+        let heads = host.heads()?;
+        let side = EngineSide::Host(Box::new(host));
+        Self::with_engine(model, pfn, device, side, heads)
     }
 
-    fn with(
+    fn with_engine(
         model: &Model,
         pfn: &Pfn,
         device: &Arc<dyn Device>,
-        side: Side,
+        engine: EngineSide,
         heads: Vec<[DeviceMap; OUTPUT_KINDS.len()]>,
     ) -> Result<Self, CudaError> {
         let nms = Nms::new(model, device)?;
@@ -156,38 +160,38 @@ impl Frame {
             nms,
         };
         let result = vec![0; stages.result.len()];
-        let mut frame = Self {
+        let mut pipeline = Self {
             graphs: Vec::new(),
             device: device.clone(),
             stages,
-            side,
+            engine,
             result,
         };
-        let parts = match &frame.side {
-            Side::Device { .. } => 1,
-            Side::Host(_) => 2,
+        let parts = match &pipeline.engine {
+            EngineSide::Device { .. } => 1,
+            EngineSide::Host(_) => 2,
         };
         for part in 0..parts {
-            frame.enqueue(part)?;
+            pipeline.enqueue(part)?;
         }
         for part in 0..parts {
-            let graph = Graph::record(device, || frame.enqueue(part))?;
-            frame.graphs.push(graph);
+            let graph = Graph::record(device, || pipeline.enqueue(part))?;
+            pipeline.graphs.push(graph);
         }
-        Ok(frame)
+        Ok(pipeline)
     }
 
-    /// Puts what graph `part` holds on the stream.
+    /// Enqueues the calls of graph `part`.
     fn enqueue(&mut self, part: usize) -> Result<(), CudaError> {
         let Self {
             device,
             stages,
-            side,
+            engine,
             ..
         } = self;
-        match (side, part) {
+        match (engine, part) {
             (
-                Side::Device {
+                EngineSide::Device {
                     engine,
                     map,
                     scatter,
@@ -201,56 +205,60 @@ impl Frame {
                 engine.enqueue()?;
                 stages.heads_to_boxes(&**device)
             }
-            (Side::Host(host), 0) => {
+            (EngineSide::Host(host), 0) => {
                 stages.points_to_features(&**device)?;
                 host.copy_out(&stages.features, &stages.pillars)
             }
-            (Side::Host(host), _) => {
+            (EngineSide::Host(host), _) => {
                 host.copy_in()?;
                 stages.heads_to_boxes(&**device)
             }
         }
     }
 
-    /// Finds the objects in one cloud; the boxes are [`Frame::boxes`]. `times.read` is 0.
+    /// Finds the objects in one cloud; [`Pipeline::boxes`] returns them. `times.read` is 0.
     ///
     /// # Errors
-    /// [`crate::points::FrameError`] where the cloud lacks a column that the model needs; [`CudaError`], after
-    /// which the device is lost; [`crate::engine::EngineError`] of an engine on the host.
+    /// [`crate::points::FrameError`] if the cloud lacks a column that the model needs; [`CudaError`], after which the
+    /// device is lost; [`crate::engine::EngineError`] of an engine on the host.
     pub fn detect(&mut self, cloud: &PointCloud) -> Result<(Dropped, Times)> {
         let start = Instant::now();
-        let beyond = self.stages.input.set(cloud.data(), cloud.layout())?;
-        self.run(start, beyond)
+        let over_capacity = self.stages.input.set(cloud.data(), cloud.layout())?;
+        self.run(start, over_capacity)
     }
 
-    /// As [`Frame::detect`], for the sweeps that [`SweepBuffer::accumulate`] would take: they are moved on
-    /// the device.
+    /// As [`Pipeline::detect`], for the sweeps that [`SweepBuffer::accumulate`] selects; the device moves them.
     ///
     /// # Errors
-    /// As [`Frame::detect`].
+    /// As [`Pipeline::detect`].
     pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(Dropped, Times)> {
         let start = Instant::now();
         let done = self.stages.input.set_sweeps(sweeps)?;
         self.run(start, done.points_over_capacity)
     }
 
-    /// As [`Frame::detect`], for `count` rows of `layout` that lie on the device from `address` on. They
-    /// must stay as they are until this returns.
+    /// As [`Pipeline::detect`], for `count` rows of `layout` in device memory.
+    ///
+    /// # Safety
+    /// `points` points to `count` rows of `layout.stride()` values in memory of this pipeline's device. They have been
+    /// written, and stay as they are until this returns.
     ///
     /// # Errors
-    /// As [`Frame::detect`].
-    pub fn detect_device(
+    /// As [`Pipeline::detect`].
+    #[allow(unsafe_code)]
+    pub unsafe fn detect_device(
         &mut self,
-        address: u64,
+        points: DevicePtr<f32>,
         count: usize,
         layout: Layout,
     ) -> Result<(Dropped, Times)> {
         let start = Instant::now();
-        let beyond = self.stages.input.set_device(address, count, layout)?;
-        self.run(start, beyond)
+        // SAFETY: this function's contract; `run` waits for the frame, and every frame starts with another input.
+        let over_capacity = unsafe { self.stages.input.set_device(points, count, layout) }?;
+        self.run(start, over_capacity)
     }
 
-    /// The device that it runs on.
+    /// The device that the stages run on.
     pub fn device(&self) -> &dyn Device {
         &*self.device
     }
@@ -260,40 +268,44 @@ impl Frame {
         nms::split(&self.result).1
     }
 
-    /// Runs the network once more on the map of the last frame; the time of each layer.
+    /// Runs the network again on the map of the last frame, and returns the time of each layer.
     ///
     /// # Errors
-    /// As [`Frame::detect`].
+    /// As [`Pipeline::detect`].
     pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
-        match &mut self.side {
-            Side::Device { engine, .. } => Ok(engine.profile()?),
-            Side::Host(host) => host.profile(),
+        match &mut self.engine {
+            EngineSide::Device { engine, .. } => Ok(engine.profile()?),
+            EngineSide::Host(host) => host.profile(),
         }
     }
 
     /// Runs the frame whose input has been set.
-    fn run(&mut self, start: Instant, beyond: usize) -> Result<(Dropped, Times)> {
+    fn run(&mut self, start: Instant, over_capacity: usize) -> Result<(Dropped, Times)> {
+        #[allow(unsafe_code)]
+        // SAFETY: the graphs use the buffers of `self.stages` and `self.engine`, which live until the graphs and
+        // the device have finished.
+        let launch = |graph: &mut Graph| unsafe { graph.launch() };
         let mut times = Times::default();
         let mut parts = self.graphs.iter_mut();
         if let Some(graph) = parts.next() {
-            graph.launch()?;
+            launch(graph)?;
         }
         let mut totals = [pillars::Totals::zeroed()];
         self.stages.totals.read(0, &mut totals)?;
-        if let (Side::Host(host), Some(graph)) = (&mut self.side, parts.next()) {
+        if let (EngineSide::Host(host), Some(graph)) = (&mut self.engine, parts.next()) {
             host.run(totals[0].pillars(), &mut times)?;
-            graph.launch()?;
+            launch(graph)?;
         }
         let mut dropped = totals[0].dropped();
         self.stages.result.read(0, &mut self.result)?;
-        let (found, _) = nms::split(&self.result);
-        dropped.sweep_points = beyond as u64;
-        dropped.candidates = found.surplus.into();
-        dropped.non_finite_candidates = found.non_finite.into();
+        let (box_totals, _) = nms::split(&self.result);
+        dropped.sweep_points = over_capacity as u64;
+        dropped.candidates = box_totals.surplus.into();
+        dropped.non_finite_candidates = box_totals.non_finite.into();
         let between = |from, to| self.device.elapsed(from, to);
         times.pillars = between(START, PILLARS)?;
         times.features = between(PILLARS, FEATURES)?;
-        if let Side::Device { .. } = self.side {
+        if let EngineSide::Device { .. } = self.engine {
             times.scatter = between(FEATURES, SCATTER)?;
             times.engine = between(SCATTER, ENGINE)?;
         }
@@ -305,7 +317,7 @@ impl Frame {
 }
 
 impl Stages {
-    /// From the input to the features, and the counters on their way to the host.
+    /// From the input to the features; enqueues the copy of the counters to the host.
     fn points_to_features(&mut self, device: &dyn Device) -> Result<(), CudaError> {
         device.mark(START)?;
         pillars::voxelize(&self.input, &mut self.pillars)?;

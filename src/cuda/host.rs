@@ -1,23 +1,25 @@
 //! An engine on the host between stages on the device: features are copied out, head maps in.
 //!
-//! This is how a plan for the CPU runs with `--device cuda`. It waits for the device twice a frame, and is
-//! there to be right, not to be fast.
+//! This runs a CPU plan with `--device cuda`. It waits for the device twice a frame: it has to be correct, not fast.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Buffer, CudaError, Device, DeviceMap, Features, Pillars, Pinned};
+use super::device::{Buffer, CudaError, Device, Pinned};
+use super::features::Features;
+use super::map::{DeviceMap, MapFormat};
+use super::pillars::Pillars;
 use crate::engine::{Engine, LayerTime, MapLayout};
 use crate::error::Result;
 use crate::frame::Times;
 use crate::model::{Model, OUTPUT_KINDS};
 use crate::scatter::{Scatter, scatter};
 
-/// The engine, its maps on the device, and the way there and back. Allocated once.
-pub(super) struct Host {
+/// The engine, the copies of its maps on the device, and the buffers to copy through. Allocated once.
+pub(super) struct HostEngine {
     engine: Box<dyn Engine>,
     scatter: Scatter,
-    /// Of the head maps that are read: index of the engine's output, and its first value in `maps`.
+    /// For each head map: index of the engine's output, and position of its first value in `maps`.
     outputs: Vec<(usize, usize)>,
     /// By task; indices into `outputs`.
     tasks: Vec<[usize; OUTPUT_KINDS.len()]>,
@@ -32,7 +34,7 @@ pub(super) struct Host {
     map_values: Vec<f32>,
 }
 
-impl Host {
+impl HostEngine {
     /// `outputs` are indices of the engine's outputs, by task.
     pub(super) fn new(
         model: &Model,
@@ -76,36 +78,44 @@ impl Host {
     }
 
     /// The head maps on the device, by task.
-    pub(super) fn heads(&self) -> Vec<[DeviceMap; OUTPUT_KINDS.len()]> {
-        let map = |&(output, at): &(usize, usize)| {
+    ///
+    /// # Errors
+    /// [`CudaError::Map`] for a map that is too large for the kernels.
+    pub(super) fn heads(&self) -> Result<Vec<[DeviceMap; OUTPUT_KINDS.len()]>, CudaError> {
+        let map = |index: usize| {
+            let (output, offset) = self.outputs[index];
             let desc = &self.engine.outputs()[output];
-            let address = self.device_maps.address() + (at * size_of::<f32>()) as u64;
-            DeviceMap::f32(
-                address,
-                MapLayout::nchw(desc.channels, desc.height, desc.width),
-            )
+            let layout = MapLayout {
+                offset,
+                ..MapLayout::nchw(desc.channels, desc.height, desc.width)
+            };
+            DeviceMap::new(&self.device_maps, MapFormat::f32(layout))
         };
-        let maps = |task: &[usize; OUTPUT_KINDS.len()]| task.map(|i| map(&self.outputs[i]));
+        let maps = |task: &[usize; OUTPUT_KINDS.len()]| {
+            let [heatmap, reg, height, dim, rot, vel] = task.map(map);
+            Ok([heatmap?, reg?, height?, dim?, rot?, vel?])
+        };
         self.tasks.iter().map(maps).collect()
     }
 
-    /// Puts the copy of the features and their cells on the stream.
+    /// Enqueues the copy of the features and their cells to the host.
     pub(super) fn copy_out(&self, features: &Features, pillars: &Pillars) -> Result<(), CudaError> {
-        let values = features.buffer();
+        let values = features.values();
         self.features.copy_from(values, values.len())?;
         let cells = pillars.cells_buffer();
         self.cells.copy_from(cells, cells.len())
     }
 
-    /// Puts the copy of the head maps on the stream.
+    /// Enqueues the copy of the head maps to the device.
     pub(super) fn copy_in(&self) -> Result<(), CudaError> {
         self.maps.copy_to(&self.device_maps, self.maps.len())
     }
 
-    /// From the features that were copied out to the head maps that are copied in. Waits for the former.
+    /// Waits for the features that were copied out, and runs the network on them. Leaves the head maps where
+    /// [`HostEngine::copy_in`] copies them from.
     pub(super) fn run(&mut self, pillars: usize, times: &mut Times) -> Result<()> {
         let start = Instant::now();
-        // A broken device must not cost more than a frame.
+        // A count that a failing device garbled must not cause a panic.
         let pillars = pillars.min(self.cell_values.len());
         let cells = &mut self.cell_values[..pillars];
         let features = &mut self.feature_values[..pillars * self.channels];
@@ -137,7 +147,7 @@ impl Host {
         Ok(())
     }
 
-    /// Runs the network once more on the map of the last frame.
+    /// Runs the network again on the map of the last frame.
     pub(super) fn profile(&mut self) -> Result<Vec<LayerTime>> {
         Ok(self.engine.profile()?)
     }

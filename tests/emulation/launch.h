@@ -159,7 +159,7 @@ inline void refusal(const Kernel *kernel, const uint32_t *grid, uint32_t block, 
     if (kernel == nullptr) {
         snprintf(why, why_bytes, "there is no such kernel");
     } else if (kernel->bytes != bytes) {
-        snprintf(why, why_bytes, "its parameter has %zu bytes, the launch gives %zu", kernel->bytes, bytes);
+        snprintf(why, why_bytes, "its parameter has %zu bytes, the launch passes %zu", kernel->bytes, bytes);
     } else if (block == 0 || block > MAX_THREADS) {
         snprintf(why, why_bytes, "a block has 1 to %u threads, not %u", MAX_THREADS, block);
     } else if (shared > MAX_SHARED) {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::binding::{self, Bindings};
 use super::runtime::{Context, Runtime};
 use super::{LoadRequest, TensorRtError};
-use crate::cuda::{Buffer, CudaError, Device, DeviceMap, Work, frame};
+use crate::cuda::{Buffer, CudaError, Device, DeviceMap, MapFormat, StreamWork, frame};
 use crate::engine::{LayerTime, MapDesc};
 
 /// What the device is told that it runs.
@@ -19,15 +19,15 @@ const WHAT: &str = "TensorRT engine";
 pub(super) struct Engine {
     bindings: Bindings,
     running: Arc<Running>,
-    work: Work,
+    /// The memory of the input, then of the outputs.
+    maps: Vec<DeviceMap>,
+    work: StreamWork,
     device: Arc<dyn Device>,
 }
 
 /// What a run needs; held by whoever may run it.
 struct Running {
-    // Freed before the memory that it works in.
     context: Mutex<Context>,
-    _memory: Vec<Buffer<u8>>,
 }
 
 impl Engine {
@@ -41,52 +41,50 @@ impl Engine {
         device: &Arc<dyn Device>,
     ) -> Result<Self, TensorRtError> {
         // The library works in the context that is current to the thread: with this call it is the device's.
-        let nothing: Work = Arc::new(|_| Ok(()));
+        let nothing: StreamWork = Arc::new(|_| Ok(()));
         device.enqueue(WHAT, &nothing)?;
 
         let engine = runtime.engine(request.path, request.plan, request.host_code)?;
         let (model, scale) = (request.model, request.input_scale);
-        let mut bindings = binding::bind(request.path, &engine.tensors(), model, scale)?;
+        let bindings = binding::bind(request.path, &engine.tensors(), model, scale)?;
         let scratch = engine.scratch_bytes();
         let mut context = engine.context(request.path)?;
 
-        let mut memory = Vec::new();
-        // Also where none is needed: null would read as not given.
-        let buffer = Buffer::zeroed(device, "TensorRT scratch memory", scratch)?;
-        context.set_scratch(buffer.address(), scratch);
-        memory.push(buffer);
-        let mut place = |name: &str, what, bytes| {
-            let buffer = Buffer::zeroed(device, what, bytes)?;
-            let address = buffer.address();
-            memory.push(buffer);
+        // Even if none is needed: null would mean that none was set.
+        context.set_scratch(Buffer::zeroed(device, "TensorRT scratch memory", scratch)?);
+        let mut maps = Vec::new();
+        let mut allocate = |name: &str, what, bytes, map: Option<MapFormat>| {
+            let buffer = Buffer::<u8>::zeroed(device, what, bytes)?;
+            if let Some(format) = map {
+                maps.push(DeviceMap::new(&buffer, format)?);
+            }
             let refused = |problem| TensorRtError::Binding {
                 path: request.path.into(),
                 tensor: name.into(),
                 problem: format!("its memory was refused: {problem}"),
             };
-            context.set_address(name, address).map_err(refused)?;
-            Ok::<_, TensorRtError>(address)
+            context.set_memory(name, buffer).map_err(refused)
         };
         let Bindings {
             input,
             outputs,
             others,
-        } = &mut bindings;
-        input.map.address = place(&input.desc.name, "BEV map", input.bytes)?;
+        } = &bindings;
+        allocate(&input.desc.name, "BEV map", input.bytes, Some(input.map))?;
         for output in outputs {
-            output.map.address = place(&output.desc.name, "head map", output.bytes)?;
+            allocate(&output.desc.name, "head map", output.bytes, Some(output.map))?;
         }
         for (name, bytes) in others {
-            place(name, "an output that is not read", *bytes)?;
+            allocate(name, "an unused output", *bytes, None)?;
         }
 
         let running = Arc::new(Running {
             context: Mutex::new(context),
-            _memory: memory,
         });
         let run = running.clone();
         Ok(Self {
             bindings,
+            maps,
             work: Arc::new(move |stream| run.context().enqueue(stream).map_err(failed)),
             running,
             device: device.clone(),
@@ -106,13 +104,12 @@ fn failed(reason: String) -> CudaError {
 
 impl frame::Engine for Engine {
     fn input(&self) -> (&MapDesc, DeviceMap) {
-        let input = &self.bindings.input;
-        (&input.desc, input.map)
+        (&self.bindings.input.desc, self.maps[0].clone())
     }
 
     fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
-        let outputs = self.bindings.outputs.iter();
-        outputs.map(|output| (&output.desc, output.map)).collect()
+        let descs = self.bindings.outputs.iter().map(|output| &output.desc);
+        descs.zip(self.maps[1..].iter().cloned()).collect()
     }
 
     fn enqueue(&mut self) -> Result<(), CudaError> {
@@ -122,7 +119,7 @@ impl frame::Engine for Engine {
     fn profile(&mut self) -> Result<Vec<LayerTime>, CudaError> {
         let layers = Arc::new(Mutex::new(Vec::new()));
         let (running, told) = (self.running.clone(), layers.clone());
-        let work: Work = Arc::new(move |stream| {
+        let work: StreamWork = Arc::new(move |stream| {
             let mut layers = told.lock().unwrap_or_else(PoisonError::into_inner);
             let mut add = |name: &str, ms| {
                 layers.push(LayerTime {
@@ -141,7 +138,6 @@ impl frame::Engine for Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // A context must not go while it runs. What this answers, an earlier call has answered already.
-        let address = self.bindings.input.map.address;
-        let _ = self.device.download(WHAT, address, &mut []);
+        let _ = self.device.wait();
     }
 }

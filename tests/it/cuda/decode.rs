@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 use centerpoint::Model;
-use centerpoint::cuda::{self, CudaError, Device, DeviceMap, Element};
+use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Element, MapFormat};
 use centerpoint::decode::{self, Candidate};
 use centerpoint::model::{Candidates, Task};
 use centerpoint::threads::Pool;
 
-use super::head::{FORMS, Form, REAL, Uploaded, cut_to_half, upload};
+use super::head::{FORMS, Form, REAL, cut_to_half, upload};
 use crate::emulation;
 use crate::stages::decode_reference::{random_head, random_maps};
 use crate::stages::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
@@ -36,18 +36,17 @@ impl Stage {
         }
     }
 
-    /// Decodes a frame on both sides; gives the number of candidates and the two counters.
+    /// Decodes a frame on both sides. Returns the number of candidates and the two counters.
     pub(super) fn check(&mut self, tasks: &[Heads], form: Form, what: &str) -> [u64; 3] {
         self.cpu.clear();
         for (task, heads) in tasks.iter().enumerate() {
             let maps = heads.maps();
             decode::decode(&self.model, task, &maps, &self.pool, &mut self.cpu);
         }
-        let uploaded: Vec<Uploaded> = tasks
+        let maps: Vec<[DeviceMap; 6]> = tasks
             .iter()
             .map(|heads| upload(&self.device, heads, form))
             .collect();
-        let maps: Vec<[DeviceMap; 6]> = uploaded.iter().map(|task| task.maps).collect();
         cuda::decode::decode(&maps, &mut self.gpu).unwrap();
         let found = self.gpu.download().unwrap();
         let counters = [found.surplus, found.non_finite];
@@ -288,35 +287,45 @@ fn maps_and_models_that_do_not_fit_are_refused() {
         assert!(error.to_string().contains(words), "{error}");
     };
     refused(&[], "maps of 0 tasks for 1");
-    refused(&[good.maps, good.maps], "maps of 2 tasks for 1");
-    let with = |change: fn(&mut [DeviceMap; 6])| {
-        let mut maps = good.maps;
-        change(&mut maps);
+    refused(&[good.clone(), good.clone()], "maps of 2 tasks for 1");
+    // Large enough for any of these maps.
+    let memory = Buffer::<f32>::zeroed(&device, "head map", 1 << 12).unwrap();
+    let changed = |kind: usize, change: fn(&mut MapFormat)| {
+        let mut format = *good[kind].format();
+        change(&mut format);
+        DeviceMap::new(&memory, format)
+    };
+    let with = |kind: usize, change: fn(&mut MapFormat)| {
+        let mut maps = good.clone();
+        maps[kind] = changed(kind, change).unwrap();
         [maps]
     };
     refused(
-        &with(|m| m[DIM].element = Element::I8),
-        "`dim`: 8-bit codes",
+        &with(DIM, |m| m.element = Element::I8),
+        "`dim`: it has 8-bit codes",
     );
     refused(
-        &with(|m| m[VEL].layout.channels = 1),
-        "`vel`: it is [1, 12, 16]",
+        &with(VEL, |m| m.layout.channels = 1),
+        "`vel`: its size is [1, 12, 16]",
     );
     refused(
-        &with(|m| m[HEATMAP].layout.channels = 2),
+        &with(HEATMAP, |m| m.layout.channels = 2),
         "gives [3, 12, 16]",
     );
     refused(
-        &with(|m| m[REG].layout.width = 15),
-        "`reg`: it is [2, 12, 15]",
+        &with(REG, |m| m.layout.width = 15),
+        "`reg`: its size is [2, 12, 15]",
     );
-    refused(
-        &with(|m| m[ROT].vector = 3),
-        "`rot`: 3 channels side by side",
-    );
-    refused(
-        &with(|m| m[HEIGHT].layout.stride_y = 1 << 30),
-        "`height`: its last element",
+    let impossible = |kind: usize, change: fn(&mut MapFormat), words: &str| {
+        let error = changed(kind, change).unwrap_err();
+        assert!(matches!(error, CudaError::Map { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    impossible(ROT, |m| m.vector = 3, "3 channels side by side");
+    impossible(
+        HEIGHT,
+        |m| m.layout.stride_y = 1 << 30,
+        "its last element has index",
     );
 
     let limit = |model: &Model| {

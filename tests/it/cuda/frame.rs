@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cuda::{Buffer, DeviceMap, Element, Frame};
+use centerpoint::cuda::{Buffer, DeviceMap, Element, MapFormat, Pipeline};
 use centerpoint::decode::{Decoder, decode};
 use centerpoint::detector::Options;
 use centerpoint::engine::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut, cpu};
@@ -24,7 +24,7 @@ pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
 }
 
-/// The demo frames, newest sweep and past one in each.
+/// The demo frames; each has a newest and a past sweep.
 pub(crate) fn demo_frames() -> Vec<PathBuf> {
     points::list_frames(&[repository().join("calib/demo/frames")]).unwrap()
 }
@@ -102,7 +102,7 @@ fn a_cloud_of_other_columns_leaves_nothing_behind() {
     let whole = read(&demo_frames()[3]);
     let expected = bits(detector.detect(&whole).unwrap().boxes);
     let lacking = PointCloud::new("x,y,z".parse().unwrap(), vec![1.0; 30]).unwrap();
-    // The demo model wants an intensity and a time, for which zeros stand in.
+    // The demo model needs intensity and time; zeros replace them.
     assert!(detector.detect(&lacking).is_ok());
     assert_eq!(bits(detector.detect(&whole).unwrap().boxes), expected);
 
@@ -213,21 +213,19 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
         let Some(device) = emulation::device(seed) else {
             return;
         };
-        let size = if element == Element::I8 {
-            1
-        } else {
-            size_of::<f32>()
+        let bytes = channels * height * width * element.bytes();
+        let input = Buffer::<u8>::zeroed(&device, "BEV map", bytes).unwrap();
+        let format = MapFormat {
+            element,
+            scale,
+            ..MapFormat::f32(nhwc)
         };
-        let input =
-            Buffer::<u8>::zeroed(&device, "BEV map", channels * height * width * size).unwrap();
-        let (address, len) = (input.address(), input.len());
-        let mut memory = vec![input];
+        let input = DeviceMap::new(&input, format).unwrap();
         let mut outputs = Vec::new();
         for (desc, values) in &maps {
-            let buffer = Buffer::new(&device, "head map", bytemuck::cast_slice(values)).unwrap();
+            let buffer = Buffer::new(&device, "head map", values).unwrap();
             let layout = MapLayout::nchw(desc.channels, desc.height, desc.width);
-            let map = DeviceMap::f32(buffer.address(), layout);
-            memory.push(buffer);
+            let map = DeviceMap::new(&buffer, MapFormat::f32(layout)).unwrap();
             outputs.push((desc.clone(), map));
         }
         let desc = MapDesc {
@@ -236,19 +234,11 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             height,
             width,
         };
-        let map = DeviceMap {
-            address,
-            element,
-            scale,
-            vector: 1,
-            layout: nhwc,
-        };
         let engine = FixedEngine {
-            input: (desc, map),
+            input: (desc, input.clone()),
             outputs,
-            _memory: memory,
         };
-        let mut frame = Frame::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
+        let mut frame = Pipeline::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
 
         let mut state = Scatter::new(model.grid.max_pillars);
         let mut values = vec![0.0; channels * height * width];
@@ -282,17 +272,19 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
                 }
             );
             assert!(times.total > 0.0);
-            let mut found = vec![0u8; len];
-            device.download("BEV map", address, &mut found).unwrap();
+            let found = input.download().unwrap();
             let map: &[u8] = match element {
                 Element::I8 => bytemuck::cast_slice(&codes),
                 _ => bytemuck::cast_slice(&values),
             };
             assert!(found == map, "the map differs, {path:?}");
 
-            // The same points, which are on the device already.
+            // The same points, already on the device.
             let points = Buffer::new(&device, "points", cloud.data()).unwrap();
-            let again = frame.detect_device(points.address(), cloud.len(), cloud.layout());
+            #[allow(unsafe_code)]
+            // SAFETY: the buffer holds the cloud's rows.
+            let again =
+                unsafe { frame.detect_device(points.ptr(), cloud.len(), cloud.layout()) };
             assert_eq!(again.unwrap().0, dropped);
             assert_eq!(bits(frame.boxes()), bits(&expected));
         }
@@ -313,13 +305,13 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
         height,
         width,
     };
-    let map = DeviceMap::f32(256, MapLayout::nchw(channels, height, width));
+    let layout = MapLayout::nchw(channels, height, width);
+    let memory = Buffer::<f32>::zeroed(&device, "BEV map", channels * height * width).unwrap();
     let engine = FixedEngine {
-        input: (desc, map),
+        input: (desc, DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap()),
         outputs: Vec::new(),
-        _memory: Vec::<Buffer<u8>>::new(),
     };
-    let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
+    let error = Pipeline::new(model, plan.pfn(), &device, Box::new(engine))
         .map(|_| ())
         .unwrap_err();
     let text = Error::from(error).to_string();

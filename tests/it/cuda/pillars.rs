@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use centerpoint::Model;
-use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
+use centerpoint::cuda::pillars::{DownloadedPillars, Pillars, voxelize};
 use centerpoint::cuda::{Buffer, Device, Input};
 use centerpoint::frame::Dropped;
 use centerpoint::pillars as cpu;
@@ -38,7 +38,7 @@ impl Stage {
     }
 
     /// What the CPU stage finds in a cloud, and how many points are past the capacity.
-    fn expected(&mut self, cloud: &PointCloud) -> (Found, usize) {
+    fn expected(&mut self, cloud: &PointCloud) -> (DownloadedPillars, usize) {
         let Model { points, grid, .. } = &self.model;
         let mut scratch = Vec::new();
         let selected = cloud.select(&points.columns, points.intensity_scale, &mut scratch);
@@ -46,7 +46,7 @@ impl Stage {
         let taken = cloud.len().min(points.capacity);
         let rows = &selected.unwrap().points[..taken * stride];
         cpu::voxelize(rows, stride, grid, &mut self.cpu);
-        let found = Found {
+        let found = DownloadedPillars {
             cells: self.cpu.cells().to_vec(),
             points: (0..self.cpu.len())
                 .map(|pillar| self.cpu.points(pillar).to_vec())
@@ -56,14 +56,14 @@ impl Stage {
         (found, cloud.len() - taken)
     }
 
-    /// What the device finds in the frame that the input holds.
-    fn found(&mut self) -> Found {
+    /// The device's pillars of the input's frame.
+    fn found(&mut self) -> DownloadedPillars {
         voxelize(&self.input, &mut self.device).unwrap();
         self.device.download().unwrap()
     }
 
     /// One sweep, from the host.
-    fn check(&mut self, cloud: &PointCloud, what: &str) -> Found {
+    fn check(&mut self, cloud: &PointCloud, what: &str) -> DownloadedPillars {
         let (expected, beyond) = self.expected(cloud);
         let counted = self.input.set(cloud.data(), cloud.layout()).unwrap();
         assert_eq!(counted, beyond, "{what}");
@@ -75,15 +75,18 @@ impl Stage {
     fn check_on_device(&mut self, cloud: &PointCloud, device: &Arc<dyn Device>, what: &str) {
         let (expected, beyond) = self.expected(cloud);
         let rows = Buffer::new(device, "rows", cloud.data()).unwrap();
-        let counted = self
-            .input
-            .set_device(rows.address(), cloud.len(), cloud.layout());
+        #[allow(unsafe_code)]
+        // SAFETY: the buffer holds the cloud's rows and lives until the pillars are found.
+        let counted = unsafe {
+            self.input
+                .set_device(rows.ptr(), cloud.len(), cloud.layout())
+        };
         assert_eq!(counted.unwrap(), beyond, "{what}");
         assert_eq!(self.found(), expected, "{what}");
     }
 
     /// Several sweeps.
-    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> Found {
+    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> DownloadedPillars {
         let mut cloud = PointCloud::empty(Layout::KITTI);
         let mut done = sweeps.accumulate(&mut cloud);
         let (expected, beyond) = self.expected(&cloud);

@@ -1,13 +1,15 @@
-//! Scatter on the device: the map of the CPU stage, in every type and layout that an engine may use, and
-//! not a byte between its elements touched.
+//! Scatter on the device: the map of the CPU stage, in every type and layout that an engine may use, without
+//! touching a byte between its elements.
 
 use std::sync::{Arc, LazyLock};
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::NoUninit;
 use centerpoint::Model;
 use centerpoint::cuda::pillars::{Pillars, voxelize};
 use centerpoint::cuda::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, Element, Input, Launch};
+use centerpoint::cuda::{
+    Buffer, CudaError, Device, DeviceMap, DevicePtr, Element, Input, Launch, MapFormat,
+};
 use centerpoint::engine::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::points::Layout;
 use centerpoint::scatter as cpu;
@@ -15,10 +17,10 @@ use centerpoint::scatter as cpu;
 use crate::emulation;
 use crate::stages::{Random, model};
 
-/// What lies between the elements of a map, such as a border.
+/// Fills the bytes between the elements of a map, such as a border.
 const BETWEEN: u8 = 0xa5;
 
-/// A map on the device, and what it must hold.
+/// A map on the device, and its expected bytes.
 struct Map {
     buffer: Buffer<u8>,
     map: DeviceMap,
@@ -30,7 +32,6 @@ struct Map {
 }
 
 impl Map {
-    /// `layout` may have an offset; it goes into the address.
     fn new(
         device: &Arc<dyn Device>,
         element: Element,
@@ -38,33 +39,27 @@ impl Map {
         vector: u32,
         layout: MapLayout,
     ) -> Self {
-        let size = element_bytes(element);
+        let size = element.bytes();
         let MapLayout {
             channels,
             height,
             width,
-            offset,
             ..
         } = layout;
-        let in_place = MapLayout {
-            offset: 0,
-            ..layout
-        };
-        let mut map = DeviceMap {
-            address: 0,
+        let format = MapFormat {
             element,
             scale,
             vector,
-            layout: in_place,
+            layout,
         };
-        let last = place(&map, channels - 1, height - 1, width - 1);
-        let mut bytes = vec![BETWEEN; (offset + last + vector as usize + 3) * size];
-        for (c, y, x) in elements(&in_place) {
-            let at = (offset + place(&map, c, y, x)) * size;
+        let last = index(&format, channels - 1, height - 1, width - 1);
+        let mut bytes = vec![BETWEEN; (last + vector as usize + 3) * size];
+        for (c, y, x) in elements(&layout) {
+            let at = index(&format, c, y, x) * size;
             bytes[at..at + size].fill(0);
         }
         let buffer = Buffer::new(device, "map", &bytes).unwrap();
-        map.address = buffer.address() + (offset * size) as u64;
+        let map = DeviceMap::new(&buffer, format).unwrap();
         let dense = channels * height * width;
         Self {
             buffer,
@@ -78,12 +73,13 @@ impl Map {
 
     /// Runs the CPU stage, and brings its dense map into the layout.
     fn expect(&mut self, features: &[f32], cells: &[u32]) {
-        let layout = self.map.layout;
+        let format = *self.map.format();
+        let layout = format.layout;
         let dense = MapLayout::nchw(layout.channels, layout.height, layout.width);
-        let data = match self.map.element {
+        let data = match format.element {
             Element::I8 => MapDataMut::I8 {
                 codes: &mut self.codes,
-                scale: self.map.scale,
+                scale: format.scale,
             },
             _ => MapDataMut::F32(&mut self.values),
         };
@@ -92,13 +88,12 @@ impl Map {
             layout: dense,
         };
         cpu::scatter(features, cells, &mut self.state, view);
-        let size = element_bytes(self.map.element);
-        let start = (self.map.address - self.buffer.address()) as usize;
+        let size = format.element.bytes();
         for (c, y, x) in elements(&layout) {
             let from = dense.index(c, y, x);
-            let at = start + place(&self.map, c, y, x) * size;
+            let at = index(&format, c, y, x) * size;
             let to = &mut self.expected[at..at + size];
-            match self.map.element {
+            match format.element {
                 Element::F32 => to.copy_from_slice(&self.values[from].to_ne_bytes()),
                 Element::F16 => to.copy_from_slice(&half(self.values[from]).to_ne_bytes()),
                 Element::I8 => to.copy_from_slice(&self.codes[from].to_ne_bytes()),
@@ -113,18 +108,11 @@ impl Map {
     }
 }
 
-fn element_bytes(element: Element) -> usize {
-    match element {
-        Element::F32 => 4,
-        Element::F16 => 2,
-        Element::I8 => 1,
-    }
-}
-
-/// Index of element (c, y, x), as [`DeviceMap`] says it.
-fn place(map: &DeviceMap, c: usize, y: usize, x: usize) -> usize {
-    let (layout, vector) = (&map.layout, map.vector as usize);
-    c / vector * layout.stride_c + y * layout.stride_y + x * layout.stride_x + c % vector
+/// Index of element (c, y, x), as [`MapFormat`] defines it.
+fn index(format: &MapFormat, c: usize, y: usize, x: usize) -> usize {
+    let (layout, vector) = (&format.layout, format.vector as usize);
+    let channel = c / vector * layout.stride_c + c % vector;
+    layout.offset + channel + y * layout.stride_y + x * layout.stride_x
 }
 
 /// All (c, y, x).
@@ -207,8 +195,7 @@ impl Stage {
     /// One frame; the features of further pillars are those of earlier frames.
     fn run(&mut self, features: &[f32], map: &Map) -> Result<(), CudaError> {
         self.features.upload(features)?;
-        let values = self.features.address();
-        scatter(values, &self.pillars, &mut self.scatter, &map.map)
+        scatter(&self.features, &self.pillars, &mut self.scatter, &map.map)
     }
 }
 
@@ -359,18 +346,18 @@ fn values_become_the_nearest_half() {
 }
 
 /// The mirror of `HalfValues` in `tests/emulation/common.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct HalfValues {
-    halves: u64,
-    values: u64,
+    halves: DevicePtr<u16>,
+    values: DevicePtr<f32>,
     count: u32,
     reserved: u32,
 }
 
 #[test]
 fn every_half_has_its_value() {
-    // On a GPU an instruction does it, and the kernels of the tests are not in its fatbin.
+    // A GPU has an instruction for it, and its fatbin lacks the tests' kernels.
     let Some(device) = emulation::emulated(0, false) else {
         return;
     };
@@ -379,13 +366,13 @@ fn every_half_has_its_value() {
     let from = Buffer::new(&device, "halves", &halves).unwrap();
     let to = Buffer::<f32>::zeroed(&device, "values", halves.len()).unwrap();
     let params = HalfValues {
-        halves: from.address(),
-        values: to.address(),
+        halves: from.ptr(),
+        values: to.ptr(),
         count: halves.len() as u32,
         reserved: 0,
     };
-    let launch = Launch::of("half_values", halves.len(), 256);
-    device.launch(&launch, bytemuck::bytes_of(&params)).unwrap();
+    let launch = Launch::for_threads("half_values", halves.len(), 256);
+    emulation::launch(&*device, &launch, &params).unwrap();
     for (bits, value) in halves.into_iter().zip(to.download(1 << 16).unwrap()) {
         let size = bits & 0x7fff;
         if size > 0x7c00 {
@@ -410,20 +397,20 @@ fn maps_of_another_form_are_refused() {
     let mut stage = Stage::new(model(), &device);
     stage.set_cells(&[3]);
     let layout = MapLayout::nchw(32, 12, 16);
+    let memory = Buffer::<f32>::zeroed(&device, "map", 32 * 12 * 16).unwrap();
     let mut refused = |vector: u32, layout: MapLayout, expected: &str| {
-        let map = DeviceMap {
-            address: 256,
-            element: Element::F32,
-            scale: 1.0,
+        let format = MapFormat {
             vector,
-            layout,
+            ..MapFormat::f32(layout)
         };
-        let error = scatter(
-            stage.features.address(),
-            &stage.pillars,
-            &mut stage.scatter,
-            &map,
-        );
+        let error = DeviceMap::new(&memory, format).and_then(|map| {
+            scatter(
+                &stage.features,
+                &stage.pillars,
+                &mut stage.scatter,
+                &map,
+            )
+        });
         let text = error.unwrap_err().to_string();
         assert!(text.contains(expected), "{text}");
     };
