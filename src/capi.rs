@@ -72,14 +72,17 @@ pub unsafe extern "C" fn cp_load(
 ) -> cp_status {
     call(|| {
         check(detector.cast_const(), "detector")?;
-        // SAFETY: checked; the module's promise, here and below.
+        // SAFETY: checked; the module's promise.
         unsafe { detector.write(std::ptr::null_mut()) };
+        // SAFETY: the module's promise.
         let path = unsafe { path_of(path, "path") }?;
         let options = match options.is_null() {
             true => Options::default(),
+            // SAFETY: the module's promise.
             false => unsafe { options_of(&read(options)?) }?,
         };
         let loaded = Box::new(cp_detector::new(Detector::load(&path, &options)?));
+        // SAFETY: checked above; the module's promise.
         unsafe { detector.write(Box::into_raw(loaded)) };
         Ok(())
     })
@@ -177,18 +180,21 @@ pub unsafe extern "C" fn cp_push_sweep(
     stamp_ns: i64,
     pose: *const cp_pose,
 ) -> cp_status {
-    // SAFETY: the module's promise, here and below.
     call(|| {
+        // SAFETY: the module's promise.
         let mut state = unsafe { of(detector) }?.lock()?;
+        // SAFETY: the module's promise.
         let cloud = unsafe { read(cloud) }?;
         let pose = match pose.is_null() {
             true => None,
             false => {
                 check(pose, "pose")?;
+                // SAFETY: checked; the module's promise.
                 let p = unsafe { pose.read() };
                 Some(Pose::new([p.x, p.y, p.z], [p.qw, p.qx, p.qy, p.qz])?)
             }
         };
+        // SAFETY: the module's promise.
         unsafe { state.read(&cloud) }?;
         state.push(stamp_ns, pose)
     })
@@ -228,8 +234,9 @@ pub unsafe extern "C" fn cp_last_boxes(
     found: *mut usize,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's promise, here and below.
+        // SAFETY: the module's promise.
         let out = unsafe { Out::new(boxes, capacity, found) }?;
+        // SAFETY: the module's promise.
         let state = unsafe { of(detector) }?.lock()?;
         if state.last().is_some() {
             out.write(state.detector.boxes());
@@ -258,7 +265,7 @@ pub unsafe extern "C" fn cp_deadline(
     info: *mut cp_deadline_info,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's promise, here and below.
+        // SAFETY: the module's promise.
         let deadline = *unsafe { of(detector) }?.lock()?.detector.deadline();
         let (now, budget, counts) = (Instant::now(), deadline.budget(), deadline.counts());
         let value = cp_deadline_info {
@@ -278,6 +285,7 @@ pub unsafe extern "C" fn cp_deadline(
             },
             reserved: 0,
         };
+        // SAFETY: the module's promise.
         unsafe { write(info, &value) }
     })
 }

@@ -1,5 +1,5 @@
-//! Decode against the CPU stage, byte for byte: random maps in every type and layout, caps, ties, broken
-//! values, many tasks, and the demo network's maps of real frames.
+//! Decode against the CPU stage, byte for byte: random maps in every type and layout, caps, ties, non-finite values,
+//! many tasks, and the demo network's maps of real frames.
 
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ pub(super) fn model_of(width: usize, height: usize) -> Model {
     model
 }
 
-/// Lets every finite candidate pass.
+/// Makes every finite candidate pass.
 fn open(model: &mut Model) {
     model.decode.bands = vec![f32::INFINITY];
     model.decode.score = vec![vec![0.0; model.classes.len()]];
@@ -103,7 +103,7 @@ fn maps(model: &Model, random: &mut Random, logit: impl Fn(&mut Random) -> f32) 
 
 #[test]
 fn random_maps_equal_the_cpu() {
-    // Less than a warp's region, one more than it, regions that end within rows, a single row.
+    // Less than a warp's region, one cell more, regions that end within rows, a single row.
     const SIZES: [(usize, usize); 6] = [(16, 12), (16, 16), (257, 1), (40, 30), (1, 3), (61, 35)];
     let (mut candidates, mut surplus, mut non_finite) = (0, 0, 0);
     for case in 0..emulation::cases(120) {
@@ -114,7 +114,7 @@ fn random_maps_equal_the_cpu() {
         let (width, height) = SIZES[random.below(SIZES.len())];
         let model = random_head(&mut random, model_of(width, height));
         let mut stage = Stage::new(&model, &device);
-        // Several frames on the same buffers, some of them empty: nothing of one is left in the next.
+        // Several frames on the same buffers, some of them empty: none may affect the next.
         for frame in 0..3 {
             let storage = [Storage::Nchw, Storage::Nhwc][random.below(2)];
             let form = FORMS[random.below(FORMS.len())];
@@ -150,7 +150,7 @@ fn every_cell_may_pass_and_caps_hold() {
         for cap in [1, 10, all - 1, all, all + 1] {
             model.decode.max_candidates = cap;
             let mut stage = Stage::new(&model, &device);
-            // Scores that all tie, that tie often, that differ, and that are 0 for many.
+            // Scores that all tie, often tie, differ, and are mostly 0.
             let equal = maps(&model, &mut random, |_| 1.5);
             let some = maps(&model, &mut random, |r| (r.uniform(-9.0, 9.0)).round());
             let any = maps(&model, &mut random, |r| r.uniform(-9.0, 9.0));
@@ -166,7 +166,7 @@ fn every_cell_may_pass_and_caps_hold() {
     }
 }
 
-/// Thousands of candidates of tasks of different sizes: more than a block sorts.
+/// Thousands of candidates in tasks of different sizes: more than a block sorts.
 #[test]
 fn many_candidates_are_ranked_over_all_tasks() {
     for seed in 0..emulation::cases(8) as u64 {
@@ -188,7 +188,7 @@ fn many_candidates_are_ranked_over_all_tasks() {
     }
 }
 
-/// More tasks than one launch takes, with classes in any order.
+/// More tasks than fit into one launch, with classes in any order.
 #[test]
 fn eleven_tasks_equal_the_cpu() {
     let mut model = model_of(20, 15);
@@ -221,7 +221,7 @@ fn eleven_tasks_equal_the_cpu() {
 }
 
 #[test]
-fn broken_values_in_every_map_equal_the_cpu() {
+fn non_finite_values_in_every_map_equal_the_cpu() {
     let values = [
         (HEATMAP, 3),
         (REG, 2),
@@ -273,7 +273,7 @@ fn broken_values_in_every_map_equal_the_cpu() {
 }
 
 #[test]
-fn maps_and_models_that_do_not_fit_are_refused() {
+fn unsuitable_maps_and_models_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
     };
@@ -347,7 +347,7 @@ fn the_demo_networks_maps_of_real_frames() {
         let Some(device) = emulation::device(seed) else {
             return;
         };
-        // As it is, with many candidates, and with more than the cap.
+        // The plan's own score, a score with many candidates, and one with more than the cap.
         for (score, max_candidates) in [(0.3, 1000), (0.02, 1000), (0.02, 200)] {
             let mut model = model.clone();
             model.decode.score = vec![vec![score; model.classes.len()]];

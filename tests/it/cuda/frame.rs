@@ -42,7 +42,7 @@ pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
 }
 
 #[test]
-fn a_plan_for_the_cpu_finds_the_same_boxes_on_a_device() {
+fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
     let options = Options::default();
     for (plan, seed) in [("int8.plan", 0), ("int8.plan", 3), ("fp32.plan", 7)] {
         let plan = demo_plan(plan);
@@ -87,13 +87,13 @@ fn sweeps_are_moved_on_the_device() {
         let found = on_device.detect_sweeps(&sweeps).unwrap();
         assert_eq!(bits(found.boxes), bits(expected.boxes), "sweep {i}");
         assert_eq!(found.dropped, expected.dropped, "sweep {i}");
-        // The third sweep is past what the buffer gives out.
+        // The third sweep exceeds the buffer's capacity.
         assert_eq!(found.dropped.sweep_points > 0, i > 0, "sweep {i}");
     }
 }
 
 #[test]
-fn a_cloud_of_other_columns_leaves_nothing_behind() {
+fn a_cloud_of_other_columns_does_not_affect_the_next() {
     let Some(device) = emulation::device(0) else {
         return;
     };

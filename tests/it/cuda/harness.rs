@@ -111,7 +111,7 @@ fn warp_operations() -> Vec<u32> {
 }
 
 #[test]
-fn warp_operations_give_what_cuda_says() {
+fn warp_operations_match_cudas_definition() {
     let expected = warp_operations();
     for seed in 0..16 {
         let run = Run {
@@ -129,10 +129,10 @@ fn warp_operations_give_what_cuda_says() {
 }
 
 #[test]
-fn schedules_differ_and_can_be_run_again() {
+fn schedules_differ_and_are_reproducible() {
     let order = |seed| Run::new("plant_order", 4, 64).seeded(seed);
     let Some(natural) = order(0) else { return };
-    // The input begins with 0: the counter.
+    // The input's first value, 0, is the counter.
     let natural = natural.unwrap();
     assert_eq!(natural, (0..256).collect::<Vec<u32>>());
     let mut seen = vec![natural];
@@ -141,12 +141,12 @@ fn schedules_differ_and_can_be_run_again() {
         assert_eq!(order(seed).unwrap().unwrap(), this);
         let mut sorted = this.clone();
         sorted.sort_unstable();
-        assert_eq!(sorted, seen[0], "every thread comes once");
+        assert_eq!(sorted, seen[0], "every thread arrives once");
         assert!(!seen.contains(&this), "seed {seed}");
         seen.push(this);
     }
     assert_eq!(seen[1], (0..256).rev().collect::<Vec<u32>>());
-    // Blocks of 64 threads come one after another, in most of the 24 orders.
+    // Blocks of 64 threads run one after another; most of the 24 orders occur.
     let mut blocks: Vec<Vec<u32>> = seen
         .iter()
         .map(|order| order.chunks(64).map(|block| block[0] / 64).collect())

@@ -56,7 +56,7 @@ fn half(value: f32) -> u16 {
     }
 }
 
-/// Its value.
+/// Value of a half-precision number.
 fn half_value(half: u16) -> f32 {
     let (sign, exponent, mantissa) = (half >> 15, half >> 10 & 31, f32::from(half & 0x3ff));
     let magnitude = match exponent {

@@ -71,7 +71,7 @@ impl Map {
         }
     }
 
-    /// Runs the CPU stage, and brings its dense map into the layout.
+    /// Runs the CPU stage, and converts its dense map to the layout.
     fn expect(&mut self, features: &[f32], cells: &[u32]) {
         let format = *self.map.format();
         let layout = format.layout;
@@ -127,7 +127,7 @@ fn elements(layout: &MapLayout) -> impl Iterator<Item = (usize, usize, usize)> +
         .flat_map(move |c| (0..height).flat_map(move |y| (0..width).map(move |x| (c, y, x))))
 }
 
-/// Values of the half-precision numbers from 0 on, and 65536 in place of infinity.
+/// Values of the half-precision numbers from 0 on, with 65536 instead of infinity.
 static HALVES: LazyLock<Vec<f64>> = LazyLock::new(|| {
     let value = |bits: u16| {
         let (exponent, fraction) = (i32::from(bits >> 10), f64::from(bits & 0x3ff));
@@ -139,7 +139,7 @@ static HALVES: LazyLock<Vec<f64>> = LazyLock::new(|| {
     (0..=0x7c00).map(value).collect()
 });
 
-/// The half-precision number nearest to a value: by search among all, in f64.
+/// The half-precision number nearest to a value, found by a search among all, in f64.
 pub(crate) fn half(value: f32) -> u16 {
     if value.is_nan() {
         return 0x7fff;
@@ -192,14 +192,14 @@ impl Stage {
         assert_eq!(self.pillars.download().unwrap().cells, cells[..kept]);
     }
 
-    /// One frame; the features of further pillars are those of earlier frames.
+    /// Runs one frame; further pillars keep the features of earlier frames.
     fn run(&mut self, features: &[f32], map: &Map) -> Result<(), CudaError> {
         self.features.upload(features)?;
         scatter(&self.features, &self.pillars, &mut self.scatter, &map.map)
     }
 }
 
-/// A layout of the model's map that an engine may use, with its name, and its channels side by side.
+/// A random layout of the model's map that an engine may use: its name, and its channels side by side.
 fn random_layout(random: &mut Random, model: &Model) -> (String, u32, MapLayout) {
     let (channels, height, width) = (model.bev_channels(), model.grid.ny, model.grid.nx);
     let mut layout = MapLayout::nchw(channels, height, width);
@@ -225,7 +225,7 @@ fn random_layout(random: &mut Random, model: &Model) -> (String, u32, MapLayout)
             "CHW"
         }
         _ => {
-            // Rows of vectors side by side.
+            // Rows of adjacent vectors.
             vector = [4, 8, 16][random.below(3)];
             layout.stride_c = vector;
             layout.stride_x = channels.next_multiple_of(vector);
@@ -246,7 +246,7 @@ fn random_features(random: &mut Random, count: usize, scale: f32) -> Vec<f32> {
         0 => 0.0,
         1 => f32::from_bits(random.bits() as u32),
         2 => random.uniform(-1e-7, 1e-7),
-        // Ties between codes.
+        // Ties between two codes.
         3..6 => (random.below(600) as f32 - 300.0) * 0.5 * scale,
         6 => random.uniform(-70000.0, 70000.0),
         _ => random.uniform(0.0, 20.0),
@@ -254,7 +254,7 @@ fn random_features(random: &mut Random, count: usize, scale: f32) -> Vec<f32> {
     (0..count).map(value).collect()
 }
 
-/// Some cells in any order.
+/// Random cells in random order.
 fn random_cells(random: &mut Random, cells: usize, count: usize) -> Vec<u32> {
     let mut all: Vec<u32> = (0..cells as u32).collect();
     for i in 0..count {
@@ -283,7 +283,7 @@ fn random_maps_equal_the_cpu() {
         let mut stage = Stage::new(model, &device);
         let (cells, max_pillars) = (stage.model.grid.cells(), stage.model.grid.max_pillars);
         for frame in 0..5 {
-            // Frames share cells, are empty, are full, and are cut off at the cap.
+            // Frames that share cells, are empty, full, or cut off at the cap.
             let counts = [0, cells, max_pillars, random.below(cells), random.below(40)];
             let count = counts[random.below(counts.len())].min(cells);
             let cells = random_cells(random, cells, count);
@@ -297,7 +297,7 @@ fn random_maps_equal_the_cpu() {
     }
 }
 
-/// All finite halves, and the floats around each of them and around the middle to the next.
+/// All finite halves, and the floats around each and around the midpoint to the next.
 fn floats_around_halves() -> Vec<f32> {
     HALVES
         .windows(2)
@@ -390,7 +390,7 @@ fn every_half_has_its_value() {
 }
 
 #[test]
-fn maps_of_another_form_are_refused() {
+fn unsuitable_maps_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
     };
