@@ -133,11 +133,7 @@ impl Case {
         }
     }
 
-    fn frame(
-        &self,
-        device: &Arc<dyn Device>,
-        engine: FixedEngine,
-    ) -> Result<Pipeline, CudaError> {
+    fn frame(&self, device: &Arc<dyn Device>, engine: FixedEngine) -> Result<Pipeline, CudaError> {
         Pipeline::new(&self.model, &self.pfn, device, Box::new(engine))
     }
 
@@ -242,8 +238,7 @@ fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine, CudaE
     let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
     let heads = Buffer::new(device, "head maps", &case.heads)?;
     let names = &case.model.head.tasks[0].outputs;
-    let outputs =
-        (0..OUTPUT_KINDS.len()).map(|kind| map(&names[kind], &heads, case.layouts[kind]));
+    let outputs = (0..OUTPUT_KINDS.len()).map(|kind| map(&names[kind], &heads, case.layouts[kind]));
     let layout = MapLayout::nchw(channels, cells, cells);
     Ok(FixedEngine {
         input: map("bev", &bev, layout)?,

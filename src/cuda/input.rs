@@ -175,8 +175,7 @@ impl Input {
         let mut header = self.new_header(layout, kept)?;
         header.points = points;
         self.host.write(0, &[header])?;
-        self.host
-            .copy_to(&self.block, size_of::<FrameHeader>())?;
+        self.host.copy_to(&self.block, size_of::<FrameHeader>())?;
         Ok(count - kept)
     }
 

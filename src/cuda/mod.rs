@@ -28,8 +28,8 @@ pub use device::driver;
 
 pub use decode::Decoder;
 pub use device::{
-    Buffer, CopyEnd, CudaError, Device, DevicePtr, Gpu, Graph, Launch, Pinned, Stream, StreamWork, gpu,
-    open,
+    Buffer, CopyEnd, CudaError, Device, DevicePtr, Gpu, Graph, Launch, Pinned, Stream, StreamWork,
+    gpu, open,
 };
 pub use features::Features;
 pub use frame::Pipeline;

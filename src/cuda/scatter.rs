@@ -67,10 +67,7 @@ impl Scatter {
     /// Checks that map and features have the model's sizes.
     fn check(&self, map: &DeviceMap, features: &Buffer<f32>) -> Result<(), CudaError> {
         let layout = &map.format().layout;
-        let (found, expected) = (
-            [layout.channels, layout.height, layout.width],
-            self.shape,
-        );
+        let (found, expected) = ([layout.channels, layout.height, layout.width], self.shape);
         if found != expected {
             return Err(CudaError::Map {
                 map: "the network's input".into(),

@@ -80,7 +80,9 @@ impl<D: Plain> Recorded<D> {
                         let range = at..at + bytes;
                         values.copy_from_slice(&self.host().memory[memory as usize - 1][range]);
                     }
-                    CopyEnd::Device(from) => self.plain.download(what, from.address(), &mut values)?,
+                    CopyEnd::Device(from) => {
+                        self.plain.download(what, from.address(), &mut values)?
+                    }
                 }
                 match to {
                     CopyEnd::Host { memory, at } => {

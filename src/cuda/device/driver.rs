@@ -402,8 +402,7 @@ impl Device for Driver {
         }
         let graph = state.check(graph, |reason| graph_error(&reason))?;
         // SAFETY: the graph is complete.
-        let exec =
-            unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
         // SAFETY: the driver made the graph, and the executable one is a copy.
         let _ = unsafe { result::graph::destroy(graph) };
         let exec = state.check(exec, |reason| graph_error(&reason))?;

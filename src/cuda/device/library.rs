@@ -164,7 +164,10 @@ mod tests {
             assert!(called.remove(other), "{other}");
         }
         let listed = CALLS.iter().map(|(call, _)| (*call).to_owned());
-        let called: Vec<String> = called.into_iter().filter(|call| !call.ends_with("::")).collect();
+        let called: Vec<String> = called
+            .into_iter()
+            .filter(|call| !call.ends_with("::"))
+            .collect();
         assert_eq!(called, listed.collect::<Vec<_>>());
     }
 
@@ -195,7 +198,11 @@ mod tests {
             let function = &source[start..];
             let function = &function[function.find(&format!("fn {name}")).unwrap()..];
             // Up to the closing brace that is indented as the function is.
-            let indent = if call.matches("::").count() == 1 { "\n}" } else { "\n    }" };
+            let indent = if call.matches("::").count() == 1 {
+                "\n}"
+            } else {
+                "\n    }"
+            };
             let body = &function[..function.find(indent).unwrap()];
             assert!(
                 body.contains(&format!("sys::{symbol}(")),

@@ -249,7 +249,12 @@ impl<T: Pod> Pinned<T> {
     /// # Errors
     /// [`CudaError::Copy`].
     pub fn copy_to(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
-        self.copy(self.start(), CopyEnd::Device(buffer.ptr().cast()), buffer, len)
+        self.copy(
+            self.start(),
+            CopyEnd::Device(buffer.ptr().cast()),
+            buffer,
+            len,
+        )
     }
 
     /// Copies the first `len` values from a buffer, without waiting; ignores those past the end of either.
@@ -257,7 +262,12 @@ impl<T: Pod> Pinned<T> {
     /// # Errors
     /// [`CudaError::Copy`].
     pub fn copy_from(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
-        self.copy(CopyEnd::Device(buffer.ptr().cast()), self.start(), buffer, len)
+        self.copy(
+            CopyEnd::Device(buffer.ptr().cast()),
+            self.start(),
+            buffer,
+            len,
+        )
     }
 
     fn copy(

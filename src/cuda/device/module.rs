@@ -128,8 +128,7 @@ impl Modules {
         let (_, module) = module.ok_or_else(|| format!("there is no `kernels/{stage}.cu`"))?;
         let name = CString::new(name).map_err(|e| e.to_string())?;
         // SAFETY: the module is loaded.
-        let function =
-            unsafe { result::module::get_function(*module, name) }.map_err(describe)?;
+        let function = unsafe { result::module::get_function(*module, name) }.map_err(describe)?;
         Ok(Kernel {
             function,
             shared: SHARED_DEFAULT,

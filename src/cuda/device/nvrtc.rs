@@ -112,9 +112,7 @@ impl Nvrtc {
             // SAFETY: this function's contract.
             unsafe { library.get::<T>(name.as_bytes()) }
                 .map(|symbol| *symbol)
-                .map_err(|_| {
-                    format!("it is too old, it lacks {name}; install CUDA 11.2 or newer")
-                })
+                .map_err(|_| format!("it is too old, it lacks {name}; install CUDA 11.2 or newer"))
         }
         type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
         type Count = unsafe extern "C" fn(*mut c_int) -> c_int;

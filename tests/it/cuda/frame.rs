@@ -283,8 +283,7 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             let points = Buffer::new(&device, "points", cloud.data()).unwrap();
             #[allow(unsafe_code)]
             // SAFETY: the buffer holds the cloud's rows.
-            let again =
-                unsafe { frame.detect_device(points.ptr(), cloud.len(), cloud.layout()) };
+            let again = unsafe { frame.detect_device(points.ptr(), cloud.len(), cloud.layout()) };
             assert_eq!(again.unwrap().0, dropped);
             assert_eq!(bits(frame.boxes()), bits(&expected));
         }
@@ -308,7 +307,10 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
     let layout = MapLayout::nchw(channels, height, width);
     let memory = Buffer::<f32>::zeroed(&device, "BEV map", channels * height * width).unwrap();
     let engine = FixedEngine {
-        input: (desc, DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap()),
+        input: (
+            desc,
+            DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap(),
+        ),
         outputs: Vec::new(),
     };
     let error = Pipeline::new(model, plan.pfn(), &device, Box::new(engine))

@@ -282,7 +282,10 @@ fn maps_outside_of_their_buffer_are_refused() {
     };
     map(28).unwrap();
     let error = map(27).unwrap_err().to_string();
-    assert!(error.contains("it needs 112 bytes; its memory has 108"), "{error}");
+    assert!(
+        error.contains("it needs 112 bytes; its memory has 108"),
+        "{error}"
+    );
 }
 
 /// Runs every emulated test again, with kernels built with AddressSanitizer and UBSan.

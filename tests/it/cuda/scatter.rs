@@ -403,14 +403,8 @@ fn unsuitable_maps_are_refused() {
             vector,
             ..MapFormat::f32(layout)
         };
-        let error = DeviceMap::new(&memory, format).and_then(|map| {
-            scatter(
-                &stage.features,
-                &stage.pillars,
-                &mut stage.scatter,
-                &map,
-            )
-        });
+        let error = DeviceMap::new(&memory, format)
+            .and_then(|map| scatter(&stage.features, &stage.pillars, &mut stage.scatter, &map));
         let text = error.unwrap_err().to_string();
         assert!(text.contains(expected), "{text}");
     };
