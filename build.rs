@@ -60,7 +60,7 @@ fn main() {
     }
 }
 
-/// Writes `kernels.rs`, the list of `Source`s that `src/cuda/module.rs` includes.
+/// Writes `kernels.rs`, the list of `KernelSource`s that `src/cuda/device/module.rs` includes.
 fn embed() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let kernels = kernels()?;
@@ -84,7 +84,7 @@ fn embed() -> io::Result<()> {
         };
         let _ = writeln!(
             list,
-            "Source {{ stage: \"{kernel}\", text: {text}, fatbin: {fatbin} }},"
+            "KernelSource {{ stage: \"{kernel}\", text: {text}, fatbin: {fatbin} }},"
         );
     }
     list.push_str("]\n");

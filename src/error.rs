@@ -22,9 +22,6 @@ pub enum Error {
     /// TensorRT refused an engine, or is not there.
     #[error(transparent)]
     TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
-    /// A stage on the CPU cannot reach a map.
-    #[error(transparent)]
-    Cpu(crate::cpu::CpuError),
     /// A stage on a GPU failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
@@ -74,13 +71,12 @@ impl From<crate::detector::DetectorError> for Error {
             DetectorError::Engine(error) => Self::Engine(error),
             DetectorError::TensorRt(error) => Self::TensorRt(error),
             DetectorError::Cuda(error) => Self::Cuda(error),
-            DetectorError::Cpu(error) => Self::Cpu(error),
         }
     }
 }
 
-impl From<crate::cpu::CpuError> for Error {
-    fn from(error: crate::cpu::CpuError) -> Self {
+impl From<crate::cuda::StageError> for Error {
+    fn from(error: crate::cuda::StageError) -> Self {
         crate::detector::DetectorError::from(error).into()
     }
 }

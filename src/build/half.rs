@@ -28,7 +28,7 @@ use super::onnx::tensor::{self, element};
 use super::onnx::{Graph, Node, opset, shapes};
 use super::simplify::{element_types, simplify};
 use super::{BuildError, Result};
-use crate::cuda::map::Element;
+use crate::map::Element;
 
 /// The largest half, 65504.
 const LARGEST: f32 = f16::MAX.to_f32_const();

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{self, FolderManifest, MANIFEST, MODEL, PFE};
 use super::{BuildError, hash};
-use crate::cuda::Element;
 use crate::engine::tensorrt::Version;
 use crate::error::Result;
+use crate::map::Element;
 use crate::plan::{self, Accuracy, Contents, Manifest, Target, TensorDesc, TensorRtTarget};
 
 /// The parts of the plan.

@@ -60,7 +60,7 @@ impl Commands {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Element;
+    use crate::map::Element;
 
     #[test]
     fn formats_include_types_for_10_but_not_for_11() {

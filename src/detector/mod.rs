@@ -18,15 +18,15 @@ use pipeline::Pipeline;
 
 use crate::boxes::Box3d;
 use crate::cpu::{self, Pool};
-use crate::cuda::{self, CudaError};
+use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
 use crate::detection::{Detection, Dropped, Times};
 use crate::engine::LayerTime;
-use crate::map::Memory;
+use crate::map::Location;
 use crate::model::{Decode, Model, NmsStep};
 use crate::plan::{Plan, PlanError};
 use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
-use crate::stages::{Decoder, Encoder, Points};
+use crate::stages::{Encoder, Points};
 
 /// Result of the detector.
 pub type Result<T, E = DetectorError> = std::result::Result<T, E>;
@@ -190,12 +190,12 @@ impl Detector {
             Kind::Cpu => load::cpu_engine(plan, pool)?,
             Kind::TensorRt => load::tensorrt_engine(plan, options, device)?,
         };
-        let memory = engine.memory();
-        let encoder = cuda::Encoder::new(model, plan.pfn(), device, memory)?;
-        let decoder = cuda::Decoder::new(model, device, memory)?;
+        let location = engine.location();
+        let encoder = cuda::Encoder::new(model, plan.pfn(), device, location)?;
+        let decoder = cuda::Decoder::new(model, device, location)?;
         let pipeline = Pipeline::new(model, encoder, engine, decoder);
         let mut pipeline = Box::new(pipeline.map_err(load::mismatch(plan))?);
-        if memory == Memory::Device {
+        if location == Location::Device {
             pipeline.record(device)?;
         }
         Ok(Stages::Cuda(device.clone(), pipeline))
@@ -244,18 +244,27 @@ impl Detector {
         self.run(sweeps.layout(), Points::Sweeps(sweeps))
     }
 
-    /// Finds the objects in `count` points that lie on the GPU from `address` on: packed rows of `f32` in the
-    /// model's columns, intensities in the clouds' scale, in memory of the GPU's primary context (what CUDA's
-    /// runtime allocates). They must have been written when this is called, and stay until it returns.
+    /// Finds the objects in `count` points in GPU memory: packed rows of `f32` in the model's columns, intensities
+    /// in the clouds' scale.
+    ///
+    /// # Safety
+    /// `points` points to that many rows in memory of the GPU's primary context (CUDA's runtime allocates there), or of
+    /// the device that [`Detector::on`] got. They have been written, and stay as they are until this returns.
     ///
     /// # Errors
-    /// [`cuda::CudaError::HostStages`] where the stages run on the CPU; as [`Detector::detect`].
-    pub fn detect_device(&mut self, address: u64, count: usize) -> Result<Detection<'_>> {
+    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; as [`Detector::detect`].
+    #[allow(unsafe_code)]
+    pub unsafe fn detect_device(
+        &mut self,
+        points: DevicePtr<f32>,
+        count: usize,
+    ) -> Result<Detection<'_>> {
         let Stages::Cuda(_, pipeline) = &mut self.stages else {
             return Err(CudaError::HostStages.into());
         };
         let layout = Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
-        let done = pipeline.run(|encoder| encoder.load_device(address, count, layout))?;
+        // SAFETY: this function's contract; `run` waits for the frame.
+        let done = pipeline.run(|encoder| unsafe { encoder.load_device(points, count, layout) })?;
         Ok(self.finished(done))
     }
 
@@ -283,8 +292,8 @@ impl Detector {
     fn run(&mut self, layout: Layout, points: Points<'_>) -> Result<Detection<'_>> {
         self.warn(layout);
         let done = match &mut self.stages {
-            Stages::Cpu(pipeline) => pipeline.run(|encoder| encoder.load(points))?,
-            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| encoder.load(points))?,
+            Stages::Cpu(pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
+            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
         };
         Ok(self.finished(done))
     }

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cuda::Element;
 use crate::engine::tensorrt::{HardwareCompatibility, Version};
+use crate::map::Element;
 
 /// The engine of a TensorRT plan. What is not known of a bare engine that another program built is empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes, encode};
-use crate::cuda::{self, CudaError, Element};
+use crate::cuda::{self, CudaError};
 use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
 use crate::error::Result;
 use crate::files::{self, FileError};
+use crate::map::Element;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
 /// Compute capabilities supported by TensorRT-RTX.

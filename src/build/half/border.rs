@@ -6,7 +6,7 @@ use crate::build::onnx::proto::{NodeProto, ValueInfoProto};
 use crate::build::onnx::tensor::element;
 use crate::build::onnx::{Graph, make};
 use crate::build::{BuildError, Result};
-use crate::cuda::map::Element;
+use crate::map::Element;
 
 /// Element types of the input and the outputs of a strongly typed network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use crate::model::Model;
 use crate::model::Pfn;
 use crate::program::{Payload, Program};
 use crate::results::nuscenes::{Results, SampleBox, sample_token};
-use crate::stages::Decoder as _;
+use crate::stages::Decoder;
 
 /// Maximum bytes of BEV maps to keep.
 const MAX_MAPS: usize = 512 << 20;
@@ -355,7 +355,8 @@ impl Maps {
     /// Fills the network's input with frame `index`. The first pass must be in order.
     fn put(&mut self, index: usize, path: &Path, runner: &mut Runner) -> Result<()> {
         if let Some(bev) = self.maps.get(index) {
-            return runner.put(bev);
+            runner.put(bev);
+            return Ok(());
         }
         runner.read(path)?;
         let bev = runner.bev();
@@ -398,9 +399,9 @@ impl<'a> Boxes<'a> {
     fn detect(&mut self, frame: &Path, engine: &dyn Engine) -> Result<()> {
         for task in 0..self.heads.tasks() {
             let maps = self.heads.maps(engine, task)?;
-            self.decoder.decode(task, maps)?;
+            Decoder::decode(&mut self.decoder, task, maps)?;
         }
-        self.decoder.suppress()?;
+        self.decoder.suppress();
         let token = sample_token(frame);
         let boxes = self.decoder.boxes().iter();
         let boxes = boxes.take(MAX_BOXES).filter_map(|found| {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::engine::{EngineError, LayerTime};
-use crate::map::{MapDesc, MapLayout, MapMut, MapRef, Memory};
+use crate::engine::{EngineError, LayerTime, MapMut, MapRef};
+use crate::map::{Location, MapDesc, MapLayout};
 
 /// Outputs of one row of two cells, NCHW.
 struct Outputs(Vec<(MapDesc, Vec<f32>)>, Vec<MapDesc>);
@@ -31,8 +31,8 @@ impl Engine for Outputs {
         &self.1
     }
 
-    fn memory(&self) -> Memory {
-        Memory::Host
+    fn location(&self) -> Location {
+        Location::Host
     }
 
     fn input_map(&mut self) -> MapMut<'_> {

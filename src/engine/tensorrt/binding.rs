@@ -14,8 +14,7 @@
 use std::path::Path;
 
 use super::TensorRtError;
-use crate::cuda::{DeviceMap, Element};
-use crate::map::{MapDesc, MapLayout};
+use crate::map::{Element, MapDesc, MapFormat, MapLayout};
 use crate::model::Model;
 
 /// An input or output, as the engine itself describes it.
@@ -42,8 +41,8 @@ pub struct Tensor {
 pub struct Binding {
     /// Name and size.
     pub desc: MapDesc,
-    /// How its values lie; its address is 0 as long as there is no memory.
-    pub map: DeviceMap,
+    /// How its values lie in memory.
+    pub map: MapFormat,
     /// Size of the memory.
     pub bytes: usize,
 }
@@ -113,7 +112,7 @@ impl Format {
         }
     }
 
-    /// Layout and [`DeviceMap::vector`] of a map, and how many values its memory holds.
+    /// Layout and [`MapFormat::vector`] of a map, and how many values its memory holds.
     fn layout(self, [channels, height, width]: [usize; 3]) -> (MapLayout, u32, usize) {
         let padded = channels.next_multiple_of(self.vector());
         let mut layout = MapLayout::nchw(channels, height, width);
@@ -275,8 +274,7 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
             height,
             width,
         },
-        map: DeviceMap {
-            address: 0,
+        map: MapFormat {
             element,
             scale,
             vector,

@@ -20,7 +20,7 @@ use super::ffi::{self, Shim};
 use super::listen::Listener;
 use super::loader::Opened;
 use super::{TensorRtError, Version, advice};
-use crate::cuda::Device;
+use crate::cuda::{Buffer, Device, Stream};
 
 /// Loads engines.
 pub(crate) struct Runtime {
@@ -37,10 +37,12 @@ pub(crate) struct LoadedEngine {
     runtime: Runtime,
 }
 
-/// What runs an engine. The caller gives the memory that it works in.
+/// Runs an engine, in memory that the caller hands over.
 pub(crate) struct Context {
     raw: NonNull<c_void>,
     engine: LoadedEngine,
+    /// Dropped after the library's context.
+    memory: Vec<Buffer<u8>>,
 }
 
 // SAFETY: the library's objects may be used by any thread, by one at a time; none of these is `Sync`, and
@@ -201,7 +203,11 @@ impl LoadedEngine {
         let raw = unsafe { (self.shim().context_new)(self.raw.as_ptr()) };
         let errors = listener.finish().errors;
         match NonNull::new(raw) {
-            Some(raw) => Ok(Context { raw, engine: self }),
+            Some(raw) => Ok(Context {
+                raw,
+                engine: self,
+                memory: Vec::new(),
+            }),
             None => Err(TensorRtError::Load {
                 path: path.to_path_buf(),
                 library: self.version(),
@@ -216,34 +222,36 @@ impl Context {
         self.engine.shim()
     }
 
-    /// Gives it device memory to work in, at least [`LoadedEngine::scratch_bytes`], which must stay as long
-    /// as it runs.
-    pub(crate) fn set_scratch(&mut self, address: u64, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        // SAFETY: the context is alive. Device memory is the caller's, as in `cuda::Device::launch`.
-        unsafe { (self.shim().set_scratch)(self.raw.as_ptr(), address, bytes) }
+    /// Sets the scratch memory, of at least [`LoadedEngine::scratch_bytes`].
+    pub(crate) fn set_scratch(&mut self, memory: Buffer<u8>) {
+        let bytes = i64::try_from(memory.len()).unwrap_or(i64::MAX);
+        // SAFETY: the context is alive, and keeps the memory.
+        unsafe { (self.shim().set_scratch)(self.raw.as_ptr(), memory.ptr().address(), bytes) }
+        self.memory.push(memory);
     }
 
-    /// Says where an input or output lies on the device, until the next call for it.
+    /// Sets the memory of an input or output, which is as long as the engine's tensor.
     ///
     /// # Errors
-    /// What the library said.
-    pub(crate) fn set_address(&mut self, tensor: &str, address: u64) -> Result<(), String> {
+    /// What the library reported.
+    pub(crate) fn set_memory(&mut self, tensor: &str, memory: Buffer<u8>) -> Result<(), String> {
         let name = CString::new(tensor).map_err(|e| e.to_string())?;
         let listener = Listener::new();
-        // SAFETY: the context is alive, and copies the name.
+        let address = memory.ptr().address();
+        self.memory.push(memory);
+        // SAFETY: the context is alive, copies the name, and keeps the memory.
         let set = unsafe { (self.shim().set_address)(self.raw.as_ptr(), name.as_ptr(), address) };
         answer(set, listener)
     }
 
-    /// Enqueues a run on a stream (a `CUstream`). Allocates nothing here.
+    /// Enqueues a run on a stream. Allocates nothing here.
     ///
     /// # Errors
     /// What the library said.
-    pub(crate) fn enqueue(&mut self, stream: u64) -> Result<(), String> {
+    pub(crate) fn enqueue(&mut self, stream: &Stream) -> Result<(), String> {
         let listener = Listener::new();
-        // SAFETY: the context is alive; the stream is a handle of the driver's.
-        let done = unsafe { (self.shim().enqueue)(self.raw.as_ptr(), stream as *mut c_void) };
+        // SAFETY: context and stream are alive.
+        let done = unsafe { (self.shim().enqueue)(self.raw.as_ptr(), stream.as_raw()) };
         answer(done, listener)
     }
 
@@ -254,7 +262,7 @@ impl Context {
     /// What the library said.
     pub(crate) fn profile(
         &mut self,
-        stream: u64,
+        stream: &Stream,
         layer: &mut dyn FnMut(&str, f32),
     ) -> Result<(), String> {
         let mut told = Told { layer, panic: None };
@@ -263,7 +271,7 @@ impl Context {
         let done = unsafe {
             (self.shim().profile)(
                 self.raw.as_ptr(),
-                stream as *mut c_void,
+                stream.as_raw(),
                 (&raw mut told).cast(),
                 told_layer,
             )

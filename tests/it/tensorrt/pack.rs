@@ -5,7 +5,7 @@ use std::path::Path;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::tensor::element;
-use centerpoint::cuda::map::Element;
+use centerpoint::map::Element;
 use centerpoint::plan::{Plan, TensorDesc};
 
 use crate::toy::{self, Net, built, refused};

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use centerpoint::build::folder::{MODEL, PFE, RPN};
-use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::Version;
 use centerpoint::engine::tensorrt::layers::LayerTable;
+use centerpoint::map::Element;
 use centerpoint::plan::{Plan, TensorRtOptions};
 
 use super::compile::{DEMO, map};

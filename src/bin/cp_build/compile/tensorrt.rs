@@ -7,8 +7,8 @@ use centerpoint::build::compile::tensorrt::Request;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::half::Io;
 use centerpoint::build::status::engine;
-use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::{HardwareCompatibility, Library};
+use centerpoint::map::Element;
 use centerpoint::plan::{Accuracy, IoFormats, TensorRtOptions};
 
 use crate::progress::Phases;

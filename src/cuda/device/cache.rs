@@ -1,8 +1,8 @@
-//! Compiled kernels on disk, so that NVRTC is asked once per machine.
+//! Compiled kernels on disk, so that NVRTC runs once per machine.
 //!
-//! A file is named by the hash of all that its code depends on. It is written under another name and then
-//! renamed, so that no reader sees half of one, and begins with the hash of its code, so that a damaged one
-//! is noticed and made anew. A folder that cannot be written costs time at the next start, nothing else.
+//! A file's name is the hash of everything its code depends on. The file is written under a temporary name and
+//! renamed, so that no reader sees half of one, and starts with the hash of its code, so that a damaged one is
+//! detected and compiled again. If the folder is not writable, the next start compiles again.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,18 +12,18 @@ use sha2::{Digest, Sha256};
 
 use crate::files;
 
-/// Length of the hash in front of the code.
+/// Length of the hash before the code.
 const HASH: usize = 32;
 
 /// A folder of compiled kernels.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct KernelCache {
     folder: Option<PathBuf>,
 }
 
-impl Cache {
+impl KernelCache {
     /// `$XDG_CACHE_HOME/centerpoint`, or `~/.cache/centerpoint`.
-    pub(super) fn of_user() -> Self {
+    pub(super) fn in_user_folder() -> Self {
         let absolute = |path: PathBuf| path.is_absolute().then_some(path);
         let folder = std::env::var_os("XDG_CACHE_HOME")
             .and_then(|path| absolute(path.into()))
@@ -32,18 +32,17 @@ impl Cache {
         Self { folder }
     }
 
-    /// A given folder.
     #[cfg(test)]
-    pub(super) fn at(folder: &Path) -> Self {
+    pub(super) fn in_folder(folder: &Path) -> Self {
         Self {
             folder: Some(folder.into()),
         }
     }
 
-    /// The code that depends on `key` alone: from disk, or else from `make`, which is then kept.
+    /// The code that depends on `key` alone: from disk, or else from `make`, whose result is stored.
     ///
     /// # Errors
-    /// What `make` gives.
+    /// Those of `make`.
     pub(super) fn get_or<E>(
         &self,
         key: &[&[u8]],
@@ -58,17 +57,17 @@ impl Cache {
         }
         let code = make()?;
         if let Err(error) = write(folder, &path, &code) {
-            log::debug!("{}: compiled kernels are not kept: {error}", path.display());
+            log::debug!("{}: cannot store compiled kernels: {error}", path.display());
         }
         Ok(code)
     }
 }
 
-/// The code in a file, if it is whole.
+/// The code in a file, if the file is intact.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = fs::read(path).ok()?;
     if bytes.len() < HASH || bytes[..HASH] != hash(&[&bytes[HASH..]]) {
-        log::debug!("{} is damaged: compiling anew", path.display());
+        log::debug!("{} is damaged: compiling again", path.display());
         return None;
     }
     bytes.drain(..HASH);
@@ -84,7 +83,7 @@ fn write(folder: &Path, path: &Path, code: &[u8]) -> io::Result<()> {
     .map_err(|error| error.source)
 }
 
-/// SHA-256 over the parts and their lengths.
+/// SHA-256 of the parts and their lengths.
 fn hash(parts: &[&[u8]]) -> [u8; HASH] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -102,8 +101,8 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Asks for the code of `key`; tells whether it had to be made.
-    fn ask(cache: &Cache, key: &[&[u8]]) -> (Vec<u8>, bool) {
+    /// The code of `key`, and whether it was made.
+    fn get(cache: &KernelCache, key: &[&[u8]]) -> (Vec<u8>, bool) {
         let mut made = false;
         let code = cache.get_or(key, || {
             made = true;
@@ -122,10 +121,10 @@ mod tests {
     #[test]
     fn code_is_made_once_per_key() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::at(&folder.path().join("new"));
-        assert_eq!(ask(&cache, &[b"ab", b"c"]), (b"code".to_vec(), true));
-        assert_eq!(ask(&cache, &[b"ab", b"c"]), (b"code".to_vec(), false));
-        assert!(ask(&cache, &[b"a", b"bc"]).1, "parts are apart");
+        let cache = KernelCache::in_folder(&folder.path().join("new"));
+        assert_eq!(get(&cache, &[b"ab", b"c"]), (b"code".to_vec(), true));
+        assert_eq!(get(&cache, &[b"ab", b"c"]), (b"code".to_vec(), false));
+        assert!(get(&cache, &[b"a", b"bc"]).1, "the parts are told apart");
         assert_eq!(
             files(&folder.path().join("new")).len(),
             2,
@@ -134,29 +133,29 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_made_anew() {
+    fn a_damaged_file_is_compiled_again() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::at(folder.path());
-        ask(&cache, &[b"key"]);
+        let cache = KernelCache::in_folder(folder.path());
+        get(&cache, &[b"key"]);
         let path = files(folder.path()).remove(0);
         let whole = fs::read(&path).unwrap();
         let mut flipped = whole.clone();
         flipped[HASH + 1] ^= 1;
         for damaged in [&[][..], &whole[..10], &whole[..whole.len() - 1], &flipped] {
             fs::write(&path, damaged).unwrap();
-            assert_eq!(ask(&cache, &[b"key"]), (b"code".to_vec(), true));
+            assert_eq!(get(&cache, &[b"key"]), (b"code".to_vec(), true));
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_costs_nothing_but_time() {
+    fn an_unwritable_folder_only_costs_time() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let cache = Cache::at(&file.join("below"));
-        assert!(ask(&cache, &[b"key"]).1);
-        assert!(ask(&cache, &[b"key"]).1);
-        assert!(ask(&Cache { folder: None }, &[b"key"]).1);
+        let cache = KernelCache::in_folder(&file.join("below"));
+        assert!(get(&cache, &[b"key"]).1);
+        assert!(get(&cache, &[b"key"]).1);
+        assert!(get(&KernelCache { folder: None }, &[b"key"]).1);
     }
 }

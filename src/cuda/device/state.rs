@@ -3,25 +3,27 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{self, CUgraphExec, CUresult};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::CUgraphExec;
 
-use crate::cuda::CudaError;
-use crate::cuda::device::MARKS;
-use crate::cuda::library::{check, words};
-use crate::cuda::module::Modules;
+use super::error::CudaError;
+use super::interface::MARKS;
+use super::library::describe;
+use super::module::Modules;
 
-/// See the module's head.
+/// See the file's head.
 pub(super) struct State {
     /// The first failure.
     pub(super) lost: Option<CudaError>,
     pub(super) modules: Modules,
-    /// The kernel that was launched last, unless a graph was.
+    /// The kernel that was launched last; `None` if that was a graph.
     pub(super) last: Option<&'static str>,
     pub(super) recording: bool,
-    /// Pinned memory by handle - 1, that which the recording uses, and that which is freed once the stream
-    /// has been waited for.
+    /// Pinned memory by handle - 1.
     pub(super) host: Vec<Option<Arc<HostMemory>>>,
+    /// Pinned memory that the current recording uses.
     pub(super) used: Vec<Arc<HostMemory>>,
+    /// Pinned memory to free after the next wait for the stream.
     pub(super) retired: Vec<Arc<HostMemory>>,
     /// By handle - 1.
     pub(super) graphs: Vec<Option<RecordedGraph>>,
@@ -30,19 +32,19 @@ pub(super) struct State {
     pub(super) allocated: Vec<u64>,
 }
 
-/// Pinned memory: freed when its handle and all graphs that use it are gone, with the context current.
+/// Pinned memory: freed once its handle and all graphs that use it are gone, with the context current.
 pub(super) struct HostMemory {
     pub(super) memory: *mut u8,
     pub(super) bytes: usize,
 }
 
-// SAFETY: the memory is only touched under the state's lock, or by the device.
+// SAFETY: only the device touches the memory, or whoever holds the state's lock.
 unsafe impl Send for HostMemory {}
 // SAFETY: as above.
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// Where `bytes` from `at` on lie, if they are inside.
+    /// The start of `bytes` bytes from `at` on, if they are inside.
     pub(super) fn range(&self, at: usize, bytes: usize) -> Option<*mut u8> {
         let end = at.checked_add(bytes)?;
         (end <= self.bytes).then(|| self.memory.wrapping_add(at))
@@ -51,8 +53,8 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        // SAFETY: the driver gave it; the last copy from or to it has been waited for.
-        let _ = unsafe { sys::cuMemFreeHost(self.memory.cast()) };
+        // SAFETY: the driver allocated it, and its last copy has finished.
+        let _ = unsafe { result::free_host(self.memory.cast()) };
     }
 }
 
@@ -66,28 +68,28 @@ unsafe impl Send for RecordedGraph {}
 
 impl Drop for RecordedGraph {
     fn drop(&mut self) {
-        // SAFETY: the driver gave it, and it is not launched again.
-        let _ = unsafe { sys::cuGraphExecDestroy(self.exec) };
+        // SAFETY: the driver made it, and nobody launches it again.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
     }
 }
 
 impl State {
-    /// Notes the error that loses the device, and gives it back.
+    /// Stores the error that loses the device, and returns it.
     pub(super) fn lose(&mut self, error: CudaError) -> CudaError {
         self.lost.get_or_insert_with(|| error.clone());
         error
     }
 
-    /// A driver's answer; a failure loses the device.
-    pub(super) fn check(
+    /// Turns a driver error into one of ours; it loses the device.
+    pub(super) fn check<T>(
         &mut self,
-        code: CUresult,
+        result: Result<T, DriverError>,
         error: impl Fn(String) -> CudaError,
-    ) -> Result<(), CudaError> {
-        check(code).map_err(|code| self.lose(error(words(code))))
+    ) -> Result<T, CudaError> {
+        result.map_err(|code| self.lose(error(describe(code))))
     }
 
-    /// The pinned memory of a handle, and where a range of it lies.
+    /// The pinned memory of a handle, and the start of a range in it.
     pub(super) fn host(
         &self,
         what: &'static str,
@@ -95,15 +97,15 @@ impl State {
         at: usize,
         bytes: usize,
     ) -> Result<(&Arc<HostMemory>, *mut u8), CudaError> {
-        let found = usize::try_from(memory)
+        let memory = usize::try_from(memory)
             .ok()
             .and_then(|handle| self.host.get(handle.checked_sub(1)?)?.as_ref());
-        found
-            .and_then(|found| Some((found, found.range(at, bytes)?)))
+        memory
+            .and_then(|memory| Some((memory, memory.range(at, bytes)?)))
             .ok_or_else(|| copy_error(what, bytes)("not within its pinned memory".into()))
     }
 
-    /// As [`State::host`], for a copy: memory that a recording uses is kept for its graph.
+    /// As [`State::host`], for a copy: a recording keeps the memory for its graph.
     pub(super) fn host_for_copy(
         &mut self,
         what: &'static str,
@@ -111,12 +113,12 @@ impl State {
         at: usize,
         bytes: usize,
     ) -> Result<*mut u8, CudaError> {
-        let (memory, place) = self.host(what, memory, at, bytes)?;
+        let (memory, start) = self.host(what, memory, at, bytes)?;
         if self.recording {
             let memory = memory.clone();
             self.used.push(memory);
         }
-        Ok(place)
+        Ok(start)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use crate::points::FrameError;
 
-/// Why a stage on a GPU failed. After a failed launch, copy or graph the device is lost: every further call
-/// says so with [`CudaError::Lost`], and the detector has to be made anew.
+/// Why a stage on a GPU failed. After a failed launch, copy or graph the device is lost: every later call
+/// returns [`CudaError::Lost`], and the caller must load the detector again.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CudaError {
@@ -13,25 +13,25 @@ pub enum CudaError {
         /// Why not, and what to do.
         reason: String,
     },
-    /// Device memory could not be had.
+    /// An allocation of device memory failed.
     #[error("no device memory for {what} ({bytes} bytes): {reason}")]
     Memory {
-        /// What it was for.
+        /// Purpose of the memory.
         what: &'static str,
         /// Its size.
         bytes: usize,
         /// The driver's reason.
         reason: String,
     },
-    /// A kernel could not be loaded or launched, or failed.
+    /// A kernel failed to load, to launch or to run.
     #[error("kernel `{kernel}`: {reason}")]
     Kernel {
-        /// The kernel; its stage is what comes before the first underscore.
+        /// The kernel; the word before its first underscore is its stage.
         kernel: String,
         /// The driver's reason.
         reason: String,
     },
-    /// A copy between host and device failed; often an earlier kernel is to blame.
+    /// A copy between host and device failed, often because an earlier kernel did.
     #[error("copy of {what} ({bytes} bytes): {reason}")]
     Copy {
         /// What was copied.
@@ -41,32 +41,32 @@ pub enum CudaError {
         /// The driver's reason.
         reason: String,
     },
-    /// A frame's graph could not be recorded or replayed, or its time not be taken.
+    /// The frame's graph failed to record or to replay, or its time could not be measured.
     #[error("the frame's CUDA graph: {reason}")]
     Graph {
         /// The reason.
         reason: String,
     },
-    /// An earlier call failed, and with it all that follow.
-    #[error("the GPU was lost in an earlier call: {first}; load the detector anew")]
+    /// An earlier call failed, so every later one does.
+    #[error("an earlier call lost the GPU: {first}; load the detector again")]
     Lost {
         /// The call that failed first.
         first: Box<CudaError>,
     },
-    /// Points on a GPU for stages on the CPU.
+    /// The points are on a GPU, the stages on the CPU.
     #[error(
-        "the points lie on a GPU, but the detector runs on the CPU; give them in host memory, or load the plan \
-         for the GPU"
+        "the points are in GPU memory, but the detector runs on the CPU; pass points in host memory, or load \
+         the plan for the GPU"
     )]
     HostStages,
-    /// The model needs more of something than the kernels can number or hold.
+    /// The model exceeds what the kernels can index or hold.
     #[error("the model has {count} {what}; the GPU stages take at most {limit}: {advice}")]
     Limit {
         /// What there is too much of.
         what: &'static str,
-        /// How much the model has.
+        /// The model's number.
         count: usize,
-        /// How much is taken.
+        /// The largest supported number.
         limit: usize,
         /// What to change.
         advice: &'static str,
@@ -77,10 +77,10 @@ pub enum CudaError {
         /// The library's reason.
         reason: String,
     },
-    /// The PFN is not the model's.
+    /// The PFN does not match the model.
     #[error(transparent)]
     Pfn(#[from] crate::model::PfnError),
-    /// An engine's map cannot be read or written by the kernels.
+    /// The kernels cannot read or write an engine's map.
     #[error("map `{map}`: {problem}")]
     Map {
         /// The map.
@@ -90,7 +90,7 @@ pub enum CudaError {
     },
 }
 
-/// Why a frame cannot be processed on a GPU.
+/// Why a stage cannot process a frame.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StageError {
@@ -100,4 +100,7 @@ pub enum StageError {
     /// The device failed, and is lost.
     #[error(transparent)]
     Cuda(#[from] CudaError),
+    /// The engine has its maps in another memory than the stages were made for.
+    #[error("the engine's maps lie in another memory than its stages were made for")]
+    Location,
 }

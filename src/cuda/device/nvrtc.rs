@@ -1,7 +1,8 @@
-//! NVRTC, NVIDIA's compiler as a library: kernels from source to code for one architecture. It needs no GPU.
+//! NVRTC, NVIDIA's compiler as a library: compiles kernels for one architecture. It needs no GPU.
 //!
-//! The library is opened at run time. `CENTERPOINT_NVRTC` names it; otherwise it is looked for as the
-//! system does, the driver's own CUDA version first: a driver does not take the code of a newer compiler.
+//! The library is opened at run time. `CENTERPOINT_NVRTC` names it; otherwise the system's loader searches for it,
+//! the driver's own CUDA version first: a driver rejects the code of a newer compiler. cudarc's `nvrtc` module
+//! cannot replace this: it panics where the library is missing, opens no library by name, and passes no headers.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -9,17 +10,17 @@ use std::ptr;
 
 use libloading::Library;
 
-use super::CudaError;
+use super::error::CudaError;
 use super::library::unavailable;
 
-/// As build.rs gives nvcc; NVRTC optimises without being told to.
+/// As build.rs passes them to nvcc; NVRTC optimises by default.
 const FLAGS: [&CStr; 2] = [c"--std=c++17", c"--fmad=false"];
 
 type Program = *mut c_void;
 type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Bytes = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
-/// The functions of NVRTC that are called, all of CUDA 11.2 or older. Its results are numbers, 0 for success.
+/// The functions of NVRTC that this file calls, all from CUDA 11.2 or older. They return 0 for success.
 struct Functions {
     create: unsafe extern "C" fn(
         *mut Program,
@@ -45,16 +46,16 @@ pub(super) struct Nvrtc {
     functions: Functions,
     version: (i32, i32),
     architectures: Vec<u32>,
-    /// The functions are its own.
+    /// Keeps the functions loaded.
     _library: Library,
 }
 
-/// What NVRTC made of a kernel file.
+/// A compiled kernel file.
 #[derive(Clone, Debug)]
 pub(super) struct Compiled {
     /// A cubin, or PTX that ends with a 0.
     pub(super) code: Vec<u8>,
-    /// What the compiler said.
+    /// The compiler's output.
     pub(super) log: String,
 }
 
@@ -68,7 +69,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// As NVRTC's option has it.
+    /// As NVRTC's option spells it.
     fn name(self) -> String {
         match self {
             Self::Cubin(arch) => format!("sm_{arch}"),
@@ -78,47 +79,45 @@ impl Target {
 }
 
 impl Nvrtc {
-    /// Opens the library. `cuda` is the driver's version of CUDA, as 12 for 12.6.
+    /// Opens the library. `cuda` is the driver's major CUDA version.
     ///
     /// # Errors
-    /// [`CudaError::Unavailable`], where there is none.
+    /// [`CudaError::Unavailable`] if it is missing.
     pub(super) fn open(cuda: i32) -> Result<Self, CudaError> {
         let names = match std::env::var("CENTERPOINT_NVRTC") {
             Ok(name) if !name.is_empty() => vec![name],
             _ => names(cuda),
         };
-        // SAFETY: NVRTC's initialisers set up the library and nothing else.
-        let found = names
+        let library = names
             .iter()
+            // SAFETY: NVRTC's initialisers only set up the library.
             .find_map(|name| unsafe { Library::new(name) }.ok());
-        let library = found.ok_or_else(|| {
+        let library = library.ok_or_else(|| {
             unavailable(&format!(
-                "this program holds no kernels that the driver can run, and NVRTC, which would compile \
-                 them, was not found ({}); install it (libnvrtc, of the driver's CUDA version, {cuda}), \
-                 or name it in CENTERPOINT_NVRTC",
+                "this program contains no kernels that the driver can run, and NVRTC, which compiles them, was \
+                 not found ({}); install it (libnvrtc of the driver's CUDA version, {cuda}), or set \
+                 CENTERPOINT_NVRTC to it",
                 names.join(", ")
             ))
         })?;
-        Self::with(library).map_err(|problem| unavailable(&format!("NVRTC: {problem}")))
+        Self::from_library(library).map_err(|problem| unavailable(&format!("NVRTC: {problem}")))
     }
 
-    fn with(library: Library) -> Result<Self, String> {
-        /// Looks a function up; its type is that of the field it is for.
+    fn from_library(library: Library) -> Result<Self, String> {
+        /// Looks up a function.
         ///
         /// # Safety
-        /// `T` must be the type of NVRTC's function of that name.
+        /// `T` is the type of NVRTC's function of that name.
         unsafe fn get<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
-            // SAFETY: as above.
+            // SAFETY: this function's contract.
             unsafe { library.get::<T>(name.as_bytes()) }
                 .map(|symbol| *symbol)
-                .map_err(|_| {
-                    format!("it is too old, it has no {name}; CUDA 11.2 or newer is needed")
-                })
+                .map_err(|_| format!("it is too old, it lacks {name}; install CUDA 11.2 or newer"))
         }
         type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
         type Count = unsafe extern "C" fn(*mut c_int) -> c_int;
-        // SAFETY: the types are those of nvrtc.h; they have not changed since CUDA 11.2. Each call writes
-        // as many numbers as its arguments hold.
+        // SAFETY: the types are those of nvrtc.h, unchanged since CUDA 11.2. Each call writes as many numbers
+        // as its arguments hold.
         unsafe {
             let functions = Functions {
                 create: get(&library, "nvrtcCreateProgram")?,
@@ -155,16 +154,16 @@ impl Nvrtc {
         }
     }
 
-    /// Its version of CUDA, as (12, 6).
+    /// Its CUDA version, such as (12, 6).
     pub(super) fn version(&self) -> (i32, i32) {
         self.version
     }
 
-    /// What to compile for a device of architecture `arch`: its own code, or, where the compiler is older
-    /// than the device, PTX of the newest architecture that it knows.
+    /// What to compile for a device of architecture `arch`: its own code, or PTX of the newest architecture that
+    /// the compiler knows if the device is newer than the compiler.
     ///
     /// # Errors
-    /// [`CudaError::Unavailable`] for a device that is too old for this NVRTC.
+    /// [`CudaError::Unavailable`] if the device is too old for this NVRTC.
     pub(super) fn target(&self, arch: u32) -> Result<Target, CudaError> {
         let known = || self.architectures.iter().copied();
         if known().any(|a| a == arch) {
@@ -173,18 +172,17 @@ impl Nvrtc {
         let newest = known().filter(|&a| a < arch).max();
         newest.map(Target::Ptx).ok_or_else(|| {
             unavailable(&format!(
-                "NVRTC {}.{} cannot compile for this GPU (sm_{arch}); name an older one in \
-                 CENTERPOINT_NVRTC",
+                "NVRTC {}.{} cannot compile for this GPU (sm_{arch}); set CENTERPOINT_NVRTC to an older one",
                 self.version.0, self.version.1
             ))
         })
     }
 
-    /// Compiles the text of `kernels/<stage>.cu`, which may include `common.cuh`, whose text is `common`.
-    /// `options` are further ones.
+    /// Compiles the text of `kernels/<stage>.cu`, which may include `common.cuh`, whose text is `common`, with
+    /// extra `options`.
     ///
     /// # Errors
-    /// [`CudaError::Kernel`] with the compiler's words.
+    /// [`CudaError::Kernel`] with the compiler's output.
     pub(super) fn compile(
         &self,
         stage: &str,
@@ -210,7 +208,7 @@ impl Nvrtc {
 
         let f = &self.functions;
         let mut program = ptr::null_mut();
-        // SAFETY: `program` is written; the strings end with 0, and NVRTC copies them.
+        // SAFETY: writes `program`; the strings end with 0, and NVRTC copies them.
         let created = unsafe {
             (f.create)(
                 &mut program,
@@ -222,15 +220,15 @@ impl Nvrtc {
             )
         };
         f.check(created).map_err(refused)?;
-        // SAFETY: the program is alive, and there are as many options as said.
+        // SAFETY: the program is alive, and the number of options is right.
         let compiled = unsafe { (f.compile)(program, options.len() as c_int, options.as_ptr()) };
         let log = f.bytes(program, f.log_size, f.log);
         let code = match target {
-            _ if compiled != 0 => Err(f.words(compiled)),
+            _ if compiled != 0 => Err(f.describe(compiled)),
             Target::Cubin(_) => f.bytes(program, f.cubin_size, f.cubin),
             Target::Ptx(_) => f.bytes(program, f.ptx_size, f.ptx),
         };
-        // SAFETY: it is alive, and not used any more.
+        // SAFETY: the program is alive, and nobody uses it any more.
         unsafe { (f.destroy)(&mut program) };
         let log = String::from_utf8_lossy(&log.unwrap_or_default())
             .trim_end_matches('\0')
@@ -246,12 +244,12 @@ impl Functions {
     fn check(&self, code: c_int) -> Result<(), String> {
         match code {
             0 => Ok(()),
-            code => Err(self.words(code)),
+            code => Err(self.describe(code)),
         }
     }
 
-    fn words(&self, code: c_int) -> String {
-        // SAFETY: gives a string of the library's for every number.
+    fn describe(&self, code: c_int) -> String {
+        // SAFETY: returns a static string for every number.
         let text = unsafe { (self.error)(code) };
         if text.is_null() {
             return format!("error {code}");
@@ -262,13 +260,13 @@ impl Functions {
             .into_owned()
     }
 
-    /// Something of a program that is alive, by its size and then its bytes.
+    /// An output of a live program: its size, then its bytes.
     fn bytes(&self, program: Program, size: Size, read: Bytes) -> Result<Vec<u8>, String> {
         let mut len = 0;
-        // SAFETY: the program is alive; one number is written.
+        // SAFETY: the program is alive; writes one number.
         self.check(unsafe { size(program, &mut len) })?;
         let mut bytes = vec![0u8; len];
-        // SAFETY: as many bytes are written as it said.
+        // SAFETY: writes as many bytes as it reported.
         self.check(unsafe { read(program, bytes.as_mut_ptr().cast()) })?;
         Ok(bytes)
     }
@@ -280,7 +278,7 @@ impl std::fmt::Debug for Nvrtc {
     }
 }
 
-/// Names of the library: of the driver's version first, then the one that a toolkit links to, then others.
+/// File names of the library: the driver's version first, then the name that a toolkit links to, then others.
 fn names(cuda: i32) -> Vec<String> {
     let mut names = vec![versioned(cuda), "libnvrtc.so".to_owned()];
     for other in ["13", "12", "11.2"].map(|v| format!("libnvrtc.so.{v}")) {
@@ -293,7 +291,7 @@ fn names(cuda: i32) -> Vec<String> {
 
 fn versioned(cuda: i32) -> String {
     match cuda {
-        // All of CUDA 11 from 11.2 on go by this name.
+        // The name of every CUDA 11 since 11.2.
         11 => "libnvrtc.so.11.2".to_owned(),
         cuda => format!("libnvrtc.so.{cuda}"),
     }
