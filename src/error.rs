@@ -10,6 +10,9 @@ pub enum Error {
     /// A model description is missing, malformed or contradicts itself.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
+    /// A pillar feature network does not fit its model.
+    #[error(transparent)]
+    Pfn(#[from] crate::model::PfnError),
     /// A point cloud or a sweep list could not be read.
     #[error(transparent)]
     Frame(#[from] crate::points::FrameError),
@@ -68,6 +71,7 @@ impl From<crate::detector::DetectorError> for Error {
             DetectorError::Model(error) => Self::Model(error),
             DetectorError::Plan(error) => Self::Plan(error),
             DetectorError::Frame(error) => Self::Frame(error),
+            DetectorError::Pfn(error) => Self::Pfn(error),
             DetectorError::Engine(error) => Self::Engine(error),
             DetectorError::TensorRt(error) => Self::TensorRt(error),
             DetectorError::Cuda(error) => Self::Cuda(error),

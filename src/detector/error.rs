@@ -3,7 +3,7 @@
 use crate::cuda::{CudaError, StageError};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
-use crate::model::ModelError;
+use crate::model::{ModelError, PfnError};
 use crate::plan::PlanError;
 use crate::points::FrameError;
 
@@ -20,7 +20,10 @@ pub enum DetectorError {
     /// The points cannot be used; the detector stays usable.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The engine refused its program or failed.
+    /// The pillar feature network does not fit the model.
+    #[error(transparent)]
+    Pfn(#[from] PfnError),
+    /// The engine refused its program, does not fit the model, or failed.
     #[error(transparent)]
     Engine(EngineError),
     /// TensorRT is missing or refused an engine.
