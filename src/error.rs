@@ -30,7 +30,7 @@ pub enum Error {
     Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
     #[error(transparent)]
-    Build(#[from] crate::build::BuildError),
+    Build(crate::build::BuildError),
     /// The sensitivity of a network's layers could not be measured.
     #[error(transparent)]
     Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
@@ -82,5 +82,26 @@ impl From<crate::detector::DetectorError> for Error {
 impl From<crate::cuda::StageError> for Error {
     fn from(error: crate::cuda::StageError) -> Self {
         crate::detector::DetectorError::from(error).into()
+    }
+}
+
+impl From<crate::points::RecordError> for Error {
+    fn from(error: crate::points::RecordError) -> Self {
+        Self::Frame(error.into())
+    }
+}
+
+impl From<crate::build::BuildError> for Error {
+    fn from(error: crate::build::BuildError) -> Self {
+        use crate::build::BuildError;
+        match error {
+            BuildError::Calibration(error) => Self::Calibration(error),
+            BuildError::Sensitivity(error) => Self::Sensitivity(error),
+            BuildError::Eval(error) => Self::Eval(error),
+            BuildError::Results(error) => Self::Results(error),
+            BuildError::Detector(error) => error.into(),
+            BuildError::File(error) => Self::File(error),
+            other => Self::Build(other),
+        }
     }
 }

@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use centerpoint::cpu::pillars::{Pillars, voxelize};
 use centerpoint::cuda::{self, Buffer, CopyEnd, CudaError, Device, DeviceMap};
-use centerpoint::map::MapFormat;
 use centerpoint::detector::{DetectorError, Options};
+use centerpoint::map::MapFormat;
 use centerpoint::map::{HeadMaps, MapDesc, MapLayout};
 use centerpoint::model::Pfn;
 use centerpoint::{Detector, Layout, Model, PointCloud, Times};

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::tensorrt::{HardwareCompatibility, Version};
+use super::version::Version;
 use crate::map::Element;
 
 /// The engine of a TensorRT plan. What is not known of a bare engine that another program built is empty.
@@ -140,4 +140,17 @@ pub struct LayerCounts {
     pub quantized: usize,
     /// Those of them that do not read INT8 in the engine.
     pub fallbacks: usize,
+}
+
+/// On which GPUs an engine runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HardwareCompatibility {
+    /// On that which it was built on, and equal ones.
+    #[default]
+    None,
+    /// On Ampere and all that came after; slower.
+    AmperePlus,
+    /// On all of the same compute capability.
+    SameComputeCapability,
 }

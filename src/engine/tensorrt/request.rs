@@ -3,21 +3,7 @@
 use std::path::Path;
 
 use crate::model::Model;
-
-use serde::{Deserialize, Serialize};
-
-/// On which GPUs an engine runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HardwareCompatibility {
-    /// On that which it was built on, and equal ones.
-    #[default]
-    None,
-    /// On Ampere and all that came after; slower.
-    AmperePlus,
-    /// On all of the same compute capability.
-    SameComputeCapability,
-}
+use crate::plan::HardwareCompatibility;
 
 /// A network to build an engine of, and how.
 #[derive(Clone, Debug)]
