@@ -1,5 +1,7 @@
 //! The crate's error type: one variant per module that can fail, each with its own typed error.
 
+use crate::files::FileError;
+
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -29,15 +31,19 @@ pub enum Error {
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
+    #[cfg(feature = "build")]
     #[error(transparent)]
     Build(crate::build::BuildError),
     /// The sensitivity of a network's layers could not be measured.
+    #[cfg(feature = "build")]
     #[error(transparent)]
     Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
     /// Ranges could not be found, or a calibration does not fit.
+    #[cfg(feature = "build")]
     #[error(transparent)]
     Calibration(#[from] crate::build::calibrate::CalibrationError),
     /// Result or label files could not be scored.
+    #[cfg(any(feature = "cli", feature = "build"))]
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
     /// A bag, or a frame of it, could not be read.
@@ -48,13 +54,33 @@ pub enum Error {
     #[error(transparent)]
     Results(#[from] crate::results::ResultsError),
     /// A picture could not be drawn or written.
+    #[cfg(feature = "cli")]
     #[error(transparent)]
     Draw(#[from] crate::draw::DrawError),
+    /// Results could not be scored against labels.
+    #[cfg(any(feature = "cli", feature = "build"))]
+    #[error("cannot score {predictions} against {labels}")]
+    Score {
+        /// Name of the predictions.
+        predictions: String,
+        /// Name of the labels.
+        labels: String,
+        /// The reason.
+        source: crate::eval::EvalError,
+    },
+    /// The C library could not be installed.
+    #[cfg(feature = "build")]
+    #[error(transparent)]
+    Install(#[from] crate::capi::install::InstallError),
+    /// Arguments that do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
     /// A file could not be read or written.
     #[error(transparent)]
-    File(#[from] crate::files::FileError),
+    File(#[from] FileError),
 }
 
+#[cfg(any(feature = "cli", feature = "build"))]
 impl From<crate::synth::SynthError> for Error {
     fn from(error: crate::synth::SynthError) -> Self {
         match error {
@@ -91,6 +117,7 @@ impl From<crate::points::RecordError> for Error {
     }
 }
 
+#[cfg(feature = "build")]
 impl From<crate::build::BuildError> for Error {
     fn from(error: crate::build::BuildError) -> Self {
         use crate::build::BuildError;
@@ -103,5 +130,29 @@ impl From<crate::build::BuildError> for Error {
             BuildError::File(error) => Self::File(error),
             other => Self::Build(other),
         }
+    }
+}
+
+#[cfg(feature = "build")]
+impl From<crate::build::config::ConfigError> for Error {
+    fn from(error: crate::build::config::ConfigError) -> Self {
+        Self::Build(error.into())
+    }
+}
+
+/// Formatting into text fails only where its reader does.
+#[cfg(feature = "build")]
+impl From<std::fmt::Error> for Error {
+    fn from(error: std::fmt::Error) -> Self {
+        let output = std::path::Path::new("standard output");
+        Self::File(FileError::new(output, "write")(std::io::Error::other(
+            error,
+        )))
+    }
+}
+
+impl From<crate::program::ProgramError> for Error {
+    fn from(error: crate::program::ProgramError) -> Self {
+        Self::Engine(error.into())
     }
 }

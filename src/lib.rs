@@ -14,18 +14,25 @@
 
 #[cfg(feature = "mcap")]
 pub mod bag;
+#[cfg(feature = "cli")]
 pub mod bench;
 pub mod boxes;
+#[cfg(feature = "build")]
 pub mod build;
 pub mod capi;
+pub mod chain;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod cpu;
 pub mod cuda;
 pub mod deadline;
 pub mod detection;
 pub mod detector;
+#[cfg(any(feature = "cli", feature = "mcap"))]
 pub mod draw;
 pub mod engine;
 pub mod error;
+#[cfg(any(feature = "cli", feature = "build"))]
 pub mod eval;
 #[doc(hidden)]
 pub mod files;
@@ -37,6 +44,7 @@ pub mod points;
 pub mod program;
 pub mod results;
 pub mod stages;
+#[cfg(any(feature = "cli", feature = "build"))]
 pub mod synth;
 
 pub use boxes::Box3d;

@@ -1,9 +1,6 @@
 //! `cp-ros2`: a ROS 2 node that detects objects in point clouds. Uses ros2-client, so it needs no ROS installation.
 
 mod boxes;
-#[allow(unexpected_cfgs)] // The main crate's features.
-#[path = "../../src/bin/common/mod.rs"]
-mod common;
 mod counts;
 mod diagnostics;
 mod mailbox;
@@ -23,9 +20,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use centerpoint::cli::{self, DeviceArg};
 use centerpoint::detector::Options;
 use clap::Parser;
-use common::DeviceArg;
 use node::{Config, NodeError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -58,7 +55,7 @@ struct Args {
     library: Option<PathBuf>,
 
     /// Factor from the clouds' intensity to the model's scale, instead of the plan's.
-    #[arg(long, value_name = "FACTOR", value_parser = common::positive)]
+    #[arg(long, value_name = "FACTOR", value_parser = cli::positive)]
     intensity_scale: Option<f32>,
 
     /// CPU threads; 0 is one per core.
@@ -70,7 +67,7 @@ struct Args {
 fn status(error: &NodeError) -> u8 {
     match error {
         NodeError::Name(_) | NodeError::Parameter(_) => 2,
-        NodeError::Detector(error) => common::status(error),
+        NodeError::Detector(error) => cli::status(error),
         _ => 1,
     }
 }
@@ -80,7 +77,7 @@ fn main() -> ExitCode {
         Ok(parts) => parts,
         Err(error) => return fail(&error, 2),
     };
-    let args: Args = common::parse(own);
+    let args: Args = cli::parse(own);
     let domain = match std::env::var("ROS_DOMAIN_ID") {
         Err(_) => 0,
         Ok(text) if text.is_empty() => 0,

@@ -56,7 +56,7 @@ enum Tree {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ParameterError {
     /// A file cannot be read.
-    #[error("{path}: cannot read the parameters: {source}")]
+    #[error("{path}: cannot read the parameters")]
     Io {
         /// The file.
         path: PathBuf,

@@ -40,7 +40,7 @@ pub enum CdrError {
     #[error("unknown encoding {0:02x?}; expected plain CDR, [00, 00] or [00, 01]")]
     Encoding([u8; 2]),
     /// The bytes end early or do not match the type.
-    #[error("the message does not match its type: {0}")]
+    #[error("the message does not match its type")]
     Body(#[from] cdr_encoding::Error),
 }
 

@@ -79,10 +79,10 @@ impl Block {
 #[non_exhaustive]
 pub enum BlockError {
     /// The operating system's reason.
-    #[error("cannot read: {0}")]
+    #[error("cannot read")]
     Io(#[from] std::io::Error),
     /// A malformed chunk, a wrong checksum, or data that do not decompress.
-    #[error("{0}")]
+    #[error(transparent)]
     Mcap(#[from] McapError),
     /// Another record where the index has a chunk.
     #[error("there is no chunk at this offset")]

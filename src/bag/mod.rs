@@ -303,7 +303,7 @@ impl fmt::Display for ForeignFormat {
 #[non_exhaustive]
 pub enum BagError {
     /// The file or folder cannot be read.
-    #[error("{path}: cannot read the bag: {source}")]
+    #[error("{path}: cannot read the bag")]
     Io {
         /// The file.
         path: PathBuf,

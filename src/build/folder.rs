@@ -410,7 +410,7 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
 }
 
 /// Reads Autoware's YAML files. They lack the widths of the PFN's layers, so those come from the network.
-#[cfg(feature = "yaml")]
+#[cfg(feature = "build")]
 fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     let last = pfe.pfn.layers.len().saturating_sub(1);
     let widths = pfe.pfn.layers.iter().enumerate();
@@ -426,7 +426,7 @@ fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     Ok(crate::model::autoware::read(files, &widths)?)
 }
 
-#[cfg(not(feature = "yaml"))]
+#[cfg(not(feature = "build"))]
 fn autoware(files: &[PathBuf], _pfe: &Pfe) -> Result<(Model, String)> {
     Err(ModelError::Syntax {
         path: files.first().cloned().unwrap_or_default(),

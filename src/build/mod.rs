@@ -18,6 +18,7 @@ pub mod calibrate;
 pub mod compile;
 pub mod config;
 pub mod deconv;
+pub mod engine_layers;
 pub mod equalize;
 pub mod export;
 pub mod folder;
@@ -60,7 +61,7 @@ use crate::results::ResultsError;
 #[non_exhaustive]
 pub enum BuildError {
     /// A file could not be read.
-    #[error("{path}: cannot read: {source}")]
+    #[error("{path}: cannot read")]
     Io {
         /// The file.
         path: PathBuf,
@@ -68,7 +69,7 @@ pub enum BuildError {
         source: std::io::Error,
     },
     /// A file could not be written.
-    #[error("{path}: cannot write: {source}")]
+    #[error("{path}: cannot write")]
     Write {
         /// The file.
         path: PathBuf,
@@ -132,7 +133,7 @@ pub enum BuildError {
         supported: String,
     },
     /// The PFN does not match the model description.
-    #[error("{path}: {source}")]
+    #[error("{path}: the PFN does not fit the model description")]
     Pfn {
         /// The file.
         path: PathBuf,
@@ -211,7 +212,7 @@ pub enum BuildError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The engine rejected the network.
-    #[error("{path}: {source}")]
+    #[error("{path}: the network cannot run")]
     Engine {
         /// The file.
         path: PathBuf,

@@ -84,7 +84,7 @@ pub enum InstallError {
     #[error("the path `{0}` is not UTF-8")]
     NotUtf8(PathBuf),
     /// A file could not be written.
-    #[error("{path}: cannot install: {source}")]
+    #[error("{path}: cannot install")]
     Io {
         /// The file.
         path: PathBuf,
@@ -141,37 +141,37 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
         (
             Path::new("include/centerpoint"),
             "centerpoint.h",
-            include_str!("capi/include/centerpoint/centerpoint.h").to_owned(),
+            include_str!("include/centerpoint/centerpoint.h").to_owned(),
         ),
         (
             Path::new("include/centerpoint"),
             "centerpoint.hpp",
-            include_str!("capi/include/centerpoint/centerpoint.hpp").to_owned(),
+            include_str!("include/centerpoint/centerpoint.hpp").to_owned(),
         ),
         (
             &cmake,
             "centerpoint-config.cmake",
-            substitutions.apply(include_str!("install/centerpoint-config.cmake")),
+            substitutions.apply(include_str!("package/centerpoint-config.cmake")),
         ),
         (
             &cmake,
             "centerpoint-config-version.cmake",
-            substitutions.apply(include_str!("install/centerpoint-config-version.cmake")),
+            substitutions.apply(include_str!("package/centerpoint-config-version.cmake")),
         ),
         (
             &libdir.join("pkgconfig"),
             "centerpoint.pc",
-            substitutions.apply(include_str!("install/centerpoint.pc")),
+            substitutions.apply(include_str!("package/centerpoint.pc")),
         ),
         (
             Path::new("share/doc/centerpoint"),
             "LICENSE-APACHE",
-            include_str!("../LICENSE-APACHE").to_owned(),
+            include_str!("../../LICENSE-APACHE").to_owned(),
         ),
         (
             Path::new("share/doc/centerpoint"),
             "LICENSE-MIT",
-            include_str!("../LICENSE-MIT").to_owned(),
+            include_str!("../../LICENSE-MIT").to_owned(),
         ),
     ];
     for (folder, name, text) in texts {

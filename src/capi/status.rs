@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::Error;
+use crate::chain::Chain;
 use crate::cuda::CudaError;
 use crate::detector::DetectorError;
 use crate::engine::EngineError;
@@ -124,7 +125,7 @@ thread_local! {
 pub(super) fn call(body: impl FnOnce() -> Result<(), Failure>) -> cp_status {
     // A panic poisons the mutex of its detector.
     let done = catch_unwind(AssertUnwindSafe(|| {
-        body().map_err(|failure| (failure.status(), failure.to_string()))
+        body().map_err(|failure| (failure.status(), Chain(&failure).to_string()))
     }));
     let (status, text) = match done {
         Ok(Ok(())) => (cp_status::CP_OK, String::new()),

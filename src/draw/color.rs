@@ -5,6 +5,7 @@
 /// An sRGB colour.
 pub(super) type Rgb = [f32; 3];
 
+#[cfg(feature = "cli")]
 /// Steps of the height scale.
 pub(super) const SCALE_STEPS: usize = 256;
 
@@ -32,6 +33,7 @@ pub(crate) fn class(index: u32) -> Rgb {
     CLASSES[index as usize % CLASSES.len()]
 }
 
+#[cfg(feature = "cli")]
 /// The height scale from low to high: indigo, blue, teal, pale yellow. Lightness rises evenly in OKLab (B. Ottosson,
 /// 2020), which makes equal steps of height look alike.
 pub(super) fn height_scale() -> [Rgb; SCALE_STEPS] {
@@ -45,6 +47,7 @@ pub(super) fn height_scale() -> [Rgb; SCALE_STEPS] {
     })
 }
 
+#[cfg(feature = "cli")]
 /// OKLab to sRGB, clipped to its gamut.
 fn oklab_to_srgb([lightness, a, b]: [f32; 3]) -> Rgb {
     let l = (lightness + 0.396_337_78 * a + 0.215_803_76 * b).powi(3);

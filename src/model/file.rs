@@ -210,7 +210,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
 }
 
 /// The TOML text of a description read from another file format.
-#[cfg(feature = "yaml")]
+#[cfg(feature = "build")]
 pub(super) fn to_toml(raw: &RawModel) -> Result<String, toml::ser::Error> {
     toml::to_string(raw)
 }

@@ -5,7 +5,7 @@
 //! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
 //! AWML, Autoware `lidar_centerpoint`.
 
-#[cfg(feature = "yaml")]
+#[cfg(feature = "build")]
 pub mod autoware;
 mod check;
 mod check_decode;
@@ -291,7 +291,7 @@ impl Grid {
 #[non_exhaustive]
 pub enum ModelError {
     /// The file could not be read.
-    #[error("{path}: cannot read the model description: {source}")]
+    #[error("{path}: cannot read the model description")]
     Io {
         /// The file.
         path: PathBuf,

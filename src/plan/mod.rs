@@ -377,7 +377,7 @@ fn read_pfn(shapes: &[PfnShape], bytes: &[u8]) -> Result<Pfn, String> {
 #[non_exhaustive]
 pub enum PlanError {
     /// The file could not be opened or mapped.
-    #[error("{path}: cannot open the plan: {source}")]
+    #[error("{path}: cannot open the plan")]
     Io {
         /// The file.
         path: PathBuf,
@@ -385,7 +385,7 @@ pub enum PlanError {
         source: std::io::Error,
     },
     /// The file could not be written.
-    #[error("{path}: cannot write the plan: {source}")]
+    #[error("{path}: cannot write the plan")]
     Write {
         /// The file.
         path: PathBuf,
@@ -434,7 +434,7 @@ pub enum PlanError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The PFN in it is not the one that its model describes.
-    #[error("{path}: {source}")]
+    #[error("{path}: the PFN does not fit the model description")]
     Pfn {
         /// The file.
         path: PathBuf,

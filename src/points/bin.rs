@@ -9,7 +9,7 @@ use super::{Layout, PointCloud};
 #[non_exhaustive]
 pub enum BinError {
     /// An I/O error while reading.
-    #[error("cannot read the frame: {0}")]
+    #[error("cannot read the frame")]
     Io(#[from] std::io::Error),
     /// The file does not hold a whole number of rows.
     #[error(

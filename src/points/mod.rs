@@ -178,7 +178,7 @@ fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
 #[non_exhaustive]
 pub enum FrameError {
     /// The file or folder could not be opened or read.
-    #[error("{path}: cannot read the frame: {source}")]
+    #[error("{path}: cannot read the frame")]
     Io {
         /// The file.
         path: PathBuf,

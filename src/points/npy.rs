@@ -20,7 +20,7 @@ const BLOCK_BYTES: usize = 64 << 10;
 #[non_exhaustive]
 pub enum NpyError {
     /// An I/O error while reading.
-    #[error("cannot read the frame: {0}")]
+    #[error("cannot read the frame")]
     Io(#[from] std::io::Error),
     /// The file does not start with NumPy's magic, or ends within its header.
     #[error("no complete NumPy header; is this a .npy file?")]

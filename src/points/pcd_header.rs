@@ -19,7 +19,7 @@ const MAX_FIELDS: usize = 256;
 #[non_exhaustive]
 pub enum PcdError {
     /// An I/O error while reading.
-    #[error("cannot read the frame: {0}")]
+    #[error("cannot read the frame")]
     Io(#[from] std::io::Error),
     /// The file is not a PCD, or ends within its header.
     #[error("no PCD header with a DATA line in the first 64 KiB; is this a .pcd file?")]
@@ -51,7 +51,7 @@ pub enum PcdError {
     #[error("{0} points; the limit is {MAX_POINTS}")]
     TooManyPoints(u64),
     /// The fields do not form a layout.
-    #[error("PCD FIELDS: {0}")]
+    #[error("PCD FIELDS")]
     Fields(#[from] LayoutError),
     /// The body's length does not match the header.
     #[error("{points} points need {expected} bytes after the header, but the file has {found}")]

@@ -169,7 +169,7 @@ impl Records {
 #[non_exhaustive]
 pub enum RecordError {
     /// The fields do not form a layout.
-    #[error("fields of the points: {0}")]
+    #[error("fields of the points")]
     Layout(#[from] LayoutError),
     /// A field ends past the record.
     #[error(

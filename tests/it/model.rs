@@ -384,7 +384,7 @@ proptest! {
     }
 }
 
-#[cfg(feature = "yaml")]
+#[cfg(feature = "build")]
 mod autoware {
     use super::*;
     use centerpoint::model::autoware;

@@ -10,7 +10,7 @@ use crate::points::FrameError;
 #[non_exhaustive]
 pub enum CalibrationError {
     /// A file could not be read.
-    #[error("{path}: cannot read: {source}")]
+    #[error("{path}: cannot read")]
     Io {
         /// The file.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum CalibrationError {
         what: String,
     },
     /// A file's values cannot be counted or have no amax.
-    #[error("{path}: {source}")]
+    #[error("{path}: no range")]
     Range {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum CalibrationError {
     #[error("calibration: {0}")]
     Options(RangeError),
     /// A frame lacks a column that the model reads.
-    #[error("{path}: {source}")]
+    #[error("{path}: the frame lacks what the model reads")]
     Columns {
         /// The frame.
         path: PathBuf,
@@ -78,7 +78,7 @@ pub enum CalibrationError {
         tensors: usize,
     },
     /// A tensor has no range.
-    #[error("tensor \"{tensor}\": {source}")]
+    #[error("tensor \"{tensor}\": no range")]
     Tensor {
         /// The tensor.
         tensor: String,

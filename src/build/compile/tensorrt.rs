@@ -14,11 +14,11 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use crate::build::Result;
+use crate::build::engine_layers::{LayerTable, inspector, log};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes, encode};
 use crate::cuda::{self, CudaError};
-use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };

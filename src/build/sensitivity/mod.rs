@@ -207,7 +207,7 @@ pub fn run(
 #[non_exhaustive]
 pub enum SensitivityError {
     /// The report of an earlier run could not be read.
-    #[error("{path}: cannot read the report: {source}")]
+    #[error("{path}: cannot read the report")]
     Io {
         /// The file.
         path: PathBuf,

@@ -2,8 +2,8 @@
 
 use std::fmt::{Result, Write};
 
+use crate::build::engine_layers::{Layer, LayerTable, LayerTensor};
 use crate::engine::tensorrt::HardwareCompatibility;
-use crate::engine::tensorrt::layers::{Layer, LayerTable, LayerTensor};
 use crate::eval::report::aligned;
 use crate::plan::{IoFormats, TensorDesc, TensorRtOptions, TensorRtTarget};
 

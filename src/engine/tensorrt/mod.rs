@@ -23,7 +23,6 @@ mod engine;
 pub mod error;
 #[cfg(feature = "tensorrt")]
 mod ffi;
-pub mod layers;
 pub mod library;
 #[cfg(feature = "tensorrt")]
 mod listen;

@@ -9,11 +9,11 @@ use std::path::Path;
 
 use centerpoint::Model;
 use centerpoint::build::compile::tensorrt::{Compiled, Request, build};
+use centerpoint::build::engine_layers::{Outcome, log};
 use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::{Graph, encode};
 use centerpoint::build::{BuildError, deconv};
-use centerpoint::engine::tensorrt::layers::{Outcome, log};
 use centerpoint::engine::tensorrt::{
     BuildRequest, HardwareCompatibility, Library, TensorRtError, Version,
 };
@@ -284,7 +284,7 @@ fn inputs_and_outputs_have_the_types_that_were_asked_for() {
                     .all(|t| t.element == outputs && t.scale.is_none())
             );
             let reader = compiled.layers.unwrap();
-            let reads = |l: &&centerpoint::engine::tensorrt::layers::Layer| {
+            let reads = |l: &&centerpoint::build::engine_layers::Layer| {
                 l.inputs.iter().any(|t| t.name == "spatial_features")
             };
             let reader = reader.layers.iter().find(reads).unwrap();

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use centerpoint::build::engine_layers::LayerTable;
 use centerpoint::build::folder::{MODEL, PFE, RPN};
 use centerpoint::engine::tensorrt::Version;
-use centerpoint::engine::tensorrt::layers::LayerTable;
 use centerpoint::map::Element;
 use centerpoint::plan::{Plan, TensorRtOptions};
 

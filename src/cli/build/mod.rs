@@ -1,0 +1,80 @@
+//! `cp-build`: the offline side of centerpoint, one subcommand per step.
+//!
+//! Each subcommand's file only defines its arguments and prints its result. The library does the work.
+
+mod amax;
+mod compile;
+mod eval;
+mod import;
+mod inspect;
+mod install;
+mod pack;
+mod progress;
+mod quantize;
+mod sensitivity;
+mod synth;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::cli::{self, exit};
+use crate::files::FileError;
+
+/// Builds, inspects and evaluates CenterPoint plans.
+#[derive(Parser)]
+#[command(name = "cp-build", version, about, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write synthetic lidar frames with labels.
+    Synth(synth::Args),
+    /// Create a model folder from exported ONNX files.
+    Import(import::Args),
+    /// Compile a model folder to a plan for a target.
+    Compile(compile::Args),
+    /// Quantise a model folder to an INT8 plan, using frames.
+    Quantize(quantize::Args),
+    /// Pack a bare TensorRT engine, for example from trtexec, into a plan.
+    Pack(pack::Args),
+    /// Show the content of a plan, a calibration or an ONNX file.
+    Inspect(inspect::Args),
+    /// Score a plan on labelled frames, or result files against labels.
+    Eval(eval::Args),
+    /// Measure the error of each layer in INT8, and search for the fastest mix within a budget.
+    Sensitivity(sensitivity::Args),
+    /// Print the range that a calibration method picks for a raw tensor.
+    Amax(amax::Args),
+    /// Install the C library, its headers and the programs.
+    Install(install::Args),
+}
+
+/// Runs `cp-build`.
+pub fn main() -> ExitCode {
+    cli::init_log("warn");
+    let done = match cli::parse::<Cli>(std::env::args_os()).command {
+        Command::Synth(args) => synth::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Compile(args) => compile::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Pack(args) => pack::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Sensitivity(args) => sensitivity::run(args),
+        Command::Amax(args) => amax::run(args),
+        Command::Install(args) => install::run(args),
+    };
+    exit::finish("cp-build", done)
+}
+
+/// Writes to standard output.
+fn print(text: &str) -> crate::Result<()> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    Ok(written.map_err(FileError::new(Path::new("standard output"), "write"))?)
+}

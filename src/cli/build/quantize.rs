@@ -1,0 +1,207 @@
+//! `cp-build quantize`: from a float model folder and frames to an INT8 plan.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::build::config::ConfigOverrides;
+use crate::build::export;
+use crate::build::folder::{self, Folder, Network};
+use crate::build::recipe::{self, Job, Outcome};
+use crate::files;
+use crate::plan::{Accuracy, Candidate};
+use crate::points;
+
+use crate::cli::build::progress::Bars;
+
+/// Arguments of `cp-build quantize`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model folder (model.toml and two ONNX files).
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Folder with frames to calibrate on; by default, every 4th one is held out to measure on.
+    #[arg(long, value_name = "DIR")]
+    frames: PathBuf,
+    /// The plan to write.
+    #[arg(long, value_name = "FILE.plan")]
+    out: PathBuf,
+    /// Recipe: that of NVIDIA's tools, the best of several candidates, or the configuration [default: the
+    /// recipe in --config, or best without --config].
+    #[arg(long, value_enum)]
+    recipe: Option<RecipeArg>,
+    /// Configuration file (quantize.toml); flags override its keys.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Keep layers with this name in float; `*` matches any text.
+    #[arg(long, value_name = "GLOB")]
+    skip: Vec<String>,
+    /// Calibration method: max, mse, entropy or percentile.
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+    /// Percentile for --method percentile, in percent.
+    #[arg(long, value_name = "PERCENT")]
+    percentile: Option<f64>,
+    /// Cells to calibrate over: all or occupied.
+    #[arg(long, value_name = "NAME")]
+    cells: Option<String>,
+    /// Strength of cross-layer equalisation, from 0 (off) to 1.
+    #[arg(long, value_name = "0..1")]
+    equalize: Option<f64>,
+    /// Cells for bias correction: off, all, occupied or background.
+    #[arg(long, value_name = "NAME")]
+    bias_correction: Option<String>,
+    /// Maximum number of frames.
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
+    /// Seed for choosing --limit frames.
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Calibration of the float network: read if the file exists, otherwise written.
+    #[arg(long, value_name = "FILE.calib.json")]
+    calibration: Option<PathBuf>,
+    /// Also write a model folder with Q/DQ pairs, to compile for other targets or to run in ONNX Runtime.
+    #[arg(long, value_name = "DIR")]
+    onnx: Option<PathBuf>,
+    /// Replace a model that is already in that folder.
+    #[arg(long, requires = "onnx")]
+    force: bool,
+    /// Measured accuracy to store in the plan: the output of `cp-build eval --plan --format json`.
+    #[arg(long, value_name = "FILE.json")]
+    accuracy: Option<PathBuf>,
+    /// CPU threads; 0 is one per core.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RecipeArg {
+    /// Histograms with MSE, deconvolutions in float.
+    Nvidia,
+    /// The candidate with the least error on held-out frames.
+    Best,
+    /// The configuration as it is.
+    Custom,
+}
+
+/// Runs `cp-build quantize`.
+pub(crate) fn run(args: Args) -> crate::Result<()> {
+    let overrides = overrides(&args)?;
+    let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
+    let folder = Folder::read(&args.model)?;
+    if let Some(dir) = &args.onnx {
+        // Fail now, not after the work.
+        folder::make(dir, args.force)?;
+    }
+    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
+    let bars = Bars::new();
+    let job = Job {
+        folder: &folder,
+        frames: &frames,
+        overrides: &overrides,
+        calibration: args.calibration.as_deref(),
+        threads: args.threads,
+    };
+    let outcome = recipe::run(&job, &bars)?;
+    bars.finish();
+    for warning in &outcome.quantized.warnings {
+        log::warn!("{warning}");
+    }
+    if let Some(dir) = &args.onnx {
+        export::write_quantized(&folder, &outcome, dir)?;
+    }
+    let mut steps = folder.steps();
+    steps.extend(outcome.steps.iter().cloned());
+    let network = Network {
+        payload: &outcome.payload,
+        pfn: &outcome.pfn,
+        steps,
+        quantization: Some(outcome.record.clone()),
+    };
+    folder.write_cpu(&args.out, network, accuracy)?;
+    super::print(&summary(&args.out, &outcome)?)
+}
+
+/// The options of the configuration file, overridden by flags.
+fn overrides(args: &Args) -> crate::Result<ConfigOverrides> {
+    let mut overrides = match &args.config {
+        Some(path) => ConfigOverrides::read(path)?,
+        None => ConfigOverrides::default(),
+    };
+    let recipe = args.recipe.map(|recipe| match recipe {
+        RecipeArg::Nvidia => "nvidia",
+        RecipeArg::Best => "best",
+        RecipeArg::Custom => "custom",
+    });
+    // Without --recipe and --config, the default is `best`.
+    let recipe = recipe.or(args.config.is_none().then_some("best"));
+    if let Some(recipe) = recipe {
+        overrides.set("recipe", recipe);
+    }
+    let texts = [
+        ("calibration.method", &args.method),
+        ("calibration.cells", &args.cells),
+        ("bias_correction", &args.bias_correction),
+    ];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            overrides.set(key, value.as_str());
+        }
+    }
+    let numbers = [
+        ("calibration.percentile", args.percentile),
+        ("equalize.alpha", args.equalize),
+    ];
+    for (key, value) in numbers {
+        if let Some(value) = value {
+            overrides.set(key, value);
+        }
+    }
+    for (key, value) in [("frames.limit", args.limit), ("frames.seed", args.seed)] {
+        if let Some(value) = value {
+            overrides.set(key, i64::from(value));
+        }
+    }
+    if !args.skip.is_empty() {
+        overrides.set("placement.skip", args.skip.clone());
+    }
+    Ok(overrides)
+}
+
+fn summary(out: &Path, outcome: &Outcome) -> crate::Result<String> {
+    let mut text = String::new();
+    let record = &outcome.record;
+    if !record.candidates.is_empty() {
+        table(&mut text, &record.candidates)?;
+    }
+    let bytes = files::len(out)?;
+    let (int8, float) = (record.int8.len(), record.float.len());
+    write!(
+        text,
+        "{}: cpu int8, {int8} layers in INT8, {float} in float",
+        out.display()
+    )?;
+    if let Some(sqnr) = &record.sqnr {
+        write!(
+            text,
+            ", SQNR {:.1} dB on {} frames",
+            sqnr.figure, sqnr.frames
+        )?;
+    }
+    writeln!(text, ", {:.2} MB", bytes as f64 / 1e6)?;
+    writeln!(text, "options: {}", record.config.label())?;
+    Ok(text)
+}
+
+/// The candidates, best first.
+fn table(text: &mut String, candidates: &[Candidate]) -> std::fmt::Result {
+    let mut candidates: Vec<&Candidate> = candidates.iter().collect();
+    candidates.sort_by(|a, b| b.sqnr.figure.total_cmp(&a.sqnr.figure));
+    let width = candidates.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    writeln!(text, "{:width$}  SQNR dB", "candidate")?;
+    for candidate in candidates {
+        let chosen = if candidate.chosen { "  <- chosen" } else { "" };
+        let figure = candidate.sqnr.figure;
+        writeln!(text, "{:width$}  {figure:7.2}{chosen}", candidate.name)?;
+    }
+    writeln!(text)
+}
