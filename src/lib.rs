@@ -37,6 +37,8 @@ pub mod points;
 pub mod ros;
 pub mod scatter;
 pub mod synth;
+#[doc(hidden)]
+pub mod testing;
 pub mod threads;
 
 pub use boxes::Box3d;

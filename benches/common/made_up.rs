@@ -11,7 +11,7 @@ use centerpoint::engine::MapLayout;
 use centerpoint::features::{Pfn, PfnLayer};
 use centerpoint::model::OUTPUT_KINDS;
 
-use crate::random::Random;
+use centerpoint::testing::Random;
 
 const MODEL: &str = r#"
 name = "bench"

@@ -11,13 +11,9 @@
 //! `benches/gpu/peers/peers.sh` takes them.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/common/fixed_engine.rs"]
-mod fixed_engine;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod null;
-#[path = "../common/random.rs"]
-mod random;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,11 +24,10 @@ use centerpoint::engine::{MapDesc, MapLayout};
 use centerpoint::features::Pfn;
 use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::pillars::{Pillars, voxelize};
+use centerpoint::testing::{FixedEngine, Random};
 use centerpoint::{Layout, Model, PointCloud, Times};
 
-use crate::fixed_engine::FixedEngine;
 use crate::null::Null;
-use crate::random::Random;
 
 /// Cells of a side and their size in metres.
 const GRIDS: [(usize, f64); 2] = [(480, 0.32), (1020, 0.24)];
@@ -256,7 +251,7 @@ fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine<f32>, 
     Ok(FixedEngine {
         input: map("bev", bev.address(), layout),
         outputs: outputs.collect(),
-        _memory: vec![bev, heads],
+        memory: vec![bev, heads],
     })
 }
 

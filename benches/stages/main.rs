@@ -11,8 +11,6 @@ mod frame;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod pfn;
-#[path = "../common/random.rs"]
-mod random;
 #[path = "../common/runner.rs"]
 mod runner;
 
@@ -29,10 +27,9 @@ use centerpoint::nms::{Nms, suppress};
 use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::plan::Plan;
 use centerpoint::scatter::{Scatter, scatter};
+use centerpoint::testing::Random;
 use centerpoint::threads::Pool;
 use criterion::Criterion;
-
-use crate::random::Random;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
 

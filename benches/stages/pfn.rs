@@ -15,9 +15,9 @@ use centerpoint::pillars::{Pillars, voxelize};
 use centerpoint::plan::Plan;
 use centerpoint::threads::Pool;
 
-use crate::random::Random;
 use crate::runner::{self, Runner, Served};
 use crate::{DEMO, frame};
+use centerpoint::testing::Random;
 
 /// Argument that makes this program our runner.
 pub(crate) const SERVE: &str = "--serve-pfn";

@@ -2,7 +2,7 @@
 //! are broken in every way that comes to mind.
 #![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
 
-use crate::common::{repository, shared};
+use crate::common::repository;
 use crate::frames;
 
 use std::fs;
@@ -12,12 +12,12 @@ use centerpoint::points::{self, Column, FrameError, Layout, PointCloud, ReadOpti
 use frames::{ENCODINGS, Encoding, Field, XYZI};
 use proptest::prelude::*;
 
-const OPTIONS: ReadOptions = ReadOptions {
+pub(crate) const OPTIONS: ReadOptions = ReadOptions {
     layout: None,
     default_layout: Layout::KITTI,
 };
 
-fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
+pub(crate) fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
     let layout = Some(layout.parse().unwrap());
     points::read(path, &ReadOptions { layout, ..OPTIONS })
 }
@@ -213,59 +213,6 @@ fn folders_become_their_frames_in_order() {
     assert!(text.contains("none") && text.contains(".npy"), "{text}");
 }
 
-/// Known counts of the real frames, and a range that any scan of a street has.
-#[test]
-fn real_frames_are_read_whole() {
-    let Some(frames) = shared("data/frames") else {
-        return;
-    };
-    let nuscenes = "n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin";
-    for (name, layout, count) in [
-        ("kitti/000000.bin", Some("kitti"), 125_635),
-        ("kitti/000001.bin", Some("kitti"), 122_109),
-        ("kitti/000002.bin", Some("kitti"), 115_604),
-        (&*format!("nuscenes/{nuscenes}"), None, 34_688),
-        ("waymo/seq_0_frame_100.bin", Some("waymo"), 177_125),
-        (
-            "av2/315966265259836000.bin",
-            Some("x,y,z,intensity,_"),
-            99_229,
-        ),
-        (
-            "av2/315966265360032000.bin",
-            Some("x,y,z,intensity,ring"),
-            99_466,
-        ),
-        ("autoware/ground_segmentation_test.pcd", None, 65_536),
-    ] {
-        let path = frames.join(name);
-        let started = std::time::Instant::now();
-        let cloud = match layout {
-            Some(layout) => read_with(layout, &path),
-            None => points::read(&path, &OPTIONS),
-        }
-        .unwrap();
-        println!("{name}: {} points, {:.1?}", cloud.len(), started.elapsed());
-        assert_eq!(cloud.len(), count, "{name}");
-        assert!(
-            cloud
-                .rows()
-                .all(|row| row[..3].iter().all(|v| v.abs() < 500.0)),
-            "{name}"
-        );
-        let far = cloud
-            .rows()
-            .filter(|row| row[0].hypot(row[1]) > 2.0)
-            .count();
-        assert!(far * 4 > count, "{name}: {far} points beyond 2 m");
-        let z = cloud.rows().filter(|row| row[2].abs() < 5.0).count();
-        assert!(
-            z * 10 > count * 9,
-            "{name}: {z} points within 5 m of the sensor's height"
-        );
-    }
-}
-
 /// Each format cut at every 1/64: an error that names the file, or, for a bare `.bin`, fewer rows.
 #[test]
 fn cut_files_are_errors() {
@@ -389,15 +336,12 @@ proptest! {
 
 /// Reads what pypcd4 and NumPy wrote, beside the values as they understand them.
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn files_of_other_writers_are_read_as_they_mean_them() {
-    let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
-        println!("skipped: CENTERPOINT_PYTHON is not set");
-        return;
-    };
     let folder = tempfile::tempdir().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/write_frames.py");
     let real = repository().join("../shared/data/frames/autoware/ground_segmentation_test.pcd");
-    let output = std::process::Command::new(python)
+    let output = std::process::Command::new(crate::oracle::python())
         .args([script.as_ref(), folder.path(), &real])
         .output()
         .unwrap();

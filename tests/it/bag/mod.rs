@@ -1,8 +1,4 @@
-//! Bags as `cp-infer` reads them, and the MCAP files that it writes; the files of others are the reference.
-
-#[cfg(feature = "mcap")]
-#[path = "../../common/bag.rs"]
-mod made;
+//! Bags that `cp-infer` reads and MCAP files that it writes, against files and readers of other projects.
 
 #[cfg(feature = "mcap")]
 mod damage;
@@ -11,6 +7,8 @@ mod oracle;
 
 use std::process::{Command, Output};
 
+#[cfg(feature = "mcap")]
+use crate::common::bag as made;
 use crate::common::repository;
 
 const PLAN: &str = "engines/demo/int8.plan";
@@ -32,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[cfg(not(feature = "mcap"))]
 #[test]
-fn a_program_without_mcap_says_how_to_get_one_with() {
+fn a_program_without_mcap_says_how_to_get_it() {
     for args in [
         &["--bag", "drive.mcap"][..],
         &["--pcd", "calib/demo/frames/000000.bin", "--out", "x.mcap"],

@@ -10,7 +10,7 @@ use centerpoint::decode::{self, Candidate};
 use centerpoint::model::{Candidates, Task};
 use centerpoint::threads::Pool;
 
-use super::head::{FORMS, Form, REAL, Uploaded, cut_to_half, upload};
+use super::head::{FORMS, Form, REAL, RealHeads, Uploaded, cut_to_half, upload};
 use crate::emulation;
 use crate::stages::decode_reference::{random_head, random_maps};
 use crate::stages::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
@@ -331,8 +331,12 @@ fn maps_and_models_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn the_demo_networks_maps_of_real_frames() {
-    let (model, frames) = &*REAL;
+fn the_demo_networks_maps_of_demo_frames() {
+    check_real_heads(&REAL);
+}
+
+/// Compares both sides on head maps, under eight schedules.
+pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
     let mut total = 0;
     for seed in 0..emulation::cases(8) as u64 {
         let Some(device) = emulation::device(seed) else {

@@ -12,23 +12,22 @@ use centerpoint::threads::Pool;
 
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::emulation;
-use crate::pfn_golden::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
-use crate::real::{demo_frames, scanner_frames};
+use crate::real::{RealFrame, demo_frames};
 use crate::stages::features::random_pfn;
 use crate::stages::{Random, model};
 
 /// The stage on both sides, with buffers that serve several frames.
-struct Sides {
+pub(crate) struct Sides {
     model: Model,
     cpu: (Pillars, Features),
     input: Input,
-    gpu: (cuda::Pillars, cuda::Features),
+    pub(crate) gpu: (cuda::Pillars, cuda::Features),
     /// What the device's buffer should hold: features of this frame, then what earlier ones left.
     expected: Vec<f32>,
 }
 
 impl Sides {
-    fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Self {
+    pub(crate) fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Self {
         let channels = model.bev_channels();
         Self {
             model: model.clone(),
@@ -46,7 +45,7 @@ impl Sides {
     }
 
     /// A frame of one sweep.
-    fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
+    pub(crate) fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
         self.input.set(cloud.data(), cloud.layout()).unwrap();
         self.compare_input(cloud, what)
     }
@@ -231,12 +230,14 @@ fn as_many_pillars_as_there_is_room_for() {
 }
 
 #[test]
-fn the_demo_model_on_real_frames() {
+fn the_demo_model_on_demo_frames() {
+    check_demo_model(&demo_frames());
+}
+
+/// Compares both sides for the demo model, each frame under a schedule of its own and the first under eight more.
+pub(crate) fn check_demo_model(frames: &[RealFrame]) {
     let path = crate::common::repository().join("engines/demo");
     let plan = centerpoint::plan::Plan::open(&path.join("fp32.plan")).unwrap();
-    let mut frames = demo_frames();
-    frames.extend(scanner_frames());
-    // Each frame under a schedule of its own, and one under more of them.
     let again = emulation::cases(8);
     let schedules = frames
         .iter()
@@ -254,26 +255,6 @@ fn the_demo_model_on_real_frames() {
             frame.name,
             pillars.len()
         );
-    }
-}
-
-#[test]
-fn trained_pfns_on_their_frames() {
-    let Some(device) = emulation::device(1) else {
-        return;
-    };
-    for (case, golden) in [(haohaonju(), haohaonju_golden()), (carkusl(), None)] {
-        let Some(case) = case else {
-            return;
-        };
-        let cloud = PointCloud::new(Layout::NUSCENES, case.points()).unwrap();
-        let mut sides = Sides::new(&case.model, &case.pfn(), &device);
-        let pillars = sides.compare(&cloud, &case.pfe.display().to_string());
-        let found = pillars.len();
-        if let Some(golden) = golden {
-            let features = sides.gpu.1.download(found).unwrap();
-            assert!(worst(&features, &golden.features) < TOLERANCE);
-        }
     }
 }
 

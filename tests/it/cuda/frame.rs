@@ -18,7 +18,7 @@ use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, po
 
 use crate::common::{MODEL, repository, write_plan};
 use crate::emulation;
-use crate::fixed_engine::FixedEngine;
+use centerpoint::testing::FixedEngine;
 
 pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
@@ -246,7 +246,7 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
         let engine = FixedEngine {
             input: (desc, map),
             outputs,
-            _memory: memory,
+            memory,
         };
         let mut frame = Frame::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
 
@@ -317,7 +317,7 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
     let engine = FixedEngine {
         input: (desc, map),
         outputs: Vec::new(),
-        _memory: Vec::<Buffer<u8>>::new(),
+        memory: Vec::<Buffer<u8>>::new(),
     };
     let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
         .map(|_| ())

@@ -14,7 +14,7 @@ use centerpoint::nms;
 use centerpoint::{Box3d, Detector, Model};
 
 use super::decode::Stage as Decode;
-use super::head::{Form, REAL, demo_plan};
+use super::head::{Form, REAL, RealHeads, demo_plan};
 use crate::emulation;
 use crate::stages::Random;
 use crate::stages::nms::{candidates, circle, iou_step, rect, with_steps};
@@ -283,10 +283,13 @@ fn the_result_has_room_for_what_the_model_allows() {
     assert_eq!(cuda::nms::split(&words[..3]).1, []);
 }
 
-/// From the network's maps to boxes, with the counters, on both sides; and what the detector itself gives.
 #[test]
-fn the_demo_networks_maps_of_real_frames() {
-    let (model, frames) = &*REAL;
+fn the_demo_networks_maps_of_demo_frames() {
+    check_real_heads(&REAL);
+}
+
+/// From the network's maps to boxes, with the counters, on both sides; and what the detector itself gives.
+pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
     let mut detector = Detector::load(&demo_plan(), &Options::default()).unwrap();
     let mut total = 0;
     for (i, real) in frames.iter().enumerate() {
