@@ -1,4 +1,4 @@
-//! Bags that `cp-infer` reads and MCAP files that it writes, against files and readers of other projects.
+//! Bags as `cp-infer` reads them, and the MCAP files that it writes; the files of others are the reference.
 
 #[cfg(feature = "mcap")]
 mod damage;
@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[cfg(not(feature = "mcap"))]
 #[test]
-fn a_program_without_mcap_says_how_to_get_it() {
+fn a_program_without_mcap_says_how_to_get_one_with() {
     for args in [
         &["--bag", "drive.mcap"][..],
         &["--pcd", "calib/demo/frames/000000.bin", "--out", "x.mcap"],

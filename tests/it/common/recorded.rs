@@ -1,5 +1,5 @@
-//! Pinned memory, graphs and marks around a device that only has memory and launches, such as the emulation. Calls
-//! complete immediately; a graph is a list of calls.
+//! The host's side of a device for tests: pinned memory, graphs and marks around a device that only has
+//! memory and launches, as the emulation does. Every call is done at once; a graph is a list of calls.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use centerpoint::cuda::device::MARKS;
 use centerpoint::cuda::{CudaError, Device, Launch, Place, Work};
 
-/// The operations of such a device, with the meaning of [`Device`]'s methods of the same names.
+/// What such a device offers; as the methods of [`Device`] of the same names.
 pub(crate) trait Plain: Send + Sync {
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError>;
     fn free(&self, address: u64);
@@ -22,7 +22,7 @@ pub(crate) struct Recorded<D> {
     host: Mutex<Host>,
 }
 
-/// Host state. Handles are indices + 1.
+/// Handles are indices + 1.
 #[derive(Default)]
 struct Host {
     memory: Vec<Vec<u8>>,
@@ -52,7 +52,7 @@ impl<D: Plain> Recorded<D> {
         self.host.lock().unwrap()
     }
 
-    /// Records the call while recording, otherwise runs it.
+    /// Records the call, or does it.
     fn call(&self, call: Call) -> Result<(), CudaError> {
         if let Some(calls) = &mut self.host().recording {
             calls.push(call);
@@ -64,7 +64,7 @@ impl<D: Plain> Recorded<D> {
     fn run(&self, call: &Call) -> Result<(), CudaError> {
         match *call {
             Call::Launch(ref launch, ref params) => self.plain.launch(launch, params),
-            // The emulation has no stream.
+            // There is no stream.
             Call::Work(ref work) => work(0),
             Call::Mark(mark) => {
                 self.host().marks[mark] = Some(Instant::now());
@@ -91,7 +91,7 @@ impl<D: Plain> Recorded<D> {
         }
     }
 
-    /// Fails while recording, as a driver does for this operation.
+    /// Refuses what a driver cannot do while it records.
     fn not_recording(&self, what: &str) -> Result<(), CudaError> {
         match self.host().recording {
             None => Ok(()),
@@ -150,7 +150,7 @@ impl<D: Plain> Device for Recorded<D> {
     }
 
     fn free_host(&self, _memory: u64) {
-        // Kept until the device is dropped: a graph may still copy from it.
+        // Kept until the device goes: a graph may still copy from it.
     }
 
     fn write_host(&self, memory: u64, at: usize, bytes: &[u8]) -> Result<(), CudaError> {

@@ -19,6 +19,7 @@ use std::any::type_name;
 use std::process::Command;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
+use std::time::Duration;
 
 /// Environment variable: set in the process that runs a test's body.
 const ALONE: &str = "CENTERPOINT_TEST_ALONE";
@@ -90,6 +91,7 @@ struct Usage {
 pub(crate) fn alone<F: FnOnce()>(body: F) {
     let name = type_name::<F>().trim_end_matches("::{{closure}}");
     if std::env::var_os(ALONE).is_some_and(|test| test == *name) {
+        wait_for_main_thread();
         COUNTING.store(true, SeqCst);
         return body();
     }
@@ -105,6 +107,19 @@ pub(crate) fn alone<F: FnOnce()>(body: F) {
     eprint!("{}", String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{path} failed in its own process");
     assert!(stdout.contains("1 passed"), "{path} names no test");
+}
+
+/// Waits until the process's main thread sleeps: libtest allocates when it begins to wait for a test.
+fn wait_for_main_thread() {
+    let stat = format!("/proc/self/task/{}/stat", std::process::id());
+    // `ID (NAME) STATE …`
+    let sleeps = |stat: &str| {
+        let state = stat.rsplit(')').next().unwrap_or_default();
+        state.trim_start().starts_with('S')
+    };
+    while std::fs::read_to_string(&stat).is_ok_and(|stat| !sleeps(&stat)) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Runs `code` and measures its allocations. Only one measurement at a time, and only inside [`alone`].
