@@ -40,7 +40,17 @@ fn the_readmes_command_prints_boxes_and_draws_them() {
 }
 
 #[test]
+fn runs_on_one_and_two_threads_give_the_same_bytes() {
+    check_runs(4);
+}
+
+#[test]
+#[ignore = "nightly: takes a minute"]
 fn twenty_runs_on_one_and_two_threads_give_the_same_bytes() {
+    check_runs(20);
+}
+
+fn check_runs(count: usize) {
     for plan in [FP32, INT8] {
         let run = |threads: &str| {
             let args = ["--pcd", FRAMES, "--format", "json", "--threads", threads];
@@ -48,7 +58,7 @@ fn twenty_runs_on_one_and_two_threads_give_the_same_bytes() {
         };
         let first = run("1");
         assert_eq!(first.iter().filter(|&&byte| byte == b'\n').count(), 16);
-        for i in 0..20 {
+        for i in 0..count {
             let threads = ["1", "2"][i % 2];
             assert!(
                 run(threads) == first,

@@ -262,7 +262,7 @@ fn copies_outside_of_an_allocation_are_refused() {
 
 /// Every emulated test again, with kernels built with AddressSanitizer and UBSan.
 #[test]
-#[ignore = "nightly: takes minutes"]
+#[ignore = "needs libasan, libubsan"]
 fn kernels_are_clean_under_sanitizers() {
     let output = sanitizers::run(&["cuda::"], &[]);
     let tail = sanitizers::tail(&output, 60);

@@ -75,11 +75,11 @@ fn trained_pfns_give_onnx_runtimes_features() {
     }
 }
 
-/// What pytorch-quantization itself exported, where the seeds crashed on printing it. The numbers are 127
-/// times the file's scales, by the Python package `onnx`.
+/// An export of pytorch-quantization, whose own tools crashed on printing it. The numbers are 127 times the scales that the
+/// Python package `onnx` reads from the file.
 #[test]
 #[ignore = "needs ../shared"]
-fn the_references_own_export_is_listed() {
+fn an_export_of_pytorch_quantization_is_listed() {
     let path = shared("golden/calibration/qdq_export_small.onnx");
     let (text, _) = built(Path::new("."), &["inspect", path.to_str().unwrap()]);
     for line in [
@@ -94,10 +94,10 @@ fn the_references_own_export_is_listed() {
     }
 }
 
-/// pytorch-quantization's own export: pairs on FLOAT weights, a quantised ConvTranspose.
+/// An export of pytorch-quantization: pairs on FLOAT weights, a quantised ConvTranspose.
 #[test]
 #[ignore = "needs ../shared, CENTERPOINT_PYTHON"]
-fn a_foreign_export_gives_its_own_results() {
+fn a_foreign_export_computes_its_recorded_outputs() {
     let path = shared("golden/calibration/qdq_export_small.onnx");
     let io = shared("golden/calibration/qdq_export_small_io.npz");
     let folder = tempfile::tempdir().unwrap();
@@ -114,7 +114,7 @@ fn a_foreign_export_gives_its_own_results() {
     assert!(worst <= 0.02 && share <= 0.02, "{worst} {share}");
 }
 
-/// Known counts of the real frames, and a range that any scan of a street has.
+/// The known number of points of each frame, and coordinates that any scan of a street has.
 #[test]
 #[ignore = "needs ../shared"]
 fn real_frames_are_read_whole() {
