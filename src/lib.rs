@@ -38,6 +38,9 @@ pub mod program;
 pub mod results;
 pub mod stages;
 pub mod synth;
+#[cfg(feature = "build")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use boxes::Box3d;
 pub use detection::{Dropped, Times};

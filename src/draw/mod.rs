@@ -7,6 +7,7 @@ mod font;
 pub mod plot;
 
 pub use canvas::Image;
+pub use color::class as class_color;
 
 use crate::files::FileError;
 /// A picture could not be drawn or written.
