@@ -46,6 +46,9 @@ pub mod results;
 pub mod stages;
 #[cfg(any(feature = "cli", feature = "build"))]
 pub mod synth;
+#[cfg(feature = "build")]
+#[doc(hidden)]
+pub mod testing;
 
 pub use boxes::Box3d;
 pub use detection::{Dropped, Times};

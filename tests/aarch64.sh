@@ -1,42 +1,42 @@
 #!/usr/bin/env bash
-# Builds library and cp-infer for aarch64 Linux, as a Jetson is, and runs them under qemu: the unit tests, and the
-# demo frame, which must give the very bytes that this machine gives.
+# Builds the library and cp-infer for aarch64 Linux, the platform of a Jetson, and runs them under qemu: the unit tests,
+# and the demo frame, whose output must equal this machine's byte for byte.
 #
 #   tests/aarch64.sh
 #
 # Needs a cross compiler (Debian: gcc-aarch64-linux-gnu or gcc-12-aarch64-linux-gnu, and libc6-dev-arm64-cross), qemu
-# (qemu-user-static or qemu-user) and Rust's target (rustup target add aarch64-unknown-linux-gnu). Where one of
-# them is missing it says which, and exits with 2.
+# (qemu-user-static or qemu-user) and Rust's target (rustup target add aarch64-unknown-linux-gnu). Exits with 2, and names
+# what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=aarch64-unknown-linux-gnu
 
-# Prints the first of the programs that is there.
+# Prints the first of the programs that exists.
 first() {
     local program
     for program in "$@"; do
         if command -v "$program"; then return; fi
     done
-    echo "aarch64: none of $* was found" >&2
+    echo "aarch64: found none of $*" >&2
     return 1
 }
 
 compiler="$(first aarch64-linux-gnu-gcc aarch64-linux-gnu-gcc-{14,13,12})" || exit 2
 qemu="$(first qemu-aarch64-static qemu-aarch64)" || exit 2
 if ! [ -d "$(rustc --print target-libdir --target "$target")" ]; then
-    echo "aarch64: Rust has no standard library for it: rustup target add $target" >&2
+    echo "aarch64: Rust's standard library is missing: rustup target add $target" >&2
     exit 2
 fi
 
-# What these name is of this machine's architecture.
+# These name programs and libraries of this machine's architecture.
 unset CENTERPOINT_PYTHON CENTERPOINT_NVRTC CENTERPOINT_NVCC TENSORRT_INCLUDE_DIR
 
-# The criterion crate, of the benches, has a file in C.
+# criterion, which the benches use, compiles a C file.
 export CC_aarch64_unknown_linux_gnu="$compiler"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$compiler"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$qemu -L /usr/aarch64-linux-gnu"
 
-# The six tests of the quantiser's candidates run whole networks many times: minutes under emulation.
+# The six tests of build::recipe run whole networks many times: minutes under emulation.
 cargo test --locked --target "$target" --lib -- --skip build::recipe::
 cargo build --locked --target "$target" --bin cp-infer
 cargo build --locked --bin cp-infer
@@ -52,5 +52,5 @@ for plan in int8 fp32; do
     detect "$plan" "$work/here.json" target/debug/cp-infer
     detect "$plan" "$work/there.json" "$qemu" -L /usr/aarch64-linux-gnu "target/$target/debug/cp-infer"
     cmp "$work/here.json" "$work/there.json"
-    echo "aarch64: $plan.plan gives the same bytes as here"
+    echo "aarch64: $plan.plan prints the same bytes as on this machine"
 done

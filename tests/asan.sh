@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The C library with AddressSanitizer inside: builds it anew in target/asan (some minutes), and runs
-# tests/capi/hammer.cpp with it. The suite's own run of that program has the sanitizer only in the caller.
+# Builds the C library with AddressSanitizer in target/asan, which takes minutes, and runs tests/capi/hammer.cpp with it.
+# The test suite runs that program with the sanitizer in the caller only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target="$(rustc -vV | sed -n 's/^host: //p')"
-# Sanitizers are not stable yet; this makes the toolchain take the option.
+# The option is unstable; RUSTC_BOOTSTRAP makes a stable toolchain accept it.
 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan \
     cargo build --locked --lib --target "$target"
 lib="$PWD/target/asan/$target/debug"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes the Debian package and tries it without installing it.
+# Builds the Debian package and tests it without installing it.
 #
 #   cargo build --release --workspace && tests/deb.sh    target/debian/centerpoint_*.deb
 #   tests/deb.sh target/debug                            of another build
 #
 # The package has the node cp-ros2 if the build has it.
 #
-# What goes into the package is put together in target/package: what `cp-build install` installs, man pages, shell
-# completions, the demo. `cargo deb` (cargo install cargo-deb) packs it as Cargo.toml says; without it only the tree is
-# tried. Needs strip, gzip, and dpkg-deb to look into the package.
+# The package's tree is assembled in target/package: the files of `cp-build install`, man pages, shell completions, the
+# demo. `cargo deb` (cargo install cargo-deb) packs it by the settings in Cargo.toml; without it only the tree is tested.
+# Needs strip, gzip, and dpkg-deb to inspect the package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,7 @@ fail() {
     exit 1
 }
 
-# The subcommands of a program, by its help.
+# Prints the subcommands in a program's help.
 subcommands() {
     "$1" --help | sed -n '/^Commands:/,/^$/s/^  \([a-z][a-z-]*\) .*/\1/p' | grep -vx help || true
 }
@@ -54,7 +54,7 @@ stage() {
     chmod -R u=rwX,go=rX "$stage"
 }
 
-# Tries the tree of an installed package.
+# Tests the tree of an installed package.
 try() {
     local root="$1" name found
     local programs=(cp-infer cp-build cp-bench)
@@ -66,7 +66,7 @@ try() {
             [ -s "$root/usr/share/$found" ] || fail "no $found"
         done
     done
-    [ -s "$root/usr/share/man/man1/cp-build-quantize.1.gz" ] || fail "no page of a subcommand"
+    [ -s "$root/usr/share/man/man1/cp-build-quantize.1.gz" ] || fail "no man page of a subcommand"
     local examples="$root/usr/share/doc/centerpoint/examples"
     found="$("$root/usr/bin/cp-infer" --engine "$examples/int8.plan" --pcd "$examples/000003.bin" --format json)"
     [[ "$found" == *'"boxes":[{"class":'* ]] || fail "no boxes in the demo frame: $found"
@@ -76,22 +76,22 @@ try() {
     local library="$root/usr/lib/libcenterpoint.so" soname
     soname="$(objdump -p "$library" | awk '$1 == "SONAME" { print $2 }')"
     [ -n "$soname" ] || fail "the library has no SONAME"
-    [ -L "$root/usr/lib/$soname" ] && [ -L "$library" ] || fail "no links of $soname"
-    [ "$(readlink -f "$root/usr/lib/$soname")" = "$(readlink -f "$library")" ] || fail "$soname leads elsewhere"
+    [ -L "$root/usr/lib/$soname" ] && [ -L "$library" ] || fail "no links to $soname"
+    [ "$(readlink -f "$root/usr/lib/$soname")" = "$(readlink -f "$library")" ] || fail "$soname links to another file"
     for name in include/centerpoint/centerpoint.h include/centerpoint/centerpoint.hpp lib/libcenterpoint.a \
         lib/pkgconfig/centerpoint.pc lib/cmake/centerpoint/centerpoint-config.cmake \
         share/doc/centerpoint/LICENSE-MIT share/doc/centerpoint/LICENSE-APACHE; do
         [ -s "$root/usr/$name" ] || fail "no $name"
     done
     if grep -rlF -e "$PWD" "$root/usr/include" "$root/usr/share" "$root/usr/lib/cmake" "$root/usr/lib/pkgconfig"; then
-        fail "these files name the folder of the build"
+        fail "these files name the build folder"
     fi
 }
 
 stage
 try "$stage"
 if ! cargo deb --version >/dev/null 2>&1; then
-    echo "skipped: no cargo-deb, the package itself was not made"
+    echo "tests/deb.sh: no package was built, because cargo-deb is not installed"
     exit
 fi
 cargo deb --quiet --no-build --no-strip --no-dbgsym --output target/debian/ >/dev/null
@@ -100,9 +100,9 @@ root="$(mktemp -d)"
 trap 'rm -rf "$root"' EXIT
 dpkg-deb --extract "$package" "$root"
 try "$root"
-# Nothing was forgotten, and nothing else was packed.
+# The package holds exactly the files of the tree.
 files() { (cd "$1" && find usr ! -type d ! -path 'usr/share/doc/centerpoint/c*' | sort); }
-diff <(files "$stage") <(files "$root") || fail "the package holds other files"
+diff <(files "$stage") <(files "$root") || fail "the files of the package differ"
 dpkg-deb --info "$package"
 if command -v lintian >/dev/null; then
     lintian --fail-on error "$package"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Compiles every kernel with nvcc for every target, as build.rs does, and prints registers, shared memory and
-# spills of each. Fails where one does not compile, spills registers or uses local memory.
+# Compiles every kernel with nvcc for every target, like build.rs, and prints its registers, shared memory and spills.
+# Fails if a kernel does not compile, spills registers or uses local memory.
 #
 #   CENTERPOINT_NVCC=… tests/kernels.sh [LAUNCHES]
 #
-# CENTERPOINT_NVCC is as for build.rs: nvcc, or a Python `site-packages` that holds PyPI's. LAUNCHES is a file
-# of lines `kernel threads dynamic-shared-bytes`, as `cargo bench --bench gpu -- --launches` prints them: with
-# it the table has the theoretical occupancy, the share of an SM's warps that can be resident at once.
+# CENTERPOINT_NVCC has the meaning of build.rs: nvcc, or a Python `site-packages` that holds PyPI's nvcc. LAUNCHES is the
+# output of `cargo bench --bench gpu -- --launches`, lines of `kernel threads dynamic-shared-bytes`. It adds the
+# theoretical occupancy to the table, the share of an SM's warps that can be resident at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 targets="75 80 86 87 89 90 100 110 120"
-# Kernels that may, separated by spaces: nms_prepare, whose stack is that of CUDA's own sin and cos for large
-# angles; a thread for each of at most some hundred boxes.
+# Kernels that may use local memory, separated by spaces. nms_prepare: CUDA's sin and cos need a stack for large angles;
+# it runs one thread for each of at most a few hundred boxes.
 exempt="nms_prepare"
 
-nvcc="${CENTERPOINT_NVCC:?names no nvcc}"
+nvcc="${CENTERPOINT_NVCC:?is not set}"
 if [ -d "$nvcc" ]; then nvcc="$nvcc/nvidia/cu13/bin/nvcc"; fi
 launches="${1:-/dev/null}"
 work="$(mktemp -d)"
@@ -45,10 +45,11 @@ for one in "${running[@]}"; do
 done
 [ "$failed" = 0 ] || exit 1
 
-# ptxas says of each kernel and target: its name, then stack frame and spills, then registers and memory.
+# For each kernel and target ptxas prints the name, then stack frame and spills, then registers and memory.
 awk -v exempt=" $exempt " -v launches="$launches" '
     BEGIN {
-        # Of each SM: warps, blocks, KiB of shared memory (CUDA C++ Programming Guide, compute capabilities).
+        # For each target the warps, blocks and KiB of shared memory of an SM (CUDA C++ Programming Guide, compute
+        # capabilities).
         split("75:32:16:64 80:64:32:164 86:48:16:100 87:48:16:164 89:48:24:100 90:64:32:228 " \
               "100:64:32:228 110:48:24:228 120:48:24:100", sms, " ")
         for (i in sms) {
@@ -63,7 +64,7 @@ awk -v exempt=" $exempt " -v launches="$launches" '
         printf row, "kernel", "sm", "regs", "shared", "spills", "stack", "occupancy"
     }
     function least(a, b) { return a < b ? a : b }
-    # Registers go to warps in units of 256; from sm_80 on the system takes 1 KiB of shared memory a block.
+    # Registers are allocated to warps in units of 256. From sm_80 on, the system reserves 1 KiB of shared memory a block.
     function occupancy(kernel, sm, regs, shared,    block, resident, per_block) {
         if (!(kernel in threads)) return "-"
         block = int((threads[kernel] + 31) / 32)
@@ -87,7 +88,7 @@ awk -v exempt=" $exempt " -v launches="$launches" '
     }
     END {
         close("sort -k1,1 -k2,2n")
-        if (found == 0) { print "nvcc told of no kernel"; exit 1 }
+        if (found == 0) { print "nvcc reported no kernel"; exit 1 }
         for (i = 1; i <= count; ++i) print "spills registers or uses local memory: " bad[i]
         exit count > 0
     }

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fetches what the tests of TensorRT need, none of which comes with this crate: headers from the sources of the
-# crate trtx-sys (Apache-2.0), and NVIDIA's libraries from PyPI. What is there already is not fetched again.
+# Fetches what the tests of TensorRT need: headers from the sources of the crate trtx-sys (Apache-2.0), and NVIDIA's
+# libraries from PyPI. Files from an earlier run are kept.
 #
 #   eval "$(tests/tensorrt.sh PYTHON)"
 #
-# PYTHON is an interpreter with pip. Prints assignments, and fails where something could not be had:
-#   TENSORRT_INCLUDE_DIR              headers that the shims are compiled with
-#   CENTERPOINT_TEST_TENSORRT_HEADERS the same folder: all sets of headers, a folder each
+# PYTHON is an interpreter with pip. Prints assignments; fails if a download fails.
+#   TENSORRT_INCLUDE_DIR              headers for compiling the shims
+#   CENTERPOINT_TEST_TENSORRT_HEADERS the same folder, which has a folder for each set of headers
 #   CENTERPOINT_TEST_TENSORRT         folders rtx (TensorRT-RTX with its parser), lean10 and lean11 (lean runtimes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,18 +14,18 @@ cd "$(dirname "$0")/.."
 python="${1:?which Python?}"
 headers="$PWD/target/tensorrt/headers"
 libraries="$PWD/.venv/tensorrt"
-# Both must name a version: tests know the numbers.
+# Pinned, since tests check these versions.
 crate="=0.9.1"
 packages="rtx:tensorrt-rtx-cu13-libs==1.7.1.116
 lean10:tensorrt-lean-cu12-libs==10.16.1.11
 lean11:tensorrt-lean-cu12-libs==11.4.0.106"
 
-# Copies the crate's headers. cargo knows where the sources lie, whatever registry they came from.
+# Copies the crate's headers from where cargo unpacked its sources.
 fetch_headers() {
     local work="$PWD/target/tensorrt/fetch" manifest
     mkdir -p "$work/src"
     : >"$work/src/lib.rs"
-    # A workspace of its own.
+    # `[workspace]` keeps this package out of ours.
     printf '[package]\nname = "fetch"\nversion = "0.0.0"\nedition = "2024"\n[workspace]\n[dependencies]\ntrtx-sys = "%s"\n' \
         "$crate" >"$work/Cargo.toml"
     manifest="$(cargo metadata --quiet --format-version 1 --manifest-path "$work/Cargo.toml" |
@@ -35,7 +35,7 @@ packages = json.load(sys.stdin)["packages"]
 print(next(p["manifest_path"] for p in packages if p["name"] == "trtx-sys"))')" || return
     rm -rf "$headers.new"
     cp -R "$(dirname "$manifest")/TensorRT-Headers" "$headers.new" || return
-    # Complete, or not there.
+    # The folder appears only when it is complete.
     rm -rf "$headers"
     mv "$headers.new" "$headers"
 }

@@ -10,7 +10,7 @@ use centerpoint::Model;
 use centerpoint::map::{HeadMaps, MapLayout};
 use centerpoint::model::{Pfn, PfnLayer};
 
-use crate::random::Random;
+use centerpoint::testing::Random;
 
 const MODEL: &str = r#"
 name = "bench"

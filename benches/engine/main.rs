@@ -8,12 +8,7 @@
 
 #[path = "../common/frame.rs"]
 mod frame;
-#[path = "../../tests/common/nets.rs"]
-mod nets;
-mod networks;
 mod ours;
-#[path = "../common/random.rs"]
-mod random;
 mod report;
 #[path = "../common/runner.rs"]
 mod runner;
@@ -23,9 +18,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
+use centerpoint::testing::Random;
+use centerpoint::testing::networks::Network;
 use clap::{Parser, ValueEnum};
 
-use crate::networks::Network;
 use crate::runner::Runner;
 
 /// Measures engines in turn, each in its own process.
@@ -200,7 +196,7 @@ fn main() -> Result<()> {
 fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[String; 2]> {
     let (model, pfn) = (&network.model, &network.pfn);
     let cells = model.grid.cells();
-    let mut random = random::Random(3);
+    let mut random = Random(3);
     let dense: Vec<f32> = (0..cells * model.bev_channels())
         .map(|_| random.next())
         .collect();

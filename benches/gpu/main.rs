@@ -10,13 +10,9 @@
 //! kind; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../tests/common/fixed_engine.rs"]
-mod fixed_engine;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod null;
-#[path = "../common/random.rs"]
-mod random;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,11 +23,10 @@ use centerpoint::detector::{DetectorError, Options};
 use centerpoint::map::MapFormat;
 use centerpoint::map::{HeadMaps, MapDesc, MapLayout};
 use centerpoint::model::Pfn;
+use centerpoint::testing::{FixedEngine, Random};
 use centerpoint::{Detector, Layout, Model, PointCloud, Times};
 
-use crate::fixed_engine::FixedEngine;
 use crate::null::Null;
-use crate::random::Random;
 
 /// Cells of a side and their size in metres.
 const GRIDS: [(usize, f64); 2] = [(480, 0.32), (1020, 0.24)];
@@ -168,7 +163,7 @@ impl Case {
         println!(
             "\ngrid {0}×{0}, {POINTS} points, {1} boxes",
             self.cells,
-            frame.boxes().len()
+            detector.boxes().len()
         );
         println!("| stage | ms | MB at least | floor ms | ratio |\n|---|---|---|---|---|");
         for (name, ms, bytes) in rows {
@@ -198,12 +193,11 @@ impl Case {
         let mut bytes = Vec::new();
         let mut first = [None, None];
         for i in 0..frames {
-            let (dropped, _) = frame.detect(&clouds[i % 2])?;
-            let boxes = frame.boxes().to_vec();
+            let detection = detector.detect(&clouds[i % 2])?;
+            let found = (detection.boxes.to_vec(), detection.dropped);
             if i % 20 < 2 {
                 bytes = map.download()?;
             }
-            let found = (boxes, dropped);
             let (expected, features) =
                 first[i % 2].get_or_insert_with(|| (found.clone(), bytes.clone()));
             assert!(*expected == found, "frame {i}: other boxes or counters");

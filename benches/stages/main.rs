@@ -11,8 +11,6 @@ mod frame;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod pfn;
-#[path = "../common/random.rs"]
-mod random;
 #[path = "../common/runner.rs"]
 mod runner;
 
@@ -33,9 +31,8 @@ use centerpoint::map::{MapDataMut, MapLayout, MapView, MapViewMut};
 use centerpoint::model::Pfn;
 use centerpoint::plan::Plan;
 use centerpoint::program::Program;
+use centerpoint::testing::Random;
 use criterion::Criterion;
-
-use crate::random::Random;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
 

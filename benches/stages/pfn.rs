@@ -14,10 +14,10 @@ use centerpoint::cpu::features::{Features, features};
 use centerpoint::cpu::pillars::{Pillars, voxelize};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::plan::Plan;
+use centerpoint::testing::Random;
 
-use crate::random::Random;
 use crate::runner::{self, Runner, RunnerNetwork};
-use crate::{DEMO, detection};
+use crate::{DEMO, frame};
 
 /// Argument that turns this program into our runner.
 pub(crate) const SERVE: &str = "--serve-pfn";

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use centerpoint::bag::messages::Time;
 use centerpoint::deadline::Deadline;
-use centerpoint::detector::{Detector, Options};
+use centerpoint::detector::{Detector, DetectorError, Options};
 use centerpoint::plan::Plan;
 use futures::channel::oneshot;
 use futures::executor::block_on;
@@ -112,7 +112,7 @@ pub(crate) fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeErro
         budget: settings.budget,
         ..config.options.clone()
     };
-    let detector = Detector::new(&plan, &options)?;
+    let detector = Detector::new(&plan, &options).map_err(centerpoint::Error::from)?;
     if settings.build_only {
         log::info!(target: TARGET, "{}: loaded; exiting because build_only is set", config.engine.display());
         return Ok(Counts::default());
@@ -258,12 +258,12 @@ impl Loop {
         let detection = match self.worker.detect(cloud, &shared.transforms) {
             Ok(detection) => detection,
             // The cloud lacks a column that the model needs; the next one may have it.
-            Err(centerpoint::Error::Frame(error)) => {
+            Err(DetectorError::Frame(error)) => {
                 count(&shared.counters.malformed);
                 self.unreadable.warn(|| format!("skipped a cloud: {error}"));
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(centerpoint::Error::from(error).into()),
         };
         let (header, found) = (&cloud.header, detection.boxes);
         let (classes, twist) = (&self.classes, self.settings.twist);

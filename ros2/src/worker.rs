@@ -3,10 +3,10 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use centerpoint::Result;
 use centerpoint::bag::messages::{Header, TFMessage};
 use centerpoint::bag::tf::{TfBuffer, TfError};
-use centerpoint::detector::{Detection, Detector};
+use centerpoint::detection::Detection;
+use centerpoint::detector::{Detector, Result};
 use centerpoint::points::{Layout, PointCloud, Pose, SweepBuffer, SweepError};
 
 use crate::throttle::Throttle;

@@ -29,7 +29,7 @@ const CLASSES: [Rgb; 10] = [
 ];
 
 /// The colour of class `index`; the palette repeats after ten.
-pub(crate) fn class(index: u32) -> Rgb {
+pub fn class(index: u32) -> Rgb {
     CLASSES[index as usize % CLASSES.len()]
 }
 

@@ -12,6 +12,7 @@ pub mod plot;
 
 #[cfg(feature = "cli")]
 pub use canvas::Image;
+pub use color::class as class_color;
 
 #[cfg(feature = "cli")]
 use crate::files::FileError;

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use centerpoint::cuda::CudaError;
 use centerpoint::deadline::{Budget, Counts, Level};
-use centerpoint::detector::{Device, Options};
+use centerpoint::detector::{DetectorError, Device, Options};
 use centerpoint::points::SweepBuffer;
-use centerpoint::{Box3d, Detector, Error, Layout, PointCloud};
+use centerpoint::{Box3d, Detector, Layout, PointCloud};
 
-fn detector(model: &str, options: &Options) -> Result<Detector, Error> {
+fn detector(model: &str, options: &Options) -> Result<Detector, DetectorError> {
     let folder = tempfile::tempdir().unwrap();
     Detector::load(&write_plan(folder.path(), model), options)
 }
@@ -140,7 +140,7 @@ fn cuda_without_a_gpu_is_an_error_with_a_reason() {
     )
     .err();
     match error {
-        Some(Error::Cuda(CudaError::Unavailable { reason })) => {
+        Some(DetectorError::Cuda(CudaError::Unavailable { reason })) => {
             assert!(reason.contains("--device cpu"), "{reason}");
         }
         Some(other) => panic!("{other}"),

@@ -21,8 +21,8 @@ fn output(program: &str, args: &[&str]) -> String {
     String::from_utf8(run.stdout).unwrap()
 }
 
-/// Pipes `text` through a program; prints a line and returns `None` if it is not installed.
-fn through(program: &str, args: &[&str], text: &str) -> Option<Output> {
+/// Pipes `text` through a program.
+fn through(program: &str, args: &[&str], text: &str) -> Output {
     let child = Command::new(program)
         .args(args)
         .env("LC_ALL", "C.UTF-8")
@@ -30,16 +30,13 @@ fn through(program: &str, args: &[&str], text: &str) -> Option<Output> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn();
-    let Ok(mut child) = child else {
-        println!("skipped: no {program}");
-        return None;
-    };
+    let mut child = child.unwrap_or_else(|error| panic!("{program}: {error}"));
     let mut stdin = child.stdin.take().unwrap();
     let text = text.to_owned();
     let writer = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
     let run = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
-    Some(run)
+    run
 }
 
 /// The long options in a text.
@@ -71,9 +68,7 @@ fn check_page(page: &str, name: &str, help: &str) {
         "{name}: {}",
         &page[..page.len().min(300)]
     );
-    let Some(run) = through("groff", &["-k", "-man", "-ww", "-Tutf8", "-P-cbou"], page) else {
-        return;
-    };
+    let run = through("groff", &["-k", "-man", "-ww", "-Tutf8", "-P-cbou"], page);
     let errors = String::from_utf8_lossy(&run.stderr);
     assert!(
         run.status.success() && errors.is_empty(),
@@ -91,6 +86,7 @@ fn check_page(page: &str, name: &str, help: &str) {
 }
 
 #[test]
+#[ignore = "needs groff"]
 fn man_pages_list_all_options() {
     for (name, program) in PROGRAMS {
         let help = output(program, &["--help"]);
@@ -129,9 +125,7 @@ fn bash_completes_options_and_values() {
              [[ $(complete -p {name}) =~ -F' '([^ ]+) ]] && ${{BASH_REMATCH[1]}} {name} '{word}' '{before}'\n\
              echo \"found: ${{COMPREPLY[*]}}\"\n"
         );
-        let Some(run) = through("bash", &["--norc"], &ask) else {
-            return;
-        };
+        let run = through("bash", &["--norc"], &ask);
         let found = String::from_utf8(run.stdout).unwrap();
         let errors = String::from_utf8_lossy(&run.stderr);
         assert_eq!(found, format!("found: {expected}\n"), "{words:?}: {errors}");

@@ -41,7 +41,7 @@ fn reference(pfn: &Pfn, points: usize, at: impl Fn(usize, usize) -> f64) -> Vec<
 }
 
 /// Largest difference between the reference with the imported weights and ONNX Runtime's output.
-fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
+pub(crate) fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
     let [output] = &case.outputs[..] else {
         panic!("{}: not one output", case.name);
     };
@@ -76,11 +76,10 @@ fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
 }
 
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn pfns_of_all_exporters_give_onnx_runtimes_features() {
     let folder = tempfile::tempdir().unwrap();
-    if !oracle::script(&["pfe", folder.path().to_str().unwrap()]) {
-        return;
-    }
+    oracle::script(&["pfe", folder.path().to_str().unwrap()]);
     let cases = oracle::cases(folder.path());
     let good: Vec<_> = cases
         .iter()
@@ -109,40 +108,6 @@ fn pfns_of_all_exporters_give_onnx_runtimes_features() {
             message.contains("model.onnx: node \"/"),
             "{name}: {message}"
         );
-    }
-}
-
-#[test]
-fn trained_pfns_give_onnx_runtimes_features() {
-    for (file, widths, pillars) in [
-        ("carkusl_nusc_pfe_sim", [(10, 32), (64, 64)], 5268),
-        (
-            "haohaonju_waymo_pfe_baseline32000",
-            [(10, 32), (64, 64)],
-            32000,
-        ),
-    ] {
-        let Some(path) = common::shared(&format!("data/pfn/{file}.onnx")) else {
-            return;
-        };
-        let pfe = read_pfe(&path).unwrap();
-        let found: Vec<_> = pfe
-            .pfn
-            .layers
-            .iter()
-            .map(|l| (l.in_features, l.out_features))
-            .collect();
-        assert_eq!(found, widths);
-        assert_eq!((pfe.max_pillars, pfe.max_points), (Some(pillars), Some(20)));
-        assert_eq!(pfe.fused.fused.len(), 2);
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().to_str().unwrap();
-        if !oracle::script(&["run", path.to_str().unwrap(), out]) {
-            return;
-        }
-        let worst = difference(&pfe, &oracle::case(&path, folder.path()));
-        println!("{file}: {worst:.1e}");
-        assert!(worst <= 1e-4, "{file}: {worst}");
     }
 }
 

@@ -155,7 +155,9 @@ fn read(root: &Path) -> Vec<Source> {
         if ["mod", "lib"].contains(&module.last().unwrap().as_str()) {
             module.pop();
         }
-        if module.first().is_some_and(|first| first == "bin")
+        if module
+            .first()
+            .is_some_and(|first| ["bin", "testing"].contains(&first.as_str()))
             || ["tests", "testing"].contains(&module.last().map_or("", String::as_str))
         {
             continue;

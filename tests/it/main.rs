@@ -1,45 +1,16 @@
-//! All integration tests in one program, which links once: the public API, the two programs, and the
-//! comparisons with independent references. Tests that count allocations are programs of their own
-//! (`tests/memory_*.rs`), since the counter is the process's.
+//! The integration tests: the public API, the programs, and comparisons with independent references. They form one
+//! program, which links once.
+//!
+//! A test that needs more than the repository, a C++ compiler and bash is ignored unless it is asked for:
+//!
+//! - `#[ignore = "needs A, B"]`: `tests/ignored.sh` runs the tests whose needs are met. An upper-case name is an environment
+//!   variable, which `.ci/run` sets; a path is a file beside the repository; `lib…` is a library of the compiler; any
+//!   other name is a program. The test fails if it is asked for and a need is not met.
+//! - `#[ignore = "nightly: …"]`: exhaustive and slow. `.ci/nightly` runs it.
+//! - `#[ignore = "started by …"]`: the part of another test that runs in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../common/bev.rs"]
-mod bev;
-#[path = "../common/mod.rs"]
 mod common;
-#[path = "../common/emulation.rs"]
-#[allow(dead_code)]
-mod emulation;
-#[path = "../common/engine_net.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod engine_net;
-#[path = "../common/fixed_engine.rs"]
-mod fixed_engine;
-#[path = "../common/frames.rs"]
-mod frames;
-#[path = "../common/nets.rs"]
-mod nets;
-#[cfg(feature = "tensorrt")]
-#[path = "../../benches/engine/networks.rs"]
-#[allow(dead_code)]
-mod networks;
-#[path = "../common/npz.rs"]
-mod npz;
-#[path = "../common/oracle.rs"]
-mod oracle;
-#[cfg(feature = "tensorrt")]
-#[path = "../../benches/common/random.rs"]
-mod random;
-#[path = "../common/real.rs"]
-mod real;
-#[path = "../common/recorded.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod recorded;
-#[cfg(feature = "tensorrt")]
-#[path = "../common/standin.rs"]
-mod standin;
-#[path = "../common/toy.rs"]
-mod toy;
 
 mod bag;
 mod bench;
@@ -60,16 +31,22 @@ mod generate;
 mod import;
 mod layers;
 mod machine;
+mod memory;
 mod model;
 mod output;
-mod pfn_golden;
 mod plan;
 mod points;
 mod quantize;
 mod recipe;
 mod seeds;
 mod sensitivity;
+mod shared;
 mod stages;
 mod sweeps;
 mod synth;
 mod tensorrt;
+
+use centerpoint::testing::nets;
+#[cfg(feature = "tensorrt")]
+use common::standin;
+use common::{bev, emulation, engine_net, frames, npz, oracle, real, recorded, toy};

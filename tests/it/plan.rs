@@ -1,12 +1,11 @@
-//! The plan file: what is written is read back, and nothing that is broken gets through.
-#![allow(clippy::unwrap_used)]
+//! The plan file: a round trip, and the refusal of damaged files.
 
 use std::path::Path;
 
 use crate::common::{self, MODEL, pfn, write_plan};
-use centerpoint::detector::Options;
+use centerpoint::Detector;
+use centerpoint::detector::{DetectorError, Options};
 use centerpoint::plan::{Plan, VERSION};
-use centerpoint::{Detector, Error};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -15,7 +14,7 @@ fn valid() -> Vec<u8> {
     std::fs::read(write_plan(folder.path(), MODEL)).unwrap()
 }
 
-/// Puts the checksum right again, so that what lies behind it is reached.
+/// Corrects the checksum, so that a test reaches the checks behind it.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes.len() >= 64 {
         let checksum = Sha256::digest(&bytes[64..]);
@@ -24,7 +23,7 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Loads a plan of these bytes; the error's text must name the file.
+/// Loads a plan of these bytes. An error's text must name the file.
 fn load(bytes: &[u8]) -> Result<Detector, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("some.plan");
@@ -36,7 +35,7 @@ fn load(bytes: &[u8]) -> Result<Detector, String> {
             ..Options::default()
         },
     )
-    .map_err(|error: Error| {
+    .map_err(|error: DetectorError| {
         let text = error.to_string();
         assert!(text.contains("some.plan"), "the file is not named: {text}");
         text
@@ -45,12 +44,12 @@ fn load(bytes: &[u8]) -> Result<Detector, String> {
 
 #[track_caller]
 fn assert_refused(bytes: &[u8], words: &str) {
-    let text = load(bytes).err().expect("a broken plan was taken");
-    assert!(text.contains(words), "`{words}` is not in: {text}");
+    let text = load(bytes).err().expect("a broken plan was accepted");
+    assert!(text.contains(words), "no `{words}` in: {text}");
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn a_written_plan_is_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = write_plan(folder.path(), MODEL);
     let plan = Plan::open(&path).unwrap();
@@ -81,13 +80,13 @@ fn every_truncation_is_refused() {
     for i in 0..64 {
         assert!(
             load(&bytes[..bytes.len() * i / 64]).is_err(),
-            "{i}/64 of a plan was taken"
+            "{i}/64 of a plan was accepted"
         );
     }
 }
 
 #[test]
-fn each_kind_of_damage_has_its_words() {
+fn every_kind_of_damage_has_its_message() {
     let bytes = valid();
     assert!(load(&bytes).is_ok());
     let with = |at: usize, new: &[u8]| {
@@ -136,7 +135,7 @@ fn a_missing_file_is_named() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Damage behind a right checksum: a typed error or a plan, never a panic.
+    /// Damage behind a valid checksum yields an error or a plan, never a panic.
     #[test]
     fn damaged_plans_never_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let mut bytes = valid();
@@ -147,7 +146,7 @@ proptest! {
         let _ = load(&sealed(bytes));
     }
 
-    /// Digits of the program's JSON are where sizes and offsets are.
+    /// Digits in the program's JSON are its sizes and offsets.
     #[test]
     fn damaged_programs_never_panic(at in any::<prop::sample::Index>(), digit in b'0'..=b'9', insert in any::<bool>()) {
         let bytes = valid();

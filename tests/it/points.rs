@@ -1,7 +1,7 @@
 //! The readers of point clouds through the public API: round trips, real frames, and files broken in many ways.
 #![allow(clippy::unwrap_used, clippy::panic)] // Also in test helpers.
 
-use crate::common::{repository, shared};
+use crate::common::repository;
 use crate::frames;
 
 use std::fs;
@@ -11,12 +11,12 @@ use centerpoint::points::{self, Column, FrameError, Layout, PointCloud, ReadOpti
 use frames::{ENCODINGS, Encoding, Field, XYZI};
 use proptest::prelude::*;
 
-const OPTIONS: ReadOptions = ReadOptions {
+pub(crate) const OPTIONS: ReadOptions = ReadOptions {
     layout: None,
     default_layout: Layout::KITTI,
 };
 
-fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
+pub(crate) fn read_with(layout: &str, path: &Path) -> Result<PointCloud, FrameError> {
     let layout = Some(layout.parse().unwrap());
     points::read(path, &ReadOptions { layout, ..OPTIONS })
 }
@@ -212,59 +212,6 @@ fn folders_are_listed_in_order() {
     assert!(text.contains("none") && text.contains(".npy"), "{text}");
 }
 
-/// Known point counts of the real frames, and a range plausible for any scan of a street.
-#[test]
-fn real_frames_are_read_completely() {
-    let Some(frames) = shared("data/frames") else {
-        return;
-    };
-    let nuscenes = "n015-2018-07-24-11-22-45+0800__LIDAR_TOP__1532402927647951.pcd.bin";
-    for (name, layout, count) in [
-        ("kitti/000000.bin", Some("kitti"), 125_635),
-        ("kitti/000001.bin", Some("kitti"), 122_109),
-        ("kitti/000002.bin", Some("kitti"), 115_604),
-        (&*format!("nuscenes/{nuscenes}"), None, 34_688),
-        ("waymo/seq_0_frame_100.bin", Some("waymo"), 177_125),
-        (
-            "av2/315966265259836000.bin",
-            Some("x,y,z,intensity,_"),
-            99_229,
-        ),
-        (
-            "av2/315966265360032000.bin",
-            Some("x,y,z,intensity,ring"),
-            99_466,
-        ),
-        ("autoware/ground_segmentation_test.pcd", None, 65_536),
-    ] {
-        let path = frames.join(name);
-        let started = std::time::Instant::now();
-        let cloud = match layout {
-            Some(layout) => read_with(layout, &path),
-            None => points::read(&path, &OPTIONS),
-        }
-        .unwrap();
-        println!("{name}: {} points, {:.1?}", cloud.len(), started.elapsed());
-        assert_eq!(cloud.len(), count, "{name}");
-        assert!(
-            cloud
-                .rows()
-                .all(|row| row[..3].iter().all(|v| v.abs() < 500.0)),
-            "{name}"
-        );
-        let far = cloud
-            .rows()
-            .filter(|row| row[0].hypot(row[1]) > 2.0)
-            .count();
-        assert!(far * 4 > count, "{name}: {far} points beyond 2 m");
-        let z = cloud.rows().filter(|row| row[2].abs() < 5.0).count();
-        assert!(
-            z * 10 > count * 9,
-            "{name}: {z} points within 5 m of the sensor's height"
-        );
-    }
-}
-
 /// Each format truncated at every 1/64: an error that names the file, or, for a `.bin`, fewer rows.
 #[test]
 fn truncated_files_are_errors() {
@@ -388,27 +335,24 @@ proptest! {
 
 /// Reads files written by pypcd4 and NumPy, and compares with the values that they read.
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn files_of_other_writers_are_read_correctly() {
-    let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
-        println!("skipped: CENTERPOINT_PYTHON is not set");
-        return;
-    };
     let folder = tempfile::tempdir().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/write_frames.py");
     let real = repository().join("../shared/data/frames/autoware/ground_segmentation_test.pcd");
-    let output = std::process::Command::new(python)
+    let output = std::process::Command::new(crate::oracle::python())
         .args([script.as_ref(), folder.path(), &real])
         .output()
         .unwrap();
-    let output = String::from_utf8_lossy(&output.stdout);
-    print!("{output}");
+    let lines = String::from_utf8_lossy(&output.stdout);
+    print!("{lines}");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let mut compared = 0;
-    for line in output.lines().filter(|line| !line.starts_with("skipped")) {
+    for line in lines.lines().filter(|line| !line.starts_with("skipped")) {
         let [file, columns, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
             panic!("the script printed `{line}`");
         };

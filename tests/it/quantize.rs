@@ -17,7 +17,7 @@ use centerpoint::map::{MapLayout, MapView};
 use centerpoint::model::Model;
 
 use crate::bev::bev;
-use crate::common::{repository, shared};
+use crate::common::repository;
 use crate::frames;
 use crate::oracle::{self, Output};
 
@@ -44,6 +44,7 @@ fn compare(first: &Path, second: &Path, map: &Path, tolerance: &str) {
 
 /// Fused norms change the outputs by rounding only; rewritten deconvolutions do not change them at all.
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn the_imported_demo_network_gives_the_originals_results_on_a_frame() {
     let folder = tempfile::tempdir().unwrap();
     let model = demo();
@@ -93,7 +94,7 @@ pub(crate) fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
             data: &outputs[i].values,
             layout: view(&outputs[i]),
         });
-        decode(model, task, &maps, &pool, &mut decoder);
+        decode(model, task, &maps.into(), &pool, &mut decoder);
     }
     let mut nms = Nms::new(model);
     suppress(model, decoder.candidates(), &mut nms);
@@ -113,7 +114,7 @@ fn agreeing(a: &[Box3d], b: &[Box3d]) -> usize {
 
 /// The largest difference of two outputs relative to the largest value, and the share of cells that
 /// differ by more than rounding.
-fn differences(found: &Output, expected: &Output) -> (f32, f64) {
+pub(crate) fn differences(found: &Output, expected: &Output) -> (f32, f64) {
     assert_eq!(
         (&found.name, &found.shape),
         (&expected.name, &expected.shape)
@@ -145,18 +146,19 @@ pub(crate) fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
     (made.graph, maps)
 }
 
-/// ONNX Runtime's outputs of a file for a map, after onnx.checker has checked it. `None` without Python.
-pub(crate) fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
+/// ONNX Runtime's outputs of a file for a map, after onnx.checker has checked it.
+pub(crate) fn reference(path: &Path, map: &[f32]) -> Vec<Output> {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("bev.f32");
     std::fs::write(&input, frames::bin(map)).unwrap();
     let arguments = [path, folder.path(), &input].map(|p| p.to_str().unwrap());
-    oracle::script(&[&["check"], &arguments[..]].concat())
-        .then(|| oracle::case(path, folder.path()).outputs)
+    oracle::script(&[&["check"], &arguments[..]].concat());
+    oracle::case(path, folder.path()).outputs
 }
 
 /// The written file is valid and loads in ONNX Runtime, which finds the same boxes as the CPU engine.
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
     let folder = tempfile::tempdir().unwrap();
     let model = demo();
@@ -165,9 +167,7 @@ fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
     graph.write(&path).unwrap();
     assert_eq!(Graph::read(&path).unwrap().to_model(), graph.to_model());
     for (frame, map) in FRAMES.iter().zip(&maps) {
-        let Some(expected) = reference(&path, map) else {
-            return;
-        };
+        let expected = reference(&path, map);
         let found = oracle::run(&graph, map);
         for (found, expected) in found.iter().zip(&expected) {
             let (worst, share) = differences(found, expected);
@@ -197,6 +197,7 @@ pub(crate) fn error(a: &Output, b: &Output) -> f64 {
 /// has 11 bits: at the end of a range its step is a sixteenth to an eighth of a code, so some values round
 /// to the next code.
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_floats() {
     let folder = tempfile::tempdir().unwrap();
     let model = demo();
@@ -207,11 +208,9 @@ fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_
     graph.write(&paths[1]).unwrap();
     let halves = strongly_typed(&graph, &Io::default()).unwrap();
     halves.graph.write(&paths[2]).unwrap();
-    if !oracle::script(&["halves", paths[2].to_str().unwrap(), "FLOAT16", "FLOAT16"]) {
-        return;
-    }
+    oracle::script(&["halves", paths[2].to_str().unwrap(), "FLOAT16", "FLOAT16"]);
     for (frame, map) in FRAMES.iter().zip(&maps) {
-        let [float, floats, halves] = paths.each_ref().map(|p| reference(p, map).unwrap());
+        let [float, floats, halves] = paths.each_ref().map(|p| reference(p, map));
         for ((float, floats), halves) in float.iter().zip(&floats).zip(&halves) {
             let (a, b, c) = (
                 error(floats, float),
@@ -233,29 +232,4 @@ fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_
             agreeing(&found[2], &found[1])
         );
     }
-}
-
-/// pytorch-quantization's own export: pairs on FLOAT weights, a quantised ConvTranspose.
-#[test]
-fn a_foreign_export_gives_its_own_results() {
-    let Some(path) = shared("golden/calibration/qdq_export_small.onnx") else {
-        return;
-    };
-    let Some(io) = shared("golden/calibration/qdq_export_small_io.npz") else {
-        return;
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().to_str().unwrap();
-    if !oracle::script(&["npz", io.to_str().unwrap(), out]) {
-        return;
-    }
-    let case = oracle::case(&path, folder.path());
-    let found = oracle::run(&Graph::read(&path).unwrap(), &case.input);
-    let expected = Output {
-        name: found[0].name.clone(),
-        ..case.outputs[0].clone()
-    };
-    let (worst, share) = differences(&found[0], &expected);
-    println!("worst {worst:.1e}, {:.2} % of cells differ", 100.0 * share);
-    assert!(worst <= 0.02 && share <= 0.02, "{worst} {share}");
 }

@@ -2,7 +2,7 @@
 //
 //   build LIBRARY PARSER MODEL.onnx OUT.plan
 //
-// Fails where the library builds none, or crashes where the shim is none for that library.
+// Fails if the library builds no engine; crashes if the shim does not fit the library.
 #include <dlfcn.h>
 
 #include <cstdio>

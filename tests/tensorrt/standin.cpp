@@ -1,18 +1,18 @@
-// A TensorRT for tests: implements the interfaces that the shim calls, against any of its header sets, and
-// leaves the computing to the test. Plans are text, a line each:
+// A TensorRT for tests. It implements the interfaces that the shim calls, against any set of headers, and leaves
+// computation to the test. A plan is text, one item per line:
 //
 //   stand-in ID                      first; names the engine to the test
 //   tensor NAME input|output TYPE FORMAT VECTOR AXIS DIM...
 //   scratch BYTES
-//   log SEVERITY TEXT                said while the plan is loaded
-//   layer NAME MS                    told to a profiler
+//   log SEVERITY TEXT                logged while the plan is loaded
+//   layer NAME MS                    reported to a profiler
 //   code                             needs setEngineHostCodeAllowed
-//   fail deserialize|context         gives null
+//   fail deserialize|context         returns null
 //   fail address NAME                refuses the tensor's address
-//   fail enqueue N                   the N-th run fails, from 1
+//   fail enqueue N                   the N-th run fails, counted from 1
 //
-// It refuses what TensorRT does not define: runs without an address or scratch memory. Objects that are freed
-// in the wrong order end the process.
+// It refuses what TensorRT leaves undefined: runs without an address or scratch memory. Freeing objects in the wrong
+// order ends the process.
 #include "unused.h"
 
 #include <atomic>
@@ -33,12 +33,12 @@ struct Map {
     void *address;
 };
 
-// Runs engine `id`, which may write to all of its scratch memory; not 0 if that succeeded.
+// Runs engine `id`, which may write to all of its scratch memory. Returns 0 on failure.
 using Compute = int32_t (*)(uint64_t id, const Map *maps, size_t count, void *scratch, int64_t scratch_bytes);
 
 std::atomic<Compute> compute{nullptr};
 
-// Engines and contexts that live, by plan.
+// Number of live engines and contexts by plan.
 std::mutex alive_lock;
 std::map<uint64_t, int32_t> alive;
 
@@ -47,10 +47,10 @@ void count(uint64_t id, int32_t change) {
     alive[id] += change;
 }
 
-// Ends the process unless `parts`, of what is being freed, is 0.
+// Ends the process unless `parts`, the live parts of an object that is being freed, is 0.
 void check_freed(const std::atomic<int32_t> &parts, const char *what) {
     if (parts == 0) return;
-    std::fprintf(stderr, "stand-in: %s is freed before what came of it\n", what);
+    std::fprintf(stderr, "stand-in: %s is freed before its parts\n", what);
     std::abort();
 }
 
@@ -76,7 +76,7 @@ struct Plan {
     std::string fail_address;
     int64_t fail_enqueue = 0;
 
-    // Gives false for what is no plan.
+    // Returns false if the text is not a plan.
     bool read(const std::string &text) {
         std::istringstream lines(text);
         std::string line;
@@ -125,7 +125,7 @@ struct Plan {
     }
 };
 
-// What an engine shares with its runtime and its contexts.
+// State that an engine shares with its runtime and its contexts.
 struct Parts {
     ILogger &logger;
     Plan plan;
@@ -172,7 +172,7 @@ public:
             return false;
         }
         if (parts.plan.scratch > 0 && (!scratch || scratch_bytes < parts.plan.scratch)) {
-            parts.error("there is no scratch memory");
+            parts.error("no scratch memory was set");
             return false;
         }
         std::vector<Map> maps;
@@ -203,7 +203,7 @@ private:
     IProfiler *profiler = nullptr;
 };
 
-// Gives the layers' names as JSON.
+// Lists the names of the layers as JSON.
 class Inspector final : public IEngineInspector, UnusedInspector {
 public:
     explicit Inspector(const Plan &plan) : json("{\"Layers\": [") {
@@ -268,7 +268,7 @@ private:
         for (const auto &tensor : parts.plan.tensors) {
             if (tensor.name == name) return tensor;
         }
-        never("a tensor that is not there");
+        never("an unknown tensor");
     }
 
     Parts parts;
@@ -306,10 +306,10 @@ private:
 
 } // namespace standin
 
-// Sets what computes all engines.
+// Sets the function that computes all engines.
 EXPORT void standin_compute(standin::Compute compute) { standin::compute = compute; }
 
-// How many engines and contexts of a plan live.
+// Number of live engines and contexts of a plan.
 EXPORT int32_t standin_alive(uint64_t id) {
     const std::lock_guard<std::mutex> held(standin::alive_lock);
     return standin::alive[id];

@@ -1,8 +1,7 @@
-// What TensorRT's interfaces have besides what the stand-in library is asked for: the shim never calls it,
-// and a call ends the process.
+// Functions of TensorRT's interfaces that the shim never calls. A call ends the process.
 //
-// The interfaces differ between header sets. A function that one of them lacks is one more function of our
-// own there, so that only functions whose types a set lacks are left out.
+// The interfaces differ between sets of headers. Where a set lacks a function, ours is an additional function; only
+// functions whose types a set lacks are conditional.
 #pragma once
 
 #include <NvInferRuntime.h>

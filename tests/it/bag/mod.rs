@@ -1,16 +1,14 @@
 //! Bags read and MCAP files written by `cp-infer`, compared with other implementations.
 
 #[cfg(feature = "mcap")]
-#[path = "../../common/bag.rs"]
-mod made;
-
-#[cfg(feature = "mcap")]
 mod damage;
 #[cfg(feature = "mcap")]
 mod oracle;
 
 use std::process::{Command, Output};
 
+#[cfg(feature = "mcap")]
+use crate::common::bag as made;
 use crate::common::repository;
 
 const PLAN: &str = "engines/demo/int8.plan";

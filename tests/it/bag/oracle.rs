@@ -17,21 +17,17 @@ const STAMP: u64 = 1_700_000_000_000_000_000;
 /// Time between frames in ns.
 const STEP: u64 = 100_000_000;
 
-/// Runs a script of `tests/oracle`; `None`, after printing why, if there is no Python for it.
-fn python(script: &str, args: &[&str]) -> Option<String> {
-    let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
-        println!("skipped: CENTERPOINT_PYTHON is not set");
-        return None;
-    };
+/// Runs a script of `tests/oracle` and returns its standard output.
+fn python(script: &str, args: &[&str]) -> String {
     let script = repository().join("tests/oracle").join(script);
-    let output = Command::new(python)
+    let output = Command::new(crate::oracle::python())
         .current_dir(repository())
         .arg(script)
         .args(args)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    Some(text(&output.stdout))
+    text(&output.stdout)
 }
 
 /// The JSON lines of a run. Standard error must contain `warning`, or be empty if `warning` is.
@@ -78,12 +74,11 @@ fn from_files(made: &Path, name: &str, layout: &str) -> Vec<Value> {
 }
 
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn bags_and_files_with_the_same_points_have_the_same_boxes() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("made");
-    if python("write_bag.py", &[FRAMES, made.to_str().unwrap()]).is_none() {
-        return;
-    }
+    python("write_bag.py", &[FRAMES, made.to_str().unwrap()]);
     let one_sweep = "no transforms (/tf): each frame has one sweep";
     let expected = from_files(&made, "points", "xyzit");
     let stamped: Vec<String> = (0..COUNT)
@@ -226,12 +221,11 @@ fn flat(value: &Value) -> Vec<f64> {
 }
 
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn written_files_can_be_read_with_foxgloves_schemas() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("made");
-    if python("write_bag.py", &[FRAMES, made.to_str().unwrap()]).is_none() {
-        return;
-    }
+    python("write_bag.py", &[FRAMES, made.to_str().unwrap()]);
     let bag = made.join("two").display().to_string();
     let one = format!("{FRAMES}/000000.bin");
     let other = format!("{FRAMES}/000001.bin");
@@ -253,7 +247,7 @@ fn written_files_can_be_read_with_foxgloves_schemas() {
             std::fs::read(run("again.mcap")).unwrap(),
             "{input:?}: the output is deterministic"
         );
-        let lines = python("read_mcap.py", &[&out]).unwrap();
+        let lines = python("read_mcap.py", &[&out]);
         let found: Vec<Value> = lines
             .lines()
             .map(|l| serde_json::from_str(l).unwrap())

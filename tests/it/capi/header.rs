@@ -9,7 +9,7 @@ use std::process::Command;
 
 use centerpoint::capi::*;
 
-use super::{built, compilers, fresh, include, joined, on_linux, run, tool};
+use super::{built, compilers, fresh, include, joined, run, tool};
 
 /// The C name of a Rust type.
 trait Named {
@@ -327,7 +327,7 @@ fn declared() -> BTreeSet<String> {
 
 #[test]
 fn header_and_code_agree() {
-    let Some([cc, _]) = compilers() else { return };
+    let [cc, _] = compilers();
     let folder = fresh("capi-header");
     let (text, functions) = assertions();
     assert_eq!(declared(), functions);
@@ -359,7 +359,7 @@ fn header_and_code_agree() {
 
 #[test]
 fn the_headers_are_c99_and_cpp17() {
-    let Some([cc, cxx]) = compilers() else { return };
+    let [cc, cxx] = compilers();
     let folder = fresh("capi-standards");
     for (compiler, standards, source, header) in [
         (&cc, &["c99", "c11"][..], "c.c", "centerpoint.h"),
@@ -394,12 +394,12 @@ fn the_headers_are_c99_and_cpp17() {
 }
 
 #[test]
+#[cfg_attr(
+    not(target_os = "linux"),
+    ignore = "the library is installed on Linux only"
+)]
 fn the_library_exports_what_the_header_declares_and_has_a_soname() {
-    let (true, Some(nm), Some(objdump)) =
-        (on_linux(), tool("NM", "nm"), tool("OBJDUMP", "objdump"))
-    else {
-        return;
-    };
+    let (nm, objdump) = (tool("NM", "nm"), tool("OBJDUMP", "objdump"));
     let library = built().join("libcenterpoint.so");
     let symbols = run(Command::new(nm)
         .args(["-D", "--defined-only"])
@@ -417,5 +417,5 @@ fn the_library_exports_what_the_header_declares_and_has_a_soname() {
         soname.split_whitespace().last(),
         Some("libcenterpoint.so.0")
     );
-    assert_eq!(centerpoint::install::SONAME, "libcenterpoint.so.0");
+    assert_eq!(centerpoint::capi::install::SONAME, "libcenterpoint.so.0");
 }

@@ -76,29 +76,22 @@ fn run(command: &mut Command) -> Output {
     done
 }
 
-/// A tool of the system; prints a line and returns `None` if it is missing.
-fn tool(variable: &str, name: &str) -> Option<PathBuf> {
+/// The program named by the environment variable, otherwise `name` in PATH.
+fn tool(variable: &str, name: &str) -> PathBuf {
     let tool = std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from);
-    match Command::new(&tool).arg("--version").output() {
-        Ok(done) if done.status.success() => Some(tool),
-        _ => {
-            println!("skipped: there is no {name} ({variable} or PATH)");
-            None
-        }
-    }
+    let found = Command::new(&tool).arg("--version").output();
+    let works = found.is_ok_and(|done| done.status.success());
+    assert!(
+        works,
+        "{}: install {name} or set {variable}",
+        tool.display()
+    );
+    tool
 }
 
 /// The compilers for C and C++.
-fn compilers() -> Option<[PathBuf; 2]> {
-    Some([tool("CC", "cc")?, tool("CXX", "c++")?])
-}
-
-/// Whether this is Linux, where the library has a SONAME and `cp-build install` makes its links.
-fn on_linux() -> bool {
-    if !cfg!(target_os = "linux") {
-        println!("skipped: this is not Linux");
-    }
-    cfg!(target_os = "linux")
+fn compilers() -> [PathBuf; 2] {
+    [tool("CC", "cc"), tool("CXX", "c++")]
 }
 
 /// The folder of the C headers in the repository.

@@ -8,10 +8,10 @@ use centerpoint::Model;
 use centerpoint::cpu::decode::{self, Candidate};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap};
-use centerpoint::map::{Element, MapFormat};
+use centerpoint::map::{Element, HeadMaps, MapFormat};
 use centerpoint::model::{Candidates, Task};
 
-use super::head::{FORMS, Form, REAL, cut_to_half, upload};
+use super::head::{FORMS, Form, REAL, RealHeads, cut_to_half, upload};
 use crate::emulation;
 use crate::stages::decode_reference::{random_head, random_maps};
 use crate::stages::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
@@ -22,8 +22,8 @@ pub(super) struct Stage {
     model: Model,
     device: Arc<dyn Device>,
     pool: Pool,
-    pub(super) cpu: decode::Decoder,
-    pub(super) gpu: cuda::Decoder,
+    pub(super) cpu: decode::CandidateList,
+    pub(super) gpu: cuda::decode::CandidateList,
 }
 
 impl Stage {
@@ -32,8 +32,8 @@ impl Stage {
             model: model.clone(),
             device: device.clone(),
             pool: Pool::new(1),
-            cpu: decode::Decoder::new(model),
-            gpu: cuda::Decoder::new(model, device).unwrap(),
+            cpu: decode::CandidateList::new(model),
+            gpu: cuda::decode::CandidateList::new(model, device).unwrap(),
         }
     }
 
@@ -44,7 +44,7 @@ impl Stage {
             let maps = heads.maps();
             decode::decode(&self.model, task, &maps, &self.pool, &mut self.cpu);
         }
-        let maps: Vec<[DeviceMap; 6]> = tasks
+        let maps: Vec<HeadMaps<DeviceMap>> = tasks
             .iter()
             .map(|heads| upload(&self.device, heads, form))
             .collect();
@@ -282,24 +282,25 @@ fn unsuitable_maps_and_models_are_refused() {
     let mut stage = Stage::new(&model, &device);
     let heads = Heads::new(&model, 0, Storage::Nchw);
     let good = upload(&device, &heads, Form::Same);
-    let mut refused = |maps: &[[DeviceMap; 6]], words: &str| {
+    let mut refused = |maps: &[HeadMaps<DeviceMap>], words: &str| {
         let error = cuda::decode::decode(maps, &mut stage.gpu).unwrap_err();
         assert!(matches!(error, CudaError::Map { .. }), "{error}");
         assert!(error.to_string().contains(words), "{error}");
     };
     refused(&[], "maps of 0 tasks for 1");
     refused(&[good.clone(), good.clone()], "maps of 2 tasks for 1");
+    let kinds = good.into_array();
     // Large enough for any of these maps.
     let memory = Buffer::<f32>::zeroed(&device, "head map", 1 << 12).unwrap();
     let changed = |kind: usize, change: fn(&mut MapFormat)| {
-        let mut format = *good[kind].format();
+        let mut format = *kinds[kind].format();
         change(&mut format);
         DeviceMap::new(&memory, format)
     };
     let with = |kind: usize, change: fn(&mut MapFormat)| {
-        let mut maps = good.clone();
+        let mut maps = kinds.clone();
         maps[kind] = changed(kind, change).unwrap();
-        [maps]
+        [HeadMaps::from(maps)]
     };
     refused(
         &with(DIM, |m| m.element = Element::I8),
@@ -330,7 +331,7 @@ fn unsuitable_maps_and_models_are_refused() {
     );
 
     let limit = |model: &Model| {
-        let error = cuda::Decoder::new(model, &device).unwrap_err();
+        let error = cuda::decode::CandidateList::new(model, &device).unwrap_err();
         assert!(matches!(error, CudaError::Limit { .. }), "{error}");
         error.to_string()
     };
@@ -341,8 +342,12 @@ fn unsuitable_maps_and_models_are_refused() {
 }
 
 #[test]
-fn the_demo_networks_maps_of_real_frames() {
-    let (model, frames) = &*REAL;
+fn the_demo_networks_maps_of_demo_frames() {
+    check_real_heads(&REAL);
+}
+
+/// Compares both sides on head maps, under eight schedules.
+pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
     let mut total = 0;
     for seed in 0..emulation::cases(8) as u64 {
         let Some(device) = emulation::device(seed) else {

@@ -13,23 +13,22 @@ use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
 
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::emulation;
-use crate::pfn_golden::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
-use crate::real::{demo_frames, scanner_frames};
+use crate::real::{RealFrame, demo_frames};
 use crate::stages::features::random_pfn;
 use crate::stages::{Random, model};
 
 /// The stage on both sides, with buffers that serve several frames.
-struct Sides {
+pub(crate) struct Sides {
     model: Model,
     cpu: (Pillars, Features),
     input: Input,
-    gpu: (cuda::Pillars, cuda::Features),
+    pub(crate) gpu: (cuda::pillars::Pillars, cuda::features::Features),
     /// The expected content of the device's buffer: features of this frame, then leftovers of earlier ones.
     expected: Vec<f32>,
 }
 
 impl Sides {
-    fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Self {
+    pub(crate) fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Self {
         let channels = model.bev_channels();
         Self {
             model: model.clone(),
@@ -39,15 +38,15 @@ impl Sides {
             ),
             input: Input::new(model, device).unwrap(),
             gpu: (
-                cuda::Pillars::new(model, device).unwrap(),
-                cuda::Features::new(model, pfn, device).unwrap(),
+                cuda::pillars::Pillars::new(model, device).unwrap(),
+                cuda::features::Features::new(model, pfn, device).unwrap(),
             ),
             expected: vec![0.0; model.grid.max_pillars * channels],
         }
     }
 
     /// Compares a frame of one sweep.
-    fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
+    pub(crate) fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
         self.input.set(cloud.data(), cloud.layout()).unwrap();
         self.compare_input(cloud, what)
     }
@@ -232,12 +231,14 @@ fn as_many_pillars_as_fit() {
 }
 
 #[test]
-fn the_demo_model_on_real_frames() {
+fn the_demo_model_on_demo_frames() {
+    check_demo_model(&demo_frames());
+}
+
+/// Compares both sides for the demo model, each frame under a schedule of its own and the first under eight more.
+pub(crate) fn check_demo_model(frames: &[RealFrame]) {
     let path = crate::common::repository().join("engines/demo");
     let plan = centerpoint::plan::Plan::open(&path.join("fp32.plan")).unwrap();
-    let mut frames = demo_frames();
-    frames.extend(scanner_frames());
-    // Each frame in a schedule of its own, and one in several.
     let again = emulation::cases(8);
     let schedules = frames
         .iter()
@@ -259,26 +260,6 @@ fn the_demo_model_on_real_frames() {
 }
 
 #[test]
-fn trained_pfns_on_their_frames() {
-    let Some(device) = emulation::device(1) else {
-        return;
-    };
-    for (case, golden) in [(haohaonju(), haohaonju_golden()), (carkusl(), None)] {
-        let Some(case) = case else {
-            return;
-        };
-        let cloud = PointCloud::new(Layout::NUSCENES, case.points()).unwrap();
-        let mut sides = Sides::new(&case.model, &case.pfn(), &device);
-        let pillars = sides.compare(&cloud, &case.pfe.display().to_string());
-        let found = pillars.len();
-        if let Some(golden) = golden {
-            let features = sides.gpu.1.download(found).unwrap();
-            assert!(worst(&features, &golden.features) < TOLERANCE);
-        }
-    }
-}
-
-#[test]
 fn unsupported_models_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
@@ -286,12 +267,12 @@ fn unsupported_models_are_refused() {
     let mut model = model();
     let pfn = random_pfn(&model, &mut Random(1));
     model.pfn.layers = vec![64];
-    let foreign = cuda::Features::new(&model, &pfn, &device).unwrap_err();
+    let foreign = cuda::features::Features::new(&model, &pfn, &device).unwrap_err();
     assert!(matches!(foreign, CudaError::Pfn(PfnError::Layers { .. })));
     for layers in [vec![2, 2, 2, 2], vec![20_000, 64]] {
         model.pfn.layers = layers;
         let pfn = random_pfn(&model, &mut Random(1));
-        let error = cuda::Features::new(&model, &pfn, &device).unwrap_err();
+        let error = cuda::features::Features::new(&model, &pfn, &device).unwrap_err();
         assert!(error.to_string().contains("pfn.layers"), "{error}");
     }
 }

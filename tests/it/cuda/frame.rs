@@ -20,7 +20,7 @@ use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, po
 
 use crate::common::{MODEL, repository, write_plan};
 use crate::emulation;
-use crate::fixed_engine::FixedEngine;
+use centerpoint::testing::FixedEngine;
 
 pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()

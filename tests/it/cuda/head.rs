@@ -8,15 +8,14 @@ use centerpoint::cpu::pool::Pool;
 use centerpoint::cuda::{Buffer, Device, DeviceMap};
 use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::map::MapLayout;
-use centerpoint::map::{Element, MapFormat};
+use centerpoint::map::{Element, HeadMaps, MapFormat, MapLayout};
 use centerpoint::plan::Plan;
 use centerpoint::program::Program;
 
 use crate::bev::bev_of;
 use crate::common::repository;
 use crate::oracle::fill;
-use crate::real::{RealFrame, demo_frames, scanner_frames};
+use crate::real::{RealFrame, demo_frames};
 use crate::stages::heads::{Heads, Storage};
 
 /// How maps lie on the device.
@@ -122,22 +121,23 @@ pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> Hea
 }
 
 /// The demo network's head maps of a frame.
-pub(super) struct RealHeads {
+pub(crate) struct RealHeads {
     pub(super) frame: RealFrame,
     pub(super) heads: Heads,
 }
 
-/// The demo plan's model and the CPU engine's head maps of the demo frames, and of the scanners' frames if they
-/// are available.
-pub(super) static REAL: LazyLock<(Model, Vec<RealHeads>)> = LazyLock::new(|| {
+/// [`real_heads`] of the demo frames.
+pub(super) static REAL: LazyLock<(Model, Vec<RealHeads>)> =
+    LazyLock::new(|| real_heads(demo_frames()));
+
+/// The demo plan's model and the CPU engine's head maps of `frames`.
+pub(crate) fn real_heads(frames: Vec<RealFrame>) -> (Model, Vec<RealHeads>) {
     let plan = Plan::open(&demo_plan()).unwrap();
     let model = plan.model().clone();
     let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
     let weights = Arc::new(plan.section("weights").unwrap());
     let pool = Arc::new(Pool::new(2));
     let mut engine = CpuEngine::new(program, weights, pool, &Options::default()).unwrap();
-    let mut frames = demo_frames();
-    frames.extend(scanner_frames());
     let run = |frame: RealFrame| {
         fill(&mut engine, &bev_of(&model, plan.pfn(), &frame.cloud));
         engine.run().unwrap();
@@ -157,7 +157,7 @@ pub(super) static REAL: LazyLock<(Model, Vec<RealHeads>)> = LazyLock::new(|| {
     };
     let heads = frames.into_iter().map(run).collect();
     (model, heads)
-});
+}
 
 pub(super) fn demo_plan() -> std::path::PathBuf {
     repository().join("engines/demo/fp32.plan")

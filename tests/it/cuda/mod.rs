@@ -1,12 +1,12 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
-mod decode;
-mod features;
+pub(crate) mod decode;
+pub(crate) mod features;
 pub(crate) mod frame;
 mod harness;
-mod head;
+pub(crate) mod head;
 mod input;
-mod nms;
-mod pillars;
+pub(crate) mod nms;
+pub(crate) mod pillars;
 mod plants;
 pub(crate) mod scatter;

@@ -15,7 +15,7 @@ use centerpoint::model::{NmsStep, Remap};
 use centerpoint::{Box3d, Detector, Model};
 
 use super::decode::Stage as Decode;
-use super::head::{Form, REAL, demo_plan};
+use super::head::{Form, REAL, RealHeads, demo_plan};
 use crate::emulation;
 use crate::stages::Random;
 use crate::stages::nms::{candidates, circle, iou_step, rect, with_steps};
@@ -24,8 +24,8 @@ use crate::stages::nms::{candidates, circle, iou_step, rect, with_steps};
 struct Stage {
     model: Model,
     cpu: nms::Nms,
-    decoder: cuda::Decoder,
-    gpu: cuda::Nms,
+    candidates: cuda::decode::CandidateList,
+    gpu: cuda::nms::Nms,
 }
 
 impl Stage {
@@ -33,8 +33,8 @@ impl Stage {
         Self {
             model: model.clone(),
             cpu: nms::Nms::new(model),
-            decoder: cuda::Decoder::new(model, device).unwrap(),
-            gpu: cuda::Nms::new(model, device).unwrap(),
+            candidates: cuda::decode::CandidateList::new(model, device).unwrap(),
+            gpu: cuda::nms::Nms::new(model, device).unwrap(),
         }
     }
 
@@ -42,8 +42,8 @@ impl Stage {
     fn check(&mut self, boxes: &[Box3d], what: &str) -> usize {
         let candidates = candidates(boxes);
         nms::suppress(&self.model, &candidates, &mut self.cpu);
-        self.decoder.upload(&candidates).unwrap();
-        cuda::nms::suppress(&self.decoder, &mut self.gpu).unwrap();
+        self.candidates.upload(&candidates).unwrap();
+        cuda::nms::suppress(&self.candidates, &mut self.gpu).unwrap();
         let (totals, found) = self.gpu.download().unwrap();
         assert_eq!((totals.surplus, totals.non_finite), (0, 0), "{what}");
         equal(&found, self.cpu.boxes(), what);
@@ -259,7 +259,7 @@ fn the_result_has_room_for_all_boxes_that_the_model_allows() {
     };
     let boxes_of = |steps| {
         let model = with_steps(steps);
-        (cuda::Nms::new(&model, &device).unwrap().result().len() * 4 - 16) / 44
+        (cuda::nms::Nms::new(&model, &device).unwrap().result().len() * 4 - 16) / 44
     };
     let endless = circle([1.0; 3], [0, 1, 2], usize::MAX);
     let capped = |groups, max_boxes| circle([1.0; 3], groups, max_boxes);
@@ -284,10 +284,13 @@ fn the_result_has_room_for_all_boxes_that_the_model_allows() {
     assert_eq!(cuda::nms::split(&words[..3]).1, []);
 }
 
-/// From the network's maps to boxes and counters on both sides, and in the detector itself.
 #[test]
-fn the_demo_networks_maps_of_real_frames() {
-    let (model, frames) = &*REAL;
+fn the_demo_networks_maps_of_demo_frames() {
+    check_real_heads(&REAL);
+}
+
+/// From the network's maps to boxes and counters on both sides, and in the detector itself.
+pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
     let mut detector = Detector::load(&demo_plan(), &Options::default()).unwrap();
     let mut total = 0;
     for (i, real) in frames.iter().enumerate() {
@@ -301,7 +304,7 @@ fn the_demo_networks_maps_of_real_frames() {
             let what = format!("{}, score {score}", real.frame.name);
             let mut decode = Decode::new(&model, &device);
             let mut cpu = nms::Nms::new(&model);
-            let mut gpu = cuda::Nms::new(&model, &device).unwrap();
+            let mut gpu = cuda::nms::Nms::new(&model, &device).unwrap();
             let tasks = std::slice::from_ref(&real.heads);
             let [_, surplus, non_finite] =
                 decode.check(tasks, Form::Packed(Element::F32, 1), &what);

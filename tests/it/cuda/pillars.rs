@@ -12,15 +12,14 @@ use centerpoint::points::{Layout, PointCloud, SweepBuffer};
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::common::repository;
 use crate::emulation;
-use crate::real::{RealFrame, demo_frames, scanner_frames};
+use crate::real::{RealFrame, demo_frames};
 use crate::stages::{Random, model};
-use crate::sweeps::av2_sweeps;
 
 /// Points of a block of the kernels.
 const TILE: usize = 512;
 
 /// The stage on both sides, for several frames.
-struct Stage {
+pub(crate) struct Stage {
     model: Model,
     input: Input,
     device: Pillars,
@@ -86,7 +85,7 @@ impl Stage {
     }
 
     /// Compares several sweeps.
-    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> DownloadedPillars {
+    pub(crate) fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> DownloadedPillars {
         let mut cloud = PointCloud::empty(Layout::KITTI);
         let mut done = sweeps.accumulate(&mut cloud);
         let (expected, beyond) = self.expected(&cloud);
@@ -274,7 +273,7 @@ fn real_models() -> [Model; 2] {
 }
 
 /// Runs a check in eight schedules, four with each model.
-fn under_schedules(check: impl Fn(&mut Stage)) {
+pub(crate) fn under_schedules(check: impl Fn(&mut Stage)) {
     let models = real_models();
     for seed in 0..emulation::cases(8) {
         let Some(device) = emulation::device(seed as u64) else {
@@ -286,7 +285,7 @@ fn under_schedules(check: impl Fn(&mut Stage)) {
 }
 
 /// Compares consecutive frames on the same buffers.
-fn check_in_a_row(frames: &[RealFrame]) {
+pub(crate) fn check_in_a_row(frames: &[RealFrame]) {
     under_schedules(|stage| {
         for frame in frames {
             stage.check(&frame.cloud, &frame.name);
@@ -295,26 +294,6 @@ fn check_in_a_row(frames: &[RealFrame]) {
 }
 
 #[test]
-fn real_frames_equal_the_cpu() {
-    check_in_a_row(&scanner_frames());
-}
-
-#[test]
 fn demo_frames_equal_the_cpu() {
     check_in_a_row(&demo_frames()[..4]);
-}
-
-#[test]
-fn two_real_sweeps_equal_the_cpu() {
-    // A capacity for all points, and one that cuts the older sweep.
-    for capacity in [200_000, 150_000] {
-        let Some(sweeps) = av2_sweeps(capacity) else {
-            return;
-        };
-        under_schedules(|stage| {
-            let found = stage.check_sweeps(&sweeps, "two sweeps");
-            let newest = found.points.iter().flatten().filter(|&&p| p < 99_466);
-            assert!(newest.count() > 10_000);
-        });
-    }
 }

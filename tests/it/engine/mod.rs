@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use crate::engine_net::{Conv, Net, Op, Random, demo, dense};
+use crate::oracle;
 use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::engine::{Engine, EngineError};
@@ -320,25 +321,14 @@ fn every_instruction_set_and_thread_count_returns_the_same_bytes() {
     }
 }
 
-/// The interpreter with onnx and onnxruntime; prints a line and returns `None` if there is none.
-fn python() -> Option<String> {
-    let python = std::env::var("CENTERPOINT_PYTHON")
-        .ok()
-        .filter(|path| !path.is_empty());
-    if python.is_none() {
-        println!("skipped: CENTERPOINT_PYTHON is not set");
-    }
-    python
-}
-
 fn write_f32(path: &Path, values: &[f32]) {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     std::fs::write(path, bytes).unwrap();
 }
 
 #[test]
+#[ignore = "needs CENTERPOINT_PYTHON"]
 fn equals_onnx_runtime() {
-    let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut nets = all_nets();
     nets.push(("demo_full".to_owned(), demo(256)));
@@ -352,7 +342,7 @@ fn equals_onnx_runtime() {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/oracle/onnx_reference.py"
     );
-    let status = Command::new(python)
+    let status = Command::new(oracle::python())
         .args([script, "run"])
         .arg(folder.path())
         .status()

@@ -8,7 +8,7 @@ use centerpoint::model::{Candidates, Rotation, SizeOrder};
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
 use super::model;
 
-fn run(model: &Model, heads: &Heads) -> Decoder {
+fn run(model: &Model, heads: &Heads) -> CandidateList {
     let mut decoder = CandidateList::new(model);
     decoder.clear();
     decode(model, 0, &heads.maps(), &Pool::new(1), &mut decoder);
@@ -16,7 +16,7 @@ fn run(model: &Model, heads: &Heads) -> Decoder {
 }
 
 /// Decodes one cell of `class` with the given values and logit 2.
-fn single(model: &Model, class: usize, values: &[(usize, usize, f32)]) -> Decoder {
+fn single(model: &Model, class: usize, values: &[(usize, usize, f32)]) -> CandidateList {
     let mut heads = Heads::new(model, 0, Storage::Nchw);
     heads.set(HEATMAP, class, CELL, 2.0);
     heads.set(ROT, 1, CELL, 1.0);

@@ -1,8 +1,8 @@
-//! Engines of the demo's network and of one of Autoware's size, built by the real TensorRT-RTX without a GPU:
-//! layer tables, inputs and outputs, options.
+//! Engines of the demo's network and of one of Autoware's size, built by the real TensorRT-RTX without a GPU: layer
+//! tables, inputs and outputs, options.
 //!
-//! TensorRT-RTX chooses its kernels on the GPU. So what these tests show of INT8 is where the engine has INT8
-//! maps, and that the warning says that no more is known: computing in INT8 is libnvinfer's.
+//! TensorRT-RTX chooses its kernels on the GPU. For INT8, these tests therefore only show which maps of the engine are
+//! INT8, and that a warning says so; only libnvinfer is sure to compute in INT8.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,17 +20,16 @@ use centerpoint::engine::tensorrt::{
 use centerpoint::error::Error;
 use centerpoint::map::Element;
 use centerpoint::plan::{IoFormats, TensorRtOptions};
+use centerpoint::testing::Random;
+use centerpoint::testing::networks::{Network, quantized};
 
 use super::library_folder;
 use crate::nets::{int, model, node, value};
-use crate::networks::{Network, quantized};
-use crate::random::Random;
 
 pub(super) const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
 
-fn rtx() -> Option<Library> {
-    let folder = library_folder("rtx")?;
-    Some(Library::open(Some(&folder)).unwrap())
+fn rtx() -> Library {
+    Library::open(Some(&library_folder("rtx"))).unwrap()
 }
 
 fn compile(
@@ -48,7 +47,7 @@ fn compile(
     build(graph, request, &())
 }
 
-/// A BEV map with a pillar in every fourth cell.
+/// Makes a BEV map with a pillar in every fourth cell.
 pub(super) fn map(model: &Model) -> Vec<f32> {
     let mut random = Random(7);
     let cells = model.grid.ny * model.grid.nx;
@@ -60,7 +59,7 @@ pub(super) fn map(model: &Model) -> Vec<f32> {
         .collect()
 }
 
-/// Of each network: with transposed convolutions, and with these as convolutions.
+/// Each network twice: with transposed convolutions, and with these rewritten as convolutions.
 fn networks() -> Vec<(String, Model, Graph)> {
     let demo = Network::demo().unwrap();
     let mut plain = Graph::read(demo.graph.path()).unwrap();
@@ -81,7 +80,7 @@ fn nodes<'a>(graph: &'a Graph, operators: &[&str]) -> BTreeSet<&'a str> {
     all.map(|n| n.proto.name()).collect()
 }
 
-/// Checks that every convolution is in the table, and the input and the outputs are as the model says.
+/// Checks that the table lists every convolution, and that input and outputs match the model.
 fn check(name: &str, model: &Model, graph: &Graph, compiled: &Compiled) {
     let table = compiled.layers.as_ref().unwrap();
     let listed: BTreeSet<&str> = table
@@ -118,12 +117,11 @@ fn check(name: &str, model: &Model, graph: &Graph, compiled: &Compiled) {
     assert!(target.tensors.iter().all(|t| t.element == Element::F16));
 }
 
-/// Every form of every network for three generations of RTX cards.
+/// Builds every form of every network for three generations of RTX cards.
 #[test]
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
 fn networks_become_the_same_engines_each_time() {
-    let Some(library) = rtx() else {
-        return;
-    };
+    let library = rtx();
     for (name, model, graph) in networks() {
         let pairs = quantized(&graph, &map(&model)).unwrap();
         for (graph, int8) in [(&graph, false), (&pairs, true)] {
@@ -133,7 +131,7 @@ fn networks_become_the_same_engines_each_time() {
                     || compile(&library, graph, &[capability], TensorRtOptions::default()).unwrap();
                 let first = once();
                 let name = format!("{name}, int8 {int8}, {capability}");
-                // Of the large network for one card twice: that takes as long as all the rest.
+                // The large network twice for one card only: it takes as long as all the rest.
                 if name.starts_with("demo") || capability == 89 {
                     let again = once();
                     assert!(first.engine == again.engine, "{name}: another engine");
@@ -162,7 +160,7 @@ fn check_int8(name: &str, graph: &Graph, compiled: &Compiled, int8: bool) {
         return;
     }
     assert_eq!(precision, "int8");
-    // Every layer of the network, and each of them reads INT8 maps.
+    // The table has every layer of the network, and each of them reads INT8 maps.
     let found: BTreeSet<&str> = table.quantized.iter().map(|l| l.node.as_str()).collect();
     let convolutions = nodes(graph, &["Conv", "ConvTranspose"]);
     let missing: Vec<&&str> = convolutions.difference(&found).collect();
@@ -170,7 +168,7 @@ fn check_int8(name: &str, graph: &Graph, compiled: &Compiled, int8: bool) {
     for layer in &table.quantized {
         let reads = match layer.operator.as_str() {
             "Conv" => layer.outcome == Outcome::Int8,
-            // TensorRT-RTX has none for codes: why `cp-build import` rewrites them.
+            // TensorRT-RTX has no INT8 kernel for these, which is why `cp-build import` rewrites them.
             "ConvTranspose" => layer.outcome == Outcome::Fallback("fp16".into()),
             _ => matches!(layer.outcome, Outcome::Int8 | Outcome::Unlisted),
         };
@@ -178,7 +176,7 @@ fn check_int8(name: &str, graph: &Graph, compiled: &Compiled, int8: bool) {
     }
     let transposed = nodes(graph, &["ConvTranspose"]).len();
     assert_eq!(table.counts.fallbacks, transposed, "{name}");
-    // But that is all: no kernel has been chosen for any of them.
+    // Yet no kernel has been chosen for any of them.
     for layer in table
         .layers
         .iter()
@@ -192,12 +190,11 @@ fn check_int8(name: &str, graph: &Graph, compiled: &Compiled, int8: bool) {
     assert!(warning.contains("emulates INT8"), "{warning}");
 }
 
-/// On Turing TensorRT-RTX turns the codes into halves before each convolution, and the table says so.
+/// On Turing, TensorRT-RTX converts codes to halves before each convolution, and the table says so.
 #[test]
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
 fn fallbacks_are_found() {
-    let Some(library) = rtx() else {
-        return;
-    };
+    let library = rtx();
     let demo = Network::demo().unwrap();
     let graph = demo.quantized(&map(&demo.model)).unwrap();
     let compiled = compile(&library, &graph, &[75], TensorRtOptions::default()).unwrap();
@@ -215,7 +212,7 @@ fn fallbacks_are_found() {
     };
     let count = format!(" 0 of {convolutions} quantised layers read INT8");
     assert!(warning.contains(&count), "{warning}");
-    // libnvinfer would get a line for each.
+    // For libnvinfer there would be a line for each.
     let version = Version {
         family: centerpoint::engine::tensorrt::Family::TensorRt,
         ..library.version()
@@ -223,12 +220,11 @@ fn fallbacks_are_found() {
     assert_eq!(table.warnings(version).len(), convolutions);
 }
 
-/// What the library itself says of inputs and outputs, for every type that they can have.
+/// The library reports the types of inputs and outputs, for every type that is supported.
 #[test]
-fn inputs_and_outputs_have_the_types_that_were_asked_for() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn inputs_and_outputs_have_the_requested_types() {
+    let library = rtx();
     let demo = Network::demo().unwrap();
     let graph = demo.quantized(&map(&demo.model)).unwrap();
     for (input, outputs) in [
@@ -244,8 +240,8 @@ fn inputs_and_outputs_have_the_types_that_were_asked_for() {
             ..BuildRequest::new(&onnx, graph.path())
         };
         let built = library.build(&request, &()).unwrap();
-        let told = log::io_tensors(&built.layer_log.unwrap());
-        let names: Vec<&str> = told.iter().map(|t| t.tensor.name.as_str()).collect();
+        let reported = log::io_tensors(&built.layer_log.unwrap());
+        let names: Vec<&str> = reported.iter().map(|t| t.tensor.name.as_str()).collect();
         let expected = [
             "spatial_features",
             "heatmap",
@@ -256,16 +252,16 @@ fn inputs_and_outputs_have_the_types_that_were_asked_for() {
             "vel",
         ];
         assert_eq!(names, expected);
-        for (i, found) in told.iter().enumerate() {
+        for (i, found) in reported.iter().enumerate() {
             let element = if i == 0 { input } else { outputs };
             assert_eq!(found.input, i == 0);
             assert_eq!(found.tensor.element, element.to_string(), "{found:?}");
             assert!(found.tensor.format.contains("(kLINEAR)"), "{found:?}");
         }
-        assert_eq!(told[0].tensor.dims, [1, 32, 256, 256]);
-        assert_eq!(told[1].tensor.dims, [1, 5, 128, 128]);
+        assert_eq!(reported[0].tensor.dims, [1, 32, 256, 256]);
+        assert_eq!(reported[1].tensor.dims, [1, 5, 128, 128]);
 
-        // The same through the whole step, also where the library may choose the layout.
+        // The same through the whole step, including where the library may choose the layout.
         for io_formats in [IoFormats::Linear, IoFormats::Any] {
             let options = TensorRtOptions {
                 input_type: input,
@@ -291,7 +287,7 @@ fn inputs_and_outputs_have_the_types_that_were_asked_for() {
             println!("{input} {outputs} {io_formats:?}: {:?}", reader.inputs[0]);
         }
     }
-    // A float network has no scale for codes.
+    // A float network has no input scale.
     let codes = TensorRtOptions {
         input_type: Element::I8,
         ..TensorRtOptions::default()
@@ -305,10 +301,9 @@ fn inputs_and_outputs_have_the_types_that_were_asked_for() {
 }
 
 #[test]
-fn options_that_the_library_has_not_are_refused_by_name() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn unsupported_options_are_refused_by_name() {
+    let library = rtx();
     let graph = Network::demo().unwrap().graph;
     let with = |change: &dyn Fn(&mut TensorRtOptions)| {
         let mut options = TensorRtOptions::default();
@@ -381,12 +376,11 @@ fn options_that_the_library_has_not_are_refused_by_name() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
-/// A network that passes our own checks, and not the parser's.
+/// A network passes our checks but not the parser's.
 #[test]
-fn what_the_parser_refuses_is_named() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn parser_errors_name_the_node() {
+    let library = rtx();
     let mut cast = node("Cast", &["x"], &["c"]);
     // To STRING.
     cast.attribute.push(int("to", 8));

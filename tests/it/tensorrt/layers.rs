@@ -1,5 +1,5 @@
-//! The layer table from both of its sources, of a network with two quantised convolutions, a float one and
-//! a residual.
+//! The layer table from both of its sources, for a network of two quantised convolutions, a float convolution and a
+//! residual.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ const RTX: Version = Version {
     patch: 1,
 };
 
-/// x ─ Q ─ DQ ─ a ─ Relu ─ Q ─ DQ ─┬─ b ─ Add ─ c ─ out, of which c has codes for weights only.
+/// x ─ Q ─ DQ ─ a ─ Relu ─ Q ─ DQ ─┬─ b ─ Add ─ c ─ out, where only the weights of c are codes.
 ///                                 └───────┘
 fn network() -> Graph {
     let named = |mut node: NodeProto, name: &str| {
@@ -78,8 +78,8 @@ fn tensor(name: &str, element: &str, format: &str) -> LayerTensor {
     }
 }
 
-/// The inspector's words, in the forms of TensorRT 8.6 to 10: sentences for both type and layout, the
-/// record separator between nodes as it is.
+/// The inspector's output in the forms of TensorRT 8.6 to 10: one sentence for both type and layout, and raw record
+/// separators between nodes.
 fn inspector_json(first_conv: &str) -> String {
     format!(
         "{{\"Layers\": [{{
@@ -121,7 +121,7 @@ fn inspector_json(first_conv: &str) -> String {
 
 const INT8: &str = "Four wide channel vectorized row major Int8 format";
 
-/// The same engine in a builder's log, with what stands around it there.
+/// The same engine in a builder's log, with the lines around it.
 const LOG: &str = "\
 Engine Layer Information:
 Layers:
@@ -195,9 +195,9 @@ fn the_inspectors_layers_are_read() {
 }
 
 #[test]
-fn the_inspectors_table_says_what_became_of_quantised_layers() {
+fn the_inspectors_table_shows_the_outcome_of_quantised_layers() {
     let table = LayerTable::new(inspector::read(&inspector_json(INT8)).unwrap(), &network());
-    // The third finds its nodes in its name.
+    // The third layer names its nodes in its own name.
     assert_eq!(
         outcomes(&table),
         [
@@ -221,7 +221,7 @@ fn the_inspectors_table_says_what_became_of_quantised_layers() {
 }
 
 #[test]
-fn an_engine_that_lists_only_names_is_a_table_of_names() {
+fn an_engine_that_lists_only_names_becomes_a_table_of_names() {
     let json = r#"{"Layers": ["Reformatting CopyNode for Input Tensor 0 to /a/Conv"
 ,"/a/Conv + /a/Relu"], "Bindings": []}"#;
     let table = LayerTable::new(inspector::read(json).unwrap(), &network());
@@ -261,25 +261,25 @@ fn the_logs_layers_are_read() {
         [tensor("r_h", "fp16", nhwc), tensor("r_f", "fp32", nhwc)]
     );
     assert!(layers[2].inputs.is_empty() && layers[2].nodes.is_empty());
-    // Cut off anywhere, no layer is worse than incomplete.
+    // Truncated anywhere, the log yields at worst incomplete layers.
     for end in 0..LOG.len() {
         let _ = (log::layers(&LOG[..end]), log::io_tensors(&LOG[..end]));
     }
 }
 
 #[test]
-fn the_logs_table_says_what_became_of_quantised_layers() {
+fn the_logs_table_shows_the_outcome_of_quantised_layers() {
     let table = LayerTable::new(log::layers(LOG), &network());
     assert_eq!(
         outcomes(&table),
         [
-            // Finished by a layer that reads floats.
+            // A layer that reads floats completes it.
             ("/a/Conv", "Conv", "int8".into()),
             ("node_of_b", "Conv", "fp16 and fp32".into()),
             ("/b/Add", "Add", "not listed".into()),
         ]
     );
-    // One of five waits; one only quantises.
+    // One of five layers waits; another only quantises.
     let counts = table.counts;
     assert_eq!((counts.engine, counts.int8, counts.reformats), (4, 1, 1));
     assert_eq!((counts.quantized, counts.fallbacks), (3, 1));

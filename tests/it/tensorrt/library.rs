@@ -1,6 +1,6 @@
-//! Opening libraries, right ones and wrong ones, and building with the real TensorRT-RTX.
+//! Opening libraries, valid and invalid, and building with the real TensorRT-RTX.
 //!
-//! What could crash is done in a process of its own, this program once more, so that a crash is seen as one.
+//! Whatever may crash runs in a process of its own, a second run of this program, where a crash is recognised.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,10 +15,10 @@ use centerpoint::engine::tensorrt::{
 use super::library_folder;
 use crate::nets::{ints, model, node, value};
 
-/// What the child opens; "" for what the environment names.
+/// Environment variable: the path that the child opens; empty for the library that the environment names.
 const CHILD: &str = "CENTERPOINT_TEST_CHILD_LIBRARY";
 
-/// The library's log, printed.
+/// Prints the library's log.
 struct Printed;
 
 impl log::Log for Printed {
@@ -34,7 +34,7 @@ impl log::Log for Printed {
 }
 
 #[test]
-#[ignore = "run by the other tests, in a process of its own"]
+#[ignore = "started by the tests that open libraries"]
 fn child() {
     log::set_logger(&Printed).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
@@ -51,7 +51,7 @@ fn child() {
     }
 }
 
-/// What a child says that opens `path`, and builds with it for compute capability 8.9.
+/// Opens `path` in a child, which also builds with it for compute capability 8.9. Returns the child's output.
 fn opened(path: &Path, named: Option<&Path>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -88,7 +88,7 @@ fn assert_says(path: &Path, words: &[&str]) {
     }
 }
 
-/// A small network: `y` is `x`, smoothed and cut off below 0.
+/// A small network: `y` is `x`, smoothed and clipped below 0.
 pub(super) fn network() -> Vec<u8> {
     let pool = {
         let mut pool = node("AveragePool", &["x"], &["pooled"]);
@@ -112,16 +112,14 @@ fn request(onnx: &[u8]) -> BuildRequest<'_> {
 }
 
 /// The real TensorRT-RTX.
-fn rtx() -> Option<Library> {
-    let folder = library_folder("rtx")?;
-    Some(Library::open(Some(&folder)).unwrap())
+fn rtx() -> Library {
+    Library::open(Some(&library_folder("rtx"))).unwrap()
 }
 
 #[test]
-fn real_libraries_are_opened_or_refused_by_their_version() {
-    let Some(rtx) = library_folder("rtx") else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn real_libraries_are_opened_or_refused_by_version() {
+    let rtx = library_folder("rtx");
     let sibling = |name: &str| rtx.with_file_name(name);
     assert_says(
         &rtx,
@@ -139,12 +137,12 @@ fn real_libraries_are_opened_or_refused_by_their_version() {
     );
     let said = opened(Path::new(""), Some(&rtx));
     assert!(said.contains("opened: TensorRT-RTX 1.7.1"), "{said}");
-    // There are headers of 11, so this is opened; it builds nothing, with or without a driver.
+    // The shim has headers of 11, so this opens. It cannot build, with or without a driver.
     assert_says(
         &sibling("lean11"),
         &["opened: TensorRT 11.4.0", "is a lean runtime"],
     );
-    // There are none of 10.
+    // The shim has no headers of 10.
     assert_says(
         &sibling("lean10"),
         &[
@@ -154,7 +152,7 @@ fn real_libraries_are_opened_or_refused_by_their_version() {
             "the headers of TensorRT 10.16 (their folder in TENSORRT_INCLUDE_DIR)",
         ],
     );
-    // Its number counts, not its name. It has no parser beside it there.
+    // The version counts, not the file name. This folder holds no parser.
     let folder = tempfile::tempdir().unwrap();
     let renamed = folder.path().join("libnvinfer.so.11");
     std::os::unix::fs::symlink(rtx.join("libtensorrt_rtx.so.1"), &renamed).unwrap();
@@ -168,7 +166,7 @@ fn real_libraries_are_opened_or_refused_by_their_version() {
     );
 }
 
-/// A library whose `getInferLibVersion` says `number`, and which has nothing else.
+/// Compiles a library that only has `getInferLibVersion`, which returns `number`.
 fn fake(folder: &Path, number: i32) -> PathBuf {
     let source = folder.join("fake.c");
     std::fs::write(
@@ -186,10 +184,9 @@ fn fake(folder: &Path, number: i32) -> PathBuf {
 }
 
 #[test]
-fn what_is_no_library_that_fits_is_refused_with_what_it_is() {
-    let Some(rtx) = library_folder("rtx") else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn unsuitable_libraries_are_refused_with_the_reason() {
+    let rtx = library_folder("rtx");
     let folder = tempfile::tempdir().unwrap();
     let none = folder.path().join("none");
     assert_says(&none, &["refused: ", "there is no such file or folder"]);
@@ -221,15 +218,15 @@ fn what_is_no_library_that_fits_is_refused_with_what_it_is() {
     }
 }
 
-/// Notes what it is told.
+/// Records the progress that it receives.
 #[derive(Default)]
-struct Notes {
+struct Recorder {
     begun: Mutex<Vec<(String, u64)>>,
     steps: Mutex<usize>,
     ended: Mutex<Vec<String>>,
 }
 
-impl Monitor for Notes {
+impl Monitor for Recorder {
     fn progress(&self, progress: Progress<'_>) -> bool {
         match progress {
             Progress::Begin { phase, steps, .. } => {
@@ -243,13 +240,12 @@ impl Monitor for Notes {
 }
 
 #[test]
-fn an_engine_is_built_with_its_progress_and_its_layers() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn a_build_reports_progress_and_layers() {
+    let library = rtx();
     let onnx = network();
-    let notes = Notes::default();
-    let built: Built = library.build(&request(&onnx), &notes).unwrap();
+    let recorder = Recorder::default();
+    let built: Built = library.build(&request(&onnx), &recorder).unwrap();
     let version = Version::new(Family::TensorRtRtx, 1, 7, 1);
     assert_eq!(library.version(), version);
     assert_eq!(Version::of_plan(&built.plan), Some(version));
@@ -262,20 +258,20 @@ fn an_engine_is_built_with_its_progress_and_its_layers() {
     ] {
         assert!(layers.contains(part), "{part}: {layers}");
     }
-    let begun = notes.begun.into_inner().unwrap();
-    let ended = notes.ended.into_inner().unwrap();
+    let begun = recorder.begun.into_inner().unwrap();
+    let ended = recorder.ended.into_inner().unwrap();
     assert!(
         !begun.is_empty() && begun.iter().all(|(_, steps)| *steps > 0),
         "{begun:?}"
     );
     assert_eq!(begun.len(), ended.len(), "{begun:?} {ended:?}");
-    assert!(notes.steps.into_inner().unwrap() > 0);
-    // Again, byte by byte.
+    assert!(recorder.steps.into_inner().unwrap() > 0);
+    // The same bytes again.
     let again = library.build(&request(&onnx), &()).unwrap();
     assert!(again.plan == built.plan, "another plan");
 }
 
-/// Stops at once.
+/// Cancels immediately.
 struct Stop;
 
 impl Monitor for Stop {
@@ -295,10 +291,9 @@ impl Monitor for Panic {
 }
 
 #[test]
-fn a_monitor_stops_a_build_and_its_panic_comes_back() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn a_monitor_cancels_a_build_and_its_panic_propagates() {
+    let library = rtx();
     let onnx = network();
     let error = library.build(&request(&onnx), &Stop).unwrap_err();
     assert!(error.to_string().contains("told to stop"), "{error}");
@@ -312,10 +307,9 @@ fn a_monitor_stops_a_build_and_its_panic_comes_back() {
 }
 
 #[test]
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
 fn the_parsers_errors_name_the_node() {
-    let Some(library) = rtx() else {
-        return;
-    };
+    let library = rtx();
     let strange = encode(&model(GraphProto {
         name: Some("strange".into()),
         node: vec![
@@ -350,10 +344,9 @@ fn the_parsers_errors_name_the_node() {
 }
 
 #[test]
-fn what_the_library_does_not_have_is_refused_with_what_to_do() {
-    let Some(library) = rtx() else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn unsupported_features_are_refused_with_advice() {
+    let library = rtx();
     let onnx = network();
     let plain = request(&onnx);
     let refused = |request: &BuildRequest<'_>| library.build(request, &()).unwrap_err();
@@ -372,7 +365,7 @@ fn what_the_library_does_not_have_is_refused_with_what_to_do() {
         ..plain.clone()
     });
     assert!(error.to_string().contains("--timing-cache"), "{error}");
-    // HWC8 is not for f32.
+    // f32 has no HWC8.
     let error = refused(&BuildRequest {
         input_formats: 1 << 2,
         ..plain.clone()
@@ -392,7 +385,7 @@ fn what_the_library_does_not_have_is_refused_with_what_to_do() {
             "{capability}: {error}"
         );
     }
-    // For the GPU that is there: none is.
+    // Without compute capabilities it builds for the GPU of this machine, if it has one.
     if centerpoint::cuda::open().is_err() {
         let error = refused(&BuildRequest {
             compute_capabilities: &[],

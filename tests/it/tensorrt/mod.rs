@@ -1,6 +1,8 @@
-//! TensorRT: what can be shown of it without a GPU. With the feature `tensorrt` this is with the real libraries
-//! and headers that `tests/tensorrt.sh` fetches: TensorRT-RTX builds engines without a GPU, and the lean runtimes
-//! are only asked for their versions. Engines are run by a stand-in of ours (`run`).
+//! TensorRT without a GPU.
+//!
+//! With the feature `tensorrt` the tests use the real libraries and headers that `tests/tensorrt.sh` fetches.
+//! TensorRT-RTX builds engines without a GPU; the lean runtimes only report their versions. A stand-in library of our
+//! own runs engines (`run`).
 
 #[cfg(feature = "tensorrt")]
 mod compile;
@@ -19,23 +21,19 @@ mod run;
 #[cfg(feature = "tensorrt")]
 use std::path::PathBuf;
 
-/// The folder of one of the libraries: `rtx`, `lean10` or `lean11`. Without it, a line that says so.
 #[cfg(feature = "tensorrt")]
-pub(crate) fn library_folder(name: &str) -> Option<PathBuf> {
-    let Some(folder) = std::env::var_os("CENTERPOINT_TEST_TENSORRT") else {
-        println!("skipped: CENTERPOINT_TEST_TENSORRT is not set (tests/tensorrt.sh)");
-        return None;
-    };
-    Some(PathBuf::from(folder).join(name))
+use crate::common::variable;
+
+/// The folder of one of the libraries: `rtx`, `lean10` or `lean11`.
+#[cfg(feature = "tensorrt")]
+pub(crate) fn library_folder(name: &str) -> PathBuf {
+    PathBuf::from(variable("CENTERPOINT_TEST_TENSORRT")).join(name)
 }
 
-/// The folders of headers, by name such as `TRT-RTX-1.7`. Without them, a line that says so.
+/// The folders of headers, sorted by name, such as `TRT-RTX-1.7`.
 #[cfg(feature = "tensorrt")]
-pub(crate) fn header_folders() -> Option<Vec<PathBuf>> {
-    let Some(folder) = std::env::var_os("CENTERPOINT_TEST_TENSORRT_HEADERS") else {
-        println!("skipped: CENTERPOINT_TEST_TENSORRT_HEADERS is not set (tests/tensorrt.sh)");
-        return None;
-    };
+pub(crate) fn header_folders() -> Vec<PathBuf> {
+    let folder = variable("CENTERPOINT_TEST_TENSORRT_HEADERS");
     let entries = std::fs::read_dir(folder).expect("the folder of headers");
     let mut folders: Vec<PathBuf> = entries
         .map(|entry| entry.expect("an entry").path())
@@ -47,7 +45,7 @@ pub(crate) fn header_folders() -> Option<Vec<PathBuf>> {
         .collect();
     folders.sort();
     assert!(!folders.is_empty(), "no headers");
-    Some(folders)
+    folders
 }
 
 #[cfg(not(feature = "tensorrt"))]

@@ -1,4 +1,4 @@
-//! The way over trtexec: the folder with network and command lines, and the plan of an engine that came back.
+//! Building with trtexec: the folder with the network and command lines, and the plan of the resulting engine.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::toy::{self, Net, built, refused};
 const RPN: &str = "pts_backbone_neck_head.onnx";
 const PFE: &str = "pts_voxel_encoder.onnx";
 
-/// A folder with a float model `model` and its quantised folder `q`.
+/// Makes a folder with a float model `model` and its quantised form `q`.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     toy::write_model(folder.path(), "model", Net::new());
@@ -50,7 +50,7 @@ fn pack<'a>(engine: &'a str, model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&base[..], more].concat()
 }
 
-/// Bytes that begin as an engine of TensorRT 10.3.0 does.
+/// Bytes that begin like an engine of TensorRT 10.3.0.
 fn engine() -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..100_003_u32).map(|i| (i * 7 % 251) as u8).collect();
     bytes[..4].copy_from_slice(b"ftrt");
@@ -110,14 +110,14 @@ fn a_folder_for_trtexec_has_the_typed_network_and_the_command_lines() {
             !eleven.contains("stronglyTyped") && !eleven.contains(input),
             "{eleven}"
         );
-        // All but the network stays as it is, and no path is in the manifest.
+        // Everything but the network is unchanged, and the manifest contains no path.
         for name in [PFE, "model.toml"] {
             let [from, to] = [model, out].map(|dir| std::fs::read(at(dir).join(name)).unwrap());
             assert!(from == to, "{name}");
         }
         let whole = std::fs::read_to_string(at(out).join("manifest.json")).unwrap();
         assert!(!whole.contains(folder.path().to_str().unwrap()));
-        // It is for TensorRT's builder only.
+        // Only TensorRT's builder reads it.
         let message = refused(
             folder.path(),
             &["compile", "--model", out, "--out", "x.plan"],
@@ -157,7 +157,7 @@ fn options_of_other_targets_are_refused() {
 }
 
 #[test]
-fn a_packed_engine_has_all_that_it_lacks() {
+fn a_packed_engine_becomes_a_complete_plan() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("x.engine"), engine()).unwrap();
@@ -209,13 +209,13 @@ fn a_packed_engine_has_all_that_it_lacks() {
             .iter()
             .all(|t| !t.input && t.element == Element::F16 && t.scale.is_none())
     );
-    // What the library has the last word on is shown as it is.
+    // The library's version is shown verbatim.
     let (shown, _) = built(folder.path(), &["inspect", "packed.plan"]);
     assert!(shown.contains("TensorRT 10.3.0"), "{shown}");
 }
 
 #[test]
-fn without_the_folder_for_trtexec_less_is_known() {
+fn without_the_folder_for_trtexec_the_plan_records_less() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("x.engine"), engine()).unwrap();
@@ -241,7 +241,7 @@ fn without_the_folder_for_trtexec_less_is_known() {
 }
 
 #[test]
-fn what_is_no_engine_or_does_not_belong_to_it_is_refused() {
+fn invalid_engines_and_foreign_files_are_refused() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("x.engine"), engine()).unwrap();

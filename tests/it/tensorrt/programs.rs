@@ -1,4 +1,4 @@
-//! From a model folder to a plan for TensorRT, and what the programs do with it, with the real TensorRT-RTX.
+//! The programs with the real TensorRT-RTX: from a model folder to a plan, and its inspection.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,18 +8,16 @@ use centerpoint::build::folder::{MODEL, PFE, RPN};
 use centerpoint::engine::tensorrt::Version;
 use centerpoint::map::Element;
 use centerpoint::plan::{Plan, TensorRtOptions};
+use centerpoint::testing::networks::Network;
 
 use super::compile::{DEMO, map};
 use super::library_folder;
-use crate::networks::Network;
 use crate::toy;
 
-/// From the model folder to a plan file, and what the programs do with it.
 #[test]
-fn the_programs_compile_inspect_and_say_what_is_missing() {
-    let Some(library) = library_folder("rtx") else {
-        return;
-    };
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
+fn the_programs_compile_inspect_and_name_what_is_missing() {
+    let library = library_folder("rtx");
     let folder = tempfile::tempdir().unwrap();
     let args = |out: &'static str| {
         let library = library.to_str().unwrap();
@@ -75,7 +73,7 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
     let table: LayerTable = serde_json::from_slice(table.as_ref()).unwrap();
     assert_eq!(of_engine.layers, Some(table.counts));
 
-    // Neither the library nor a GPU is needed for these.
+    // These need neither the library nor a GPU.
     let (text, _) = toy::built(folder.path(), &["inspect", "demo.plan"]);
     for words in [
         "Target: tensorrt fp16",
@@ -91,7 +89,7 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
         "{text}"
     );
 
-    // With 2: wrong options; with 5: nothing to build on, or to run on.
+    // Exit code 2: wrong options. 5: no GPU to build for, or to run on.
     let more = |more: &[&'static str]| {
         let mut all = args("x.plan");
         all.extend(more.iter().map(|&s| s.to_owned()));
@@ -111,7 +109,6 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
         assert!(said.contains(words), "{said}");
     }
     if centerpoint::cuda::gpu().is_ok() {
-        println!("skipped: this machine has a GPU");
         return;
     }
     let mut here = args("x.plan");
@@ -134,12 +131,10 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
     assert!(said.contains("install the NVIDIA driver"), "{said}");
 }
 
-/// A model folder with Q/DQ pairs, into an engine that reads codes.
 #[test]
+#[ignore = "needs CENTERPOINT_TEST_TENSORRT"]
 fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
-    let Some(library) = library_folder("rtx") else {
-        return;
-    };
+    let library = library_folder("rtx");
     let folder = tempfile::tempdir().unwrap();
     let demo = Network::demo().unwrap();
     let graph = demo.quantized(&map(&demo.model)).unwrap();
@@ -166,7 +161,7 @@ fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
     let compile = [&compile[..], &[library.to_str().unwrap()]].concat();
     let (said, warned) = toy::built(folder.path(), &compile);
     assert!(said.contains("int8.plan: tensorrt int8, "), "{said}");
-    // The library warns, too, of scales that it keeps in FP32.
+    // The library also warns about scales that it keeps in FP32.
     let ours = warned.lines().filter(|line| line.contains("cp_build"));
     assert_eq!(ours.count(), 1, "{warned}");
     assert!(

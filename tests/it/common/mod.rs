@@ -1,0 +1,148 @@
+//! Helpers of the tests; in this file, a tiny model whose boxes are known, and access to what a test needs.
+//!
+//! The tiny model's BEV map is 16 × 16 cells of 1 m around the origin. The heads are 1 × 1 convolutions of that map:
+//! every pillar becomes one box at the centre of its cell, of class `tall` (z > 1) or `low`.
+
+#[cfg(feature = "mcap")]
+pub(crate) mod bag;
+pub(crate) mod bev;
+pub(crate) mod emulation;
+pub(crate) mod engine_net;
+pub(crate) mod frames;
+pub(crate) mod npz;
+pub(crate) mod oracle;
+pub(crate) mod real;
+pub(crate) mod recorded;
+#[cfg(feature = "tensorrt")]
+pub(crate) mod standin;
+pub(crate) mod toy;
+
+use std::path::{Path, PathBuf};
+
+use centerpoint::build::lower::{ConvSpec, ConvWeight, Direction, ProgramBuilder};
+use centerpoint::model::{Pfn, PfnLayer};
+use centerpoint::plan::{self, Contents, Manifest, Target};
+use centerpoint::program::Payload;
+
+pub(crate) const MODEL: &str = r#"
+name = "tiny"
+classes = ["tall", "low"]
+
+[points]
+columns = ["x", "y", "z"]
+capacity = 1000
+
+[grid]
+range = [-8.0, -8.0, 0.0, 8.0, 8.0, 4.0]
+voxel_size = [1.0, 1.0, 4.0]
+max_points_per_pillar = 4
+max_pillars = 64
+
+[pfn]
+mean_offset = false
+center_offset_axes = 0
+layers = [2]
+
+[head]
+downsample = 1
+size_order = "lwh"
+rotation = "sin_cos"
+
+[decode]
+score = 0.05
+max_candidates = 100
+
+[[nms]]
+kind = "circle"
+radius = 0.5
+scope = "class"
+"#;
+
+/// BEV channels: the highest z of the pillar, and 1 in cells with a pillar.
+pub(crate) fn pfn() -> Pfn {
+    Pfn {
+        layers: vec![PfnLayer {
+            in_features: 3,
+            out_features: 2,
+            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            bias: vec![0.0, 1.0],
+        }],
+    }
+}
+
+/// Heatmap logits: 4 (z − 1) for `tall` and 4 (1 − z) for `low` in cells with a pillar, −4 elsewhere.
+pub(crate) fn network() -> Payload {
+    let mut net = ProgramBuilder::new();
+    let x = net.input("spatial_features", 2, 16, 16).unwrap();
+    let mut head = |name: &str, weight: &[f32], bias: &[f32]| {
+        let spec = ConvSpec {
+            direction: Direction::Forward,
+            out_channels: bias.len(),
+            kernel: [1, 1],
+            stride: [1, 1],
+            pad: [0; 4],
+            dilation: [1, 1],
+            groups: 1,
+            weight: ConvWeight::F32(weight),
+            bias: Some(bias),
+            relu: false,
+        };
+        let y = net.conv(name, x, &spec).unwrap();
+        net.output(y, name).unwrap();
+    };
+    head("heatmap", &[4.0, 0.0, -4.0, 8.0], &[-4.0, -4.0]);
+    head("reg", &[0.0; 4], &[0.5, 0.5]);
+    head("height", &[1.0, 0.0], &[0.0]);
+    head("dim", &[0.0; 6], &[1.0, 0.5, 0.25]);
+    head("rot", &[0.0; 4], &[1.0, 0.0]);
+    head("vel", &[0.0; 4], &[3.0, -2.0]);
+    net.finish().unwrap()
+}
+
+/// Writes the plan of the tiny model. `model` is [`MODEL`] or an edit of it.
+pub(crate) fn write_plan(folder: &Path, model: &str) -> PathBuf {
+    let path = folder.join("tiny.plan");
+    let payload = network();
+    let program = serde_json::to_vec(&payload.program).unwrap();
+    plan::write(
+        &path,
+        Contents {
+            manifest: Manifest {
+                producer: "tests".into(),
+                target: Target {
+                    engine: "cpu".into(),
+                    precision: "fp32".into(),
+                    version: "1".into(),
+                    tensorrt: None,
+                },
+                ..Manifest::default()
+            },
+            model_text: model,
+            pfn: &pfn(),
+            engine: vec![("program", &program), ("weights", &payload.weights)],
+        },
+    )
+    .unwrap();
+    path
+}
+
+/// Writes a KITTI file of these points.
+pub(crate) fn write_kitti(path: &Path, points: &[[f32; 4]]) {
+    let bytes: Vec<u8> = points
+        .iter()
+        .flatten()
+        .flat_map(|v| v.to_le_bytes())
+        .collect();
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// The root of the repository.
+pub(crate) fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The value of an environment variable that the test's `#[ignore = "needs …"]` names.
+pub(crate) fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("this test needs {name}; `.ci/run` shows how to set it"))
+}
