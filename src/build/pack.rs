@@ -131,7 +131,7 @@ const ENGINE: &str = "engine";
 /// The library that built an engine, by its header, or `given` for one that begins as engines do.
 fn library(path: &Path, bytes: &[u8], given: Option<Version>) -> Result<Version> {
     let given = given.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
-    let version = Version::of_plan(bytes);
+    let version = Version::from_plan_header(bytes);
     given.or(version).ok_or_else(|| {
         BuildError::NotAnEngine {
             path: path.into(),

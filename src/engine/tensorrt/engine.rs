@@ -1,49 +1,49 @@
-//! A TensorRT engine between the stages on the device: the counterpart of the CPU engine.
+//! A TensorRT engine on the device: the counterpart of the CPU engine.
 //!
-//! All memory is the device's own: a buffer for each input and output, and the scratch memory of the one
-//! context. It is given to the context once, before the first frame, and never moves, so that a run is one
-//! call that can be recorded.
+//! All memory is on the device: a buffer for each input and output, and the scratch memory of the only execution context.
+//! The context receives it once, before the first frame, and it never moves. A run is therefore one call, which a CUDA
+//! graph can record.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::binding::{self, Bindings};
-use super::runtime::{Context, Runtime};
+use super::runtime::{ExecutionContext, Runtime};
 use super::{LoadRequest, TensorRtError};
 use crate::cuda::{Buffer, CudaError, Device, Work};
 use crate::engine::{EngineError, LayerTime};
 use crate::map::{MapDesc, MapMut, MapRef, Memory};
 
-/// What the device is told that it runs.
+/// Name of the engine's work in device errors.
 const WHAT: &str = "TensorRT engine";
 
 /// An engine that is ready to run.
 pub(super) struct Engine {
     bindings: Bindings,
-    /// Of the outputs.
+    /// Descriptions of the outputs.
     descs: Vec<MapDesc>,
-    running: Arc<Running>,
+    state: Arc<RunState>,
     work: Work,
     device: Arc<dyn Device>,
 }
 
-/// What a run needs; held by whoever may run it.
-struct Running {
-    // Freed before the memory that it works in.
-    context: Mutex<Context>,
+/// Everything a run needs, shared with recorded work.
+struct RunState {
+    // Freed before its memory, because fields drop in order of declaration.
+    context: Mutex<ExecutionContext>,
     _memory: Vec<Buffer<u8>>,
 }
 
 impl Engine {
-    /// Loads an engine, checks its inputs and outputs, and gives it all its memory.
+    /// Loads an engine, checks its inputs and outputs, and allocates its memory.
     ///
     /// # Errors
-    /// [`TensorRtError::Load`], [`TensorRtError::Binding`], and [`TensorRtError::Cuda`] for memory.
+    /// [`TensorRtError::Load`], [`TensorRtError::Binding`], or [`TensorRtError::Cuda`] for device memory.
     pub(super) fn new(
         runtime: Runtime,
         request: &LoadRequest<'_>,
         device: &Arc<dyn Device>,
     ) -> Result<Self, TensorRtError> {
-        // The library works in the context that is current to the thread: with this call it is the device's.
+        // The library uses the thread's current CUDA context. This call makes the device's context current.
         let nothing: Work = Arc::new(|_| Ok(()));
         device.enqueue(WHAT, &nothing)?;
 
@@ -54,7 +54,7 @@ impl Engine {
         let mut context = engine.context(request.path)?;
 
         let mut memory = Vec::new();
-        // Also where none is needed: null would read as not given.
+        // Allocate even if no bytes are needed: the library takes null for missing.
         let buffer = Buffer::zeroed(device, "TensorRT scratch memory", scratch)?;
         context.set_scratch(buffer.address(), scratch);
         memory.push(buffer);
@@ -65,7 +65,7 @@ impl Engine {
             let refused = |problem| TensorRtError::Binding {
                 path: request.path.into(),
                 tensor: name.into(),
-                problem: format!("its memory was refused: {problem}"),
+                problem: format!("TensorRT refused its memory: {problem}"),
             };
             context.set_address(name, address).map_err(refused)?;
             Ok::<_, TensorRtError>(address)
@@ -80,26 +80,26 @@ impl Engine {
             output.map.address = place(&output.desc.name, "head map", output.bytes)?;
         }
         for (name, bytes) in others {
-            place(name, "an output that is not read", *bytes)?;
+            place(name, "unused output", *bytes)?;
         }
 
-        let running = Arc::new(Running {
+        let state = Arc::new(RunState {
             context: Mutex::new(context),
             _memory: memory,
         });
-        let run = running.clone();
+        let run = state.clone();
         Ok(Self {
             descs: bindings.outputs.iter().map(|o| o.desc.clone()).collect(),
             bindings,
             work: Arc::new(move |stream| run.context().enqueue(stream).map_err(failed)),
-            running,
+            state,
             device: device.clone(),
         })
     }
 }
 
-impl Running {
-    fn context(&self) -> MutexGuard<'_, Context> {
+impl RunState {
+    fn context(&self) -> MutexGuard<'_, ExecutionContext> {
         self.context.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,16 +136,16 @@ impl crate::engine::Engine for Engine {
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
         let layers = Arc::new(Mutex::new(Vec::new()));
-        let (running, told) = (self.running.clone(), layers.clone());
+        let (state, times) = (self.state.clone(), layers.clone());
         let work: Work = Arc::new(move |stream| {
-            let mut layers = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut layers = times.lock().unwrap_or_else(PoisonError::into_inner);
             let mut add = |name: &str, ms| {
                 layers.push(LayerTime {
                     name: name.into(),
                     ms: f64::from(ms),
                 });
             };
-            running.context().profile(stream, &mut add).map_err(failed)
+            state.context().profile(stream, &mut add).map_err(failed)
         });
         self.device.enqueue(WHAT, &work)?;
         let mut layers = layers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +155,7 @@ impl crate::engine::Engine for Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // A context must not go while it runs. What this answers, an earlier call has answered already.
+        // Wait for the last run before the context is freed. Earlier calls have reported any error.
         let address = self.bindings.input.map.address;
         let _ = self.device.download(WHAT, address, &mut []);
     }
