@@ -3,48 +3,48 @@
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Anything that can go wrong, by the stage in which it did.
+/// Any error of this crate, by the module that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A model description is missing, malformed or contradicts itself.
+    /// A model description is missing, malformed or inconsistent.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
     /// A point cloud or a sweep list could not be read.
     #[error(transparent)]
     Frame(#[from] crate::points::FrameError),
-    /// A plan file could not be opened, or does not fit.
+    /// A plan file could not be opened or used.
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     /// An engine refused its payload or failed to run.
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
-    /// TensorRT refused an engine, or is not there.
+    /// TensorRT is missing, or refused an engine.
     #[error(transparent)]
     TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
-    /// A stage on the CPU cannot reach a map.
+    /// A CPU stage cannot access a map.
     #[error(transparent)]
     Cpu(crate::cpu::CpuError),
-    /// A stage on a GPU failed.
+    /// A GPU stage failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),
-    /// The sensitivity of a network's layers could not be measured.
+    /// A network's layer sensitivity could not be measured.
     #[error(transparent)]
     Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
-    /// Ranges could not be found, or a calibration does not fit.
+    /// Ranges could not be determined, or a calibration does not match.
     #[error(transparent)]
     Calibration(#[from] crate::build::calibrate::CalibrationError),
     /// Result or label files could not be scored.
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
-    /// A bag, or a frame of it, could not be read.
+    /// A bag or one of its frames could not be read.
     #[cfg(feature = "mcap")]
     #[error(transparent)]
     Bag(#[from] crate::ros::bag::BagError),
-    /// A result cannot be said in the asked-for format.
+    /// A result cannot be expressed in the requested format.
     #[error(transparent)]
     Output(#[from] crate::output::OutputError),
     /// A file could not be read or written.

@@ -128,7 +128,7 @@ impl Plan {
         })
     }
 
-    /// The file.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -143,7 +143,7 @@ impl Plan {
         &self.model
     }
 
-    /// The pillar feature network, BN folded.
+    /// The pillar feature network, with BN folded in.
     pub fn pfn(&self) -> &Pfn {
         &self.pfn
     }
@@ -176,7 +176,7 @@ pub struct Contents<'a> {
     pub manifest: Manifest,
     /// Text of the model description.
     pub model_text: &'a str,
-    /// The pillar feature network, BN folded.
+    /// The pillar feature network, with BN folded in.
     pub pfn: &'a Pfn,
     /// The engine's sections, with names of at most 8 bytes.
     pub engine: Vec<(&'static str, &'a [u8])>,

@@ -68,7 +68,7 @@ impl Program {
 
     fn check_tensor(&self, tensor: &Tensor) -> Result<(), String> {
         let shape = [tensor.channels, tensor.height, tensor.width];
-        // Each size is checked first, so that the product cannot overflow 64 bits.
+        // Checking each size first keeps the product within 64 bits.
         let fits = shape.iter().all(|&d| (1..=MAX_DIM).contains(&d))
             && shape.iter().map(|&d| d as u64).product::<u64>() <= MAX_MAP as u64;
         if !fits {

@@ -11,7 +11,7 @@ use centerpoint::build::quantize;
 use centerpoint::build::status::{self, engine};
 use centerpoint::engine::tensorrt::layers::LayerTable;
 use centerpoint::plan::{Plan, PlanError, Quantization, TensorRtTarget};
-use centerpoint::program::{Layer, LayerTensor, Program};
+use centerpoint::program::{Program, ProgramLayer, ProgramTensor};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]
@@ -293,8 +293,8 @@ fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>) -> String {
     }
 }
 
-fn write_layer(text: &mut String, i: usize, layer: &Layer) -> std::fmt::Result {
-    let describe = |t: &LayerTensor| describe(&t.name, t.shape, t.scale);
+fn write_layer(text: &mut String, i: usize, layer: &ProgramLayer) -> std::fmt::Result {
+    let describe = |t: &ProgramTensor| describe(&t.name, t.shape, t.scale);
     let inputs: Vec<String> = layer.inputs.iter().map(describe).collect();
     writeln!(text, "Layer {i:<4} | {} [Op: {}]", layer.name, layer.kind)?;
     writeln!(text, "    {{{}}}", inputs.join(",\n     "))?;

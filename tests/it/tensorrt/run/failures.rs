@@ -295,7 +295,7 @@ fn plans_that_lack_something_are_refused() {
     assert!(
         error
             .to_string()
-            .contains("the manifest says nothing of TensorRT"),
+            .contains("the manifest has no TensorRT target"),
         "{error}"
     );
 
@@ -322,7 +322,7 @@ fn plans_that_lack_something_are_refused() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("made for `tensorrt`, but the CPU was asked for; leave out"),
+        text.contains("made for `tensorrt`, but the CPU was requested; leave out"),
         "{text}"
     );
 }
