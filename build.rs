@@ -1,16 +1,16 @@
-//! Names the C library (SONAME), and compiles what is not Rust: the shim of TensorRT (`build/tensorrt.rs`), and the
-//! kernels with nvcc, where there is one: a fatbin for every file in `kernels/`, embedded in the library together
-//! with the sources. Kernels and shim only with the feature `cuda`.
+//! Sets the SONAME of the C library and compiles the code that is not Rust. With the feature `tensorrt` this is the
+//! TensorRT shim (`build/tensorrt.rs`). With the feature `cuda` these are the kernels: nvcc, if found, compiles each
+//! file in `kernels/` to a fatbin, which is embedded in the library together with the source.
 //!
-//! nvcc is taken from the first of these that has it:
+//! nvcc is searched for in this order:
 //! 1. `CENTERPOINT_NVCC`: the compiler itself, or a Python `site-packages` that holds PyPI's
-//!    (`nvidia/cu13/bin/nvcc`); empty means that no nvcc is to be used;
-//! 2. `CUDA_HOME`, `CUDA_PATH`: `bin/nvcc` in there;
+//!    (`nvidia/cu13/bin/nvcc`); an empty value disables nvcc;
+//! 2. `CUDA_HOME`, `CUDA_PATH`: `bin/nvcc` below them;
 //! 3. `PATH`;
 //! 4. `/usr/local/cuda/bin/nvcc`, where NVIDIA's installers put it.
 //!
-//! Without nvcc the sources alone are embedded, and compiled by NVRTC at first use. An nvcc that fails is a
-//! warning and no more: a missing CUDA never fails a build.
+//! Without nvcc only the sources are embedded, and NVRTC compiles them at first use. If nvcc fails, the build
+//! prints a warning and continues: a missing or broken CUDA installation never fails a build.
 
 #[cfg(feature = "tensorrt")]
 #[path = "build/tensorrt.rs"]
@@ -24,15 +24,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-/// Architectures that get code of their own, as far as the nvcc knows them; the oldest also gets PTX, which
-/// the driver compiles for those that are missing. 87 is Orin, 110 Thor.
+/// Architectures to compile for, if nvcc supports them. The oldest also gets PTX, which the driver compiles for
+/// architectures missing here. 87 is Orin, 110 is Thor.
 const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "110", "120"];
 
-/// `-fmad=false`: each operation is rounded on its own, as on the CPU.
+/// `-fmad=false` rounds every operation separately, as on the CPU.
 const FLAGS: [&str; 4] = ["-std=c++17", "-O3", "-fmad=false", "-fatbin"];
 
-/// The C library's ABI, the number at the end of its SONAME. It goes up when a program that was linked with an
-/// older library could break; `CP_ABI_VERSION` in the header is the same.
+/// ABI version of the C library, the number at the end of its SONAME. It increases when a program linked against an
+/// older library could break. `CP_ABI_VERSION` in the header must match.
 const ABI_VERSION: u32 = 0;
 
 fn main() {
@@ -46,21 +46,21 @@ fn main() {
         return;
     }
     println!("cargo::rerun-if-changed=kernels");
-    // Not `PATH`: it differs between a shell and an editor, and each change would compile all again.
+    // Not `PATH`: it differs between a shell and an editor, and each change would trigger a full rebuild.
     for name in ["CENTERPOINT_NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     if let Err(error) = embed() {
-        // The crate cannot be built without this file; cargo says what is missing.
+        // The crate does not build without this file; cargo prints the reason.
         println!("cargo::error=cannot embed the kernels: {error}");
     }
     #[cfg(feature = "tensorrt")]
     if let Err(error) = tensorrt::build() {
-        println!("cargo::error=cannot list the shims of TensorRT: {error}");
+        println!("cargo::error=cannot list the TensorRT shims: {error}");
     }
 }
 
-/// Writes `kernels.rs`, the list of `Source`s that `src/cuda/module.rs` includes.
+/// Writes `kernels.rs`, the list of `KernelSource`s that `src/cuda/device/module.rs` includes.
 fn embed() -> io::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let kernels = kernels()?;
@@ -84,7 +84,7 @@ fn embed() -> io::Result<()> {
         };
         let _ = writeln!(
             list,
-            "Source {{ stage: \"{kernel}\", text: {text}, fatbin: {fatbin} }},"
+            "KernelSource {{ stage: \"{kernel}\", text: {text}, fatbin: {fatbin} }},"
         );
     }
     list.push_str("]\n");
@@ -107,7 +107,7 @@ fn kernels() -> io::Result<Vec<String>> {
     Ok(stems)
 }
 
-/// Compiles all files side by side; tells for each whether there is a fatbin.
+/// Compiles all files in parallel. Returns whether each one has a fatbin.
 fn compile_all(nvcc: &Nvcc, kernels: &[String], out: &Path) -> Vec<bool> {
     thread::scope(|scope| {
         let running: Vec<_> = kernels
@@ -128,7 +128,7 @@ fn compile_all(nvcc: &Nvcc, kernels: &[String], out: &Path) -> Vec<bool> {
     })
 }
 
-/// An nvcc and the options for the architectures that it knows.
+/// The compiler and the options for the architectures it supports.
 struct Nvcc {
     path: PathBuf,
     targets: Vec<String>,
@@ -152,7 +152,7 @@ impl Nvcc {
         }
         if targets.is_empty() {
             return Err(format!(
-                "{} knows none of sm_{ARCHITECTURES:?}",
+                "{} supports none of sm_{ARCHITECTURES:?}",
                 path.display()
             ));
         }
@@ -168,12 +168,12 @@ impl Nvcc {
     }
 }
 
-/// Standard output of a command that succeeds, or a sentence.
+/// Runs a command and returns its standard output, or a message that describes the failure.
 fn run(command: &mut Command) -> Result<String, String> {
     let name = Path::new(command.get_program()).display().to_string();
     let done = command
         .output()
-        .map_err(|error| format!("{name} cannot be run: {error}"))?;
+        .map_err(|error| format!("cannot run {name}: {error}"))?;
     if done.status.success() {
         return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
@@ -186,16 +186,17 @@ fn run(command: &mut Command) -> Result<String, String> {
     Err(format!("{name} failed: {}", first.join(" / ")))
 }
 
-/// The first nvcc that exists.
+/// The first nvcc that exists, in the order given above.
 fn find_nvcc() -> Option<PathBuf> {
-    if let Some(given) = env::var_os("CENTERPOINT_NVCC") {
-        if given.is_empty() {
+    if let Some(path) = env::var_os("CENTERPOINT_NVCC") {
+        if path.is_empty() {
             return None;
         }
-        let given = PathBuf::from(given);
-        return Some(match given.is_dir() {
-            true => given.join("nvidia/cu13/bin/nvcc"),
-            false => given,
+        let path = PathBuf::from(path);
+        return Some(if path.is_dir() {
+            path.join("nvidia/cu13/bin/nvcc")
+        } else {
+            path
         });
     }
     let homes = ["CUDA_HOME", "CUDA_PATH"]
@@ -211,5 +212,5 @@ fn find_nvcc() -> Option<PathBuf> {
 }
 
 fn warn(problem: &str) {
-    println!("cargo::warning={problem}; the kernels will be compiled by NVRTC at first use");
+    println!("cargo::warning={problem}; NVRTC will compile the kernels at first use");
 }

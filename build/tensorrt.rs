@@ -1,19 +1,17 @@
-//! Compiles `src/engine/tensorrt/shim.cpp` once for each family of TensorRT whose headers are found: `trt10`,
+//! Compiles `src/engine/tensorrt/shim.cpp` once for each TensorRT family whose headers are found: `trt10`,
 //! `trt11`, and `rtx1` for TensorRT-RTX. Only with the feature `tensorrt`.
 //!
-//! Headers are looked for in
-//! 1. `TENSORRT_INCLUDE_DIR`, a list like `PATH`: each entry is a folder with NvInfer.h (or with NvOnnxParser.h
-//!    alone), or a folder of such folders, or of folders whose `include` is one;
-//! 2. where Debian's packages and NVIDIA's archives put them: [`PLACES`].
+//! Headers are searched for in
+//! 1. `TENSORRT_INCLUDE_DIR`, a list like `PATH`. Each entry is a folder with NvInfer.h (or with NvOnnxParser.h
+//!    alone), or a folder that contains such folders or folders with a matching `include`;
+//! 2. the places that Debian packages and NVIDIA archives use: [`PLACES`].
 //!
-//! What comes first is taken, as a whole: 2. is asked only for families that 1. does not have. Where one of
-//! them has several sets of a family, **the oldest** is taken. A library serves its own headers and all older
-//! ones of its major version, so that the oldest set serves the most libraries; and the shim asks for nothing
-//! that only later headers name. In TensorRT-RTX the interfaces changed with 1.5, so there the oldest from
-//! 1.5 on comes first.
+//! 2 is used only for families that 1 lacks. If a location has several versions of a family, **the oldest** is
+//! used: a library supports its own headers and all older ones of its major version, so the oldest headers support
+//! the most libraries, and the shim needs nothing that only newer headers declare. TensorRT-RTX changed its
+//! interfaces in 1.5, so for that family the oldest version from 1.5 on is preferred.
 //!
-//! Nothing found, or a compiler that fails, is a warning and no more: the program says at run time what is
-//! missing.
+//! Missing headers and compiler errors are only warnings. The program reports at run time what is missing.
 
 use std::env;
 use std::fmt::Write as _;
@@ -21,17 +19,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Names of the shims: prefix, whether TensorRT-RTX, major version.
+/// The shims: prefix, whether it is TensorRT-RTX, major version.
 const FAMILIES: [(&str, bool, u32); 3] = [
     ("trt10", false, 10),
     ("trt11", false, 11),
     ("rtx1", true, 1),
 ];
 
-/// The first of TensorRT-RTX with the interfaces that it has now; `src/engine/tensorrt/choice.rs` has it, too.
+/// First version of TensorRT-RTX with the current interfaces. Must match `src/engine/tensorrt/choice.rs`.
 const RTX_BREAK: (u32, u32) = (1, 5);
 
-/// Where headers are installed.
+/// Default locations of the headers.
 const PLACES: [&str; 5] = [
     "/usr/include/aarch64-linux-gnu",
     "/usr/include/x86_64-linux-gnu",
@@ -40,13 +38,13 @@ const PLACES: [&str; 5] = [
     "/usr/local/tensorrt/include",
 ];
 
-/// What to do for headers.
+/// How to install the headers, for warnings.
 const ADVICE: &str = "install them (Debian, Ubuntu, JetPack: libnvinfer-dev and libnvonnxparsers-dev), or name \
                       their folder in TENSORRT_INCLUDE_DIR, and build again";
 
 const SHIM: &str = "src/engine/tensorrt/shim.cpp";
 
-/// One set of headers.
+/// The headers of one TensorRT version.
 #[derive(Clone, Debug)]
 struct Headers {
     /// The folder with NvInfer.h.
@@ -59,7 +57,7 @@ struct Headers {
 /// Writes `tensorrt.rs`, the list of shims that `src/engine/tensorrt/ffi.rs` includes.
 ///
 /// # Errors
-/// Only for that file.
+/// If `tensorrt.rs` cannot be written.
 pub(crate) fn build() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=TENSORRT_INCLUDE_DIR");
     println!("cargo::rerun-if-changed=src/engine/tensorrt/shim.cpp");
@@ -85,7 +83,7 @@ pub(crate) fn build() -> io::Result<()> {
         match compile(prefix, headers, &parsers, &out) {
             Ok(()) => compiled.push(prefix),
             Err(problem) => {
-                // No such file, so that cargo tries again at the next build.
+                // This file never exists, so cargo tries again at the next build.
                 println!("cargo::rerun-if-changed={}", out.join("again").display());
                 problems.push(problem);
             }
@@ -93,9 +91,9 @@ pub(crate) fn build() -> io::Result<()> {
     }
     if compiled.is_empty() && problems.is_empty() {
         problems.push(format!(
-            "no headers of TensorRT 10, 11 or TensorRT-RTX 1 were found; {ADVICE}"
+            "found no headers of TensorRT 10, TensorRT 11 or TensorRT-RTX 1; {ADVICE}"
         ));
-        // Where packages would put them.
+        // Packages would install them here.
         for folder in PLACES.iter().filter(|place| place.ends_with("-gnu")) {
             if Path::new(folder).is_dir() {
                 println!("cargo::rerun-if-changed={folder}");
@@ -120,7 +118,7 @@ fn list(compiled: &[&str], problems: &[String]) -> String {
     }
     let _ = writeln!(
         text,
-        "];\n/// Why there are not more.\nconst PROBLEMS: &str = {:?};",
+        "];\n/// Why other shims are missing.\nconst PROBLEMS: &str = {:?};",
         problems.join("; ")
     );
     text
@@ -147,7 +145,7 @@ fn given_folders() -> Vec<PathBuf> {
         }
         if folders.len() == before {
             println!(
-                "cargo::warning=feature `tensorrt`: TENSORRT_INCLUDE_DIR names {}, where there is no NvInfer.h",
+                "cargo::warning=feature `tensorrt`: {}, named in TENSORRT_INCLUDE_DIR, contains no NvInfer.h",
                 entry.display()
             );
         }
@@ -155,7 +153,7 @@ fn given_folders() -> Vec<PathBuf> {
     folders
 }
 
-/// [`PLACES`], and the archives' `TensorRT*` below `/usr/local` and `/opt`.
+/// [`PLACES`] and the `TensorRT*` folders of archives below `/usr/local` and `/opt`.
 fn places() -> Vec<PathBuf> {
     let archives = ["/usr/local", "/opt"]
         .into_iter()
@@ -173,7 +171,7 @@ fn places() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The folders in a folder, sorted.
+/// The subfolders of a folder, sorted.
 fn subfolders(folder: &Path) -> Vec<PathBuf> {
     let mut inner: Vec<PathBuf> = fs::read_dir(folder)
         .into_iter()
@@ -192,7 +190,7 @@ fn has_headers(folder: &Path) -> bool {
         .any(|name| folder.join(name).is_file())
 }
 
-/// The headers in a folder, by their NvInferVersion.h.
+/// Reads the version of the headers in a folder from NvInferVersion.h.
 fn read(folder: &Path) -> Option<Headers> {
     let bytes = fs::read(folder.join("NvInferVersion.h")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
@@ -203,7 +201,7 @@ fn read(folder: &Path) -> Option<Headers> {
                 .then(|| words.next().unwrap_or_default())
         })
     };
-    // 10.3 has the number itself, later ones the name of another macro: TRT_MAJOR_ENTERPRISE, TRT_MAJOR_RTX.
+    // 10.3 defines a number, later versions the name of another macro: TRT_MAJOR_ENTERPRISE, TRT_MAJOR_RTX.
     let number = |name: &str| {
         let found = value(name)?;
         found.parse().ok().or_else(|| value(found)?.parse().ok())
@@ -215,14 +213,14 @@ fn read(folder: &Path) -> Option<Headers> {
     })
 }
 
-/// The set of a family to compile with.
+/// The headers to compile a family with.
 fn choose(sets: &[Headers], rtx: bool, major: u32) -> Option<&Headers> {
     sets.iter()
         .filter(|headers| headers.rtx == rtx && headers.version.0 == major)
         .min_by_key(|headers| (rtx && headers.version < RTX_BREAK, headers.version))
 }
 
-/// Compiles the shim, or says why not.
+/// Compiles the shim, or returns why that failed.
 fn compile(
     prefix: &str,
     headers: &Headers,
@@ -236,7 +234,7 @@ fn compile(
         headers.folder.display()
     );
     let parser = |folder: &Path| folder.join("NvOnnxParser.h").is_file();
-    // A parser's header that lies beside other TensorRT headers belongs to those.
+    // A parser header beside other TensorRT headers belongs to those.
     let alone = |folder: &Path| parser(folder) && !folder.join("NvInfer.h").is_file();
     let mut folders = vec![headers.folder.as_path()];
     if !parser(&headers.folder) {
@@ -252,16 +250,16 @@ fn compile(
     compiler
         .cpp(true)
         .std("c++17")
-        // A newer compiler may find more to warn of; the tests ask for all warnings.
+        // A newer compiler may warn about more; the tests enable all warnings.
         .warnings(false)
         .extra_warnings(false)
         .define("CP_PREFIX", prefix)
         .out_dir(out.join(prefix))
-        // First, lest a CUDA toolkit's headers come in.
+        // First, to take precedence over the headers of a CUDA toolkit.
         .include("src/engine/tensorrt/include")
         .file(SHIM);
     for folder in folders {
-        // As the compiler's own folder it is searched anyway, and breaks `#include_next` if it is named.
+        // The compiler searches this folder anyway, and naming it breaks `#include_next`.
         if folder != Path::new("/usr/include") {
             compiler.flag("-isystem").flag(folder);
         }
@@ -270,9 +268,9 @@ fn compile(
     compiler
         .try_compile(&format!("centerpoint_{prefix}"))
         .map_err(|error| {
-            // The compiler's own words are warnings already.
+            // cargo already shows the compiler's own output as warnings.
             let first = error.to_string();
             let first = first.lines().next().unwrap_or_default();
-            format!("the shim for {what} could not be compiled: {first}")
+            format!("cannot compile the shim for {what}: {first}")
         })
 }

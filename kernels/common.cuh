@@ -1,13 +1,13 @@
-// What all kernels share: integer names, the frame's input, maps, and small device functions.
+// Shared by all kernels: integer names, the frame's input, maps, and small device functions.
 //
-// The same sources are compiled by nvcc, by NVRTC (no standard headers: none is included here) and, for
-// tests without a GPU, as C++ with an emulation header in front (`tests/emulation/`).
+// nvcc and NVRTC compile the same sources (no standard headers, because NVRTC has none), and so does a C++
+// compiler after an emulation header, for tests without a GPU (`tests/emulation/`).
 //
 // Conventions. A kernel is `extern "C"`, is named `<stage>_<what>` and takes ONE parameter by value: a
-// struct of device addresses and numbers that `src/cuda/<stage>.rs` mirrors with `#[repr(C)]`; its size is
-// asserted on both sides. Everything that differs from frame to frame lies in device memory, so that a
-// recorded graph of launches serves every frame. Arithmetic is f32, each operation rounded on its own
-// (`-fmad=false`), in the order of the CPU stage of the same name, so that both give the same bytes.
+// struct of device addresses and numbers that `src/cuda/<stage>.rs` mirrors with `#[repr(C)]`; both sides
+// assert its size. Everything that differs from frame to frame is in device memory, so that one recorded
+// graph of launches serves every frame. Arithmetic is f32, each operation rounded separately
+// (`-fmad=false`), in the order of the CPU stage of the same name, so that both produce the same bytes.
 #pragma once
 
 typedef unsigned char u8;
@@ -24,38 +24,39 @@ typedef signed char i8;
 #define WARP 32u
 #define FULL_MASK 0xffffffffu
 
-// Most columns of a point row, and most sweeps of a frame; as in `src/points/`.
+// Most columns of a point row, and most sweeps of a frame, as in `src/points/`.
 #define MAX_COLUMNS 16
 #define MAX_SWEEPS 256
 
-// A sweep of the frame: its points begin at `first`.
+// A sweep of the frame.
 struct Sweep {
+    // Its first point.
     u32 first;
     // Seconds before the newest sweep.
     float age;
-    // Rows of [R | t] that move its points to where the newest sweep sees them.
+    // Rows of [R | t] that move its points into the newest sweep's frame of reference.
     float motion[12];
 };
 
 // The frame's input, written by the host before each frame (`src/cuda/input.rs`).
-struct Frame {
+struct FrameHeader {
     // Address of the points: rows of `stride` f32, in the cloud's own columns.
     u64 points;
     u32 count;
     u32 stride;
-    // Columns of the model, and where each comes from in a row (-1: it is 0), with its factor.
+    // Columns of the model: each one's position in a row (-1: it is 0) and factor.
     u32 columns;
     int source[MAX_COLUMNS];
     float factor[MAX_COLUMNS];
-    // The model's column that grows by the sweep's age, or -1.
+    // The model's column that the sweep's age is added to, or -1.
     int time;
-    // Newest first; sweep 0 is not moved.
+    // Newest first; sweep 0 stays where it is.
     u32 sweeps;
     u32 reserved;
     Sweep sweep[MAX_SWEEPS];
 };
 static_assert(sizeof(Sweep) == 56, "mirrored in src/cuda/input.rs");
-static_assert(sizeof(Frame) == 160 + 56 * MAX_SWEEPS, "mirrored in src/cuda/input.rs");
+static_assert(sizeof(FrameHeader) == 160 + 56 * MAX_SWEEPS, "mirrored in src/cuda/input.rs");
 
 // `boxes::Box3d`: metres and radians.
 struct Box {
@@ -69,8 +70,7 @@ struct Box {
 };
 static_assert(sizeof(Box) == 44, "mirrored in src/boxes.rs");
 
-// How many boxes a list has, and how many candidates were lost before them: past the cap, and for values
-// that are not finite.
+// The boxes of a list, and the candidates dropped before: past the cap, and for non-finite values.
 struct BoxTotals {
     u32 count, surplus, non_finite;
     u32 reserved;
@@ -80,7 +80,7 @@ static_assert(sizeof(BoxTotals) == 16, "mirrored in src/cuda/decode.rs");
 // How values of a map are stored.
 enum Element { ELEMENT_F32 = 0, ELEMENT_F16 = 1, ELEMENT_I8 = 2 };
 
-// A map in device memory: element (c, y, x) lies at
+// A map in device memory: element (c, y, x) has index
 // (c / vector) * stride_c + y * stride_y + x * stride_x + c % vector.
 struct Map {
     u64 data;
@@ -89,7 +89,7 @@ struct Map {
     u32 stride_c, stride_y, stride_x;
     // Channels that lie side by side: 1, 2, 4, 8, 16 or 32.
     u32 vector;
-    // Value of code 1 where elements are i8.
+    // Value of code 1, if elements are i8.
     float scale;
     u32 reserved;
 };
@@ -107,7 +107,7 @@ __device__ __forceinline__ bool is_nan(float value) {
     return (__float_as_uint(value) & 0x7fffffffu) > 0x7f800000u;
 }
 
-// The half-precision number (IEEE binary16) nearest to a value, ties to even; any NaN gives 0x7fff.
+// The half-precision number (IEEE binary16) nearest to a value, ties to even; 0x7fff for any NaN.
 __device__ __forceinline__ u16 half_bits(float value) {
 #ifdef __CUDA_ARCH__
     u16 bits;
@@ -136,12 +136,12 @@ __device__ __forceinline__ float half_value(u16 bits) {
 // Index of this thread in the launch.
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
-// This thread within its warp, and the lanes before it, of blocks that are one-dimensional.
+// This thread's lane, and a mask of the lanes before it, in one-dimensional blocks.
 __device__ __forceinline__ u32 lane_index() { return threadIdx.x % WARP; }
 __device__ __forceinline__ u32 lanes_below() { return (1u << lane_index()) - 1u; }
 
-// Sum of `value` over the threads of the block before this one; `total` is that over all. All threads call
-// it, in blocks of whole warps; `sums` is shared memory for one number of each warp.
+// Sum of `value` over the threads of the block before this one; `total` is the sum over all. All threads
+// must call it, in blocks of whole warps; `sums` is shared memory for one number per warp.
 __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
     u32 upto = value;
     for (u32 step = 1; step < WARP; step *= 2) {
@@ -149,7 +149,7 @@ __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
         if (lane_index() >= step) upto += before;
     }
     const u32 warp = threadIdx.x / WARP;
-    // An earlier call's sums have been read.
+    // All threads have read an earlier call's sums.
     __syncthreads();
     if (lane_index() == WARP - 1) sums[warp] = upto;
     __syncthreads();
@@ -162,11 +162,11 @@ __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
     return before;
 }
 
-// Reads point `index` into `row` as the model wants it: its columns in order, scaled, moved to where the
-// newest sweep sees it, with its age. Same operations as `PointCloud::select` after
+// Reads point `index` into `row` as the model expects it: its columns in order, scaled, moved into the newest
+// sweep's frame of reference, with its age. Same operations as `PointCloud::select` after
 // `SweepBuffer::accumulate`.
 template <int COLUMNS>
-__device__ __forceinline__ void load_point(const Frame &frame, u32 index, float (&row)[COLUMNS]) {
+__device__ __forceinline__ void load_point(const FrameHeader &frame, u32 index, float (&row)[COLUMNS]) {
     u32 sweep = 0, end = frame.sweeps;
     while (sweep + 1 < end) {
         u32 middle = (sweep + end) / 2;
@@ -183,7 +183,7 @@ __device__ __forceinline__ void load_point(const Frame &frame, u32 index, float 
             int source = frame.source[c];
             value = source < 0 ? 0.0f : from[source] * frame.factor[c];
         }
-        // Written once, with a constant index: else compilers keep the row in local memory.
+        // Written once, with a constant index: otherwise compilers keep the row in local memory.
         row[c] = c == time ? value + age : value;
     }
     if (sweep == 0) return;

@@ -1,31 +1,31 @@
-// Decode: the head maps of all tasks to candidate boxes, best first, as `src/decode.rs`.
+// Decode: the head maps of all tasks into candidate boxes, best first, as `src/decode.rs`.
 //
 // Four launches (the first and the last once for every TASKS_PER_LAUNCH tasks):
 //   decode_cells   a warp for each REGION of REGION_CELLS cells, blocks of CELLS_BLOCK threads, y is the task:
-//                  marks cells by their logits, judges the marked ones, lists the keys of those that pass
-//   decode_select  a block of SELECT_BLOCK threads for each task: numbers the keys of its regions, takes
+//                  marks cells by their logits, tests the marked ones, lists the keys of those that pass
+//   decode_select  a block of SELECT_BLOCK threads for each task: numbers the keys of its regions, selects
 //                  the best max_candidates (radix select, most significant byte first), counts the rest
-//   decode_sort    a block of SORT_BLOCK threads for each TILE of the keys taken, of all tasks: sorts it
-//   decode_boxes   a thread for each key: its rank is its place in its tile plus, for each other tile, the
-//                  number of smaller keys there (binary search); writes the box there
+//   decode_sort    a block of SORT_BLOCK threads for each TILE of the selected keys of all tasks: sorts it
+//   decode_boxes   a thread for each key: its rank is its position in its tile plus, for each other tile, the
+//                  number of smaller keys there (binary search); writes the box at its rank
 //
 // In:  per task six maps (`Output`), each [channels, height, width] in f32 or f16, in the engine's layout.
 // Out: boxes[total] and slots[total], best first; `BoxTotals`.
 //
-// A candidate is one of the `slots` of the frame: (task, cell, class) in ascending order, numbered. Its key is
-// the complement of its score's bits, then the slot: unique, and ascending in the order of `Candidate::rank`
-// (scores are not negative, so that their bits order as they do).
+// The slots of a frame number (task, cell, class) in ascending order; a candidate has a slot. Its key is the
+// complement of its score's bits, then the slot: unique, and ascending in the order of `Candidate::rank`
+// (scores are not negative, so their bits order as they do).
 //
-// Deterministic: places in lists come from ballots and scans; the counters of a digit are sums; keys are
-// unique, so the selection and the sorted order do not depend on how they are found.
+// Deterministic: positions in lists come from ballots and scans; the counters of a digit are sums; keys are
+// unique, so there is only one selection and one sorted order.
 //
-// Caps: past max_candidates the keys of a task are counted as surplus. A region's list has room for every
-// cell (with `class_cell` for every class of every cell), so the marked cells cannot overflow it.
-// Nothing is cleared between frames: all that is read was written by the frame.
+// Caps: keys of a task past max_candidates count as surplus. A region's list has room for every cell (with
+// `class_cell`, for every class of every cell), so the marked cells cannot overflow it.
+// Nothing is cleared between frames: a frame writes everything that it reads.
 //
 // Bytes, for C heatmap channels on N cells in elements of E, with K candidates: reads ECN once (the floor),
-// then 10E and, for the best class, EC for each marked cell at random places; writes and reads 8K about four
-// times; N / 32 for the regions' counts; writes 48 for each box.
+// then 10E and, for the best class, EC for each marked cell at random; writes and reads 8K about four times;
+// N / 32 for the regions' counts; writes 48 for each box.
 #include "common.cuh"
 
 #define TASKS_PER_LAUNCH 8
@@ -33,12 +33,12 @@
 #define SELECT_BLOCK 1024u
 #define SORT_BLOCK 512u
 
-// Cells that a warp looks at, STEPS times WARP of them.
+// Cells that a warp scans: STEPS times WARP.
 #define STEPS 8u
 #define REGION_CELLS (STEPS * WARP)
-// Keys that a block sorts, two for each thread.
+// Keys that a block sorts, two per thread.
 #define TILE (2u * SORT_BLOCK)
-// Fills up the last tile: larger than every key, since slots end before 2^32 - 1.
+// Pads the last tile: larger than every key, because slots end before 2^32 - 1.
 #define NO_KEY 0xffffffffffffffffull
 
 // The maps of a task, as `model::OUTPUT_KINDS`.
@@ -54,9 +54,9 @@ struct DecodeTask {
 // A heatmap channel.
 struct DecodeChannel {
     u32 class_id;
-    // Position of its class among those of its task, ascending.
+    // Rank of its class among those of its task, ascending.
     u32 rank;
-    // The channel of its task that has this one's position as rank.
+    // The channel of its task whose rank is this channel's position.
     u32 by_rank;
     // Least logit that passes in any band.
     float least;
@@ -64,22 +64,22 @@ struct DecodeChannel {
 };
 static_assert(sizeof(DecodeTask) == 8 && sizeof(DecodeChannel) == 20, "mirrored in src/cuda/decode.rs");
 
-// What `decode_select` found for a task.
-struct DecodeTaken {
+// The candidates of a task, by `decode_select`.
+struct DecodeTaskCounts {
     u32 count, surplus, non_finite;
 };
 
-static_assert(sizeof(DecodeTaken) == 12, "mirrored in src/cuda/decode.rs");
+static_assert(sizeof(DecodeTaskCounts) == 12, "mirrored in src/cuda/decode.rs");
 
 struct DecodeMaps {
     // [tasks] DecodeTask and [channels] DecodeChannel.
     u64 tasks, channels;
     // [bands] Upper bounds, and [bands][channels] least logits.
     u64 bands, logits;
-    // [regions of all tasks][region_keys] Keys; [regions] how many of each, and non-finite ones.
+    // [regions of all tasks][region_keys] Keys; [regions] their number, and that of non-finite cells.
     u64 keys, found, non_finite;
-    // Sorted tiles; what each task gave.
-    u64 sorted, taken;
+    // Sorted tiles; [tasks] DecodeTaskCounts.
+    u64 sorted, counts;
     u64 boxes, slots;
     // The task of the first maps, and the number of all tasks.
     u32 first_task, task_count;
@@ -89,7 +89,7 @@ struct DecodeMaps {
     u32 class_cell, band_count, channel_count;
     // Metres of a head cell along x and y; least x and y.
     float cell[2], min[2];
-    // 1 where sizes are width, length, height; 1 where the rotation is (-cos, -sin).
+    // 1 if sizes are width, length, height; 1 if the rotation is (-cos, -sin).
     u32 wlh, neg_cos_neg_sin;
     Map maps[TASKS_PER_LAUNCH][OUTPUTS];
 };
@@ -97,10 +97,10 @@ static_assert(sizeof(DecodeMaps) == 144 + TASKS_PER_LAUNCH * OUTPUTS * 48, "mirr
 
 struct DecodeLists {
     u64 tasks;
-    // As in DecodeMaps. `decode_select` turns `found` into the number of keys before each region.
+    // As in DecodeMaps. `decode_select` replaces `found` by the number of keys before each region.
     u64 keys, found, non_finite;
-    // [tasks][max_candidates] Keys that are taken; [tasks] DecodeTaken.
-    u64 selected, taken;
+    // [tasks][max_candidates] Selected keys; [tasks] DecodeTaskCounts.
+    u64 selected, counts;
     u64 sorted, totals;
     u32 task_count, regions;
     u32 class_cell, max_candidates;
@@ -116,7 +116,7 @@ __device__ __forceinline__ float map_value(const Map &map, u32 c, u32 y, u32 x) 
                                       : half_value(((const u16 *)map.data)[index]);
 }
 
-// For each step, whether a logit of the lane's cell is not below its channel's least one, which includes NaN.
+// For each step, whether a logit of the lane's cell is not below its channel's least one; NaN is not.
 template <typename Stored>
 __device__ __forceinline__ u32 mark_cells(const Map &heatmap, const DecodeChannel *channels, u32 count,
                                           const u32 (&at)[STEPS]) {
@@ -132,9 +132,9 @@ __device__ __forceinline__ u32 mark_cells(const Map &heatmap, const DecodeChanne
     return marked;
 }
 
-// What the maps say of a cell.
+// The maps' values at a cell.
 struct Measured {
-    // No value is NaN or infinite.
+    // Whether no value is NaN or infinite.
     bool finite;
     float center[3];
     // In the order of the channels.
@@ -165,7 +165,7 @@ __device__ __forceinline__ Measured measure(const DecodeMaps &p, const Map *maps
     return m;
 }
 
-// What became of a cell and class: refused is below a threshold or beyond the last band.
+// The outcome of a cell and class; refused means below a threshold or beyond the last band.
 enum Verdict { REFUSE, KEEP, NON_FINITE };
 
 // `c` is the channel among those of all tasks.
@@ -183,7 +183,7 @@ __device__ __forceinline__ Verdict judge(const DecodeMaps &p, const Map *maps, u
     return logit < least || yaw_norm < channel.yaw_norm ? REFUSE : KEEP;
 }
 
-// Keys of a region at most, and where those of a task's first region begin.
+// Most keys of a region, and the start of a task's first region.
 __device__ __forceinline__ u32 region_keys(const DecodeTask &task, u32 class_cell) {
     return class_cell ? task.classes * REGION_CELLS : REGION_CELLS;
 }
@@ -191,13 +191,13 @@ __device__ __forceinline__ u64 first_key(const DecodeTask &task, u32 index, u32 
     return (u64)(class_cell ? task.channel : index) * regions * REGION_CELLS;
 }
 
-// The keys of a region while a warp makes them.
+// The keys of a region while a warp lists them.
 struct Region {
     u64 *keys;
     u32 found, non_finite;
 };
 
-// All lanes call it: appends the keys of those lanes that keep theirs.
+// Appends the keys of the lanes that keep theirs. All lanes must call it.
 __device__ __forceinline__ void append(Region &region, Verdict verdict, float logit, u32 slot) {
     const u32 kept = __ballot_sync(FULL_MASK, verdict == KEEP);
     if (verdict == KEEP) {
@@ -210,7 +210,7 @@ __device__ __forceinline__ void append(Region &region, Verdict verdict, float lo
 
 extern "C" __global__ void decode_cells(const DecodeMaps p) {
     const u32 index = thread_index() / WARP;
-    // The same for the whole warp.
+    // Uniform across the warp.
     if (index >= p.regions) return;
     const u32 task_index = p.first_task + blockIdx.y;
     const DecodeTask task = ((const DecodeTask *)p.tasks)[task_index];
@@ -247,7 +247,7 @@ extern "C" __global__ void decode_cells(const DecodeMaps p) {
         if (!__any_sync(FULL_MASK, on)) continue;
         const u32 cell = first + s * WARP, y = cell / p.width, x = cell % p.width;
         const u32 slot = task.channel * cells + cell * task.classes;
-        // With the best class a round for it; else a round for each class.
+        // One round for the best class, or a round for each class.
         const u32 rounds = p.class_cell ? task.classes : 1;
 #pragma unroll 1
         for (u32 round = 0; round < rounds; ++round) {
@@ -290,7 +290,7 @@ struct KeyList {
 };
 
 __device__ __forceinline__ u64 key_at(const KeyList &list, u32 i) {
-    // The last region that does not begin behind `i`.
+    // The last region that starts at or before `i`.
     u32 low = 0, high = list.regions;
     while (low + 1 < high) {
         const u32 middle = low + (high - low) / 2;
@@ -300,8 +300,8 @@ __device__ __forceinline__ u64 key_at(const KeyList &list, u32 i) {
     return list.keys[(u64)low * list.region_keys + (i - list.before[low])];
 }
 
-// The key that `wanted` of the `count` keys do not exceed; 0 < wanted < count. All threads of the block call
-// it. Byte by byte: the keys that begin as the wanted one does are counted by their next byte.
+// The `wanted`-th smallest of the `count` keys; 0 < wanted < count. All threads of the block must call it. It
+// finds the key byte by byte: it counts the keys with the prefix found so far by their next byte.
 __device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wanted) {
     __shared__ u32 histogram[256];
     __shared__ u32 found_byte, found_below;
@@ -311,12 +311,12 @@ __device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wa
         __syncthreads();
         for (u32 i = threadIdx.x; i < count; i += SELECT_BLOCK) {
             const u64 key = key_at(list, i);
-            // In two steps: a shift by 64 is not defined.
+            // In two steps, because a shift by 64 is undefined.
             if (key >> shift >> 8 == prefix) atomicAdd(&histogram[key >> shift & 255u], 1u);
         }
         __syncthreads();
         if (threadIdx.x < WARP) {
-            // Eight bytes for each lane; the wanted one is in the lane whose sums enclose `wanted`.
+            // Eight byte values per lane; the wanted one is in the lane whose sums enclose `wanted`.
             u32 sum = 0;
             for (u32 b = 0; b < 8; ++b) sum += histogram[threadIdx.x * 8 + b];
             u32 upto = sum;
@@ -335,11 +335,11 @@ __device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wa
         __syncthreads();
         prefix = prefix << 8 | found_byte;
         wanted -= found_below;
-        // All keys that begin so are wanted: at the last byte there is one, since keys are unique.
+        // Stop once all keys with this prefix are wanted: the last byte leaves one, because keys are unique.
         if (histogram[found_byte] == wanted || shift == 0) {
             return prefix << shift | (((u64)1 << shift) - 1);
         }
-        // The histogram has been read.
+        // All threads have read the histogram.
         __syncthreads();
     }
 }
@@ -359,7 +359,7 @@ extern "C" __global__ void decode_select(const DecodeLists p) {
         const u32 keys_before = scan_block(valid ? before[r] : 0, sums, total);
         if (valid) before[r] = count + keys_before;
         count += total;
-        // Its barriers make what was written above seen by all.
+        // Its barriers make the writes above visible to all threads.
         scan_block(valid ? non_finite[r] : 0, sums, total);
         lost += total;
     }
@@ -368,49 +368,49 @@ extern "C" __global__ void decode_select(const DecodeLists p) {
     const u32 wanted = min(count, p.max_candidates);
     const u64 last = wanted < count ? select_key(list, count, wanted) : NO_KEY;
     u64 *selected = (u64 *)p.selected + (u64)index * p.max_candidates;
-    u32 taken = 0;
+    u32 done = 0;
     for (u32 first = 0; first < count; first += SELECT_BLOCK) {
         const u32 i = first + threadIdx.x;
         const u64 key = i < count ? key_at(list, i) : NO_KEY;
         const bool take = i < count && key <= last;
         u32 total;
         const u32 place = scan_block(take, sums, total);
-        if (take) selected[taken + place] = key;
-        taken += total;
+        if (take) selected[done + place] = key;
+        done += total;
     }
     if (threadIdx.x == 0) {
-        DecodeTaken *out = (DecodeTaken *)p.taken + index;
+        DecodeTaskCounts *out = (DecodeTaskCounts *)p.counts + index;
         out->count = wanted;
         out->surplus = count - wanted;
         out->non_finite = lost;
     }
 }
 
-// Number of keys that all tasks gave.
-__device__ __forceinline__ u32 taken_keys(u64 taken, u32 task_count) {
+// Number of selected keys of all tasks.
+__device__ __forceinline__ u32 selected_keys(u64 counts, u32 task_count) {
     u32 total = 0;
-    for (u32 t = 0; t < task_count; ++t) total += ((const DecodeTaken *)taken)[t].count;
+    for (u32 t = 0; t < task_count; ++t) total += ((const DecodeTaskCounts *)counts)[t].count;
     return total;
 }
 
 extern "C" __global__ void decode_sort(const DecodeLists p) {
     __shared__ u64 tile[TILE];
-    const DecodeTaken *taken = (const DecodeTaken *)p.taken;
-    const u32 total = taken_keys(p.taken, p.task_count);
+    const DecodeTaskCounts *counts = (const DecodeTaskCounts *)p.counts;
+    const u32 total = selected_keys(p.counts, p.task_count);
     const u32 first = blockIdx.x * TILE;
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         BoxTotals *totals = (BoxTotals *)p.totals;
         u32 surplus = 0, non_finite = 0;
         for (u32 t = 0; t < p.task_count; ++t) {
-            surplus += taken[t].surplus;
-            non_finite += taken[t].non_finite;
+            surplus += counts[t].surplus;
+            non_finite += counts[t].non_finite;
         }
         totals->count = total;
         totals->surplus = surplus;
         totals->non_finite = non_finite;
         totals->reserved = 0;
     }
-    // The same for the whole block.
+    // Uniform across the block.
     if (first >= total) return;
     const u32 count = min(total - first, TILE);
     u32 size = 2;
@@ -420,7 +420,7 @@ extern "C" __global__ void decode_sort(const DecodeLists p) {
         u64 key = NO_KEY;
         if (k < count) {
             u32 task = 0, i = first + k;
-            while (i >= taken[task].count) i -= taken[task++].count;
+            while (i >= counts[task].count) i -= counts[task++].count;
             key = ((const u64 *)p.selected)[(u64)task * p.max_candidates + i];
         }
         tile[k] = key;
@@ -453,7 +453,7 @@ __device__ __forceinline__ float yaw_of(float sin, float cos) {
 
 extern "C" __global__ void decode_boxes(const DecodeMaps p) {
     const u32 i = thread_index();
-    const u32 total = taken_keys(p.taken, p.task_count);
+    const u32 total = selected_keys(p.counts, p.task_count);
     if (i >= total) return;
     const u64 *sorted = (const u64 *)p.sorted;
     const u64 key = sorted[i];
@@ -463,7 +463,7 @@ extern "C" __global__ void decode_boxes(const DecodeMaps p) {
     const u32 cells = p.width * p.height;
     u32 index = 0;
     while (slot >= (tasks[index].channel + tasks[index].classes) * cells) ++index;
-    // Another launch has the maps of its task.
+    // Another launch handles this task.
     if (index < p.first_task || index >= p.first_task + TASKS_PER_LAUNCH) return;
 
     u32 rank = i % TILE;

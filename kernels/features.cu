@@ -2,28 +2,28 @@
 //
 // A warp computes one pillar at a time, with a lane for each output channel:
 // 1. a lane per point reads its slot and the point, and writes the model's columns to a row in shared memory;
-// 2. all lanes add the rows up in input order: the mean; the rows get their offsets, and one row of zeros
-//    stands for the padding of a pillar that is not full;
-// 3. each layer reads the rows that the one before it wrote, and raises a max for each channel.
-// A pillar of more rows than `chunk` goes through in chunks, once for each layer: a layer needs the max of
-// the one before over all rows. What comes before it is computed again, with the same result, so that no
-// buffer grows with `max_points_per_pillar`.
+// 2. all lanes sum the rows in input order for the mean; the rows get their offsets, and one row of zeros
+//    represents the padding of a pillar that is not full;
+// 3. each layer reads the rows that the previous layer wrote, and raises a maximum for each channel.
+// A pillar of more rows than `chunk` is processed in chunks, once for each layer, because a layer needs the
+// previous layer's maximum over all rows. The layers before are computed again, with the same result, so that
+// no buffer grows with `max_points_per_pillar`.
 //
 // Shapes: counts and cells `[max_pillars]`, slots `[max_pillars][max_points]`, out `[max_pillars][channels]`
-// f32. Rows of pillars past the frame's number keep what they held.
-// Launch: warps of a block by `Features::new`; the number of blocks is that for `max_pillars`, and blocks
-// that have no pillar end at once. Dynamic shared memory: the weights (`features_pfn` only), then per warp
-// two buffers of `chunk` rows and the max of every layer.
+// f32. Rows of pillars past the frame's number keep their values.
+// Launch: `Features::new` chooses the warps of a block; the grid is for `max_pillars`, and blocks without a
+// pillar exit at once. Dynamic shared memory: the weights (`features_pfn` only), then per warp two buffers of
+// `chunk` rows and the maxima of every layer.
 // Bytes: reads 8 + 4 per point of slots, the points, and 4 · weight_count per block; writes
 // 4 · channels per pillar.
-// At the cap: a count above `max_points` is taken for `max_points`, a number of pillars above `max_pillars`
-// for `max_pillars`.
-// Deterministic: a sum belongs to one lane and has one order (bias, columns of the appended max, columns of
-// the row, ascending); a max over values that are neither NaN nor -0 has no order.
+// Caps: a count above `max_points` reads as `max_points`, a number of pillars above `max_pillars` as
+// `max_pillars`.
+// Deterministic: one lane computes a sum, in one order (bias, columns of the appended maximum, columns of the
+// row, ascending); the maximum of values that are neither NaN nor -0 depends on no order.
 //
-// Registers, from nvcc 13 for sm_75 to sm_120, without spills or local memory: features_pfn 80, for 24 warps
-// on a multiprocessor; features_pfn_large 88 to 116, for 16. Warps that shared memory leaves of those, by its
-// size on a multiprocessor (64, 100, 164 and 228 KiB), for 11 input columns and pillars of at most 20 points:
+// Registers with nvcc 13 for sm_75 to sm_120, without spills or local memory: features_pfn 80, for 24 warps
+// on a multiprocessor; features_pfn_large 88 to 116, for 16. Of those warps, shared memory of 64, 100, 164 and
+// 228 KiB on a multiprocessor allows these, for 11 input columns and pillars of at most 20 points:
 //   layers       block              64   100  164  228
 //   64           8 warps, 13 KiB    24   24   24   24
 //   32, 32       8 warps, 26 KiB    16   24   24   24
@@ -31,18 +31,18 @@
 // No GPU has run it yet: the times are not known.
 #include "common.cuh"
 
-// Layers of a PFN at most.
+// Most layers of a PFN.
 #define MAX_LAYERS 3
-// Threads of a block at most.
+// Most threads of a block.
 #define MAX_THREADS 256
 
-struct Layer {
-    // Columns that it reads of a row, and of the appended max (0 in the first layer): multiples of 4, the
-    // last ones zero.
+struct FeaturesLayer {
+    // Columns that it reads of a row, and of the appended maximum (0 in the first layer): padded to multiples
+    // of 4 with zeros.
     u32 inputs, maxes;
-    // Output channels: 8, 16, 32 or a multiple of 64, the last ones zero.
+    // Output channels: padded to 8, 16, 32 or a multiple of 64 with zeros.
     u32 width;
-    // Its weights begin here: bias [width], of the max [maxes][width], of the row [inputs][width].
+    // Start of its weights: bias [width], those of the maximum [maxes][width], of the row [inputs][width].
     u32 weights;
 };
 
@@ -51,26 +51,26 @@ struct FeaturesParams {
     u32 max_pillars, max_points;
     // Columns of the grid.
     u32 nx;
-    // Which columns are appended to the point's own: xyz - mean if not 0, xyz - centre in so many axes.
+    // Columns appended to the point's own: xyz - mean if not 0, xyz - centre along this many axes.
     u32 mean_offset, center_axes;
     // Channels of the output, at most the last layer's width.
     u32 channels;
-    // f32 values of all weights, a multiple of 4.
+    // Number of f32 weights, a multiple of 4.
     u32 weight_count;
-    // Rows of a warp's buffers, at most 32, and the floats of a row in each.
+    // Rows of a warp's buffers, at most 32, and floats of a row in each.
     u32 chunk, stride[2];
-    // Floats of shared memory of a warp, and of all maxes in it.
+    // Floats of shared memory of a warp, and of all maxima in it.
     u32 warp_floats, max_count;
     u32 layers;
     float voxel[3], min[3];
-    Layer layer[MAX_LAYERS];
+    FeaturesLayer layer[MAX_LAYERS];
     u32 reserved;
 };
 static_assert(sizeof(FeaturesParams) == 184, "mirrored in src/cuda/features.rs");
 
 namespace {
 
-// N values that are read and written at once.
+// N values, read and written at once.
 template <int N> struct alignas(4 * N) Vector {
     float v[N];
 };
@@ -81,13 +81,13 @@ template <int N> __device__ __forceinline__ Vector<N> load(const float *from) {
 
 __device__ __forceinline__ float larger(float value, float other) { return value > other ? value : other; }
 
-// Rows in the warp's shared memory: floats from its beginning, and from row to row. (A choice between two
-// pointers would make compilers forget that both point to shared memory.)
+// Rows in the warp's shared memory: floats from its start, and from row to row. (With a choice between two
+// pointers, compilers lose track that both point to shared memory.)
 struct Rows {
     u32 at, stride;
 };
 
-// Adds rows times weights `[columns][width]` to the sums, each product rounded first, columns ascending.
+// Adds rows times weights `[columns][width]` to the sums, columns ascending, each product rounded first.
 template <int ROWS, int CHANNELS>
 __device__ __forceinline__ void add_products(const float *const (&row)[ROWS], u32 columns, const float *weights,
                                              u32 width, Vector<CHANNELS> (&sum)[ROWS]) {
@@ -108,18 +108,18 @@ __device__ __forceinline__ void add_products(const float *const (&row)[ROWS], u3
     }
 }
 
-// Lanes that compute other rows of the same channels.
+// Groups of lanes that compute different rows of the same channels.
 struct Group {
-    // This lane's, and their number: 32 / width, at least 1.
+    // This lane's group, and the number of groups: 32 / width, at least 1.
     u32 index, count;
     // First channel of the lane.
     u32 channel;
 };
 
-// Computes rows `first`, `first + group.count`, … of the lane, stores them in `to` and raises `max`. Rows
-// past the last are the last once more, and not stored.
+// Computes rows `first`, `first + group.count`, … of the lane, stores them in `to` and raises `max`. Past the
+// last row it computes the last one again, without storing it.
 template <int ROWS, int CHANNELS>
-__device__ __forceinline__ void run_rows(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 first,
+__device__ __forceinline__ void run_rows(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 first,
                                          u32 rows, const Group &group, const Vector<CHANNELS> &base,
                                          Vector<CHANNELS> &max) {
     const float *row[ROWS];
@@ -135,7 +135,7 @@ __device__ __forceinline__ void run_rows(const Layer &layer, bool last, const fl
     for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
         for (int c = 0; c < CHANNELS; ++c) {
-            // A NaN becomes 0, and so does -0.
+            // NaN and -0 become 0.
             sum[r].v[c] = larger(sum[r].v[c], 0.0f);
             max.v[c] = larger(sum[r].v[c], max.v[c]);
         }
@@ -146,9 +146,9 @@ __device__ __forceinline__ void run_rows(const Layer &layer, bool last, const fl
     }
 }
 
-// Runs the channels of a layer that the lanes have at once, CHANNELS each, on `rows` rows.
+// Runs the channels of a layer that the lanes compute at once, CHANNELS each, on `rows` rows.
 template <int CHANNELS>
-__device__ __forceinline__ void run_channels(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to,
+__device__ __forceinline__ void run_channels(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to,
                                              u32 rows, const Group &group, const float *max_before,
                                              float *max_after) {
     const float *weight = weights + layer.weights + group.channel;
@@ -157,7 +157,7 @@ __device__ __forceinline__ void run_channels(const Layer &layer, bool last, cons
     const float *const before[1] = {max_before};
     add_products<1, CHANNELS>(before, layer.maxes, weight, layer.width, base);
     weight += layer.maxes * layer.width;
-    // After ReLU nothing is below 0.
+    // ReLU leaves nothing below 0.
     Vector<CHANNELS> max = {};
     u32 row = 0;
     while (row < rows) {
@@ -182,8 +182,8 @@ __device__ __forceinline__ void run_channels(const Layer &layer, bool last, cons
     }
 }
 
-// Runs a layer on `rows` rows; the max after it grows, so that chunks of rows add to it.
-__device__ __forceinline__ void run_layer(const Layer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 rows,
+// Runs a layer on `rows` rows and raises its maxima, so that chunks of rows accumulate.
+__device__ __forceinline__ void run_layer(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 rows,
                                           const float *max_before, float *max_after) {
     const u32 lane = threadIdx.x % WARP;
     if (layer.width <= WARP) {
@@ -198,9 +198,9 @@ __device__ __forceinline__ void run_layer(const Layer &layer, bool last, const f
     }
 }
 
-// A lane's point: reads it if it is one of the pillar's `kept`, and writes its columns to the lane's row.
+// Reads a lane's point if it is one of the pillar's `kept`, and writes its columns to the lane's row.
 template <int COLUMNS>
-__device__ __forceinline__ void load_row(const Frame &frame, const u32 *slots, u32 index, u32 kept, float *row) {
+__device__ __forceinline__ void load_row(const FrameHeader &frame, const u32 *slots, u32 index, u32 kept, float *row) {
     if (index >= kept) return;
     float point[COLUMNS];
     load_point<COLUMNS>(frame, slots[index], point);
@@ -215,7 +215,7 @@ __device__ __forceinline__ float center_of(const FeaturesParams &params, int axi
     return params.voxel[axis] / 2.0f + (float)index * params.voxel[axis] + params.min[axis];
 }
 
-// Completes a lane's row, which holds its point: its offsets, and zeros to the end. A padding row is all zero.
+// Completes the row of a lane's point: offsets, then zeros to the end. A padding row is all zeros.
 __device__ __forceinline__ void finish_row(const FeaturesParams &params, u32 columns, u32 cell, bool padding,
                                            const float (&mean)[3], float *row) {
     u32 next = padding ? 0 : columns;
@@ -233,10 +233,10 @@ __device__ __forceinline__ void finish_row(const FeaturesParams &params, u32 col
     for (; next < params.layer[0].inputs; ++next) row[next] = 0.0f;
 }
 
-// Computes one pillar. `shared` is the warp's.
+// Computes one pillar. `shared` is the warp's memory.
 template <int COLUMNS>
 __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const float *weights, float *shared, u32 pillar) {
-    const Frame &frame = *(const Frame *)params.frame;
+    const FrameHeader &frame = *(const FrameHeader *)params.frame;
     const u32 lane = threadIdx.x % WARP, chunk = params.chunk;
     const u32 *slots = (const u32 *)params.slots + (u64)pillar * params.max_points;
     const u32 kept = min(((const u32 *)params.counts)[pillar], params.max_points);
@@ -246,10 +246,10 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     const Rows others = {chunk * inputs.stride, params.stride[1]};
     float *max = shared + others.at + chunk * others.stride;
     float *own = shared + lane * inputs.stride;
-    // The row of a lane past the chunk would lie past the buffer.
+    // The row of a lane past the chunk would be outside the buffer.
     const u32 readable = lane < chunk ? kept : 0;
 
-    // Every pillar has a point: so no lane comes past here before all have read the max of the last pillar.
+    // Every pillar has a point, so no lane passes this before all have read the last pillar's maxima.
     float mean[3] = {};
     for (u32 first = 0; first < kept; first += chunk) {
         load_row<COLUMNS>(frame, slots, first + lane, readable, own);
@@ -290,7 +290,7 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     for (u32 c = lane; c < params.channels; c += WARP) out[c] = result[c];
 }
 
-// All pillars of the frame. SHARED: the weights are copied to shared memory first.
+// All pillars of the frame. SHARED: copies the weights to shared memory first.
 template <int COLUMNS, bool SHARED>
 __device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
     DYNAMIC_SHARED(shared);
@@ -315,12 +315,12 @@ __device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
 
 } // namespace
 
-// Models of at most 8 columns whose weights fit into shared memory.
+// For models of at most 8 columns whose weights fit into shared memory.
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 3) features_pfn(const FeaturesParams params) {
     run_pillars<8, true>(params);
 }
 
-// All others: the weights stay in global memory.
+// For all others: the weights stay in global memory.
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2) features_pfn_large(const FeaturesParams params) {
     run_pillars<MAX_COLUMNS, false>(params);
 }

@@ -1,48 +1,48 @@
-// Non-maximum suppression: of overlapping boxes the best one stays, as `src/nms.rs` with the geometry of
+// Non-maximum suppression: keeps the best of overlapping boxes, as `src/nms.rs` with the geometry of
 // `src/boxes.rs`.
 //
 // 2 + steps launches:
-//   nms_prepare  a thread for each box: its BEV rectangle and its class; all are left
+//   nms_prepare  a thread for each box: its BEV rectangle and its class; all boxes remain
 //   nms_step     a block of STEP_BLOCK threads for each group of one step, see below
-//   nms_output   one block of OUTPUT_BLOCK threads: copies the boxes that are left, in order, with the classes
-//                that the remap gives them, and writes the totals before them
+//   nms_output   one block of OUTPUT_BLOCK threads: copies the remaining boxes, in order, with remapped
+//                classes, and writes the totals before them
 //
 // In:  boxes[count], best first, and their totals (`kernels/decode.cu`).
-// Out: `BoxTotals`, then the boxes that are left, best first: one block of memory, for one copy.
+// Out: `BoxTotals`, then the remaining boxes, best first: one block of memory, for one copy.
 //
-// A step. The block lists its group's boxes that are left, in order, in a part of memory of its own: it begins
-// behind as many places as lower groups have boxes, left or not, which no other block changes meanwhile. It
-// takes them in chunks of CHUNK. Every box of the chunk is tested against every box that the group has kept so
-// far and against those before it in the chunk; what overlaps a kept box goes, what overlaps one of the chunk
-// is noted in that one's mask. Then one thread goes through the chunk in order: a box that is still there
-// stays, and its mask takes others away. Kept boxes are appended to the group's list. The first box past the
-// group's cap and all after it go.
+// A step. The block lists its group's remaining boxes, in order, in a part of memory of its own, which starts
+// after as many entries as lower groups have boxes, remaining or not (a number that no other block changes
+// meanwhile). It processes them in chunks of CHUNK: it tests every box of the chunk against every box that the
+// group has kept so far and against the earlier ones of the chunk. A box that overlaps a kept one is removed;
+// an overlap within the chunk sets a bit in the earlier box's mask. Then one thread walks the chunk in order:
+// it keeps each box that remains, and removes those in its mask. Kept boxes are appended to the group's list.
+// The first box past the group's cap and all later ones are removed.
 //
-// IoU: most pairs are far apart and rejected by distance. Those that are not are collected from all threads
-// in a queue, and clipped by all threads together, since a warp takes as long for one as for 32.
+// IoU: most pairs are far apart and rejected by distance. All threads put the other pairs into a queue and
+// clip them together, because a warp takes as long for one pair as for 32.
 //
-// Deterministic: lists come from ballots and scans; the queue's order depends on the schedule, but all that
-// comes of it are bits that are set, whoever sets them first.
+// Deterministic: lists come from ballots and scans; the queue's order depends on the schedule, but it only
+// decides who sets a bit first.
 //
-// Memory grows with the number of boxes only. Bytes, for K boxes, G groups and S kept boxes of a group: reads
-// 44K, writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each box
-// that is left. Time is S * K / groups tests, in one block for each group.
+// Memory grows only with the number of boxes. Bytes, for K boxes, G groups and S kept boxes of a group: reads
+// 44K and writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each
+// remaining box. Time is S * K / groups tests, in one block per group.
 #include "common.cuh"
 
 #define STEP_BLOCK 256u
 #define WARPS (STEP_BLOCK / WARP)
 #define OUTPUT_BLOCK 1024u
-// Boxes that are taken at a time: the bits of a mask.
+// Boxes processed at a time: the bits of a mask.
 #define CHUNK 64u
-// Boxes that a chunk is tested against before the queue is looked at, and pairs that come of it at most.
+// Boxes that a chunk is tested against between two looks at the queue, and the most pairs from that.
 #define ROUND 16u
 #define ROUND_PAIRS (ROUND * CHUNK)
-// Holds what one round adds to what has not yet been worth clipping.
+// Room for the pairs of one round and those left over from earlier rounds.
 #define QUEUE (2u * ROUND_PAIRS)
 // No class.
 #define NONE 0xffffffffu
-// Corners of an outline that a thread holds, a power of two: what a clip has not yet read and what it has
-// written are at most 14, see `clip`.
+// Corners of an outline that a thread holds, a power of two: those that a clip has not read yet and those that
+// it has written are at most 14, see `clip`.
 #define RING 16u
 
 // The BEV rectangle of a box; metres.
@@ -50,7 +50,7 @@ struct Rect {
     float x, y;
     // Half of the diagonal.
     float radius;
-    // In the list of kept boxes of a circle step: the squared radius of the box's class.
+    // In a circle step's list of kept boxes: the squared radius of the box's class.
     float limit;
     // Half of the length and of the width.
     float half_length, half_width;
@@ -68,11 +68,11 @@ static_assert(sizeof(NmsRemap) == 16, "mirrored in src/cuda/nms.rs");
 struct NmsParams {
     // BoxTotals of the candidates, and the candidates.
     u64 totals, boxes;
-    // [capacity] Rect and class of each box, and whether it is left (1 or 0).
+    // [capacity] Rect and class of each box, and whether it remains (1 or 0).
     u64 rects, classes, left;
-    // [capacity] Indices of the groups' boxes, and rectangles of those kept: a part for each group.
+    // [capacity] Indices of the groups' boxes, and rectangles of the kept ones: a part for each group.
     u64 members, kept;
-    // [classes] Group of each class in this step; squared radius of each class where it is a circle step.
+    // [classes] Group of each class in this step; squared radius of each class in a circle step.
     u64 groups, limits;
     // [remap_count] NmsRemap.
     u64 remap;
@@ -80,9 +80,9 @@ struct NmsParams {
     u64 out;
     u32 capacity;
     u32 circle;
-    // Of an IoU step: greatest IoU that is no overlap, and square of the distance up to which pairs are compared.
+    // In an IoU step: greatest IoU that is not an overlap, and square of the distance up to which pairs are compared.
     float threshold, search;
-    // Boxes that each group keeps at most.
+    // Most boxes that a group keeps.
     u32 max_boxes;
     u32 remap_count;
 };
@@ -115,12 +115,12 @@ __device__ __forceinline__ float distance_squared(const Rect &a, const Rect &b) 
     return dx * dx + dy * dy;
 }
 
-// Corners of an outline, a thread's own part of shared memory: `corner[slot][axis][thread]`.
+// Corners of an outline, in a thread's own part of shared memory: `corner[slot][axis][thread]`.
 struct Corners {
     float at[RING][2][STEP_BLOCK];
 };
 
-// Area by the shoelace formula, relative to the first corner, of corners that come one by one.
+// Area by the shoelace formula, relative to the first corner, from corners one at a time.
 struct Area {
     u32 count;
     float first[2], last[2];
@@ -142,8 +142,8 @@ struct Area {
 // Clips the outline of `count` corners from slot `begin` on to where SIGN * coordinate <= limit on AXIS
 // (Sutherland and Hodgman 1974); `put(x, y)` is called for each corner of the result, in order.
 //
-// `put` may append to the ring: of L corners, after the first i at most (3i + 1) / 2 are put, so that with
-// those not yet read there are at most L + (i + 1) / 2, which is 14 for L = 9, the most before the last clip.
+// `put` may append to the ring: the first i of L corners produce at most (3i + 1) / 2, so that with the unread
+// ones there are at most L + (i + 1) / 2, which is 14 for L = 9, the most before the last clip.
 template <int AXIS, int SIGN, typename Put>
 __device__ __forceinline__ void clip(const Corners &corners, u32 begin, u32 count, float limit, Put put) {
     const u32 t = threadIdx.x;
@@ -168,7 +168,7 @@ __device__ __forceinline__ void clip(const Corners &corners, u32 begin, u32 coun
 }
 
 // Area of the intersection of two rectangles: `b`'s corners in `a`'s frame, clipped at its four sides in turn.
-// Corners lie in shared memory, as their number is not known to the compiler.
+// Corners are in shared memory, because the compiler does not know their number.
 __device__ __forceinline__ float intersection(const Rect &a, const Rect &b, Corners &corners) {
     const float dx = b.x - a.x, dy = b.y - a.y;
     const float x = a.cos * dx + a.sin * dy;
@@ -199,7 +199,7 @@ __device__ __forceinline__ float intersection(const Rect &a, const Rect &b, Corn
     return fmaxf(0.5f * area.twice, 0.0f);
 }
 
-// Intersection over union, 0 where it is not finite.
+// Intersection over union, 0 if it is not finite.
 __device__ __forceinline__ float iou(const Rect &a, const Rect &b, Corners &corners) {
     const float own = 4.0f * a.half_length * a.half_width;
     const float others = 4.0f * b.half_length * b.half_width;
@@ -208,24 +208,24 @@ __device__ __forceinline__ float iou(const Rect &a, const Rect &b, Corners &corn
     return is_finite(ratio) ? ratio : 0.0f;
 }
 
-// What the block of a group shares.
+// Shared memory of a group's block.
 struct Step {
-    // The boxes of the chunk, and whom each suppresses of those after it.
+    // The boxes of the chunk, and for each one a mask of the later ones that it suppresses.
     Rect chunk[CHUNK];
     u32 masks[CHUNK][CHUNK / 32];
-    // Boxes of the chunk that a kept box suppresses, and those that stay.
+    // Boxes of the chunk that a kept box suppresses, and those that remain.
     u32 removed[CHUNK / 32], stay[CHUNK / 32];
-    // Pairs to clip: index among the kept boxes and then those of the chunk, times CHUNK, plus the later one.
+    // Pairs to clip: index among the kept boxes, then those of the chunk, times CHUNK, plus the later box.
     u32 queue[QUEUE];
     u32 queued;
 };
 
-// Notes that box `a` (a kept one, or one of the chunk) overlaps box `b` of the chunk.
+// Records that box `a` (a kept one, or one of the chunk) overlaps box `b` of the chunk.
 __device__ __forceinline__ void suppress(Step &s, u32 kept, u32 a, u32 b) {
     atomicOr(a < kept ? &s.removed[b / 32] : &s.masks[a - kept][b / 32], 1u << b % 32);
 }
 
-// Tests all pairs of the chunk's `size` boxes with `kept` boxes and with each other. All threads call it.
+// Tests the chunk's `size` boxes against `kept` boxes and each other. All threads must call it.
 __device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners &corners, const Rect *kept_rects,
                                            u32 kept, u32 size) {
     const u32 b = threadIdx.x % CHUNK;
@@ -248,7 +248,7 @@ __device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners 
         if (p.circle) continue;
         __syncthreads();
         const u32 queued = s.queued;
-        // All have read it.
+        // All threads have read it.
         __syncthreads();
         if (queued <= QUEUE - ROUND_PAIRS && end < kept + size) continue;
         for (u32 i = threadIdx.x; i < queued; i += STEP_BLOCK) {
@@ -261,7 +261,7 @@ __device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners 
     }
 }
 
-// One thread: which of the chunk's `size` boxes stay, at most `room`.
+// Which of the chunk's `size` boxes remain, at most `room`. One thread calls it.
 __device__ __forceinline__ void resolve(Step &s, u32 size, u32 room) {
     u32 left[CHUNK / 32], stay[CHUNK / 32];
 #pragma unroll
@@ -290,14 +290,14 @@ __device__ __forceinline__ u32 group_of(const NmsParams &p, u32 i, u32 end) {
     return i < end ? ((const u32 *)p.groups)[((const u32 *)p.classes)[i]] : NONE;
 }
 
-// Lists the boxes of the block's group that are left, in order, in the group's part of `members`. Gives their
-// number, and the part's beginning. All threads call it.
+// Lists the remaining boxes of the block's group, in order, in the group's part of `members`. Returns their number
+// and the start of that part. All threads must call it.
 __device__ __forceinline__ u32 list_members(const NmsParams &p, u32 &begin) {
     __shared__ u32 own[WARPS], lower[WARPS];
     const u32 count = box_count(p);
     const u32 *left = (const u32 *)p.left;
     const u32 warp = threadIdx.x / WARP;
-    // Each warp takes a part of the boxes, in whole steps of a warp.
+    // Each warp handles a part of the boxes, in whole steps of a warp.
     const u32 part = (count + STEP_BLOCK - 1) / STEP_BLOCK * WARP;
     const u32 first = min(warp * part, count), end = min(first + part, count);
     u32 mine = 0, before = 0;
@@ -341,7 +341,7 @@ extern "C" __global__ void nms_step(const NmsParams p) {
     u32 first = 0;
     if (threadIdx.x == 0) s.queued = 0;
     for (; first < total && kept < p.max_boxes; first += CHUNK) {
-        // The list, and what the last chunk kept, are written; its masks are read.
+        // The list and the last chunk's kept boxes are written; its masks are read.
         __syncthreads();
         const u32 size = min(total - first, CHUNK);
         if (threadIdx.x < size) {

@@ -1,51 +1,50 @@
 // Voxelisation: which points of the frame belong to which pillar, as `src/pillars.rs`.
 //
 // Three launches, one thread per point, blocks of TILE threads, a grid for the input's capacity (blocks
-// past the frame's points end at once):
-//   pillars_cells   each point's cell; the first point of each cell; how many cells begin in each tile
-//   pillars_number  numbers the pillars in the order of their first points, and empties their slots
-//   pillars_fill    gives each pillar its first points in input order; counts what was dropped
+// past the frame's points exit at once):
+//   pillars_cells   each point's cell; the first point of each cell; the number of first points in each tile
+//   pillars_number  numbers the pillars in the order of their first points, and clears their slots
+//   pillars_fill    fills each pillar with its first points in input order; counts dropped points
 //
-// In:  the frame (`Frame`), rows of f32 as they came.
+// In:  the frame (`FrameHeader`), rows of f32 in the cloud's own columns.
 // Out: cells[max_pillars]              cell of each pillar, y * nx + x
 //      counts[max_pillars]             kept points of each pillar, 1 to max_points
-//      slots[max_pillars][max_points]  the kept points, ascending; what is past the count is undefined
-//      totals                          number of pillars, and what was dropped
+//      slots[max_pillars][max_points]  the kept points, ascending; undefined past the count
+//      totals                          number of pillars, and counts of dropped points
 //
 // Deterministic in any order of threads: a cell's first point and a pillar's slots are minima, counters
-// are sums. Slots: a point that meets a smaller one in a slot goes on to the next; a point that meets a
-// larger one takes its place and the larger goes on. So slot k ends with the k-th smallest point: of all
-// that reached it, it kept the smallest. A point may begin at slot b if b smaller ones are known to be in
-// its pillar.
+// are sums. Slots: a point that meets a smaller one in a slot moves on to the next slot; a point that meets
+// a larger one replaces it, and the larger one moves on. So slot k ends with the k-th smallest point: it
+// kept the smallest of all that reached it. A point may start at slot b if its pillar is known to have b
+// smaller points.
 //
-// Caps: cells past max_pillars get the number NO_PILLAR and their points are counted as dropped; points
-// past max_points fall out of the last slot and are counted. A full last slot of a smaller point turns
-// away the rest of a crowded cell with one read.
+// Caps: cells past max_pillars get the number NO_PILLAR, and their points count as dropped; points past
+// max_points drop out of the last slot and are counted. A last slot with a smaller point rejects the rest of
+// a crowded cell with one read.
 //
-// Nothing is cleared between frames but what a frame touched, by its own threads: the first points of
-// cells (also of those without a pillar) and the tiles' counts by `pillars_fill`; the rest is written
-// before it is read.
+// `pillars_fill` clears what the frame touched: the first points of cells (including those without a
+// pillar) and the counts of tiles. Everything else is written before it is read.
 //
-// Bytes, for N points of R columns in C cells with P pillars: reads N * 4R once; N * 4 written, and read
-// twice; C * 4 three times at random places; P * 4 * max_points written; kept points * 4 to 8 at random
-// places within that. All but the points is small enough for L2.
+// Bytes, for N points of R columns in C cells with P pillars: reads N * 4R once; writes N * 4 and reads them
+// twice; C * 4 three times at random; writes P * 4 * max_points; kept points * 4 to 8 at random within that.
+// All but the points fits into L2.
 #include "common.cuh"
 
 // Points of a block.
 #define TILE 512u
 #define WARPS (TILE / WARP)
-// In `point_cells`: the point is in no cell. In `first`: the cell has no point. In `slots`: free.
+// In `point_cells`: the point is in no cell. In `first`: the cell has no point. In `slots`: the slot is free.
 #define NONE 0xffffffffu
-// Number of a cell that came after the last pillar.
+// Number of a cell past the last pillar.
 #define NO_PILLAR 0xffffffffu
 // Marks the first point of a cell in `point_cells`; a grid has at most 2^26 cells.
 #define FIRST 0x80000000u
 
 struct Totals {
     u32 pillars;
-    // What was dropped, in the order of `frame::Dropped`.
+    // Dropped points, in the order of `frame::Dropped`.
     u32 non_finite, out_of_range, pillar_points, past_pillars;
-    // Sums of `pillars_cells`; `pillars_number` moves them above and leaves 0.
+    // Sums of `pillars_cells`; `pillars_number` moves them to the fields above and leaves 0.
     u32 found_non_finite, found_out_of_range;
     u32 reserved;
 };
@@ -53,13 +52,13 @@ static_assert(sizeof(Totals) == 32, "mirrored in src/cuda/pillars.rs");
 
 struct PillarsParams {
     u64 frame;
-    // [cells] First point of each cell. NONE between frames.
+    // [cells] First point of each cell; NONE between frames.
     u64 first;
     // [capacity] Cell of each point.
     u64 point_cells;
-    // [cells] Pillar of each cell that has a point; else undefined.
+    // [cells] Pillar of each cell that has a point; undefined for others.
     u64 pillar_of_cell;
-    // [capacity / TILE] Cells whose first point is in the tile. 0 between frames.
+    // [capacity / TILE] Number of cells whose first point is in the tile; 0 between frames.
     u64 tile_firsts;
     u64 slots, counts, cells, totals;
     // Metres.
@@ -72,7 +71,7 @@ static_assert(sizeof(PillarsParams) == 128, "mirrored in src/cuda/pillars.rs");
 
 // Points of the frame.
 __device__ __forceinline__ u32 point_count(const PillarsParams &p) {
-    return min(((const Frame *)p.frame)->count, p.capacity);
+    return min(((const FrameHeader *)p.frame)->count, p.capacity);
 }
 
 // Column or row of a cell: floor((value - least) / size), at most `last`.
@@ -91,7 +90,7 @@ extern "C" __global__ void pillars_cells(const PillarsParams p) {
     bool finite = true, inside = true;
     if (index < count) {
         float row[MAX_COLUMNS];
-        load_point(*(const Frame *)p.frame, index, row);
+        load_point(*(const FrameHeader *)p.frame, index, row);
 #pragma unroll
         for (int c = 0; c < MAX_COLUMNS; ++c) finite = finite && is_finite(row[c]);
 #pragma unroll
@@ -104,16 +103,16 @@ extern "C" __global__ void pillars_cells(const PillarsParams p) {
         ((u32 *)p.point_cells)[index] = cell;
     }
 
-    // Of the lanes in one cell only the lowest can hold its first point.
+    // Among the lanes of a cell, only the lowest can hold its first point.
     const u32 same = __match_any_sync(FULL_MASK, cell);
     bool lowered = false;
     if (cell != NONE && (same & lanes_below()) == 0) {
         u32 *first = (u32 *)p.first + cell;
-        // `first` only falls: an old value that is small enough tells what the newest would.
+        // `first` only decreases, so a stale value that is small enough decides as the newest would.
         if (*(volatile u32 *)first > index) {
             u32 before = atomicMin(first, index);
             lowered = before > index;
-            // The cell moves from the tile of its former first point to this one.
+            // The cell moves from the tile of its previous first point to this one.
             if (lowered && before != NONE) atomicAdd((u32 *)p.tile_firsts + before / TILE, ~0u);
         }
     }
@@ -132,12 +131,12 @@ extern "C" __global__ void pillars_number(const PillarsParams p) {
     __shared__ u32 sums[WARPS];
     const u32 count = point_count(p);
     const u32 tile = blockIdx.x;
-    // One block works for a frame without points, too: it writes the totals.
+    // One block runs even for a frame without points: it writes the totals.
     const u32 tiles = count == 0 ? 1 : (count + TILE - 1) / TILE;
     if (tile >= tiles) return;
     const u32 index = tile * TILE + threadIdx.x;
 
-    // Pillars of the tiles before.
+    // Pillars of the tiles before this one.
     u32 part = 0, begin;
     for (u32 t = threadIdx.x; t < tile; t += TILE) part += ((const u32 *)p.tile_firsts)[t];
     scan_block(part, sums, begin);
@@ -175,10 +174,10 @@ extern "C" __global__ void pillars_number(const PillarsParams p) {
     }
 }
 
-// Brings a point into the slots of its pillar, from slot `k` on. Tells whether a free slot was taken: else
-// one point, this or another, has fallen out.
+// Inserts a point into the slots of its pillar, from slot `k` on. Returns whether that filled a free slot:
+// otherwise one point, this or another, has dropped out.
 __device__ __forceinline__ bool insert(u32 *slots, u32 max_points, u32 k, u32 point) {
-    // Slots only fall: an old value that is small enough tells what the newest would.
+    // Slots only decrease, so a stale value that is small enough decides as the newest would.
     if (*(volatile u32 *)(slots + max_points - 1) < point) return false;
     for (; k < max_points; ++k) {
         if (*(volatile u32 *)(slots + k) < point) continue;
@@ -203,19 +202,19 @@ extern "C" __global__ void pillars_fill(const PillarsParams p) {
     if (is_first) ((u32 *)p.first)[cell] = NONE;
     const u32 pillar = in_cell ? ((const u32 *)p.pillar_of_cell)[cell] : NO_PILLAR;
 
-    // The lanes below with the same pillar hold smaller points of it, and slot 0 has the first of all.
+    // The lower lanes of the same pillar hold smaller points, and slot 0 holds the pillar's first point.
     const u32 same = __match_any_sync(FULL_MASK, pillar);
     const u32 begin = max((u32)__popc(same & lanes_below()), 1u);
-    bool fell_out = false;
+    bool dropped_out = false;
     if (pillar != NO_PILLAR && !is_first) {
         u32 *slots = (u32 *)p.slots + pillar * p.max_points;
         if (insert(slots, p.max_points, begin, index)) {
             atomicAdd((u32 *)p.counts + pillar, 1u);
         } else {
-            fell_out = true;
+            dropped_out = true;
         }
     }
-    const u32 pillar_points = __syncthreads_count(fell_out);
+    const u32 pillar_points = __syncthreads_count(dropped_out);
     const u32 past_pillars = __syncthreads_count(in_cell && pillar == NO_PILLAR);
     if (threadIdx.x == 0) {
         Totals *totals = (Totals *)p.totals;

@@ -1,19 +1,19 @@
 // Scatter: pillar features into the BEV map that the engine reads, as `src/scatter.rs`.
 //
 // One launch, `scatter_write`: blocks of BLOCK threads, each for WARP pillars, a grid for max_pillars.
-// Blocks without work end at once.
+// Blocks without work exit at once.
 //
 // In:  features[max_pillars][channels] f32; cells[max_pillars], the cell y * width + x of each pillar; their
-//      count; pillar_of_cell, to find whether a cell has a pillar.
+//      count; pillar_of_cell, which shows whether a cell has a pillar.
 // Out: the map, in the engine's layout, as f32, f16 (nearest, ties to even) or i8 codes (QuantizeLinear).
-//      written[max_pillars], the cells of this frame, for the next; NONE past them.
+//      written[max_pillars], the cells of this frame for the next one; NONE past them.
 //
-// The map persists and is 0 where no pillar is: the cells of the last frame that have no pillar in this
-// one are cleared, the others are only written. So no element is written twice and no order matters; the
-// thread that reads an entry of `written` is the one that replaces it.
+// The map persists and is 0 outside of pillars. The kernel clears the cells of the last frame that have no
+// pillar in this one, and writes the others. So it writes no element twice and no order matters; the thread
+// that reads an entry of `written` also replaces it.
 //
-// A warp takes a pillar at a time, its lanes neighbouring channels, where channels lie side by side (NHWC,
-// CHW4, CHW32, HWC8); else (NCHW) a channel at a time, its lanes pillars.
+// Where channels are adjacent (NHWC, CHW4, CHW32, HWC8) a warp handles a pillar at a time, with neighbouring
+// channels on its lanes; otherwise (NCHW) a channel at a time, with pillars on its lanes.
 //
 // Bytes, for P pillars of C channels in elements of E: reads 4PC and 4 to 8 max_pillars; writes EPC, and EC
 // for each cell to clear.
@@ -21,14 +21,14 @@
 
 #define BLOCK 256u
 #define WARPS (BLOCK / WARP)
-// No cell, and no place in the map.
+// No cell, and no index in the map.
 #define NONE 0xffffffffu
 
 struct ScatterParams {
     u64 features, cells;
     // Address of the number of pillars.
     u64 count;
-    // [cells] Valid where `cells` of the pillar names the cell.
+    // [cells] Valid if `cells` of the pillar is the cell.
     u64 pillar_of_cell;
     u64 written;
     Map map;
@@ -37,9 +37,9 @@ struct ScatterParams {
 };
 static_assert(sizeof(ScatterParams) == 96, "mirrored in src/cuda/scatter.rs");
 
-// The code of a value, as `engine::quantize`: value / scale rounded half to even, in -128..=127; NaN is 0.
+// The code of a value, as `engine::quantize`: value / scale rounded half to even, in -128..=127; 0 for NaN.
 __device__ __forceinline__ i8 quantize(float value, float scale) {
-    // 1.5 * 2^23: a small number added to it is rounded to an integer, which is then in the low bits.
+    // 1.5 * 2^23: adding a small number rounds it to an integer, in the low bits of the sum.
     const float shift = 12582912.0f;
     float ratio = value / scale;
     if (is_nan(ratio)) return 0;
@@ -59,7 +59,7 @@ __device__ __forceinline__ void store(const Map &map, u32 index, float value) {
 }
 
 extern "C" __global__ void scatter_write(const ScatterParams p) {
-    // Places of channel 0 in the map: of cells to clear, and of pillars to write.
+    // Indices of channel 0 in the map: of cells to clear, and of pillars to write.
     __shared__ u32 clear_at[WARP], write_at[WARP];
     const u32 begin = blockIdx.x * WARP;
     const u32 *cells = (const u32 *)p.cells;

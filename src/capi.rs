@@ -29,6 +29,7 @@ pub use types::{
     cp_box, cp_cloud, cp_deadline_info, cp_field, cp_frame_info, cp_model_info, cp_options, cp_pose,
 };
 
+use crate::cuda::DevicePtr;
 use crate::deadline::{Budget, Level};
 use crate::detector::{Detector, Device, Options};
 use crate::points::Pose;
@@ -71,15 +72,18 @@ pub unsafe extern "C" fn cp_load(
 ) -> cp_status {
     call(|| {
         check(detector.cast_const(), "detector")?;
-        // SAFETY: checked; the module's contract, here and below.
+        // SAFETY: checked; the module's contract.
         unsafe { detector.write(std::ptr::null_mut()) };
+        // SAFETY: the module's contract.
         let path = unsafe { read_path(path, "path") }?;
         let options = if options.is_null() {
             Options::default()
         } else {
+            // SAFETY: the module's contract.
             unsafe { read_options(&read(options)?) }?
         };
         let loaded = Box::new(cp_detector::new(Detector::load(&path, &options)?));
+        // SAFETY: checked above; the module's contract.
         unsafe { detector.write(Box::into_raw(loaded)) };
         Ok(())
     })
@@ -167,7 +171,8 @@ pub unsafe extern "C" fn cp_detect_device(
             if count > 0 {
                 check(points.cast::<f32>(), "points")?;
             }
-            state.detect_device(points.addr() as u64, count)
+            let points = DevicePtr::from_address(points.addr() as u64);
+            state.detect_device(points, count)
         })
     })
 }
@@ -180,17 +185,20 @@ pub unsafe extern "C" fn cp_push_sweep(
     stamp_ns: i64,
     pose: *const cp_pose,
 ) -> cp_status {
-    // SAFETY: the module's contract, here and below.
     call(|| {
+        // SAFETY: the module's contract.
         let mut state = unsafe { detector_ref(detector) }?.lock()?;
+        // SAFETY: the module's contract.
         let cloud = unsafe { read(cloud) }?;
         let pose = if pose.is_null() {
             None
         } else {
             check(pose, "pose")?;
+            // SAFETY: checked; the module's contract.
             let p = unsafe { pose.read() };
             Some(Pose::new([p.x, p.y, p.z], [p.qw, p.qx, p.qy, p.qz])?)
         };
+        // SAFETY: the module's contract.
         unsafe { state.read(&cloud) }?;
         state.push(stamp_ns, pose)
     })
@@ -230,8 +238,9 @@ pub unsafe extern "C" fn cp_last_boxes(
     found: *mut usize,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's contract, here and below.
+        // SAFETY: the module's contract.
         let out = unsafe { BoxOutput::new(boxes, capacity, found) }?;
+        // SAFETY: the module's contract.
         let state = unsafe { detector_ref(detector) }?.lock()?;
         if state.last().is_some() {
             out.write(state.detector.boxes());
@@ -260,11 +269,9 @@ pub unsafe extern "C" fn cp_deadline(
     info: *mut cp_deadline_info,
 ) -> cp_status {
     call(|| {
-        // SAFETY: the module's contract, here and below.
-        let deadline = *unsafe { detector_ref(detector) }?
-            .lock()?
-            .detector
-            .deadline();
+        // SAFETY: the module's contract.
+        let detector = unsafe { detector_ref(detector) }?;
+        let deadline = *detector.lock()?.detector.deadline();
         let (now, budget, counts) = (Instant::now(), deadline.budget(), deadline.counts());
         let value = cp_deadline_info {
             struct_size: 0,
@@ -283,6 +290,7 @@ pub unsafe extern "C" fn cp_deadline(
             },
             reserved: 0,
         };
+        // SAFETY: the module's contract.
         unsafe { write(info, &value) }
     })
 }
@@ -422,14 +430,14 @@ mod tests {
     fn load() -> *mut cp_detector {
         let mut detector = std::ptr::null_mut();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo/fp32.plan\0");
-        // SAFETY: a C string, no options, a place for the detector.
+        // SAFETY: a C string, no options, a valid place for the detector.
         let status = unsafe { cp_load(path.as_ptr().cast(), std::ptr::null(), &mut detector) };
         assert_eq!(status, CP_OK);
         detector
     }
 
     fn last_error() -> String {
-        // SAFETY: the text stays until the next call.
+        // SAFETY: the text is valid until the next call.
         unsafe { CStr::from_ptr(cp_last_error()) }
             .to_string_lossy()
             .into_owned()
@@ -439,7 +447,7 @@ mod tests {
     fn only_the_detector_that_panicked_is_poisoned() {
         let (broken, other) = (load(), load());
         let mut found = 7;
-        // SAFETY: live detectors, a place for the number.
+        // SAFETY: live detectors, and a valid place for the number.
         unsafe {
             let status = call(|| {
                 let out = BoxOutput::new(std::ptr::null_mut(), 0, &mut found)?;

@@ -22,9 +22,6 @@ pub enum Error {
     /// TensorRT is missing, or refused an engine.
     #[error(transparent)]
     TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
-    /// A CPU stage cannot access a map.
-    #[error(transparent)]
-    Cpu(crate::cpu::CpuError),
     /// A GPU stage failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
@@ -43,10 +40,13 @@ pub enum Error {
     /// A bag or one of its frames could not be read.
     #[cfg(feature = "mcap")]
     #[error(transparent)]
-    Bag(#[from] crate::ros::bag::BagError),
-    /// A result cannot be expressed in the requested format.
+    Bag(#[from] crate::bag::BagError),
+    /// A result file could not be read or written.
     #[error(transparent)]
-    Output(#[from] crate::output::OutputError),
+    Results(#[from] crate::results::ResultsError),
+    /// A picture could not be drawn or written.
+    #[error(transparent)]
+    Draw(#[from] crate::draw::DrawError),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] crate::files::FileError),
@@ -71,13 +71,12 @@ impl From<crate::detector::DetectorError> for Error {
             DetectorError::Engine(error) => Self::Engine(error),
             DetectorError::TensorRt(error) => Self::TensorRt(error),
             DetectorError::Cuda(error) => Self::Cuda(error),
-            DetectorError::Cpu(error) => Self::Cpu(error),
         }
     }
 }
 
-impl From<crate::cpu::CpuError> for Error {
-    fn from(error: crate::cpu::CpuError) -> Self {
+impl From<crate::cuda::StageError> for Error {
+    fn from(error: crate::cuda::StageError) -> Self {
         crate::detector::DetectorError::from(error).into()
     }
 }

@@ -1,8 +1,9 @@
 //! The one writer of output files.
 //!
 //! A file appears under its name whole or not at all: the bytes go to a temporary file in the same folder, which
-//! is synced to disk and renamed over the target. A reader therefore never sees half a file, two writers leave one
-//! whole file, and an error leaves the existing file as it was.
+//! is synced to disk and renamed over the target. A reader therefore never sees half a file, two writers leave
+//! one whole file, and an error leaves the existing file as it was. The folder must be writable; a process that
+//! is killed while writing leaves a hidden `.centerpoint-*.tmp` in it.
 //!
 //! - An existing file keeps its mode; a new one gets the umask's.
 //! - Symbolic links are followed: the link stays, and its target is replaced or, if the link dangles, created.
@@ -49,7 +50,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// Writes to `path` what `fill` writes to the [`OutputFile`].
+/// Writes the file `path` with `fill`.
 ///
 /// # Errors
 /// [`FileError`], also for an error of `fill`; an existing file is then unchanged.
@@ -99,9 +100,7 @@ impl OutputFile {
         let open = || {
             let (folder, target) = resolve_folder(path)?;
             let file = temporary().tempfile_in(folder)?;
-            #[cfg(unix)]
-            file.as_file()
-                .set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+            set_mode(file.as_file(), mode)?;
             Ok(Destination::Temporary { file, target })
         };
         open()
@@ -164,8 +163,8 @@ impl Destination {
         }
         let (mut folder, mut target) = resolve_folder(path)?;
         for _ in 0..MAX_LINKS {
-            // `/dev/stdout` that is redirected to a regular file: the shell has opened that file, so a new one in
-            // its place would miss whatever else is written to it.
+            // `/dev/stdout` that is redirected to a regular file: the shell has opened that file, so a new file
+            // in its place would miss the shell's other output.
             if folder.starts_with("/proc") {
                 return Ok(Self::InPlace(File::create(path)?));
             }
@@ -205,15 +204,35 @@ impl Seek for Destination {
     }
 }
 
-/// Makes `path` a symbolic link to `to`, replacing what is there.
-#[cfg(unix)]
+/// Makes `path` a symbolic link to `to`, and replaces an existing file or link.
 pub(crate) fn write_link(path: &Path, to: &str) -> Result<(), FileError> {
     let link = || {
         let (folder, target) = resolve_folder(path)?;
-        let link = temporary().make_in(folder, |path| std::os::unix::fs::symlink(to, path))?;
+        let link = temporary().make_in(folder, |path| symlink(to, path))?;
         put_into_place(link, &target)
     };
     link().map_err(FileError::new(path, "create"))
+}
+
+#[cfg(unix)]
+fn symlink(to: &str, path: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(to, path)
+}
+
+#[cfg(unix)]
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn symlink(_: &str, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(unix))]
+fn set_mode(_: &File, _: u32) -> io::Result<()> {
+    Ok(())
 }
 
 /// The folder of `path` without links, and `path` in it.
@@ -236,7 +255,7 @@ fn temporary() -> Builder<'static, 'static> {
     builder
 }
 
-/// Renames `file` to `target` and syncs the folder, so that the new name survives a power failure.
+/// Renames `file` to `target` and syncs the folder: the new name then survives a power failure.
 fn put_into_place<F>(file: NamedTempFile<F>, target: &Path) -> io::Result<()> {
     file.persist(target).map_err(|error| error.error)?;
     // The file is in place; some file systems cannot sync a folder.
@@ -250,7 +269,7 @@ fn put_into_place<F>(file: NamedTempFile<F>, target: &Path) -> io::Result<()> {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -302,9 +321,9 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir(at("elsewhere")).unwrap();
         fs::write(at("elsewhere/target"), "old").unwrap();
-        symlink("elsewhere/target", at("link")).unwrap();
-        symlink("link", at("link-to-link")).unwrap();
-        symlink("elsewhere/absent", at("dangling")).unwrap();
+        symlink("elsewhere/target", &at("link")).unwrap();
+        symlink("link", &at("link-to-link")).unwrap();
+        symlink("elsewhere/absent", &at("dangling")).unwrap();
         write(&at("link-to-link"), b"new").unwrap();
         write(&at("dangling"), b"made").unwrap();
         assert_eq!(fs::read(at("elsewhere/target")).unwrap(), b"new");
@@ -314,7 +333,7 @@ mod tests {
         }
         assert_eq!(names(&at("elsewhere")), ["absent", "target"]);
 
-        symlink("round", at("round")).unwrap();
+        symlink("round", &at("round")).unwrap();
         let error = write(&at("round"), b"").unwrap_err();
         assert_eq!((&error.path, error.action), (&at("round"), "create"));
     }

@@ -3,7 +3,7 @@
 //! The way of the data, and the module that is each step:
 //!
 //! ```text
-//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ output
+//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ results
 //! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
 //! ```
 //!
@@ -12,6 +12,8 @@
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
+#[cfg(feature = "mcap")]
+pub mod bag;
 pub mod bench;
 pub mod boxes;
 pub mod build;
@@ -21,6 +23,7 @@ pub mod cuda;
 pub mod deadline;
 pub mod detection;
 pub mod detector;
+pub mod draw;
 pub mod engine;
 pub mod error;
 pub mod eval;
@@ -29,12 +32,10 @@ pub mod files;
 pub mod install;
 pub mod map;
 pub mod model;
-pub mod output;
 pub mod plan;
 pub mod points;
 pub mod program;
-#[cfg(any(feature = "mcap", feature = "ros2"))]
-pub mod ros;
+pub mod results;
 pub mod stages;
 pub mod synth;
 

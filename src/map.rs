@@ -3,7 +3,9 @@
 //! A map is [C, H, W] with batch 1. A layout carries strides, so an engine may keep its own layout (NHWC with a border,
 //! NCHW, a slice of a larger tensor's channels) and the stages before and after it work in place.
 
-use crate::cuda::DeviceMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 /// Name and size of one network input or output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,48 +195,101 @@ pub struct MapViewMut<'a> {
 
 /// The memory that holds maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum Location {
     /// Host memory.
     Host,
     /// GPU memory.
     Device,
 }
 
-/// A writable map, in host memory or on a GPU.
-#[derive(Debug)]
-pub enum MapMut<'a> {
-    /// In host memory.
-    Host(MapViewMut<'a>),
-    /// On a GPU.
-    Device(DeviceMap),
+/// How a map stores its values. The numbers are those of `Element` in `kernels/common.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u32)]
+pub enum Element {
+    /// f32.
+    #[serde(rename = "fp32")]
+    F32 = 0,
+    /// IEEE half precision.
+    #[serde(rename = "fp16")]
+    F16 = 1,
+    /// Signed 8-bit codes.
+    #[serde(rename = "int8")]
+    I8 = 2,
 }
 
-impl<'a> MapMut<'a> {
-    /// The map, if it is in host memory.
-    pub fn host(self) -> Option<MapViewMut<'a>> {
+impl Element {
+    /// Size in bytes.
+    pub fn bytes(self) -> usize {
         match self {
-            Self::Host(map) => Some(map),
-            Self::Device(_) => None,
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::I8 => 1,
         }
     }
 }
 
-/// A readable map, in host memory or on a GPU.
-#[derive(Clone, Copy, Debug)]
-pub enum MapRef<'a> {
-    /// In host memory.
-    Host(MapView<'a>),
-    /// On a GPU.
-    Device(DeviceMap),
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "fp32",
+            Self::F16 => "fp16",
+            Self::I8 => "int8",
+        })
+    }
 }
 
-impl<'a> MapRef<'a> {
-    /// The map, if it is in host memory.
-    pub fn host(self) -> Option<MapView<'a>> {
-        match self {
-            Self::Host(map) => Some(map),
-            Self::Device(_) => None,
+/// How a map's elements lie in its memory. Element (c, y, x) has index `offset + c / vector · stride_c +
+/// y · stride_y + x · stride_x + c % vector`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MapFormat {
+    /// How values are stored.
+    pub element: Element,
+    /// Value of code 1, if the elements are codes.
+    pub scale: f32,
+    /// Channels that lie side by side: 1 for linear layouts; 4 or 32 for TensorRT's CHW4 and CHW32.
+    pub vector: u32,
+    /// Sizes, and offset and strides in elements.
+    pub layout: MapLayout,
+}
+
+impl MapFormat {
+    /// A linear map of f32.
+    pub fn f32(layout: MapLayout) -> Self {
+        Self {
+            element: Element::F32,
+            scale: 1.0,
+            vector: 1,
+            layout,
         }
+    }
+
+    /// Index of the last element, counted from the first, with the padding of its vector.
+    fn last_index(&self) -> u128 {
+        let (layout, vector) = (&self.layout, self.vector as usize);
+        let stride = |size: usize, stride: usize| (size.max(1) - 1) as u128 * stride as u128;
+        stride(layout.channels.div_ceil(vector), layout.stride_c)
+            + stride(layout.height, layout.stride_y)
+            + stride(layout.width, layout.stride_x)
+            + (vector - 1) as u128
+    }
+
+    /// Why kernels cannot reach each element inside memory of `bytes` bytes, if they cannot. They index with
+    /// 32 bits.
+    pub(crate) fn problem(&self, bytes: usize) -> Option<String> {
+        let vector = self.vector;
+        if !(vector.is_power_of_two() && vector <= 32) {
+            return Some(format!(
+                "{vector} channels side by side; 1, 2, 4, 8, 16 and 32 are supported"
+            ));
+        }
+        let (last, limit) = (self.last_index(), u32::MAX);
+        if last >= limit.into() {
+            return Some(format!(
+                "its last element has index {last}; indices below {limit} are supported"
+            ));
+        }
+        let end = (self.layout.offset as u128 + last + 1) * self.element.bytes() as u128;
+        (end > bytes as u128).then(|| format!("it needs {end} bytes; its memory has {bytes}"))
     }
 }
 

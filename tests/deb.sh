@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Makes the Debian package and tries it without installing it.
 #
-#   cargo build --release && tests/deb.sh            target/debian/centerpoint_*.deb
-#   tests/deb.sh target/debug                        of another build
+#   cargo build --release --workspace && tests/deb.sh    target/debian/centerpoint_*.deb
+#   tests/deb.sh target/debug                            of another build
+#
+# The package has the node cp-ros2 if the build has it.
 #
 # What goes into the package is put together in target/package: what `cp-build install` installs, man pages, shell
 # completions, the demo. `cargo deb` (cargo install cargo-deb) packs it as Cargo.toml says; without it only the tree is
@@ -55,7 +57,9 @@ stage() {
 # Tries the tree of an installed package.
 try() {
     local root="$1" name found
-    for name in cp-infer cp-build cp-bench; do
+    local programs=(cp-infer cp-build cp-bench)
+    [ ! -x "$build/cp-ros2" ] || programs+=(cp-ros2)
+    for name in "${programs[@]}"; do
         "$root/usr/bin/$name" --version | grep -q "^$name " || fail "$name does not start"
         for found in "man/man1/$name.1.gz" "bash-completion/completions/$name" \
             "zsh/vendor-completions/_$name" "fish/vendor_completions.d/$name.fish"; do

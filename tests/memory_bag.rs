@@ -1,6 +1,6 @@
-//! What reading a bag takes from the allocator: a few messages, however long the bag is and whatever it claims.
+//! Memory use of reading a bag: a few messages, no matter how long the bag is or what lengths it claims.
 #![cfg(feature = "mcap")]
-#![allow(clippy::unwrap_used, clippy::panic)] // In the helpers of tests, too.
+#![allow(clippy::unwrap_used, clippy::panic)] // Also in test helpers.
 
 #[path = "common/alloc.rs"]
 mod alloc;
@@ -10,16 +10,16 @@ mod made;
 use std::path::Path;
 
 use alloc::measure;
-use centerpoint::ros::bag::{Bag, FrameOptions, Frames};
+use centerpoint::bag::{Bag, FrameOptions, Frames};
 use made::{bag, clouds, options};
 use mcap::Compression;
 
-/// Points of a cloud, 16 bytes each.
+/// Points per cloud, 16 bytes each.
 const POINTS: u32 = 20_000;
-/// Bytes of a message.
+/// Bytes per message.
 const MESSAGE: usize = 16 * POINTS as usize;
 
-/// Frames and errors of a bag.
+/// Reads a bag; returns its numbers of frames and errors.
 fn read(path: &Path) -> (usize, usize) {
     let Ok(bag) = Bag::open(path) else {
         return (0, 1);
@@ -43,7 +43,7 @@ fn read(path: &Path) -> (usize, usize) {
     (found, errors)
 }
 
-/// One test: the counters are the process's.
+/// A single test, because the allocation counters are global.
 #[test]
 fn memory_is_bounded_by_a_few_messages() {
     let folder = tempfile::tempdir().unwrap();
@@ -62,23 +62,23 @@ fn memory_is_bounded_by_a_few_messages() {
                 usage.peak
             });
             println!("{compression:?}, chunks {chunks}, cut {cut}: peaks of {peaks:?} bytes");
-            // A chunk, its message, the decoded one, the cloud; blocks outside of chunks are 4 MiB. Beside it the
-            // index, 200 bytes a frame.
-            let most = if chunks {
+            // A chunk, its message, the decoded message and the cloud, plus 200 bytes of index per frame. Blocks outside
+            // chunks are 4 MiB.
+            let limit = if chunks {
                 8 * MESSAGE
             } else {
                 8 * MESSAGE + (5 << 20)
             };
-            assert!(peaks[1] < most, "{peaks:?}");
+            assert!(peaks[1] < limit, "{peaks:?}");
             peaks.sort_unstable();
             assert!(!chunks || peaks[1] - peaks[0] < 100_000, "{peaks:?}");
         }
     }
-    lengths_that_are_not_there(&path);
+    huge_lengths(&path);
 }
 
-/// Every 8 and 4 bytes that may be a length, replaced by one that is larger than any memory.
-fn lengths_that_are_not_there(path: &Path) {
+/// Replaces every 4 and 8 bytes, which may be a length, with a length larger than any memory.
+fn huge_lengths(path: &Path) {
     for compression in [None, Some(Compression::Zstd), Some(Compression::Lz4)] {
         let good = bag(&clouds(2, 4), options(compression, 1));
         for at in 0..good.len() - 8 {

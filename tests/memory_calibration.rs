@@ -1,5 +1,5 @@
-//! The reader of calibrations on damaged and hostile files: an error that names the file, never a panic,
-//! and memory in proportion to the file.
+//! Reading damaged and hostile calibration files: an error that names the file, never a panic, and memory proportional
+//! to the file.
 
 #[path = "common/alloc.rs"]
 mod alloc;
@@ -9,23 +9,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use centerpoint::build::calibrate::Calibration;
 
-/// For a test to run alone: the counters are those of the whole process.
+/// Serialises the tests, because the counters are process-wide.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads `path`; the error if there is one, and the most memory in use meanwhile.
+/// Reads `path`; returns the error, if any, and the peak memory.
 fn read(path: &Path) -> (Option<String>, usize) {
     let read = || Calibration::read(path).err().map(|e| e.to_string());
     let (error, usage) = alloc::measure(read);
     (error, usage.peak)
 }
 
-/// The largest list that is read, while it grows, and the reader's own buffers.
+/// Bytes for the longest list while it grows, and for the reader's buffers.
 const OVERHEAD: usize = 128 << 10;
 
-/// A calibration of `tensors` tensors with `bins` bins and `channels` channels.
+/// A calibration file with `tensors` tensors of `bins` bins and `channels` channels.
 fn file(tensors: usize, bins: usize, channels: usize) -> String {
     let histogram = format!(
         r#"{{"range":0,"width":0,"max":0,"counts":[{}]}}"#,
@@ -103,7 +103,7 @@ fn damaged_files_are_refused_or_read() {
         std::fs::write(&path, &text[..at]).unwrap();
         let (error, _) = read(&path);
         assert!(
-            error.is_some_and(|e| e.contains("damaged.calib.json: not a readable")),
+            error.is_some_and(|e| e.contains("damaged.calib.json: invalid calibration")),
             "{i}"
         );
         for byte in *b"[]{}\",:0N-\\\xff" {
@@ -111,7 +111,7 @@ fn damaged_files_are_refused_or_read() {
             damaged[at] = byte;
             std::fs::write(&path, &damaged).unwrap();
             let (error, peak) = read(&path);
-            let named = |e: String| e.contains("damaged.calib.json: not a readable");
+            let named = |e: String| e.contains("damaged.calib.json: invalid calibration");
             assert!(error.is_none_or(named), "{i}");
             assert!(peak <= 4 * text.len() + OVERHEAD, "{i}: {peak}");
         }

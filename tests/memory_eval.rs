@@ -1,5 +1,5 @@
-//! The reader of result files on damaged and hostile files: an error that names the file, never a panic,
-//! and memory in proportion to the file.
+//! Reading damaged and hostile result files: an error that names the file, never a panic, and memory proportional to
+//! the file.
 
 #[path = "common/alloc.rs"]
 mod alloc;
@@ -7,22 +7,22 @@ mod alloc;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use centerpoint::output::nuscenes::Results;
+use centerpoint::results::nuscenes::Results;
 
-/// For a test to run alone: the counters are those of the whole process.
+/// Serialises the tests, because the counters are process-wide.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads `path`; the result, and the most memory in use meanwhile.
+/// Reads `path`; returns the result and the peak memory.
 fn read(path: &Path) -> (Result<Results, String>, usize) {
     let read = || Results::read(path).map_err(|e| e.to_string());
     let (results, usage) = alloc::measure(read);
     (results, usage.peak)
 }
 
-/// A file of `samples` samples with `boxes` boxes each, as the devkit's users write it.
+/// A file of `samples` samples with `boxes` boxes each, as users of the devkit write it.
 fn valid(samples: usize, boxes: usize) -> String {
     let one = |token: usize| {
         format!(
@@ -39,7 +39,7 @@ fn valid(samples: usize, boxes: usize) -> String {
     )
 }
 
-/// Room for an error's text and the reader's own buffers, in bytes.
+/// Bytes for an error's text and the reader's buffers.
 const OVERHEAD: usize = 16 << 10;
 
 #[test]
@@ -93,7 +93,7 @@ fn memory_stays_below_4_times_the_file() {
 }
 
 #[test]
-fn truncated_files_are_errors_that_name_the_file() {
+fn truncated_files_cause_errors_that_name_the_file() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("truncated.json");

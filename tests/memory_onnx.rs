@@ -1,5 +1,5 @@
-//! ONNX files from outside: real ones come back byte for byte, broken ones give an error that names
-//! them and cost little memory.
+//! Untrusted ONNX files: real ones survive a round trip byte for byte, and broken ones cause an error
+//! that names the file, in little memory.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "common/alloc.rs"]
@@ -27,7 +27,7 @@ const REAL: [&str; 3] = [
 ];
 
 #[test]
-fn real_files_come_back_byte_for_byte() {
+fn real_files_survive_a_round_trip_byte_for_byte() {
     for file in REAL {
         let Some(path) = common::shared(file) else {
             return;
@@ -41,7 +41,7 @@ fn real_files_come_back_byte_for_byte() {
     }
 }
 
-/// A network that uses every part of the reader: Pad, Conv, BatchNormalization, Relu, Reshape,
+/// A network that exercises every part of the reader: Pad, Conv, BatchNormalization, Relu, Reshape,
 /// ConvTranspose, Concat.
 fn network() -> ModelProto {
     let values = |n: usize| -> Vec<f32> { (0..n).map(|i| (i % 7) as f32 - 2.5).collect() };
@@ -83,7 +83,7 @@ fn network() -> ModelProto {
     })
 }
 
-/// All that is done with a file.
+/// Runs every step that a file goes through.
 fn everything(bytes: &[u8]) -> Result<(), BuildError> {
     let path = Path::new("broken.onnx");
     let mut graph = Graph::new(path, decode(path, bytes.to_vec().into())?)?;
@@ -93,7 +93,7 @@ fn everything(bytes: &[u8]) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Runs `everything` and checks what it costs; whether it succeeded is the caller's matter.
+/// Runs `everything` and checks its memory and its error message; the caller checks whether it failed.
 fn survives(bytes: &[u8]) -> Result<(), BuildError> {
     let (result, usage) = alloc::measure(|| everything(bytes));
     let allowed = 4 * bytes.len() + (2 << 20);
@@ -145,11 +145,11 @@ fn contradictions_are_named() {
     let cases: [(Change, &str); 14] = [
         (
             |g| g.node[3].input[0] = "q".into(),
-            "node \"/Relu\" (Relu): its input \"q\" is made by no node",
+            "node \"/Relu\" (Relu): no node produces its input \"q\"",
         ),
         (
             |g| g.node[3].output[0] = "y".into(),
-            "\"y\" is also \"/Conv\" (Conv)",
+            "\"y\" is also produced by node \"/Conv\" (Conv)",
         ),
         (
             |g| g.node[0].input[0] = "z".into(),
@@ -157,7 +157,7 @@ fn contradictions_are_named() {
         ),
         (
             |g| g.output[0].name = Some("nothing".into()),
-            "output \"nothing\" is made by no node",
+            "no node produces output \"nothing\"",
         ),
         (
             |g| g.initializer[7].dims = vec![8, 9, 2, 2],
@@ -165,9 +165,9 @@ fn contradictions_are_named() {
         ),
         (
             |g| g.initializer[1].dims = vec![1 << 40, 1 << 40],
-            "impossible dimensions",
+            "invalid dimensions",
         ),
-        (|g| g.initializer[1].dims[0] = -8, "impossible dimensions"),
+        (|g| g.initializer[1].dims[0] = -8, "invalid dimensions"),
         (
             |g| g.initializer[1].data_type = Some(8),
             "STRING, expected floats",
@@ -175,7 +175,7 @@ fn contradictions_are_named() {
         (|g| g.initializer[1].data_location = Some(1), "another file"),
         (
             |g| g.initializer[1].name = Some("s".into()),
-            "two initializers are called \"s\"",
+            "two initializers are named \"s\"",
         ),
         (
             |g| g.initializer[2].dims = vec![4, 2, 1 << 50],
@@ -204,12 +204,12 @@ fn contradictions_are_named() {
     old.opset_import[0].version = Some(6);
     let message = survives(&encode(&old)).unwrap_err().to_string();
     assert!(
-        message.contains("operator set 6 is not known here"),
+        message.contains("operator set 6 is not supported"),
         "{message}"
     );
 }
 
-/// Empty nodes: two bytes each, several hundred in memory.
+/// Empty nodes: two bytes each in the file, several hundred in memory.
 fn million_nodes() -> Vec<u8> {
     let mut graph = Vec::new();
     for _ in 0..1_000_000 {
@@ -221,7 +221,7 @@ fn million_nodes() -> Vec<u8> {
     bytes
 }
 
-/// One weight for a thousand convolutions.
+/// A thousand convolutions that share one weight.
 fn thousand_convolutions() -> Vec<u8> {
     let mut shared = network();
     let graph = shared.graph.as_mut().unwrap();
@@ -238,14 +238,14 @@ fn thousand_convolutions() -> Vec<u8> {
 
 #[test]
 fn files_that_would_explode_are_refused() {
-    // The counter is the process's: what is large is made inside a measurement, too.
+    // Measurements cover the whole process, so large inputs are created inside one, too.
     let (nodes, _) = alloc::measure(million_nodes);
     let message = survives(&nodes).unwrap_err().to_string();
     assert!(message.contains("bytes of memory"), "{message}");
     let (shared, _) = alloc::measure(thousand_convolutions);
     survives(&shared).unwrap_err();
 
-    // A length that is far beyond the file.
+    // A length far beyond the end of the file.
     for length in [u64::MAX, 1 << 62, 1 << 33] {
         let mut bytes = vec![0x3a];
         prost::encoding::encode_varint(length, &mut bytes);

@@ -211,14 +211,14 @@ pub(crate) fn in_turn(runners: &mut [Runner], budget: Duration) -> Result<(usize
 }
 
 /// A network run by [`serve`].
-pub(crate) trait Served {
+pub(crate) trait RunnerNetwork {
     fn set_input(&mut self, path: &Path) -> Result<()>;
     fn run(&mut self) -> Result<()>;
     fn write_outputs(&self, path: &Path) -> Result<()>;
 }
 
 /// Serves as a runner: calls `load` for a network and its description, then answers standard input until its end.
-pub(crate) fn serve<S: Served>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()> {
+pub(crate) fn serve<S: RunnerNetwork>(load: impl FnOnce() -> Result<(S, String)>) -> Result<()> {
     let libraries = peak_megabytes();
     let (mut served, about) = load()?;
     println!("ready {libraries} {about}");

@@ -132,7 +132,7 @@ pub(crate) fn quantized(graph: &Graph, input: &[f32]) -> Result<Graph> {
     engine.run_with(&mut |name, view| {
         amax.insert(name.to_owned(), largest(view));
     })?;
-    Ok(quantize::quantize(graph, &amax, &Placement::default())?.graph)
+    Ok(quantize::insert_qdq(graph, &amax, &Placement::default())?.graph)
 }
 
 /// The largest absolute value of a map.

@@ -11,7 +11,7 @@ use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::plan::Plan;
 use centerpoint::program::Program;
 
-use crate::runner::{self, Served};
+use crate::runner::{self, RunnerNetwork};
 
 /// Serves the network of a plan, its weights mapped into memory as in `cp-infer`.
 pub(crate) fn serve(plan: &Path, threads: usize, skip_empty: bool) -> Result<()> {
@@ -32,7 +32,7 @@ pub(crate) fn serve(plan: &Path, threads: usize, skip_empty: bool) -> Result<()>
 
 struct Ours(CpuEngine);
 
-impl Served for Ours {
+impl RunnerNetwork for Ours {
     fn set_input(&mut self, path: &Path) -> Result<()> {
         let mut view = self.0.input_mut();
         let layout = view.layout;

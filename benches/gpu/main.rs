@@ -1,14 +1,13 @@
 //! Time of a frame and of its stages on a GPU, without an engine: `cargo bench --bench gpu`.
 //!
-//! Frames are made up, of 120 000 points, on grids of 480² and 1020² cells; the head maps lie in device memory
-//! as an engine would leave them. Stage times are those of CUDA events inside of the frame's graph, frame
-//! times those of the host's clock from the points to the boxes; medians. The floor of a stage is what it must
-//! read and write at least, over the bandwidth of a copy on the device, which is measured first.
+//! Frames are synthetic: 120 000 points, on grids of 480² and 1020² cells, with head maps in device memory as an engine
+//! would leave them. Stage times come from CUDA events inside the frame's graph, frame times from the host's clock,
+//! from the points to the boxes; all are medians. The floor of a stage is the bytes that it must read and write, over
+//! the bandwidth of a copy on the device, which is measured first.
 //!
-//! Without a GPU it tells the memory that is needed, and ends well. With `--launches` it prints the kernels'
-//! launches, as `tests/kernels.sh` takes them; with `--identical N` it runs N frames instead of timing them,
-//! and fails where one differs from the first of its kind; with `--dump FILE` it writes the frame's points, as
-//! `benches/gpu/peers/peers.sh` takes them.
+//! Without a GPU the bench prints the memory that it needs, and succeeds. `--launches` prints the kernels' launches for
+//! `tests/kernels.sh`; `--identical N` runs N frames without timing them, and fails if one differs from the first of its
+//! kind; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../tests/common/fixed_engine.rs"]
@@ -23,8 +22,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cuda::frame::Frame;
-use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap, Place};
+use centerpoint::cuda::frame::Pipeline;
+use centerpoint::cuda::{self, Buffer, CopyEnd, CudaError, Device, DeviceMap};
+use centerpoint::map::MapFormat;
 use centerpoint::map::{MapDesc, MapLayout};
 use centerpoint::model::OUTPUT_KINDS;
 use centerpoint::model::Pfn;
@@ -40,7 +40,7 @@ const POINTS: usize = 120_000;
 const COLUMNS: usize = 5;
 const WARM_UP: usize = 50;
 const FRAMES: usize = 1000;
-/// Marks of the bandwidth's copies, past those of the frame.
+/// Marks around the copies that measure the bandwidth, after those of the frame.
 const COPIES: [usize; 2] = [14, 15];
 
 fn main() {
@@ -97,7 +97,7 @@ fn launches() {
     }
 }
 
-/// Writes the points of the frame: rows of f32, little-endian, of x y z intensity t.
+/// Writes the points of the frame: rows of little-endian f32, x y z intensity t.
 fn dump(path: &str) {
     let case = Case::new(GRIDS[0].0, GRIDS[0].1);
     let values = case.cloud.data().iter();
@@ -134,12 +134,8 @@ impl Case {
         }
     }
 
-    fn frame(
-        &self,
-        device: &Arc<dyn Device>,
-        engine: FixedEngine<f32>,
-    ) -> Result<Frame, CudaError> {
-        Frame::new(&self.model, &self.pfn, device, Box::new(engine))
+    fn frame(&self, device: &Arc<dyn Device>, engine: FixedEngine) -> Result<Pipeline, CudaError> {
+        Pipeline::new(&self.model, &self.pfn, device, Box::new(engine))
     }
 
     /// Prints the table of one grid.
@@ -156,7 +152,7 @@ impl Case {
                 times.push(stages);
             }
         }
-        let stage = |of: fn(&Times) -> f64| median(times.iter().map(of).collect());
+        let stage = |time: fn(&Times) -> f64| median(times.iter().map(time).collect());
         let bytes = self.bytes();
         let rows = [
             ("pillars", stage(|t| t.pillars), bytes[0]),
@@ -183,8 +179,8 @@ impl Case {
         Ok(())
     }
 
-    /// Runs frames of all points and of half of them in turn. Boxes and counters of each must be those of its
-    /// kind's first frame, and so must the features' map of every tenth pair.
+    /// Alternates frames of all points and of half of them. The boxes and counters of each must equal those of the
+    /// first frame of its kind, and so must the features' map of every tenth pair.
     fn identical(&self, device: &Arc<dyn Device>, frames: usize) -> centerpoint::Result<()> {
         let data = self.cloud.data();
         let half = data[..POINTS / 2 * COLUMNS].to_vec();
@@ -193,15 +189,15 @@ impl Case {
             PointCloud::new(self.cloud.layout(), half)?,
         ];
         let engine = head_maps(self, device)?;
-        let map = engine.input.1.address;
+        let map = engine.input.1.clone();
         let mut frame = self.frame(device, engine)?;
-        let mut bytes = vec![0; 4 * self.model.bev_channels() * self.cells * self.cells];
+        let mut bytes = Vec::new();
         let mut first = [None, None];
         for i in 0..frames {
             let (dropped, _) = frame.detect(&clouds[i % 2])?;
             let boxes = frame.boxes().to_vec();
             if i % 20 < 2 {
-                device.download("the features' map", map, &mut bytes)?;
+                bytes = map.download()?;
             }
             let found = (boxes, dropped);
             let (expected, features) =
@@ -216,7 +212,7 @@ impl Case {
         Ok(())
     }
 
-    /// What pillars, features, scatter and decode must read and write at least, in bytes.
+    /// Least bytes that pillars, features, scatter and decode must read and write.
     fn bytes(&self) -> [usize; 4] {
         let (grid, channels) = (&self.model.grid, self.model.bev_channels());
         let mut pillars = Pillars::new(grid);
@@ -237,37 +233,32 @@ impl Case {
     }
 }
 
-/// Head maps that are there already, and a map for the features: what an engine has, but for the network.
-fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine<f32>, CudaError> {
+/// An engine without a network: fixed head maps, and a map for the features.
+fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine, CudaError> {
     let (channels, cells) = (case.model.bev_channels(), case.cells);
     let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
     let heads = Buffer::new(device, "head maps", &case.heads)?;
     let names = &case.model.head.tasks[0].outputs;
-    let outputs = (0..OUTPUT_KINDS.len()).map(|kind| {
-        let layout = case.layouts[kind];
-        let address = heads.address() + (layout.offset * size_of::<f32>()) as u64;
-        let layout = MapLayout {
-            offset: 0,
-            ..layout
-        };
-        map(&names[kind], address, layout)
-    });
+    let outputs = (0..OUTPUT_KINDS.len()).map(|kind| map(&names[kind], &heads, case.layouts[kind]));
     let layout = MapLayout::nchw(channels, cells, cells);
     Ok(FixedEngine {
-        input: map("bev", bev.address(), layout),
-        outputs: outputs.collect(),
-        _memory: vec![bev, heads],
+        input: map("bev", &bev, layout)?,
+        outputs: outputs.collect::<Result<_, _>>()?,
     })
 }
 
-fn map(name: &str, address: u64, layout: MapLayout) -> (MapDesc, DeviceMap) {
+fn map(
+    name: &str,
+    memory: &Buffer<f32>,
+    layout: MapLayout,
+) -> Result<(MapDesc, DeviceMap), CudaError> {
     let desc = MapDesc {
         name: name.into(),
         channels: layout.channels,
         height: layout.height,
         width: layout.width,
     };
-    (desc, DeviceMap::f32(address, layout))
+    Ok((desc, DeviceMap::new(memory, MapFormat::f32(layout))?))
 }
 
 /// GB/s that a copy on the device reads and writes.
@@ -276,11 +267,15 @@ fn bandwidth(device: &Arc<dyn Device>) -> Result<f64, CudaError> {
     const TIMES: usize = 20;
     let from = Buffer::<u8>::zeroed(device, "a copy's source", BYTES)?;
     let to = Buffer::<u8>::zeroed(device, "a copy's target", BYTES)?;
-    let (from, to) = (Place::Device(from.address()), Place::Device(to.address()));
+    let ends = [&from, &to].map(|buffer| CopyEnd::Device(buffer.ptr()));
     let mut best = f64::INFINITY;
     for _ in 0..TIMES {
         device.mark(COPIES[0])?;
-        device.copy("the bandwidth", from, to, BYTES)?;
+        #[allow(unsafe_code)]
+        // SAFETY: both buffers are alive and have that many bytes; `elapsed` waits for the copy.
+        unsafe {
+            device.copy("the bandwidth", ends[0], ends[1], BYTES)?;
+        }
         device.mark(COPIES[1])?;
         best = best.min(device.elapsed(COPIES[0], COPIES[1])?);
     }

@@ -1,11 +1,12 @@
-//! A device that does nothing but count: how much memory a frame takes, and how it launches its kernels.
+//! A device that only counts: the memory that a frame needs, and the shapes of its launches.
+#![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use centerpoint::cuda::{CudaError, Device, Launch, Place, Work};
+use centerpoint::cuda::{CopyEnd, CudaError, Device, DevicePtr, Launch, StreamWork};
 
-/// Reads of it give zeros.
+/// It reads as zeros.
 #[derive(Default)]
 pub(crate) struct Null {
     counts: Mutex<Counts>,
@@ -20,7 +21,7 @@ struct Counts {
 }
 
 impl Null {
-    /// Device memory that was asked for.
+    /// Bytes of device memory that were allocated.
     pub(crate) fn bytes(&self) -> usize {
         self.counts.lock().unwrap().bytes
     }
@@ -46,30 +47,45 @@ impl Device for Null {
         None
     }
 
-    fn alloc(&self, _what: &'static str, bytes: usize) -> Result<u64, CudaError> {
+    fn alloc(&self, _what: &'static str, bytes: usize) -> Result<DevicePtr<u8>, CudaError> {
         self.counts.lock().unwrap().bytes += bytes;
-        self.handle()
+        // SAFETY: this device never follows an address.
+        Ok(unsafe { DevicePtr::from_address(self.handle()?) })
     }
 
-    fn free(&self, _address: u64) {}
+    unsafe fn free(&self, _memory: DevicePtr<u8>) {}
 
-    fn upload(&self, _what: &'static str, _to: u64, _bytes: &[u8]) -> Result<(), CudaError> {
+    unsafe fn upload(
+        &self,
+        _what: &'static str,
+        _to: DevicePtr<u8>,
+        _bytes: &[u8],
+    ) -> Result<(), CudaError> {
         Ok(())
     }
 
-    fn download(&self, _what: &'static str, _from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
+    unsafe fn download(
+        &self,
+        _what: &'static str,
+        _from: DevicePtr<u8>,
+        bytes: &mut [u8],
+    ) -> Result<(), CudaError> {
         bytes.fill(0);
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch, _params: &[u8]) -> Result<(), CudaError> {
+    unsafe fn launch(&self, launch: &Launch, _params: &[u8]) -> Result<(), CudaError> {
         let shape = (launch.block, launch.shared);
         let mut counts = self.counts.lock().unwrap();
         counts.launches.insert(launch.kernel, shape);
         Ok(())
     }
 
-    fn enqueue(&self, _what: &'static str, _work: &Work) -> Result<(), CudaError> {
+    fn enqueue(&self, _what: &'static str, _work: &StreamWork) -> Result<(), CudaError> {
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
         Ok(())
     }
 
@@ -88,11 +104,11 @@ impl Device for Null {
         Ok(())
     }
 
-    fn copy(
+    unsafe fn copy(
         &self,
         _what: &'static str,
-        _from: Place,
-        _to: Place,
+        _from: CopyEnd,
+        _to: CopyEnd,
         _bytes: usize,
     ) -> Result<(), CudaError> {
         Ok(())
@@ -106,7 +122,7 @@ impl Device for Null {
         self.handle()
     }
 
-    fn replay(&self, _graph: u64) -> Result<(), CudaError> {
+    unsafe fn replay(&self, _graph: u64) -> Result<(), CudaError> {
         Ok(())
     }
 

@@ -1,7 +1,7 @@
-//! The pillar features of the shipped frame, ours and ONNX Runtime's PFN, in turn.
+//! Pillar features of the shipped frame: this project's stage and ONNX Runtime's PFN, in turn.
 //!
-//! Ours is the whole stage, from points to features. ONNX Runtime gets rows that somebody else would
-//! have to gather first, as deployed: padded to the model's points a pillar.
+//! Ours is the whole stage, from points to features. ONNX Runtime gets rows that are already gathered, padded
+//! to the model's points per pillar as in deployments.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,10 +16,10 @@ use centerpoint::cpu::pool::Pool;
 use centerpoint::plan::Plan;
 
 use crate::random::Random;
-use crate::runner::{self, Runner, Served};
-use crate::{DEMO, frame};
+use crate::runner::{self, Runner, RunnerNetwork};
+use crate::{DEMO, detection};
 
-/// Argument that makes this program our runner.
+/// Argument that turns this program into our runner.
 pub(crate) const SERVE: &str = "--serve-pfn";
 
 struct Stage {
@@ -52,9 +52,9 @@ impl Stage {
     }
 }
 
-impl Served for Stage {
+impl RunnerNetwork for Stage {
     fn set_input(&mut self, _: &Path) -> Result<()> {
-        anyhow::bail!("its input is the frame")
+        anyhow::bail!("the input is always the frame")
     }
 
     fn run(&mut self) -> Result<()> {
@@ -94,7 +94,7 @@ pub(crate) fn compare() -> Result<()> {
     let pillars = stage.pillars.len();
     let rows = pillars * stage.model.grid.max_points_per_pillar;
     let mut random = Random(1);
-    // Its time does not depend on the values.
+    // The time does not depend on the values.
     let values =
         (0..rows * stage.model.pfn_in_features()).flat_map(|_| random.next().to_le_bytes());
     let folder = tempfile::tempdir()?;
@@ -110,7 +110,7 @@ pub(crate) fn compare() -> Result<()> {
             return Ok(());
         };
         theirs.set_input(&input)?;
-        let mut both = [ours.context("our own process is missing")?, theirs];
+        let mut both = [ours.context("our own process did not start")?, theirs];
         let (rounds, figures) = runner::in_turn(&mut both, Duration::from_secs(10))?;
         for (name, f) in ["this stage", "ONNX Runtime"].iter().zip(&figures) {
             println!(

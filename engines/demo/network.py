@@ -1,8 +1,9 @@
 """CenterPoint-pillar in PyTorch: layers, architectures, and the export to two ONNX files.
 
-Module names are mmdetection3d's (`pts_voxel_encoder`, `pts_backbone`, `pts_neck`, `pts_bbox_head`),
-so that the initializers of the exported files are named as in files from mmdetection3d and AWML.
-Lengths are metres, head outputs are raw: heatmap logits, dim = log(l, w, h), rot = (sin, cos),
+Modules are named as in mmdetection3d (`pts_voxel_encoder`, `pts_backbone`, `pts_neck`,
+`pts_bbox_head`), so the exported initializers have the same names as in files from mmdetection3d
+and AWML.
+Lengths are in metres. Head outputs are raw: heatmap logits, dim = log(l, w, h), rot = (sin, cos),
 vel in m/s, reg = offset inside the cell in cells, height = z of the gravity centre.
 """
 
@@ -24,7 +25,7 @@ CLASSES = ("car", "truck", "bus", "bicycle", "pedestrian")
 HEADS = {"heatmap": len(CLASSES), "reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
 POINT_COLUMNS = 5  # x y z intensity t
 FEATURES = POINT_COLUMNS + 3 + 3  # · xyz − mean · xyz − pillar centre
-# About one over the standard deviation of each column on our scenes, see `ColumnScale`.
+# Roughly the inverse standard deviation of each column on our scenes, see `ColumnScale`.
 FEATURE_SCALE = (1 / 16, 1 / 16, 1, 5, 20, 10, 10, 2, 10, 10, 1)
 BN_EPS = 1e-3
 BN_MOMENTUM = 0.01
@@ -75,7 +76,7 @@ ARCHS = {
         shared=32,
         head=32,
     ),
-    # Only to have a file of the size that Autoware deploys; never trained here.
+    # The size that Autoware deploys. Never trained here, only exported with random weights.
     "autoware-base": Arch(
         name="autoware-base",
         limits=(-76.8, -76.8, -3.0, 76.8, 76.8, 5.0),
@@ -115,7 +116,7 @@ class PFNLayer(nn.Module):
         return torch.cat([rows, top.repeat(1, rows.shape[1], 1)], dim=2)
 
     def forward_ragged(self, rows, pillar, lengths):
-        """The same on all pillars' rows one after another: [N, inputs] → [N or P, outputs]."""
+        """The same for the concatenated rows of all pillars: [N, inputs] → [N or P, outputs]."""
         rows = F.relu(self.norm(self.linear(rows)))
         top = torch.segment_reduce(rows, "max", lengths=lengths, unsafe=True)
         return top if self.last else torch.cat([rows, top[pillar]], dim=1)
@@ -124,8 +125,8 @@ class PFNLayer(nn.Module):
 class ColumnScale(nn.Module):
     """Parametrises the first linear layer as if its input columns were normalised.
 
-    x varies by 16 m and t by 0.05 s, and Adam moves all weights at one speed: without this the
-    network hardly sees t, thus learns no velocity. `export` folds the scale into the weights.
+    x varies by 16 m and t by 0.05 s, and Adam moves all weights at one speed. Without this scale
+    the network barely sees t and learns no velocity. `export` folds the scale into the weights.
     """
 
     def __init__(self):
@@ -156,9 +157,10 @@ class PillarFeatureNet(nn.Module):
     def forward_ragged(self, rows, lengths):
         """[N, 11] rows in pillar order → [P, C].
 
-        A pillar with free rows must bring one zero row in their place: the max is over the padding
-        too, and equal rows give one value. This costs a fifth of the padded form and, in eval
-        mode, gives the same result; in training BN statistics count padding once per pillar.
+        A pillar that is not full must end with one zero row, which stands for all its padding: the
+        max includes the padding, and equal rows give one value. This costs a fifth of the padded
+        form and gives the same result in eval mode. In training, BN statistics count the padding
+        once per pillar.
         """
         pillar = torch.repeat_interleave(lengths)
         for layer in self.pfn_layers:
@@ -176,7 +178,7 @@ def conv_bn(inputs, outputs, stride=1):
 
 
 class Second(nn.Module):
-    """SECOND backbone: blocks of a strided convolution and some more, each output kept."""
+    """SECOND backbone: blocks that start with a strided convolution; returns all outputs."""
 
     def __init__(self, arch):
         super().__init__()
@@ -215,7 +217,7 @@ class SecondFPN(nn.Module):
 
 
 class ConvModule(nn.Module):
-    """A `conv_bn` under mmdet's member names."""
+    """`conv_bn` with mmdet's member names."""
 
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -249,10 +251,10 @@ class CenterHead(nn.Module):
         return tuple(task[name](x) for name in HEADS)
 
     def forward_at(self, x, centres):
-        """Heatmap of all cells and the other outputs [K, C] at flat cells only, for training.
+        """Heatmap of all cells, and the other outputs [K, C] only at the flat cells, for training.
 
-        The losses look at those cells alone, and the convolutions see 5×5 cells around each: this
-        saves a quarter of the whole network's time. BN then learns the statistics of objects.
+        The losses need only those cells, and the two convolutions see 5×5 cells around each. This
+        saves a quarter of the network's time. BN then learns the statistics of objects.
         """
         x = self.shared_conv(x)
         task = self.task_heads[0]
@@ -272,7 +274,7 @@ class CenterHead(nn.Module):
 
 
 class BackboneNeckHead(nn.Module):
-    """What `pts_backbone_neck_head.onnx` holds."""
+    """The network in `pts_backbone_neck_head.onnx`."""
 
     def __init__(self, arch):
         super().__init__()
@@ -298,7 +300,7 @@ class CenterPoint(nn.Module):
         for module in self.rpn.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        # Raw outputs start near their bias; otherwise the first steps only undo the noise.
+        # Start raw outputs near their bias; otherwise the first steps only undo the noise.
         for head in self.rpn.pts_bbox_head.task_heads[0].values():
             nn.init.normal_(head[1].weight, std=0.01)
 
@@ -307,12 +309,12 @@ class CenterPoint(nn.Module):
         frames, height, width = shape
         canvas = features.new_zeros(frames * height * width, features.shape[1])
         canvas = canvas.index_copy(0, cells, features)
-        # This view is channels_last already, which the convolutions prefer.
+        # This view is already channels_last, which the convolutions prefer.
         return canvas.view(frames, height, width, -1).permute(0, 3, 1, 2)
 
     def forward(self, batch):
-        """The six outputs of a `scenes.Batch`; with targets, what `CenterHead.forward_at` gives."""
-        # Coordinates of 50 m do not fit bf16: the pillar encoder always runs in f32.
+        """The six outputs for a `scenes.Batch`; with targets, those of `CenterHead.forward_at`."""
+        # bf16 cannot resolve coordinates of 50 m, so the pillar encoder always runs in f32.
         device = batch.rows.device.type
         with torch.autocast(device, enabled=False):
             features = self.pts_voxel_encoder.forward_ragged(batch.rows, batch.lengths)
@@ -343,7 +345,7 @@ def macs(arch):
 
 
 def randomise_statistics(model, seed):
-    """Give an untrained model BN parameters and biases as varied as a trained one has."""
+    """Give an untrained model BN parameters and weights as varied as those of a trained one."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):
@@ -361,7 +363,7 @@ def randomise_statistics(model, seed):
 
 
 def to_onnx(module, example, path, inputs, outputs, dynamic):
-    """Export with the TorchScript exporter, as AWML does, keeping BN and parameter names."""
+    """Export with the TorchScript exporter, as AWML does; keeps BN and parameter names."""
     buffer = io.BytesIO()
     with torch.no_grad():
         torch.onnx.export(
@@ -378,7 +380,7 @@ def to_onnx(module, example, path, inputs, outputs, dynamic):
             dynamo=False,
         )
     graph = onnx.load_from_string(buffer.getvalue())
-    # Source locations of the exporting machine have no place in the file.
+    # Remove source paths of the exporting machine.
     for node in graph.graph.node:
         node.ClearField("doc_string")
         del node.metadata_props[:]
@@ -387,10 +389,10 @@ def to_onnx(module, example, path, inputs, outputs, dynamic):
 
 
 def export(model, folder, samples):
-    """Write the two ONNX files; returns the largest absolute PyTorch − ONNX Runtime differences.
+    """Write the two ONNX files; return the largest absolute PyTorch − ONNX Runtime differences.
 
-    Brings `model` into its deployed form: on the CPU, in eval mode, scales folded.
-    `samples` are pillar feature tensors [P, M, 11] with their flat cells [P], at least one.
+    Converts `model` to its deployed form: on the CPU, in eval mode, scales folded.
+    `samples` holds at least one pair of pillar features [P, M, 11] and flat cells [P].
     """
     arch = model.arch
     model = model.cpu().float().to(memory_format=torch.contiguous_format).eval()

@@ -1,8 +1,8 @@
-"""Scenes on disk to training batches: reading, augmentation, pillars, targets.
+"""Turns scenes on disk into training batches: reading, augmentation, pillars, targets.
 
-A scene folder is what `cp-build synth` writes: `frames/NNNNNN.bin` with f32 little-endian rows
-`x y z intensity t`, and `labels.json` in nuScenes style. x is forward, y left, z up; metres,
-radians, seconds. Boxes are held as f32 rows `x y z l w h yaw vx vy`.
+`cp-build synth` writes the scene folders: `frames/NNNNNN.bin` with f32 little-endian rows
+`x y z intensity t`, and `labels.json` in nuScenes style. x points forward, y left, z up; metres,
+radians, seconds. Boxes are f32 rows `x y z l w h yaw vx vy`.
 """
 
 import json
@@ -17,8 +17,8 @@ import torch
 from network import CLASSES, FEATURES, POINT_COLUMNS
 
 # Gaussian radius on the heatmap, in head cells. mmdetection3d's gaussian_radius (overlap 0.1,
-# at least 2) gives 2 for nearly every vehicle on 0.8 m cells. The runtime has no max-pool before
-# its circle NMS, so the two small classes get a narrower peak that leaves fewer duplicates.
+# at least 2) returns 2 for nearly every vehicle on 0.8 m cells. The runtime has no max-pool before
+# its circle NMS, so the two small classes get a narrower peak, which leaves fewer duplicates.
 RADIUS = {"car": 2, "truck": 2, "bus": 2, "bicycle": 1, "pedestrian": 1}
 
 
@@ -35,7 +35,7 @@ class Labels:
 
 
 class SceneFolder:
-    """Frames, labels and origin of one `cp-build synth` folder, in the order of the names."""
+    """Frames, labels and origin of one `cp-build synth` folder, ordered by name."""
 
     def __init__(self, folder, limit=None):
         self.folder = Path(folder)
@@ -55,7 +55,7 @@ class SceneFolder:
         path = self.folder / "frames" / f"{self.names[index]}.bin"
         values = np.fromfile(path, dtype="<f4")
         if values.size % POINT_COLUMNS:
-            raise ValueError(f"{path}: {values.size} floats are no multiple of {POINT_COLUMNS}")
+            raise ValueError(f"{path}: {values.size} floats, not a multiple of {POINT_COLUMNS}")
         return values.reshape(-1, POINT_COLUMNS)
 
 
@@ -100,8 +100,8 @@ def augment(points, boxes, rng):
 def voxelise(points, arch):
     """Points → (kept points in pillar order, pillar length [P], flat cell y · W + x [P]).
 
-    Deterministic as in mmcv: a pillar keeps its first points in input order, pillars are numbered
-    by their first point, and pillars past the cap are dropped.
+    Deterministic, as in mmcv: a pillar keeps its first points in input order, pillars are numbered
+    by their first point, and pillars beyond the limit are dropped.
     """
     low = np.array(arch.limits[:3], np.float32)
     high = np.array(arch.limits[3:], np.float32)
@@ -126,7 +126,7 @@ def voxelise(points, arch):
 def ragged_features(points, arch):
     """Points → (rows [N, 11] f32, rows per pillar [P], flat cell [P]).
 
-    A pillar that is not full ends with one zero row: see `PillarFeatureNet.forward_ragged`.
+    A pillar that is not full ends with one zero row, see `PillarFeatureNet.forward_ragged`.
     """
     points, length, cell = voxelise(points, arch)
     width = arch.grid[0]
@@ -148,7 +148,7 @@ def ragged_features(points, arch):
 
 
 def padded_features(points, arch):
-    """Points → (input_features [P, M, 11], flat cell [P]): the deployed form of the above."""
+    """Points → (input_features [P, M, 11], flat cell [P]), the deployed form of the rows."""
     rows, padded, cell = ragged_features(points, arch)
     pillar = np.repeat(np.arange(padded.size), padded)
     slot = np.arange(rows.shape[0]) - (np.cumsum(padded) - padded)[pillar]
@@ -189,7 +189,7 @@ def targets(labels, arch):
 
 @dataclass
 class Batch:
-    """Tensors of some frames; centres and pillars carry the frame in their flat index."""
+    """Tensors of several frames; flat indices of centres and pillars include the frame."""
 
     shape: tuple  # frames, H, W of the pillar grid
     rows: torch.Tensor  # [N, 11]
@@ -197,7 +197,7 @@ class Batch:
     cells: torch.Tensor  # [P], frame · H · W + y · W + x
     heatmap: torch.Tensor | None = None  # [B, classes, H, W]
     centres: torch.Tensor | None = None  # [K], frame · H · W + y · W + x of the head's grid
-    values: torch.Tensor | None = None  # [K, 10] in the order reg height dim rot vel
+    values: torch.Tensor | None = None  # [K, 10], order: reg height dim rot vel
 
     def to(self, device):
         def move(value):
@@ -207,7 +207,7 @@ class Batch:
 
 
 def collate(frames):
-    """Batch of (points, labels or None, arch) triples with grids of one size."""
+    """Batch of (points, labels or None, arch) triples whose grids have the same size."""
     width, height = frames[0][2].grid
     parts = [ragged_features(points, arch) for points, _, arch in frames]
     cells = [cell.astype(np.int64) + i * width * height for i, (_, _, cell) in enumerate(parts)]
@@ -228,9 +228,9 @@ def collate(frames):
 
 
 def crop(labels, arch, rng):
-    """The architecture limited to half of its range in y, with a random labelled box inside.
+    """The architecture limited to half of its range in y, around a random labelled box.
 
-    Most objects stand along the road: half of the area, thus half of the time, holds 80 % of them.
+    Most objects are along the road: half of the area, and thus of the time, covers 80 % of them.
     """
     unit = arch.voxel[1] * np.prod(arch.strides)  # whole cells of the coarsest map
     low, high = arch.limits[1], arch.limits[4]
@@ -243,7 +243,7 @@ def crop(labels, arch, rng):
 
 
 def training_frame(scenes, index, arch, rng):
-    """One augmented and cropped frame with the labels that can be learnt from it."""
+    """One augmented and cropped frame with its learnable labels: those inside it with points."""
 
     def inside(labels, arch):
         xy = labels.boxes[:, :2]
@@ -258,9 +258,9 @@ def training_frame(scenes, index, arch, rng):
 
 
 def training_batches(scenes, arch, batch_size, seed, numbers):
-    """Shuffled batches with the given numbers, made by one thread ahead of the caller.
+    """Shuffled batches with the given numbers, prepared ahead of the caller by one thread.
 
-    Batch n of a seed is always the same one: runs can be resumed and split over processes.
+    Batch n of a seed is always the same, so runs can be resumed and split over processes.
     """
     ready = queue.Queue(maxsize=3)
     per_epoch = len(scenes) // batch_size
@@ -277,7 +277,7 @@ def training_batches(scenes, arch, batch_size, seed, numbers):
                 chosen = order[at : at + batch_size]
                 frames = [training_frame(scenes, i, arch, rng) for i in chosen]
                 ready.put(collate(frames))
-        except Exception as error:  # handed to the consumer, which would wait forever
+        except Exception as error:  # raised in the consumer, which would otherwise wait forever
             ready.put(error)
 
     threading.Thread(target=produce, daemon=True).start()

@@ -1,7 +1,7 @@
-"""Decoding, circle NMS and the nuScenes average precision, in NumPy, for validation.
+"""Decoding, circle NMS and nuScenes average precision in NumPy, for validation.
 
-Written after the rules of the runtime (`spec`: best class per cell, no max-pool, circle NMS per
-class) and of nuscenes-devkit's detection metric; distances in metres, velocities in m/s.
+Follows the runtime (`spec`: best class per cell, no max-pool, circle NMS per class) and
+nuscenes-devkit's detection metric. Distances in metres, velocities in m/s.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from network import CLASSES
 DISTANCES = (0.5, 1.0, 2.0, 4.0)
 CLASS_RANGE = {"car": 50.0, "truck": 50.0, "bus": 50.0, "bicycle": 40.0, "pedestrian": 40.0}
 MIN_RECALL, MIN_PRECISION = 0.1, 0.1
-# Smallest distance between two kept centres of a class; `model.toml` has the same. Chosen on the
-# validation scenes: for cars and larger the widest that costs at most 0.01 of AP.
+# Smallest distance between two kept centres of a class, the same as in `model.toml`. Chosen on the
+# validation scenes: for cars and larger the widest one that costs at most 0.01 of AP.
 NMS_RADIUS = {"car": 1.6, "truck": 2.0, "bus": 2.5, "bicycle": 0.6, "pedestrian": 0.4}
 SCORE_THRESHOLD = 0.1
 MAX_CANDIDATES = 500
@@ -22,7 +22,7 @@ MAX_CANDIDATES = 500
 
 @dataclass
 class Detections:
-    """Boxes of one frame, by falling score: rows x y z l w h yaw vx vy."""
+    """Boxes of one frame by descending score: rows x y z l w h yaw vx vy."""
 
     boxes: np.ndarray
     classes: np.ndarray
@@ -55,7 +55,7 @@ def decode(outputs, arch, threshold=SCORE_THRESHOLD):
 
 
 def circle_nms(detections, radii):
-    """Drop a box whose centre is nearer than its class radius to a better one of its class."""
+    """Drop boxes closer than the class radius to a better box of their class."""
     keep = np.ones(detections.scores.size, bool)
     for label, name in enumerate(CLASSES):
         index = np.flatnonzero(detections.classes == label)
@@ -68,9 +68,9 @@ def circle_nms(detections, radii):
 
 
 def average_precision(frames, label, distance):
-    """Devkit AP of one class at one distance, and (prediction, truth) pairs that matched.
+    """Devkit AP of one class at one distance, and the matched (prediction, truth) pairs.
 
-    `frames` holds (Detections, truth boxes [N, 9], truth classes [N]) already limited by range.
+    `frames` holds (Detections, truth boxes [N, 9], truth classes [N]), already limited by range.
     """
     scores, owners, boxes, truths = [], [], [], []
     for frame, (found, truth, classes) in enumerate(frames):
@@ -150,6 +150,6 @@ def mean_errors(pairs):
 
 
 def tune_radii(candidates, labels, choices=(0.25, 0.4, 0.6, 0.85, 1.2, 1.6, 2.0, 3.0, 4.0, 5.0)):
-    """The circle NMS radius per class that gives the best AP; a tie goes to the larger one."""
+    """The circle NMS radius per class with the best AP; the larger one of equals."""
     tables = {r: evaluate(candidates, labels, dict.fromkeys(CLASSES, r))["ap"] for r in choices}
     return {name: max(choices, key=lambda r: (tables[r][name], r)) for name in CLASSES}

@@ -4,15 +4,15 @@
     cp-build synth --frames 500  --seed 1000001 --out DATA/val
     python train.py --data DATA --work RUN --minutes 90 --export engines/demo
 
-Runs on CPU or CUDA. A run that was cut off goes on with `--resume`; a finished one is only
-exported. `--random --arch NAME --export DIR` writes an untrained model of any architecture.
-The learning rate is one cycle over the budget, in minutes or in steps, whichever ends first, so
-that the model is annealed when the budget is spent. RUN receives `checkpoint.pth` and
-`log.jsonl`; the export is two ONNX files and `manifest.json`.
+Runs on CPU or CUDA. `--resume` continues an interrupted run, or only exports a finished one.
+`--random --arch NAME --export DIR` writes an untrained model of any architecture. The learning
+rate runs one cycle over the budget (minutes or steps, whichever ends first), so the model is
+annealed when the budget is spent. RUN receives `checkpoint.pth` and `log.jsonl`; the export
+consists of two ONNX files and `manifest.json`.
 
-On a CPU every core trains in a process of its own, on its share of the batch: on a busy 2-core
-machine one thread took 0.7 s for a step that took two threads 3 s, since threads wait for each
-other in every layer, and processes only once per step.
+On a CPU, each core trains its share of the batch in its own process: on a busy 2-core machine a
+step took 0.7 s with one thread and 3 s with two, because threads wait for each other in every
+layer and processes only once per step.
 """
 
 import argparse
@@ -37,12 +37,12 @@ import scenes
 import score
 
 MAX_LR = 3e-3
-WARM_UP = 0.2  # share of the budget in which the learning rate rises
+WARM_UP = 0.2  # share of the budget during which the learning rate rises
 WEIGHT_DECAY = 0.01
 CLIP_NORM = 35.0
 EMA_DECAY = 0.998
-# mmdetection3d counts the velocity for a fifth of the other box values. Most objects stand still
-# and L1 likes medians: with that little, the short training here never left "all stand".
+# mmdetection3d weights the velocity by a fifth of the other box values. Most objects stand still
+# and L1 favours medians: with so small a weight, this short training never left "nothing moves".
 BOX_WEIGHT = 0.25
 CHECKPOINT_MINUTES = 3.0
 VALIDATIONS = 10  # per run, on --val-frames frames
@@ -59,7 +59,7 @@ def focal_loss(logits, heatmap):
 
 
 def box_loss(found, values):
-    """L1 of outputs [K, 10] at the labelled cells, per box; unknown velocities do not count."""
+    """L1 of outputs [K, 10] at the labelled cells, per box; ignores unknown velocities."""
     gap = (found - values.nan_to_num()).abs() * ~values.isnan()
     return gap.sum() / max(len(values), 1)
 
@@ -79,13 +79,13 @@ def running_average(averaged, current, count):
     weight = 1 - min(EMA_DECAY, (1 + int(count)) / (10 + int(count)))
     if averaged[0].is_floating_point():
         torch._foreach_lerp_(averaged, current, weight)
-    else:  # BN's counters of batches
+    else:  # BN's batch counters
         for mine, theirs in zip(averaged, current):
             mine.copy_(theirs)
 
 
 def infer(model, folder, device, count, exact=False):
-    """Candidates (before NMS) and labels of the first `count` frames; `exact` computes in f32."""
+    """Candidates before NMS and labels of the first `count` frames; `exact` computes in f32."""
     model.eval()
     found = []
     for index in range(min(count, len(folder))):
@@ -97,9 +97,9 @@ def infer(model, folder, device, count, exact=False):
 
 
 class Run:
-    """Model, its running average, optimizer and clock of one training, as checkpointed.
+    """State of one training as checkpointed: model, running average, optimizer and clock.
 
-    Each process has its own; `rank` 0 also validates, logs and saves.
+    Each process has its own. `rank` 0 also validates, logs and saves.
     """
 
     def __init__(self, args, device, rank):
@@ -120,14 +120,14 @@ class Run:
             self.average.load_state_dict(saved["average"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.state = saved["state"]
-        # A resumed run may go on with other code: the manifest tells both.
+        # A resumed run may continue with different code; the manifest lists both commits.
         code = {"from_step": self.state["step"], "commit": git_commit()}
         if not self.state["code"] or self.state["code"][-1]["commit"] != code["commit"]:
             if self.state["progress"] < 1.0:
                 self.state["code"].append(code)
 
     def save(self):
-        """Write the checkpoint; a crash half way leaves the old one."""
+        """Write the checkpoint; a crash midway leaves the old one intact."""
         scratch = self.path.with_suffix(".tmp")
         torch.save(
             {
@@ -148,7 +148,7 @@ class Run:
             file.write(line + "\n")
 
     def synchronise(self, minutes):
-        """Average gradients, BN statistics and the clock over the processes; returns the clock."""
+        """Average gradients, BN statistics and the clock over the processes; return the clock."""
         if self.args.processes == 1:
             return minutes
         tensors = [p.grad for p in self.model.parameters()]
@@ -163,7 +163,7 @@ class Run:
         return float(flat[-1])
 
     def step(self, batch, began):
-        """One optimizer step; returns the detached focal and box losses and advances the clock."""
+        """Take one optimizer step, advance the clock, return the detached focal and box losses."""
         rate, beta = one_cycle(self.state["progress"])
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (beta, 0.99)
@@ -226,7 +226,7 @@ def file_facts(folder):
 
 
 def git_commit():
-    """Commit of the code that trained, with `-dirty` if it was changed since."""
+    """Commit of the training code, with `-dirty` if there are uncommitted changes."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     folder = Path(__file__).parent
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -243,7 +243,7 @@ def write_manifest(folder, **facts):
 
 
 def export_trained(run, train_set, val_set):
-    """Score the averaged model on all validation frames, export it, write the manifest."""
+    """Score the averaged model on all validation frames, export it and write the manifest."""
     args, model = run.args, run.average.module
     found, labels = infer(model, val_set, run.device, len(val_set), exact=True)
     result = score.evaluate(found, labels)
@@ -275,7 +275,7 @@ def export_trained(run, train_set, val_set):
 
 
 def export_random(args):
-    """Export an untrained model, complete with varied BN statistics."""
+    """Export an untrained model with varied BN statistics."""
     torch.manual_seed(args.seed)
     arch = network.ARCHS[args.arch]
     model = network.CenterPoint(arch)
@@ -309,17 +309,17 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with train/ and val/ of cp-build synth")
+    parser.add_argument("--data", type=Path, help="folder with train/ and val/ from cp-build synth")
     parser.add_argument("--work", type=Path, help="folder for the checkpoint and the log")
     parser.add_argument("--minutes", type=float, default=math.inf, help="wall-clock budget")
     parser.add_argument("--steps", type=int, default=20000, help="budget in optimizer steps")
     parser.add_argument("--batch", type=int, default=8, help="frames per step, over all processes")
-    parser.add_argument("--seed", type=int, default=1, help="of weights, order and augmentation")
+    parser.add_argument("--seed", type=int, default=1, help="for weights, order and augmentation")
     parser.add_argument("--processes", type=int, default=0, help="0: one per core, one on CUDA")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--train-frames", type=int, help="use only the first N training frames")
     parser.add_argument("--val-frames", type=int, default=100, help="frames per validation")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument("--resume", action="store_true", help="continue from --work's checkpoint")
     parser.add_argument("--export", type=Path, help="folder for the ONNX files and the manifest")
     parser.add_argument("--arch", choices=sorted(network.ARCHS), default="demo")
     parser.add_argument("--random", action="store_true", help="export an untrained model and stop")

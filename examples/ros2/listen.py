@@ -1,6 +1,6 @@
-"""Prints the boxes that the node finds, from the markers that it publishes for RViz: class, score, centre, size.
+"""Prints class, score, centre and size of the detected boxes, from the markers that the node publishes for RViz.
 
-`listen.py 3` ends after three messages. Needs rclpy, as publish.py does; where vision_msgs is installed,
+`listen.py 3` exits after three messages. Needs rclpy, like publish.py. If vision_msgs is installed,
 `ros2 topic echo /lidar_centerpoint/output/detections` shows the same.
 """
 

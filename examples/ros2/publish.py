@@ -1,6 +1,6 @@
-"""Publishes the demo frames as point clouds on /points, ten a second, as a scanner would.
+"""Publishes the demo frames as point clouds on /points, ten per second, like a lidar.
 
-Needs rclpy: a sourced ROS 2, or `pip install -r tests/ros/requirements.txt` with Python 3.11.
+Needs rclpy: a sourced ROS 2, or `pip install -r ros2/tests/peer/requirements.txt` with Python 3.11.
 """
 
 import itertools

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn ratios_pair_frames_of_the_same_round() {
-        // The machine became twice as slow after the second pair.
+        // The machine slows down by a factor of two after the second pair.
         let base = [10.0, 10.0, 20.0, 20.0, 20.0];
         let other = [5.0, 6.0, 10.0, 10.0, 12.0];
         let found = Comparison::new(1, &base, &other);

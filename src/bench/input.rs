@@ -43,9 +43,9 @@ pub enum Input {
     },
 }
 
-/// Description of an input, for reports.
+/// InputDescription of an input, for reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Description {
+pub struct InputDescription {
     /// `files` or `synthetic`.
     pub kind: &'static str,
     /// Number of files, or sweeps of the scene, used in turn.
@@ -61,7 +61,7 @@ pub struct Feed {
     clouds: Vec<PointCloud>,
     /// The sweeps of a frame, if there are several.
     buffer: Option<SweepBuffer>,
-    description: Description,
+    description: InputDescription,
     frame: usize,
 }
 
@@ -97,7 +97,7 @@ impl Feed {
     fn from_clouds(kind: &'static str, clouds: Vec<PointCloud>) -> Self {
         let points = clouds.iter().map(PointCloud::len);
         Self {
-            description: Description {
+            description: InputDescription {
                 kind,
                 count: clouds.len(),
                 sweeps: 1,
@@ -114,7 +114,7 @@ impl Feed {
         let points = clouds.iter().map(PointCloud::len).sum();
         let buffer = SweepBuffer::new(clouds.len() - 1, capacity);
         let mut feed = Self {
-            description: Description {
+            description: InputDescription {
                 kind: "synthetic",
                 count: clouds.len(),
                 sweeps: clouds.len(),
@@ -130,8 +130,8 @@ impl Feed {
         Ok(feed)
     }
 
-    /// Description of the input.
-    pub fn description(&self) -> &Description {
+    /// InputDescription of the input.
+    pub fn description(&self) -> &InputDescription {
         &self.description
     }
 

@@ -1,13 +1,12 @@
-//! The charts of a measurement: how often each latency came, and cost over what differs between runs.
+//! Plots of a measurement: the distribution of latencies, and latency over the quantity that differs between runs.
 
 use super::machine::Machine;
 use super::report::Run;
 use super::run::Recording;
-use crate::output::Image;
-use crate::output::plot::{self, Curve, Curves, Histogram, Mark};
+use crate::draw::plot::{self, Curve, Curves, Histogram, Mark, Plot};
 
-/// The latencies of a run, with median and percentiles marked.
-pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Image {
+/// The latencies of a run, with marked median and percentiles.
+pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Plot {
     let values: Vec<f64> = recording.samples.iter().map(|s| s.latency_ms).collect();
     let percentiles = run.latency_ms.percentiles.iter().map(|p| Mark {
         name: format!("{} %", p.percent),
@@ -28,23 +27,18 @@ pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Image {
     })
 }
 
-/// Median latency over the points, sweeps or cells of a frame, whichever differ first in that order; with a curve
-/// for each combination of the others. The fainter line above is the first percentile that was asked for.
-pub fn curve(runs: &[Run], machine: &Machine) -> Image {
-    type Number = fn(&Run) -> f64;
-    let points: Number = |run| run.input.points[1] as f64;
-    let sweeps: Number = |run| run.input.sweeps as f64;
-    let cells: Number = |run| (run.grid[0] * run.grid[1]) as f64;
-    let per_sweep: Number = |run| (run.input.points[1] / run.input.sweeps.max(1)) as f64;
-    let differ = |number: Number| {
-        runs.iter().any(|run| {
-            runs.first()
-                .is_some_and(|first| number(first) != number(run))
-        })
-    };
-    let (x, number) = if differ(per_sweep) {
+/// Median latency over the points, sweeps or cells of a frame: the first of these that differs between runs, with
+/// one curve for each combination of the others. The fainter lines are the first requested percentile.
+pub fn curve(runs: &[Run], machine: &Machine) -> Plot {
+    type Quantity = fn(&Run) -> f64;
+    let points: Quantity = |run| run.input.points[1] as f64;
+    let sweeps: Quantity = |run| run.input.sweeps as f64;
+    let cells: Quantity = |run| (run.grid[0] * run.grid[1]) as f64;
+    let per_sweep: Quantity = |run| (run.input.points[1] / run.input.sweeps.max(1)) as f64;
+    let differs = |quantity: Quantity| runs.iter().any(|run| quantity(run) != quantity(&runs[0]));
+    let (x, quantity) = if differs(per_sweep) {
         ("points", points)
-    } else if differ(sweeps) {
+    } else if differs(sweeps) {
         ("sweeps", sweeps)
     } else {
         ("cells", cells)
@@ -52,13 +46,13 @@ pub fn curve(runs: &[Run], machine: &Machine) -> Image {
     let mut curves: Vec<Curve> = Vec::new();
     for run in runs {
         let name = match x {
-            "points" if differ(sweeps) => format!("{}, {} sweeps", run.plan, run.input.sweeps),
+            "points" if differs(sweeps) => format!("{}, {} sweeps", run.plan, run.input.sweeps),
             "cells" => "all plans".to_owned(),
             _ => run.plan.clone(),
         };
         let bound = run.latency_ms.percentiles.first();
         let bound = bound.map_or(run.latency_ms.median, |p| p.value);
-        let point = [number(run), run.latency_ms.median, bound];
+        let point = [quantity(run), run.latency_ms.median, bound];
         match curves.iter_mut().find(|curve| curve.name == name) {
             Some(curve) => curve.points.push(point),
             None => curves.push(Curve {
@@ -84,7 +78,7 @@ pub fn curve(runs: &[Run], machine: &Machine) -> Image {
     })
 }
 
-/// Where it ran.
+/// The GPU or CPU and the machine of a run.
 fn place(run: &Run, machine: &Machine) -> String {
     let board = machine.board.as_deref().or(machine.cpu.as_deref());
     let board = board.unwrap_or("unknown machine");

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::compare::Comparison;
-use super::input::Description;
+use super::input::InputDescription;
 use super::machine::{Machine, State};
 use super::memory::Resident;
 use super::run::{Recording, Sample, Settings, Subject};
@@ -68,7 +68,7 @@ pub struct Run {
     /// Number of CPU threads.
     pub threads: usize,
     /// The frames.
-    pub input: Description,
+    pub input: InputDescription,
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
     /// Duration of the warm-up in ms, including frames of other plans.
@@ -88,8 +88,8 @@ pub struct Run {
     pub stages_ms: Vec<Stage>,
     /// Scans that arrived while the detector was busy.
     pub skipped_scans: u64,
-    /// Missed deadlines, if there is a deadline.
-    pub deadline: Option<Missed>,
+    /// DeadlineMisses deadlines, if there is a deadline.
+    pub deadline: Option<DeadlineMisses>,
     /// Mean number of boxes per frame.
     pub boxes: f64,
     /// Sum of all frames' losses.
@@ -108,9 +108,9 @@ pub struct Stage {
     pub ms: Summary,
 }
 
-/// Missed deadlines.
+/// DeadlineMisses deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Missed {
+pub struct DeadlineMisses {
     /// Time budget of a frame in ms.
     pub deadline_ms: f64,
     /// Frames, including skipped scans.
@@ -121,7 +121,7 @@ pub struct Missed {
     pub longest_run: u64,
 }
 
-impl Missed {
+impl DeadlineMisses {
     fn new(counts: Counts, deadline_ms: f64) -> Self {
         Self {
             deadline_ms,
@@ -190,7 +190,7 @@ impl Run {
             deadline: recording
                 .deadline
                 .zip(settings.deadline_ms)
-                .map(|(counts, ms)| Missed::new(counts, ms)),
+                .map(|(counts, ms)| DeadlineMisses::new(counts, ms)),
             boxes: recording.boxes as f64 / frames as f64,
             dropped: recording.dropped,
             memory: Memory {

@@ -8,6 +8,8 @@
 
 use serde::Serialize;
 
+pub use crate::eval::report::median;
+
 /// `trtexec` calls a measurement with a larger coefficient of variation (in percent) unstable.
 pub const UNSTABLE: f64 = 2.5;
 
@@ -84,16 +86,6 @@ pub fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let exclude = ((100.0 - percent) * sorted.len() as f64 / 100.0 + ROUNDING) as usize;
     let at = sorted.len().saturating_sub(1 + exclude);
     sorted.get(at).copied().unwrap_or(0.0)
-}
-
-/// The median of ascending values; 0 if empty.
-pub fn median(sorted: &[f64]) -> f64 {
-    let middle = sorted.len() / 2;
-    match (sorted.get(middle), sorted.len() % 2) {
-        (Some(value), 1) => *value,
-        (Some(value), _) => (value + sorted[middle - 1]) / 2.0,
-        (None, _) => 0.0,
-    }
 }
 
 #[cfg(test)]

@@ -1,23 +1,22 @@
-//! Per-channel factors and summands: BatchNormalization at inference, and Mul and Add with constants.
+//! Per-channel scales and shifts: BatchNormalization at inference, and Mul and Add with constants.
 
 use super::Result;
-use super::onnx::tensor::{self, Tensor, element};
 use super::onnx::{Graph, Node};
 
-/// `y = x·scale + shift`, per channel (axis 1), or one value for all.
+/// `y = x·scale + shift` per channel (axis 1), or with one scale and shift for all channels.
 pub(crate) struct Affine {
     scale: Vec<f64>,
     shift: Vec<f64>,
     /// Name of x.
     pub(super) input: String,
-    /// Whether there is one value for all channels, however many those are.
+    /// Whether one value applies to all channels, however many there are.
     broadcast: bool,
 }
 
 impl Affine {
-    /// What `node` computes, if it is a BatchNormalization at inference, or a Mul or Add with a
-    /// constant along axis 1 of a map.
-    pub(super) fn of(graph: &Graph, node: Node<'_>) -> Result<Option<Self>> {
+    /// The function that `node` computes, if it is a BatchNormalization at inference, or a Mul or Add
+    /// of a map and a constant along axis 1.
+    pub(super) fn from_node(graph: &Graph, node: Node<'_>) -> Result<Option<Self>> {
         match node.op() {
             "BatchNormalization" => Self::batch_normalization(graph, node),
             "Mul" | "Add" => Self::constant(graph, node),
@@ -64,7 +63,7 @@ impl Affine {
         let finite = |v: &f64| v.is_finite();
         if !affine.scale.iter().chain(&affine.shift).all(finite) {
             return Err(node.error(
-                "its parameters give values that are not finite (a variance below 0, NaN?)",
+                "its scale or shift is not finite (is a variance negative or a parameter NaN?)",
             ));
         }
         Ok(Some(affine))
@@ -73,20 +72,15 @@ impl Affine {
     fn constant(graph: &Graph, node: Node<'_>) -> Result<Option<Self>> {
         let (a, b) = (node.need_input(0)?, node.need_input(1)?);
         for (input, constant) in [(a, b), (b, a)] {
-            let Some(proto) = graph.constant(constant)? else {
+            let Some(constant) = graph.f32_array(constant)? else {
                 continue;
             };
-            if proto.data_type() != element::FLOAT {
-                continue;
-            }
-            let Tensor { dims, data } = tensor::floats(graph.path(), &proto)?;
-            // [C, 1, 1] or [1, C, 1, 1], or a single value of at most four axes.
-            let per_channel = matches!(dims[..], [_, 1, 1] | [1, _, 1, 1]);
-            let single = data.len() == 1 && dims.len() <= 4;
+            let per_channel = matches!(constant.shape(), [_, 1, 1] | [1, _, 1, 1]);
+            let single = constant.len() == 1 && constant.ndim() <= 4;
             if !per_channel && !single {
                 continue;
             }
-            let values: Vec<f64> = data.iter().map(|&v| f64::from(v)).collect();
+            let values: Vec<f64> = constant.iter().map(|&v| f64::from(v)).collect();
             let same = |v: f64| vec![v; values.len()];
             let (scale, shift) = match node.op() {
                 "Mul" => (values.clone(), same(0.0)),
@@ -96,25 +90,25 @@ impl Affine {
                 scale,
                 shift,
                 input: input.to_owned(),
-                broadcast: data.len() == 1,
+                broadcast: constant.len() == 1,
             }));
         }
         Ok(None)
     }
 
-    /// Number of channels that there are factors for; 1 if one serves all.
+    /// Number of scales; 1 if one applies to all channels.
     pub(super) fn channels(&self) -> usize {
         self.scale.len()
     }
 
-    /// Whether this can be applied to a map of so many channels.
+    /// Whether this applies to a map of `channels` channels.
     pub(super) fn fits(&self, channels: usize) -> bool {
         self.broadcast || self.scale.len() == channels
     }
 
-    /// Scale and shift of channel `c`.
-    pub(super) fn at(&self, c: usize) -> (f64, f64) {
-        let i = if self.broadcast { 0 } else { c };
+    /// Scale and shift of `channel`.
+    pub(super) fn at(&self, channel: usize) -> (f64, f64) {
+        let i = if self.broadcast { 0 } else { channel };
         let at = |v: &[f64]| v.get(i).copied().unwrap_or(0.0);
         (at(&self.scale), at(&self.shift))
     }

@@ -1,97 +1,102 @@
-//! Bias correction: the mean error that quantisation gives an output channel is taken off its bias.
+//! Bias correction: subtracts the mean error that quantisation causes in an output channel from its bias.
 //!
-//! Rounding errors of weights and inputs do not cancel in the mean: a convolution's output moves by
-//! a constant per channel, which its bias can take back for free (Nagel et al., ICCV 2019; "empirical
-//! bias correction"). Of a convolution `y = W·x + b` with input codes Q(x) and rounded weights W_q the
-//! mean error over a set of output cells is known without running it:
+//! The rounding errors of weights and inputs do not cancel on average. They shift each channel of a
+//! convolution's output by a constant, which the bias can absorb at no cost ("empirical bias
+//! correction", Nagel et al., ICCV 2019). For a convolution `y = W·x + b` with input codes Q(x) and
+//! rounded weights W_q, the mean error over a set of output cells follows without running it:
 //!
 //! ```text
 //! Δ[o] = Σ over taps t, input channels i:  W_q[o,i,t] · E[Q(x_i(t))] − W[o,i,t] · E[x_i(t)]
 //! ```
 //!
-//! where x_i(t) is what tap t sees from each of those cells, zeros of the padding included. The means
-//! come from one float pass over the frames for any number of candidates. What the layers before do to
-//! x is not in it: each takes back its own error.
+//! where x_i(t) is the value that tap t reads for each of those cells, including the zeros of the
+//! padding. One float pass over the frames yields the means for any number of candidates. The formula
+//! ignores the errors of earlier layers in x: each layer corrects its own error.
 //!
-//! The cells may be all, those over a pillar, or those that nothing in a frame reaches: in the last all
-//! values are one, and the correction makes each layer exact there (see [`super::equalize`] on the
-//! background).
+//! The cells may be all cells, those above a pillar, or those that nothing in a frame reaches. In the
+//! last set all cells have the same value, so the correction makes each layer exact there (see
+//! [`super::equalize`] on the background).
 
 use std::collections::{BTreeMap, HashMap};
+
+use ndarray::{Array3, Array4, Axis, Ix4, s};
 
 use super::Result;
 use super::calibrate;
 use super::fuse::constant_name;
+use super::onnx::make::put_initializers;
 use super::onnx::proto::TensorProto;
-use super::onnx::tensor::{self, Tensor};
-use super::onnx::{Graph, Shapes, Window};
-use super::quantize::{Kind, Quantizer};
-use crate::map::MapView;
+use super::onnx::{Graph, Shapes, Window, tensor};
+use super::quantize::{Quantizer, QuantizerKind};
+use crate::map::{MapView, quantize};
 
-/// Sums what the convolutions of one quantised network read.
+/// Sums the inputs of the INT8 convolutions of one network.
 pub(crate) struct Collector {
-    layers: Vec<Layer>,
-    /// Layers by the value that they read.
+    convs: Vec<ConvSums>,
+    /// Indices of the convolutions by the value that they read.
     readers: HashMap<String, Vec<usize>>,
 }
 
-/// A convolution in INT8.
-struct Layer {
-    /// Its output.
+/// An INT8 convolution and the sums of its inputs.
+struct ConvSums {
+    /// Name of its output.
     output: String,
     /// Float and rounded weights, `[O, I/groups, kh, kw]`.
-    weight: Tensor<f32>,
-    rounded: Vec<f32>,
+    weight: Array4<f32>,
+    rounded: Array4<f32>,
     /// Scale of the input's codes.
     scale: f32,
     window: Window,
     /// Rows and columns of the output.
     size: [usize; 2],
-    /// Cells so far.
+    /// Number of output cells so far.
     cells: u64,
-    /// By tap, then input channel: sum of x and of Q(x) − x.
-    sums: Vec<[f64; 2]>,
-    channels: usize,
+    /// Sums of x and of Q(x) − x, `[kh, kw, I]`.
+    sums: Array3<[f64; 2]>,
 }
 
 impl Collector {
-    /// For the convolutions of `graph` that `quantizers` make INT8: those with a quantised weight and
-    /// a quantised input.
+    /// Observes the convolutions of `graph` that `quantizers` make INT8: those whose weight and input
+    /// are both quantised.
     ///
     /// # Errors
     /// [`super::BuildError`] for malformed nodes and tensors.
     pub(crate) fn new(graph: &Graph, quantizers: &[Quantizer]) -> Result<Self> {
         let shapes = Shapes::infer(graph, &[])?;
-        let of = |kind: Kind, tensor: &str| {
+        let quantizer = |kind: QuantizerKind, tensor: &str| {
             let mut all = quantizers.iter();
             all.find(|q| q.kind == kind && q.tensor == tensor)
         };
-        let mut layers = Vec::new();
+        let mut convs = Vec::new();
         let mut readers: HashMap<String, Vec<usize>> = HashMap::new();
         for node in graph.nodes().filter(|n| n.op() == "Conv") {
             let (input, weight_name) = (node.need_input(0)?, node.need_input(1)?);
             let output = node.need_output()?;
-            let (Some(activation), Some(weights)) =
-                (of(Kind::Activation, input), of(Kind::Weight, weight_name))
-            else {
+            let (Some(activation), Some(weights)) = (
+                quantizer(QuantizerKind::Activation, input),
+                quantizer(QuantizerKind::Weight, weight_name),
+            ) else {
                 continue;
             };
             let (Some(&[amax]), Some(weight)) =
-                (activation.amax.get(..), graph.floats(weight_name)?)
+                (activation.amax.get(..), graph.array(weight_name)?)
             else {
                 continue;
             };
-            let (&[_, _, kh, kw], Some(&[_, channels, h, w]), Some(&[_, _, rows, columns])) =
-                (&weight.dims[..], shapes.get(input), shapes.get(output))
-            else {
-                return Err(node.error("its shapes are not known"));
+            let (Ok(weight), Some(&[_, channels, h, w]), Some(&[_, _, rows, columns])) = (
+                weight.into_dimensionality::<Ix4>(),
+                shapes.get(input),
+                shapes.get(output),
+            ) else {
+                return Err(node.error("its shapes are unknown"));
             };
+            let (_, _, kh, kw) = weight.dim();
             let window = Window::new(node, [h, w], Some([kh, kw]))?;
             readers
                 .entry(input.to_owned())
                 .or_default()
-                .push(layers.len());
-            layers.push(Layer {
+                .push(convs.len());
+            convs.push(ConvSums {
                 output: output.to_owned(),
                 rounded: rounded(&weight, &weights.amax),
                 weight,
@@ -99,15 +104,14 @@ impl Collector {
                 window,
                 size: [rows, columns],
                 cells: 0,
-                sums: vec![[0.0; 2]; kh * kw * channels],
-                channels,
+                sums: Array3::from_elem((kh, kw, channels), [0.0; 2]),
             });
         }
-        Ok(Self { layers, readers })
+        Ok(Self { convs, readers })
     }
 
-    /// Counts the map `view` of the value `name` of the float network. `cells` tells of an output map
-    /// of so many rows and columns which cells count.
+    /// Adds the map `view` of the value `name` in the float network. For an output map of the given
+    /// rows and columns, `cells` selects the cells that count.
     pub(crate) fn observe(
         &mut self,
         name: &str,
@@ -115,106 +119,101 @@ impl Collector {
         cells: &mut dyn FnMut([usize; 2]) -> Vec<bool>,
     ) {
         for &reader in self.readers.get(name).map_or(&[][..], |r| r) {
-            if let Some(layer) = self.layers.get_mut(reader) {
-                layer.count(&view, &cells(layer.size));
+            if let Some(conv) = self.convs.get_mut(reader) {
+                conv.add(&view, &cells(conv.size));
             }
         }
     }
 
-    /// The mean error of each output channel, by the output of the convolution.
+    /// The mean error of each output channel, by the name of the convolution's output.
     pub(crate) fn errors(&self) -> BTreeMap<String, Vec<f64>> {
-        let counted = self.layers.iter().filter(|layer| layer.cells > 0);
-        let each = counted.map(|layer| (layer.output.clone(), layer.errors()));
+        let observed = self.convs.iter().filter(|conv| conv.cells > 0);
+        let each = observed.map(|conv| (conv.output.clone(), conv.errors()));
         each.collect()
     }
 }
 
-impl Layer {
-    fn count(&mut self, view: &MapView<'_>, cells: &[bool]) {
+impl ConvSums {
+    fn add(&mut self, view: &MapView<'_>, cells: &[bool]) {
         let layout = view.layout;
-        let pixels = (0..layout.height).flat_map(|y| (0..layout.width).map(move |x| (y, x)));
-        let mut values = Vec::with_capacity(layout.height * layout.width * self.channels);
-        for (y, x) in pixels {
-            let start = layout.index(0, y, x);
-            let pixel = view.data.get(start..).unwrap_or_default().iter();
-            values.extend(pixel.step_by(layout.stride_c.max(1)).take(self.channels));
-        }
-        let error = |&v: &f32| f32::from(calibrate::quantize(v, self.scale)) * self.scale - v;
-        let errors: Vec<f32> = values.iter().map(error).collect();
+        let channels = self.sums.len_of(Axis(2));
+        let values = Array3::from_shape_fn((layout.height, layout.width, channels), |(y, x, c)| {
+            view.data.get(layout.index(c, y, x)).copied().unwrap_or(0.0)
+        });
+        let errors = values.mapv(|v| f32::from(quantize(v, self.scale)) * self.scale - v);
 
-        let [kh, kw] = self.window.kernel;
         let [top, left, ..] = self.window.pad;
-        // Of a row in f32, which is faster and exact enough; of all rows in f64.
-        let mut row = vec![[0.0_f32; 2]; self.channels];
+        let ([stride_y, stride_x], [dilation_y, dilation_x]) =
+            (self.window.stride, self.window.dilation);
+        // Sums over a row are f32, which is faster and exact enough; sums over rows are f64.
+        let mut row = vec![[0.0_f32; 2]; channels];
         for (out_y, cells) in cells.chunks_exact(self.size[1].max(1)).enumerate() {
             self.cells += cells.iter().filter(|counts| **counts).count() as u64;
-            for tap in 0..kh * kw {
-                let y = out_y * self.window.stride[0] + tap / kw * self.window.dilation[0];
+            for (tap_y, mut taps) in self.sums.outer_iter_mut().enumerate() {
+                let y = out_y * stride_y + tap_y * dilation_y;
                 let Some(y) = y.checked_sub(top).filter(|&y| y < layout.height) else {
                     continue;
                 };
-                row.fill([0.0; 2]);
-                for (out_x, _) in cells.iter().enumerate().filter(|(_, counts)| **counts) {
-                    let x = out_x * self.window.stride[1] + tap % kw * self.window.dilation[1];
-                    let Some(x) = x.checked_sub(left).filter(|&x| x < layout.width) else {
-                        continue;
-                    };
-                    let pixel = (y * layout.width + x) * self.channels;
-                    let pixel = pixel..pixel + self.channels;
-                    let (values, errors) = (&values[pixel.clone()], &errors[pixel]);
-                    for ((sum, value), error) in row.iter_mut().zip(values).zip(errors) {
-                        sum[0] += value;
-                        sum[1] += error;
+                let (values, errors) =
+                    (values.index_axis(Axis(0), y), errors.index_axis(Axis(0), y));
+                for (tap_x, sums) in taps.outer_iter_mut().enumerate() {
+                    row.fill([0.0; 2]);
+                    for (out_x, _) in cells.iter().enumerate().filter(|(_, counts)| **counts) {
+                        let x = out_x * stride_x + tap_x * dilation_x;
+                        let Some(x) = x.checked_sub(left).filter(|&x| x < layout.width) else {
+                            continue;
+                        };
+                        // Slices, because the compiler does not vectorise iterators over arrays.
+                        let (values, errors) = (values.row(x), errors.row(x));
+                        let pixel = (values.to_slice().unwrap_or_default().iter())
+                            .zip(errors.to_slice().unwrap_or_default());
+                        for (sum, (value, error)) in row.iter_mut().zip(pixel) {
+                            sum[0] += value;
+                            sum[1] += error;
+                        }
                     }
-                }
-                let sums = self.sums.iter_mut().skip(tap * self.channels);
-                for (sum, row) in sums.zip(&row) {
-                    sum[0] += f64::from(row[0]);
-                    sum[1] += f64::from(row[1]);
+                    for (sum, row) in sums.into_iter().zip(&row) {
+                        sum[0] += f64::from(row[0]);
+                        sum[1] += f64::from(row[1]);
+                    }
                 }
             }
         }
     }
 
     fn errors(&self) -> Vec<f64> {
-        let &[outputs, inputs, kh, kw] = &self.weight.dims[..] else {
-            return Vec::new();
-        };
-        let taps = kh * kw;
+        let (outputs, inputs, ..) = self.weight.dim();
         let per_group = (outputs / self.window.groups).max(1);
-        let row = |o: usize| {
+        let weights = self.weight.outer_iter().zip(self.rounded.outer_iter());
+        let each = weights.enumerate().map(|(o, (weight, rounded))| {
             let first = o / per_group * inputs;
-            let terms = (0..inputs * taps).map(|at| {
-                let (i, tap) = (at / taps, at % taps);
-                let index = o * inputs * taps + at;
-                let (w, w_q) = (
-                    f64::from(self.weight.data[index]),
-                    f64::from(self.rounded[index]),
-                );
-                let [value, error] = self.sums[tap * self.channels + first + i];
+            let sums = self.sums.slice(s![.., .., first..first + inputs]);
+            // From [kh, kw, I] to the order of the weights, [I, kh, kw].
+            let sums = sums.permuted_axes([2, 0, 1]);
+            let terms = weight.iter().zip(&rounded).zip(&sums);
+            let terms = terms.map(|((&w, &w_q), &[value, error])| {
+                let (w, w_q) = (f64::from(w), f64::from(w_q));
                 w_q * error + (w_q - w) * value
             });
             terms.sum::<f64>() / self.cells as f64
-        };
-        (0..outputs).map(row).collect()
+        });
+        each.collect()
     }
 }
 
-/// Weights of a Conv as their codes stand for them, by the amax of each output channel.
-fn rounded(weight: &Tensor<f32>, amax: &[f32]) -> Vec<f32> {
-    let per_channel = weight.dims.iter().skip(1).product::<usize>().max(1);
-    let rows = weight.data.chunks(per_channel).enumerate();
-    let each = rows.flat_map(|(row, values)| {
-        let amax = amax.get(row).or(amax.first()).copied().unwrap_or(0.0);
+/// The weights of a Conv rounded to the values of their codes. `amax` has one value, or one per output
+/// channel.
+fn rounded(weight: &Array4<f32>, amax: &[f32]) -> Array4<f32> {
+    let mut rounded = weight.clone();
+    for (o, mut channel) in rounded.outer_iter_mut().enumerate() {
+        let amax = amax.get(o).or(amax.first()).copied().unwrap_or(0.0);
         let scale = calibrate::scale(amax);
-        values
-            .iter()
-            .map(move |&w| f32::from(calibrate::quantize(w, scale)) * scale)
-    });
-    each.collect()
+        channel.mapv_inplace(|w| f32::from(quantize(w, scale)) * scale);
+    }
+    rounded
 }
 
-/// Takes mean errors, by the output of a convolution, off its bias.
+/// Subtracts mean errors, by the name of a convolution's output, from its bias.
 ///
 /// # Errors
 /// [`super::BuildError`] for malformed nodes and tensors.
@@ -250,12 +249,7 @@ pub(crate) fn correct(graph: &mut Graph, errors: &BTreeMap<String, Vec<f64>>) ->
                 node.input.push(name);
             }
         }
-        for tensor in &mut proto.initializer {
-            if let Some(changed) = tensors.remove(tensor.name()) {
-                *tensor = changed;
-            }
-        }
-        proto.initializer.extend(tensors.into_values());
+        put_initializers(proto, tensors.into_values());
     })
 }
 

@@ -1,9 +1,8 @@
-//! From a graph to the program that an engine runs: the CPU engine's here, TensorRT's in [`tensorrt`].
+//! Compiles a graph to a program for an engine: for the CPU engine here, for TensorRT in [`tensorrt`].
 //!
-//! Each ONNX node becomes one call of the engine's builder, which fuses and packs; its tensor gets the
-//! name of the node's output, under which observers see it. What computes nothing (see
-//! [`super::simplify`]), and Reshape, Squeeze and Unsqueeze that give a map its own shape back, become
-//! no operator at all.
+//! Each ONNX node becomes one call of the engine's builder, which fuses and packs. The resulting tensor gets
+//! the name of the node's output, and observers see it under that name. Nodes without effect (see
+//! [`super::simplify`]), and Reshape, Squeeze and Unsqueeze nodes that keep a map's shape, produce no operator.
 
 mod qdq;
 pub mod tensorrt;
@@ -20,11 +19,11 @@ use super::{BuildError, Result};
 use crate::build::lower::{ConvSpec, Direction, MaxPoolSpec, ProgramBuilder, TensorId};
 use crate::program::{DepthToSpaceMode, Payload, ProgramError};
 
-/// The operators that the CPU engine runs, and those that go without a trace.
+/// The operators that the CPU engine supports, including those that are removed.
 pub const CPU_OPERATORS: &[&str] = &[
     "Add",
     "BatchNormalization",
-    "Cast (to the type that it has)",
+    "Cast (to its own type)",
     "Clip (0 to infinity)",
     "Concat (channels)",
     "Constant",
@@ -39,25 +38,25 @@ pub const CPU_OPERATORS: &[&str] = &[
     "Pad (zeros before Conv)",
     "QuantizeLinear (to INT8, zero point 0)",
     "Relu",
-    "Reshape, Squeeze, Unsqueeze (that change nothing)",
+    "Reshape, Squeeze, Unsqueeze (without effect)",
     "Sigmoid",
 ];
 
-/// Most convolutions that may share one weight: each gets its own packed copy, so that a small file
-/// could otherwise ask for a large program.
+/// Maximum number of convolutions that share one weight. Each gets its own packed copy, so without a limit a
+/// small file could produce a large program.
 const MAX_SHARED: usize = 3;
-/// Most values that single numbers (Mul or Add by one) may be spread to.
+/// Maximum number of values produced by expanding scalars (Mul or Add with one number).
 const MAX_SPREAD: usize = 1 << 18;
 
-/// Makes the CPU engine's payload from a graph with one input and outputs of shape [1, C, H, W]: a float
-/// one, or one with Q/DQ pairs as [`super::quantize`] and pytorch-quantization make them.
-/// BatchNormalizations that are still there are run as such; see [`super::fuse`] to fold them before.
+/// Compiles a graph with one input and outputs of shape [1, C, H, W] to the CPU engine's payload. The graph is a
+/// float network, or has Q/DQ pairs as written by [`super::quantize`] and pytorch-quantization. Runs remaining
+/// BatchNormalizations as they are; fold them beforehand with [`super::fuse`].
 ///
 /// # Errors
-/// [`BuildError::Operator`] for an operator that is not supported, [`BuildError::Node`] for a form of
-/// one that is not, [`BuildError::Engine`] for what the engine refuses; each names the node.
+/// [`BuildError::Operator`] for an unsupported operator, [`BuildError::Node`] for an unsupported form of an
+/// operator, [`BuildError::Engine`] if the engine refuses a node. Each names the node.
 pub fn cpu(graph: &Graph) -> Result<Payload> {
-    // Cheap: the weights are shared.
+    // Cheap, because the weights are shared.
     let mut graph = graph.clone();
     simplify(&mut graph)?;
     let shapes = Shapes::infer(&graph, &[])?;
@@ -72,17 +71,16 @@ pub fn cpu(graph: &Graph) -> Result<Payload> {
     compiler.input()?;
     for node in graph.nodes() {
         let output = node.need_output()?;
-        // Shapes that exporters compute are constants here.
+        // Shapes computed by exporters are constants here.
         if shapes.ints(output).is_some() || qdq::is_constant(&graph, node)? {
             continue;
         }
-        let map = match is_view(node) {
-            true => compiler.view(node)?,
-            false => {
-                let map = compiler.node(node)?;
-                compiler.builder.name_tensor(map, output);
-                map
-            }
+        let map = if is_view(node) {
+            compiler.view(node)?
+        } else {
+            let map = compiler.node(node)?;
+            compiler.builder.name_tensor(map, output);
+            map
         };
         compiler.maps.insert(output.to_owned(), map);
     }
@@ -95,9 +93,9 @@ struct Compiler<'a> {
     builder: ProgramBuilder,
     /// The engine's tensor of each value.
     maps: HashMap<String, TensorId>,
-    /// The scale of each value that is codes.
+    /// The scale of each quantised value.
     scales: HashMap<String, f32>,
-    /// Values that single numbers were spread to so far.
+    /// Values produced by expanding scalars so far.
     spread: usize,
 }
 
@@ -149,7 +147,7 @@ impl Compiler<'_> {
         refused(self.graph, source)
     }
 
-    /// Whether a value is its map as [1, C, H, W], not a view of other axes.
+    /// Whether a value has its map's shape [1, C, H, W] and is not a view with other axes.
     fn has_own_shape(&self, value: &str, map: TensorId) -> bool {
         let [c, h, w] = self.builder.shape(map);
         self.shapes.get(value) == Some(&[1, c, h, w])
@@ -162,13 +160,13 @@ impl Compiler<'_> {
             let what = format!("its input \"{name}\" is a constant, expected a map");
             return Err(node.error(what));
         };
-        match self.has_own_shape(name, map) {
-            true => Ok(map),
-            false => Err(node.error(format!(
-                "its input \"{name}\" has shape {}, expected [1, C, H, W]",
-                text(self.shapes.get(name))
-            ))),
+        if self.has_own_shape(name, map) {
+            return Ok(map);
         }
+        Err(node.error(format!(
+            "its input \"{name}\" has shape {}, expected [1, C, H, W]",
+            text(self.shapes.get(name))
+        )))
     }
 
     fn node(&mut self, node: Node<'_>) -> Result<TensorId> {
@@ -179,17 +177,17 @@ impl Compiler<'_> {
         let made = match node.op() {
             "Conv" | "ConvTranspose" => return self.conv(name, node),
             "QuantizeLinear" => {
-                let scale = Scales::of(self.graph, node)?.single(node)?;
+                let scale = Scales::read(self.graph, node)?.single(node)?;
                 self.scales.insert(node.need_output()?.to_owned(), scale);
                 let x = self.map(node, 0)?;
                 self.builder.quantize(name, x, scale)
             }
             "DequantizeLinear" => {
-                let scale = Scales::of(self.graph, node)?.single(node)?;
+                let scale = Scales::read(self.graph, node)?.single(node)?;
                 let codes = node.need_input(0)?;
                 if let Some(made) = self.scales.get(codes).filter(|s| **s != scale) {
                     return Err(node.error(format!(
-                        "its scale is {scale}, the codes \"{codes}\" were made with {made}"
+                        "its scale is {scale}, but the codes \"{codes}\" have scale {made}"
                     )));
                 }
                 let x = self.map(node, 0)?;
@@ -215,7 +213,9 @@ impl Compiler<'_> {
                     inputs.map(|i| self.map(node, i)).collect::<Result<_>>()?;
                 let axis = axis(node, node.int("axis", 0)?, 4)?;
                 if axis != 1 {
-                    return Err(node.error(format!("it joins on axis {axis}, supported is 1")));
+                    return Err(node.error(format!(
+                        "it concatenates on axis {axis}, only axis 1 is supported"
+                    )));
                 }
                 self.builder.concat(name, &maps)
             }
@@ -224,7 +224,9 @@ impl Compiler<'_> {
                 let mode = match node.string("mode", "DCR")? {
                     "DCR" => DepthToSpaceMode::Dcr,
                     "CRD" => DepthToSpaceMode::Crd,
-                    other => return Err(node.error(format!("mode is {other}"))),
+                    other => {
+                        return Err(node.error(format!("mode is {other}, expected DCR or CRD")));
+                    }
                 };
                 let block = node.int("blocksize", 0)?;
                 let block = usize::try_from(block)
@@ -236,7 +238,10 @@ impl Compiler<'_> {
                 let [_, h, w] = self.builder.shape(x);
                 let window = Window::new(node, [h, w], None)?;
                 if window.dilation != [1; 2] {
-                    return Err(node.error(format!("dilations are {:?}", window.dilation)));
+                    return Err(node.error(format!(
+                        "dilations are {:?}, expected [1, 1]",
+                        window.dilation
+                    )));
                 }
                 let spec = MaxPoolSpec {
                     kernel: window.kernel,
@@ -259,17 +264,19 @@ impl Compiler<'_> {
     fn conv(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
         let x = self.map(node, 0)?;
         let [_, h, w] = self.builder.shape(x);
-        let weight = Weight::of(self.graph, node)?;
-        let bias =
-            match node.input(2) {
-                Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
-                    node.error(format!("its bias \"{bias_name}\" is no constant"))
-                })?),
-                None => None,
-            };
+        let weight = Weight::read(self.graph, node)?;
+        let bias = match node.input(2) {
+            Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
+                node.error(format!("its bias \"{bias_name}\" is not a constant"))
+            })?),
+            None => None,
+        };
         let bias = bias.as_ref().map(|b| &b.data[..]);
         let &[d0, d1, kh, kw] = &weight.dims[..] else {
-            return Err(node.error(format!("its weight has shape {:?}", weight.dims)));
+            return Err(node.error(format!(
+                "its weight has shape {:?}, expected four dimensions",
+                weight.dims
+            )));
         };
         let window = Window::new(node, [h, w], Some([kh, kw]))?;
         let (direction, out_channels) = match node.op() {
@@ -297,20 +304,20 @@ impl Compiler<'_> {
     }
 
     fn affine_or_add(&mut self, name: &str, node: Node<'_>) -> Result<TensorId> {
-        let made = if let Some(affine) = Affine::of(self.graph, node)? {
+        let made = if let Some(affine) = Affine::from_node(self.graph, node)? {
             let index = usize::from(node.input(0) != Some(affine.input.as_str()));
             let x = self.map(node, index)?;
             let [channels, ..] = self.builder.shape(x);
             if !affine.fits(channels) {
                 return Err(node.error(format!(
-                    "it has factors for {} channels, its input has {channels}",
+                    "it has factors for {} channels, but its input has {channels}",
                     affine.channels()
                 )));
             }
             if affine.channels() < channels {
                 self.spread = self.spread.saturating_add(channels);
                 if self.spread > MAX_SPREAD {
-                    return Err(node.error("too many products or sums with single numbers"));
+                    return Err(node.error("too many products or sums with scalars"));
                 }
             }
             let at = |c| {
@@ -323,19 +330,21 @@ impl Compiler<'_> {
             let (a, b) = (self.map(node, 0)?, self.map(node, 1)?);
             self.builder.add(name, a, b, false)
         } else {
-            return Err(node.error("it multiplies two maps, or by no constant per channel"));
+            return Err(node.error("only products with one constant per channel are supported"));
         };
         made.map_err(|e| self.refused(e))
     }
 
-    /// Checks that a Clip is a Relu.
+    /// Checks that a Clip is equivalent to a Relu.
     fn check_clip(&self, node: Node<'_>) -> Result<()> {
         let bound = |index: usize, attribute: &str, open: f32| -> Result<f32> {
             match node.input(index) {
                 Some(name) => {
                     let value = self.graph.floats(name)?;
                     let value = value.and_then(|t| t.data.first().copied());
-                    value.ok_or_else(|| node.error(format!("its bound \"{name}\" is no constant")))
+                    value.ok_or_else(|| {
+                        node.error(format!("its bound \"{name}\" is not a constant"))
+                    })
                 }
                 None => node.float(attribute, open),
             }
@@ -344,15 +353,15 @@ impl Compiler<'_> {
             bound(1, "min", f32::NEG_INFINITY)?,
             bound(2, "max", f32::INFINITY)?,
         );
-        match min == 0.0 && max >= f32::MAX {
-            true => Ok(()),
-            false => Err(node.error(format!(
-                "it clips to {min} to {max}, supported is 0 to infinity"
-            ))),
+        if min == 0.0 && max >= f32::MAX {
+            return Ok(());
         }
+        Err(node.error(format!(
+            "it clips to {min} to {max}, only 0 to infinity is supported"
+        )))
     }
 
-    /// A node that only passes its input on, or adds or takes axes of length one.
+    /// The map of a node that returns its input, possibly with axes of length one added or removed.
     fn view(&self, node: Node<'_>) -> Result<TensorId> {
         if node.op() == "Identity" {
             return self.map(node, 0);
@@ -366,15 +375,15 @@ impl Compiler<'_> {
         map.filter(|_| long(from).is_some() && long(from) == long(to))
             .ok_or_else(|| {
                 node.error(format!(
-                    "it makes shape {} from {}; only changes of axes of length one are supported",
-                    text(self.shapes.get(to)),
-                    text(self.shapes.get(from))
+                    "it changes shape {} to {}; only adding or removing axes of length one is supported",
+                    text(self.shapes.get(from)),
+                    text(self.shapes.get(to))
                 ))
             })
     }
 }
 
-/// Whether a node makes no map of its own.
+/// Whether a node creates no map of its own.
 fn is_view(node: Node<'_>) -> bool {
     matches!(
         node.op(),

@@ -1,37 +1,36 @@
-//! `quantize.toml`: every option of `cp-build quantize`, with its default.
+//! `quantize.toml`: all options of `cp-build quantize` and their defaults.
 //!
 //! ```toml
 //! recipe = "custom"             # or "nvidia", "best": see `recipe.rs`
-//! bias_correction = "all"       # the cells whose mean error is taken off the biases; or "occupied",
+//! bias_correction = "all"       # subtract the mean error over these cells from the biases; or "occupied",
 //!                               # "background", "off"
 //!
 //! [calibration]
 //! method = "percentile"         # or "max", "mse", "entropy"
-//! percentile = 99.999           # of "percentile", in percent
-//! bins = 2048                   # of the histograms
-//! cells = "occupied"            # only cells with a pillar under them; or "all"
+//! percentile = 99.999           # for "percentile", in percent
+//! bins = 2048                   # histogram bins
+//! cells = "occupied"            # only cells below a pillar; or "all"
 //!
 //! [equalize]
-//! alpha = 0.5                   # cross-layer equalisation, 0 to 1; 0 is none
-//! background = true             # the background of each channel becomes a whole number of codes
+//! alpha = 0.5                   # cross-layer equalisation, 0 to 1; 0 disables it
+//! background = true             # shift each channel's background to a whole number of codes
 //!
 //! [placement]
-//! skip = []                     # globs of layer names that stay float
-//! first_layer = true            # the first convolution in INT8
-//! heads = true                  # the convolutions that make the outputs in INT8
-//! deconvolutions = true         # as 1×1 convolution and shuffle, in INT8
-//! pfn = "float"                 # or "weights": its weights rounded to INT8, computed in float
+//! skip = []                     # globs of layer names to keep in float
+//! first_layer = true            # quantise the first convolution
+//! heads = true                  # quantise the convolutions that produce outputs
+//! deconvolutions = true         # quantise deconvolutions, as 1×1 convolution and shuffle
+//! pfn = "float"                 # or "weights": round the PFN's weights to INT8, compute in float
 //!
 //! [frames]
-//! limit = 0                     # most frames to use, chosen at random; 0 is all
-//! seed = 0                      # of that choice
-//! held_out = 4                  # every 4th frame is not calibrated on but measured on; 0 is none
+//! limit = 0                     # maximum number of frames, chosen at random; 0 is all
+//! seed = 0                      # for that choice
+//! held_out = 4                  # hold every 4th frame out of calibration, to measure on; 0 holds out none
 //! ```
 //!
-//! Keys that are left out have the values above: what measured best on the demo model. Flags of the
-//! command override single keys. The recipe `nvidia` fixes all but `skip` and `frames`; under `best` a
-//! given key holds for every candidate. The effective configuration is kept whole in the plan's
-//! manifest.
+//! Missing keys have the values above, which measured best on the demo model. Command-line flags override single
+//! keys. The recipe `nvidia` fixes everything except `skip` and `frames`; with `best`, a key that is set applies to
+//! every candidate. The plan's manifest stores the complete effective configuration.
 
 mod error;
 
@@ -41,73 +40,73 @@ pub use error::ConfigError;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// No configuration comes near this size; a larger file is not one.
+/// Maximum file size, far above that of any real configuration.
 const MAX_BYTES: u64 = 1 << 16;
 
-/// All options; see the [module's head](self).
+/// All options; see the [module documentation](self).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the other options come from.
+    /// Source of the other options.
     pub recipe: Recipe,
-    /// Which mean error is taken off the biases.
+    /// Which mean error to subtract from the biases.
     pub bias_correction: BiasCorrection,
-    /// How the ranges of activations are found.
-    pub calibration: Calibration,
+    /// How to determine the ranges of activations.
+    pub calibration: CalibrationConfig,
     /// Cross-layer equalisation.
-    pub equalize: Equalize,
-    /// What becomes INT8.
-    pub placement: Placement,
-    /// The frames to calibrate and to measure on.
-    pub frames: Frames,
+    pub equalize: EqualizeConfig,
+    /// Which layers to quantise.
+    pub placement: PlacementConfig,
+    /// Which frames to calibrate and measure on.
+    pub frames: FramesConfig,
 }
 
-/// Where the options come from.
+/// Source of the options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recipe {
-    /// That of pytorch-quantization: histogram and MSE, deconvolutions in float.
+    /// Those of pytorch-quantization: histogram and MSE, deconvolutions in float.
     Nvidia,
-    /// The best of a list of candidates, by measured error on held-out frames.
+    /// The candidate with the least measured error on held-out frames.
     Best,
-    /// As the configuration says.
+    /// The configuration as it is.
     #[default]
     Custom,
 }
 
-/// Cells that a mean error is measured over and taken off the biases.
+/// Cells whose mean error is subtracted from the biases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BiasCorrection {
-    /// Biases stay.
+    /// Leaves the biases unchanged.
     Off,
-    /// Every cell.
+    /// All cells.
     #[default]
     All,
-    /// Cells with a pillar under them.
+    /// Cells below a pillar.
     Occupied,
-    /// Cells that nothing in a frame reaches.
+    /// Cells unaffected by any point of the frame.
     Background,
 }
 
-/// How the ranges of activations are found; see [`super::calibrate`].
+/// How to determine the ranges of activations; see [`super::calibrate`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Calibration {
-    /// From a histogram to an amax.
-    pub method: Method,
-    /// For [`Method::Percentile`], in percent.
+pub struct CalibrationConfig {
+    /// How to pick the amax of a histogram.
+    pub method: CalibrationMethod,
+    /// For [`CalibrationMethod::Percentile`], in percent.
     pub percentile: f64,
-    /// Bins of a histogram.
+    /// Initial number of histogram bins.
     pub bins: usize,
-    /// Cells that the histograms count.
+    /// Cells counted by the histograms.
     pub cells: Cells,
 }
 
-impl Default for Calibration {
+impl Default for CalibrationConfig {
     fn default() -> Self {
         Self {
-            method: Method::Percentile,
+            method: CalibrationMethod::Percentile,
             percentile: 99.999,
             bins: 2048,
             cells: Cells::Occupied,
@@ -115,41 +114,41 @@ impl Default for Calibration {
     }
 }
 
-/// From a histogram to an amax; see [`super::calibrate`].
+/// How to pick the amax of a histogram; [`super::calibrate::AmaxMethod`] adds the percentile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The largest value.
+pub enum CalibrationMethod {
+    /// Greatest absolute value.
     Max,
     /// Least mean squared error.
     Mse,
-    /// Least relative entropy.
+    /// Least Kullback–Leibler divergence.
     Entropy,
-    /// So many percent of the values are below.
+    /// Covers [`CalibrationConfig::percentile`] percent of the values.
     Percentile,
 }
 
-/// Cells that histograms count.
+/// Cells counted by the histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cells {
-    /// Every cell.
+    /// All cells.
     All,
-    /// Cells with a pillar under them.
+    /// Cells below a pillar.
     Occupied,
 }
 
 /// Cross-layer equalisation; see [`super::equalize`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Equalize {
-    /// Exponent of a channel's amax, 0 to 1; 0 is none.
+pub struct EqualizeConfig {
+    /// Exponent of a channel's amax, 0 to 1; 0 disables equalisation.
     pub alpha: f64,
-    /// Whether the background of each channel becomes a whole number of codes.
+    /// Whether to shift each channel's background to a whole number of codes.
     pub background: bool,
 }
 
-impl Default for Equalize {
+impl Default for EqualizeConfig {
     fn default() -> Self {
         Self {
             alpha: 0.5,
@@ -158,23 +157,23 @@ impl Default for Equalize {
     }
 }
 
-/// What becomes INT8; see [`super::quantize`].
+/// Which layers to quantise; see [`super::quantize`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Placement {
-    /// Globs of names of layers that stay float.
+pub struct PlacementConfig {
+    /// Globs of layer names to keep in float.
     pub skip: Vec<String>,
-    /// Whether the first convolution does.
+    /// Whether to quantise the first convolution.
     pub first_layer: bool,
-    /// Whether the convolutions that make the outputs do.
+    /// Whether to quantise the convolutions that produce the outputs.
     pub heads: bool,
-    /// Whether deconvolutions do.
+    /// Whether to quantise deconvolutions.
     pub deconvolutions: bool,
-    /// What happens to the pillar feature network, which runs in float.
+    /// How to treat the pillar feature network, which always runs in float.
     pub pfn: PfnPolicy,
 }
 
-impl Default for Placement {
+impl Default for PlacementConfig {
     fn default() -> Self {
         Self {
             skip: Vec::new(),
@@ -186,29 +185,29 @@ impl Default for Placement {
     }
 }
 
-/// What happens to the pillar feature network.
+/// How to treat the pillar feature network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PfnPolicy {
-    /// Nothing.
+    /// Leave it unchanged.
     Float,
-    /// Its weights are rounded to INT8 per output.
+    /// Round its weights to INT8, with a scale for each output.
     Weights,
 }
 
-/// The frames to calibrate and to measure on.
+/// Which frames to calibrate and measure on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Frames {
-    /// Most frames to use; 0 is all.
+pub struct FramesConfig {
+    /// Maximum number of frames; 0 is all.
     pub limit: usize,
     /// Seed of the choice of `limit` frames.
     pub seed: u64,
-    /// Every so manieth frame is measured on instead of calibrated on; 0 is none.
+    /// Holds every n-th frame out of calibration, to measure on; 0 holds out none.
     pub held_out: usize,
 }
 
-impl Default for Frames {
+impl Default for FramesConfig {
     fn default() -> Self {
         Self {
             limit: 0,
@@ -218,15 +217,15 @@ impl Default for Frames {
     }
 }
 
-/// Keys that were given, by a file and then by flags; all others have their defaults.
+/// The keys set by a file and by flags, which take precedence over it. All other keys have their defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Given {
+pub struct ConfigOverrides {
     keys: Table,
     origin: String,
 }
 
-impl Given {
-    /// The keys of the file at `path`.
+impl ConfigOverrides {
+    /// Reads the keys of the file at `path`.
     ///
     /// # Errors
     /// [`ConfigError`] with the file and the key.
@@ -239,22 +238,22 @@ impl Given {
         if bytes > MAX_BYTES {
             return Err(ConfigError::Syntax {
                 path: path.into(),
-                message: format!("{bytes} bytes, a configuration has at most {MAX_BYTES}"),
+                message: format!("{bytes} bytes, expected at most {MAX_BYTES}"),
             });
         }
         Self::parse(&std::fs::read_to_string(path).map_err(io)?, path)
     }
 
-    /// The keys of a file's text; `path` is for messages.
+    /// Parses the text of a file; messages refer to `path`.
     ///
     /// # Errors
-    /// As [`Given::read`].
+    /// Those of [`ConfigOverrides::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let syntax = |e: toml::de::Error| ConfigError::Syntax {
             path: path.into(),
             message: e.to_string().trim_end().to_owned(),
         };
-        // Read as the whole first: its errors show the line.
+        // Parsed as a full configuration first, because those errors show the line.
         let config: Config = toml::from_str(text).map_err(syntax)?;
         let origin = path.display().to_string();
         config.check(&origin)?;
@@ -264,7 +263,7 @@ impl Given {
         })
     }
 
-    /// Gives the dotted `key` a value, in place of the file's.
+    /// Sets the dotted `key`, replacing the file's value.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         let mut table = &mut self.keys;
         let mut parts = key.split('.').peekable();
@@ -283,19 +282,19 @@ impl Given {
         }
     }
 
-    /// The recipe that was given.
+    /// The chosen recipe.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`] for an unknown one.
+    /// [`ConfigError::Syntax`] for an unknown recipe.
     pub fn recipe(&self) -> Result<Recipe, ConfigError> {
-        Ok(self.over(&Config::default())?.recipe)
+        Ok(self.apply_to(&Config::default())?.recipe)
     }
 
-    /// `base` with the given keys in place of its own.
+    /// Returns `base` with these keys overridden.
     ///
     /// # Errors
     /// [`ConfigError`] with the key.
-    pub fn over(&self, base: &Config) -> Result<Config, ConfigError> {
+    pub fn apply_to(&self, base: &Config) -> Result<Config, ConfigError> {
         let syntax = |message: String| ConfigError::Syntax {
             path: self.origin().into(),
             message,
@@ -309,16 +308,16 @@ impl Given {
         Ok(config)
     }
 
-    /// As [`Given::over`] for a recipe that is fixed but for its recipe's name, the frames and
+    /// Like [`ConfigOverrides::apply_to`], for a recipe that fixes everything except its name, the frames and
     /// `placement.skip`.
     ///
     /// # Errors
-    /// [`ConfigError::Fixed`] for a given key with another value.
-    pub fn over_fixed(&self, base: &Config) -> Result<Config, ConfigError> {
-        let config = self.over(base)?;
+    /// [`ConfigError::Fixed`] for a fixed key with another value.
+    pub fn apply_to_fixed(&self, base: &Config) -> Result<Config, ConfigError> {
+        let config = self.apply_to(base)?;
         let free = Config {
             recipe: config.recipe,
-            placement: Placement {
+            placement: PlacementConfig {
                 skip: config.placement.skip.clone(),
                 ..base.placement.clone()
             },
@@ -345,29 +344,31 @@ impl Given {
 }
 
 impl Config {
-    /// Checks that every value is one that can be; `origin` is where it came from, for messages.
+    /// Checks that every value is valid. Messages name `origin` as the source.
     ///
     /// # Errors
     /// [`ConfigError::Value`] with key, value and range.
     pub fn check(&self, origin: &str) -> Result<(), ConfigError> {
-        let Calibration {
+        let CalibrationConfig {
             percentile, bins, ..
         } = self.calibration;
         let alpha = self.equalize.alpha;
-        let check = |ok: bool, key, found: String, expected| match ok {
-            true => Ok(()),
-            false => Err(ConfigError::Value {
+        let check = |ok: bool, key, found: String, expected| {
+            if ok {
+                return Ok(());
+            }
+            Err(ConfigError::Value {
                 origin: origin.to_owned(),
                 key,
                 found,
                 expected,
-            }),
+            })
         };
         check(
             percentile > 50.0 && percentile <= 100.0,
             "calibration.percentile",
             percentile.to_string(),
-            "percent, above 50 and at most 100",
+            "a percentage above 50 and at most 100",
         )?;
         check(
             (256..=8192).contains(&bins),
@@ -385,18 +386,18 @@ impl Config {
             self.frames.held_out != 1,
             "frames.held_out",
             "1".into(),
-            "0 for none, or 2 and more: with 1 no frame is left to calibrate on",
+            "0 for none, or at least 2: with 1 no frame is left to calibrate on",
         )?;
         check(
             self.recipe != Recipe::Best || self.frames.held_out != 0,
             "frames.held_out",
             "0".into(),
-            "2 and more: the recipe `best` chooses by the error on held-out frames",
+            "at least 2: the recipe `best` chooses by the error on held-out frames",
         )
     }
 
-    /// The options that decide accuracy, for people: `equalize 0.5, align background,
-    /// max, all cells, bias all`.
+    /// A readable summary of the options that affect accuracy: `equalize 0.5, align background, max, all cells,
+    /// bias all`. Also names candidates in the plan's manifest.
     pub fn label(&self) -> String {
         let mut parts = Vec::new();
         if self.equalize.alpha > 0.0 {
@@ -406,10 +407,10 @@ impl Config {
             parts.push("align background".to_owned());
         }
         parts.push(match self.calibration.method {
-            Method::Max => "max".to_owned(),
-            Method::Mse => "mse".to_owned(),
-            Method::Entropy => "entropy".to_owned(),
-            Method::Percentile => format!("percentile {}", self.calibration.percentile),
+            CalibrationMethod::Max => "max".to_owned(),
+            CalibrationMethod::Mse => "mse".to_owned(),
+            CalibrationMethod::Entropy => "entropy".to_owned(),
+            CalibrationMethod::Percentile => format!("percentile {}", self.calibration.percentile),
         });
         parts.push(match self.calibration.cells {
             Cells::All => "all cells".to_owned(),
@@ -422,21 +423,21 @@ impl Config {
             BiasCorrection::Background => parts.push("bias background".to_owned()),
         }
         let placement = &self.placement;
-        for (kept, what) in [
+        for (quantized, label) in [
             (placement.first_layer, "float first layer"),
             (placement.heads, "float heads"),
             (placement.deconvolutions, "float deconvolutions"),
         ] {
-            if !kept {
-                parts.push(what.to_owned());
+            if !quantized {
+                parts.push(label.to_owned());
             }
         }
         parts.join(", ")
     }
 
-    /// The configuration as the text of a file.
+    /// The configuration as TOML.
     pub fn to_toml(&self) -> String {
-        // Plain numbers, texts and lists: they can always be written.
+        // Numbers, strings and lists can always be serialised.
         toml::to_string(self).unwrap_or_default()
     }
 }

@@ -1,69 +1,74 @@
-//! Deconvolutions with kernel = stride as 1×1 convolutions, exactly.
+//! Rewrites deconvolutions with kernel = stride as exactly equivalent 1×1 convolutions.
 //!
-//! Where a ConvTranspose's kernel equals its stride and nothing is cut, each output pixel has one tap:
+//! If a ConvTranspose's kernel equals its stride and nothing is cropped, each output pixel has one tap:
 //!
 //! ```text
 //! ConvTranspose W[ci, co, a, b]   =   Conv 1×1 with row (co·s + a)·s + b  ─ DepthToSpace (CRD)
 //! ```
 //!
-//! with the bias of `co` repeated s² times; s = 1 needs no DepthToSpace. The products are the same, so
-//! the result is. A convolution quantises per output channel in every engine, which transposed ones do
-//! not. A Relu behind it moves in front of the DepthToSpace (which only moves values), so that engines
-//! that fuse Conv and Relu still find them together. Names of node, weight and bias stay.
+//! with the bias of `co` repeated s² times; s = 1 needs no DepthToSpace. Both forms compute the same
+//! products, so the results are equal. The rewrite pays off because every engine quantises a
+//! convolution per output channel, but not a transposed one. A Relu after the deconvolution moves in
+//! front of the DepthToSpace, which only moves values, so engines still fuse Conv and Relu. The node,
+//! its weight and its bias keep their names.
 
 use std::collections::{HashMap, HashSet};
 
+use ndarray::{Array4, Ix4};
+
 use super::Result;
 use super::onnx::proto::{NodeProto, TensorProto};
-use super::onnx::tensor::{self, Tensor, element};
+use super::onnx::tensor::{self, element};
 use super::onnx::{Graph, Node, Window, make, opset};
 
-/// Where the convolution comes from, in its `doc_string`: options that speak of deconvolutions must
-/// still find it.
+/// Marks a rewritten convolution in its `doc_string`, because options for deconvolutions must still
+/// find it.
 const ORIGIN: &str = "ConvTranspose with kernel = stride";
-/// Most nodes that may share one weight: each gets its own.
+/// Largest number of nodes that may share a weight; each gets its own copy.
 const MAX_SHARED: usize = 3;
 
-/// Whether `node` is a deconvolution, in either form.
+/// Whether `node` is a deconvolution, rewritten or not.
 pub fn is_deconvolution(node: Node<'_>) -> bool {
     node.op() == "ConvTranspose" || node.proto.doc_string.as_deref() == Some(ORIGIN)
 }
 
-/// Rewrites every ConvTranspose that has an exact equal, and gives those nodes as text. The others
-/// stay: kernel and stride differ, not square, pads, or a weight that is no FLOAT constant.
+/// Rewrites every ConvTranspose that has an exact equivalent and returns the descriptions of those
+/// nodes. Leaves the others alone: those whose kernel differs from the stride or is not square, that
+/// are padded, or whose weight is not a FLOAT constant.
 ///
 /// # Errors
 /// [`BuildError`](super::BuildError) for malformed nodes and tensors.
 pub fn rewrite(graph: &mut Graph) -> Result<Vec<String>> {
-    let mut plan = Plan::default();
+    let mut edits = Edits::default();
     let mut rewritten = Vec::new();
     for node in graph.nodes() {
-        let Some(deconv) = Deconv::of(graph, node)? else {
+        let Some(deconv) = Deconv::from_node(graph, node)? else {
             continue;
         };
         rewritten.push(node.describe());
-        plan.add(graph, &deconv)?;
+        edits.add(graph, deconv)?;
     }
-    // The mode CRD is there from operator set 11 on.
-    if plan.shuffles && opset::raise(graph, 11).is_err() {
+    // DepthToSpace has the mode CRD since operator set 11.
+    if edits.needs_crd && opset::raise(graph, 11).is_err() {
         return Ok(Vec::new());
     }
-    plan.apply(graph)?;
+    edits.apply(graph)?;
     Ok(rewritten)
 }
 
 /// A ConvTranspose that can be rewritten.
 struct Deconv<'a> {
     node: Node<'a>,
-    /// s, the kernel's and the stride's rows and columns.
+    /// s, the rows and columns of kernel and stride.
     block: usize,
     groups: usize,
-    weight: Tensor<f32>,
+    /// `[I, O / groups, s, s]`.
+    weight: Array4<f32>,
     bias: Option<Vec<f32>>,
 }
 
 impl<'a> Deconv<'a> {
-    fn of(graph: &Graph, node: Node<'a>) -> Result<Option<Self>> {
+    fn from_node(graph: &Graph, node: Node<'a>) -> Result<Option<Self>> {
         if node.op() != "ConvTranspose" {
             return Ok(None);
         }
@@ -80,22 +85,25 @@ impl<'a> Deconv<'a> {
         let (Ok(block), true) = (usize::try_from(rows), plain && rows == columns) else {
             return Ok(None);
         };
-        // Without SAME padding the size of the map does not matter.
+        // The size of the map only matters for SAME padding.
         let window = Window::new(node, [1, 1], Some([block; 2]))?;
         let exact = window.stride == [block; 2]
             && window.pad == [0; 4]
             && window.output_padding == [0; 2]
             && (window.dilation == [1; 2] || block == 1);
-        let weight = tensor::floats(graph.path(), &proto)?;
-        let channels = weight.dims.get(1).map(|n| n.saturating_mul(window.groups));
-        let whole_groups = weight.dims.first().is_some_and(|n| n % window.groups == 0);
-        if !exact || !whole_groups {
+        let weight = tensor::array(graph.path(), &proto)?;
+        let weight = weight
+            .into_dimensionality::<Ix4>()
+            .map_err(|e| node.error(format!("its weight: {e}")))?;
+        let (inputs, outputs, ..) = weight.dim();
+        if !exact || inputs % window.groups != 0 {
             return Ok(None);
         }
+        let channels = outputs.saturating_mul(window.groups);
         let bias = match node.input(2) {
             None => None,
             Some(name) => match graph.floats(name)? {
-                Some(bias) if Some(bias.data.len()) == channels => Some(bias.data),
+                Some(bias) if bias.data.len() == channels => Some(bias.data),
                 _ => return Ok(None),
             },
         };
@@ -108,22 +116,18 @@ impl<'a> Deconv<'a> {
         }))
     }
 
-    /// The convolution's weight, `[O·s², I / groups, 1, 1]`.
-    fn conv_weight(&self) -> Tensor<f32> {
-        let (inputs, outputs) = (self.weight.dims[0] / self.groups, self.weight.dims[1]);
-        let area = self.block * self.block;
-        let mut data = Vec::with_capacity(self.weight.data.len());
-        for group in 0..self.groups {
-            for row in 0..outputs * area {
-                let (output, tap) = (row / area, row % area);
-                let from = |i: usize| ((group * inputs + i) * outputs + output) * area + tap;
-                data.extend((0..inputs).map(|i| self.weight.data[from(i)]));
-            }
-        }
-        Tensor {
-            dims: vec![self.groups * outputs * area, inputs, 1, 1],
-            data,
-        }
+    /// The dimensions of the convolution's weight, `[O·s², I / groups, 1, 1]`, and the weight.
+    fn conv_weight(self) -> Result<([usize; 4], Vec<f32>)> {
+        let (inputs, outputs, ..) = self.weight.dim();
+        let (inputs, area) = (inputs / self.groups, self.block * self.block);
+        let by_group = (self.groups, inputs, outputs, area);
+        let weight = self
+            .weight
+            .into_shape_with_order(by_group)
+            .map_err(|e| self.node.error(format!("its weight: {e}")))?
+            .permuted_axes([0, 2, 3, 1]);
+        let dims = [self.groups * outputs * area, inputs, 1, 1];
+        Ok((dims, weight.iter().copied().collect()))
     }
 
     /// The convolution's bias.
@@ -134,24 +138,23 @@ impl<'a> Deconv<'a> {
     }
 }
 
-/// The changes of [`rewrite`].
+/// The edits of [`rewrite`].
 #[derive(Default)]
-struct Plan {
-    /// Nodes by their output, and what takes their place.
+struct Edits {
+    /// Replacements of nodes by the node's output.
     replaced: HashMap<String, Vec<NodeProto>>,
     /// New or changed initializers, in order.
     tensors: Vec<TensorProto>,
-    /// Values that are gone.
-    gone: HashSet<String>,
-    /// Whether there is a DepthToSpace.
-    shuffles: bool,
+    /// Values that no longer exist.
+    removed: HashSet<String>,
+    /// Whether a DepthToSpace with mode CRD is added.
+    needs_crd: bool,
 }
 
-impl Plan {
-    fn add(&mut self, graph: &Graph, deconv: &Deconv<'_>) -> Result<()> {
-        let node = deconv.node;
+impl Edits {
+    fn add(&mut self, graph: &Graph, deconv: Deconv<'_>) -> Result<()> {
+        let (node, block) = (deconv.node, deconv.block);
         let output = node.need_output()?;
-        let weight = deconv.conv_weight();
         let mut conv = node.proto.clone();
         conv.op_type = Some("Conv".to_owned());
         conv.doc_string = Some(ORIGIN.to_owned());
@@ -163,25 +166,28 @@ impl Plan {
             make::ints("strides", &[1, 1]),
         ];
         conv.input.truncate(1);
-        conv.input.push(self.constant(graph, node, 1, &weight)?);
-        if let Some(data) = deconv.conv_bias() {
-            let dims = vec![data.len()];
-            let bias = Tensor { dims, data };
-            conv.input.push(self.constant(graph, node, 2, &bias)?);
+        let bias = deconv.conv_bias();
+        let (dims, weight) = deconv.conv_weight()?;
+        conv.input
+            .push(self.constant(graph, node, 1, &dims, &weight)?);
+        if let Some(bias) = bias {
+            let dims = [bias.len()];
+            conv.input
+                .push(self.constant(graph, node, 2, &dims, &bias)?);
         }
-        if deconv.block == 1 {
+        if block == 1 {
             self.replaced.insert(output.to_owned(), vec![conv]);
             return Ok(());
         }
 
-        self.shuffles = true;
+        self.needs_crd = true;
         let blocks = graph.fresh_name(&format!("{output}.blocks"));
         conv.output = vec![blocks.clone()];
         let shuffle = |from: &str, to: &str| {
             let name = format!("{}.DepthToSpace", node.proto.name());
             let mut node = make::node("DepthToSpace", &name, &[from], to);
             node.attribute = vec![
-                make::int("blocksize", deconv.block as i64),
+                make::int("blocksize", block as i64),
                 make::string("mode", "CRD"),
             ];
             node
@@ -197,7 +203,7 @@ impl Plan {
                 self.replaced.insert(output.to_owned(), vec![conv]);
                 self.replaced
                     .insert(rectified.to_owned(), vec![moved, last]);
-                self.gone.insert(output.to_owned());
+                self.removed.insert(output.to_owned());
             }
             None => {
                 let last = shuffle(&blocks, output);
@@ -207,51 +213,42 @@ impl Plan {
         Ok(())
     }
 
-    /// Plans a constant in place of input `index`, under its own name if nobody else uses that and
-    /// no graph input declares its old shape.
+    /// Plans a constant in place of input `index` and returns its name. It keeps the input's name,
+    /// unless another node uses that or a graph input declares its old shape.
     fn constant(
         &mut self,
         graph: &Graph,
         node: Node<'_>,
         index: usize,
-        value: &Tensor<f32>,
+        dims: &[usize],
+        data: &[f32],
     ) -> Result<String> {
         let old = node.need_input(index)?;
         let own = graph.uses(old) == 1 && graph.initializer(old).is_some();
         let declared = graph.proto().input.iter().any(|v| v.name() == old);
-        let name = match own && !declared {
-            true => old.to_owned(),
-            false => graph.fresh_name(&format!("{}.{index}", node.need_output()?)),
+        let name = if own && !declared {
+            old.to_owned()
+        } else {
+            graph.fresh_name(&format!("{}.{index}", node.need_output()?))
         };
-        self.tensors
-            .push(tensor::from_floats(&name, &value.dims, &value.data));
+        self.tensors.push(tensor::from_floats(&name, dims, data));
         Ok(name)
     }
 
-    fn apply(mut self, graph: &mut Graph) -> Result<()> {
+    fn apply(self, graph: &mut Graph) -> Result<()> {
         graph.edit(|proto| {
-            for node in std::mem::take(&mut proto.node) {
-                let output = node.output.first().map_or("", String::as_str);
-                match self.replaced.remove(output) {
-                    Some(others) => proto.node.extend(others),
-                    None => proto.node.push(node),
-                }
-            }
-            proto.value_info.retain(|v| !self.gone.contains(v.name()));
-            for tensor in self.tensors {
-                let same = |t: &&mut TensorProto| t.name() == tensor.name();
-                match proto.initializer.iter_mut().find(same) {
-                    Some(old) => *old = tensor,
-                    None => proto.initializer.push(tensor),
-                }
-            }
+            make::replace_nodes(proto, self.replaced);
+            proto
+                .value_info
+                .retain(|v| !self.removed.contains(v.name()));
+            make::put_initializers(proto, self.tensors);
         })?;
-        // Constant nodes and shared weights that nobody uses any more go.
+        // Removes the Constant nodes and shared weights that are now unused.
         graph.prune()
     }
 }
 
-/// The Relu that is all that uses `value`.
+/// The Relu that is the only user of `value`.
 fn sole_relu<'a>(graph: &'a Graph, value: &str) -> Option<Node<'a>> {
     let relu = graph.consumers(value).next()?;
     (relu.op() == "Relu" && graph.uses(value) == 1).then_some(relu)
@@ -304,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn one_by_one_needs_no_shuffle_and_a_value_used_twice_keeps_its_name() {
+    fn one_by_one_needs_no_depth_to_space_and_a_value_used_twice_keeps_its_name() {
         let nodes = vec![up(1, 1), node("Relu", &["y"], "out")];
         let mut small = graph(nodes, tensors([2, 3, 1, 1]));
         rewrite(&mut small).unwrap();
@@ -333,7 +330,7 @@ mod tests {
         rewrite(&mut graph).unwrap();
         let weight = graph.floats("u.weight").unwrap().unwrap();
         assert_eq!(weight.dims, [8, 2, 1, 1]);
-        // Rows of group 0 read input channels 0 and 1, those of group 1 channels 2 and 3.
+        // Rows of group 0 read input channels 0 and 1, rows of group 1 read channels 2 and 3.
         let expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15];
         assert_eq!(weight.data, expected.map(|v: u8| f32::from(v)));
         let conv = graph.nodes().next().unwrap();
@@ -341,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_exact_equal_stays() {
+    fn deconvolutions_without_an_exact_equivalent_stay() {
         let mut padded = up(2, 2);
         ints(&mut padded, "pads", &[0, 0, 1, 1]);
         let mut longer = up(2, 2);
@@ -360,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_weight_is_left_to_the_other_node() {
+    fn a_shared_weight_does_not_change_for_the_other_node() {
         let conv = node("Conv", &["x", "u.weight"], "z");
         let nodes = vec![up(1, 1), conv, node("Add", &["y", "z"], "out")];
         let mut graph = graph(nodes, tensors([3, 3, 1, 1]));

@@ -1,20 +1,20 @@
-//! Cross-layer equalisation: channels of one tensor get like ranges, at no cost at run time.
+//! Cross-layer equalisation: gives the channels of a tensor similar ranges, at no cost at run time.
 //!
-//! A tensor has one INT8 scale for all of its channels, so that a channel with small values keeps
-//! few levels. Dividing channel c by a factor `s_c > 0` where it is made and multiplying the weights
-//! that read it by the same changes nothing in the result: convolutions are linear, and Relu, MaxPool,
-//! Concat and DepthToSpace only choose or move values. The pillar feature network is the first maker:
-//! its last layer is Linear, Relu and a max over rows (of padding, too), all of which a factor passes.
+//! A tensor has one INT8 scale for all channels, so a channel with small values gets few levels. The
+//! network's results do not change if the producer of channel c divides it by a factor `s_c > 0` and
+//! the weights that read it are multiplied by `s_c`: convolutions are linear, and Relu, MaxPool, Concat
+//! and DepthToSpace only select or move values. The first producer is the pillar feature network, whose
+//! last layer (Linear, Relu and a max over rows, padding included) also commutes with a factor.
 //!
-//! `s_c = (amax of channel c)^alpha`, with geometric mean 1 over a tensor: alpha = 1 gives all
-//! channels one range, and all of the unevenness to the weights; 0.5 shares it (Nagel et al., "Data-Free
-//! Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Channels that only hold
-//! zeros keep factor 1; others stay within [`MAX_FACTOR`] of it.
+//! `s_c = (amax of channel c)^alpha`, with geometric mean 1 over a tensor. With alpha = 1 all channels
+//! get the same range and the weights get all of the unevenness; 0.5 splits it evenly (Nagel et al.,
+//! "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019). Channels that
+//! only hold zeros keep factor 1; [`MAX_FACTOR`] limits the others.
 //!
 //! Channels that operators tie together form a *class* with one factor: those before and after a Relu,
-//! the `s²` channels that a DepthToSpace spreads over one, both summands of a residual Add. A class
-//! that meets anything else (an output of the network, Sigmoid, a BatchNormalization that could not be
-//! folded) keeps factor 1, with the reason in the [`Report`].
+//! the `s²` channels that a DepthToSpace spreads over one, the summands of a residual Add. A class that
+//! meets anything else (an output of the network, a Sigmoid, a BatchNormalization that was not folded)
+//! keeps factor 1, and the [`EqualizeReport`] says why.
 
 mod align;
 mod channels;
@@ -28,31 +28,31 @@ use super::Result;
 use super::onnx::{Graph, Node};
 use crate::model::Pfn;
 
-/// Factors are within 1/64 to 64: what a dead or a wild channel asks for beyond that helps nobody.
+/// Factors are clamped to 1/64 ..= 64; larger ones, for nearly dead or wild channels, do not help.
 pub const MAX_FACTOR: f64 = 64.0;
 
-/// A network whose results are those of the one it was made from.
+/// A network that computes the same results as the one it was made from.
 #[derive(Clone, Debug)]
 pub struct Equalized {
     /// Backbone, neck and head.
     pub graph: Graph,
     /// The pillar feature network.
     pub pfn: Pfn,
-    /// What was done.
-    pub report: Report,
+    /// What changed.
+    pub report: EqualizeReport,
 }
 
-/// What [`equalize`] did.
+/// What [`equalize`] changed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
-    /// The tensors that convolutions read whose channels got factors.
-    pub equalized: Vec<Equal>,
-    /// Those that stay, or of which channels stay.
+pub struct EqualizeReport {
+    /// Inputs of convolutions with channels that got factors.
+    pub equalized: Vec<EqualizedTensor>,
+    /// Inputs of convolutions with channels that got none.
     pub left_out: Vec<LeftOut>,
 }
 
-impl Report {
-    /// A line for each tensor, for people.
+impl EqualizeReport {
+    /// One human-readable line per tensor.
     pub fn lines(&self) -> Vec<String> {
         let equalized = self.equalized.iter().map(|e| {
             let [least, largest] = e.factors;
@@ -70,47 +70,47 @@ impl Report {
     }
 }
 
-/// A tensor whose channels got factors.
+/// A tensor with channels that got factors.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Equal {
+pub struct EqualizedTensor {
     /// Its name.
     pub tensor: String,
-    /// Channels that got one.
+    /// Number of channels that got a factor.
     pub channels: usize,
-    /// Channels that only hold zeros.
+    /// Number of channels that only hold zeros.
     pub dead: usize,
-    /// Least and largest factor.
+    /// Smallest and largest factor.
     pub factors: [f64; 2],
 }
 
-/// A tensor with channels that could get no factor.
+/// A tensor with channels that could not get a factor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its name.
     pub tensor: String,
-    /// Channels that stay as they are.
+    /// Number of channels without a factor.
     pub channels: usize,
     /// Why.
     pub reason: String,
 }
 
-/// Equalises a network. `channel_amax` has the largest absolute value of each channel of the tensors
-/// that convolutions read, by name. The graph must have a fixed input size and folded
+/// Equalises a network. `channel_amax` holds the largest magnitude of each channel, by name, for all
+/// tensors that convolutions read. The graph must have a fixed input size and folded
 /// BatchNormalizations (see [`super::fuse`]).
 ///
-/// Computed in f64, stored as f32: the results differ by rounding only.
+/// The new weights are computed in f64 and stored as f32, so results differ by rounding only.
 ///
 /// # Errors
-/// [`super::BuildError`] for a tensor without maxima, or with those of another number of channels; for
-/// malformed nodes; for weights that would not be finite.
+/// [`super::BuildError`] if maxima are missing or have the wrong number of channels, for malformed
+/// nodes, and for weights that would not be finite.
 pub fn equalize(
     graph: &Graph,
     pfn: &Pfn,
     channel_amax: &BTreeMap<String, Vec<f32>>,
     alpha: f64,
 ) -> Result<Equalized> {
-    let channels = Channels::of(graph, pfn)?;
-    let (factors, report) = channels.equalized(graph, channel_amax, alpha)?;
+    let channels = Channels::new(graph, pfn)?;
+    let (factors, report) = channels.equalize(graph, channel_amax, alpha)?;
     let (graph, pfn) = fold::fold(graph, pfn, &factors)?;
     Ok(Equalized { graph, pfn, report })
 }

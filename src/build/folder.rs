@@ -1,12 +1,12 @@
-//! The model folder: a description and two ONNX files, as AWML and mmdetection3d export them, and the
-//! steps into it (import) and out of it (compile).
+//! The model folder: a description and two ONNX files, as AWML and mmdetection3d export them. Import
+//! creates a folder, and compile turns it into a plan.
 //!
 //! ```text
 //! DIR/model.toml  DIR/pts_voxel_encoder.onnx  DIR/pts_backbone_neck_head.onnx  DIR/manifest.json
 //! ```
 //!
-//! A quantised model is such a folder, too: its network is in FP32 with Q/DQ pairs, its PFN is the equalised
-//! one, and its manifest holds the record of the quantisation.
+//! A quantised model has the same form: its network is FP32 with Q/DQ pairs, its PFN is equalised, and its
+//! manifest holds the record of the quantisation.
 
 mod manifest;
 
@@ -27,33 +27,33 @@ use crate::model::{Model, ModelError};
 use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, Target};
 use crate::program::Payload;
 
-/// The model description.
+/// File name of the model description.
 pub const MODEL: &str = "model.toml";
-/// The pillar feature network.
+/// File name of the pillar feature network.
 pub const PFE: &str = "pts_voxel_encoder.onnx";
-/// Backbone, neck and head.
+/// File name of backbone, neck and head.
 pub const RPN: &str = "pts_backbone_neck_head.onnx";
-/// How the folder was made.
+/// File name of the folder's manifest.
 pub const MANIFEST: &str = "manifest.json";
 
-/// A model folder, read and checked.
+/// A checked model folder.
 pub struct Folder {
     path: PathBuf,
     /// The description.
     pub model: Model,
-    /// Its text.
+    /// The text of the description.
     pub model_text: String,
     /// The pillar feature network.
     pub pfe: Pfe,
-    /// Backbone, neck and head, named as the description says.
+    /// Backbone, neck and head, with the description's names.
     pub rpn: Rpn,
-    /// How the network was quantised, where it was by this program.
+    /// How this program quantised the network, if it did.
     pub quantization: Option<Quantization>,
-    /// What was done to a quantised model on its way into the folder, a line each.
-    made_by: Vec<String>,
+    /// The changes to a quantised model before it was written to the folder, one line each.
+    recorded_steps: Vec<String>,
 }
 
-/// What an import is made from.
+/// The source files of an import.
 pub struct Sources<'a> {
     /// Pillar feature network.
     pub pfe: &'a Path,
@@ -63,10 +63,10 @@ pub struct Sources<'a> {
     pub model: &'a [PathBuf],
 }
 
-/// Where a quantised network says which PFN belongs to it, in the ONNX file's metadata.
+/// Key in a quantised network's metadata with the hash of the PFN that belongs to it.
 const BOUND_PFN: &str = "centerpoint.pfn";
 
-/// Says in a network which PFN it was equalised with: it finds nothing of use behind any other.
+/// Records in a network which PFN it was equalised with; with any other PFN its results are useless.
 pub(super) fn bind(network: &mut Graph, pfn: &Pfn) {
     network.set_metadata(BOUND_PFN, &pfn_hash(pfn));
 }
@@ -96,7 +96,7 @@ impl Folder {
         if manifest.as_ref().is_some_and(|m| m.typed.is_some()) {
             return Err(BuildError::Folder {
                 path: path.join(RPN),
-                what: "this network is made for TensorRT's builder; give the model folder that it was made from"
+                what: "this network is for TensorRT's builder; use the model folder that it was exported from"
                     .into(),
             }
             .into());
@@ -113,23 +113,23 @@ impl Folder {
             &path.join(PFE),
             &path.join(RPN),
         )?;
-        // What an import did is done again when its files are read.
+        // Steps of an import are not recorded, because reading the files repeats them.
         let Some(manifest) = manifest.filter(|m| m.quantization.is_some()) else {
             return Ok(folder);
         };
         if !folder.is_quantized() {
             return Err(BuildError::Folder {
                 path: path.join(MANIFEST),
-                what: format!("it tells of a quantisation, but {RPN} has no Q/DQ pairs"),
+                what: format!("it records a quantisation, but {RPN} has no Q/DQ pairs"),
             }
             .into());
         }
         folder.quantization = manifest.quantization;
-        folder.made_by = manifest.steps;
+        folder.recorded_steps = manifest.steps;
         Ok(folder)
     }
 
-    /// Reads exported files from wherever they are.
+    /// Reads exported files from any place.
     ///
     /// # Errors
     /// As [`Folder::read`].
@@ -161,7 +161,7 @@ impl Folder {
             return Err(BuildError::Folder {
                 path: rpn_path.into(),
                 what: format!(
-                    "quantised together with another PFN than that of {}; take the one beside it",
+                    "quantised with a different PFN than the one in {}; use the PFN from the same folder",
                     pfe_path.display()
                 ),
             }
@@ -174,22 +174,22 @@ impl Folder {
             pfe,
             rpn,
             quantization: None,
-            made_by: Vec::new(),
+            recorded_steps: Vec::new(),
         })
     }
 
-    /// The folder.
+    /// Path of the folder; empty after [`Folder::from_sources`].
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the network has Q/DQ pairs: ours, or another tool's.
+    /// Whether the network has Q/DQ pairs, from this program or another tool.
     pub fn is_quantized(&self) -> bool {
         let mut nodes = self.rpn.graph.nodes();
         nodes.any(|node| node.op() == "DequantizeLinear")
     }
 
-    /// SHA-256 of the folder's three files by name, for manifests.
+    /// SHA-256 of the folder's three model files by name, for manifests.
     ///
     /// # Errors
     /// [`BuildError::Io`].
@@ -204,13 +204,13 @@ impl Folder {
     /// The payload for the CPU engine.
     ///
     /// # Errors
-    /// [`BuildError`] that names the node which cannot be run.
+    /// [`BuildError`] with the node that the engine does not support.
     pub fn cpu_payload(&self) -> Result<Payload> {
         Ok(compile::cpu(&self.rpn.graph)?)
     }
 
-    /// What was done to both networks, a line each, for manifests and reports: before they came into a
-    /// quantised folder, and nodes that were folded or rewritten when they were read.
+    /// The changes to both networks, one line each, for manifests and reports: the recorded steps of a
+    /// quantised folder, and the nodes that were folded or rewritten on reading. Plans hold these texts.
     pub fn steps(&self) -> Vec<String> {
         let rewritten = &self.rpn.rewritten;
         let rewritten = rewritten
@@ -229,14 +229,19 @@ impl Folder {
                     .map(|k| format!("kept {}: {}", k.node, k.reason));
                 fused.chain(kept)
             });
-        let all = self.made_by.iter().cloned().chain(read).chain(rewritten);
+        let all = self
+            .recorded_steps
+            .iter()
+            .cloned()
+            .chain(read)
+            .chain(rewritten);
         all.collect()
     }
 
     /// Compiles the folder into a plan for the CPU.
     ///
     /// # Errors
-    /// [`BuildError`] where the network cannot be run, [`PlanError`] where the plan cannot be written.
+    /// [`BuildError`] if the engine does not support the network, [`PlanError`] if writing the plan fails.
     pub fn compile_cpu(&self, out: &Path, accuracy: Option<Accuracy>) -> Result<()> {
         let network = Network {
             payload: &self.cpu_payload()?,
@@ -247,10 +252,10 @@ impl Folder {
         self.write_cpu(out, network, accuracy)
     }
 
-    /// Writes the plan of a network that was made from this folder's.
+    /// Writes the plan of a network that was derived from this folder's.
     ///
     /// # Errors
-    /// [`PlanError`] where the plan cannot be written.
+    /// [`PlanError`] if writing the plan fails.
     pub fn write_cpu(
         &self,
         out: &Path,
@@ -267,9 +272,10 @@ impl Folder {
             path: out.into(),
             source: e.into(),
         })?;
-        let precision = match quantization.is_some() || self.is_quantized() {
-            true => "int8",
-            false => "fp32",
+        let precision = if quantization.is_some() || self.is_quantized() {
+            "int8"
+        } else {
+            "fp32"
         };
         let manifest = Manifest {
             target: Target {
@@ -290,7 +296,7 @@ impl Folder {
     /// Compiles the folder into a plan for TensorRT.
     ///
     /// # Errors
-    /// As [`compile::tensorrt::build`]; [`PlanError`] where the plan cannot be written.
+    /// As [`compile::tensorrt::build`], and [`PlanError`] if writing the plan fails.
     pub fn compile_tensorrt(
         &self,
         out: &Path,
@@ -317,7 +323,7 @@ impl Folder {
         Ok(compiled)
     }
 
-    /// Writes a plan; program and input files are put into the manifest here.
+    /// Writes a plan, with this program and the folder's hashes in its manifest.
     fn write(
         &self,
         out: &Path,
@@ -339,7 +345,7 @@ impl Folder {
     }
 }
 
-/// Checks that a PFN is that of the description.
+/// Checks that a PFN matches the description.
 fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
     pfe.pfn.check(model).map_err(|source| BuildError::Pfn {
         path: path.into(),
@@ -352,7 +358,7 @@ fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
         return Err(BuildError::graph(
             path,
             format!(
-                "made for {found} points a pillar, but the description's \
+                "exported for {found} points per pillar, but the description's \
                  `grid.max_points_per_pillar` is {}",
                 model.grid.max_points_per_pillar
             ),
@@ -362,7 +368,7 @@ fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Reads what a plan holds besides its engine: the description's text, and the PFN, which must be its one.
+/// Reads the parts of a plan besides its engine: the description's text and the PFN, which must match.
 ///
 /// # Errors
 /// As [`Folder::read`].
@@ -374,13 +380,13 @@ pub(super) fn read_stages(description: &Path, pfe_path: &Path) -> Result<(String
     Ok((text, pfe.pfn))
 }
 
-/// What of a plan does not come from the folder's files as they are.
+/// The parts of a plan that differ from the folder's files.
 pub struct Network<'a> {
     /// The CPU engine's payload.
     pub payload: &'a Payload,
     /// The pillar feature network.
     pub pfn: &'a Pfn,
-    /// What was done to both, a line each.
+    /// The changes to both, one line each.
     pub steps: Vec<String>,
     /// How they were quantised.
     pub quantization: Option<Quantization>,
@@ -395,7 +401,7 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     let [path] = files else {
         return Err(ModelError::Syntax {
             path: files.first().cloned().unwrap_or_default(),
-            message: "give one model.toml, or Autoware's YAML files".into(),
+            message: "expected one model.toml, or Autoware's YAML files".into(),
         }
         .into());
     };
@@ -403,7 +409,7 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     Ok((Model::parse(&text, path)?, text))
 }
 
-/// The widths of the PFN's layers are not in Autoware's files: they come from the network.
+/// Reads Autoware's YAML files. They lack the widths of the PFN's layers, so those come from the network.
 #[cfg(feature = "yaml")]
 fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     let last = pfe.pfn.layers.len().saturating_sub(1);
@@ -424,7 +430,8 @@ fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
 fn autoware(files: &[PathBuf], _pfe: &Pfe) -> Result<(Model, String)> {
     Err(ModelError::Syntax {
         path: files.first().cloned().unwrap_or_default(),
-        message: "this program was built without YAML; build it with `--features yaml`".into(),
+        message: "this program was built without YAML support; build it with `--features yaml`"
+            .into(),
     }
     .into())
 }
@@ -432,11 +439,10 @@ fn autoware(files: &[PathBuf], _pfe: &Pfe) -> Result<(Model, String)> {
 /// Checks exported files and copies them into a model folder, with a manifest of their hashes.
 ///
 /// # Errors
-/// [`BuildError`] and [`ModelError`] as [`Folder::read`]; a folder that holds a model already is only
-/// replaced by `force`.
+/// As [`Folder::read`], and [`BuildError::Exists`] if `out` already contains a model and `force` is not set.
 pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> {
     let mut folder = Folder::from_sources(sources)?;
-    // Compiled once, so that what cannot be run is known now.
+    // Compiling reports unsupported operators now and not later.
     folder.cpu_payload()?;
     make(out, force)?;
     let mut inputs = BTreeMap::new();

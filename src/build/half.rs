@@ -1,36 +1,41 @@
-//! FP16 + Q/DQ: the strongly typed form, for TensorRT 10 (`kSTRONGLY_TYPED`) and 11.
+//! FP16 + Q/DQ: the strongly typed form of a network, for TensorRT 10 (`kSTRONGLY_TYPED`) and 11.
 //!
-//! Every FLOAT value inside the graph becomes FLOAT16. So the types in the file are those that the engine
-//! computes in, and no precision flag is needed. Inputs and outputs have the types of an [`Io`]: FLOAT16 as
-//! everything else, FLOAT behind a Cast, and for the input also the INT8 codes that the first layers read.
+//! All FLOAT values inside the graph become FLOAT16. The file then states the types that the engine
+//! computes in, and no precision flags are needed. An [`Io`] sets the types of the input and the
+//! outputs: FLOAT16 like the rest, FLOAT through a Cast, or for the input the INT8 codes that the first
+//! layers read.
 //!
-//! QuantizeLinear's scale must have the type of its data and DequantizeLinear's output has the type of
-//! its scale, so scales are FLOAT16, too (operator set 19). A half has 11 bits of precision from 2⁻¹⁴ on
-//! and fewer below:
-//! - an activation's scale must be in 2⁻¹⁴ ..= 65504, else its range would be off by more than rounding;
-//! - a weight's scale that is smaller is rounded up, and its codes are made anew for the rounded scale,
-//!   so that the values stay the same to half a code;
-//! - other constants are rounded, and must not be larger than 65504.
+//! The scale of a QuantizeLinear must have the type of its data, and the output of a DequantizeLinear
+//! has the type of its scale, so scales are FLOAT16, too (operator set 19). A half has 11 bits of
+//! precision down to 2⁻¹⁴, and fewer below:
+//! - The scale of an activation must be in 2⁻¹⁴ ..= 65504, or its range would be off by more than
+//!   rounding.
+//! - A smaller scale of a weight is rounded up and the codes are recomputed for the new scale, which
+//!   preserves the values to half a code.
+//! - Other constants are rounded and must not exceed 65504.
 
 mod border;
 
 use std::collections::{HashMap, HashSet};
 
 pub use border::Io;
+use half::f16;
+use ndarray::{ArrayD, Axis};
 
+use super::onnx::make::put_initializers;
 use super::onnx::proto::{NodeProto, TensorProto};
-use super::onnx::tensor::{self, element, f32_to_half, half_to_f32};
-use super::onnx::{Graph, Node, opset};
+use super::onnx::tensor::{self, element};
+use super::onnx::{Graph, Node, opset, shapes};
 use super::simplify::{element_types, simplify};
 use super::{BuildError, Result};
-use crate::cuda::map::Element;
+use crate::map::Element;
 
-/// The largest half.
-const LARGEST: f32 = 65504.0;
-/// The smallest half of full precision, 2⁻¹⁴.
-const SMALLEST_NORMAL: f32 = 1.0 / (1 << 14) as f32;
+/// The largest half, 65504.
+const LARGEST: f32 = f16::MAX.to_f32_const();
+/// The smallest half with full precision, 2⁻¹⁴.
+const SMALLEST_NORMAL: f32 = f16::MIN_POSITIVE.to_f32_const();
 
-/// Operators whose floats all have one type, so that halves may take the place of floats.
+/// Operators whose floats all have one type, so they can become halves.
 const OPERATORS: &[&str] = &[
     "Add",
     "AveragePool",
@@ -67,20 +72,21 @@ const OPERATORS: &[&str] = &[
 pub struct StronglyTyped {
     /// The network.
     pub graph: Graph,
-    /// Value of code 1 of an INT8 input; `None` for other inputs.
+    /// The value of code 1 of an INT8 input; `None` for other inputs.
     pub input_scale: Option<f32>,
 }
 
-/// Makes FP16 + Q/DQ of a graph in FP32, quantised or not, with the given types at its border.
+/// Converts an FP32 graph, quantised or not, to FP16 + Q/DQ with the given input and output types.
 ///
 /// # Errors
-/// - [`BuildError::Tensor`] for a constant that no half can hold, or a scale that none holds precisely.
-/// - [`BuildError::Operator`] for an operator that may need floats, [`BuildError::Node`] for one that
-///   would mean something else in operator set 19.
-/// - [`BuildError::Graph`] where the border cannot have these types.
+/// - [`BuildError::Tensor`] for a constant that is out of range for a half, or a scale that a half
+///   cannot represent precisely.
+/// - [`BuildError::Operator`] for an operator that may need floats, [`BuildError::Node`] for one whose
+///   meaning changes in operator set 19.
+/// - [`BuildError::Graph`] if the input or outputs cannot have these types.
 pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     io.check(graph)?;
-    // Cheap: the weights are shared.
+    // Cheap, because the weights are shared.
     let mut graph = graph.clone();
     simplify(&mut graph)?;
     if let Some(node) = graph.nodes().find(|n| !OPERATORS.contains(&n.op())) {
@@ -94,10 +100,10 @@ pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
         opset::raise(&mut graph, 19)?;
     }
     let input_scale = match io.input {
-        Element::I8 => Some(border::take_codes(&mut graph)?),
+        Element::I8 => Some(border::read_codes(&mut graph)?),
         Element::F16 | Element::F32 => None,
     };
-    let mut halves = Halves::default();
+    let mut halves = Edits::default();
     for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
         halves.weight(&graph, node)?;
     }
@@ -117,25 +123,25 @@ pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     Ok(StronglyTyped { graph, input_scale })
 }
 
-/// The changes to a graph.
+/// The edits to a graph.
 #[derive(Default)]
-struct Halves {
+struct Edits {
     /// Changed initializers by name.
     tensors: HashMap<String, TensorProto>,
-    /// What is read instead of a value.
+    /// New names of values where nodes read them.
     reads: HashMap<String, String>,
-    /// What is made instead of a value.
-    makes: HashMap<String, String>,
-    /// Casts behind inputs.
+    /// New names of values where nodes produce them.
+    writes: HashMap<String, String>,
+    /// Casts after inputs.
     first: Vec<NodeProto>,
-    /// Casts in front of outputs.
+    /// Casts before outputs.
     last: Vec<NodeProto>,
-    /// Inputs and outputs that are halves themselves.
+    /// Inputs and outputs that become halves.
     retyped: Vec<String>,
 }
 
-impl Halves {
-    /// The scales of INT8 weights, with codes that fit them.
+impl Edits {
+    /// Converts the scales of an INT8 weight, and its codes to match.
     fn weight(&mut self, graph: &Graph, node: Node<'_>) -> Result<()> {
         let (codes_name, scales_name) = (node.need_input(0)?, node.need_input(1)?);
         let (Some(codes), Some(scales)) = (
@@ -161,28 +167,25 @@ impl Halves {
         if scales.data.iter().all(|&s| s >= SMALLEST_NORMAL) {
             return Ok(());
         }
-        let rank = codes.dims.len();
-        let axis = super::onnx::shapes::axis(node, node.int("axis", 1)?, rank)?;
-        let inner: usize = codes.dims.iter().skip(axis + 1).product();
-        let code = |(i, &code): (usize, &i64)| {
-            let channel = i / inner.max(1) % scales.data.len().max(1);
-            let at = |all: &[f32]| all.get(channel).copied().unwrap_or(1.0);
-            let (old, new) = (at(&scales.data), at(&rounded));
-            if old >= SMALLEST_NORMAL {
-                return code as i8;
+        let axis = Axis(shapes::axis(node, node.int("axis", 1)?, codes.dims.len())?);
+        let mut values = ArrayD::from_shape_vec(codes.dims, codes.data)
+            .map_err(|e| node.error(format!("\"{codes_name}\": {e}")))?;
+        let factors = scales.data.iter().zip(&rounded).cycle();
+        for (mut channel, (&old, &new)) in values.axis_iter_mut(axis).zip(factors) {
+            if old < SMALLEST_NORMAL {
+                // The rounded scale is the larger one, so no code grows.
+                channel.mapv_inplace(|code| (code as f32 * (old / new)).round_ties_even() as i64);
             }
-            // The rounded scale is the larger one: no code grows.
-            (code as f32 * (old / new)).round_ties_even() as i8
-        };
-        let codes_again: Vec<i8> = codes.data.iter().enumerate().map(code).collect();
+        }
+        let codes: Vec<i8> = values.iter().map(|&code| code as i8).collect();
         self.tensors.insert(
             codes_name.to_owned(),
-            tensor::from_codes(codes_name, &codes.dims, &codes_again),
+            tensor::from_codes(codes_name, values.shape(), &codes),
         );
         Ok(())
     }
 
-    /// A FLOAT initializer.
+    /// Converts a FLOAT initializer.
     fn constant(&mut self, graph: &Graph, tensor: &TensorProto, is_scale: bool) -> Result<()> {
         let name = tensor.name();
         let values = tensor::floats(graph.path(), tensor)?;
@@ -193,7 +196,7 @@ impl Halves {
         Ok(())
     }
 
-    /// The FLOAT inputs and outputs: halves, or behind Casts.
+    /// Converts the FLOAT inputs and outputs to halves, or connects them through Casts.
     fn border(&mut self, graph: &Graph, io: &Io) -> Result<()> {
         let types = element_types(graph)?;
         let is_float = |value: &str| types.get(value) == Some(&element::FLOAT);
@@ -209,7 +212,7 @@ impl Halves {
         }
         for output in graph.outputs()?.into_iter().filter(|v| is_float(&v.name)) {
             if graph.producer(&output.name).is_none() {
-                let what = format!("output \"{}\" is made by no node", output.name);
+                let what = format!("no node produces output \"{}\"", output.name);
                 return Err(BuildError::graph(graph.path(), what));
             }
             if io.outputs == Element::F32 {
@@ -217,7 +220,7 @@ impl Halves {
                 self.last
                     .push(border::cast(&half, &output.name, element::FLOAT));
                 self.reads.insert(output.name.clone(), half.clone());
-                self.makes.insert(output.name, half);
+                self.writes.insert(output.name, half);
             } else {
                 self.retyped.push(output.name);
             }
@@ -225,12 +228,12 @@ impl Halves {
         Ok(())
     }
 
-    fn apply(mut self, graph: &mut Graph) -> Result<()> {
+    fn apply(self, graph: &mut Graph) -> Result<()> {
         graph.edit(|proto| {
             for node in &mut proto.node {
                 for (names, instead) in [
                     (&mut node.input, &self.reads),
-                    (&mut node.output, &self.makes),
+                    (&mut node.output, &self.writes),
                 ] {
                     for name in names {
                         if let Some(half) = instead.get(name) {
@@ -252,12 +255,8 @@ impl Halves {
                     border::retype(value, name, element::FLOAT16);
                 }
             }
-            for tensor in &mut proto.initializer {
-                if let Some(half) = self.tensors.remove(tensor.name()) {
-                    *tensor = half;
-                }
-            }
-            // Types of inner values, and of initializers that are declared as inputs, were the old ones.
+            put_initializers(proto, self.tensors.into_values());
+            // Removes declarations with the old types, of inner values and of initializers.
             proto.value_info.clear();
             let constants: HashSet<&str> = proto.initializer.iter().map(|t| t.name()).collect();
             proto.input.retain(|v| !constants.contains(v.name()));
@@ -266,28 +265,30 @@ impl Halves {
     }
 }
 
-/// The half for a weight's scale: the nearest, and among those of less precision the next larger one.
+/// The half for a weight's scale: the nearest one, or the next larger one if it is subnormal.
 fn weight_scale(scale: f32) -> f32 {
-    let nearest = half_to_f32(f32_to_half(scale));
-    match scale < SMALLEST_NORMAL && nearest < scale {
-        true => half_to_f32(f32_to_half(scale) + 1),
-        false => nearest,
+    let nearest = f16::from_f32(scale);
+    if scale < SMALLEST_NORMAL && nearest.to_f32() < scale {
+        f16::from_bits(nearest.to_bits() + 1).to_f32()
+    } else {
+        nearest.to_f32()
     }
 }
 
-/// Checks that halves can hold values: finite, not too large, and of magnitude `least` or more.
+/// Checks that values are finite, in the range of a half, and of magnitude `least` or more.
 fn check(graph: &Graph, name: &str, values: &[f32], least: f32) -> Result<()> {
-    // What rounds to 65504 is not too large.
+    // Values that round to 65504 are in range.
     let fits = |v: f32| v.abs() < LARGEST + 16.0 && v.abs() >= least;
     let Some(bad) = values.iter().find(|v| !fits(**v)) else {
         return Ok(());
     };
-    let what = match least > 0.0 {
-        true => format!(
-            "the scale is {bad}, a FLOAT16 scale is from {SMALLEST_NORMAL:e} to {LARGEST}; leave the \
-             layers that read it in float (`skip`)"
-        ),
-        false => format!("has the value {bad}, FLOAT16 holds -{LARGEST} to {LARGEST}"),
+    let what = if least > 0.0 {
+        format!(
+            "the scale is {bad}, but a FLOAT16 scale must be from {SMALLEST_NORMAL:e} to {LARGEST}; \
+             leave the layers that read it in float (`skip`)"
+        )
+    } else {
+        format!("has the value {bad}, but FLOAT16 ranges from -{LARGEST} to {LARGEST}")
     };
     Err(BuildError::Tensor {
         path: graph.path().to_path_buf(),

@@ -11,7 +11,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// SHA-256 of the file at `path`, read in pieces.
+/// SHA-256 of the file at `path`, which is read in chunks.
 ///
 /// # Errors
 /// [`BuildError::Io`] if it cannot be read.
@@ -23,13 +23,13 @@ pub fn sha256_file(path: &Path) -> Result<String> {
     };
     let mut file = std::fs::File::open(path).map_err(io)?;
     let mut hasher = Sha256::new();
-    let mut piece = vec![0_u8; 1 << 16];
+    let mut chunk = vec![0_u8; 1 << 16];
     loop {
-        let n = file.read(&mut piece).map_err(io)?;
+        let n = file.read(&mut chunk).map_err(io)?;
         if n == 0 {
             return Ok(hex(&hasher.finalize()));
         }
-        hasher.update(piece.get(..n).unwrap_or_default());
+        hasher.update(chunk.get(..n).unwrap_or_default());
     }
 }
 

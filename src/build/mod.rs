@@ -1,4 +1,4 @@
-//! The offline side: from ONNX files to what a plan holds.
+//! The offline side: from ONNX files to the contents of a plan.
 //!
 //! ```text
 //! pts_voxel_encoder.onnx ────── import::read_pfe ─── Pfn (weights of a runtime stage)
@@ -10,7 +10,7 @@
 //! graph ─ calibrate ─ quantize ─ export ─────── model folder, FP32 + Q/DQ
 //! ```
 //!
-//! Every step is a pure function of its inputs: the same files give the same bytes.
+//! Every step is a pure function of its inputs: the same files produce the same bytes.
 
 mod affine;
 mod bias;
@@ -41,7 +41,7 @@ pub mod trtexec;
 
 use std::path::{Path, PathBuf};
 
-/// Why an offline step failed. Each variant names the file it speaks of.
+/// Why an offline step failed. Each variant names the file concerned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -62,71 +62,71 @@ pub enum BuildError {
         source: std::io::Error,
     },
     /// A file is longer than the format allows.
-    #[error("{path}: {bytes} bytes, an ONNX file has at most {limit}")]
+    #[error("{path}: {bytes} bytes, but an ONNX file has at most {limit}")]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its length.
         bytes: u64,
-        /// The longest one that is read.
+        /// The maximum length.
         limit: u64,
     },
-    /// The bytes are no ONNX message.
+    /// The bytes are not an ONNX message.
     #[error("{path}: not a readable ONNX file: {what}")]
     NotOnnx {
         /// The file.
         path: PathBuf,
-        /// What was found, and where.
+        /// The problem and its position.
         what: String,
     },
-    /// The graph as a whole contradicts itself or is of a kind that is not handled.
+    /// The graph as a whole is inconsistent or unsupported.
     #[error("{path}: {what}")]
     Graph {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the names concerned.
+        /// The problem, with the names concerned.
         what: String,
     },
-    /// A node is malformed, or has a form that is not handled.
+    /// A node is malformed or has an unsupported form.
     #[error("{path}: node {node}: {what}")]
     Node {
         /// The file.
         path: PathBuf,
         /// Name and operator, such as `"/conv/Conv" (Conv)`.
         node: String,
-        /// What is wrong, with the values found and expected.
+        /// The problem, with the values found and expected.
         what: String,
     },
-    /// A tensor is malformed, or has an element type that is not handled.
+    /// A tensor is malformed or has an unsupported element type.
     #[error("{path}: tensor \"{tensor}\": {what}")]
     Tensor {
         /// The file.
         path: PathBuf,
         /// Name of the tensor.
         tensor: String,
-        /// What is wrong, with the values found and expected.
+        /// The problem, with the values found and expected.
         what: String,
     },
-    /// A node's operator cannot be run.
-    #[error("{path}: node {node}: this operator is not supported here; supported are {supported}")]
+    /// A node's operator is not supported.
+    #[error("{path}: node {node}: unsupported operator; supported operators are {supported}")]
     Operator {
         /// The file.
         path: PathBuf,
         /// Name and operator, such as `"/Resize" (Resize)`.
         node: String,
-        /// The operators that can be run.
+        /// The supported operators.
         supported: String,
     },
-    /// The PFN is not the one that the model description describes.
+    /// The PFN does not match the model description.
     #[error("{path}: {source}")]
     Pfn {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         source: crate::model::PfnError,
     },
-    /// The result would replace a model that is there.
-    #[error("{path}: exists already; give another folder, or `--force` to replace the model in it")]
+    /// The result would replace an existing model.
+    #[error("{path}: already exists; use another folder, or `--force` to replace the model in it")]
     Exists {
         /// The file.
         path: PathBuf,
@@ -136,49 +136,49 @@ pub enum BuildError {
     Folder {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The problem, and what to do.
         what: String,
     },
-    /// A file that should be a TensorRT engine is something else.
-    #[error("{path}: no TensorRT engine: {what}")]
+    /// A file is not a TensorRT engine.
+    #[error("{path}: not a TensorRT engine: {what}")]
     NotAnEngine {
         /// The file.
         path: PathBuf,
-        /// What it is, and what to do.
+        /// What the file contains, and what to do.
         what: String,
     },
-    /// A configuration that cannot be used.
+    /// A configuration is invalid.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
-    /// A calibration lacks ranges of tensors that are to be quantised.
+    /// A calibration lacks ranges of tensors to quantise.
     #[error(
         "{path}: the calibration has no range for {missing} of {needed} tensors: {tensors}; it \
-         belongs to another network, calibrate this one"
+         belongs to another network: calibrate this one"
     )]
     NoRange {
         /// The network's file.
         path: PathBuf,
         /// Number of tensors without a range.
         missing: usize,
-        /// Number of tensors that need one.
+        /// Number of tensors that need a range.
         needed: usize,
-        /// The first of those that have none.
+        /// The first tensors without a range.
         tensors: String,
     },
-    /// A calibrated range is no range.
+    /// A calibrated range is invalid.
     #[error(
         "{path}: the range of tensor \"{tensor}\" is {amax}, expected a finite number of at least 0; \
-         calibrate again, on frames whose values are finite"
+         calibrate again, on frames with finite values"
     )]
     BadRange {
         /// The network's file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What the calibration says.
+        /// The calibrated range.
         amax: f32,
     },
-    /// The engine refused the network.
+    /// The engine rejected the network.
     #[error("{path}: {source}")]
     Engine {
         /// The file.

@@ -1,8 +1,8 @@
-//! A plan of a bare TensorRT engine, which trtexec or any other program built.
+//! Packs a bare TensorRT engine, which trtexec or another program built, into a plan.
 //!
-//! The engine goes into the plan as it is, with all that an engine does not hold: description, PFN, and the scale
-//! of an INT8 input. No library looks at it here, so no GPU is needed; its inputs and outputs are checked against
-//! the description when the plan is loaded.
+//! The plan holds the unchanged engine and what an engine lacks: description, PFN, and the scale of an INT8
+//! input. Packing only reads the engine's header and needs no GPU. The loader checks the engine's inputs and
+//! outputs against the description.
 
 use crate::files::FileError;
 use std::collections::BTreeMap;
@@ -10,33 +10,34 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{self, FolderManifest, MANIFEST, MODEL, PFE};
 use super::{BuildError, hash};
-use crate::cuda::Element;
 use crate::engine::tensorrt::Version;
 use crate::error::Result;
+use crate::map::Element;
 use crate::plan::{self, Accuracy, Contents, Manifest, Target, TensorDesc, TensorRtTarget};
 
-/// Where all comes from.
+/// The parts of the plan.
 pub struct Sources<'a> {
-    /// The engine.
+    /// The engine's file.
     pub engine: &'a Path,
-    /// A model folder, as it is or as `cp-build compile --target onnx` wrote it; or a description.
+    /// A model folder, maybe one that `cp-build compile --target onnx` wrote, or a description.
     pub model: &'a Path,
-    /// The PFN's network, beside a description that is in no folder.
+    /// The PFN's network, if `model` is a description.
     pub pfe: Option<&'a Path>,
-    /// Value of code 1 of an INT8 input, where no folder tells it.
+    /// Value of code 1 of an INT8 input, if no folder records it.
     pub input_scale: Option<f32>,
-    /// The library that built it, where its header does not tell.
+    /// The library that built the engine, if its header does not tell.
     pub built_with: Option<Version>,
     /// Measured accuracy.
     pub accuracy: Option<Accuracy>,
 }
 
-/// Writes the plan, and gives what its engine runs on.
+/// Writes the plan and returns the target that its engine runs on.
 ///
 /// # Errors
-/// [`BuildError::NotAnEngine`] for another kind of file, with what it is; [`BuildError::Folder`] for a folder whose
-/// files do not belong together, or that tells the scale already; as [`super::folder::Folder::read`] for
-/// description and PFN; [`plan::PlanError`].
+/// - [`BuildError::NotAnEngine`] for a file that is not an engine, with what it is instead.
+/// - [`BuildError::Folder`] for a folder whose files do not belong together, or that already records the scale.
+/// - As [`super::folder::Folder::read`] for description and PFN.
+/// - [`plan::PlanError`] if writing the plan fails.
 pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
     let Sources {
         engine,
@@ -46,7 +47,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         built_with,
         accuracy,
     } = sources;
-    // Mapped: the engine is in memory once, as the system's own pages.
+    // Memory-mapped, so the engine takes no memory of the process.
     let bytes = plan::map(engine).map_err(FileError::new(engine, "read"))?;
     let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
@@ -60,11 +61,12 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         }
         (false, Some(pfe)) => (model.to_path_buf(), pfe.to_path_buf(), None),
         (true, Some(_)) => {
-            let what = "a model folder has a PFN of its own; leave out --pfe";
+            let what = "a model folder contains the PFN; leave out --pfe";
             return Err(refused(model.into(), what).into());
         }
         (false, None) => {
-            let what = "no folder; give a model folder, or the description's PFN with --pfe";
+            let what =
+                "not a folder; give a model folder, or add --pfe with the PFN of the description";
             return Err(refused(model.into(), what).into());
         }
     };
@@ -74,7 +76,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         None => (None, None, Vec::new()),
     };
     if typed.is_some() && input_scale.is_some() {
-        let what = "it tells the type and the scale of the engine's input; leave out --input-scale";
+        let what = "it already records the scale of the engine's input; leave out --input-scale";
         return Err(refused(model.join(MANIFEST), what).into());
     }
     let precision = match (&typed, &quantization) {
@@ -83,7 +85,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         (None, None) => "unknown".into(),
     };
     let codes = input_scale.map(|scale| TensorDesc {
-        // What the engine calls it, and its size, is read from the engine.
+        // The loader reads name and size from the engine.
         name: String::new(),
         input: true,
         element: Element::I8,
@@ -125,26 +127,27 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
     Ok(target)
 }
 
-/// The engine's name in the manifest; that of its file may be anything.
+/// The engine's name in the manifest, whatever its file is called.
 const ENGINE: &str = "engine";
 
-/// The library that built an engine, by its header, or `given` for one that begins as engines do.
-fn library(path: &Path, bytes: &[u8], given: Option<Version>) -> Result<Version> {
-    let given = given.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
+/// The library that built an engine: `built_with`, if the bytes begin like an engine, or else the version in
+/// its header.
+fn library(path: &Path, bytes: &[u8], built_with: Option<Version>) -> Result<Version> {
+    let built_with = built_with.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
     let version = Version::from_plan_header(bytes);
-    given.or(version).ok_or_else(|| {
+    built_with.or(version).ok_or_else(|| {
         BuildError::NotAnEngine {
             path: path.into(),
-            what: kind(bytes).into(),
+            what: describe(bytes).into(),
         }
         .into()
     })
 }
 
-/// What a file is that is no engine, with what to do.
-fn kind(bytes: &[u8]) -> &'static str {
+/// Says what a file is that is not an engine, and what to do.
+fn describe(bytes: &[u8]) -> &'static str {
     let start = bytes.get(..bytes.len().min(512)).unwrap_or_default();
-    // A name may be cut in the middle of a letter.
+    // The cut may split a character.
     let text = match std::str::from_utf8(start) {
         Ok(_) => true,
         Err(error) => error.valid_up_to() + 4 > start.len(),
@@ -152,20 +155,20 @@ fn kind(bytes: &[u8]) -> &'static str {
     match start {
         [] => "the file is empty; build the engine again",
         [b'C', b'P', b'P', b'L', b'A', b'N', ..] => {
-            "this is a plan of centerpoint already, it needs no packing"
+            "this is already a plan of centerpoint and needs no packing"
         }
-        // The first field of an ONNX file is the version of the format.
+        // The first field of an ONNX file is the format version.
         [0x08, 1..=32, ..] => {
-            "this looks like an ONNX network; build an engine of it with trtexec, or use `cp-build compile \
+            "this looks like an ONNX network; build an engine from it with trtexec or `cp-build compile \
              --target tensorrt`"
         }
         [b'P', b'K', 3, 4, ..] | [0x1f, 0x8b, ..] => "this is an archive; unpack it",
         [_, b't', b'r', b't', ..] => {
-            "this begins as engines of TensorRT do, but no version that is known stands where they have it; \
-             name the one that built it with --built-with"
+            "this begins like a TensorRT engine, but its header has no known version; name the version that \
+             built it with --built-with"
         }
-        _ if text && !start.contains(&0) => "this is a text",
-        _ => "it does not begin as engines of TensorRT do",
+        _ if text && !start.contains(&0) => "this is a text file",
+        _ => "it does not begin like a TensorRT engine",
     }
 }
 
@@ -174,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_files_are_told_by_their_start() {
+    fn other_files_are_recognised_by_their_first_bytes() {
         let long = "ä".repeat(400);
         for (bytes, needle) in [
             (&b""[..], "empty"),
@@ -183,17 +186,25 @@ mod tests {
             (b"PK\x03\x04", "an archive"),
             (b"[points]\ncolumns = 3\n", "a text"),
             (&long.as_bytes()[..511], "a text"),
-            (b"ftrt\0\0\0\0", "no version that is known"),
+            (b"ftrt\0\0\0\0", "no known version"),
             (b"\x7fELF\x02\0", "does not begin"),
             (b"\xff\xfe\xfd\xfc", "does not begin"),
         ] {
-            assert!(kind(bytes).contains(needle), "{needle}: {}", kind(bytes));
+            assert!(
+                describe(bytes).contains(needle),
+                "{needle}: {}",
+                describe(bytes)
+            );
             let error = library(Path::new("x.plan"), bytes, None);
             let error = error.unwrap_err().to_string();
-            assert!(error.starts_with("x.plan: no TensorRT engine: "), "{error}");
-            let given = Version::parse("10.3");
-            let named = library(Path::new("x.plan"), bytes, given);
-            assert_eq!(named.ok(), given.filter(|_| bytes.starts_with(b"ftrt")));
+            assert!(
+                error.starts_with("x.plan: not a TensorRT engine: "),
+                "{error}"
+            );
+            let built_with = Version::parse("10.3");
+            let found = library(Path::new("x.plan"), bytes, built_with);
+            let expected = built_with.filter(|_| bytes.starts_with(b"ftrt"));
+            assert_eq!(found.ok(), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Recipes: from a float network and frames to the INT8 network, with its accuracy measured.
+//! Recipes: from a float network and frames to an INT8 network with measured accuracy.
 //!
 //! ```text
 //! float network ─┬───────────────────── calibrate ─┐
@@ -8,13 +8,13 @@
 //!
 //! | recipe | |
 //! |---|---|
-//! | `nvidia` | [`nvidia`]: what pytorch-quantization and the detectors that use it do |
-//! | `best` | of [`candidates`] the one with the highest [`Sqnr::figure`](super::sqnr::Sqnr::figure) |
+//! | `nvidia` | [`nvidia`]: the recipe of pytorch-quantization and the detectors that use it |
+//! | `best` | the one of [`candidates`] with the highest [`Sqnr::figure`](super::sqnr::Sqnr::figure) |
 //! | `custom` | the configuration as it is |
 //!
-//! Every k-th frame is held out of calibration and measured on. Network, frames and configuration
-//! decide the result to the last byte, whatever the number of threads. A network is calibrated once for
-//! each alpha, whatever the number of candidates; one candidate at a time is in memory, beside the best.
+//! Every k-th frame is held out of calibration, to measure on. Network, frames and configuration determine the
+//! result to the last byte, for any number of threads. The network is calibrated only once for each alpha. Only
+//! the current and the best candidate are in memory.
 
 mod bench;
 mod split;
@@ -25,8 +25,8 @@ pub(crate) use self::bench::Bench;
 use self::bench::Trial;
 use super::calibrate::{self, CalibrationError};
 use super::config::{
-    BiasCorrection, Calibration, Cells, Config, ConfigError, Equalize, Given, Method, Placement,
-    Recipe,
+    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, ConfigError,
+    ConfigOverrides, EqualizeConfig, PlacementConfig, Recipe,
 };
 use super::folder::Folder;
 use super::quantize::Quantized;
@@ -36,59 +36,59 @@ use crate::model::Pfn;
 use crate::plan::{Candidate, Quantization};
 use crate::program::Payload;
 
-/// The recipe of NVIDIA's pytorch-quantization and of the detectors that are quantised with it: a
-/// histogram of 2048 bins over all cells and the least mean squared error for activations, the largest
-/// weight per output channel, deconvolutions in float, and nothing else.
+/// The recipe of NVIDIA's pytorch-quantization and of the detectors quantised with it. Activations use a
+/// histogram of 2048 bins over all cells and the least mean squared error; weights use the greatest absolute
+/// value per output channel; deconvolutions stay in float. No other techniques apply.
 pub fn nvidia() -> Config {
     Config {
         recipe: Recipe::Nvidia,
         bias_correction: BiasCorrection::Off,
-        calibration: Calibration {
-            method: Method::Mse,
+        calibration: CalibrationConfig {
+            method: CalibrationMethod::Mse,
             cells: Cells::All,
             bins: calibrate::BINS,
             ..Default::default()
         },
-        equalize: Equalize {
+        equalize: EqualizeConfig {
             alpha: 0.0,
             background: false,
         },
-        placement: Placement {
+        placement: PlacementConfig {
             deconvolutions: false,
-            ..Placement::default()
+            ..PlacementConfig::default()
         },
         ..Config::default()
     }
 }
 
-/// What `best` chooses from, all with every convolution in INT8. The list is what measured well on the
-/// demo model, at several exponents because networks differ in how uneven their channels are; the last
-/// two are common recipes, for comparison.
+/// The candidates of `best`, all with every convolution in INT8. These settings measured well on the demo model.
+/// They cover several exponents, because channels are more uneven in some networks than in others. The last two
+/// are common recipes, for comparison.
 pub fn candidates() -> Vec<Config> {
     let candidate = |alpha, method, cells| Config {
         recipe: Recipe::Best,
-        calibration: Calibration {
+        calibration: CalibrationConfig {
             method,
             cells,
             ..Default::default()
         },
-        equalize: Equalize {
+        equalize: EqualizeConfig {
             alpha,
-            ..Equalize::default()
+            ..EqualizeConfig::default()
         },
         ..Config::default()
     };
     let mut all = Vec::new();
     for alpha in [0.5, 0.3, 0.75, 0.0] {
         for (method, cells) in [
-            (Method::Percentile, Cells::Occupied),
-            (Method::Max, Cells::All),
-            (Method::Mse, Cells::Occupied),
+            (CalibrationMethod::Percentile, Cells::Occupied),
+            (CalibrationMethod::Max, Cells::All),
+            (CalibrationMethod::Mse, Cells::Occupied),
         ] {
             all.push(candidate(alpha, method, cells));
         }
     }
-    for (alpha, method) in [(0.5, Method::Max), (0.0, Method::Mse)] {
+    for (alpha, method) in [(0.5, CalibrationMethod::Max), (0.0, CalibrationMethod::Mse)] {
         let mut common = candidate(alpha, method, Cells::All);
         common.equalize.background = false;
         common.bias_correction = BiasCorrection::Off;
@@ -97,15 +97,15 @@ pub fn candidates() -> Vec<Config> {
     all
 }
 
-/// What is quantised, and how.
+/// A model to quantise, with frames and options.
 pub struct Job<'a> {
     /// The float model.
     pub folder: &'a Folder,
-    /// Frames to calibrate and to measure on, in their order.
+    /// Frames to calibrate and measure on, in order.
     pub frames: &'a [PathBuf],
-    /// The options that were given.
-    pub given: &'a Given,
-    /// Calibration of the network as it is, to read, or to write if it is not there.
+    /// The user's options.
+    pub overrides: &'a ConfigOverrides,
+    /// Calibration file of the unmodified network: read if it exists, otherwise written.
     pub calibration: Option<&'a Path>,
     /// CPU threads; 0 is one per core.
     pub threads: usize,
@@ -115,31 +115,31 @@ pub struct Job<'a> {
 pub struct Outcome {
     /// The Q/DQ network.
     pub quantized: Quantized,
-    /// The pillar feature network that belongs to it.
+    /// Its pillar feature network.
     pub pfn: Pfn,
     /// The CPU engine's payload.
     pub payload: Payload,
-    /// What was done and measured, for the plan's manifest.
+    /// Configuration and measurements, for the plan's manifest.
     pub record: Quantization,
-    /// What equalisation did, a line each.
+    /// The transformations of the network, one line each.
     pub steps: Vec<String>,
 }
 
-/// Is told how far a long job is.
+/// Receives the progress of a long job.
 pub trait Progress: Sync {
-    /// A step of `total` parts begins.
+    /// Starts a step of `total` parts.
     fn begin(&self, step: &str, total: usize);
-    /// One part is done.
+    /// Completes one part.
     fn advance(&self);
 }
 
-/// Runs the recipe that was given.
+/// Runs the chosen recipe.
 ///
 /// # Errors
-/// [`super::config::ConfigError`] for options that cannot be, [`CalibrationError`] and
-/// [`crate::points::FrameError`] for frames, [`BuildError`] for the network.
+/// [`super::config::ConfigError`] for invalid options, [`CalibrationError`] and [`crate::points::FrameError`] for
+/// frames, [`BuildError`] for the network.
 pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
-    let configs = configs(job.given)?;
+    let configs = configs(job.overrides)?;
     let frames = configs.first().map(|c| c.frames.clone());
     let mut bench = Bench::new(job, &frames.unwrap_or_default(), progress)?;
     let reference = bench.reference()?;
@@ -169,7 +169,7 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
             trial.sqnr = Some(sqnr);
         }
         let figure = |t: &Trial| t.sqnr.as_ref().map_or(f64::NEG_INFINITY, |s| s.figure);
-        // The first of equals.
+        // The first of equals wins.
         if best
             .as_ref()
             .is_none_or(|best| figure(&trial) > figure(best))
@@ -190,16 +190,16 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
 }
 
 /// The configurations to try.
-pub(crate) fn configs(given: &Given) -> BuildResult<Vec<Config>> {
-    let recipe = given.recipe()?;
+pub(crate) fn configs(overrides: &ConfigOverrides) -> BuildResult<Vec<Config>> {
+    let recipe = overrides.recipe()?;
     let mut configs: Vec<Config> = Vec::new();
     match recipe {
-        Recipe::Nvidia => configs.push(given.over_fixed(&nvidia())?),
-        Recipe::Custom => configs.push(given.over(&Config::default())?),
+        Recipe::Nvidia => configs.push(overrides.apply_to_fixed(&nvidia())?),
+        Recipe::Custom => configs.push(overrides.apply_to(&Config::default())?),
         Recipe::Best => {
             for candidate in candidates() {
-                let config = given.over(&candidate)?;
-                // A given key makes candidates alike.
+                let config = overrides.apply_to(&candidate)?;
+                // Overrides can make candidates equal.
                 if !configs.contains(&config) {
                     configs.push(config);
                 }

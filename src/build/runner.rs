@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use super::calibrate::CalibrationError;
 use super::{BuildError, Result as BuildResult};
-use crate::cpu::{self, CpuError, Pool};
+use crate::cpu::{self, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
 use crate::engine::{Engine, Heads};
 use crate::error::{Error, Result};
 use crate::model::{Model, Pfn};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::program::Payload;
-use crate::stages::{Encoder as _, Points};
 
 /// The network's input of one frame: its occupied cells.
 #[derive(Clone, Debug)]
@@ -98,18 +97,17 @@ impl Runner {
     /// the model needs.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let cloud = points::read(frame, &self.read)?;
-        let loaded = self.encoder.load(Points::Cloud(&cloud));
+        let loaded = self.encoder.load(&cloud);
         loaded.map_err(|error| match error {
             // Only here are both known: what the model needs, and which file lacks it.
-            CpuError::Points(source @ FrameError::MissingColumn { .. }) => {
-                Error::from(CalibrationError::Columns {
-                    path: frame.into(),
-                    source: source.into(),
-                })
-            }
+            source @ FrameError::MissingColumn { .. } => Error::from(CalibrationError::Columns {
+                path: frame.into(),
+                source: source.into(),
+            }),
             other => other.into(),
         })?;
-        Ok(self.encoder.encode(self.engine.input_map())?)
+        self.encoder.encode(self.engine.input_mut());
+        Ok(())
     }
 
     /// The pillars of the frame that was read last, to be put into other networks.
@@ -122,11 +120,9 @@ impl Runner {
 
     /// Puts pillars into the network's input, in place of [`Runner::read`]. [`Runner::cells`] stay those of
     /// the frame that was read.
-    pub(crate) fn put(&mut self, bev: &Bev) -> Result<()> {
-        let map = self.engine.input_map();
-        Ok(self
-            .encoder
-            .encode_pillars(&bev.cells, &bev.features, map)?)
+    pub(crate) fn put(&mut self, bev: &Bev) {
+        let map = self.engine.input_mut();
+        self.encoder.encode_pillars(&bev.cells, &bev.features, map);
     }
 
     /// Runs the network on the frame that was read last, and shows every map of floats to `observer`

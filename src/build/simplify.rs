@@ -1,16 +1,18 @@
-//! Takes out of a graph what exporters leave in it and what computes nothing: Constant nodes and
-//! rearranged constants become initializers; Identity, Dropout, Cast to the type that a value has,
-//! Concat of one value, and Casts and Transposes that undo each other go; zero Pads go into the
-//! convolutions behind them. Casts through a narrower type stay: they round.
+//! Removes the nodes of a graph that compute nothing, as exporters leave them.
+//!
+//! - Constant nodes and rearranged constants become initializers.
+//! - Identity, Dropout, Concat of one value, Cast to the same type, and Casts and Transposes that cancel
+//!   out are removed. Casts through a narrower type stay, because they round.
+//! - Zero Pads are merged into the convolutions after them.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Result;
-use super::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
+use super::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use super::onnx::tensor::{self, element};
-use super::onnx::{Graph, Node, Shapes, Tensor, shapes};
+use super::onnx::{Graph, Node, Shapes, make, shapes};
 
-/// Simplifies `graph`, drops what no output needs, and returns the nodes that went, as text.
+/// Simplifies `graph`, prunes it, and returns the descriptions of the removed nodes.
 ///
 /// # Errors
 /// [`BuildError::Node`](super::BuildError::Node) for a malformed node.
@@ -40,28 +42,28 @@ fn constants_to_initializers(graph: &mut Graph) -> Result<()> {
     replace_by_initializers(graph, constants)
 }
 
-/// Puts initializers in the place of the nodes that make values of their names.
+/// Replaces the nodes that produce the values of `constants` by initializers.
 fn replace_by_initializers(
     graph: &mut Graph,
     mut constants: HashMap<String, TensorProto>,
 ) -> Result<()> {
     graph.edit(|proto| {
-        let mut made = Vec::new();
+        let mut initializers = Vec::new();
         proto.node.retain(|node| {
             let constant = node.output.first().and_then(|name| constants.remove(name));
             let keep = constant.is_none();
-            made.extend(constant);
+            initializers.extend(constant);
             keep
         });
-        proto.initializer.extend(made);
+        proto.initializer.extend(initializers);
     })
 }
 
-/// Carries out Transpose, Reshape, Squeeze and Unsqueeze of FLOAT constants.
+/// Evaluates Transpose, Reshape, Squeeze and Unsqueeze of FLOAT constants.
 fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     let shapes = Shapes::infer(graph, &[])?;
     let mut folded: HashMap<String, TensorProto> = HashMap::new();
-    // Bytes that may be copied: a chain of these nodes on one weight must not multiply it.
+    // Limits the bytes that are copied: a chain of these nodes on one weight must not multiply it.
     let bytes = |tensor: &TensorProto| tensor.raw_data().len() + 4 * tensor.float_data.len();
     let mut left = 2 * graph.proto().initializer.iter().map(bytes).sum::<usize>();
     for node in graph.nodes() {
@@ -73,7 +75,7 @@ fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
         {
             continue;
         }
-        // Two of them may follow each other.
+        // The input may be the output of another folded node.
         let constant = folded.get(input).or_else(|| graph.initializer(input));
         let constant = constant.filter(|t| t.data_type() == element::FLOAT);
         let (Some(constant), Some(dims)) = (constant, shapes.get(output)) else {
@@ -83,49 +85,26 @@ fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
             continue;
         };
         left = rest;
-        let mut tensor = tensor::floats(graph.path(), constant)?;
+        let mut array = tensor::array(graph.path(), constant)?;
         if node.op() == "Transpose" {
-            let perm = shapes::permutation(node, tensor.dims.len())?;
-            tensor = transposed(&tensor, &perm);
+            let perm = shapes::permutation(node, array.ndim())?;
+            array = array.permuted_axes(perm);
         }
-        let made = tensor::from_floats(output, dims, &tensor.data);
-        folded.insert(output.to_owned(), made);
+        let array = array
+            .to_shape(dims)
+            .map_err(|e| node.error(format!("its input does not have shape {dims:?}: {e}")))?;
+        folded.insert(output.to_owned(), tensor::from_array(output, &array));
         removed.push(node.describe());
     }
     replace_by_initializers(graph, folded)
 }
 
-/// The tensor with its axes in the order `perm`.
-fn transposed(tensor: &Tensor<f32>, perm: &[usize]) -> Tensor<f32> {
-    // Elements of the source from one step to the next, by axis of the source.
-    let mut strides = vec![1; tensor.dims.len()];
-    for axis in (1..tensor.dims.len()).rev() {
-        strides[axis - 1] = strides[axis] * tensor.dims[axis];
-    }
-    let pick = |values: &[usize]| -> Vec<usize> { perm.iter().map(|&a| values[a]).collect() };
-    let (dims, strides) = (pick(&tensor.dims), pick(&strides));
-    let mut index = vec![0; dims.len()];
-    let mut data = Vec::with_capacity(tensor.data.len());
-    for _ in 0..tensor.data.len() {
-        let from: usize = index.iter().zip(&strides).map(|(i, s)| i * s).sum();
-        data.push(tensor.data[from]);
-        for axis in (0..dims.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < dims[axis] {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
-    Tensor { dims, data }
-}
-
-/// Names to use instead of others.
+/// Names that replace others.
 #[derive(Default)]
 struct Renames {
-    /// A copy to what it copies.
+    /// From a copy to its source.
     copies: HashMap<String, String>,
-    /// A value to the graph output that was a copy of it.
+    /// From a value to the graph output that was a copy of it.
     outputs: HashMap<String, String>,
 }
 
@@ -169,7 +148,7 @@ fn drop_copies(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     })
 }
 
-/// The value that `node` only passes on.
+/// The value that `node` copies, if it computes nothing.
 fn copied<'a>(
     graph: &'a Graph,
     node: Node<'a>,
@@ -179,7 +158,7 @@ fn copied<'a>(
     let Some(input) = node.input(0) else {
         return Ok(None);
     };
-    let maker = |value: &str| {
+    let producer = |value: &str| {
         let source = renames.copies.get(value).map_or(value, String::as_str);
         graph.producer(source)
     };
@@ -196,19 +175,19 @@ fn copied<'a>(
         }
         "Cast" => {
             let to = node.int("to", 0)?;
-            let has = |value: &str| types.get(value).copied();
-            let back = |value: &str| has(value).map(i64::from) == Some(to);
-            match maker(input) {
-                _ if back(input) => Some(input),
-                // There and back again, through a type that holds every value.
+            let type_of = |value: &str| types.get(value).copied();
+            let is_target = |value: &str| type_of(value).map(i64::from) == Some(to);
+            match producer(input) {
+                _ if is_target(input) => Some(input),
+                // Back to the original type, through one that holds every value.
                 Some(first) if first.op() == "Cast" => first.input(0).filter(|source| {
-                    let through = has(source).zip(has(input));
-                    back(source) && through.is_some_and(|(from, to)| element::holds(from, to))
+                    let through = type_of(source).zip(type_of(input));
+                    is_target(source) && through.is_some_and(|(from, to)| element::holds(from, to))
                 }),
                 _ => None,
             }
         }
-        "Transpose" => match maker(input) {
+        "Transpose" => match producer(input) {
             Some(first) if first.op() == "Transpose" => {
                 let (Some(p), Some(q)) = (first.ints("perm")?, node.ints("perm")?) else {
                     return Ok(None);
@@ -225,7 +204,7 @@ fn copied<'a>(
     })
 }
 
-/// Element types of the values (see [`tensor::element`]), as far as they are known.
+/// The known element types of values (see [`tensor::element`]).
 pub(super) fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
     let mut types = HashMap::new();
     for input in graph.inputs()? {
@@ -235,16 +214,16 @@ pub(super) fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
         types.insert(tensor.name().to_owned(), tensor.data_type());
     }
     for node in graph.nodes() {
-        let of = |i: usize| node.input(i).and_then(|name| types.get(name)).copied();
+        let input = |i: usize| node.input(i).and_then(|name| types.get(name)).copied();
         let element = match node.op() {
             "Cast" => i32::try_from(node.int("to", 0)?).ok(),
             "Shape" => Some(element::INT64),
             "Equal" | "Greater" | "Less" | "Not" | "And" | "Or" => Some(element::BOOL),
-            "Where" | "DequantizeLinear" => of(1),
-            "QuantizeLinear" => of(2),
-            // The types of these are said by attributes.
+            "Where" | "DequantizeLinear" => input(1),
+            "QuantizeLinear" => input(2),
+            // Attributes set their types.
             "Constant" | "ConstantOfShape" | "" => None,
-            _ => of(0),
+            _ => input(0),
         };
         if let (Some(element), Some(output)) = (element.filter(|&e| e != 0), node.output(0)) {
             types.insert(output.to_owned(), element);
@@ -254,7 +233,7 @@ pub(super) fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
 }
 
 fn fold_pads(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
-    // Output of the Pad to its input and its top, left, bottom, right.
+    // From the output of a Pad to its input and its top, left, bottom and right.
     let mut pads: HashMap<String, (String, [i64; 4])> = HashMap::new();
     for node in graph.nodes().filter(|n| n.op() == "Pad") {
         let (input, output) = (node.need_input(0)?, node.need_output()?);
@@ -294,7 +273,7 @@ fn fold_pads(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     })
 }
 
-/// Top, left, bottom, right of a Pad of zeros on the last two of four axes; `None` for any other.
+/// Top, left, bottom and right of a Pad with zeros on the last two of four axes; `None` for other Pads.
 fn zero_pad(graph: &Graph, node: Node<'_>) -> Result<Option<[i64; 4]>> {
     let value_is_zero = match node.input(2) {
         Some(value) => graph.floats(value)?.is_some_and(|t| t.data == [0.0]),
@@ -325,12 +304,7 @@ fn add_pads(node: &mut NodeProto, zeros: &[i64; 4]) {
                 *pad = pad.saturating_add(*more);
             }
         }
-        None => node.attribute.push(AttributeProto {
-            name: Some("pads".to_owned()),
-            r#type: Some(7),
-            ints: zeros.to_vec(),
-            ..Default::default()
-        }),
+        None => node.attribute.push(make::ints("pads", zeros)),
     }
 }
 
@@ -341,7 +315,7 @@ mod tests {
     use crate::build::testing::{data, graph, int, ints, node, ops};
 
     #[test]
-    fn copies_go_and_the_outputs_name_stays() {
+    fn copies_are_removed_and_the_outputs_name_stays() {
         let mut cast = node("Cast", &["b"], "c");
         int(&mut cast, "to", 1);
         let nodes = vec![
@@ -377,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn casts_there_and_back_go_where_nothing_is_lost() {
+    fn casts_back_to_the_original_type_are_removed_if_they_lose_nothing() {
         for (through, folded) in [
             (element::DOUBLE, true),
             (element::FLOAT16, false),
@@ -397,16 +371,17 @@ mod tests {
             ];
             let mut graph = graph(nodes, vec![]);
             simplify(&mut graph).unwrap();
-            let expected: &[&str] = match folded {
-                true => &["Relu"],
-                false => &["Cast", "Cast", "Relu"],
+            let expected: &[&str] = if folded {
+                &["Relu"]
+            } else {
+                &["Cast", "Cast", "Relu"]
             };
             assert_eq!(ops(&graph), expected, "{}", element::name(through));
         }
     }
 
     #[test]
-    fn transposes_of_constants_are_carried_out() {
+    fn transposes_of_constants_are_evaluated() {
         let mut transpose = node("Transpose", &["w"], "wt");
         ints(&mut transpose, "perm", &[2, 0, 1]);
         let values: Vec<f32> = (0..24_u8).map(f32::from).collect();
@@ -427,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_pads_go_into_convolutions_and_others_stay() {
+    fn zero_pads_are_merged_into_convolutions_and_others_stay() {
         for (value, folded) in [(0.0, true), (1.0, false)] {
             let mut conv = node("Conv", &["p", "w"], "out");
             ints(&mut conv, "pads", &[1, 0, 0, 2]);
@@ -447,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_output_needs_goes() {
+    fn unused_nodes_are_removed() {
         let nodes = vec![
             node("Add", &["x", "c"], "unused"),
             node("Relu", &["x"], "out"),

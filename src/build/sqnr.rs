@@ -1,14 +1,14 @@
-//! What quantisation costs, measured without labels: the signal-to-noise ratio of the head outputs.
+//! Measures the error of quantisation without labels: the signal-to-quantisation-noise ratio (SQNR) of the head
+//! outputs.
 //!
-//! On frames that calibration did not see, the network's raw outputs are compared with those of the
-//! float network. The SQNR of an output is `10·log10(Σ y² / Σ (y' − y)²)` in dB, over all cells and
-//! frames, and over the *object cells*: those where the float heatmap has a score of at least
-//! [`OBJECT_SCORE`] in any class.
+//! On frames not used for calibration, the network's raw outputs are compared with those of the float network. The
+//! SQNR of an output is `10·log10(Σ y² / Σ (y' − y)²)` in dB. The sums are over all cells and frames, or only over
+//! the *object cells*, where the float heatmap has a score of at least [`OBJECT_SCORE`] in any class.
 //!
-//! One [`Sqnr::figure`] stands for all: the mean of three numbers in dB, each a mean over tasks:
-//! - heatmaps over all cells: noise there makes false boxes;
-//! - heatmaps over object cells: noise there changes scores and their order;
-//! - all other outputs over object cells: noise there moves boxes. Elsewhere nobody reads them.
+//! [`Sqnr::figure`] summarises all outputs: the mean of three numbers in dB, each a mean over tasks:
+//! - heatmaps over all cells, where noise creates false boxes;
+//! - heatmaps over object cells, where noise changes scores and their order;
+//! - all other outputs over object cells, where noise moves boxes. Other cells of these outputs are never read.
 
 use std::path::{Path, PathBuf};
 
@@ -20,28 +20,28 @@ use crate::error::Result;
 use crate::map::MapView;
 use crate::model::Model;
 
-/// Least score of an object cell.
+/// Minimum score of an object cell.
 pub const OBJECT_SCORE: f64 = 0.1;
-/// Most bytes of float outputs that are kept to compare with; further frames are not measured on.
+/// Maximum bytes of float outputs to keep for comparison; further frames are not measured.
 const MAX_BYTES: usize = 256 << 20;
-/// The SQNR of an output without error, and the most of any, in dB: beyond is rounding of f32.
+/// Maximum SQNR in dB, also that of an output without error. Differences beyond are rounding of f32.
 const MOST: f64 = 140.0;
 
 /// Signal-to-noise ratios of a network's outputs against the float network's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sqnr {
-    /// The one figure to compare by, in dB.
+    /// The figure to compare networks by, in dB.
     pub figure: f64,
-    /// Frames that it was measured on.
+    /// Number of frames measured.
     pub frames: usize,
-    /// Cells of those frames' maps in which the float network sees an object.
+    /// Number of object cells in those frames.
     pub object_cells: u64,
-    /// Each output of the network, in its order.
+    /// Each output, in network order.
     pub outputs: Vec<OutputSqnr>,
 }
 
-/// The ratio of one output.
+/// The SQNR of one output.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputSqnr {
@@ -53,23 +53,23 @@ pub struct OutputSqnr {
     pub objects: f64,
 }
 
-/// The float network's outputs on the frames to measure on.
+/// The float network's outputs on the frames to measure.
 pub struct Reference<'a> {
     model: &'a Model,
-    frames: Vec<Frame>,
+    frames: Vec<ReferenceFrame>,
 }
 
-struct Frame {
+/// The float network's outputs on one frame.
+struct ReferenceFrame {
     path: PathBuf,
     /// Each output, `[cell][channel]`.
     outputs: Vec<Vec<f32>>,
-    /// By task: whether a cell is an object cell.
+    /// By task: whether each cell is an object cell.
     objects: Vec<Vec<bool>>,
 }
 
 impl<'a> Reference<'a> {
-    /// Runs the float network `runner` on `frames`, and calls `done` after each. Of very many frames
-    /// of a large network only the first are measured on (256 MiB of outputs).
+    /// Runs the float network `runner` on `frames` and calls `done` after each. Stops after 256 MiB of outputs.
     ///
     /// # Errors
     /// The first frame that cannot be read or run.
@@ -91,7 +91,7 @@ impl<'a> Reference<'a> {
         Ok(reference)
     }
 
-    /// Without frames, which [`Reference::add`] adds.
+    /// Creates a reference without frames; see [`Reference::add`].
     pub(crate) fn empty(model: &'a Model) -> Self {
         Self {
             model,
@@ -99,14 +99,14 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Whether no more frames of the network in `engine` are kept.
+    /// Whether there is no room for another frame of the network in `engine`.
     pub(crate) fn is_full(&self, engine: &impl Engine) -> bool {
         let outputs = engine.outputs().iter();
         let values: usize = outputs.map(|o| o.channels * o.height * o.width).sum();
         self.frames.len() >= (MAX_BYTES / values.max(1) / size_of::<f32>()).max(1)
     }
 
-    /// Keeps the outputs that `engine` has of the frame at `path`.
+    /// Adds the outputs in `engine` of the frame at `path`.
     pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) {
         let count = engine.outputs().len();
         let outputs = (0..count).filter_map(|i| host_map(engine, i));
@@ -115,24 +115,24 @@ impl<'a> Reference<'a> {
             let heatmap = position(engine, &task.outputs.heatmap);
             heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
         });
-        self.frames.push(Frame {
+        self.frames.push(ReferenceFrame {
             path: path.to_path_buf(),
             objects: objects.collect(),
             outputs: outputs.collect(),
         });
     }
 
-    /// Frames that are measured on.
+    /// Number of frames.
     pub fn len(&self) -> usize {
         self.frames.len()
     }
 
-    /// Whether there is no frame to measure on.
+    /// Whether there are no frames.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
-    /// Runs another form of the network on the same frames and compares; calls `done` after each.
+    /// Runs another version of the network on the same frames and compares; calls `done` after each.
     ///
     /// # Errors
     /// The first frame that cannot be read or run.
@@ -146,7 +146,7 @@ impl<'a> Reference<'a> {
         Ok(comparison.finish())
     }
 
-    /// Begins to compare the network in `engine`.
+    /// Starts comparing the network in `engine`.
     pub(crate) fn compare(&self, engine: &impl Engine) -> Comparison<'_> {
         let outputs = engine.outputs().iter();
         let outputs = outputs.map(|o| (o.name.clone(), self.task(&o.name), Default::default()));
@@ -163,18 +163,17 @@ impl<'a> Reference<'a> {
         found.unwrap_or(0)
     }
 
-    /// See the [module's head](self).
+    /// See the [module documentation](self).
     fn figure(&self, outputs: &[OutputSqnr]) -> f64 {
         let mut heatmaps = (Mean::default(), Mean::default());
         let mut boxes = Mean::default();
         for output in outputs {
             let mut tasks = self.model.head.tasks.iter();
-            match tasks.any(|task| task.outputs.heatmap == output.name) {
-                true => {
-                    heatmaps.0.add(output.all);
-                    heatmaps.1.add(output.objects);
-                }
-                false => boxes.add(output.objects),
+            if tasks.any(|task| task.outputs.heatmap == output.name) {
+                heatmaps.0.add(output.all);
+                heatmaps.1.add(output.objects);
+            } else {
+                boxes.add(output.objects);
             }
         }
         let parts = [heatmaps.0, heatmaps.1, boxes].map(|mean| mean.value());
@@ -182,16 +181,15 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// Another form of the network, frame by frame.
+/// Compares another version of the network, frame by frame.
 pub(crate) struct Comparison<'a> {
     reference: &'a Reference<'a>,
-    /// Name and task of each output, and its sums over all and over object cells.
+    /// Name and task of each output, and its sums over all cells and over object cells.
     outputs: Vec<(String, usize, [Sum; 2])>,
 }
 
 impl Comparison<'_> {
-    /// Compares the outputs that `engine` has of frame `index` of the reference; nothing where the
-    /// reference has no such frame.
+    /// Compares the outputs in `engine` with frame `index` of the reference. Does nothing if there is no such frame.
     pub(crate) fn add(&mut self, index: usize, engine: &impl Engine) {
         let Some(frame) = self.reference.frames.get(index) else {
             return;
@@ -259,7 +257,7 @@ impl Sum {
             return MOST;
         }
         let decibels = 10.0 * (self.signal / self.noise).log10();
-        // A NaN is all noise, and so is what comes out where the float output is 0.
+        // NaN outputs count as pure noise, and so does any output where the float output is 0.
         if decibels.is_nan() {
             -MOST
         } else {
@@ -285,7 +283,7 @@ impl Mean {
     }
 }
 
-/// The cells of a map in the order `y · width + x`, each its channels.
+/// The channels of each cell of a map, in the order `y · width + x`.
 fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f32> + 'a> + 'a {
     let MapView { data, layout } = *view;
     (0..layout.height).flat_map(move |y| {
@@ -295,7 +293,7 @@ fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f3
     })
 }
 
-/// The output called `name`.
+/// The output named `name`.
 fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
     host_map(
         engine,
@@ -308,7 +306,7 @@ fn host_map(engine: &impl Engine, index: usize) -> Option<MapView<'_>> {
     engine.output_map(index)?.host()
 }
 
-/// Whether a cell of a heatmap of logits has an object.
+/// Whether a cell is an object cell, by its heatmap logits.
 fn is_object(mut logits: impl Iterator<Item = f32>) -> bool {
     let least = (OBJECT_SCORE / (1.0 - OBJECT_SCORE)).ln();
     logits.any(|logit| f64::from(logit) >= least)

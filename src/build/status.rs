@@ -1,34 +1,34 @@
-//! What is known of quantisers, as text for people: ranges of activations, of each channel of weights,
-//! how much of the calibration's values is beyond, and where the ranges came from. TensorRT's engines are
-//! in [`engine`].
+//! Readable tables of quantisers and calibrations: the ranges of activations and of weight channels, the share of
+//! calibration values beyond them, and their origin. TensorRT engines are in [`engine`].
 
 pub mod engine;
 
 use std::fmt::Write;
 
-use super::calibrate::{Calibration, Method, TensorStats};
-use super::quantize::{Kind, Quantizer};
-use crate::eval::report::aligned;
+use super::calibrate::{AmaxMethod, Calibration, TensorStats};
+use super::quantize::{Quantizer, QuantizerKind as Kind};
+use crate::eval::report::{aligned, median};
 
-/// Methods that the table of a calibration shows, as they are called on the command line.
-const METHODS: [Method; 4] = [
-    Method::Max,
-    Method::Mse,
-    Method::Entropy,
-    Method::Percentile(99.999),
+/// Methods in the table of a calibration, as named on the command line.
+const METHODS: [AmaxMethod; 4] = [
+    AmaxMethod::Max,
+    AmaxMethod::Mse,
+    AmaxMethod::Entropy,
+    AmaxMethod::Percentile(99.999),
 ];
 
-/// The quantisers: activations with their amax, then weights with the number of their channels and the
-/// least, the median and the largest amax of them.
+/// Tables of the quantisers: activations with their amax, then weights with their number of channels and the
+/// minimum, median and maximum amax of the channels.
 ///
-/// *Own amax* is that of a tensor which shares the scale of a tensor with a larger one. *Beyond* is the
-/// share of calibration values that the range cuts off, where that was kept.
+/// *Own amax* is the amax of a tensor that shares the scale of a tensor with a larger one. *Beyond* is the share of
+/// calibration values that the range clips, if recorded.
 pub fn quantizers(quantizers: &[Quantizer]) -> String {
-    let of = |kind: Kind| quantizers.iter().filter(move |q| q.kind == kind);
-    let (activations, weights) = (of(Kind::Activation).count(), of(Kind::Weight).count());
+    let select = |kind: Kind| quantizers.iter().filter(move |q| q.kind == kind);
+    let activations = select(Kind::Activation).count();
+    let weights = select(Kind::Weight).count();
     let mut text = format!("---- {activations} Activation Quantizer(s) ----\n");
     let mut rows = vec![row(["tensor", "amax", "own amax", "beyond", "read by"])];
-    for quantizer in of(Kind::Activation) {
+    for quantizer in select(Kind::Activation) {
         let own = quantizer.own_amax.map_or("-".to_owned(), number);
         rows.push(vec![
             quantizer.tensor.clone(),
@@ -41,7 +41,7 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
     text += &aligned(&rows);
     let _ = writeln!(text, "\n---- {weights} Weight Quantizer(s) ----");
     let mut rows = vec![row(["layer", "axis", "channels", "min", "median", "max"])];
-    for quantizer in of(Kind::Weight) {
+    for quantizer in select(Kind::Weight) {
         let layer = quantizer.layer.as_ref().unwrap_or(&quantizer.tensor);
         let axis = quantizer
             .axis
@@ -53,9 +53,9 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
     text + &aligned(&rows)
 }
 
-/// The tensors of a calibration: for each method the amax, and behind it the share of the values that
-/// are beyond; then the number of channels and the least, the median and the largest maximum of them.
-/// `occupied`: over the cells with a pillar only.
+/// A table of the tensors of a calibration: for each method the amax and the share of values beyond it, then the
+/// number of channels and the minimum, median and maximum of their greatest values. `occupied` selects the cells
+/// with a pillar.
 pub fn calibration(calibration: &Calibration, occupied: bool) -> String {
     let key = &calibration.key;
     let cells = if occupied { "occupied" } else { "all" };
@@ -85,9 +85,10 @@ pub fn calibration(calibration: &Calibration, occupied: bool) -> String {
                 Err(_) => cells.extend(row(["-", "-"])),
             }
         }
-        cells.extend(channels(match occupied {
-            true => &stats.occupied_channel_max,
-            false => &stats.channel_max,
+        cells.extend(channels(if occupied {
+            &stats.occupied_channel_max
+        } else {
+            &stats.channel_max
         }));
         rows.push(cells);
     }
@@ -95,7 +96,7 @@ pub fn calibration(calibration: &Calibration, occupied: bool) -> String {
     text
 }
 
-/// The first reader, and how many more there are.
+/// The first reader and the number of others.
 fn readers(names: &[String]) -> String {
     match names {
         [] => "-".to_owned(),
@@ -105,43 +106,40 @@ fn readers(names: &[String]) -> String {
 }
 
 fn histogram(stats: &TensorStats, occupied: bool) -> &super::calibrate::Histogram {
-    match occupied {
-        true => &stats.occupied,
-        false => &stats.all,
+    if occupied {
+        &stats.occupied
+    } else {
+        &stats.all
     }
 }
 
-/// Number, least, median and largest of the amax of channels.
+/// Number of channels, and the minimum, median and maximum of their amax.
 fn channels(amax: &[f32]) -> [String; 4] {
-    let mut sorted = amax.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    let middle = sorted.len() / 2;
-    let median = match sorted.len() % 2 {
-        0 => sorted.get(middle.wrapping_sub(1)).zip(sorted.get(middle)),
-        _ => sorted.get(middle).zip(sorted.get(middle)),
-    };
-    let median = median.map(|(a, b)| (a + b) / 2.0);
-    let cell = |value: Option<f32>| value.map_or("-".to_owned(), number);
-    [
-        amax.len().to_string(),
-        cell(sorted.first().copied()),
-        cell(median),
-        cell(sorted.last().copied()),
-    ]
-}
-
-/// One amax, or the least to the largest of several.
-fn range(amax: &[f32]) -> String {
-    match amax {
-        [one] => number(*one),
-        _ => {
-            let [count, least, _, largest] = channels(amax);
-            format!("{least} to {largest} in {count} channels")
+    let mut sorted: Vec<f64> = amax.iter().copied().map(f64::from).collect();
+    sorted.sort_by(f64::total_cmp);
+    let count = amax.len().to_string();
+    match sorted[..] {
+        [] => [count, "-".into(), "-".into(), "-".into()],
+        [min, ..] => {
+            let max = sorted[sorted.len() - 1];
+            let [min, median, max] = [min, median(&sorted), max].map(|v| number(v as f32));
+            [count, min, median, max]
         }
     }
 }
 
-/// Four significant digits.
+/// One amax, or the range of several.
+fn range(amax: &[f32]) -> String {
+    match amax {
+        [one] => number(*one),
+        _ => {
+            let [count, min, _, max] = channels(amax);
+            format!("{min} to {max} in {count} channels")
+        }
+    }
+}
+
+/// Formats a value with four decimals at most and about five significant digits.
 fn number(value: f32) -> String {
     let magnitude = value.abs();
     if value == 0.0 || (1e-3..1e5).contains(&magnitude) {
@@ -152,7 +150,7 @@ fn number(value: f32) -> String {
     }
 }
 
-/// A share in percent.
+/// Formats a share in percent.
 fn share(share: f64) -> String {
     match share {
         0.0 => "0".to_owned(),
@@ -181,8 +179,7 @@ mod tests {
         }
     }
 
-    /// "a Tensor with 16 elements cannot be converted to Scalar": what printing such a quantiser came to
-    /// elsewhere.
+    /// Elsewhere, printing such a quantiser failed: "a Tensor with 16 elements cannot be converted to Scalar".
     #[test]
     fn an_amax_per_channel_is_shown_by_count_and_spread() {
         let amax: Vec<f32> = (0..16).map(|i| 0.25 * i as f32).collect();
@@ -190,7 +187,7 @@ mod tests {
         let line = text.lines().find(|l| l.starts_with("conv")).unwrap();
         let cells: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(cells, ["conv", "0", "16", "0.0000", "1.8750", "3.7500"]);
-        // Even one that a weight cannot have, of no or of several activations' channels.
+        // Even impossible ones: an activation with several channels, a weight without any.
         let odd = Quantizer {
             kind: Kind::Activation,
             ..weight(&[1.0, 20.0])

@@ -2,40 +2,24 @@
 
 use std::path::Path;
 
-use super::onnx::Graph;
 use super::onnx::proto::{
-    AttributeProto, DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto,
-    TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
 };
-use super::onnx::tensor::element;
+use super::onnx::{Graph, make};
 
 /// A node called `op.output`.
 pub(super) fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        op_type: Some(op.to_owned()),
-        name: Some(format!("{op}.{output}")),
-        input: inputs.iter().map(|&s| s.to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..Default::default()
-    }
+    make::node(op, &format!("{op}.{output}"), inputs, output)
 }
 
-/// Gives a node an integer attribute.
+/// Adds an integer attribute to a node.
 pub(super) fn int(node: &mut NodeProto, name: &str, value: i64) {
-    node.attribute.push(AttributeProto {
-        name: Some(name.to_owned()),
-        i: Some(value),
-        ..Default::default()
-    });
+    node.attribute.push(make::int(name, value));
 }
 
-/// Gives a node a list of integers.
+/// Adds an attribute with a list of integers to a node.
 pub(super) fn ints(node: &mut NodeProto, name: &str, values: &[i64]) {
-    node.attribute.push(AttributeProto {
-        name: Some(name.to_owned()),
-        ints: values.to_vec(),
-        ..Default::default()
-    });
+    node.attribute.push(make::ints(name, values));
 }
 
 /// A graph from `x` to `out` without declared shapes, operator set 13.
@@ -43,27 +27,12 @@ pub(super) fn graph(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>) -> Graph {
     shaped(nodes, tensors, None)
 }
 
-/// The same with the shape of `x`.
+/// As [`graph`], with the shape of `x`.
 pub(super) fn shaped(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>, x: Option<&[i64]>) -> Graph {
-    let value = |name: &str, dims: Option<&[i64]>| {
-        let axis = |&n: &i64| DimensionProto {
-            dim_value: Some(n),
-            ..Default::default()
-        };
-        let tensor = TensorTypeProto {
-            elem_type: Some(element::FLOAT),
-            shape: dims.map(|dims| TensorShapeProto {
-                dim: dims.iter().map(axis).collect(),
-            }),
-        };
-        ValueInfoProto {
-            name: Some(name.to_owned()),
-            r#type: Some(TypeProto {
-                tensor_type: Some(tensor),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
+    // As in a file: a size may be negative.
+    let axis = |&size: &i64| DimensionProto {
+        dim_value: Some(size),
+        ..Default::default()
     };
     let model = ModelProto {
         opset_import: vec![OperatorSetIdProto {
@@ -73,8 +42,8 @@ pub(super) fn shaped(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>, x: Option
         graph: Some(GraphProto {
             node: nodes,
             initializer: tensors,
-            input: vec![value("x", x)],
-            output: vec![value("out", None)],
+            input: vec![make::value("x", x.map(|x| x.iter().map(axis).collect()))],
+            output: vec![make::value("out", None)],
             ..Default::default()
         }),
         ..Default::default()
@@ -82,7 +51,7 @@ pub(super) fn shaped(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>, x: Option
     Graph::new(Path::new("net.onnx"), model).unwrap()
 }
 
-/// A constant's elements.
+/// The elements of a constant.
 pub(super) fn data(graph: &Graph, name: &str) -> Vec<f32> {
     graph.floats(name).unwrap().unwrap().data
 }

@@ -1,25 +1,25 @@
-//! Command lines of trtexec, the program that comes with TensorRT: from a strongly typed network to an engine,
-//! for those who would rather build with that than with `cp-build compile --target tensorrt`.
+//! Command lines for trtexec, which comes with TensorRT, to build an engine from a strongly typed network. An
+//! alternative to `cp-build compile --target tensorrt`.
 //!
 //! | | TensorRT 10 | TensorRT 11 |
 //! |---|---|---|
-//! | `--stronglyTyped` | needed, or types in the file are only a hint | always so, the option does nothing |
-//! | `--fp16`, `--int8`, `--best` | wrong here, they are ignored with a warning | gone |
-//! | `--inputIOFormats`, `--outputIOFormats` | `type:layout` of each tensor | `layout`: types are the network's |
+//! | `--stronglyTyped` | required, otherwise types in the file are only hints | implied, the option has no effect |
+//! | `--fp16`, `--int8`, `--best` | must not be used; ignored with a warning | removed |
+//! | `--inputIOFormats`, `--outputIOFormats` | `type:layout` per tensor | `layout`; types come from the network |
 //!
-//! In the sources of trtexec: `samples/common/sampleOptions.cpp`, 10.3 and 11.1.
+//! Source: trtexec's `samples/common/sampleOptions.cpp`, versions 10.3 and 11.1.
 
 use serde::{Deserialize, Serialize};
 
 use super::folder::RPN;
 use crate::plan::TensorDesc;
 
-/// Name of the engine in the command lines.
+/// File name of the engine.
 const ENGINE: &str = "engine.plan";
-/// Name of the plan.
+/// File name of the plan.
 const PLAN: &str = "model.plan";
 
-/// What to run, in the network's folder.
+/// Commands to run in the network's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Commands {
@@ -27,12 +27,12 @@ pub struct Commands {
     pub trtexec_10: String,
     /// Builds it with TensorRT 11.
     pub trtexec_11: String,
-    /// Makes a plan of it.
+    /// Packs the engine into a plan.
     pub pack: String,
 }
 
 impl Commands {
-    /// For a network with these inputs and outputs, in the network's order.
+    /// The commands for a network with these inputs and outputs, in network order.
     pub fn new(tensors: &[TensorDesc]) -> Self {
         let formats = |input: bool| {
             let all = tensors.iter().filter(|t| t.input == input);
@@ -50,7 +50,7 @@ impl Commands {
                 formats(true),
                 formats(false)
             )),
-            // One layout is for all.
+            // A single layout applies to all tensors.
             trtexec_11: build("--inputIOFormats=chw --outputIOFormats=chw"),
             pack: format!("cp-build pack --engine {ENGINE} --model . --out {PLAN}"),
         }
@@ -60,10 +60,10 @@ impl Commands {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::Element;
+    use crate::map::Element;
 
     #[test]
-    fn each_tensor_has_its_type_for_10_and_none_for_11() {
+    fn formats_include_types_for_10_but_not_for_11() {
         let tensor = |name: &str, input, element| TensorDesc {
             name: name.into(),
             input,

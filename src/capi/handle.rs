@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::status::Failure;
 use super::types::{cp_cloud, cp_field, cp_frame_info, cp_model_info, slice};
+use crate::cuda::DevicePtr;
 use crate::detection::Detection;
 use crate::detector::Detector;
 use crate::points::{
@@ -21,7 +22,7 @@ const MAX_FIELDS: usize = 1024;
 pub struct cp_detector {
     pub(super) classes: Vec<CString>,
     pub(super) columns: Vec<CString>,
-    /// Poisoned by a panic, as a mutex is.
+    /// Poisoned by a panic, like any mutex.
     state: Mutex<State>,
 }
 
@@ -156,8 +157,16 @@ impl State {
     }
 
     /// Detects objects in points on the GPU.
-    pub(super) fn detect_device(&mut self, address: u64, count: usize) -> Result<(), Failure> {
-        let found = self.detector.detect_device(address, count)?;
+    ///
+    /// # Safety
+    /// That of [`Detector::detect_device`].
+    pub(super) unsafe fn detect_device(
+        &mut self,
+        points: DevicePtr<f32>,
+        count: usize,
+    ) -> Result<(), Failure> {
+        // SAFETY: this function's contract.
+        let found = unsafe { self.detector.detect_device(points, count) }?;
         self.last = Some(info(&found, count, 0.0));
         Ok(())
     }

@@ -63,7 +63,7 @@ pub(super) enum Failure {
         index: usize,
         count: usize,
     },
-    #[error("no sweep was pushed; call cp_push_sweep() first")]
+    #[error("no sweep has been pushed; call cp_push_sweep() first")]
     NoSweep,
     #[error(transparent)]
     Sweep(#[from] SweepError),

@@ -207,12 +207,12 @@ unsafe fn size<T: Extensible>(from: *const T) -> Result<usize, Failure> {
     })
 }
 
-/// Reads a struct that may be shorter or longer than ours.
+/// Reads a struct that may be shorter or longer than this library's.
 ///
 /// # Safety
 /// As for [`size`].
 pub(super) unsafe fn read<T: Extensible>(from: *const T) -> Result<T, Failure> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's contract.
     let found = unsafe { size(from) }?;
     let ours = size_of::<T>();
     if found > ours {
@@ -239,7 +239,7 @@ pub(super) unsafe fn read<T: Extensible>(from: *const T) -> Result<T, Failure> {
 /// # Safety
 /// As for [`size`]; and nothing else uses the struct.
 pub(super) unsafe fn write<T: Extensible>(to: *mut T, value: &T) -> Result<(), Failure> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's contract.
     let found = unsafe { size(to.cast_const()) }?;
     let (skip, both) = (size_of::<usize>(), found.min(size_of::<T>()));
     // SAFETY: the caller's struct has `found` bytes and ours `size_of::<T>()`, both more than `skip`.
@@ -277,7 +277,7 @@ pub(super) unsafe fn slice<'a, T>(
     }
     check(start, name)?;
     check_len::<T>(len, name)?;
-    // SAFETY: the caller's promise, and the checks.
+    // SAFETY: the caller's contract, and the checks.
     Ok(unsafe { std::slice::from_raw_parts(start, len) })
 }
 
@@ -309,7 +309,7 @@ impl BoxOutput {
         found: *mut usize,
     ) -> Result<Self, Failure> {
         check(found.cast_const(), "found")?;
-        // SAFETY: checked, and the caller's promise.
+        // SAFETY: checked, and the caller's contract.
         unsafe { found.write(0) };
         if capacity > 0 {
             check(boxes.cast_const(), "boxes")?;

@@ -10,22 +10,9 @@ use super::pool::Pool;
 use super::scatter::{self, Scatter};
 use crate::boxes::Box3d;
 use crate::detection::{Clock, Dropped, Times};
-use crate::map::{HeadMaps, MapMut, MapRef};
+use crate::map::{HeadMaps, MapView, MapViewMut};
 use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
-use crate::points::{FrameError, Layout, PointCloud};
-use crate::stages::{self, Points};
-
-/// Why a frame cannot be processed on the CPU.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CpuError {
-    /// The points lack a column.
-    #[error(transparent)]
-    Points(#[from] FrameError),
-    /// A map of the engine lies on a GPU.
-    #[error("a map of the engine lies on a GPU, but the stages run on the CPU")]
-    DeviceMap,
-}
+use crate::points::{FrameError, Layout, PointCloud, SweepBuffer};
 
 /// Points to the BEV map, on the CPU. Allocated once.
 pub struct Encoder {
@@ -74,22 +61,51 @@ impl Encoder {
         self.features.values()
     }
 
-    /// Encodes pillars that were computed before; see [`Encoder::cells`] and [`Encoder::features`].
-    ///
-    /// # Errors
-    /// [`CpuError::DeviceMap`].
-    pub fn encode_pillars(
-        &mut self,
-        cells: &[u32],
-        features: &[f32],
-        map: MapMut<'_>,
-    ) -> Result<(), CpuError> {
-        let mut map = map.host().ok_or(CpuError::DeviceMap)?;
+    /// Writes the BEV map of pillars that were computed before; see [`Encoder::cells`] and [`Encoder::features`].
+    pub fn encode_pillars(&mut self, cells: &[u32], features: &[f32], mut map: MapViewMut<'_>) {
         scatter::scatter(features, cells, &mut self.scatter, &mut map);
-        Ok(())
     }
 
-    fn load_cloud(&mut self, cloud: &PointCloud) -> Result<(), CpuError> {
+    /// Finds the pillars of a cloud and computes their features.
+    ///
+    /// # Errors
+    /// [`FrameError::MissingColumn`].
+    pub fn load(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
+        self.surplus_points = 0;
+        self.load_cloud(cloud)
+    }
+
+    /// As [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] takes.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), FrameError> {
+        let empty = PointCloud::empty(Layout::XYZIT);
+        let mut cloud = std::mem::replace(&mut self.accumulated, empty);
+        self.surplus_points = sweeps.accumulate(&mut cloud).points_over_capacity;
+        let loaded = self.load_cloud(&cloud);
+        self.accumulated = cloud;
+        loaded
+    }
+
+    /// Writes the BEV map of the loaded points. `map` is the same in every frame.
+    pub fn encode(&mut self, mut map: MapViewMut<'_>) {
+        let mut clock = Clock::start();
+        let (features, cells) = (self.features.values(), self.pillars.cells());
+        scatter::scatter(features, cells, &mut self.scatter, &mut map);
+        clock.lap(&mut self.times.scatter);
+    }
+
+    /// Reports what the frame lost and how long its stages took.
+    pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
+        *dropped += *self.pillars.dropped();
+        dropped.sweep_points += self.surplus_points as u64;
+        times.pillars = self.times.pillars;
+        times.features = self.times.features;
+        times.scatter = self.times.scatter;
+    }
+
+    fn load_cloud(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
         let mut clock = Clock::start();
         let columns = &self.spec.columns;
         let selected = cloud.select(columns, self.spec.intensity_scale, &mut self.points)?;
@@ -108,43 +124,6 @@ impl Encoder {
             &mut self.features,
         );
         clock.lap(&mut self.times.features);
-        Ok(())
-    }
-}
-
-impl stages::Encoder for Encoder {
-    type Error = CpuError;
-
-    fn load(&mut self, points: Points<'_>) -> Result<(), CpuError> {
-        self.surplus_points = 0;
-        match points {
-            Points::Cloud(cloud) => self.load_cloud(cloud),
-            Points::Sweeps(sweeps) => {
-                let empty = PointCloud::empty(Layout::XYZIT);
-                let mut cloud = std::mem::replace(&mut self.accumulated, empty);
-                self.surplus_points = sweeps.accumulate(&mut cloud).points_over_capacity;
-                let loaded = self.load_cloud(&cloud);
-                self.accumulated = cloud;
-                loaded
-            }
-        }
-    }
-
-    fn encode(&mut self, map: MapMut<'_>) -> Result<(), CpuError> {
-        let mut clock = Clock::start();
-        let mut map = map.host().ok_or(CpuError::DeviceMap)?;
-        let (features, cells) = (self.features.values(), self.pillars.cells());
-        scatter::scatter(features, cells, &mut self.scatter, &mut map);
-        clock.lap(&mut self.times.scatter);
-        Ok(())
-    }
-
-    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CpuError> {
-        *dropped += *self.pillars.dropped();
-        dropped.sweep_points += self.surplus_points as u64;
-        times.pillars = self.times.pillars;
-        times.features = self.times.features;
-        times.scatter = self.times.scatter;
         Ok(())
     }
 }
@@ -169,39 +148,35 @@ impl Decoder {
             times: Times::default(),
         }
     }
-}
 
-impl stages::Decoder for Decoder {
-    type Error = CpuError;
-
-    fn decode(&mut self, task: usize, maps: HeadMaps<MapRef<'_>>) -> Result<(), CpuError> {
+    /// Takes the candidates of a task from its head maps. Tasks come in order; the first begins a frame.
+    pub fn decode(&mut self, task: usize, maps: &HeadMaps<MapView<'_>>) {
         if task == 0 {
             self.candidates.clear();
             self.times.decode = 0.0;
         }
         let clock = Clock::start();
-        let maps = maps.try_map(|map| map.host().ok_or(CpuError::DeviceMap))?;
-        decode::decode(&self.model, task, &maps, &self.pool, &mut self.candidates);
+        decode::decode(&self.model, task, maps, &self.pool, &mut self.candidates);
         self.times.decode += clock.total();
-        Ok(())
     }
 
-    fn suppress(&mut self) -> Result<(), CpuError> {
+    /// Suppresses overlapping candidates of all tasks.
+    pub fn suppress(&mut self) {
         let mut clock = Clock::start();
         nms::suppress(&self.model, self.candidates.candidates(), &mut self.nms);
         clock.lap(&mut self.times.nms);
-        Ok(())
     }
 
-    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CpuError> {
+    /// Reports what the frame lost and how long the stages took.
+    pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
         dropped.candidates += self.candidates.surplus();
         dropped.non_finite_candidates += self.candidates.non_finite();
         times.decode = self.times.decode;
         times.nms = self.times.nms;
-        Ok(())
     }
 
-    fn boxes(&self) -> &[Box3d] {
+    /// The boxes of the last frame, best first.
+    pub fn boxes(&self) -> &[Box3d] {
         self.nms.boxes()
     }
 }

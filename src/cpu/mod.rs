@@ -9,5 +9,5 @@ pub mod pillars;
 pub mod pool;
 pub mod scatter;
 
-pub use frame::{CpuError, Decoder, Encoder};
+pub use frame::{Decoder, Encoder};
 pub use pool::Pool;

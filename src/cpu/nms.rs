@@ -24,14 +24,14 @@ use crate::model::{Model, NmsKind, NmsStep, Remap};
 pub struct Nms {
     boxes: Vec<Box3d>,
     /// Boxes kept by the current step.
-    kept: Vec<Kept>,
+    kept: Vec<KeptBox>,
     /// Number of boxes kept by the current step, by group.
     in_group: Vec<usize>,
 }
 
 /// A box kept by a step.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct KeptBox {
     rect: BevRect,
     class: usize,
 }
@@ -99,7 +99,7 @@ fn run(step: &NmsStep, out: &mut Nms) {
         };
         if !suppressed {
             in_group[group] += 1;
-            kept.push(Kept { rect, class });
+            kept.push(KeptBox { rect, class });
         }
         !suppressed
     });

@@ -1,37 +1,37 @@
 //! Decode on the device: [`crate::cpu::decode`] by the kernels of `kernels/decode.cu`, with the same candidates in
 //! the same order, and the same counters.
 //!
-//! All tasks of the head at once. The maps may be f32 or f16, in any layout that a [`DeviceMap`] describes;
-//! a half-precision map gives what the CPU gives for its values as f32.
+//! One launch decodes all tasks of the head. The maps may be f32 or f16, in any layout that a [`DeviceMap`]
+//! describes; a half-precision map yields what the CPU yields for its values as f32.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::map::MapParams;
-use super::{Buffer, CudaError, Device, DeviceMap, Element, Launch};
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::input::Sizes;
+use super::map::{DeviceMap, MapParams};
 use crate::boxes::Box3d;
 use crate::cpu::decode::{Candidate, least_logits};
-use crate::map::HeadMaps;
+use crate::map::{Element, HeadMaps};
 use crate::model::{Candidates, HEAD_VALUES, Model, Rotation, SizeOrder};
 
-/// Tasks whose maps one launch takes; `TASKS_PER_LAUNCH` in the kernels.
+/// Most tasks of a launch that takes maps; `TASKS_PER_LAUNCH` in the kernels.
 const TASKS_PER_LAUNCH: usize = 8;
-/// Threads of a block of each kernel, and of a warp, as in the kernels.
+/// Threads of a block of each kernel and of a warp, as in the kernels.
 const CELLS_BLOCK: u32 = 128;
 const SELECT_BLOCK: u32 = 1024;
 const SORT_BLOCK: u32 = 512;
 const BOXES_BLOCK: u32 = 128;
 const WARP: u32 = 32;
-/// Cells that a warp looks at; `REGION_CELLS` in the kernels.
+/// Cells that a warp scans; `REGION_CELLS` in the kernels.
 const REGION_CELLS: usize = 256;
 /// Keys that a block sorts; `TILE` in the kernels.
 const TILE: usize = 1024;
 
-/// Most candidates of a frame: suppression numbers pairs of them with 32 bits. A checked model has no more.
+/// Most candidates of a frame, as the model check has it: suppression numbers pairs of them with 32 bits.
 const MAX_BOXES: usize = 1 << 24;
-/// Most places (task, cell, class) where a candidate can be: they are numbered with 32 bits, of which the
-/// last is left out.
+/// Most slots (task, cell, class) of candidates: 32-bit numbers without the last one, which marks none.
 const MAX_SLOTS: usize = u32::MAX as usize;
 
 /// Head maps of a task.
@@ -40,7 +40,7 @@ const HEAD_MAPS: usize = 6;
 /// The mirror of `DecodeTask` in `kernels/decode.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Task {
+struct TaskParams {
     classes: u32,
     channel: u32,
 }
@@ -48,7 +48,7 @@ struct Task {
 /// The mirror of `DecodeChannel` in `kernels/decode.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Channel {
+struct ChannelParams {
     class: u32,
     rank: u32,
     by_rank: u32,
@@ -56,21 +56,20 @@ struct Channel {
     yaw_norm: f32,
 }
 
-/// The mirror of `DecodeTaken` in `kernels/decode.cu`.
+/// The mirror of `DecodeTaskCounts` in `kernels/decode.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Taken {
+struct TaskCounts {
     count: u32,
     surplus: u32,
     non_finite: u32,
 }
 
-/// The mirror of `BoxTotals` in `kernels/common.cuh`: how many candidates a frame has, and how many it
-/// lost.
+/// The mirror of `BoxTotals` in `kernels/common.cuh`: the candidates of a frame, kept and dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Totals {
-    /// Candidates, or boxes that are left of them.
+    /// Candidates, or boxes after suppression.
     pub count: u32,
     /// `candidates` of [`crate::Dropped`].
     pub surplus: u32,
@@ -80,20 +79,20 @@ pub struct Totals {
 }
 
 /// The mirror of `DecodeMaps` in `kernels/decode.cu`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
-struct Maps {
-    tasks: u64,
-    channels: u64,
-    bands: u64,
-    logits: u64,
-    keys: u64,
-    found: u64,
-    non_finite: u64,
-    sorted: u64,
-    taken: u64,
-    boxes: u64,
-    slots: u64,
+struct MapsParams {
+    tasks: DevicePtr<TaskParams>,
+    channels: DevicePtr<ChannelParams>,
+    bands: DevicePtr<f32>,
+    logits: DevicePtr<f32>,
+    keys: DevicePtr<u64>,
+    found: DevicePtr<u32>,
+    non_finite: DevicePtr<u32>,
+    sorted: DevicePtr<u64>,
+    counts: DevicePtr<TaskCounts>,
+    boxes: DevicePtr<Box3d>,
+    slots: DevicePtr<u32>,
     first_task: u32,
     task_count: u32,
     width: u32,
@@ -106,21 +105,30 @@ struct Maps {
     min: [f32; 2],
     wlh: u32,
     neg_cos_neg_sin: u32,
-    maps: [[MapParams; HEAD_MAPS]; TASKS_PER_LAUNCH],
+    maps: TaskMaps,
 }
 
+/// The maps of the tasks of one launch.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(transparent)]
+struct TaskMaps([[MapParams; HEAD_MAPS]; TASKS_PER_LAUNCH]);
+
+// SAFETY: an array of a type without padding has none. bytemuck implements this only for arrays of `Pod` types.
+#[allow(unsafe_code)]
+unsafe impl NoUninit for TaskMaps {}
+
 /// The mirror of `DecodeLists` in `kernels/decode.cu`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
-struct Lists {
-    tasks: u64,
-    keys: u64,
-    found: u64,
-    non_finite: u64,
-    selected: u64,
-    taken: u64,
-    sorted: u64,
-    totals: u64,
+struct ListsParams {
+    tasks: DevicePtr<TaskParams>,
+    keys: DevicePtr<u64>,
+    found: DevicePtr<u32>,
+    non_finite: DevicePtr<u32>,
+    selected: DevicePtr<u64>,
+    counts: DevicePtr<TaskCounts>,
+    sorted: DevicePtr<u64>,
+    totals: DevicePtr<Totals>,
     task_count: u32,
     regions: u32,
     class_cell: u32,
@@ -128,30 +136,44 @@ struct Lists {
 }
 
 const _: () = assert!(
-    size_of::<Task>() == 8
-        && size_of::<Channel>() == 20
-        && size_of::<Taken>() == 12
+    size_of::<TaskParams>() == 8
+        && size_of::<ChannelParams>() == 20
+        && size_of::<TaskCounts>() == 12
         && size_of::<Totals>() == 16
-        && size_of::<Maps>() == 144 + TASKS_PER_LAUNCH * HEAD_MAPS * 48
-        && size_of::<Lists>() == 80
+        && size_of::<MapsParams>() == 144 + TASKS_PER_LAUNCH * HEAD_MAPS * 48
+        && size_of::<ListsParams>() == 80
 );
+
+// SAFETY: the addresses are those of the buffers of a `CandidateList`, which `CandidateList::new` allocates for the numbers
+// beside them, and of maps that `decode` borrows and checks against the head's sizes.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for MapsParams {
+    const KERNELS: &'static [&'static str] = &["decode_cells", "decode_boxes"];
+}
+
+// SAFETY: as above, without maps.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for ListsParams {
+    const KERNELS: &'static [&'static str] = &["decode_select", "decode_sort"];
+}
 
 /// The stage's tables and buffers, and the candidates of the frame, on the device. Allocated once.
 #[derive(Debug)]
-pub struct Decoder {
+pub struct CandidateList {
     head: Head,
-    /// Hold what the parameters point to.
+    // The memory that the parameters point to.
     _tables: Tables,
     _scratch: Scratch,
     boxes: Buffer<Box3d>,
     slots: Buffer<u32>,
     totals: Buffer<Totals>,
-    /// All but the maps and their first task.
-    maps: Maps,
-    lists: Lists,
+    /// Everything but the maps and their first task.
+    maps: MapsParams,
+    lists: ListsParams,
+    sizes: Sizes,
 }
 
-/// What the head is, on the host.
+/// The head's description, on the host.
 #[derive(Debug)]
 struct Head {
     /// Rows and columns of every map.
@@ -164,8 +186,8 @@ struct Head {
 
 #[derive(Debug)]
 struct Tables {
-    tasks: Buffer<Task>,
-    channels: Buffer<Channel>,
+    tasks: Buffer<TaskParams>,
+    channels: Buffer<ChannelParams>,
     bands: Buffer<f32>,
     logits: Buffer<f32>,
 }
@@ -176,27 +198,27 @@ struct Scratch {
     found: Buffer<u32>,
     non_finite: Buffer<u32>,
     selected: Buffer<u64>,
-    taken: Buffer<Taken>,
+    counts: Buffer<TaskCounts>,
     sorted: Buffer<u64>,
 }
 
-/// The candidates of one frame, read back: for tests.
+/// The candidates of one frame on the host: for tests.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct DownloadedCandidates {
     /// Best first.
     pub candidates: Vec<Candidate>,
-    /// Candidates past `max_candidates` of their task.
+    /// Candidates past their task's `max_candidates`.
     pub surplus: u64,
     /// Candidates lost to a NaN or an infinity.
     pub non_finite: u64,
 }
 
-impl Decoder {
-    /// Tables and buffers for `model`; room for a candidate in every cell (with
-    /// [`Candidates::ClassCell`] for every class of every cell).
+impl CandidateList {
+    /// Tables and buffers for `model`, with room for a candidate in every cell ([`Candidates::ClassCell`]: for
+    /// every class in every cell).
     ///
     /// # Errors
-    /// [`CudaError::Limit`] for a model that is too large, [`CudaError::Memory`], [`CudaError::Copy`].
+    /// [`CudaError::Limit`] if the model is too large; [`CudaError::Memory`], [`CudaError::Copy`].
     pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
         let head = Head::new(model)?;
         let tables = Tables::new(model, device)?;
@@ -213,7 +235,7 @@ impl Decoder {
             found: Buffer::zeroed(device, "candidates of regions", tasks * regions)?,
             non_finite: Buffer::zeroed(device, "lost candidates of regions", tasks * regions)?,
             selected: Buffer::zeroed(device, "selected keys", model.max_boxes())?,
-            taken: Buffer::zeroed(device, "candidates of tasks", tasks)?,
+            counts: Buffer::zeroed(device, "candidates of tasks", tasks)?,
             sorted: Buffer::zeroed(device, "sorted keys", model.max_boxes())?,
         };
         let boxes = Buffer::zeroed(device, "candidates", model.max_boxes())?;
@@ -221,18 +243,18 @@ impl Decoder {
         let totals = Buffer::zeroed(device, "totals of candidates", 1)?;
         let meters = |axis: usize| model.head.downsample as f32 * model.grid.voxel[axis];
         Ok(Self {
-            maps: Maps {
-                tasks: tables.tasks.address(),
-                channels: tables.channels.address(),
-                bands: tables.bands.address(),
-                logits: tables.logits.address(),
-                keys: scratch.keys.address(),
-                found: scratch.found.address(),
-                non_finite: scratch.non_finite.address(),
-                sorted: scratch.sorted.address(),
-                taken: scratch.taken.address(),
-                boxes: boxes.address(),
-                slots: slots.address(),
+            maps: MapsParams {
+                tasks: tables.tasks.ptr(),
+                channels: tables.channels.ptr(),
+                bands: tables.bands.ptr(),
+                logits: tables.logits.ptr(),
+                keys: scratch.keys.ptr(),
+                found: scratch.found.ptr(),
+                non_finite: scratch.non_finite.ptr(),
+                sorted: scratch.sorted.ptr(),
+                counts: scratch.counts.ptr(),
+                boxes: boxes.ptr(),
+                slots: slots.ptr(),
                 task_count: tasks as u32,
                 width: head.size.1 as u32,
                 height: head.size.0 as u32,
@@ -244,17 +266,17 @@ impl Decoder {
                 min: [model.grid.min[0], model.grid.min[1]],
                 wlh: (model.head.size_order == SizeOrder::Wlh).into(),
                 neg_cos_neg_sin: (model.head.rotation == Rotation::NegCosNegSin).into(),
-                ..Maps::zeroed()
+                ..MapsParams::zeroed()
             },
-            lists: Lists {
-                tasks: tables.tasks.address(),
-                keys: scratch.keys.address(),
-                found: scratch.found.address(),
-                non_finite: scratch.non_finite.address(),
-                selected: scratch.selected.address(),
-                taken: scratch.taken.address(),
-                sorted: scratch.sorted.address(),
-                totals: totals.address(),
+            lists: ListsParams {
+                tasks: tables.tasks.ptr(),
+                keys: scratch.keys.ptr(),
+                found: scratch.found.ptr(),
+                non_finite: scratch.non_finite.ptr(),
+                selected: scratch.selected.ptr(),
+                counts: scratch.counts.ptr(),
+                sorted: scratch.sorted.ptr(),
+                totals: totals.ptr(),
                 task_count: tasks as u32,
                 regions: regions as u32,
                 class_cell: class_cell.into(),
@@ -266,18 +288,22 @@ impl Decoder {
             boxes,
             slots,
             totals,
+            sizes: Sizes::new(model),
         })
     }
 
-    /// Address of the frame's [`Totals`].
-    pub fn totals(&self) -> u64 {
-        self.totals.address()
+    /// Address of the frame's totals.
+    pub(super) fn totals(&self) -> DevicePtr<Totals> {
+        self.totals.ptr()
     }
 
-    /// Address of the candidates' boxes, best first (`[`[`Model::max_boxes`]`]` [`Box3d`]); undefined past
-    /// their count.
-    pub fn boxes(&self) -> u64 {
-        self.boxes.address()
+    /// Address of the candidates' boxes, best first (`[max_boxes]`); undefined past their count.
+    pub(super) fn boxes(&self) -> DevicePtr<Box3d> {
+        self.boxes.ptr()
+    }
+
+    pub(super) fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// Most candidates of a frame.
@@ -289,29 +315,43 @@ impl Decoder {
     ///
     /// # Errors
     /// [`CudaError::Copy`].
-    pub fn download(&self) -> Result<Found, CudaError> {
+    pub fn download(&self) -> Result<DownloadedCandidates, CudaError> {
         let totals = self.totals.download(1)?.first().copied();
         let totals = totals.unwrap_or_default();
         let boxes = self.boxes.download(totals.count as usize)?;
         let slots = self.slots.download(totals.count as usize)?;
         let candidate = |(bbox, slot)| {
-            let (task, cell) = self.head.place(slot);
+            let (task, cell) = self.head.task_and_cell(slot);
             Candidate { bbox, task, cell }
         };
-        Ok(Found {
+        Ok(DownloadedCandidates {
             candidates: boxes.into_iter().zip(slots).map(candidate).collect(),
             surplus: totals.surplus.into(),
             non_finite: totals.non_finite.into(),
         })
     }
 
-    /// Puts candidates, best first, in the place of a frame's: for tests, and for those that were decoded
-    /// elsewhere. Those past the capacity are not taken.
+    /// Replaces the frame's candidates by others, best first: for tests, and for candidates that were decoded
+    /// elsewhere. Ignores those past the capacity.
     ///
     /// # Errors
-    /// [`CudaError::Copy`].
+    /// [`CudaError::Copy`], also for a candidate of a task or class that the model lacks.
     pub fn upload(&mut self, candidates: &[Candidate]) -> Result<(), CudaError> {
         let candidates = &candidates[..candidates.len().min(self.capacity())];
+        let foreign = |c: &&Candidate| {
+            let task = self.head.tasks.get(c.task as usize);
+            task.is_none_or(|(classes, _)| !classes.contains(&(c.bbox.class as usize)))
+        };
+        if let Some(candidate) = candidates.iter().find(foreign) {
+            return Err(CudaError::Copy {
+                what: "candidates",
+                bytes: size_of_val(candidates),
+                reason: format!(
+                    "the model has no class {} in task {}",
+                    candidate.bbox.class, candidate.task
+                ),
+            });
+        }
         let boxes: Vec<Box3d> = candidates.iter().map(|c| c.bbox).collect();
         let slots: Vec<u32> = candidates.iter().map(|c| self.head.slot(c)).collect();
         self.boxes.upload(&boxes)?;
@@ -322,8 +362,7 @@ impl Decoder {
         }])
     }
 
-    /// Launches a kernel that reads maps, for [`TASKS_PER_LAUNCH`] tasks after the other; `shape` is given
-    /// their number.
+    /// Launches a kernel that reads maps once for every [`TASKS_PER_LAUNCH`] tasks; `shape` takes their number.
     fn launch_with_maps(
         &self,
         maps: &[HeadMaps<DeviceMap>],
@@ -332,13 +371,10 @@ impl Decoder {
         let mut params = self.maps;
         for (i, maps) in maps.chunks(TASKS_PER_LAUNCH).enumerate() {
             params.first_task = (i * TASKS_PER_LAUNCH) as u32;
-            for (to, maps) in params.maps.iter_mut().zip(maps) {
-                *to = maps.map(|map| map.params()).into_array();
+            for (to, maps) in params.maps.0.iter_mut().zip(maps) {
+                *to = maps.each_ref().map(DeviceMap::params).into_array();
             }
-            let launch = shape(maps.len() as u32);
-            self.totals
-                .device()
-                .launch(&launch, bytemuck::bytes_of(&params))?;
+            launch(&**self.totals.device(), &shape(maps.len() as u32), &params)?;
         }
         Ok(())
     }
@@ -385,7 +421,7 @@ impl Head {
     }
 
     /// The task and the cell of a slot: slots count tasks, then cells, then classes.
-    fn place(&self, slot: u32) -> (u32, u32) {
+    fn task_and_cell(&self, slot: u32) -> (u32, u32) {
         let (slot, cells) = (slot as usize, self.size.0 * self.size.1);
         let next = self
             .tasks
@@ -406,21 +442,20 @@ impl Head {
         (channel * cells + candidate.cell as usize * classes.len() + rank) as u32
     }
 
-    /// Checks that a head map has at least `channels` and the head's size, and that the kernels can read it.
+    /// Checks that a head map has at least `channels`, the head's size, and a type that the kernels read.
     fn check(&self, name: &str, channels: usize, map: &DeviceMap) -> Result<(), CudaError> {
-        let layout = &map.layout;
+        let layout = &map.format().layout;
         let (height, width) = self.size;
         let problem = if layout.channels < channels
             || (layout.height, layout.width) != (height, width)
         {
             let found = [layout.channels, layout.height, layout.width];
             Some(format!(
-                "it is {found:?} (C, H, W), the model description gives [{channels}, {height}, {width}]"
+                "its size is {found:?} (C, H, W), the model description gives [{channels}, {height}, {width}]"
             ))
-        } else if map.element == Element::I8 {
-            Some("8-bit codes; f32 and f16 are supported".into())
         } else {
-            map.problem()
+            (map.format().element == Element::I8)
+                .then(|| "it has 8-bit codes; f32 and f16 are supported".into())
         };
         problem.map_or(Ok(()), |problem| {
             Err(CudaError::Map {
@@ -436,14 +471,14 @@ impl Tables {
         let (logits, least) = least_logits(model);
         let (mut tasks, mut channels) = (Vec::new(), Vec::new());
         for task in &model.head.tasks {
-            tasks.push(Task {
+            tasks.push(TaskParams {
                 classes: task.classes.len() as u32,
                 channel: channels.len() as u32,
             });
             let mut by_rank: Vec<usize> = (0..task.classes.len()).collect();
             by_rank.sort_unstable_by_key(|&channel| task.classes[channel]);
             for (channel, &class) in task.classes.iter().enumerate() {
-                channels.push(Channel {
+                channels.push(ChannelParams {
                     class: class as u32,
                     rank: task.classes.iter().filter(|&&other| other < class).count() as u32,
                     by_rank: by_rank[channel] as u32,
@@ -465,16 +500,15 @@ impl Tables {
     }
 }
 
-/// Finds the candidates of a frame; the last frame's are forgotten.
+/// Finds the candidates of a frame and replaces those of the last one.
 ///
-/// `maps` are the outputs of every task, each `H × W` as
-/// [`Model::head_size`] says; where the head has variances, they are the channels after the values and are
-/// not read. Launches depend on nothing but the model.
+/// `maps` are the outputs of every task, each `H × W` as [`Model::head_size`]; variances of a head are the channels after the values, which the kernels ignore. The
+/// launches depend only on the model.
 ///
 /// # Errors
-/// [`CudaError::Map`] for a map that is missing, of another size, or in a type or layout that is not
-/// supported; [`CudaError::Kernel`].
-pub fn decode(maps: &[HeadMaps<DeviceMap>], out: &mut Decoder) -> Result<(), CudaError> {
+/// [`CudaError::Map`] for a map that is missing, of another size or of an unsupported type;
+/// [`CudaError::Kernel`].
+pub fn decode(maps: &[HeadMaps<DeviceMap>], out: &mut CandidateList) -> Result<(), CudaError> {
     let tasks = out.head.tasks.len();
     if maps.len() != tasks {
         return Err(CudaError::Map {
@@ -488,21 +522,24 @@ pub fn decode(maps: &[HeadMaps<DeviceMap>], out: &mut Decoder) -> Result<(), Cud
             ..HEAD_VALUES
         };
         let names = out.head.names[task].each_ref();
-        for (map, (name, channels)) in maps.zip(names.zip(channels)).into_array() {
-            out.head.check(name, channels, &map)?;
+        for (map, (name, channels)) in maps.each_ref().zip(names.zip(channels)).into_array() {
+            out.head.check(name, channels, map)?;
         }
     }
     out.launch_with_maps(maps, |tasks| Launch {
         grid: [out.maps.regions.div_ceil(CELLS_BLOCK / WARP), tasks, 1],
-        ..Launch::of("decode_cells", 0, CELLS_BLOCK)
+        ..Launch::for_threads("decode_cells", 0, CELLS_BLOCK)
     })?;
-    let lists = bytemuck::bytes_of(&out.lists);
-    let select = Launch::of("decode_select", tasks * SELECT_BLOCK as usize, SELECT_BLOCK);
+    let device = &**out.totals.device();
     let tiles = out.capacity().div_ceil(TILE);
-    let sort = Launch::of("decode_sort", tiles * SORT_BLOCK as usize, SORT_BLOCK);
-    out.totals.device().launch(&select, lists)?;
-    out.totals.device().launch(&sort, lists)?;
+    for (kernel, blocks, block) in [
+        ("decode_select", tasks, SELECT_BLOCK),
+        ("decode_sort", tiles, SORT_BLOCK),
+    ] {
+        let shape = Launch::for_threads(kernel, blocks * block as usize, block);
+        launch(device, &shape, &out.lists)?;
+    }
     out.launch_with_maps(maps, |_| {
-        Launch::of("decode_boxes", out.capacity(), BOXES_BLOCK)
+        Launch::for_threads("decode_boxes", out.capacity(), BOXES_BLOCK)
     })
 }

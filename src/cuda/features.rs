@@ -1,39 +1,40 @@
-//! Pillar features on the device: [`crate::cpu::features`] by the kernels of `kernels/features.cu`, with the same
-//! bytes.
+//! Pillar features on the device: [`crate::cpu::features`] by the kernels of `kernels/features.cu`, with the same bytes.
 //!
-//! Here the weights get the order in which the kernels read them, and a block its shape: as many warps as
-//! have room in shared memory beside the weights, each with buffers for the rows of one pillar.
+//! This file arranges the weights in the order in which the kernels read them, and shapes a block: as many warps
+//! as fit into shared memory beside the weights, each with buffers for the rows of one pillar.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::{Buffer, CudaError, Device, Input, Launch, Pillars};
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::input::{FrameHeader, Input, Sizes};
+use super::pillars::Pillars;
 use crate::model::Model;
 use crate::model::{Pfn, PfnLayer};
 use crate::points::MAX_COLUMNS;
 
-/// Layers of a PFN at most; `MAX_LAYERS` in the kernels.
+/// Most layers of a PFN; `MAX_LAYERS` in the kernels.
 const MAX_LAYERS: usize = 3;
 /// Threads of a warp.
 const WARP: usize = 32;
-/// Warps of a block at most; `MAX_THREADS / WARP` in the kernels.
+/// Most warps of a block; `MAX_THREADS / WARP` in the kernels.
 const MAX_WARPS: usize = 8;
-/// Fewer warps are too few to hide each other's waiting: smaller chunks are better.
+/// Fewer warps cannot hide each other's latency: smaller chunks are better.
 const ENOUGH_WARPS: usize = 6;
-/// Smaller chunks are worse than few warps: most pillars would be computed in parts.
+/// Smaller chunks are worse than few warps: they would split most pillars.
 const MIN_CHUNK: usize = 8;
-/// Shared memory that every block may have, in f32.
+/// Shared memory of a block without asking for more, in f32.
 const SHARED_FLOATS: usize = 48 * 1024 / size_of::<f32>();
-/// Columns of a point that `features_pfn` takes.
+/// Most columns of a point in `features_pfn`.
 const COMMON_COLUMNS: usize = 8;
-/// Pillars of a warp in a full frame: several, since the weights are read once per block.
+/// Pillars of a warp in a full frame: several, because a block reads the weights once.
 const PILLARS_PER_WARP: usize = 8;
 
-/// The mirror of `Layer` in `kernels/features.cu`.
+/// The mirror of `FeaturesLayer` in `kernels/features.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Layer {
+struct LayerParams {
     inputs: u32,
     maxes: u32,
     width: u32,
@@ -41,16 +42,16 @@ struct Layer {
 }
 
 /// The mirror of `FeaturesParams` in `kernels/features.cu`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
 struct Params {
-    frame: u64,
-    pillars: u64,
-    counts: u64,
-    cells: u64,
-    slots: u64,
-    weights: u64,
-    out: u64,
+    frame: DevicePtr<FrameHeader>,
+    pillars: DevicePtr<u32>,
+    counts: DevicePtr<u32>,
+    cells: DevicePtr<u32>,
+    slots: DevicePtr<u32>,
+    weights: DevicePtr<f32>,
+    out: DevicePtr<f32>,
     max_pillars: u32,
     max_points: u32,
     nx: u32,
@@ -65,11 +66,18 @@ struct Params {
     layers: u32,
     voxel: [f32; 3],
     min: [f32; 3],
-    layer: [Layer; MAX_LAYERS],
+    layer: [LayerParams; MAX_LAYERS],
     reserved: u32,
 }
 
 const _: () = assert!(size_of::<Params>() == 184);
+
+// SAFETY: the addresses are those of the buffers of a `Features`, which `Features::new` allocates for the numbers
+// beside them, and of an `Input` and `Pillars` that `features` borrows and that were made for the same model.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for Params {
+    const KERNELS: &'static [&'static str] = &["features_pfn", "features_pfn_large"];
+}
 
 /// The stage's weights, and the features of the last frame, on the device. Allocated once.
 #[derive(Debug)]
@@ -78,17 +86,18 @@ pub struct Features {
     /// `[max_pillars][channels]`.
     values: Buffer<f32>,
     channels: usize,
-    launch: Launch,
-    /// All but the addresses of the frame and its pillars.
+    shape: Launch,
+    /// Everything but the addresses of the frame and its pillars.
     params: Params,
+    sizes: Sizes,
 }
 
 impl Features {
     /// Copies the weights to the device and allocates the features.
     ///
     /// # Errors
-    /// [`CudaError::Pfn`] when `pfn` is not the one that `model` describes, [`CudaError::Kernel`] for a
-    /// model that is beyond what a checked one can be, [`CudaError::Memory`], [`CudaError::Copy`].
+    /// [`CudaError::Pfn`] if `pfn` does not match `model`; [`CudaError::Kernel`] for a model so large that the
+    /// model check refuses it; [`CudaError::Memory`], [`CudaError::Copy`].
     pub fn new(model: &Model, pfn: &Pfn, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
         pfn.check(model)?;
         let (layers, weights) = pack(pfn);
@@ -96,12 +105,12 @@ impl Features {
         let channels = model.bev_channels();
         let weights = Buffer::new(device, "the PFN's weights", &weights)?;
         let values = Buffer::zeroed(device, "pillar features", model.grid.max_pillars * channels)?;
-        let mut layer = [Layer::zeroed(); MAX_LAYERS];
+        let mut layer = [LayerParams::zeroed(); MAX_LAYERS];
         layer[..layers.len()].copy_from_slice(&layers);
         Ok(Self {
             params: Params {
-                weights: weights.address(),
-                out: values.address(),
+                weights: weights.ptr(),
+                out: values.ptr(),
                 max_pillars: model.grid.max_pillars as u32,
                 max_points: model.grid.max_points_per_pillar as u32,
                 nx: model.grid.nx as u32,
@@ -119,25 +128,20 @@ impl Features {
                 layer,
                 ..Params::zeroed()
             },
-            launch: block.launch(model.grid.max_pillars),
+            shape: block.launch(model.grid.max_pillars),
             weights,
             values,
             channels,
+            sizes: Sizes::new(model),
         })
     }
 
-    /// Address of the features, `[max_pillars][channels]` f32; those past the frame's number of pillars are
-    /// not of this frame.
-    pub fn values(&self) -> u64 {
-        self.values.address()
-    }
-
-    /// What [`Features::values`] is the address of.
-    pub(super) fn buffer(&self) -> &Buffer<f32> {
+    /// The features, `[max_pillars][channels]`; those past the frame's number of pillars are stale.
+    pub fn values(&self) -> &Buffer<f32> {
         &self.values
     }
 
-    /// Features of a pillar: channels C of the BEV map.
+    /// Number of features of a pillar: channels C of the BEV map.
     pub fn channels(&self) -> usize {
         self.channels
     }
@@ -151,31 +155,32 @@ impl Features {
     }
 }
 
-/// Computes the features of every pillar. `input`, `pillars` and `out` were made for one model.
+/// Computes the features of every pillar.
 ///
 /// # Errors
-/// [`CudaError::Kernel`].
+/// [`CudaError::Kernel`], also if `input`, `pillars` and `out` were made for different models.
 pub fn features(input: &Input, pillars: &Pillars, out: &mut Features) -> Result<(), CudaError> {
+    out.sizes.check(input.sizes(), out.shape.kernel)?;
+    out.sizes.check(pillars.sizes(), out.shape.kernel)?;
     let params = Params {
-        frame: input.address(),
+        frame: input.header(),
         pillars: pillars.count(),
         counts: pillars.counts(),
         cells: pillars.cells(),
         slots: pillars.slots(),
         ..out.params
     };
-    let device = out.weights.device();
-    device.launch(&out.launch, bytemuck::bytes_of(&params))
+    launch(&**out.weights.device(), &out.shape, &params)
 }
 
-/// The weights in the order in which the kernels read them, and where each layer's are.
-fn pack(pfn: &Pfn) -> (Vec<Layer>, Vec<f32>) {
+/// The weights in the order in which the kernels read them, and the position of each layer's.
+fn pack(pfn: &Pfn) -> (Vec<LayerParams>, Vec<f32>) {
     let mut weights = Vec::new();
-    let mut layers: Vec<Layer> = Vec::new();
+    let mut layers: Vec<LayerParams> = Vec::new();
     for layer in &pfn.layers {
         let first = layers.is_empty();
         let own = layer.in_features / if first { 1 } else { 2 };
-        let packed = Layer {
+        let packed = LayerParams {
             inputs: own.next_multiple_of(4) as u32,
             maxes: if first {
                 0
@@ -199,7 +204,7 @@ fn pack(pfn: &Pfn) -> (Vec<Layer>, Vec<f32>) {
     (layers, weights)
 }
 
-/// Lanes share out the channels: a row to a quarter, half or whole warp, or two channels to a lane.
+/// A row's channels are divided among the lanes of a quarter, half or whole warp, or two to a lane.
 fn padded_width(width: usize) -> usize {
     match width {
         0..=8 => 8,
@@ -241,19 +246,19 @@ struct Block {
     /// f32 of the weights in shared memory.
     weights: usize,
     warps: usize,
-    /// Rows of a warp's two buffers, and their f32.
+    /// Rows of a warp's two buffers, and f32 of a row in each.
     chunk: usize,
     stride: [usize; 2],
-    /// f32 of the max of all layers.
+    /// f32 of the maxima of all layers.
     maxes: usize,
 }
 
 impl Block {
-    fn new(model: &Model, layers: &[Layer], weights: usize) -> Result<Self, CudaError> {
+    fn new(model: &Model, layers: &[LayerParams], weights: usize) -> Result<Self, CudaError> {
         let columns = model.points.columns.len();
         let width = |layer: usize| layers.get(layer).map_or(0, |layer| layer.width as usize);
         let inputs = layers.first().map_or(0, |layer| layer.inputs as usize);
-        // The rows that layers read in turn; the last layer writes none.
+        // The layers read rows of the two buffers in turn; the last layer writes none.
         let stride = match layers.len() {
             1 => [inputs, 0],
             2 => [inputs, width(0)],
@@ -279,15 +284,15 @@ impl Block {
         block.filter(|_| fits).ok_or_else(|| CudaError::Kernel {
             kernel: large.kernel.into(),
             reason: format!(
-                "{columns} point columns and {} layers, of which the widest has {} channels, are more than \
-                 it can hold; use narrower `pfn.layers`",
+                "{columns} point columns and {} layers of up to {} channels exceed what it can hold; use \
+                 narrower `pfn.layers`",
                 layers.len(),
                 (0..layers.len()).map(width).max().unwrap_or(0),
             ),
         })
     }
 
-    /// With the largest chunk that leaves room for enough warps, if there is room for two at all.
+    /// With the largest chunk that leaves room for enough warps; `None` if there is no room for two.
     fn filled(self, max_points: usize) -> Option<Self> {
         let mut chunk = max_points.min(WARP);
         loop {
@@ -316,7 +321,7 @@ impl Block {
     }
 }
 
-/// At least `floats`, as an odd number of quads: rows so far apart lie in different banks.
+/// Rounds up to an odd number of quads: rows that far apart are in different banks.
 fn odd_quads(floats: usize) -> usize {
     match floats {
         0 => 0,

@@ -6,23 +6,26 @@
 //! That is how a plan for the CPU runs on a GPU: it waits for the device twice a frame, and is there to be right,
 //! not to be fast. Graphs are recorded at construction, after an empty frame was run.
 
+#![allow(unsafe_code)]
+
 use std::sync::Arc;
 
 use bytemuck::Zeroable;
 
-use super::decode;
+use super::decode::{self, CandidateList};
+use super::device::{Buffer, CudaError, Device, DevicePtr, Graph, Pinned, StageError};
 use super::features::{self, Features};
+use super::input::Input;
+use super::map::DeviceMap;
 use super::nms::{self, Nms};
 use super::pillars::{self, Pillars};
 use super::scatter::{self, Scatter};
-use super::{Buffer, CudaError, Device, DeviceMap, Graph, Input, Pinned, StageError};
 use crate::boxes::Box3d;
 use crate::cpu::scatter as host_scatter;
 use crate::detection::{Clock, Dropped, Times};
-use crate::map::{HeadMaps, MapLayout, MapMut, MapRef, MapView, Memory};
+use crate::map::{HeadMaps, Location, MapFormat, MapLayout, MapView, MapViewMut};
 use crate::model::{Model, Pfn};
-use crate::points::Layout;
-use crate::stages::{self, Points};
+use crate::points::{Layout, PointCloud, SweepBuffer};
 
 /// Marks of time between the stages, in their order.
 const START: usize = 0;
@@ -67,7 +70,7 @@ struct HostScatter {
 }
 
 impl Encoder {
-    /// Allocates what frames need, for an engine whose maps lie in `memory`.
+    /// Allocates what frames need, for an engine whose maps are at `location`.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -75,11 +78,11 @@ impl Encoder {
         model: &Model,
         pfn: &Pfn,
         device: &Arc<dyn Device>,
-        memory: Memory,
+        location: Location,
     ) -> Result<Self, CudaError> {
-        let scatter = match memory {
-            Memory::Device => MapWriter::Device(Scatter::new(model, device)?),
-            Memory::Host => {
+        let scatter = match location {
+            Location::Device => MapWriter::Device(Scatter::new(model, device)?),
+            Location::Host => {
                 let (pillars, channels) = (model.grid.max_pillars, model.bev_channels());
                 MapWriter::Host(Box::new(HostScatter {
                     scatter: host_scatter::Scatter::new(pillars),
@@ -103,7 +106,7 @@ impl Encoder {
             surplus_points: 0,
             scatter_ms: 0.0,
         };
-        if memory == Memory::Host {
+        if location == Location::Host {
             encoder.points_to_features()?;
             let graph = Graph::record(device, || encoder.points_to_features())?;
             encoder.graph = Some(graph);
@@ -111,18 +114,40 @@ impl Encoder {
         Ok(encoder)
     }
 
-    /// As [`stages::Encoder::load`], for `count` rows of `layout` that lie on the device from `address` on. They must
-    /// stay as they are until the frame is finished.
+    /// Copies the points of a cloud to the device.
     ///
     /// # Errors
-    /// As [`stages::Encoder::load`].
-    pub fn load_device(
+    /// [`StageError::Points`] for a missing column; [`StageError::Cuda`].
+    pub fn load(&mut self, cloud: &PointCloud) -> Result<(), StageError> {
+        self.surplus_points = self.input.set(cloud.data(), cloud.layout())?;
+        Ok(self.start()?)
+    }
+
+    /// As [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] takes.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), StageError> {
+        self.surplus_points = self.input.set_sweeps(sweeps)?.points_over_capacity;
+        Ok(self.start()?)
+    }
+
+    /// As [`Encoder::load`], for `count` rows of `layout` on the device.
+    ///
+    /// # Safety
+    /// `points` points to that many rows in memory of this device. They have been written, and stay as they are
+    /// until the frame is finished.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub unsafe fn load_device(
         &mut self,
-        address: u64,
+        points: DevicePtr<f32>,
         count: usize,
         layout: Layout,
     ) -> Result<(), StageError> {
-        self.surplus_points = self.input.set_device(address, count, layout)?;
+        // SAFETY: this function's contract; every frame sets another input.
+        self.surplus_points = unsafe { self.input.set_device(points, count, layout) }?;
         Ok(self.start()?)
     }
 
@@ -131,67 +156,53 @@ impl Encoder {
         let (Some(graph), MapWriter::Host(host)) = (&mut self.graph, &mut self.scatter) else {
             return Ok(());
         };
-        graph.launch()?;
+        // SAFETY: the graph uses buffers of this encoder, which outlive it.
+        unsafe { graph.launch() }?;
         let mut totals = [pillars::Totals::zeroed()];
         self.totals.read(0, &mut totals)?;
-        // A broken device must not cost more than a frame.
+        // A count that a failing device garbled must not cause a panic.
         host.pillars = totals[0].pillars().min(host.cell_values.len());
         Ok(())
     }
 
-    /// Enqueues everything from the points to the features, and the copies to the host.
-    fn points_to_features(&mut self) -> Result<(), CudaError> {
-        self.device.mark(START)?;
-        pillars::voxelize(&self.input, &mut self.pillars)?;
-        self.totals.copy_from(self.pillars.totals(), 1)?;
-        self.device.mark(PILLARS)?;
-        features::features(&self.input, &self.pillars, &mut self.features)?;
-        self.device.mark(FEATURES)?;
-        if let MapWriter::Host(host) = &self.scatter {
-            let values = self.features.buffer();
-            host.features.copy_from(values, values.len())?;
-            let cells = self.pillars.cells_buffer();
-            host.cells.copy_from(cells, cells.len())?;
+    /// Enqueues everything from the points to the BEV map.
+    ///
+    /// # Errors
+    /// [`StageError::Location`] for an encoder of maps on the host; [`StageError::Cuda`].
+    pub fn encode(&mut self, map: &DeviceMap) -> Result<(), StageError> {
+        if let MapWriter::Host(_) = self.scatter {
+            return Err(StageError::Location);
         }
-        Ok(())
+        self.points_to_features()?;
+        if let MapWriter::Device(scatter) = &mut self.scatter {
+            scatter::scatter(self.features.values(), &self.pillars, scatter, map)?;
+        }
+        Ok(self.device.mark(SCATTER)?)
     }
-}
 
-impl stages::Encoder for Encoder {
-    type Error = StageError;
-
-    fn load(&mut self, points: Points<'_>) -> Result<(), StageError> {
-        self.surplus_points = match points {
-            Points::Cloud(cloud) => self.input.set(cloud.data(), cloud.layout())?,
-            Points::Sweeps(sweeps) => self.input.set_sweeps(sweeps)?.points_over_capacity,
+    /// Writes the BEV map of the loaded points into a map on the host.
+    ///
+    /// # Errors
+    /// [`StageError::Location`] for an encoder of maps on the device; [`StageError::Cuda`].
+    pub fn encode_host(&mut self, mut map: MapViewMut<'_>) -> Result<(), StageError> {
+        let MapWriter::Host(host) = &mut self.scatter else {
+            return Err(StageError::Location);
         };
-        Ok(self.start()?)
-    }
-
-    fn encode(&mut self, map: MapMut<'_>) -> Result<(), StageError> {
-        if let (MapWriter::Device(_), MapMut::Device(_)) = (&self.scatter, &map) {
-            self.points_to_features()?;
-        }
-        match (&mut self.scatter, map) {
-            (MapWriter::Device(scatter), MapMut::Device(map)) => {
-                scatter::scatter(self.features.values(), &self.pillars, scatter, &map)?;
-                self.device.mark(SCATTER)?;
-            }
-            (MapWriter::Host(host), MapMut::Host(mut map)) => {
-                let clock = Clock::start();
-                let cells = &mut host.cell_values[..host.pillars];
-                let features = &mut host.feature_values[..host.pillars * host.channels];
-                host.cells.read(0, cells)?;
-                host.features.read(0, features)?;
-                host_scatter::scatter(features, cells, &mut host.scatter, &mut map);
-                self.scatter_ms = clock.total();
-            }
-            _ => return Err(misplaced("BEV map").into()),
-        }
+        let clock = Clock::start();
+        let cells = &mut host.cell_values[..host.pillars];
+        let features = &mut host.feature_values[..host.pillars * host.channels];
+        host.cells.read(0, cells)?;
+        host.features.read(0, features)?;
+        host_scatter::scatter(features, cells, &mut host.scatter, &mut map);
+        self.scatter_ms = clock.total();
         Ok(())
     }
 
-    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError> {
+    /// Waits for the encoded frame and reports what it lost and how long its stages took.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CudaError> {
         let mut totals = [pillars::Totals::zeroed()];
         self.totals.read(0, &mut totals)?;
         *dropped += totals[0].dropped();
@@ -204,6 +215,23 @@ impl stages::Encoder for Encoder {
         };
         Ok(())
     }
+
+    /// Enqueues everything from the points to the features, and the copies to the host.
+    fn points_to_features(&mut self) -> Result<(), CudaError> {
+        self.device.mark(START)?;
+        pillars::voxelize(&self.input, &mut self.pillars)?;
+        self.totals.copy_from(self.pillars.totals(), 1)?;
+        self.device.mark(PILLARS)?;
+        features::features(&self.input, &self.pillars, &mut self.features)?;
+        self.device.mark(FEATURES)?;
+        if let MapWriter::Host(host) = &self.scatter {
+            let values = self.features.values();
+            host.features.copy_from(values, values.len())?;
+            let cells = self.pillars.cells_buffer();
+            host.cells.copy_from(cells, cells.len())?;
+        }
+        Ok(())
+    }
 }
 
 /// Head maps to boxes, on a device. Allocated once.
@@ -214,7 +242,7 @@ pub struct Decoder {
     /// The head maps by task: the engine's, or copies of them.
     heads: Vec<HeadMaps<DeviceMap>>,
     host: Option<HostMaps>,
-    decode: decode::Decoder,
+    candidates: CandidateList,
     nms: Nms,
     result: Pinned<u32>,
     /// The result of the last frame, as [`nms::split`] takes it.
@@ -231,14 +259,18 @@ struct HostMaps {
 }
 
 impl Decoder {
-    /// Allocates what frames need, for an engine whose maps lie in `memory`.
+    /// Allocates what frames need, for an engine whose maps are at `location`.
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn new(model: &Model, device: &Arc<dyn Device>, memory: Memory) -> Result<Self, CudaError> {
-        let (host, heads) = match memory {
-            Memory::Device => (None, Vec::with_capacity(model.head.tasks.len())),
-            Memory::Host => {
+    pub fn new(
+        model: &Model,
+        device: &Arc<dyn Device>,
+        location: Location,
+    ) -> Result<Self, CudaError> {
+        let (host, heads) = match location {
+            Location::Device => (None, Vec::with_capacity(model.head.tasks.len())),
+            Location::Host => {
                 let (host, heads) = HostMaps::new(model, device)?;
                 (Some(host), heads)
             }
@@ -250,7 +282,7 @@ impl Decoder {
             device: device.clone(),
             heads,
             host,
-            decode: decode::Decoder::new(model, device)?,
+            candidates: CandidateList::new(model, device)?,
             nms,
             values: vec![0; result.len()],
             result,
@@ -263,15 +295,84 @@ impl Decoder {
         Ok(decoder)
     }
 
+    /// Takes the head maps of a task. Tasks come in order; the first begins a frame.
+    ///
+    /// # Errors
+    /// [`StageError::Location`] for a decoder of maps on the host.
+    pub fn decode(&mut self, task: usize, maps: HeadMaps<DeviceMap>) -> Result<(), StageError> {
+        if self.host.is_some() {
+            return Err(StageError::Location);
+        }
+        if task == 0 {
+            self.heads.clear();
+        }
+        self.heads.push(maps);
+        Ok(())
+    }
+
+    /// As [`Decoder::decode`], for maps on the host.
+    ///
+    /// # Errors
+    /// [`StageError::Location`] for a decoder of maps on the device.
+    pub fn decode_host(
+        &mut self,
+        task: usize,
+        maps: HeadMaps<MapView<'_>>,
+    ) -> Result<(), StageError> {
+        let host = self.host.as_mut().ok_or(StageError::Location)?;
+        let starts = host.starts[task];
+        for (start, map) in starts.zip(maps).into_array() {
+            host.take(start, map);
+        }
+        Ok(())
+    }
+
+    /// Enqueues everything from the head maps to the boxes.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn suppress(&mut self) -> Result<(), CudaError> {
+        match (&mut self.host, &mut self.graph) {
+            (Some(host), Some(graph)) => {
+                host.pinned.write(0, &host.values)?;
+                // SAFETY: the graph uses buffers of this decoder, which outlive it.
+                unsafe { graph.launch() }
+            }
+            _ => self.heads_to_boxes(),
+        }
+    }
+
+    /// Waits for the boxes and reports what the frame lost and how long the stages took.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CudaError> {
+        self.result.read(0, &mut self.values)?;
+        let (counts, _) = nms::split(&self.values);
+        dropped.candidates += u64::from(counts.surplus);
+        dropped.non_finite_candidates += u64::from(counts.non_finite);
+        if self.host.is_none() {
+            times.engine = self.device.elapsed(SCATTER, ENGINE)?;
+        }
+        times.decode = self.device.elapsed(ENGINE, DECODE)?;
+        times.nms = self.device.elapsed(DECODE, NMS)?;
+        Ok(())
+    }
+
+    /// The boxes of the last finished frame, best first.
+    pub fn boxes(&self) -> &[Box3d] {
+        nms::split(&self.values).1
+    }
+
     /// Enqueues everything from the head maps to the boxes on the host.
     fn heads_to_boxes(&mut self) -> Result<(), CudaError> {
         if let Some(host) = &self.host {
             host.pinned.copy_to(&host.device, host.pinned.len())?;
         }
         self.device.mark(ENGINE)?;
-        decode::decode(&self.heads, &mut self.decode)?;
+        decode::decode(&self.heads, &mut self.candidates)?;
         self.device.mark(DECODE)?;
-        nms::suppress(&self.decode, &mut self.nms)?;
+        nms::suppress(&self.candidates, &mut self.nms)?;
         self.result
             .copy_from(self.nms.result(), self.result.len())?;
         self.device.mark(NMS)
@@ -300,16 +401,17 @@ impl HostMaps {
             pinned: Pinned::zeroed(device, "head maps", len)?,
             device: Buffer::zeroed(device, "head maps", len)?,
         };
-        let address = host.device.address();
-        let heads = model.head.tasks.iter().zip(&host.starts);
-        let heads = heads.map(|(task, starts)| {
+        let mut heads = Vec::with_capacity(model.head.tasks.len());
+        for (task, starts) in model.head.tasks.iter().zip(&host.starts) {
             let maps = starts.zip(model.head_channels(task));
-            maps.map(|(start, channels)| {
-                let address = address + (start * size_of::<f32>()) as u64;
-                DeviceMap::f32(address, MapLayout::nchw(channels, height, width))
-            })
-        });
-        let heads = heads.collect();
+            heads.push(maps.try_map(|(offset, channels)| {
+                let layout = MapLayout {
+                    offset,
+                    ..MapLayout::nchw(channels, height, width)
+                };
+                DeviceMap::new(&host.device, MapFormat::f32(layout))
+            })?);
+        }
         Ok((host, heads))
     }
 
@@ -326,68 +428,5 @@ impl HostMaps {
                 .zip(from)
                 .for_each(|(to, from)| *to = *from);
         }
-    }
-}
-
-impl stages::Decoder for Decoder {
-    type Error = StageError;
-
-    fn decode(&mut self, task: usize, maps: HeadMaps<MapRef<'_>>) -> Result<(), StageError> {
-        match &mut self.host {
-            None => {
-                let maps = maps.try_map(|map| match map {
-                    MapRef::Device(map) => Ok(map),
-                    MapRef::Host(_) => Err(misplaced("head map")),
-                })?;
-                if task == 0 {
-                    self.heads.clear();
-                }
-                self.heads.push(maps);
-            }
-            Some(host) => {
-                let starts = host.starts[task];
-                for (start, map) in starts.zip(maps).into_array() {
-                    let map = map.host().ok_or_else(|| misplaced("head map"))?;
-                    host.take(start, map);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn suppress(&mut self) -> Result<(), StageError> {
-        match (&mut self.host, &mut self.graph) {
-            (Some(host), Some(graph)) => {
-                host.pinned.write(0, &host.values)?;
-                graph.launch()?;
-            }
-            _ => self.heads_to_boxes()?,
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError> {
-        self.result.read(0, &mut self.values)?;
-        let (counts, _) = nms::split(&self.values);
-        dropped.candidates += u64::from(counts.surplus);
-        dropped.non_finite_candidates += u64::from(counts.non_finite);
-        if self.host.is_none() {
-            times.engine = self.device.elapsed(SCATTER, ENGINE)?;
-        }
-        times.decode = self.device.elapsed(ENGINE, DECODE)?;
-        times.nms = self.device.elapsed(DECODE, NMS)?;
-        Ok(())
-    }
-
-    fn boxes(&self) -> &[Box3d] {
-        nms::split(&self.values).1
-    }
-}
-
-/// A map lies in another memory than the stages were made for.
-fn misplaced(map: &str) -> CudaError {
-    CudaError::Map {
-        map: map.into(),
-        problem: "it lies in another memory than the stages were made for".into(),
     }
 }

@@ -1,16 +1,16 @@
 //! The frame's input on the device: the cloud's rows as they are, and a header that says how to read them.
 //!
-//! Columns are chosen, intensities scaled and past sweeps moved by the kernels while they read, with the
-//! operations of `PointCloud::select` and `SweepBuffer::accumulate`. Header and points lie side by side in
-//! pinned memory and on the device, so that a frame is one copy of as many bytes as it has.
+//! The kernels select columns, scale intensities and move past sweeps while they read, with the operations of
+//! `PointCloud::select` and `SweepBuffer::accumulate`. Header and points are adjacent, both in pinned memory and
+//! on the device, so that a frame is one copy of as many bytes as it has.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::{Buffer, CudaError, Device, Pinned, StageError};
+use super::device::{Buffer, CudaError, Device, DevicePtr, Pinned, StageError};
 use crate::model::Model;
-use crate::points::{Accumulated, Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer};
+use crate::points::{Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer, SweepCounts};
 
 /// Most sweeps of a frame.
 pub const MAX_SWEEPS: usize = 256;
@@ -23,15 +23,15 @@ pub struct Sweep {
     pub first: u32,
     /// Seconds before the newest sweep.
     pub age: f32,
-    /// Rows of `[R | t]` that move its points to where the newest sweep sees them.
+    /// Rows of `[R | t]` that move its points into the newest sweep's frame of reference.
     pub motion: [[f32; 4]; 3],
 }
 
-/// The mirror of `Frame` in `kernels/common.cuh`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+/// The mirror of `FrameHeader` in `kernels/common.cuh`.
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
-pub struct Header {
-    points: u64,
+pub struct FrameHeader {
+    points: DevicePtr<f32>,
     count: u32,
     stride: u32,
     columns: u32,
@@ -43,26 +43,66 @@ pub struct Header {
     sweep: [Sweep; MAX_SWEEPS],
 }
 
-const _: () = assert!(size_of::<Header>() == 160 + 56 * MAX_SWEEPS);
+const _: () = assert!(size_of::<FrameHeader>() == 160 + 56 * MAX_SWEEPS);
 
-/// Columns of a row for which there is always room; a PointCloud2 of 32 bytes a point has as many.
-const ROOM: usize = 8;
+/// Columns of a row that always fit; a PointCloud2 of 32 bytes per point has as many.
+const MIN_ROW_COLUMNS: usize = 8;
 
-/// Where the points begin in the block: past the header, aligned as memory from the device is.
-const POINTS_AT: usize = size_of::<Header>().next_multiple_of(256);
+/// Byte of the block where the points start: after the header, aligned like device memory.
+const POINTS_AT: usize = size_of::<FrameHeader>().next_multiple_of(256);
+
+/// The sizes of a model that decide how long the stages' buffers are. A kernel trusts the lengths of the buffers
+/// that it reads, so stages that share buffers must agree on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    capacity: usize,
+    columns: usize,
+    /// Columns and rows of the grid.
+    grid: [usize; 2],
+    max_pillars: usize,
+    max_points: usize,
+    classes: usize,
+    max_boxes: usize,
+}
+
+impl Sizes {
+    pub(super) fn new(model: &Model) -> Self {
+        Self {
+            capacity: model.points.capacity,
+            columns: model.points.columns.len(),
+            grid: [model.grid.nx, model.grid.ny],
+            max_pillars: model.grid.max_pillars,
+            max_points: model.grid.max_points_per_pillar,
+            classes: model.classes.len(),
+            max_boxes: model.max_boxes(),
+        }
+    }
+
+    /// Refuses to run `kernel` on buffers of stages that were made for different models.
+    pub(super) fn check(&self, other: &Self, kernel: &str) -> Result<(), CudaError> {
+        if self == other {
+            return Ok(());
+        }
+        Err(CudaError::Kernel {
+            kernel: kernel.into(),
+            reason: format!("its stages were made for different models: {self:?} and {other:?}"),
+        })
+    }
+}
 
 /// The points of a frame and how to read them, on the device. Allocated once.
 #[derive(Debug)]
 pub struct Input {
-    /// The header and from [`POINTS_AT`] on the points, on the host and on the device.
+    /// The header, and from [`POINTS_AT`] on the points, on the host and on the device.
     host: Pinned<u8>,
     block: Buffer<u8>,
     columns: Vec<Column>,
     intensity_scale: f32,
     capacity: usize,
-    /// Most columns of a row in the block; of wider rows only what the model reads is copied there.
+    /// Most columns of a row in the block; wider rows are packed to the columns that the model reads.
     widest: usize,
     packed: Vec<f32>,
+    sizes: Sizes,
 }
 
 impl Input {
@@ -72,8 +112,9 @@ impl Input {
     /// [`CudaError::Memory`].
     pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
         let capacity = model.points.capacity;
-        let widest = model.points.columns.len().max(ROOM);
+        let widest = model.points.columns.len().max(MIN_ROW_COLUMNS);
         let bytes = POINTS_AT + capacity * widest * size_of::<f32>();
+        // Zeroed memory is the header of a frame without points.
         Ok(Self {
             host: Pinned::zeroed(device, "the frame's input", bytes)?,
             block: Buffer::zeroed(device, "the frame's input", bytes)?,
@@ -82,12 +123,13 @@ impl Input {
             capacity,
             widest,
             packed: Vec::new(),
+            sizes: Sizes::new(model),
         })
     }
 
     /// Address of the header.
-    pub fn address(&self) -> u64 {
-        self.block.address()
+    pub fn header(&self) -> DevicePtr<FrameHeader> {
+        self.block.ptr().cast()
     }
 
     /// Most points of a frame.
@@ -95,54 +137,62 @@ impl Input {
         self.capacity
     }
 
-    /// Takes a frame of one sweep: rows of `layout`. Points past the capacity are not taken; their number is
-    /// returned. It waits for the frame before, and not for the copy.
+    pub(super) fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// Sets a frame of one sweep: rows of `layout`. Ignores points past the capacity, and returns their number.
+    /// Waits for the previous frame, but not for the copy.
     ///
     /// # Errors
     /// [`FrameError::MissingColumn`] inside [`StageError`], or [`CudaError::Copy`].
     pub fn set(&mut self, points: &[f32], layout: Layout) -> Result<usize, StageError> {
         let stride = layout.stride();
         let count = (points.len() / stride).min(self.capacity);
-        let header = self.header(layout, count)?;
+        let header = self.new_header(layout, count)?;
         self.write(&header, 0, &points[..count * stride])?;
         self.copy(&header)?;
         Ok(points.len() / stride - count)
     }
 
-    /// Takes a frame of one sweep whose points are on the device already: `count` rows of `layout` from
-    /// `address` on, aligned to 4 bytes. They must stay as they are until the frame is done. Points past the
-    /// capacity are not taken; their number is returned.
+    /// Sets a frame of one sweep that is on the device already: `count` rows of `layout`. Ignores points past the
+    /// capacity, and returns their number.
+    ///
+    /// # Safety
+    /// `points` points to `count` rows of `layout.stride()` values in memory of this input's device. They have
+    /// been written, and stay as they are until the frame is done and the next one set.
     ///
     /// # Errors
     /// As [`Input::set`].
-    pub fn set_device(
+    #[allow(unsafe_code)]
+    pub unsafe fn set_device(
         &mut self,
-        address: u64,
+        points: DevicePtr<f32>,
         count: usize,
         layout: Layout,
     ) -> Result<usize, StageError> {
-        let taken = count.min(self.capacity);
-        let mut header = self.header(layout, taken)?;
-        header.points = address;
+        let kept = count.min(self.capacity);
+        let mut header = self.new_header(layout, kept)?;
+        header.points = points;
         self.host.write(0, &[header])?;
-        self.host.copy_to(&self.block, size_of::<Header>())?;
-        Ok(count - taken)
+        self.host.copy_to(&self.block, size_of::<FrameHeader>())?;
+        Ok(count - kept)
     }
 
-    /// Takes the sweeps that [`SweepBuffer::accumulate`] would take, as they are: the kernels move them.
-    /// Points past the capacity, and sweeps past [`MAX_SWEEPS`], are not taken but counted.
+    /// Sets the sweeps that [`SweepBuffer::accumulate`] selects, as they are: the kernels move them. Ignores but
+    /// counts points past the capacity and sweeps past [`MAX_SWEEPS`].
     ///
     /// # Errors
     /// As [`Input::set`].
-    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Accumulated, StageError> {
+    pub fn set_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<SweepCounts, StageError> {
         let stride = sweeps.layout().stride();
-        let mut header = self.header(sweeps.layout(), 0)?;
-        let (mut points, mut count, mut beyond) = (0, 0, 0);
-        let mut done = Accumulated::default();
+        let mut header = self.new_header(sweeps.layout(), 0)?;
+        let (mut points, mut count, mut over_capacity) = (0, 0, 0);
+        let mut done = SweepCounts::default();
         for part in sweeps.parts(&mut done) {
-            let held = part.rows.len() / stride;
+            let len = part.rows.len() / stride;
             let Some(sweep) = header.sweep.get_mut(count) else {
-                beyond += held;
+                over_capacity += len;
                 continue;
             };
             *sweep = Sweep {
@@ -150,22 +200,22 @@ impl Input {
                 age: part.age,
                 motion: part.motion.unwrap_or_default(),
             };
-            let taken = held.min(self.capacity - points);
-            self.write(&header, points, &part.rows[..taken * stride])?;
-            points += taken;
-            beyond += held - taken;
+            let kept = len.min(self.capacity - points);
+            self.write(&header, points, &part.rows[..kept * stride])?;
+            points += kept;
+            over_capacity += len - kept;
             count += 1;
         }
         header.count = points as u32;
         header.sweeps = count as u32;
         self.copy(&header)?;
         done.sweeps = count;
-        done.points_over_capacity += beyond;
+        done.points_over_capacity += over_capacity;
         Ok(done)
     }
 
-    /// Writes rows of the layout of `header` to pinned memory, from point `first` on.
-    fn write(&mut self, header: &Header, first: usize, rows: &[f32]) -> Result<(), CudaError> {
+    /// Writes rows of the header's layout to pinned memory, starting at point `first`.
+    fn write(&mut self, header: &FrameHeader, first: usize, rows: &[f32]) -> Result<(), CudaError> {
         let (stride, packed) = (header.stride as usize, self.packed_stride(header));
         let at = POINTS_AT + first * packed * size_of::<f32>();
         if packed == stride {
@@ -180,8 +230,8 @@ impl Input {
         self.host.write(at, &self.packed)
     }
 
-    /// Copies the header, as its rows lie in the block, and the rows to the device, without waiting.
-    fn copy(&mut self, header: &Header) -> Result<(), CudaError> {
+    /// Copies the rows and the header, adjusted to the rows' packed layout, to the device, without waiting.
+    fn copy(&mut self, header: &FrameHeader) -> Result<(), CudaError> {
         let packed = self.packed_stride(header);
         let mut header = *header;
         if packed != header.stride as usize {
@@ -192,14 +242,14 @@ impl Input {
                 }
             }
         }
-        header.points = self.block.address() + POINTS_AT as u64;
+        header.points = self.block.memory().at(POINTS_AT).cast();
         self.host.write(0, &[header])?;
         let bytes = POINTS_AT + header.count as usize * packed * size_of::<f32>();
         self.host.copy_to(&self.block, bytes)
     }
 
-    /// Columns that rows of the layout of `header` have in the block.
-    fn packed_stride(&self, header: &Header) -> usize {
+    /// Columns of a packed row of the header's layout.
+    fn packed_stride(&self, header: &FrameHeader) -> usize {
         match header.stride as usize {
             stride if stride <= self.widest => stride,
             _ => self.columns.len(),
@@ -207,8 +257,8 @@ impl Input {
     }
 
     /// The header of one sweep of `count` rows of `layout`, without their address.
-    fn header(&self, layout: Layout, count: usize) -> Result<Header, FrameError> {
-        let mut header = Header::zeroed();
+    fn new_header(&self, layout: Layout, count: usize) -> Result<FrameHeader, FrameError> {
+        let mut header = FrameHeader::zeroed();
         header.count = count as u32;
         header.sweeps = 1;
         header.stride = layout.stride() as u32;

@@ -1,59 +1,26 @@
-//! Maps in device memory: what the scatter kernel writes and the decode kernel reads, in the engine's own
-//! layout.
+//! Maps in device memory, in the engine's own layout: the scatter kernel writes them, the decode kernels read
+//! them.
 
-use std::fmt;
+use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-use serde::{Deserialize, Serialize};
+use bytemuck::{NoUninit, Zeroable};
 
-use crate::map::MapLayout;
+use super::device::{Buffer, CudaError, DevicePtr, Memory};
+use crate::map::MapFormat;
 
-/// How values of a map are stored; the numbers are those of `Element` in `kernels/common.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[repr(u32)]
-pub enum Element {
-    /// f32.
-    #[serde(rename = "fp32")]
-    F32 = 0,
-    /// IEEE half precision.
-    #[serde(rename = "fp16")]
-    F16 = 1,
-    /// Signed 8-bit codes.
-    #[serde(rename = "int8")]
-    I8 = 2,
-}
-
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "fp32",
-            Self::F16 => "fp16",
-            Self::I8 => "int8",
-        })
-    }
-}
-
-/// A map: where it lies, and how its elements do. Element (c, y, x) is at `c / vector · stride_c +
-/// y · stride_y + x · stride_x + c % vector`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// A map in device memory, which it keeps allocated.
+#[derive(Clone, Debug)]
 pub struct DeviceMap {
-    /// Address of element (0, 0, 0).
-    pub address: u64,
-    /// How values are stored.
-    pub element: Element,
-    /// Value of code 1 where the elements are codes.
-    pub scale: f32,
-    /// Channels that lie side by side: 1 for linear layouts; 4 or 32 for TensorRT's CHW4 and CHW32.
-    pub vector: u32,
-    /// Sizes and strides, in elements; `offset` is in `address` already and 0 here.
-    pub layout: MapLayout,
+    memory: Arc<Memory>,
+    format: MapFormat,
 }
 
 /// The mirror of `Map` in `kernels/common.cuh`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
 pub(super) struct MapParams {
-    data: u64,
+    /// Element (0, 0, 0).
+    data: DevicePtr<u8>,
     element: u32,
     channels: u32,
     height: u32,
@@ -69,49 +36,58 @@ pub(super) struct MapParams {
 const _: () = assert!(size_of::<MapParams>() == 48);
 
 impl DeviceMap {
-    /// A linear map of f32.
-    pub fn f32(address: u64, layout: MapLayout) -> Self {
-        Self {
-            address,
-            element: Element::F32,
-            scale: 1.0,
-            vector: 1,
-            layout,
+    /// A map in the memory of `buffer`.
+    ///
+    /// # Errors
+    /// [`CudaError::Map`] if the format exceeds the buffer or what the kernels support.
+    pub fn new<T: Copy + 'static>(
+        buffer: &Buffer<T>,
+        format: MapFormat,
+    ) -> Result<Self, CudaError> {
+        let memory = buffer.memory().clone();
+        if let Some(problem) = format.problem(memory.bytes()) {
+            return Err(CudaError::Map {
+                map: memory.what().into(),
+                problem,
+            });
         }
+        Ok(Self { memory, format })
     }
 
-    /// What keeps the kernels from reaching each element, if something does: they index with 32 bits.
-    pub(super) fn problem(&self) -> Option<String> {
-        let (layout, vector) = (&self.layout, self.vector as usize);
-        if !(vector.is_power_of_two() && vector <= 32) {
-            return Some(format!(
-                "{vector} channels side by side; 1, 2, 4, 8, 16 or 32 are supported"
-            ));
-        }
-        let last = (layout.channels.div_ceil(vector).max(1) - 1) * layout.stride_c
-            + (layout.height.max(1) - 1) * layout.stride_y
-            + (layout.width.max(1) - 1) * layout.stride_x
-            + vector
-            - 1;
-        let limit = u32::MAX;
-        (last >= limit as usize)
-            .then(|| format!("its last element is number {last}; less than {limit} is supported"))
+    /// How its elements lie in memory.
+    pub fn format(&self) -> &MapFormat {
+        &self.format
     }
 
-    /// As kernels take it. Sizes are those of a checked model, which fit 32 bits.
+    /// Reads the bytes of its whole memory back, and waits for them: for tests.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn download(&self) -> Result<Vec<u8>, CudaError> {
+        let mut bytes = vec![0; self.memory.bytes()];
+        self.memory.download(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The kernels' view of the map. The sizes are those of a checked model, which fit 32 bits.
     pub(super) fn params(&self) -> MapParams {
-        let layout = &self.layout;
+        let MapFormat {
+            element,
+            scale,
+            vector,
+            layout,
+        } = self.format;
         MapParams {
-            data: self.address,
-            element: self.element as u32,
+            data: self.memory.at(layout.offset * element.bytes()),
+            element: element as u32,
             channels: layout.channels as u32,
             height: layout.height as u32,
             width: layout.width as u32,
             stride_c: layout.stride_c as u32,
             stride_y: layout.stride_y as u32,
             stride_x: layout.stride_x as u32,
-            vector: self.vector,
-            scale: self.scale,
+            vector,
+            scale,
             reserved: 0,
         }
     }

@@ -1,16 +1,16 @@
 //! Non-maximum suppression on the device: [`crate::cpu::nms`] by the kernels of `kernels/nms.cu`, with the same
 //! boxes.
 //!
-//! The result is one block of device memory, for one copy to the host: [`Totals`], then the boxes that are
-//! left, best first. [`split`] takes such a copy apart.
+//! The result is one block of device memory, for one copy to the host: [`Totals`], then the remaining boxes, best
+//! first. [`split`] separates such a copy.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::decode::Decoder;
-use super::decode::Totals;
-use super::{Buffer, CudaError, Device, Launch};
+use super::decode::{CandidateList, Totals};
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::input::Sizes;
 use crate::boxes::Box3d;
 use crate::model::{Model, NmsKind, NmsStep};
 
@@ -19,7 +19,7 @@ const PREPARE_BLOCK: u32 = 128;
 const STEP_BLOCK: u32 = 256;
 const OUTPUT_BLOCK: u32 = 1024;
 
-/// Words of [`Totals`] and of a [`Box3d`].
+/// 32-bit words of [`Totals`] and of a [`Box3d`].
 const TOTALS_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
 const BOX_WORDS: usize = size_of::<Box3d>() / size_of::<u32>();
 
@@ -34,20 +34,20 @@ struct Remap {
 }
 
 /// The mirror of `NmsParams` in `kernels/nms.cu`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
 struct Params {
-    totals: u64,
-    boxes: u64,
-    rects: u64,
-    classes: u64,
-    left: u64,
-    members: u64,
-    kept: u64,
-    groups: u64,
-    limits: u64,
-    remap: u64,
-    out: u64,
+    totals: DevicePtr<Totals>,
+    boxes: DevicePtr<Box3d>,
+    rects: DevicePtr<Rect>,
+    classes: DevicePtr<u32>,
+    left: DevicePtr<u32>,
+    members: DevicePtr<u32>,
+    kept: DevicePtr<Rect>,
+    groups: DevicePtr<u32>,
+    limits: DevicePtr<f32>,
+    remap: DevicePtr<Remap>,
+    out: DevicePtr<u32>,
     capacity: u32,
     circle: u32,
     threshold: f32,
@@ -56,24 +56,33 @@ struct Params {
     remap_count: u32,
 }
 
-/// `Rect` of the kernels, which nobody reads here.
+/// `Rect` of the kernels, which the host never reads.
 type Rect = [f32; 8];
 
 const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 112);
+
+// SAFETY: the addresses are those of the buffers of an `Nms`, which `Nms::new` allocates for the numbers beside them,
+// and of a `CandidateList` that `suppress` borrows and that was made for the same model. A candidate's class is one of
+// the model's, whether the decode kernels or `CandidateList::upload` wrote it.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for Params {
+    const KERNELS: &'static [&'static str] = &["nms_prepare", "nms_step", "nms_output"];
+}
 
 /// The stage's tables and buffers, and the boxes of the frame, on the device. Allocated once.
 #[derive(Debug)]
 pub struct Nms {
     steps: Vec<Step>,
-    /// The boxes of each group, their classes, and which are left.
+    /// The boxes of each group, their classes, and which remain.
     indices: [Buffer<u32>; 3],
-    /// Hold what the parameters point to.
+    // The memory that the parameters point to.
     _rects: [Buffer<Rect>; 2],
     _remap: Buffer<Remap>,
     /// [`Totals`], then boxes.
     result: Buffer<u32>,
-    /// All but what a step adds, and the addresses of the candidates.
+    /// Everything but a step's own parameters and the addresses of the candidates.
     params: Params,
+    sizes: Sizes,
 }
 
 /// One suppression step.
@@ -120,19 +129,19 @@ impl Nms {
         let indices = [
             Buffer::<u32>::zeroed(device, "boxes of groups", capacity)?,
             Buffer::<u32>::zeroed(device, "classes of boxes", capacity)?,
-            Buffer::<u32>::zeroed(device, "which boxes are left", capacity)?,
+            Buffer::<u32>::zeroed(device, "remaining boxes", capacity)?,
         ];
         let remap = Buffer::new(device, "class changes", &rules)?;
         let result = Buffer::zeroed(device, "boxes", TOTALS_WORDS + most * BOX_WORDS)?;
         Ok(Self {
             params: Params {
-                rects: rects[0].address(),
-                kept: rects[1].address(),
-                members: indices[0].address(),
-                classes: indices[1].address(),
-                left: indices[2].address(),
-                remap: remap.address(),
-                out: result.address(),
+                rects: rects[0].ptr(),
+                kept: rects[1].ptr(),
+                members: indices[0].ptr(),
+                classes: indices[1].ptr(),
+                left: indices[2].ptr(),
+                remap: remap.ptr(),
+                out: result.ptr(),
                 capacity: capacity as u32,
                 remap_count: rules.len() as u32,
                 ..Params::zeroed()
@@ -142,17 +151,18 @@ impl Nms {
             indices,
             _remap: remap,
             result,
+            sizes: Sizes::new(model),
         })
     }
 
-    /// The result, with room for as many boxes as the model lets a frame have: [`Totals`], whose count is that
-    /// of the boxes, then the boxes, best first; see [`split`].
+    /// The result, with room for the most boxes that the model allows: [`Totals`], whose count is that of the boxes,
+    /// then the boxes, best first; see [`split`].
     pub fn result(&self) -> &Buffer<u32> {
         &self.result
     }
 
-    /// Reads back the first `len` indices that the last step listed: the boxes that it was given, group by
-    /// group. For tests: blocks of different groups must not meet there.
+    /// Reads back the first `len` indices that the last step listed: its input boxes, group by group. For tests:
+    /// blocks of different groups must not overlap there.
     ///
     /// # Errors
     /// [`CudaError::Copy`].
@@ -171,8 +181,8 @@ impl Nms {
     }
 }
 
-/// Takes a copy of [`Nms::result`] apart: how many boxes there are and how many candidates were lost, and the
-/// boxes, best first. Of a copy that was cut short the boxes that are whole.
+/// Separates a copy of [`Nms::result`] into its totals and its boxes, best first. A truncated copy yields the boxes
+/// that are complete.
 pub fn split(words: &[u32]) -> (Totals, &[Box3d]) {
     let Some((totals, boxes)) = words.split_at_checked(TOTALS_WORDS) else {
         return (Totals::default(), &[]);
@@ -184,13 +194,13 @@ pub fn split(words: &[u32]) -> (Totals, &[Box3d]) {
 
 impl Step {
     fn new(step: &NmsStep, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
-        let mut known: Vec<usize> = step.group.clone();
-        known.sort_unstable();
-        known.dedup();
+        let mut distinct: Vec<usize> = step.group.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
         let groups: Vec<u32> = step
             .group
             .iter()
-            .map(|&group| known.partition_point(|&other| other < group) as u32)
+            .map(|&group| distinct.partition_point(|&other| other < group) as u32)
             .collect();
         let limits: Vec<f32> = match &step.kind {
             NmsKind::Circle { radius } => radius.iter().map(|radius| radius * radius).collect(),
@@ -205,7 +215,7 @@ impl Step {
         };
         Ok(Self {
             groups: Buffer::new(device, "groups of classes", &groups)?,
-            group_count: known.len(),
+            group_count: distinct.len(),
             limits: Buffer::new(device, "radii of classes", &limits)?,
             circle,
             threshold,
@@ -215,37 +225,34 @@ impl Step {
     }
 }
 
-/// Suppresses the candidates of a frame, then changes classes by area. `decoder` and `out` were made for one
-/// model. Launches depend on nothing but the model.
+/// Suppresses the candidates of a frame, then changes classes by area. The launches depend only on the model.
 ///
 /// # Errors
-/// [`CudaError::Kernel`].
-pub fn suppress(decoder: &Decoder, out: &mut Nms) -> Result<(), CudaError> {
-    let device = out.result.device();
+/// [`CudaError::Kernel`], also if `decoder` and `out` were made for different models.
+pub fn suppress(decoder: &CandidateList, out: &mut Nms) -> Result<(), CudaError> {
+    out.sizes.check(decoder.sizes(), "nms_prepare")?;
+    let device = &**out.result.device();
     let candidates = Params {
         totals: decoder.totals(),
         boxes: decoder.boxes(),
         ..out.params
     };
-    let prepare = Launch::of("nms_prepare", decoder.capacity(), PREPARE_BLOCK);
-    device.launch(&prepare, bytemuck::bytes_of(&candidates))?;
+    let prepare = Launch::for_threads("nms_prepare", decoder.capacity(), PREPARE_BLOCK);
+    launch(device, &prepare, &candidates)?;
     for step in &out.steps {
         let params = Params {
-            groups: step.groups.address(),
-            limits: step.limits.address(),
+            groups: step.groups.ptr(),
+            limits: step.limits.ptr(),
             circle: step.circle.into(),
             threshold: step.threshold,
             search: step.search,
             max_boxes: step.max_boxes,
             ..candidates
         };
-        let launch = Launch::of(
-            "nms_step",
-            step.group_count * STEP_BLOCK as usize,
-            STEP_BLOCK,
-        );
-        device.launch(&launch, bytemuck::bytes_of(&params))?;
+        let threads = step.group_count * STEP_BLOCK as usize;
+        let shape = Launch::for_threads("nms_step", threads, STEP_BLOCK);
+        launch(device, &shape, &params)?;
     }
-    let output = Launch::of("nms_output", OUTPUT_BLOCK as usize, OUTPUT_BLOCK);
-    device.launch(&output, bytemuck::bytes_of(&candidates))
+    let output = Launch::for_threads("nms_output", OUTPUT_BLOCK as usize, OUTPUT_BLOCK);
+    launch(device, &output, &candidates)
 }

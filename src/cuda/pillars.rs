@@ -1,32 +1,33 @@
-//! Voxelisation on the device: [`crate::cpu::pillars`] by the kernels of `kernels/pillars.cu`, with the same
-//! pillars, points and counters.
+//! Voxelisation on the device: [`crate::cpu::pillars`] by the kernels of `kernels/pillars.cu`, with the same pillars,
+//! points and counters.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 
-use super::{Buffer, CudaError, Device, Input, Launch};
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::input::{FrameHeader, Input, Sizes};
 use crate::detection::Dropped;
 use crate::model::Model;
 
 /// Points of a block; `TILE` in the kernels.
 const TILE: u32 = 512;
-/// No point, no cell: `NONE` in the kernels.
+/// No point, no cell; `NONE` in the kernels.
 const NONE: u32 = u32::MAX;
 
 /// The mirror of `PillarsParams` in `kernels/pillars.cu`.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
 #[repr(C)]
 struct Params {
-    frame: u64,
-    first: u64,
-    point_cells: u64,
-    pillar_of_cell: u64,
-    tile_firsts: u64,
-    slots: u64,
-    counts: u64,
-    cells: u64,
-    totals: u64,
+    frame: DevicePtr<FrameHeader>,
+    first: DevicePtr<u32>,
+    point_cells: DevicePtr<u32>,
+    pillar_of_cell: DevicePtr<u32>,
+    tile_firsts: DevicePtr<u32>,
+    slots: DevicePtr<u32>,
+    counts: DevicePtr<u32>,
+    cells: DevicePtr<u32>,
+    totals: DevicePtr<Totals>,
     min: [f32; 3],
     max: [f32; 3],
     voxel: [f32; 2],
@@ -39,6 +40,13 @@ struct Params {
 }
 
 const _: () = assert!(size_of::<Params>() == 128);
+
+// SAFETY: the addresses are those of the buffers of a `Pillars`, which `Pillars::new` allocates for the numbers
+// beside them, and of an `Input` that `voxelize` borrows and that was made for the same model.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for Params {
+    const KERNELS: &'static [&'static str] = &["pillars_cells", "pillars_number", "pillars_fill"];
+}
 
 /// The mirror of `Totals` in `kernels/pillars.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -74,26 +82,27 @@ impl Totals {
 /// The pillars of one frame on the device, and the buffers to find them. Allocated once.
 #[derive(Debug)]
 pub struct Pillars {
-    first: Buffer<u32>,
-    point_cells: Buffer<u32>,
+    _first: Buffer<u32>,
+    _point_cells: Buffer<u32>,
     pillar_of_cell: Buffer<u32>,
-    tile_firsts: Buffer<u32>,
+    _tile_firsts: Buffer<u32>,
     slots: Buffer<u32>,
     counts: Buffer<u32>,
     cells: Buffer<u32>,
     totals: Buffer<Totals>,
-    /// All but the address of the frame.
+    /// Everything but the address of the frame.
     params: Params,
+    sizes: Sizes,
 }
 
-/// The pillars of one frame, read back: for tests.
+/// The pillars of one frame on the host: for tests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct DownloadedPillars {
     /// Cell of each pillar, `y · nx + x`.
     pub cells: Vec<u32>,
     /// Indices of the points that each pillar kept, in input order.
     pub points: Vec<Vec<u32>>,
-    /// What the frame lost here: `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
+    /// What voxelisation dropped: `non_finite`, `out_of_range`, `pillar_points` and `pillars`.
     pub dropped: Dropped,
 }
 
@@ -105,53 +114,54 @@ impl Pillars {
     pub fn new(model: &Model, device: &Arc<dyn Device>) -> Result<Self, CudaError> {
         let grid = &model.grid;
         let capacity = model.points.capacity;
-        let zeroed = |what, len| Buffer::zeroed(device, what, len);
-        let mut pillars = Self {
-            first: Buffer::new(device, "first points of cells", &vec![NONE; grid.cells()])?,
-            point_cells: zeroed("cells of points", capacity)?,
-            pillar_of_cell: zeroed("pillars of cells", grid.cells())?,
-            tile_firsts: zeroed("pillars of tiles", capacity.div_ceil(TILE as usize))?,
-            slots: zeroed(
-                "points of pillars",
-                grid.max_pillars * grid.max_points_per_pillar,
-            )?,
-            counts: zeroed("points per pillar", grid.max_pillars)?,
-            cells: zeroed("cells of pillars", grid.max_pillars)?,
-            totals: Buffer::zeroed(device, "totals of pillars", 1)?,
-            params: Params::zeroed(),
-        };
-        pillars.params = Params {
-            frame: 0,
-            first: pillars.first.address(),
-            point_cells: pillars.point_cells.address(),
-            pillar_of_cell: pillars.pillar_of_cell.address(),
-            tile_firsts: pillars.tile_firsts.address(),
-            slots: pillars.slots.address(),
-            counts: pillars.counts.address(),
-            cells: pillars.cells.address(),
-            totals: pillars.totals.address(),
-            min: grid.min,
-            max: grid.max,
-            voxel: [grid.voxel[0], grid.voxel[1]],
-            nx: grid.nx as u32,
-            ny: grid.ny as u32,
-            max_points: grid.max_points_per_pillar as u32,
-            max_pillars: grid.max_pillars as u32,
-            capacity: capacity as u32,
-            reserved: 0,
-        };
-        Ok(pillars)
+        let zeroed = |what, len| Buffer::<u32>::zeroed(device, what, len);
+        let first = Buffer::new(device, "first points of cells", &vec![NONE; grid.cells()])?;
+        let point_cells = zeroed("cells of points", capacity)?;
+        let pillar_of_cell = zeroed("pillars of cells", grid.cells())?;
+        let tile_firsts = zeroed("pillars of tiles", capacity.div_ceil(TILE as usize))?;
+        let slots = zeroed(
+            "points of pillars",
+            grid.max_pillars * grid.max_points_per_pillar,
+        )?;
+        let counts = zeroed("points per pillar", grid.max_pillars)?;
+        let cells = zeroed("cells of pillars", grid.max_pillars)?;
+        let totals = Buffer::zeroed(device, "totals of pillars", 1)?;
+        Ok(Self {
+            params: Params {
+                frame: DevicePtr::NULL,
+                first: first.ptr(),
+                point_cells: point_cells.ptr(),
+                pillar_of_cell: pillar_of_cell.ptr(),
+                tile_firsts: tile_firsts.ptr(),
+                slots: slots.ptr(),
+                counts: counts.ptr(),
+                cells: cells.ptr(),
+                totals: totals.ptr(),
+                min: grid.min,
+                max: grid.max,
+                voxel: [grid.voxel[0], grid.voxel[1]],
+                nx: grid.nx as u32,
+                ny: grid.ny as u32,
+                max_points: grid.max_points_per_pillar as u32,
+                max_pillars: grid.max_pillars as u32,
+                capacity: capacity as u32,
+                reserved: 0,
+            },
+            _first: first,
+            _point_cells: point_cells,
+            pillar_of_cell,
+            _tile_firsts: tile_firsts,
+            slots,
+            counts,
+            cells,
+            totals,
+            sizes: Sizes::new(model),
+        })
     }
 
-    /// Address of the number of pillars (one u32).
-    pub fn count(&self) -> u64 {
-        self.totals.address()
-    }
-
-    /// Address of four u32 counters: `non_finite`, `out_of_range`, `pillar_points` and `pillars` of
-    /// [`Dropped`].
-    pub fn dropped(&self) -> u64 {
-        self.totals.address() + size_of::<u32>() as u64
+    /// Address of the number of pillars.
+    pub(super) fn count(&self) -> DevicePtr<u32> {
+        self.totals.ptr().cast()
     }
 
     /// The totals of the frame, one value.
@@ -159,39 +169,42 @@ impl Pillars {
         &self.totals
     }
 
-    /// What [`Pillars::cells`] is the address of.
+    /// The cell of each pillar, `y · nx + x` (`[max_pillars]`).
     pub(super) fn cells_buffer(&self) -> &Buffer<u32> {
         &self.cells
     }
 
-    /// Address of the cell of each pillar, `y · nx + x` (`[max_pillars]` u32).
-    pub fn cells(&self) -> u64 {
-        self.cells.address()
+    /// Address of the cell of each pillar, `y · nx + x` (`[max_pillars]`).
+    pub(super) fn cells(&self) -> DevicePtr<u32> {
+        self.cells.ptr()
     }
 
-    /// Address of the number of kept points of each pillar, 1 to `max_points_per_pillar` (`[max_pillars]`
-    /// u32).
-    pub fn counts(&self) -> u64 {
-        self.counts.address()
+    /// Address of the number of kept points of each pillar, 1 to `max_points_per_pillar` (`[max_pillars]`).
+    pub(super) fn counts(&self) -> DevicePtr<u32> {
+        self.counts.ptr()
     }
 
-    /// Address of the points that each pillar kept, in input order (`[max_pillars][max_points_per_pillar]`
-    /// u32); undefined past a pillar's count.
-    pub fn slots(&self) -> u64 {
-        self.slots.address()
+    /// Address of the points that each pillar kept, in input order (`[max_pillars][max_points_per_pillar]`);
+    /// undefined past a pillar's count.
+    pub(super) fn slots(&self) -> DevicePtr<u32> {
+        self.slots.ptr()
     }
 
-    /// Address of the pillar of each cell (`[ny · nx]` u32): right where [`Pillars::cells`] of that pillar
-    /// is the cell, undefined elsewhere.
-    pub fn pillar_of_cell(&self) -> u64 {
-        self.pillar_of_cell.address()
+    /// Address of the pillar of each cell (`[ny · nx]`): valid if [`Pillars::cells`] of that pillar is the cell,
+    /// undefined otherwise.
+    pub(super) fn pillar_of_cell(&self) -> DevicePtr<u32> {
+        self.pillar_of_cell.ptr()
+    }
+
+    pub(super) fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// Reads the pillars back, and waits for them.
     ///
     /// # Errors
     /// [`CudaError::Copy`].
-    pub fn download(&self) -> Result<Found, CudaError> {
+    pub fn download(&self) -> Result<DownloadedPillars, CudaError> {
         let totals = self.totals.download(1)?.first().copied();
         let totals = totals.unwrap_or(Totals::zeroed());
         let count = totals.pillars();
@@ -199,7 +212,7 @@ impl Pillars {
         let slots = self.slots.download(count * max_points)?;
         let counts = self.counts.download(count)?;
         let kept = slots.chunks_exact(max_points).zip(counts);
-        Ok(Found {
+        Ok(DownloadedPillars {
             cells: self.cells.download(count)?,
             points: kept
                 .map(|(slots, count)| slots.iter().copied().take(count as usize).collect())
@@ -209,20 +222,19 @@ impl Pillars {
     }
 }
 
-/// Finds the pillars of a frame. `input` and `out` were made for one model.
+/// Finds the pillars of a frame.
 ///
 /// # Errors
-/// [`CudaError::Kernel`].
+/// [`CudaError::Kernel`], also if `input` and `out` were made for different models.
 pub fn voxelize(input: &Input, out: &mut Pillars) -> Result<(), CudaError> {
+    out.sizes.check(input.sizes(), "pillars_cells")?;
     let params = Params {
-        frame: input.address(),
+        frame: input.header(),
         ..out.params
     };
-    for kernel in ["pillars_cells", "pillars_number", "pillars_fill"] {
-        let launch = Launch::of(kernel, params.capacity as usize, TILE);
-        out.totals
-            .device()
-            .launch(&launch, bytemuck::bytes_of(&params))?;
+    for kernel in Params::KERNELS {
+        let shape = Launch::for_threads(kernel, params.capacity as usize, TILE);
+        launch(&**out.totals.device(), &shape, &params)?;
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! Errors from loading a plan or processing a frame.
 
-use crate::cpu::CpuError;
 use crate::cuda::{CudaError, StageError};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
@@ -30,9 +29,6 @@ pub enum DetectorError {
     /// A GPU failed; load the detector again.
     #[error(transparent)]
     Cuda(#[from] CudaError),
-    /// The CPU stages cannot access a map.
-    #[error(transparent)]
-    Cpu(CpuError),
 }
 
 impl From<EngineError> for DetectorError {
@@ -44,20 +40,14 @@ impl From<EngineError> for DetectorError {
     }
 }
 
-impl From<CpuError> for DetectorError {
-    fn from(error: CpuError) -> Self {
-        match error {
-            CpuError::Points(error) => Self::Frame(error),
-            other => Self::Cpu(other),
-        }
-    }
-}
-
 impl From<StageError> for DetectorError {
     fn from(error: StageError) -> Self {
         match error {
             StageError::Points(error) => Self::Frame(error),
             StageError::Cuda(error) => Self::Cuda(error),
+            StageError::Location => Self::Engine(EngineError::Mismatch {
+                what: error.to_string(),
+            }),
         }
     }
 }

@@ -18,15 +18,15 @@ use pipeline::Pipeline;
 
 use crate::boxes::Box3d;
 use crate::cpu::{self, Pool};
-use crate::cuda::{self, CudaError};
+use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
 use crate::detection::{Detection, Dropped, Times};
 use crate::engine::LayerTime;
-use crate::map::Memory;
+use crate::map::Location;
 use crate::model::{Decode, Model, NmsStep};
 use crate::plan::{Plan, PlanError};
 use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
-use crate::stages::{Decoder, Encoder, Points};
+use crate::stages::{Encoder, Points};
 
 /// Result of the detector.
 pub type Result<T, E = DetectorError> = std::result::Result<T, E>;
@@ -191,12 +191,12 @@ impl Detector {
             EngineTarget::Cpu => load::cpu_engine(plan, pool)?,
             EngineTarget::TensorRt => load::tensorrt_engine(plan, options, device)?,
         };
-        let memory = engine.memory();
-        let encoder = cuda::Encoder::new(model, plan.pfn(), device, memory)?;
-        let decoder = cuda::Decoder::new(model, device, memory)?;
+        let location = engine.location();
+        let encoder = cuda::Encoder::new(model, plan.pfn(), device, location)?;
+        let decoder = cuda::Decoder::new(model, device, location)?;
         let pipeline = Pipeline::new(model, encoder, engine, decoder);
         let mut pipeline = Box::new(pipeline.map_err(load::mismatch(plan))?);
-        if memory == Memory::Device {
+        if location == Location::Device {
             pipeline.record(device)?;
         }
         Ok(Stages::Cuda(device.clone(), pipeline))
@@ -244,18 +244,27 @@ impl Detector {
         self.run(sweeps.layout(), Points::Sweeps(sweeps))
     }
 
-    /// Detects the objects in `count` points on the GPU at `address`: packed rows of `f32` in the model's columns, with
-    /// intensities in the clouds' scale, in memory of the GPU's primary context (as CUDA's runtime allocates it). The points
-    /// must be written before the call and stay unchanged until it returns.
+    /// Detects the objects in `count` points in GPU memory: packed rows of `f32` in the model's columns, with
+    /// intensities in the clouds' scale.
+    ///
+    /// # Safety
+    /// `points` points to that many rows in memory of the GPU's primary context (as CUDA's runtime allocates it), or
+    /// of the device given to [`Detector::on`]. They are written before the call and stay unchanged until it returns.
     ///
     /// # Errors
     /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; otherwise the same as [`Detector::detect`].
-    pub fn detect_device(&mut self, address: u64, count: usize) -> Result<Detection<'_>> {
+    #[allow(unsafe_code)]
+    pub unsafe fn detect_device(
+        &mut self,
+        points: DevicePtr<f32>,
+        count: usize,
+    ) -> Result<Detection<'_>> {
         let Stages::Cuda(_, pipeline) = &mut self.stages else {
             return Err(CudaError::HostStages.into());
         };
         let layout = Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
-        let done = pipeline.run(|encoder| encoder.load_device(address, count, layout))?;
+        // SAFETY: this function's contract; `run` waits for the frame.
+        let done = pipeline.run(|encoder| unsafe { encoder.load_device(points, count, layout) })?;
         Ok(self.finished(done))
     }
 
@@ -283,8 +292,8 @@ impl Detector {
     fn run(&mut self, layout: Layout, points: Points<'_>) -> Result<Detection<'_>> {
         self.warn(layout);
         let done = match &mut self.stages {
-            Stages::Cpu(pipeline) => pipeline.run(|encoder| encoder.load(points))?,
-            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| encoder.load(points))?,
+            Stages::Cpu(pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
+            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
         };
         Ok(self.finished(done))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::DetectorError;
-use crate::cuda::{Device, Graph};
+use crate::cuda::{Device, Graph, StageError};
 use crate::detection::{Clock, Dropped, Times};
 use crate::engine::{Engine, Heads};
 use crate::model::Model;
@@ -19,10 +19,7 @@ pub(super) struct Pipeline<E, D> {
     heads: Heads,
 }
 
-impl<E: Encoder, D: Decoder> Pipeline<E, D>
-where
-    DetectorError: From<E::Error> + From<D::Error>,
-{
+impl<E: Encoder, D: Decoder> Pipeline<E, D> {
     /// Checks that the engine's maps match `model`.
     pub(super) fn new(
         model: &Model,
@@ -50,13 +47,15 @@ where
     /// Runs the frame that `load` passes to the encoder.
     pub(super) fn run(
         &mut self,
-        load: impl FnOnce(&mut E) -> Result<(), E::Error>,
+        load: impl FnOnce(&mut E) -> Result<(), StageError>,
     ) -> Result<(Dropped, Times), DetectorError> {
         let clock = Clock::start();
         let (mut dropped, mut times) = (Dropped::default(), Times::default());
         load(&mut self.encoder)?;
         match &mut self.graph {
-            Some(graph) => graph.launch()?,
+            // SAFETY: the graph uses buffers of the encoder, the engine and the decoder, which outlive it.
+            #[allow(unsafe_code)]
+            Some(graph) => unsafe { graph.launch() }?,
             None => self.stages(&mut times)?,
         }
         self.encoder.finish(&mut dropped, &mut times)?;

@@ -6,8 +6,8 @@
 pub mod cpu;
 pub mod tensorrt;
 
-use crate::cuda::CudaError;
-use crate::map::{HeadMaps, MapDesc, MapMut, MapRef, Memory};
+use crate::cuda::{CudaError, DeviceMap};
+use crate::map::{HeadMaps, Location, MapDesc, MapView, MapViewMut};
 use crate::model::Model;
 use crate::program::ProgramError;
 
@@ -21,7 +21,7 @@ pub trait Engine: Send {
     /// The network's outputs, in the network's order.
     fn outputs(&self) -> &[MapDesc];
     /// The memory that holds the maps.
-    fn memory(&self) -> Memory;
+    fn location(&self) -> Location;
     /// The input map. Write only its elements: the memory between them, such as a border, belongs to the engine.
     fn input_map(&mut self) -> MapMut<'_>;
     /// Output `index` of [`Engine::outputs`], valid until the next [`Engine::run`].
@@ -38,6 +38,52 @@ pub trait Engine: Send {
     /// # Errors
     /// The same as [`Engine::run`].
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError>;
+}
+
+/// A writable map, in host memory or on a GPU.
+#[derive(Debug)]
+pub enum MapMut<'a> {
+    /// In host memory.
+    Host(MapViewMut<'a>),
+    /// On a GPU.
+    Device(DeviceMap),
+}
+
+impl<'a> MapMut<'a> {
+    /// The map, if it is in host memory.
+    pub fn host(self) -> Option<MapViewMut<'a>> {
+        match self {
+            Self::Host(map) => Some(map),
+            Self::Device(_) => None,
+        }
+    }
+}
+
+/// A readable map, in host memory or on a GPU.
+#[derive(Clone, Debug)]
+pub enum MapRef<'a> {
+    /// In host memory.
+    Host(MapView<'a>),
+    /// On a GPU.
+    Device(DeviceMap),
+}
+
+impl<'a> MapRef<'a> {
+    /// The map, if it is on a GPU.
+    pub fn device(self) -> Option<DeviceMap> {
+        match self {
+            Self::Host(_) => None,
+            Self::Device(map) => Some(map),
+        }
+    }
+
+    /// The map, if it is in host memory.
+    pub fn host(self) -> Option<MapView<'a>> {
+        match self {
+            Self::Host(map) => Some(map),
+            Self::Device(_) => None,
+        }
+    }
 }
 
 /// The engine outputs that hold each task's head maps.

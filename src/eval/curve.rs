@@ -1,5 +1,4 @@
-//! Resampling over recall: the parts that both metrics share, with numpy's rules where they decide the
-//! result.
+//! Resampling over recall, shared by both metrics. Follows NumPy's rules where they affect the result.
 
 /// Number of recall levels, 0 % to 100 % (`DetectionMetricData.nelem` of the devkit).
 pub(super) const LEVELS: usize = 101;
@@ -7,8 +6,8 @@ pub(super) const LEVELS: usize = 101;
 /// A value at each of the [`LEVELS`] recall levels.
 pub(super) type Curve = [f64; LEVELS];
 
-/// The recall level `i` of 0..[`LEVELS`], as `np.linspace(0, 1, 101)` gives it: 35 % is
-/// 0.35000000000000003, which is above a recall of 35 / 100.
+/// Recall level `i` of 0..[`LEVELS`], as in `np.linspace(0, 1, 101)`: 35 % is 0.35000000000000003, which is above a
+/// recall of 35 / 100.
 pub(super) fn recall_level(i: usize) -> f64 {
     if i + 1 == LEVELS {
         1.0
@@ -17,10 +16,10 @@ pub(super) fn recall_level(i: usize) -> f64 {
     }
 }
 
-/// `np.interp(x, xp, fp)` for one `x`: linear between the points, constant outside them.
+/// `np.interp(x, xp, fp)` for a single `x`: linear between the points, constant outside.
 ///
-/// `xp` must not descend. Where points share their place the last of them counts, and a point that is
-/// hit exactly gives its own value. Empty points give NaN.
+/// `xp` must not decrease. Of points with equal `xp` the last one counts, and at a point its own value is returned.
+/// Returns NaN without points.
 pub(super) fn interpolate(x: f64, xp: &[f64], fp: &[f64]) -> f64 {
     let after = xp.partition_point(|p| *p <= x);
     match (after.checked_sub(1), xp.get(after)) {
@@ -34,8 +33,8 @@ pub(super) fn interpolate(x: f64, xp: &[f64], fp: &[f64]) -> f64 {
     }
 }
 
-/// The curve through the points (`recall`, `values`): constant below the lowest recall, 0 above the
-/// highest (`np.interp(…, right=0)`).
+/// The curve through the points (`recall`, `values`), constant below the lowest recall and 0 above the highest
+/// (`np.interp(…, right=0)`).
 pub(super) fn over_recall(recall: &[f64], values: &[f64]) -> Curve {
     let reached = recall.last().copied().unwrap_or(f64::NEG_INFINITY);
     std::array::from_fn(|i| {
@@ -48,20 +47,20 @@ pub(super) fn over_recall(recall: &[f64], values: &[f64]) -> Curve {
     })
 }
 
-/// The first recall level that counts: the one above `min_recall`, which itself is left out.
+/// The first recall level that counts: the one after `min_recall`, which itself is excluded.
 pub(super) fn first_level(min_recall: f64) -> usize {
     (100.0 * min_recall).round_ties_even() as usize + 1
 }
 
-/// Average precision of a precision curve (the devkit's `calc_ap`): the mean over the levels above
-/// `min_recall` of what exceeds `min_precision`, scaled to 1 for a perfect curve.
+/// Average precision of a precision curve (the devkit's `calc_ap`): the mean excess over `min_precision` at the
+/// levels above `min_recall`, scaled so that a perfect curve has 1.
 pub(super) fn average_precision(precision: &Curve, min_recall: f64, min_precision: f64) -> f64 {
     let counted = &precision[first_level(min_recall)..];
     let excess = counted.iter().map(|p| (p - min_precision).max(0.0));
     excess.sum::<f64>() / counted.len() as f64 / (1.0 - min_precision)
 }
 
-/// Mean of the numbers among `values`; NaN if there is none (`np.nanmean`).
+/// Mean of the values that are not NaN; NaN if there are none (`np.nanmean`).
 pub(super) fn nan_mean(values: impl Iterator<Item = f64>) -> f64 {
     let numbers = values.filter(|v| !v.is_nan());
     let (sum, count) = numbers.fold((0.0, 0), |(sum, count), v| (sum + v, count + 1));
@@ -73,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interpolation_is_numpys() {
+    fn interpolation_matches_numpy() {
         // np.interp([-1, 0, 1, 1.5, 2, 9], [0, 1, 1, 2], [5, 10, 20, 30]) with NumPy 2.4.
         let (xp, fp) = ([0.0, 1.0, 1.0, 2.0], [5.0, 10.0, 20.0, 30.0]);
         let at = [-1.0, 0.0, 1.0, 1.5, 2.0, 9.0].map(|x| interpolate(x, &xp, &fp));
@@ -83,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn recall_of_35_percent_misses_its_own_level() {
+    fn a_recall_of_35_percent_misses_its_own_level() {
         let curve = over_recall(&[35.0 / 100.0], &[1.0]);
         assert_eq!((curve[34], curve[35]), (1.0, 0.0));
         let curve = over_recall(&[36.0 / 100.0], &[1.0]);
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn mean_passes_over_nan() {
+    fn the_mean_ignores_nan() {
         assert_eq!(nan_mean([1.0, f64::NAN, 3.0].into_iter()), 2.0);
         assert!(nan_mean([f64::NAN].into_iter()).is_nan());
         assert!(nan_mean(std::iter::empty()).is_nan());

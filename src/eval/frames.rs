@@ -1,4 +1,4 @@
-//! Running a detector over a folder of labelled frames.
+//! Runs a detector on a folder of labelled frames.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -6,39 +6,39 @@ use std::time::Instant;
 use crate::detection::Times;
 use crate::detector::Detector;
 use crate::error::Result;
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::points::{self, FrameError, Layout, ReadOptions};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 
-/// What a detector found in a set of frames.
+/// The boxes and latencies of a set of frames.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
     /// The boxes of each frame, by its [`sample_token`].
     pub results: Results,
-    /// How long each frame took, in the order of the frames.
+    /// The latency of each frame, in order.
     pub times: Vec<Times>,
 }
 
-/// The labels that belong to the frames in `dir`: `labels.json` in the folder, or else beside it.
-pub fn labels_of(dir: &Path) -> PathBuf {
+/// Default path of the labels of the frames in `dir`: `labels.json` in the folder, or else next to it.
+pub fn labels_path(dir: &Path) -> PathBuf {
     let inside = dir.join("labels.json");
     if inside.exists() {
         return inside;
     }
-    // Not the parent: that of `.` is not where it is.
+    // Not `Path::parent`, which does not work for `.`.
     dir.join("..").join("labels.json")
 }
 
-/// Detects the objects in each of `frames`, and calls `done` after each.
+/// Detects the objects in each of `frames` and calls `done` after each.
 ///
-/// Of a frame the best `most` boxes are kept; what a metric allows. The first frame is run once
-/// more beforehand, so that the times are those of a warm detector.
+/// Keeps the best `max_boxes` boxes of a frame, the number that a metric allows. Runs the first frame once before all
+/// frames, so the times are those of a warm detector.
 ///
 /// # Errors
-/// The first frame that cannot be read or run: a score over fewer frames would be another one.
+/// The first frame that cannot be read or run, because a score over fewer frames would not be comparable.
 pub fn run(
     detector: &mut Detector,
     frames: &[PathBuf],
-    most: usize,
+    max_boxes: usize,
     mut done: impl FnMut(),
 ) -> Result<Run> {
     let classes = detector.model().classes.clone();
@@ -60,7 +60,7 @@ pub fn run(
         times.total += read;
         run.times.push(times);
         let token = sample_token(frame);
-        let boxes = detection.boxes.iter().take(most).filter_map(|found| {
+        let boxes = detection.boxes.iter().take(max_boxes).filter_map(|found| {
             let class = classes.get(found.class as usize)?;
             Some(SampleBox::from_box3d(found, &token, class))
         });
@@ -76,12 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_in_the_folder_or_beside_it() {
+    fn labels_are_in_the_folder_or_next_to_it() {
         let dir = tempfile::tempdir().unwrap();
         let frames = dir.path().join("frames");
         std::fs::create_dir(&frames).unwrap();
-        assert_eq!(labels_of(&frames), frames.join("../labels.json"));
+        assert_eq!(labels_path(&frames), frames.join("../labels.json"));
         std::fs::write(frames.join("labels.json"), "").unwrap();
-        assert_eq!(labels_of(&frames), frames.join("labels.json"));
+        assert_eq!(labels_path(&frames), frames.join("labels.json"));
     }
 }

@@ -1,9 +1,9 @@
-//! Which boxes are scored, and which label a prediction finds: the parts that both metrics share.
+//! Selection of boxes and matching of predictions to labels, shared by both metrics.
 
 use std::collections::BTreeMap;
 
 use super::EvalError;
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 
 /// The boxes of one class in one sample, in the order of the files.
 pub(super) struct Sample<'a> {
@@ -13,7 +13,7 @@ pub(super) struct Sample<'a> {
     pub(super) predictions: Vec<&'a SampleBox>,
 }
 
-/// Checks that both sides hold sound boxes of the same samples (what the devkit asserts).
+/// Checks that both sides have valid boxes for the same samples (as asserted by the devkit).
 pub(super) fn check(labels: &Results, predictions: &Results) -> Result<(), EvalError> {
     labels.check()?;
     predictions.check()?;
@@ -36,12 +36,12 @@ pub(super) fn check(labels: &Results, predictions: &Results) -> Result<(), EvalE
     }
 }
 
-/// The scored boxes of class `name`, by sample in the order of the tokens.
+/// The scored boxes of class `name`, by sample in token order.
 ///
-/// Kept are boxes whose ego vehicle is nearer than `range` metres (in the xy plane) and that do not
-/// say that they hold no point at all: the devkit's `filter_eval_boxes` but for its bicycle racks,
-/// which are annotations that result files do not carry.
-pub(super) fn of_class<'a>(
+/// Keeps boxes less than `range` metres from the ego vehicle (in the xy plane) unless they state that they contain no
+/// points. This is the devkit's `filter_eval_boxes` without its bicycle racks, which are annotations that result files
+/// do not contain.
+pub(super) fn class_samples<'a>(
     labels: &'a Results,
     predictions: &'a Results,
     name: &str,
@@ -66,8 +66,8 @@ pub(super) fn of_class<'a>(
         .collect()
 }
 
-/// How many boxes of both sides are of no class in `names`, by class: left out of the score, which is
-/// worth a warning where a name is misspelt.
+/// The number of boxes of both sides whose class is not in `names`, by class. They are not scored; a caller can warn
+/// about a misspelt name.
 pub(super) fn unscored<'n>(
     labels: &Results,
     predictions: &Results,
@@ -82,9 +82,9 @@ pub(super) fn unscored<'n>(
     counts
 }
 
-/// The nearest label that is not `taken`, if it is nearer than `threshold`; it is taken then.
+/// Finds the nearest label that is not yet `taken` and is nearer than `threshold`, and marks it as taken.
 ///
-/// Distances are between centres in the xy plane; of labels at the same distance the first counts.
+/// Distances are between centres in the xy plane. Of labels at the same distance, the first wins.
 pub(super) fn take_nearest(
     prediction: &SampleBox,
     labels: &[&SampleBox],
@@ -114,9 +114,9 @@ pub(super) fn center_distance(a: &SampleBox, b: &SampleBox) -> f64 {
     (dx * dx + dy * dy).sqrt()
 }
 
-/// True and false positives counted down to each prediction of a ranking, as precision and recall.
+/// Precision and recall after each prediction of a ranking.
 ///
-/// `hits` says of each prediction, best first, whether it found a label; there are `positives` labels.
+/// `hits` states for each prediction, best first, whether it matches a label; `positives` is the number of labels.
 pub(super) fn precision_recall(hits: &[bool], positives: usize) -> (Vec<f64>, Vec<f64>) {
     let mut found = 0.0;
     let counted = hits.iter().enumerate().map(|(i, hit)| {

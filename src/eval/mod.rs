@@ -1,4 +1,4 @@
-//! Detection metrics: nuScenes' and T4's, and the comparison of result files with labels.
+//! Detection metrics of nuScenes and T4, and the comparison of result files with labels.
 
 mod curve;
 pub mod frames;
@@ -7,53 +7,16 @@ pub mod nuscenes;
 pub mod report;
 pub mod t4;
 
-use std::path::PathBuf;
-
-/// Why files could not be scored. The message says everything, causes included.
+/// Why files could not be scored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// A file could not be read.
-    #[error("{path}: cannot read: {reason}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        reason: std::io::Error,
-    },
-    /// A file is larger than any sensible result file.
+    /// A result or label file could not be read, or holds a box that cannot be scored.
+    #[error(transparent)]
+    Results(#[from] crate::results::ResultsError),
+    /// Predictions and labels have different samples.
     #[error(
-        "{path}: {bytes} bytes, at most {limit} are read: split the samples over several files"
-    )]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-        /// Its size.
-        bytes: u64,
-        /// The largest size that is read.
-        limit: u64,
-    },
-    /// A file is not what nuscenes-devkit calls a result file.
-    #[error("{path}: not a nuScenes result file: {reason}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// The place (sample, box, key, line, column) and what was expected there.
-        reason: serde_json::Error,
-    },
-    /// A box cannot be scored or written.
-    #[error("sample `{sample}`, box {index}: {reason}")]
-    BadBox {
-        /// The sample's token.
-        sample: String,
-        /// The box's index among the sample's boxes.
-        index: usize,
-        /// What was found and what was expected.
-        reason: String,
-    },
-    /// Predictions and labels are of different samples.
-    #[error(
-        "predictions and labels are not of the same samples: {}",
+        "predictions and labels have different samples: {}",
         mismatch(missing, unexpected)
     )]
     Samples {
@@ -69,17 +32,17 @@ pub enum EvalError {
     TooManyBoxes {
         /// The sample's token.
         sample: String,
-        /// How many predictions it has.
+        /// Its number of predictions.
         boxes: usize,
-        /// How many are allowed.
+        /// The number allowed.
         limit: usize,
     },
-    /// A metric's settings contradict themselves.
+    /// A metric's settings are inconsistent.
     #[error("metric settings: {0}")]
     Config(String),
 }
 
-/// How many tokens of each side an [`EvalError::Samples`] shows.
+/// Maximum number of tokens of each side that [`EvalError::Samples`] lists.
 const SHOWN_TOKENS: usize = 3;
 
 /// "2 only in the labels (a, b), 5 only in the predictions (c, d, e, …)".

@@ -1,17 +1,16 @@
-//! The nuScenes detection metric: mean average precision over centre distances, errors of the true
-//! positives, and their sum, the nuScenes detection score (NDS).
+//! The nuScenes detection metric: mean average precision over centre distances, true positive errors, and their
+//! combination, the nuScenes detection score (NDS).
 //!
-//! Written from the definition (Caesar et al., "nuScenes: A multimodal dataset for autonomous
-//! driving", 2020, section 3) and equal to nuscenes-devkit 1.2.0's `DetectionEval` but for this:
+//! Follows the definition (Caesar et al., "nuScenes: A multimodal dataset for autonomous driving", 2020, section 3)
+//! and equals `DetectionEval` of nuscenes-devkit 1.2.0, except:
 //!
-//! - Bicycles inside bicycle racks are not left out: the racks are in the data set's annotations, not
-//!   in result files.
-//! - The distance to the ego vehicle is `ego_translation` as the files give it; the devkit computes
-//!   it from the ego poses. A file without it has every box in range.
-//! - Boxes of classes that are not in the [`Config`] are left out and counted; the devkit refuses them.
-//! - Predictions of equal score are ranked by sample token in place of the file's order, the last one
-//!   first, so that the order of the samples in a file means nothing. Within a sample it is the devkit's
-//!   order: the last one first.
+//! - Bicycles inside bicycle racks are scored. Result files do not contain the racks, which are annotations of the
+//!   data set.
+//! - The distance to the ego vehicle comes from `ego_translation` in the files; the devkit computes it from the ego
+//!   poses. Without it, every box is in range.
+//! - Boxes of classes that are not in the [`Config`] are skipped and counted; the devkit refuses them.
+//! - Predictions with equal scores are ranked by sample token, the last one first, instead of by file order, so the
+//!   order of samples in a file does not matter. Within a sample the order is the devkit's: the last one first.
 
 mod settings;
 
@@ -23,8 +22,8 @@ use super::EvalError;
 use super::curve::{
     Curve, LEVELS, average_precision, first_level, interpolate, nan_mean, over_recall,
 };
-use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
-use crate::output::nuscenes::{Results, SampleBox};
+use super::matching::{Sample, check, class_samples, precision_recall, take_nearest, unscored};
+use crate::results::nuscenes::{Results, SampleBox};
 pub use settings::{Class, Config, MAX_BOXES, TpError};
 
 /// The scores of one class.
@@ -32,13 +31,13 @@ pub use settings::{Class, Config, MAX_BOXES, TpError};
 pub struct ClassMetrics {
     /// The class.
     pub name: String,
-    /// Labels that were scored.
+    /// Number of scored labels.
     pub labels: usize,
-    /// Predictions that were scored.
+    /// Number of scored predictions.
     pub predictions: usize,
-    /// Average precision at each of the distances, 0..=1.
+    /// Average precision at each distance, 0 to 1.
     pub aps: Vec<f64>,
-    /// Errors of the true positives in the order of [`TpError::ALL`]; NaN where undefined.
+    /// True positive errors in the order of [`TpError::ALL`]; NaN where undefined.
     pub tp_errors: [f64; 5],
 }
 
@@ -60,21 +59,21 @@ pub struct Metrics {
     pub mean_ap: f64,
     /// Mean errors over the classes that define them, in the order of [`TpError::ALL`].
     pub tp_errors: [f64; 5],
-    /// 1 − error, 0 at least; likewise.
+    /// 1 − error, at least 0, in the same order.
     pub tp_scores: [f64; 5],
     /// nuScenes detection score.
     pub nd_score: f64,
-    /// How many boxes were of classes that are not in the settings.
+    /// Number of boxes of each class that is not in the settings.
     pub unscored: BTreeMap<String, usize>,
 }
 
 impl Metrics {
     /// The scores under the devkit's keys (`DetectionMetrics.serialize`), NaN as `null`.
     pub fn to_json(&self) -> Map<String, Value> {
-        let by_class = |of: &dyn Fn(&ClassMetrics) -> Value| -> Value {
+        let by_class = |value: &dyn Fn(&ClassMetrics) -> Value| -> Value {
             let classes = self.classes.iter();
             classes
-                .map(|c| (c.name.clone(), of(c)))
+                .map(|c| (c.name.clone(), value(c)))
                 .collect::<Map<_, _>>()
                 .into()
         };
@@ -111,13 +110,13 @@ impl Metrics {
 
 /// Scores `predictions` against `labels`.
 ///
-/// A class without labels has average precision 0 and errors 1, as in the devkit: give only classes
-/// that the labels hold. A detector that predicts no attributes has an attribute error of 1, which
-/// limits its NDS to 0.9.
+/// As in the devkit, a class without labels has an average precision of 0 and errors of 1, so list only classes that
+/// occur in the labels. A detector that predicts no attributes has an attribute error of 1, which limits its NDS to
+/// 0.9.
 ///
 /// # Errors
-/// [`EvalError`] if the sides are not of the same samples, a box is unsound, a sample has too many
-/// predictions, or the settings contradict themselves.
+/// [`EvalError`] if the sides have different samples, a box is invalid, a sample has too many predictions, or the
+/// settings are inconsistent.
 pub fn evaluate(
     labels: &Results,
     predictions: &Results,
@@ -134,13 +133,13 @@ pub fn evaluate(
         });
     }
     let score = |class: &Class| {
-        let samples = of_class(labels, predictions, &class.name, class.range);
+        let samples = class_samples(labels, predictions, &class.name, class.range);
         score_class(&samples, class, config)
     };
     let classes: Vec<_> = config.classes.iter().map(score).collect();
     let mean_ap = classes.iter().map(ClassMetrics::mean_ap).sum::<f64>() / classes.len() as f64;
     let tp_errors = std::array::from_fn(|e| nan_mean(classes.iter().map(|c| c.tp_errors[e])));
-    // An error that no class defines is NaN and scores 0, as Python's `max(0.0, nan)` does.
+    // An error that no class defines is NaN and scores 0, as with Python's `max(0.0, nan)`.
     let tp_scores = tp_errors.map(|error: f64| (1.0 - error).max(0.0));
     let weight = config.mean_ap_weight;
     let total = weight * mean_ap + tp_scores.iter().sum::<f64>();
@@ -156,19 +155,19 @@ pub fn evaluate(
     })
 }
 
-/// The scores of the class whose boxes `samples` holds.
+/// The scores of the class of `samples`.
 fn score_class(samples: &[Sample], class: &Class, config: &Config) -> ClassMetrics {
     let curves: Vec<_> = config
         .dist_ths
         .iter()
         .map(|threshold| accumulate(samples, class, *threshold))
         .collect();
-    let of_errors = config
+    let tp_curves = config
         .dist_ths
         .iter()
         .zip(&curves)
         .find(|(d, _)| **d == config.dist_th_tp);
-    let tp_error = |error: usize| match of_errors {
+    let tp_error = |error: usize| match tp_curves {
         Some((_, curves)) if !class.undefined.contains(&TpError::ALL[error]) => {
             curves.mean_error(error, config.min_recall)
         }
@@ -195,15 +194,15 @@ struct Curves {
 }
 
 impl Curves {
-    /// What the devkit takes where nothing was found.
+    /// The devkit's curves without any match.
     const NOTHING_FOUND: Curves = Curves {
         precision: [0.0; LEVELS],
         confidence: [0.0; LEVELS],
         errors: [[1.0; LEVELS]; 5],
     };
 
-    /// The mean of an error from `min_recall` to the recall that was reached (`calc_tp`); 1 if that
-    /// was not above `min_recall`.
+    /// The mean of an error from `min_recall` to the greatest recall (`calc_tp`); 1 if that is not above
+    /// `min_recall`.
     fn mean_error(&self, error: usize, min_recall: f64) -> f64 {
         let first = first_level(min_recall);
         let last = self.confidence.iter().rposition(|c| *c != 0.0).unwrap_or(0);
@@ -216,8 +215,7 @@ impl Curves {
     }
 }
 
-/// Matches the predictions, best first, each to the nearest label that is still free and nearer than
-/// `threshold` metres (`accumulate`).
+/// Matches predictions, best first, to the nearest free label within `threshold` metres (`accumulate`).
 fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
     let positives: usize = samples.iter().map(|s| s.labels.len()).sum();
     let mut ranking: Vec<(usize, &SampleBox)> = samples
@@ -225,7 +223,7 @@ fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
         .enumerate()
         .flat_map(|(i, sample)| sample.predictions.iter().map(move |p| (i, *p)))
         .collect();
-    // Ascending and stable, then reversed: of equal scores the last one leads.
+    // Ascending and stable, then reversed: of equal scores the last one is first.
     ranking.sort_by(|a, b| a.1.detection_score.total_cmp(&b.1.detection_score));
     ranking.reverse();
 
@@ -243,7 +241,7 @@ fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
         if let Some(found) = found {
             hit_scores.push(prediction.detection_score);
             for (error, values) in TpError::ALL.iter().zip(&mut hit_errors) {
-                values.push(error.of(labels[found], prediction, class));
+                values.push(error.measure(labels[found], prediction, class));
             }
         }
     }
@@ -254,7 +252,7 @@ fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
     let (precision, recall) = precision_recall(&hits, positives);
     let scores: Vec<_> = ranking.iter().map(|(_, p)| p.detection_score).collect();
     let confidence = over_recall(&recall, &scores);
-    // Interpolation needs ascending places: the lowest confidence first.
+    // Interpolation needs ascending positions: the lowest confidence first.
     hit_scores.reverse();
     let errors = hit_errors.map(|values| {
         let mut means = running_mean(&values);
@@ -268,8 +266,7 @@ fn accumulate(samples: &[Sample], class: &Class, threshold: f64) -> Curves {
     }
 }
 
-/// The mean of the numbers up to each place, 0 before the first; 1 everywhere if there is none
-/// (`cummean`).
+/// The running mean of the values that are not NaN, 0 before the first one; 1 everywhere if there are none (`cummean`).
 fn running_mean(values: &[f64]) -> Vec<f64> {
     if values.iter().all(|v| v.is_nan()) {
         return vec![1.0; values.len()];
@@ -329,17 +326,17 @@ mod tests {
         hit.attribute_name = "vehicle.moving".to_owned();
         let labels = vec![car(0.0, 0.0, -1.0), car(10.0, 0.0, -1.0)];
         let metrics = score(labels, vec![hit, car(20.0, 0.0, 0.8)]);
-        // Recall reaches 50 %: precision 1 below it, 1/2 at it. Counted are 11 % to 100 %, less 0.1.
+        // Recall reaches 50 %, with precision 1 below and 1/2 at it. Levels 11 % to 100 % count, minus 0.1.
         let ap = (39.0 * 0.9 + 0.4) / 90.0 / 0.9;
         let class = &metrics.classes[0];
-        // The distance is exactly 0.5 m: not nearer than the first threshold.
+        // The distance is exactly 0.5 m, which is not below the first threshold.
         for (found, expected) in class.aps.iter().zip([0.0, ap, ap, ap]) {
             assert!((found - expected).abs() < 1e-12, "{:?}", class.aps);
         }
         for (found, expected) in class.tp_errors.iter().zip([0.5, 0.5, 0.0, 5.0, 1.0]) {
             assert!((found - expected).abs() < 1e-12, "{:?}", class.tp_errors);
         }
-        // Scores of the errors: 0.5, 0.5, 1, 0, 0.
+        // The scores of the errors are 0.5, 0.5, 1, 0, 0.
         let nds = (5.0 * 0.75 * ap + 2.0) / 10.0;
         assert!((metrics.nd_score - nds).abs() < 1e-12);
         assert_eq!((class.labels, class.predictions), (2, 2));
@@ -367,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_scores_the_last_prediction_leads() {
+    fn the_last_of_equal_scores_ranks_first() {
         let labels = || vec![car(0.0, 0.0, -1.0)];
         let (near, far) = (|| car(0.1, 0.0, 0.5), || car(0.3, 0.0, 0.5));
         let error = |predictions| score(labels(), predictions).classes[0].tp_errors[0];
@@ -376,12 +373,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_passed_over() {
+    fn unknown_values_are_ignored() {
         let (mut label, mut other) = (car(0.0, 0.0, -1.0), car(9.0, 0.0, -1.0));
         label.velocity = [None, Some(0.0)];
         label.attribute_name.clear();
         let metrics = score(vec![label.clone()], vec![car(0.0, 0.0, 0.9)]);
-        // Nothing is known of either: the devkit's error is 1.
+        // Velocity and attribute are unknown: the devkit's error is 1.
         assert_eq!(metrics.classes[0].tp_errors, [0.0, 0.0, 0.0, 1.0, 1.0]);
         other.detection_name = "animal".to_owned();
         let metrics = score(vec![label, other], vec![car(0.0, 0.0, 0.9)]);

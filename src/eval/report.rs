@@ -1,4 +1,4 @@
-//! Scores and latencies for people: aligned text tables, and the latencies' JSON.
+//! Readable scores and latencies: aligned text tables, and the JSON of latencies.
 
 use serde_json::{Map, Value, json};
 
@@ -6,9 +6,9 @@ use super::curve::nan_mean;
 use super::{nuscenes, t4};
 use crate::detection::Times;
 
-/// Scores of each class, then of their mean: average precision at each distance in metres and their
-/// mean (AP), the errors of translation (ATE, m), scale (ASE, 1 − IoU), orientation (AOE, rad), velocity
-/// (AVE, m/s) and attribute (AAE, 1 − accuracy). `-` where a class does not define one.
+/// Table of the scores of each class and their mean: average precision at each distance in metres and their mean (AP),
+/// and the errors in translation (ATE, m), scale (ASE, 1 − IoU), orientation (AOE, rad), velocity (AVE, m/s) and
+/// attribute (AAE, 1 − accuracy). `-` marks an error that a class does not define.
 pub fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
     let mut rows = vec![header(
         &metrics.dist_ths,
@@ -32,8 +32,8 @@ pub fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
     )
 }
 
-/// Average precision of each class, then of their mean, at each distance in metres. `-` where a class has
-/// neither labels nor predictions.
+/// Table of the average precision of each class and their mean at each distance in metres. `-` marks a class without
+/// labels and predictions.
 pub fn t4_table(metrics: &t4::Metrics) -> String {
     let mut rows = vec![header(&metrics.dist_ths, &["AP"])];
     for class in &metrics.classes {
@@ -52,7 +52,7 @@ pub fn t4_table(metrics: &t4::Metrics) -> String {
     )
 }
 
-/// Latency of each stage over the frames, in milliseconds. Empty without frames.
+/// Table of the latency of each stage over the frames, in milliseconds. Empty without frames.
 pub fn times_table(times: &[Times]) -> String {
     if times.is_empty() {
         return String::new();
@@ -67,8 +67,8 @@ pub fn times_table(times: &[Times]) -> String {
     format!("{}\nms over {} frames\n", aligned(&rows), times.len())
 }
 
-/// Latency of each stage over the frames, in milliseconds: its median under `times_ms`, and under
-/// `times_ms_mean`, `times_ms_p90` and `times_ms_max` what they say. Empty without frames.
+/// Latency of each stage over the frames, in milliseconds: the median as `times_ms`, and `times_ms_mean`,
+/// `times_ms_p90` and `times_ms_max`. Empty without frames.
 pub fn times_json(times: &[Times]) -> Map<String, Value> {
     let mut json = Map::new();
     for (stage, latency) in latencies(times) {
@@ -84,16 +84,16 @@ pub fn times_json(times: &[Times]) -> Map<String, Value> {
     json
 }
 
-/// Each stage and how its times are spread. Nothing without frames.
+/// The latency statistics of each stage. Empty without frames.
 fn latencies(times: &[Times]) -> impl Iterator<Item = (&'static str, Latency)> {
     let stages = Times::default().stages().into_iter().enumerate();
     stages.filter_map(|(i, (stage, _))| {
         let ms = times.iter().map(|t| t.stages()[i].1).collect();
-        Some((stage, Latency::of(ms)?))
+        Some((stage, Latency::new(ms)?))
     })
 }
 
-/// How one stage's times are spread, in milliseconds.
+/// Latency statistics of one stage, in milliseconds.
 struct Latency {
     mean: f64,
     median: f64,
@@ -102,8 +102,8 @@ struct Latency {
 }
 
 impl Latency {
-    /// Percentiles are the smallest time that so many percent of the frames do not exceed.
-    fn of(mut ms: Vec<f64>) -> Option<Latency> {
+    /// A percentile (the median, too) is the smallest time that this share of the frames does not exceed.
+    fn new(mut ms: Vec<f64>) -> Option<Latency> {
         ms.sort_by(f64::total_cmp);
         let percentile = |p: usize| {
             ms.get((ms.len() * p).div_ceil(100).saturating_sub(1))
@@ -118,16 +118,26 @@ impl Latency {
     }
 }
 
-/// Mean over the classes of the average precision at each of `distances` distances.
+/// The median of ascending values: the middle one, or the mean of the two in the middle; 0 without values.
+pub fn median(sorted: &[f64]) -> f64 {
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.len() % 2) {
+        (Some(value), 1) => *value,
+        (Some(value), _) => (value + sorted[middle - 1]) / 2.0,
+        (None, _) => 0.0,
+    }
+}
+
+/// Mean average precision over the classes at each distance.
 fn mean_by_distance<'a>(
     distances: usize,
     aps: impl Iterator<Item = &'a [f64]> + Clone,
 ) -> Vec<f64> {
-    let mean = |d: usize| nan_mean(aps.clone().filter_map(|of_class| of_class.get(d).copied()));
+    let mean = |d: usize| nan_mean(aps.clone().filter_map(|aps| aps.get(d).copied()));
     (0..distances).map(mean).collect()
 }
 
-/// "class", the distances, the other columns.
+/// The header row: "class", the distances, the other columns.
 fn header(dist_ths: &[f64], others: &[&str]) -> Vec<String> {
     let distances = dist_ths.iter().map(f64::to_string);
     let others = others.iter().map(|name| (*name).to_owned());
@@ -138,7 +148,7 @@ fn header(dist_ths: &[f64], others: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A name and its numbers.
+/// A row with a name and numbers.
 fn row(name: &str, values: impl Iterator<Item = f64>) -> Vec<String> {
     [name.to_owned()]
         .into_iter()
@@ -146,7 +156,7 @@ fn row(name: &str, values: impl Iterator<Item = f64>) -> Vec<String> {
         .collect()
 }
 
-/// A number with so many decimals; `-` for NaN.
+/// Formats a number; `-` for NaN.
 fn number(value: f64, decimals: usize) -> String {
     if value.is_nan() {
         "-".to_owned()
@@ -161,7 +171,7 @@ fn boxes(counts: impl Iterator<Item = (usize, usize)>) -> String {
     format!("({labels} labels, {predictions} predictions)")
 }
 
-/// Rows as lines: the first column to the left, the others to the right, two spaces between.
+/// Formats rows as lines: the first column left-aligned, the others right-aligned, separated by two spaces.
 pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {
@@ -220,11 +230,11 @@ mAP 0.5000  (3 labels, 4 predictions)
 
     #[test]
     fn latencies_are_means_and_ranks() {
-        let of = |ms: f64| Times {
+        let with_total = |ms: f64| Times {
             total: ms,
             ..Times::default()
         };
-        let times: Vec<_> = (1..=10).rev().map(|ms| of(f64::from(ms))).collect();
+        let times: Vec<_> = (1..=10).rev().map(|ms| with_total(f64::from(ms))).collect();
         let json = times_json(&times);
         for (key, expected) in [
             ("times_ms", 5.0),

@@ -1,15 +1,15 @@
-//! The average precision of TIER IV's T4 metric (AWML's `T4MetricV2`, that is
-//! autoware_perception_evaluation with `NuscenesObjectMatcher`, its `Ap` and `Map`).
+//! The average precision of TIER IV's T4 metric (AWML's `T4MetricV2`, which is `Ap` and `Map` of
+//! autoware_perception_evaluation with `NuscenesObjectMatcher`).
 //!
-//! It differs from nuScenes' in this:
+//! Differences from nuScenes:
 //!
-//! - Predictions are matched within each frame, best first, and of equal scores the first leads.
-//! - Precision is made monotonous: at each recall, the best precision at it or beyond.
-//! - A class with neither labels nor predictions has no score (NaN) and is left out of the mean; one
-//!   with predictions only scores 0.
+//! - Predictions are matched within each frame, best first; of equal scores the first one leads.
+//! - Precision is made monotonic: at each recall, the best precision at or beyond it.
+//! - A class without labels and predictions has no score (NaN) and is excluded from the mean; a class with only
+//!   predictions scores 0.
 //!
-//! Over all frames the predictions are ranked by `np.argsort(scores)[::-1]`, which leaves the order of
-//! equal scores to the machine. Here it is the one of machines with AVX-512, wherever this runs.
+//! Over all frames, predictions are ranked by `np.argsort(scores)[::-1]`, whose order of equal scores depends on the
+//! machine. This implementation always uses the order of machines with AVX-512.
 
 use std::collections::BTreeMap;
 
@@ -18,24 +18,24 @@ use serde_json::{Map, Value, json};
 
 use super::EvalError;
 use super::curve::{average_precision, nan_mean, over_recall};
-use super::matching::{Sample, check, of_class, precision_recall, take_nearest, unscored};
-use crate::output::nuscenes::Results;
+use super::matching::{Sample, check, class_samples, precision_recall, take_nearest, unscored};
+use crate::results::nuscenes::Results;
 
-/// Recall up to which nothing counts.
+/// Recall levels up to this one do not count.
 const MIN_RECALL: f64 = 0.1;
 
-/// Precision up to which nothing counts.
+/// Precision up to this value does not count.
 const MIN_PRECISION: f64 = 0.1;
 
-/// The metric's settings; the default is AWML's five classes without a limit to the range.
+/// The metric's settings; the default is AWML's five classes with unlimited range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The classes that the mean is over.
+    /// The classes to score.
     pub classes: Vec<String>,
-    /// Distances below which a prediction matches a label, metres.
+    /// Matching thresholds: a prediction matches a label nearer than this, metres.
     pub dist_ths: Vec<f64>,
-    /// Boxes at this distance from the ego vehicle and farther are left out, metres.
+    /// Boxes at least this far from the ego vehicle are not scored, metres.
     pub range: Option<f64>,
 }
 
@@ -56,11 +56,11 @@ impl Default for Config {
 pub struct ClassMetrics {
     /// The class.
     pub name: String,
-    /// Labels that were scored.
+    /// Number of scored labels.
     pub labels: usize,
-    /// Predictions that were scored.
+    /// Number of scored predictions.
     pub predictions: usize,
-    /// Average precision at each of the distances, 0..=1; NaN if there is nothing to score.
+    /// Average precision at each distance, 0 to 1; NaN if there is nothing to score.
     pub aps: Vec<f64>,
 }
 
@@ -78,9 +78,9 @@ pub struct Metrics {
     pub dist_ths: Vec<f64>,
     /// The classes in the order of [`Config::classes`].
     pub classes: Vec<ClassMetrics>,
-    /// Mean average precision over the classes that have one; NaN if none has.
+    /// Mean average precision over the classes with a score; NaN if there are none.
     pub map: f64,
-    /// How many boxes were of classes that are not in the settings.
+    /// Number of boxes of each class that is not in the settings.
     pub unscored: BTreeMap<String, usize>,
 }
 
@@ -99,7 +99,7 @@ impl Metrics {
 /// Scores `predictions` against `labels`.
 ///
 /// # Errors
-/// [`EvalError`] if the sides are not of the same samples or a box is unsound.
+/// [`EvalError`] if the sides have different samples or a box is invalid.
 pub fn evaluate(
     labels: &Results,
     predictions: &Results,
@@ -108,7 +108,7 @@ pub fn evaluate(
     check(labels, predictions)?;
     let range = config.range.unwrap_or(f64::INFINITY);
     let score = |name: &String| {
-        let samples = of_class(labels, predictions, name, range);
+        let samples = class_samples(labels, predictions, name, range);
         ClassMetrics {
             name: name.clone(),
             labels: samples.iter().map(|s| s.labels.len()).sum(),
@@ -133,7 +133,7 @@ pub fn evaluate(
     })
 }
 
-/// Average precision of the class whose boxes `samples` holds.
+/// Average precision of the class of `samples`.
 fn score_class(samples: &[Sample], threshold: f64) -> f64 {
     let positives: usize = samples.iter().map(|s| s.labels.len()).sum();
     let found: Vec<_> = samples
@@ -154,8 +154,8 @@ fn score_class(samples: &[Sample], threshold: f64) -> f64 {
     average_precision(&over_recall(&recall, &precision), MIN_RECALL, MIN_PRECISION)
 }
 
-/// Score of each prediction of a frame and whether it found a label nearer than `threshold` metres:
-/// those that did first, both parts best first.
+/// The score of each prediction of a frame, and whether it matches a label nearer than `threshold` metres. Matches come
+/// before misses; each group is ordered best first.
 fn match_frame(sample: &Sample, threshold: f64) -> Vec<(f64, bool)> {
     let mut ranking = sample.predictions.clone();
     ranking.sort_by(|a, b| b.detection_score.total_cmp(&a.detection_score));
@@ -171,11 +171,11 @@ fn match_frame(sample: &Sample, threshold: f64) -> Vec<(f64, bool)> {
     found
 }
 
-/// Indices of `scores` from the highest to the lowest.
+/// Indices of `scores`, from highest to lowest.
 ///
-/// Equal scores come in the order that `np.argsort` gives them on a machine with AVX-512, where the
-/// reference results were made: that of a bitonic sorting network whose every comparison leaves equal
-/// keys alone. NumPy uses one up to 256 keys; here it is for any number.
+/// Equal scores have the same order as in `np.argsort` on a machine with AVX-512, where the reference results were
+/// computed: that of a bitonic sorting network that never swaps equal keys. NumPy uses one for up to 256 keys; this
+/// function uses one for any number.
 fn rank(scores: &[f64]) -> Vec<usize> {
     let width = scores.len().next_power_of_two().max(8);
     let mut keys: Vec<_> = scores.iter().copied().enumerate().collect();
@@ -187,8 +187,8 @@ fn rank(scores: &[f64]) -> Vec<usize> {
     };
     let mut block = 2;
     while block <= width {
-        // Both halves of each block are sorted. Comparing mirrored places makes each half bitonic,
-        // with the lower keys in the first; halving the distance again and again sorts them.
+        // Both halves of each block are sorted. Comparing mirrored positions makes each half bitonic, with the
+        // lower keys in the first half; repeatedly halving the distance then sorts them.
         for start in (0..width).step_by(block) {
             for i in 0..block / 2 {
                 compare(start + i, start + block - 1 - i);
@@ -216,7 +216,7 @@ fn rank(scores: &[f64]) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::boxes::Box3d;
-    use crate::output::nuscenes::SampleBox;
+    use crate::results::nuscenes::SampleBox;
     use proptest::prelude::*;
 
     fn car(x: f32, score: f32) -> SampleBox {
@@ -240,9 +240,9 @@ mod tests {
     }
 
     #[test]
-    fn precision_is_the_best_still_to_come() {
-        // Miss, hit, hit of two labels: precision 0, 1/2, 2/3 at recall 0, 1/2, 1; made monotonous
-        // it is 2/3 all over.
+    fn precision_is_the_best_at_or_beyond_a_recall() {
+        // Miss, hit, hit with two labels: precision 0, 1/2, 2/3 at recall 0, 1/2, 1. Made monotonic, it is 2/3
+        // everywhere.
         let labels = vec![car(0.0, -1.0), car(10.0, -1.0)];
         let metrics = score(labels, vec![car(5.0, 0.9), car(0.0, 0.8), car(10.0, 0.7)]);
         let expected = (2.0 / 3.0 - 0.1) / 0.9;
@@ -269,7 +269,7 @@ mod tests {
         // np.argsort([1.0] * n)[::-1] of NumPy 2.4 with AVX-512.
         assert_eq!(rank(&[1.0; 3]), [2, 1, 0]);
         assert_eq!(rank(&[1.0; 11]), [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0]);
-        // np.argsort([i * 7 % 4 for i in range(20)])[::-1], likewise.
+        // np.argsort([i * 7 % 4 for i in range(20)])[::-1], on the same machine.
         let scores: Vec<_> = (0..20).map(|i| f64::from(i * 7 % 4)).collect();
         assert_eq!(
             rank(&scores),

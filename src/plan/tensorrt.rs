@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::cuda::Element;
 use crate::engine::tensorrt::{HardwareCompatibility, Version};
+use crate::map::Element;
 
 /// The engine of a TensorRT plan. For a bare engine that another program built, unknown fields are empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

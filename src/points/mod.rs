@@ -5,7 +5,7 @@
 //! | `*.pcd.bin` | the given layout, else nuScenes |
 //! | `*.bin` | the given layout, else the model's own columns |
 //! | `*.pcd` | from the names of its fields |
-//! | `*.npy` | as `.bin` |
+//! | `*.npy` | like `.bin` |
 //!
 //! Readers check every length against the file before they allocate: a broken file is an error that names the
 //! file, and uses at most four times its size in memory. (Only valid LZF data in a `binary_compressed` PCD may
@@ -36,7 +36,7 @@ pub use npy::NpyError;
 pub use pcd_header::PcdError;
 pub use records::{Extent, Field, RecordError, Records};
 pub use sweep_list::read_sweeps;
-pub use sweeps::{Accumulated, Pose, PoseError, SweepBuffer, SweepError, SweepPart};
+pub use sweeps::{Pose, PoseError, SweepBuffer, SweepCounts, SweepError, SweepPart};
 
 /// Largest frame file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -209,7 +209,7 @@ pub enum FrameError {
     Bin {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: BinError,
     },
     /// A `.pcd` file is invalid.
@@ -217,7 +217,7 @@ pub enum FrameError {
     Pcd {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: PcdError,
     },
     /// A `.npy` file is invalid.
@@ -225,7 +225,7 @@ pub enum FrameError {
     Npy {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: NpyError,
     },
     /// A list of sweeps, or a sweep in it, is invalid.
@@ -233,7 +233,7 @@ pub enum FrameError {
     Sweeps {
         /// The list, or the frame that does not fit it.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: SweepError,
     },
     /// The points of a caller or message do not fit their description.
@@ -256,9 +256,9 @@ pub enum FrameError {
          column, or name it with --layout if the frame has it under another name"
     )]
     MissingColumn {
-        /// What the model needs.
+        /// The column that the model needs.
         column: Column,
-        /// What the frame has.
+        /// The frame's columns.
         layout: Layout,
     },
 }

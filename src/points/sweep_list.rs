@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::sweeps::{Accumulated, MAX_SWEEPS, Pose, SweepBuffer, SweepError};
+use super::sweeps::{MAX_SWEEPS, Pose, SweepBuffer, SweepCounts, SweepError};
 use super::{FrameError, Layout, PointCloud, ReadOptions, open, read};
 
 /// Largest list that is read, in bytes.
@@ -60,7 +60,7 @@ pub fn read_sweeps(
     path: &Path,
     options: &ReadOptions,
     max_points: usize,
-) -> Result<(PointCloud, Accumulated), FrameError> {
+) -> Result<(PointCloud, SweepCounts), FrameError> {
     let refused = |reason| FrameError::Sweeps {
         path: path.to_path_buf(),
         reason,

@@ -1,4 +1,4 @@
-//! Several sweeps as one cloud: past points are moved to where the newest sweep sees them.
+//! Several sweeps as one cloud: past points are moved into the newest sweep's vehicle frame.
 //!
 //! A pose places the vehicle in a fixed world. A past point moves by `world→now · past→world`,
 //! composed in f64 and applied in f32: composed in f32, poses far from the map's origin would lose centimetres.
@@ -71,9 +71,9 @@ struct Sweep {
     pose: Option<Pose>,
 }
 
-/// What [`SweepBuffer::accumulate`] used and what it left out.
+/// Counts of the points and sweeps that [`SweepBuffer::accumulate`] used and left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accumulated {
+pub struct SweepCounts {
     /// Points in the result.
     pub points: usize,
     /// Sweeps in the result.
@@ -184,8 +184,8 @@ impl SweepBuffer {
 
     /// The parts of an accumulated cloud, newest first: the sweeps with a pose, up to the capacity. Updates
     /// `done` while iterating; its counts are complete after the last part.
-    pub fn parts<'a>(&'a self, done: &'a mut Accumulated) -> impl Iterator<Item = SweepPart<'a>> {
-        *done = Accumulated::default();
+    pub fn parts<'a>(&'a self, done: &'a mut SweepCounts) -> impl Iterator<Item = SweepPart<'a>> {
+        *done = SweepCounts::default();
         let stride = self.layout.stride();
         let mut room = self.capacity;
         self.sweeps
@@ -217,8 +217,8 @@ impl SweepBuffer {
 
     /// The counts that [`accumulate`](Self::accumulate) would return, and that
     /// [`Detector::detect_sweeps`](crate::Detector::detect_sweeps) works with, without copying a point.
-    pub fn counts(&self) -> Accumulated {
-        let mut done = Accumulated::default();
+    pub fn counts(&self) -> SweepCounts {
+        let mut done = SweepCounts::default();
         self.parts(&mut done).for_each(drop);
         done
     }
@@ -227,9 +227,9 @@ impl SweepBuffer {
     ///
     /// The columns are those of the sweeps, plus `t` at the end unless they have one; a sweep's age is added to
     /// its `t`. The newest sweep's points are copied bit for bit.
-    pub fn accumulate(&self, out: &mut PointCloud) -> Accumulated {
+    pub fn accumulate(&self, out: &mut PointCloud) -> SweepCounts {
         out.data.clear();
-        let mut done = Accumulated::default();
+        let mut done = SweepCounts::default();
         let (false, Ok(layout)) = (self.sweeps.is_empty(), self.layout.with_t()) else {
             return done;
         };
@@ -324,7 +324,7 @@ pub enum SweepError {
     Pose {
         /// The sweep, as listed.
         file: PathBuf,
-        /// What is wrong with its pose.
+        /// The problem.
         reason: PoseError,
     },
     /// A sweep is older than the newest one held.
@@ -370,7 +370,7 @@ mod tests {
     fn past_points_are_moved_to_the_newest_pose_and_aged() {
         let mut buffer = SweepBuffer::new(1, 10);
         let mut out = PointCloud::empty(Layout::KITTI);
-        assert_eq!(buffer.accumulate(&mut out), Accumulated::default());
+        assert_eq!(buffer.accumulate(&mut out), SweepCounts::default());
         // World (10, 0, 1): 10 ahead of the vehicle at 0; then to the right of one at 6 that
         // looks along +y.
         buffer

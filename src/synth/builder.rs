@@ -1,4 +1,4 @@
-//! A scene and how it is put together: objects, structures and the ego vehicle, none of which overlap.
+//! A scene and its construction: objects, structures and the ego vehicle, without overlaps.
 //!
 //! The world frame is horizontal with the newest ego position at the origin.
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{CLASSES, Config, LABEL_RANGE, SynthError, generate};
 use crate::files::{self, FileError};
-use crate::output::nuscenes::{Results, SampleBox};
+use crate::results::nuscenes::{Results, SampleBox};
 
 /// A data set to write.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct Dataset {
 
 /// Totals of a written data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct DatasetTotals {
     /// Points in all frames.
     pub points: u64,
     /// Labels in all frames.
@@ -54,11 +54,11 @@ pub(super) fn token(index: u64) -> String {
 pub fn write_dataset(
     dataset: &Dataset,
     progress: &(dyn Fn() + Sync),
-) -> Result<Written, SynthError> {
+) -> Result<DatasetTotals, SynthError> {
     let frames = dataset.out.join("frames");
     prepare(&dataset.out, &frames, dataset.force)?;
     let next = AtomicU64::new(0);
-    let done = Mutex::new((Results::default(), Written::default()));
+    let done = Mutex::new((Results::default(), DatasetTotals::default()));
     let work = || -> Result<(), SynthError> {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +117,12 @@ pub fn write_dataset(
 
 /// Adds one frame's labels. Ignores that a panicking thread poisoned the lock: the caller gets the panic when
 /// that thread is joined.
-fn add(done: &Mutex<(Results, Written)>, token: String, labels: Vec<SampleBox>, points: usize) {
+fn add(
+    done: &Mutex<(Results, DatasetTotals)>,
+    token: String,
+    labels: Vec<SampleBox>,
+    points: usize,
+) {
     let mut done = done.lock().unwrap_or_else(|broken| broken.into_inner());
     done.1.points += points as u64;
     done.1.labels += labels.len() as u64;

@@ -1,7 +1,7 @@
 //! Unlabelled parts of a scene: buildings, walls, fences, poles, trees, and things that look like objects from
 //! a distance.
 //!
-//! Bodies reach below z = 0 so that they meet sloping ground.
+//! Bodies reach below z = 0 to meet sloping ground.
 
 use super::rng::Rng;
 use super::solids::{Body, Extrusion, Material};

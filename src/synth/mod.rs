@@ -28,10 +28,10 @@ mod tests;
 mod vehicles;
 
 use crate::files::FileError;
-use crate::output::nuscenes::SampleBox;
 use crate::points::{FrameError, Layout, PointCloud};
+use crate::results::nuscenes::SampleBox;
 
-pub use dataset::{Dataset, Written, write_dataset};
+pub use dataset::{Dataset, DatasetTotals, write_dataset};
 pub use scanner::Scanner;
 
 use builder::{Class, Motion, Object};
@@ -61,7 +61,7 @@ pub const LABEL_RANGE: f64 = 100.0;
 pub struct Config {
     /// The scanner.
     pub scanner: Scanner,
-    /// Sweeps in a frame, the newest included.
+    /// Sweeps in a frame, including the newest.
     pub sweeps: u32,
     /// Seconds between two sweeps.
     pub sweep_interval: f64,

@@ -1,32 +1,31 @@
-//! Small bags, written by the crate `mcap`: clouds that move a little from frame to frame.
-#![allow(dead_code)] // Each test binary uses its part.
+//! Small bags written by the `mcap` crate, with clouds that move slightly from frame to frame.
+#![allow(dead_code)] // Each test program uses a part.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use byteorder::LittleEndian;
-use centerpoint::ros::bag::POINT_CLOUD;
-use centerpoint::ros::messages::header::{Header, Time};
-use centerpoint::ros::messages::sensor::{PointCloud2, PointField};
+use centerpoint::bag::POINT_CLOUD;
+use centerpoint::bag::messages::{Header, PointCloud2, PointField, Time};
 use mcap::records::MessageHeader;
 use mcap::{Compression, WriteOptions, Writer};
 use serde::Serialize;
 
 /// Time between frames in ns.
 pub(crate) const STEP: u64 = 100_000_000;
-/// From the stamp to the log time in ns.
-pub(crate) const LATE: u64 = 20_000_000;
+/// Delay from stamp to log time in ns.
+pub(crate) const LOG_DELAY: u64 = 20_000_000;
 
-/// A message to be written: topic, type, log time, data.
+/// A message: topic, type, log time, data.
 pub(crate) type Entry = (&'static str, &'static str, u64, Vec<u8>);
 
-/// A message as ROS 2 sends it.
+/// Encodes a message as ROS 2 does.
 pub(crate) fn cdr(message: &impl Serialize) -> Vec<u8> {
     let body = cdr_encoding::to_vec::<_, LittleEndian>(message).unwrap();
     [&[0, 1, 0, 0][..], &body].concat()
 }
 
-/// A cloud of `points` points x, y, z, intensity at `index` × [`STEP`].
+/// A cloud of `points` points (x, y, z, intensity), stamped `index` × [`STEP`].
 pub(crate) fn cloud(index: u64, points: u32) -> PointCloud2 {
     let fields = ["x", "y", "z", "intensity"].iter().zip(0..);
     let fields = fields.map(|(name, place)| PointField {
@@ -52,16 +51,16 @@ pub(crate) fn cloud(index: u64, points: u32) -> PointCloud2 {
     }
 }
 
-/// The messages of `frames` clouds on `/points`.
+/// Messages of `frames` clouds on `/points`.
 pub(crate) fn clouds(frames: u64, points: u32) -> Vec<Entry> {
     let frames = (0..frames).map(|index| {
         let data = cdr(&cloud(index, points));
-        ("/points", POINT_CLOUD, index * STEP + LATE, data)
+        ("/points", POINT_CLOUD, index * STEP + LOG_DELAY, data)
     });
     frames.collect()
 }
 
-/// How a bag is written.
+/// Options for writing a bag.
 pub(crate) fn options(compression: Option<Compression>, chunk: u64) -> WriteOptions {
     WriteOptions::new()
         .compression(compression)
@@ -69,16 +68,16 @@ pub(crate) fn options(compression: Option<Compression>, chunk: u64) -> WriteOpti
         .chunk_size(Some(chunk))
 }
 
-/// A bag of these messages.
+/// A bag with these messages.
 pub(crate) fn bag(entries: &[Entry], options: WriteOptions) -> Vec<u8> {
     encoded(entries, "cdr", options)
 }
 
-/// The same with another name for how messages are encoded.
+/// A bag with these messages and another name for their encoding.
 pub(crate) fn encoded(entries: &[Entry], encoding: &str, options: WriteOptions) -> Vec<u8> {
     let mut writer = Writer::with_options(Cursor::new(Vec::new()), options).unwrap();
-    for (sequence, (topic, kind, log_time, data)) in entries.iter().enumerate() {
-        let schema = writer.add_schema(kind, "ros2msg", b"").unwrap();
+    for (sequence, (topic, type_name, log_time, data)) in entries.iter().enumerate() {
+        let schema = writer.add_schema(type_name, "ros2msg", b"").unwrap();
         let channel_id = writer
             .add_channel(schema, topic, encoding, &BTreeMap::new())
             .unwrap();

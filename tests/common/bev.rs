@@ -1,4 +1,4 @@
-//! The BEV map that the demo model's network sees of a frame.
+//! The BEV map of a frame: the input of the demo model's network.
 #![allow(dead_code)] // Each test binary uses its part.
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use centerpoint::cpu::pool::Pool;
 use centerpoint::model::Pfn;
 use centerpoint::points::{Layout, PointCloud, ReadOptions, read};
 
-/// The dense map `[C, H, W]` of `frame`, by the runtime's stages.
+/// The dense map `[C, H, W]` of a frame's file, computed by the runtime's stages.
 pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {
     let options = ReadOptions {
         layout: None,
@@ -24,7 +24,7 @@ pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {
     )
 }
 
-/// The same of a cloud.
+/// The dense map `[C, H, W]` of a cloud.
 pub(crate) fn bev_of(model: &Model, pfn: &Pfn, cloud: &PointCloud) -> Vec<f32> {
     let mut points = Vec::new();
     let columns = &model.points.columns;

@@ -1,8 +1,8 @@
-//! A CUDA device for tests on any machine: the unmodified `kernels/*.cu` compiled as C++ and run on the CPU.
+//! A CUDA device for tests on any machine: the unmodified `kernels/*.cu`, compiled as C++ and run on the CPU.
 //!
-//! `tests/emulation/` holds the C++ side: CUDA's language, the schedule of the threads, the launch.
-//! `library.rs` compiles and loads, `sanitizers.rs` runs tests again under sanitizers. Device memory is heap
-//! memory of the exact size. [`DEVICE`]`=cuda` in the environment selects the GPU instead of the emulation.
+//! `tests/emulation/` holds the C++ side: CUDA's language, the schedule of the threads, the launch. `library.rs`
+//! compiles and loads the kernels, `sanitizers.rs` repeats tests under sanitizers. Device memory is heap memory of
+//! the exact size. [`DEVICE`]`=cuda` in the environment selects the GPU instead of the emulation.
 #![allow(unsafe_code)]
 
 use std::alloc::{self, Layout};
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, Once};
 
+use bytemuck::NoUninit;
 use centerpoint::cuda::{self, CudaError, Device, Launch};
 
 use crate::recorded::{Plain, Recorded};
@@ -19,21 +20,21 @@ pub(crate) mod library;
 #[path = "emulation/sanitizers.rs"]
 pub(crate) mod sanitizers;
 
-/// Environment variable: set in runs under sanitizers.
+/// Environment variable that is set in runs under sanitizers.
 const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";
 
-/// Environment variable: `cuda` runs the tests on the GPU.
+/// Environment variable that runs the tests on the GPU if it is `cuda`.
 const DEVICE: &str = "CENTERPOINT_TEST_DEVICE";
 
-/// In a launch's seed: blocks run two at a time.
+/// Bit of a launch's seed: blocks run two at a time.
 const SIDE_BY_SIDE: u64 = 1 << 63;
 
-/// The device that the tests of the stages run on: an emulated one whose blocks and threads take turns as
-/// `seed` says (0: in their natural order, 1: in the reverse, else at random; 3, 7, 11 …: two blocks at a
-/// time), or with [`DEVICE`] the GPU.
-/// None, with a line that says so, without a C++ compiler.
+/// The device that the tests of the stages run on: the GPU if [`DEVICE`] says so, else an emulated device. `seed`
+/// selects the order of its blocks and threads (0: natural, 1: reversed, else random; 3, 7, 11 …: two blocks at a
+/// time).
+/// Prints a line and returns `None` without a C++ compiler.
 pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
-    // Opened once: it loads all kernels.
+    // Opened once, because that loads all kernels.
     static GPU: LazyLock<Arc<dyn Device>> = LazyLock::new(|| cuda::open().unwrap());
     match std::env::var(DEVICE) {
         Ok(name) if name == "cuda" => Some(GPU.clone()),
@@ -42,7 +43,7 @@ pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
     }
 }
 
-/// An emulated device, whatever [`DEVICE`] says; with `side_by_side` two blocks run at a time.
+/// An emulated device regardless of [`DEVICE`]; with `side_by_side`, two blocks run at a time.
 pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Option<Arc<dyn Device>> {
     if library::COMPILER.is_none() {
         static SAID: Once = Once::new();
@@ -58,17 +59,27 @@ pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Option<Arc<dyn Device>>
     })))
 }
 
+/// Launches a kernel of the tests.
+pub(crate) fn launch<P: NoUninit>(
+    device: &dyn Device,
+    launch: &Launch,
+    params: &P,
+) -> Result<(), CudaError> {
+    // SAFETY: the parameters come from buffers of the test. Planted bugs are what the sanitizers are there for.
+    unsafe { device.launch(launch, bytemuck::bytes_of(params)) }
+}
+
 /// Whether kernels are built with sanitizers.
 pub(crate) fn checked() -> bool {
     std::env::var_os(CHECKED).is_some()
 }
 
-/// How many of `cases` to run: a tenth under sanitizers.
+/// Number of `cases` to run: a tenth under sanitizers.
 pub(crate) fn cases(cases: usize) -> usize {
     if checked() { cases.div_ceil(10) } else { cases }
 }
 
-/// An emulated device. Launches run at once; after a failed one all further calls fail, as on a GPU.
+/// An emulated device. Launches run at once; after a failed one all later calls fail, as on a GPU.
 struct Emulation {
     seed: u64,
     side_by_side: bool,
@@ -79,7 +90,7 @@ struct Emulation {
 }
 
 impl Emulation {
-    /// Fails where an earlier call did.
+    /// Fails if an earlier call failed.
     fn check_lost(&self) -> Result<(), CudaError> {
         match &*self.lost.lock().unwrap() {
             Some(first) => Err(CudaError::Lost {
@@ -89,13 +100,13 @@ impl Emulation {
         }
     }
 
-    /// Notes that the device is lost by `error`.
+    /// Stores the error that loses the device, and returns it.
     fn lose(&self, error: CudaError) -> CudaError {
         *self.lost.lock().unwrap() = Some(error.clone());
         error
     }
 
-    /// Whether `bytes` bytes at `address` lie within one allocation.
+    /// Whether `bytes` bytes at `address` are inside one allocation.
     fn holds(&self, address: u64, bytes: usize) -> bool {
         let memory = self.memory.lock().unwrap();
         let before = memory.range(..=address).next_back();
@@ -105,7 +116,7 @@ impl Emulation {
         })
     }
 
-    /// Fails where a copy would leave the allocation that it begins in.
+    /// Fails if a copy would leave the allocation that it starts in.
     fn check_copy(&self, what: &'static str, address: u64, bytes: usize) -> Result<(), CudaError> {
         self.check_lost()?;
         if self.holds(address, bytes) {
@@ -118,16 +129,17 @@ impl Emulation {
         }))
     }
 
-    /// The seed of the next launch: every launch of a device has its own random schedule.
+    /// The seed of the next launch: each launch of a device has its own random schedule.
     fn next_seed(&self) -> u64 {
         let number = self.launches.fetch_add(1, Ordering::Relaxed);
         let schedule = match self.seed {
             0 | 1 => self.seed,
             seed => (seed << 32 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 2,
         };
-        match self.side_by_side {
-            true => schedule | SIDE_BY_SIDE,
-            false => schedule & !SIDE_BY_SIDE,
+        if self.side_by_side {
+            schedule | SIDE_BY_SIDE
+        } else {
+            schedule & !SIDE_BY_SIDE
         }
     }
 }
@@ -140,14 +152,14 @@ impl Plain for Emulation {
             reason: reason.into(),
         };
         if bytes == 0 {
-            return Err(memory_error("no bytes are asked for"));
+            return Err(memory_error("the size is 0"));
         }
-        let layout =
-            Layout::from_size_align(bytes, 256).map_err(|_| memory_error("that is too much"))?;
-        // SAFETY: the layout has a size other than 0.
+        let layout = Layout::from_size_align(bytes, 256)
+            .map_err(|_| memory_error("the size is too large"))?;
+        // SAFETY: the layout's size is not 0.
         let pointer = unsafe { alloc::alloc_zeroed(layout) };
         if pointer.is_null() {
-            return Err(memory_error("the host has no such memory"));
+            return Err(memory_error("the host is out of memory"));
         }
         self.memory.lock().unwrap().insert(pointer as u64, layout);
         Ok(pointer as u64)
@@ -155,30 +167,31 @@ impl Plain for Emulation {
 
     fn free(&self, address: u64) {
         let layout = self.memory.lock().unwrap().remove(&address);
-        let layout = layout.expect("only what was allocated is freed");
-        // SAFETY: `alloc` gave this address for this layout, and it was not freed before.
+        let layout = layout.expect("only allocated memory is freed");
+        // SAFETY: `alloc` returned this address for this layout, and nobody has freed it.
         unsafe { alloc::dealloc(address as *mut u8, layout) };
     }
 
     fn upload(&self, what: &'static str, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
         self.check_copy(what, to, bytes.len())?;
-        // SAFETY: the range lies within an allocation, which no reference points to.
+        // SAFETY: the range is inside an allocation, which no reference points to.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         Ok(())
     }
 
     fn download(&self, what: &'static str, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
         self.check_copy(what, from, bytes.len())?;
-        // SAFETY: the range lies within an allocation, which no reference points to.
+        // SAFETY: the range is inside an allocation, which no reference points to.
         unsafe {
             std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
         };
         Ok(())
     }
 
-    fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
+    unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
         self.check_lost()?;
-        library::run(launch, params, self.next_seed()).map_err(|reason| {
+        // SAFETY: this method's contract.
+        unsafe { library::run(launch, params, self.next_seed()) }.map_err(|reason| {
             self.lose(CudaError::Kernel {
                 kernel: launch.kernel.into(),
                 reason,

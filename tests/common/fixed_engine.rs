@@ -1,26 +1,24 @@
-//! An engine on a device whose outputs never change: maps that lie there already.
+//! An engine on a device whose outputs never change: maps that exist already.
 
 use centerpoint::cuda::frame::Engine;
-use centerpoint::cuda::{Buffer, CudaError, DeviceMap};
+use centerpoint::cuda::{CudaError, DeviceMap};
 use centerpoint::engine::LayerTime;
 use centerpoint::map::MapDesc;
 
-pub(crate) struct FixedEngine<T> {
+pub(crate) struct FixedEngine {
     pub(crate) input: (MapDesc, DeviceMap),
     pub(crate) outputs: Vec<(MapDesc, DeviceMap)>,
-    /// The memory that the maps lie in.
-    pub(crate) _memory: Vec<Buffer<T>>,
 }
 
-impl<T: Send> Engine for FixedEngine<T> {
+impl Engine for FixedEngine {
     fn input(&self) -> (&MapDesc, DeviceMap) {
-        (&self.input.0, self.input.1)
+        (&self.input.0, self.input.1.clone())
     }
 
     fn outputs(&self) -> Vec<(&MapDesc, DeviceMap)> {
         self.outputs
             .iter()
-            .map(|(desc, map)| (desc, *map))
+            .map(|(desc, map)| (desc, map.clone()))
             .collect()
     }
 

@@ -1,19 +1,22 @@
-//! The host's side of a device for tests: pinned memory, graphs and marks around a device that only has
-//! memory and launches, as the emulation does. Every call is done at once; a graph is a list of calls.
+//! The host side of a device for tests: pinned memory, graphs and marks around a device that only has memory and
+//! launches, such as the emulation. Every call runs at once; a graph is a list of calls.
+#![allow(unsafe_code)]
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use centerpoint::cuda::device::MARKS;
-use centerpoint::cuda::{CudaError, Device, Launch, Place, Work};
+use centerpoint::cuda::{CopyEnd, CudaError, Device, DevicePtr, Launch, Stream, StreamWork};
 
-/// What such a device offers; as the methods of [`Device`] of the same names.
+/// Such a device: the methods of [`Device`] of the same names, with checked addresses.
 pub trait Plain: Send + Sync {
     fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError>;
     fn free(&self, address: u64);
     fn upload(&self, what: &'static str, to: u64, bytes: &[u8]) -> Result<(), CudaError>;
     fn download(&self, what: &'static str, from: u64, bytes: &mut [u8]) -> Result<(), CudaError>;
-    fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError>;
+    /// # Safety
+    /// That of [`Device::launch`].
+    unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError>;
 }
 
 /// A plain device with pinned memory, graphs and marks.
@@ -35,8 +38,8 @@ struct Host {
 #[derive(Clone)]
 enum Call {
     Launch(Launch, Vec<u8>),
-    Work(Work),
-    Copy(&'static str, Place, Place, usize),
+    Work(StreamWork),
+    Copy(&'static str, CopyEnd, CopyEnd, usize),
     Mark(usize),
 }
 
@@ -52,7 +55,7 @@ impl<D: Plain> Recorded<D> {
         self.host.lock().unwrap()
     }
 
-    /// Records the call, or does it.
+    /// Records or runs a call.
     fn call(&self, call: Call) -> Result<(), CudaError> {
         if let Some(calls) = &mut self.host().recording {
             calls.push(call);
@@ -63,9 +66,9 @@ impl<D: Plain> Recorded<D> {
 
     fn run(&self, call: &Call) -> Result<(), CudaError> {
         match *call {
-            Call::Launch(ref launch, ref params) => self.plain.launch(launch, params),
-            // There is no stream.
-            Call::Work(ref work) => work(0),
+            // SAFETY: the contract of `Device::launch`, or of `Device::replay` for a recorded one.
+            Call::Launch(ref launch, ref params) => unsafe { self.plain.launch(launch, params) },
+            Call::Work(ref work) => work(&Stream::DEFAULT),
             Call::Mark(mark) => {
                 self.host().marks[mark] = Some(Instant::now());
                 Ok(())
@@ -73,25 +76,27 @@ impl<D: Plain> Recorded<D> {
             Call::Copy(what, from, to, bytes) => {
                 let mut values = vec![0; bytes];
                 match from {
-                    Place::Host { memory, at } => {
+                    CopyEnd::Host { memory, at } => {
                         let range = at..at + bytes;
                         values.copy_from_slice(&self.host().memory[memory as usize - 1][range]);
                     }
-                    Place::Device(from) => self.plain.download(what, from, &mut values)?,
+                    CopyEnd::Device(from) => {
+                        self.plain.download(what, from.address(), &mut values)?
+                    }
                 }
                 match to {
-                    Place::Host { memory, at } => {
+                    CopyEnd::Host { memory, at } => {
                         self.host().memory[memory as usize - 1][at..at + bytes]
                             .copy_from_slice(&values);
                         Ok(())
                     }
-                    Place::Device(to) => self.plain.upload(what, to, &values),
+                    CopyEnd::Device(to) => self.plain.upload(what, to.address(), &values),
                 }
             }
         }
     }
 
-    /// Refuses what a driver cannot do while it records.
+    /// Refuses calls that a driver cannot record.
     fn not_recording(&self, what: &str) -> Result<(), CudaError> {
         match self.host().recording {
             None => Ok(()),
@@ -115,31 +120,47 @@ impl<D: Plain> Device for Recorded<D> {
         None
     }
 
-    fn alloc(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
+    fn alloc(&self, what: &'static str, bytes: usize) -> Result<DevicePtr<u8>, CudaError> {
         self.not_recording(what)?;
-        self.plain.alloc(what, bytes)
+        let address = self.plain.alloc(what, bytes)?;
+        // SAFETY: the memory was just allocated.
+        Ok(unsafe { DevicePtr::from_address(address) })
     }
 
-    fn free(&self, address: u64) {
-        self.plain.free(address);
+    unsafe fn free(&self, memory: DevicePtr<u8>) {
+        self.plain.free(memory.address());
     }
 
-    fn upload(&self, what: &'static str, to: u64, bytes: &[u8]) -> Result<(), CudaError> {
+    unsafe fn upload(
+        &self,
+        what: &'static str,
+        to: DevicePtr<u8>,
+        bytes: &[u8],
+    ) -> Result<(), CudaError> {
         self.not_recording(what)?;
-        self.plain.upload(what, to, bytes)
+        self.plain.upload(what, to.address(), bytes)
     }
 
-    fn download(&self, what: &'static str, from: u64, bytes: &mut [u8]) -> Result<(), CudaError> {
+    unsafe fn download(
+        &self,
+        what: &'static str,
+        from: DevicePtr<u8>,
+        bytes: &mut [u8],
+    ) -> Result<(), CudaError> {
         self.not_recording(what)?;
-        self.plain.download(what, from, bytes)
+        self.plain.download(what, from.address(), bytes)
     }
 
-    fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
+    unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
         self.call(Call::Launch(*launch, params.to_vec()))
     }
 
-    fn enqueue(&self, _what: &'static str, work: &Work) -> Result<(), CudaError> {
+    fn enqueue(&self, _what: &'static str, work: &StreamWork) -> Result<(), CudaError> {
         self.call(Call::Work(work.clone()))
+    }
+
+    fn wait(&self) -> Result<(), CudaError> {
+        self.not_recording("a wait")
     }
 
     fn alloc_host(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
@@ -150,7 +171,7 @@ impl<D: Plain> Device for Recorded<D> {
     }
 
     fn free_host(&self, _memory: u64) {
-        // Kept until the device goes: a graph may still copy from it.
+        // Kept until the device is dropped: a graph may still copy from it.
     }
 
     fn write_host(&self, memory: u64, at: usize, bytes: &[u8]) -> Result<(), CudaError> {
@@ -165,11 +186,11 @@ impl<D: Plain> Device for Recorded<D> {
         Ok(())
     }
 
-    fn copy(
+    unsafe fn copy(
         &self,
         what: &'static str,
-        from: Place,
-        to: Place,
+        from: CopyEnd,
+        to: CopyEnd,
         bytes: usize,
     ) -> Result<(), CudaError> {
         self.call(Call::Copy(what, from, to, bytes))
@@ -189,7 +210,7 @@ impl<D: Plain> Device for Recorded<D> {
         Ok(host.graphs.len() as u64)
     }
 
-    fn replay(&self, graph: u64) -> Result<(), CudaError> {
+    unsafe fn replay(&self, graph: u64) -> Result<(), CudaError> {
         self.not_recording("a graph")?;
         let calls = self.host().graphs[graph as usize - 1].clone();
         calls.iter().try_for_each(|call| self.run(call))

@@ -11,7 +11,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use centerpoint::cuda::{Device, Element};
+use centerpoint::cuda::{Device, DevicePtr};
+use centerpoint::map::Element;
 use sha2::{Digest, Sha256};
 
 use crate::cuda::scatter::half;
@@ -125,25 +126,22 @@ pub(crate) struct Maps<'a> {
 }
 
 impl Maps<'_> {
-    fn address(&self, tensor: &Tensor) -> u64 {
+    fn memory(&self, tensor: &Tensor) -> DevicePtr<u8> {
         let named = |map: &&Map| {
             // SAFETY: the names are the plan's, which lives.
             let name = unsafe { CStr::from_ptr(map.name) };
             name.to_bytes() == tensor.name.as_bytes()
         };
-        self.maps
-            .iter()
-            .find(named)
-            .expect("a tensor of the plan")
-            .address as u64
+        let map = self.maps.iter().find(named).expect("a tensor of the plan");
+        // SAFETY: the library got the address from the engine that is tested.
+        unsafe { DevicePtr::from_address(map.address as u64) }
     }
 
     /// Values, or codes, of an input, NCHW. What pads them must be 0.
     pub(crate) fn read(&self, tensor: &Tensor) -> Vec<f32> {
         let mut bytes = vec![0; tensor.bytes()];
-        self.device
-            .download("an input", self.address(tensor), &mut bytes)
-            .unwrap();
+        // SAFETY: the emulation checks the range.
+        unsafe { (self.device).download("an input", self.memory(tensor), &mut bytes) }.unwrap();
         let value = bytes.len() / tensor.format.values(tensor.size);
         let values = tensor.places().map(|place| {
             let bytes = &mut bytes[place * value..][..value];
@@ -173,9 +171,8 @@ impl Maps<'_> {
                 Element::I8 => panic!("no output is INT8"),
             }
         }
-        self.device
-            .upload("an output", self.address(tensor), &bytes)
-            .unwrap();
+        // SAFETY: the emulation checks the range.
+        unsafe { (self.device).upload("an output", self.memory(tensor), &bytes) }.unwrap();
     }
 }
 
@@ -220,9 +217,11 @@ unsafe extern "C" fn compute(
     // Nothing may unwind into the library; the panic's message has been printed.
     let done = catch_unwind(AssertUnwindSafe(|| {
         let noise = vec![0xa5; scratch_bytes as usize];
-        device
-            .upload("scratch memory", scratch as u64, &noise)
-            .unwrap();
+        // SAFETY: the library got the address from the engine; the emulation checks the range.
+        unsafe {
+            let scratch = DevicePtr::from_address(scratch as u64);
+            device.upload("scratch memory", scratch, &noise).unwrap();
+        }
         let device = &*device;
         compute.lock().unwrap()(&Maps { maps, device });
     }));

@@ -1,6 +1,6 @@
-// Atomics and fences. The threads of a block change only at points of the emulation's choosing; where chance
-// decides, a thread may yield before and after each of these. Blocks that run side by side are on OS threads of
-// their own, so atomics are real ones.
+// Atomics and fences. The emulation chooses where the threads of a block switch; in random schedules a thread may
+// yield before and after each of these. Blocks that run side by side have OS threads of their own, so atomics are
+// real ones.
 #pragma once
 
 #include <thread>
@@ -9,7 +9,7 @@
 
 namespace emulation {
 
-// Perhaps lets other threads run.
+// Lets other threads run at random.
 inline void perhaps_yield() {
     State &s = *state;
     if (!s.shuffled || (s.random() & s.yield_mask) != 0) return;

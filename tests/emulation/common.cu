@@ -1,5 +1,5 @@
-// What functions of `common.cuh` give, for the tests: single-precision values of halves (the other way is
-// tested through scatter), and points as kernels read them.
+// Results of functions in `common.cuh`, for the tests: single-precision values of halves (scatter tests the other
+// direction), and points as kernels read them.
 #include "common.cuh"
 
 struct HalfValues {
@@ -25,7 +25,7 @@ struct PointRows {
 static_assert(sizeof(PointRows) == 24, "mirrored in tests/it/cuda/input.rs");
 
 extern "C" __global__ void point_rows(const PointRows p) {
-    const Frame &frame = *(const Frame *)p.frame;
+    const FrameHeader &frame = *(const FrameHeader *)p.frame;
     const u32 i = thread_index();
     if (i >= frame.count) return;
     float row[MAX_COLUMNS];

@@ -1,12 +1,12 @@
-// CUDA C++ for a C++ compiler: what kernels/*.cu use of the language, put in front of the unmodified files.
+// CUDA C++ for a C++ compiler: the parts of the language that kernels/*.cu use, included before the unmodified files.
 //
 // Each CUDA thread is a fiber of one OS thread (`schedule.h`); blocks run one after another, so a kernel may not
-// wait for another block. Shared variables are thread-local ones of the OS thread, which `launch.h` fills with
-// garbage before every block. Not offered on purpose: float atomics (their sum depends on the order),
-// `__activemask` and unmasked warp operations.
+// wait for another block. Shared variables are thread-local variables of the OS thread; `launch.h` fills them with
+// garbage before every block. Left out on purpose: float atomics (their sum depends on the order), `__activemask`
+// and unmasked warp operations.
 //
 // Stricter than a GPU: a thread that has ended does not count as arrived at a barrier, threads must wait at the
-// same barrier of the source, a mask may only name lanes that come to the same operation. A shuffle that reads
+// same barrier of the source, and a mask may only name lanes that reach the same operation. A shuffle that reads
 // a lane outside its mask gets garbage.
 #pragma once
 
@@ -76,7 +76,7 @@ inline int __syncthreads_and(int predicate, EMULATION_WHERE) {
 
 namespace emulation {
 
-// The results of the lanes of `mask`, all of which have come to the operation.
+// Computes the results of the lanes of `mask`, all of which have reached the operation.
 inline void complete(State &s, Thread *lanes, Collective collective, uint32_t mask) {
     auto each = [&](auto action) {
         for (uint32_t lane = 0; lane < LANES; ++lane) {
@@ -123,7 +123,7 @@ inline void complete(State &s, Thread *lanes, Collective collective, uint32_t ma
     }
 }
 
-// Waits until all lanes of `mask` have come to the same operation; the caller's result of it.
+// Waits until all lanes of `mask` have reached the same operation. Returns the caller's result.
 inline uint64_t collective(Collective collective, uint32_t mask, uint64_t value, uint32_t source, Site site) {
     State &s = *state;
     uint32_t first = s.current / LANES * LANES, lane = s.current % LANES;

@@ -1,8 +1,8 @@
-// Fibers: a stack each, and the switch from one to another within an OS thread.
+// Fibers: their stacks, and the switch between them within an OS thread.
 //
 // The switch saves only what a called function must preserve, in hand-written assembly on x86-64 and aarch64
-// (a few ns); elsewhere ucontext does it. Below every stack lies a page that may not be touched, so that an
-// overrun stops the program at once. AddressSanitizer is told of every switch.
+// (a few ns); elsewhere it uses ucontext. Below every stack is a guard page, so that an overrun stops the program at
+// once. AddressSanitizer is notified of every switch.
 #pragma once
 
 #include <sys/mman.h>
@@ -38,7 +38,7 @@ struct Fiber {
     // Lowest byte of the stack above its guard page; null for the OS thread's own stack.
     char *stack = nullptr;
     size_t bytes = 0;
-    // Whether a first switch must begin at the entry instead of where the fiber was left.
+    // Whether the next switch starts at the entry instead of resuming the fiber.
     bool fresh = true;
 #if defined(EMULATION_UCONTEXT)
     ucontext_t context;
@@ -117,7 +117,7 @@ emulation_switch:
 constexpr size_t SAVED_WORDS = 20, RETURN_WORD = 11;
 #endif
 
-// Maps the stack; false where the system has no memory.
+// Maps the stack; false if the system is out of memory.
 inline bool map_stack(Fiber &fiber) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     void *memory = mmap(nullptr, page + STACK_BYTES, PROT_READ | PROT_WRITE,
@@ -129,8 +129,8 @@ inline bool map_stack(Fiber &fiber) {
     return true;
 }
 
-// Lets the fiber begin at `entry`, which never returns. `index` staggers the tops of the stacks: at equal
-// offsets they would share a few lines of the caches.
+// Makes the fiber start at `entry`, which never returns. `index` staggers the tops of the stacks: at equal
+// offsets they would share a few cache lines.
 inline void begin_at(Fiber &fiber, void (*entry)(), size_t index) {
 #if defined(__SANITIZE_ADDRESS__)
     __asan_unpoison_memory_region(fiber.stack, fiber.bytes);
@@ -144,8 +144,8 @@ inline void begin_at(Fiber &fiber, void (*entry)(), size_t index) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, entry, 0);
 #else
-    // A function begins with the stack pointer as a call leaves it: 8 below a multiple of 16 on x86-64,
-    // a multiple of 16 on aarch64.
+    // A function starts with the stack pointer that a call leaves: 8 below a multiple of 16 on x86-64, a multiple
+    // of 16 on aarch64.
     uintptr_t *words = (uintptr_t *)((uintptr_t)(fiber.stack + bytes) & ~(uintptr_t)15) - SAVED_WORDS;
     for (size_t i = 0; i < SAVED_WORDS; ++i) words[i] = 0;
     words[RETURN_WORD] = (uintptr_t)entry;
@@ -154,13 +154,13 @@ inline void begin_at(Fiber &fiber, void (*entry)(), size_t index) {
     fiber.fresh = false;
 }
 
-// To be called first wherever a fiber begins or goes on. `host` is the OS thread's own stack.
+// Must be the first call where a fiber starts or resumes. `host` is the OS thread's own stack.
 EMULATION_UNCHECKED inline void arrived(Fiber &here, Fiber &host) {
 #if defined(__SANITIZE_ADDRESS__)
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(here.fake_stack, &bottom, &bytes);
-    // The OS thread's stack is known only from the first switch away from it.
+    // The first switch away from the OS thread's stack makes it known.
     if (host.stack == nullptr) {
         host.stack = (char *)bottom;
         host.bytes = bytes;
@@ -171,7 +171,7 @@ EMULATION_UNCHECKED inline void arrived(Fiber &here, Fiber &host) {
 #endif
 }
 
-// Leaves `from` for `to`; returns when something switches back.
+// Switches from `from` to `to`; returns when something switches back.
 EMULATION_UNCHECKED inline void switch_fiber(Fiber &from, Fiber &to, Fiber &host) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&from.fake_stack, to.stack, to.bytes);

@@ -1,4 +1,4 @@
-// CUDA's vector types and the functions of one thread: bits, conversions, arithmetic with a named rounding.
+// CUDA's vector types and single-thread functions: bits, conversions, arithmetic with explicit rounding.
 #pragma once
 
 #include "schedule.h"
@@ -30,7 +30,7 @@ To bits_as(From from) {
     return to;
 }
 
-// As the device converts: NaN is 0, and what does not fit is the nearest that does.
+// As the device converts: NaN becomes 0, and a value out of range the nearest one in range.
 template <typename To>
 To saturate(float rounded) {
     constexpr bool is_signed = (To)-1 < (To)0;
@@ -100,13 +100,13 @@ inline long long min(long long a, long long b) { return a < b ? a : b; }
 inline long long max(long long a, long long b) { return a > b ? a : b; }
 inline unsigned long long min(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
 inline unsigned long long max(unsigned long long a, unsigned long long b) { return a > b ? a : b; }
-// The one that is a number, if only one is.
+// If only one is a number, returns that.
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
 inline double max(double a, double b) { return fmax(a, b); }
 
-// Loads and stores with a hint for the caches.
+// Loads and stores with a cache hint.
 #define EMULATION_LOAD(name)                                                                                   \
     template <typename T>                                                                                      \
     inline T name(const T *at) {                                                                               \

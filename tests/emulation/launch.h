@@ -1,8 +1,7 @@
-// Launches: runs the blocks of a kernel, in an order that the seed decides; one after the other, or two at a
-// time.
+// Launches: runs the blocks of a kernel in an order that the seed decides, one after the other or two at a time.
 //
-// A generated file makes a library: it includes `cuda_emulation.h`, this, and the kernels, and ends with a table
-// of the kernels' names for `EMULATION_LAUNCH`.
+// A generated file becomes a library: it includes `cuda_emulation.h`, this file and the kernels, and ends with a
+// table of the kernels' names for `EMULATION_LAUNCH`.
 #pragma once
 
 #include <link.h>
@@ -17,7 +16,7 @@ namespace emulation {
 
 constexpr uint32_t MAX_SHARED = 227 << 10;
 
-// A kernel as the table holds it: how to call it from `void **`, and the size of its parameter.
+// A kernel in the table: its call from `void **`, and the size of its parameter.
 struct Kernel {
     const char *name;
     void (*call)(void **params);
@@ -36,7 +35,7 @@ struct Thunk<F> {
     static constexpr size_t BYTES = sizeof(P);
 };
 
-// States wait here between launches, with their stacks.
+// States, with their stacks, between launches.
 inline std::mutex states_lock;
 inline std::vector<std::unique_ptr<State>> states;
 
@@ -48,7 +47,7 @@ inline std::unique_ptr<State> take_state() {
     return s;
 }
 
-// The shared variables of this library on this OS thread: all its thread-local ones.
+// The shared variables of this library on this OS thread: all its thread-local variables.
 struct SharedVariables {
     unsigned char *begin = nullptr;
     size_t bytes = 0;
@@ -76,7 +75,7 @@ inline SharedVariables shared_variables() {
     return found;
 }
 
-// Writes random bytes; the margins that a sanitizer keeps are not its business.
+// Writes random bytes, also over the margins of a sanitizer.
 EMULATION_UNCHECKED inline void fill_with_garbage(State &s, unsigned char *at, size_t bytes) {
     for (; bytes >= 8; bytes -= 8, at += 8) {
         uint64_t word = s.random();
@@ -98,7 +97,7 @@ inline void run_block(State &s) {
         s.ready[t] = (uint16_t)t;
         s.warps[t / LANES].present |= 1u << t % LANES;
     }
-    // Where any ready thread may go on, their order says nothing.
+    // If any ready thread may run next, their order is irrelevant.
     if (s.shuffled && s.policy != Policy::Any) {
         for (uint32_t t = count; t > 1; --t) std::swap(s.ready[t - 1], s.ready[s.random_below(t)]);
     }
@@ -106,8 +105,8 @@ inline void run_block(State &s) {
     go_on(s, pick(s));
 }
 
-// In a seed: blocks run two at a time, each on an OS thread of its own. What comes of that is not repeatable
-// where a kernel lets it depend on the order of blocks.
+// Bit of a seed: blocks run two at a time, each on an OS thread of its own. The result is not reproducible if the
+// kernel lets it depend on the order of blocks.
 constexpr uint64_t SIDE_BY_SIDE = 1ull << 63;
 
 // The blocks of a launch that are still to run.
@@ -117,9 +116,9 @@ struct Blocks {
     std::atomic<bool> failed{false};
 };
 
-// Runs blocks as long as there are any and none has failed.
+// Runs blocks until none is left or one has failed.
 inline void run_blocks(State &s, Blocks &blocks) {
-    // The system makes the thread-local variables of a library when one of them is first used.
+    // The first use of a library's thread-local variable creates them all.
     state = &s;
     SharedVariables shared = shared_variables();
     while (!blocks.failed) {
@@ -136,8 +135,7 @@ inline void run_blocks(State &s, Blocks &blocks) {
     }
 }
 
-// Decides the schedule. Seed 0: blocks and threads in their natural order; 1: the reverse; any other: as chance
-// decides.
+// Sets the schedule. Seed 0: blocks and threads in their natural order; 1: reversed; any other: random.
 inline void set_schedule(State &s, uint64_t seed) {
     s.random_state = seed;
     s.shuffled = seed > 1;
@@ -152,14 +150,14 @@ inline void set_order(State &s, uint64_t seed, std::vector<uint64_t> &order) {
     for (uint64_t b = count; s.shuffled && b > 1; --b) std::swap(order[b - 1], order[s.random() % b]);
 }
 
-// Writes why a launch is refused, and nothing where it is not.
+// Writes why a launch is refused, or an empty string.
 inline void refusal(const Kernel *kernel, const uint32_t *grid, uint32_t block, uint32_t shared, size_t bytes,
                     char *why, size_t why_bytes) {
     why[0] = 0;
     if (kernel == nullptr) {
         snprintf(why, why_bytes, "there is no such kernel");
     } else if (kernel->bytes != bytes) {
-        snprintf(why, why_bytes, "its parameter has %zu bytes, the launch gives %zu", kernel->bytes, bytes);
+        snprintf(why, why_bytes, "its parameter has %zu bytes, the launch passes %zu", kernel->bytes, bytes);
     } else if (block == 0 || block > MAX_THREADS) {
         snprintf(why, why_bytes, "a block has 1 to %u threads, not %u", MAX_THREADS, block);
     } else if (shared > MAX_SHARED) {
@@ -169,7 +167,7 @@ inline void refusal(const Kernel *kernel, const uint32_t *grid, uint32_t block, 
     }
 }
 
-// Runs a kernel of `table`; writes why not into `error` and returns 1 where it fails.
+// Runs a kernel of `table`. On failure, writes the reason to `error` and returns 1.
 inline int launch(const Kernel *table, size_t kernels, const char *name, const uint32_t *grid, uint32_t block,
                   uint32_t shared, void **params, size_t bytes, uint64_t seed, char *error, size_t error_bytes) {
     const Kernel *kernel = nullptr;
@@ -190,7 +188,7 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
         s->thread_index = {0, 0, 0};
         s->block_dim = {block, 1, 1};
         s->grid_dim = {grid[0], grid[1], grid[2]};
-        // A heap block of just that size, so that a sanitizer sees what lies beyond.
+        // A heap block of exactly that size, so that a sanitizer detects an overrun.
         dynamic.emplace_back(new unsigned char[shared]);
         s->dynamic_shared = dynamic.back().get();
         s->dynamic_bytes = shared;
@@ -211,7 +209,7 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
     for (std::unique_ptr<State> &s : workers) {
         if (s->failed) {
             snprintf(error, error_bytes, "%s", s->error);
-            // The stacks of threads that never ended begin anew.
+            // Reset the stacks of threads that never ended.
             s->idle.clear();
             for (auto &fiber : s->fibers) {
                 fiber->fresh = true;

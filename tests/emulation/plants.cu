@@ -1,6 +1,6 @@
-// Kernels with planted bugs, for the tests of the emulation (`tests/it/cuda/plants.rs`). Each is right where
-// `planted` is 0, and has the bug that its comment names where it is 1. `in` and `out` hold `count` u32 unless
-// a comment says otherwise.
+// Kernels with planted bugs, for the tests of the emulation (`tests/it/cuda/plants.rs`). Each is correct if
+// `planted` is 0, and has the bug that its comment names if it is 1. `in` and `out` hold `count` u32 unless a
+// comment says otherwise.
 #include "common.cuh"
 
 struct Plant {
@@ -22,8 +22,8 @@ extern "C" __global__ void __launch_bounds__(256) plant_reverse(const Plant p) {
     ((u32 *)p.out)[thread_index()] = values[blockDim.x - 1 - threadIdx.x];
 }
 
-// Out: the input's odd numbers in order. One block. Planted: their places are drawn from a counter, so that
-// their order is that in which the threads come.
+// Out: the input's odd numbers in order. One block. Planted: a counter assigns their positions, so that their
+// order is that in which the threads arrive.
 extern "C" __global__ void __launch_bounds__(256) plant_compact(const Plant p) {
     __shared__ u32 sums[256 / WARP], counter;
     if (threadIdx.x == 0) counter = 0;
@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(256) plant_compact(const Plant p) {
     if (kept) ((u32 *)p.out)[p.planted ? atomicAdd(&counter, 1u) : place] = value;
 }
 
-// Out[0]: sum of the input, out[1]: number of threads. Planted: the sum is read, and written after another
+// Out[0]: sum of the input, out[1]: number of threads. Planted: reads the sum, and writes it after another
 // atomic.
 extern "C" __global__ void plant_sum(const Plant p) {
     u32 *sum = (u32 *)p.out, *threads = sum + 1;
@@ -48,8 +48,8 @@ extern "C" __global__ void plant_sum(const Plant p) {
     }
 }
 
-// Out[0]: 20 for each block, of one thread. Planted: read, and written after a fence. Right as long as one block
-// runs at a time.
+// Out[0]: 20 for each block of one thread. Planted: reads it, and writes it after a fence. Correct as long as one
+// block runs at a time.
 extern "C" __global__ void plant_siblings(const Plant p) {
     volatile u32 *sum = (volatile u32 *)p.out;
     for (u32 i = 0; i < 20; ++i) {
@@ -64,8 +64,8 @@ extern "C" __global__ void plant_siblings(const Plant p) {
     }
 }
 
-// Out: the sum of each warp's input, in all its lanes. Planted: lane 16 adds what lane 0 has before the warp
-// is in step.
+// Out: the sum of each warp's input, in all its lanes. Planted: lane 16 adds lane 0's value before the warp has
+// synchronised.
 extern "C" __global__ void __launch_bounds__(256) plant_warp(const Plant p) {
     __shared__ u32 sums[256 / WARP];
     u32 &sum = sums[threadIdx.x / WARP];
@@ -86,7 +86,7 @@ extern "C" __global__ void plant_count(const Plant p) {
     if (threadIdx.x == 0) ((u32 *)p.out)[blockIdx.x] = counter;
 }
 
-// Out: what each thread finds in static and in dynamic shared memory that nothing was written to.
+// Out: what each thread reads from uninitialised static and dynamic shared memory.
 extern "C" __global__ void __launch_bounds__(64) plant_garbage(const Plant p) {
     DYNAMIC_SHARED(bytes);
     __shared__ u32 values[64];
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(64) plant_garbage(const Plant p) {
     values[threadIdx.x] = ((u32 *)bytes)[threadIdx.x] = 0;
 }
 
-// Out: 1. Planted: the two halves of a block wait at barriers of their own.
+// Out: 1. Planted: the two halves of a block wait at different barriers.
 extern "C" __global__ void plant_branch(const Plant p) {
     if (p.planted && threadIdx.x < blockDim.x / 2) {
         __syncthreads();
@@ -129,21 +129,21 @@ extern "C" __global__ void plant_wait(const Plant p) {
     ((u32 *)p.out)[thread_index()] = sum;
 }
 
-// Out[0]: blocks that have come. Planted: they wait for each other.
+// Out[0]: number of blocks that arrived. Planted: they wait for each other.
 extern "C" __global__ void plant_spin(const Plant p) {
     atomicAdd((u32 *)p.out, 1u);
     while (p.planted && atomicAdd((u32 *)p.out, 0u) < gridDim.x) {}
 }
 
-// Out: the input. Planted: one element past the end is written.
+// Out: the input. Planted: writes one element past the end.
 extern "C" __global__ void plant_overrun(const Plant p) {
     for (u32 i = thread_index(); i < p.count + p.planted; i += thread_count()) {
         ((u32 *)p.out)[i] = i < p.count ? ((const u32 *)p.in)[i] : 0;
     }
 }
 
-// Out: the input, by way of 4 · blockDim bytes of dynamic shared memory. Planted: it is used from the second
-// element on.
+// Out: the input, through 4 · blockDim bytes of dynamic shared memory. Planted: uses it from the second element
+// on.
 extern "C" __global__ void plant_dynamic(const Plant p) {
     DYNAMIC_SHARED(bytes);
     u32 *values = (u32 *)bytes + p.planted;
@@ -160,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(64) plant_static(const Plant p) {
     ((u32 *)p.out)[thread_index()] = values[threadIdx.x + p.planted];
 }
 
-// Out: the input, read as pairs. Planted: pairs from an address that is no multiple of their size.
+// Out: the input, read as pairs. Planted: reads pairs from a misaligned address.
 extern "C" __global__ void plant_pairs(const Plant p) {
     const u32 i = 2 * thread_index();
     if (i + 1 + p.planted >= p.count) return;
@@ -169,13 +169,13 @@ extern "C" __global__ void plant_pairs(const Plant p) {
     ((u32 *)p.out)[i + 1] = pair.y;
 }
 
-// Out: half of the input. Planted: a float that fits no u32 becomes one.
+// Out: half of the input. Planted: converts a float that is out of range to u32.
 extern "C" __global__ void plant_float(const Plant p) {
     const float value = (float)((const u32 *)p.in)[thread_index()] * (p.planted ? -0.5f : 0.5f);
     ((u32 *)p.out)[thread_index()] = (u32)value;
 }
 
-// Out: the threads of the launch in the order in which they come to an atomic on in[0].
+// Out: the threads of the launch in the order in which they reach an atomic on in[0].
 extern "C" __global__ void plant_order(const Plant p) {
     const u32 place = atomicAdd((u32 *)p.in, 1u);
     if (place < p.count) ((u32 *)p.out)[place] = thread_index();
@@ -186,7 +186,7 @@ extern "C" __global__ void plant_index(const Plant p) {
     for (u32 i = thread_index(); i < p.count; i += thread_count()) ((u32 *)p.out)[i] = i;
 }
 
-// What every warp operation gives, with all lanes and with half of them; in: `count` = 32 values; out: rows of
+// The results of every warp operation, with all lanes and with half of them. In: `count` = 32 values; out: rows of
 // 32, as `warp_operations` in `tests/it/cuda/harness.rs` lists them.
 extern "C" __global__ void plant_operations(const Plant p) {
     const u32 lane = lane_index();

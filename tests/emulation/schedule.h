@@ -1,9 +1,9 @@
-// The threads of one block: who goes on, who waits for whom, and what is reported when that cannot work.
+// The threads of one block: which runs next, which waits for which, and the reports of deadlocks.
 //
-// A thread runs until it waits (barrier, warp operation), ends, or is made to yield at an atomic; then the
-// next ready thread goes on, without a scheduler in between. A thread gets a stack only when it runs, and hands
-// it on when it ends, so that threads that never wait all run on one. The launch's policy decides which ready
-// thread is next; random numbers come from its seed alone, so that a schedule can be run again.
+// A thread runs until it waits (barrier, warp operation), ends, or yields at an atomic; then it switches to the
+// next ready thread directly. A thread gets a stack only when it runs, and passes it on when it ends, so that
+// threads that never wait all share one. The launch's policy selects the next ready thread; random numbers
+// depend only on its seed, so that a schedule can be repeated.
 #pragma once
 
 #include <cstdarg>
@@ -18,34 +18,34 @@ namespace emulation {
 
 constexpr uint32_t MAX_THREADS = 1024, LANES = 32;
 
-// Atomics of one block after which a thread is taken to wait for ever.
+// Atomics of one block after which a thread is assumed to wait forever.
 constexpr uint64_t MAX_ATOMICS = 1ull << 28;
 
 struct Index3 {
     uint32_t x, y, z;
 };
 
-// Which ready thread goes on.
+// Which ready thread runs next.
 enum class Policy {
     // The one that has been ready longest.
     Oldest,
-    // The one that became ready last, which then comes as far as it can.
+    // The one that became ready last, which then runs as far as it can.
     Newest,
-    // Any.
+    // A random one.
     Any,
 };
 
-// What the lanes of a warp do together.
+// Operations that the lanes of a warp run together.
 enum class Collective : uint8_t { Sync, Shuffle, Ballot, Match, Add, MinU, MaxU, MinI, MaxI, And, Or, Xor };
 
-// Where in the sources a thread waits.
+// The place in the sources where a thread waits.
 struct Site {
     const char *what;
     const char *file;
     int line;
 };
 
-// Equal texts of one library mostly have one address.
+// Equal strings of one library mostly share an address.
 inline bool same_text(const char *a, const char *b) { return a == b || strcmp(a, b) == 0; }
 
 inline bool same(const Site &a, const Site &b) {
@@ -53,13 +53,13 @@ inline bool same(const Site &a, const Site &b) {
 }
 
 struct Thread {
-    // Null before it begins and after it has ended.
+    // Null before it starts and after it has ended.
     Fiber *fiber;
-    // Where it waits; `what` is null while it does not.
+    // Where it waits; `what` is null while it runs.
     Site site;
     Collective collective;
     uint32_t mask;
-    // Of a shuffle: the lane to read.
+    // The lane that a shuffle reads.
     uint32_t source;
     uint64_t value, result;
 };
@@ -69,9 +69,9 @@ struct Warp {
     uint32_t present, exited, waiting;
 };
 
-// What one OS thread runs of a launch.
+// The part of a launch that one OS thread runs.
 struct State {
-    // What kernels see.
+    // Visible to kernels.
     Index3 thread_index, block_index, block_dim, grid_dim;
     unsigned char *dynamic_shared;
     size_t dynamic_bytes;
@@ -90,15 +90,14 @@ struct State {
     uint32_t ready_first, ready_count;
 
     Policy policy;
-    // Whether chance decides orders, and where threads yield: at an atomic where these bits of a random
-    // number are 0.
+    // Whether orders are random, and where threads yield: at an atomic if these bits of a random number are 0.
     bool shuffled;
     uint64_t yield_mask;
-    // Whether another block of the launch runs meanwhile.
+    // Whether another block of the launch runs at the same time.
     bool side_by_side;
     uint64_t random_state;
 
-    // The OS thread's own stack, and what runs now.
+    // The OS thread's own stack, and the running fiber.
     Fiber host;
     Fiber *running;
     std::vector<std::unique_ptr<Fiber>> fibers;
@@ -118,17 +117,17 @@ struct State {
     uint32_t random_below(uint32_t bound) { return (uint32_t)(((random() >> 32) * bound) >> 32); }
 };
 
-// What runs on this OS thread.
+// The state of this OS thread.
 static thread_local State *state;
 
-// Leaves the running fiber for `to`; returns when something resumes it.
+// Switches from the running fiber to `to`; returns when something resumes it.
 EMULATION_UNCHECKED inline void resume(State &s, Fiber &to) {
     Fiber &from = *s.running;
     s.running = &to;
     switch_fiber(from, to, s.host);
 }
 
-// Ends the launch with an error. Stacks of suspended threads are given up: kernels own nothing.
+// Ends the launch with an error. Abandons the stacks of suspended threads: kernels own nothing.
 [[noreturn]] __attribute__((format(printf, 1, 2), noinline)) inline void fail(const char *format, ...) {
     State &s = *state;
     s.failed = true;
@@ -147,7 +146,7 @@ inline const char *base_name(const char *path) {
     return slash == nullptr ? path : slash + 1;
 }
 
-// Where a thread waits, as text.
+// The place where a thread waits, as text.
 struct Where {
     char text[160];
     explicit Where(const Site &site) {
@@ -160,7 +159,7 @@ inline void make_ready(State &s, uint32_t thread) {
     s.ready_count += 1;
 }
 
-// Makes threads ready that waited together: of the `count` from `first` on those for which `released` holds.
+// Makes threads ready that waited together: those of the `count` from `first` on for which `released` holds.
 template <typename F>
 void release(State &s, uint32_t first, uint32_t count, F released) {
     uint32_t turn = s.shuffled ? s.random_below(count) : 0;
@@ -170,7 +169,7 @@ void release(State &s, uint32_t first, uint32_t count, F released) {
     }
 }
 
-// Says who waits where, and fails.
+// Reports which thread waits where, and fails.
 [[noreturn]] __attribute__((noinline)) inline void deadlock(State &s) {
     char text[700];
     int used = 0, listed = 0;
@@ -186,7 +185,7 @@ void release(State &s, uint32_t first, uint32_t count, F released) {
     fail("deadlock: no thread can go on; waiting: %s", text);
 }
 
-// Takes the next thread to run from the ready ones.
+// Removes the next thread to run from the ready ones.
 inline uint32_t pick(State &s) {
     if (s.ready_count == 0) deadlock(s);
     uint32_t at = s.ready_first;
@@ -224,7 +223,7 @@ inline Fiber &idle_fiber(State &s) {
     return *fiber;
 }
 
-// Lets `thread` go on, which is not the current one, or begin.
+// Starts or resumes `thread`, which is not the current one.
 inline void go_on(State &s, uint32_t thread) {
     s.current = thread;
     s.thread_index.x = thread;
@@ -238,7 +237,7 @@ inline void suspend(State &s) {
     if (next != s.current) go_on(s, next);
 }
 
-// Books the end of the current thread; fails where others wait for it.
+// Records the end of the current thread; fails if others wait for it.
 inline void thread_ends(State &s) {
     uint32_t me = s.current;
     s.exited += 1;
@@ -257,8 +256,8 @@ inline void thread_ends(State &s) {
     s.threads[me].fiber = nullptr;
 }
 
-// What a fiber does: runs the current thread to its end, then goes on with the next one: here, if that one
-// has not begun, else on its own stack.
+// The body of a fiber: runs the current thread to its end, then the next one: here if that one has not started,
+// otherwise on its own stack.
 EMULATION_UNCHECKED inline void fiber_main() {
     State &s = *state;
     Fiber &mine = *s.running;

@@ -97,7 +97,7 @@ fn a_short_run_counts_exactly_and_its_numbers_agree() {
     assert_eq!(run["memory"]["allocations"], 0, "a frame allocates");
     assert!(
         run["boxes"].as_f64().unwrap() > 1.0,
-        "nothing is found in the made-up street"
+        "nothing is detected in the synthetic street"
     );
     assert_eq!(run["input"]["sweeps"], 2, "the model's");
 
@@ -228,7 +228,7 @@ fn compared_plans_take_turns() {
     assert_near(&found["median"], middle(ratios.clone()), "median of ratios");
     let smallest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
     assert_near(&found["spread"][0], smallest, "5 % of five");
-    assert!(text.contains("of 5 pairs: median "), "{text}");
+    assert!(text.contains("; 5 pairs: median "), "{text}");
     // Files: their number, and their points (20 bytes each).
     let sizes = std::fs::read_dir(repository().join("calib/demo/frames")).unwrap();
     let sizes: Vec<u64> = sizes

@@ -1,11 +1,11 @@
-//! The pass over frames: what it collects, that it depends on nothing else, its errors and its cache.
+//! The calibration pass over frames: its statistics, their determinism, its errors and its cache.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use centerpoint::build::calibrate::{
-    Calibration, Histogram, Key, Method, Options, TensorStats, calibrate, load_or_run,
+    AmaxMethod, Calibration, Histogram, Key, Options, TensorStats, calibrate, load_or_run,
 };
 use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
@@ -18,15 +18,15 @@ use centerpoint::{Error, Model};
 use crate::common::{self, repository, write_kitti};
 use crate::nets::{ints, model as onnx, node, value};
 
-/// Rows and columns of the tiny model's BEV map; those of the feature maps are half of it.
+/// Rows and columns of the tiny model's BEV map; the feature maps have half as many.
 const SIZE: usize = 16;
 
-/// Outputs, inputs, rows and columns of the kernels of `a` and `b`; with a stride of 2 each cell of the
-/// output sees a block of 2 × 2.
+/// Outputs, inputs, rows and columns of the kernels of `a` and `b`. With a stride of 2, each output cell sees a block
+/// of 2 × 2.
 const A: [usize; 4] = [3, 2, 2, 2];
 const B: [usize; 4] = [2, 2, 2, 2];
 
-/// Small binary fractions: every product and sum is exact in f32, in any order.
+/// Small binary fractions, so every product and sum is exact in f32, in any order.
 fn weights([o, i, h, w]: [usize; 4], factor: f32) -> Vec<f32> {
     let value = |k: usize| ((k * 5 + 3) % 11) as f32 / 4.0 - 1.0;
     (0..o * i * h * w).map(|k| value(k) * factor).collect()
@@ -68,7 +68,7 @@ fn model() -> Model {
     Model::parse(common::MODEL, Path::new("model.toml")).unwrap()
 }
 
-/// KITTI frames, of which each has higher points than the one before, and the last none in range.
+/// KITTI frames with increasingly high points; the last frame has no points in range.
 struct Frames {
     folder: tempfile::TempDir,
     points: Vec<Vec<[f32; 4]>>,
@@ -114,7 +114,7 @@ fn run(frames: &[PathBuf], graph: &Graph, threads: usize) -> Result<Calibration,
 /// A map by cell and channel.
 type Cells = Vec<Vec<f32>>;
 
-/// The maps of one frame by name, and which cells of the grid have a pillar.
+/// The maps of one frame by name, and the grid cells with a pillar.
 fn maps(points: &[[f32; 4]]) -> (BTreeMap<&'static str, Cells>, Vec<bool>) {
     let mut input = vec![vec![0.0_f32; 2]; SIZE * SIZE];
     let mut pillars = vec![false; SIZE * SIZE];
@@ -149,7 +149,7 @@ fn maps(points: &[[f32; 4]]) -> (BTreeMap<&'static str, Cells>, Vec<bool>) {
     (maps.into_iter().collect(), pillars)
 }
 
-/// What should be collected, one value after the other.
+/// The expected statistics, computed value by value.
 fn expected(frames: &[Vec<[f32; 4]>]) -> BTreeMap<String, TensorStats> {
     let maps: Vec<_> = frames.iter().map(|points| maps(points)).collect();
     let tensor = |name: &str| {
@@ -158,12 +158,12 @@ fn expected(frames: &[Vec<[f32; 4]>]) -> BTreeMap<String, TensorStats> {
         let mut chosen: [Cells; 2] = [vec![], vec![]];
         for (maps, pillars) in &maps {
             let cells = &maps[name];
-            let over = |cell: usize| match cells.len() == SIZE * SIZE {
-                true => pillars[cell],
-                false => {
-                    let (y, x) = (cell / 8 * 2, cell % 8 * 2);
-                    [0, 1, 16, 17].iter().any(|k| pillars[y * 16 + x + k])
+            let over = |cell: usize| {
+                if cells.len() == SIZE * SIZE {
+                    return pillars[cell];
                 }
+                let (y, x) = (cell / 8 * 2, cell % 8 * 2);
+                [0, 1, 16, 17].iter().any(|k| pillars[y * 16 + x + k])
             };
             let full = cells.iter().enumerate().filter(|(cell, _)| over(*cell));
             let full: Cells = full.map(|(_, cell)| cell.clone()).collect();
@@ -197,7 +197,7 @@ fn expected(frames: &[Vec<[f32; 4]>]) -> BTreeMap<String, TensorStats> {
 }
 
 #[test]
-fn everything_is_collected_whatever_the_number_of_threads() {
+fn statistics_do_not_depend_on_the_number_of_threads() {
     let frames = Frames::new();
     let expected = expected(&frames.points);
     assert!(expected["b"].min < 0.0 && expected["a"].min == 0.0);
@@ -209,7 +209,7 @@ fn everything_is_collected_whatever_the_number_of_threads() {
         for _ in 0..3 {
             let found = run(&frames.paths(), &graph, threads).unwrap();
             for (name, stats) in &expected {
-                // Not `assert_eq`: thousands of bins say nothing.
+                // Not `assert_eq`, which would print thousands of bins.
                 assert!(&found.tensors[name] == stats, "{name}, {threads} threads");
             }
             assert_eq!(found.tensors.len(), expected.len());
@@ -244,10 +244,10 @@ fn progress_counts_every_frame() {
 #[test]
 fn the_first_value_that_is_not_finite_is_named() {
     let frames = Frames::new();
-    // `b` overflows above high points: in some frame after the first, and in later ones.
+    // `b` overflows above high points, in some frame after the first and in later ones.
     let graph = graph(2e38);
     let first = run(&frames.paths(), &graph, 1).unwrap_err().to_string();
-    // `c` holds `b` and is complete at the same moment.
+    // `c` contains `b` and is complete at the same time.
     for part in ["tensor \"c\"", "channel 4, row 1, column 1"] {
         assert!(first.contains(part), "{first}: {part}");
     }
@@ -266,7 +266,7 @@ fn the_first_value_that_is_not_finite_is_named() {
 }
 
 #[test]
-fn frames_that_cannot_be_used_are_named() {
+fn errors_name_unusable_frames() {
     let frames = Frames::new();
     let (model, pfn, graph) = (model(), common::pfn(), graph(1.0));
     let fail = |model: &Model, pfn: &Pfn, paths: &[PathBuf], options: &Options| {
@@ -276,7 +276,7 @@ fn frames_that_cannot_be_used_are_named() {
     let text = fail(&model, &pfn, &[], &options(2));
     assert!(text.contains("no frames"), "{text}");
 
-    // Four columns, where the model's own layout has three.
+    // Four columns; the model's own layout has three.
     let bare = Options {
         layout: None,
         ..options(2)
@@ -284,7 +284,7 @@ fn frames_that_cannot_be_used_are_named() {
     let text = fail(&model, &pfn, &frames.paths(), &bare);
     assert!(text.contains("1.bin") && text.contains("x,y,z"), "{text}");
 
-    // A column that no layout can give.
+    // A column that no layout provides.
     let ring = common::MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "ring""#);
     let ring = Model::parse(&ring, Path::new("model.toml")).unwrap();
     let mut wide = pfn.clone();
@@ -321,7 +321,7 @@ fn frames_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn the_cache_is_read_again_until_something_changes() {
+fn the_cache_is_reused_until_an_input_changes() {
     let frames = Frames::new();
     let cache = frames.folder.path().join("tiny.calib.json");
     let (model, pfn) = (model(), common::pfn());
@@ -337,11 +337,11 @@ fn the_cache_is_read_again_until_something_changes() {
     let again = load(&model, &same, &paths, &options(1)).unwrap();
     assert_eq!(calls.load(Ordering::Relaxed), paths.len());
     assert_eq!(again, first);
-    // What was read is written as it was.
+    // Reading and writing preserves the bytes.
     again.write(&cache).unwrap();
     assert!(std::fs::read(&cache).unwrap() == bytes);
 
-    // Thresholds change no activation, nor does the folder of the frames.
+    // Neither thresholds nor the folder of the frames affect activations.
     let other = common::MODEL.replace("score = 0.05", "score = 0.5");
     let other = Model::parse(&other, Path::new("model.toml")).unwrap();
     load(&other, &same, &paths, &options(2)).unwrap();
@@ -383,7 +383,7 @@ fn the_cache_is_read_again_until_something_changes() {
     assert!(text.contains("made from other frames;"), "{text}");
     assert!(
         std::fs::read(&cache).unwrap() == bytes,
-        "a stale file was written over"
+        "a stale file was overwritten"
     );
 }
 
@@ -412,7 +412,7 @@ fn broken_caches_are_refused() {
     refused(&(text.clone() + "1"), &["trailing"]);
     refused(
         &edit("\"version\":1", "\"version\":2"),
-        &["version 2", "reads 1"],
+        &["version 2", "reads version 1"],
     );
     refused(
         &edit("\"min\":", "\"more\":[],\"min\":"),
@@ -424,7 +424,7 @@ fn broken_caches_are_refused() {
     let many = format!("\"counts\":[{}", "0,".repeat(8200));
     refused(&edit("\"counts\":[", &many), &["8192"]);
     let most = format!("\"counts\":[{0},{0},", u64::MAX);
-    refused(&edit("\"counts\":[", &most), &["no histogram"]);
+    refused(&edit("\"counts\":[", &most), &["invalid histogram"]);
     refused(
         &edit("\"range\":", "\"range\":1e39,\"width\":1,\"range\":"),
         &[],
@@ -450,23 +450,23 @@ fn ranges_of_unknown_tensors_are_errors() {
     let frames = Frames::new();
     let paths = frames.paths();
     let found = run(&paths[..3], &graph(1.0), 2).unwrap();
-    let amax = |tensor: &str, occupied| found.amax(tensor, Method::Percentile(90.0), occupied);
-    // Nine in ten values are background.
+    let amax = |tensor: &str, occupied| found.amax(tensor, AmaxMethod::Percentile(90.0), occupied);
+    // Nine out of ten values are background.
     assert!(amax("a", true).unwrap().amax > amax("a", false).unwrap().amax);
     let text = amax("raw", false).unwrap_err().to_string();
     assert!(
         text.contains("\"raw\"") && text.contains("4 tensors"),
         "{text}"
     );
-    // Without a pillar in any frame, all cells are taken.
+    // Without a pillar in any frame, the range is over all cells.
     let empty = run(&paths[7..], &graph(1.0), 2).unwrap();
-    assert_eq!(empty.amax("a", Method::Max, true).unwrap().amax, 0.0);
+    assert_eq!(empty.amax("a", AmaxMethod::Max, true).unwrap().amax, 0.0);
     assert_eq!(empty.tensors["a"].occupied.total(), 0);
 }
 
-/// The demo model: every value that may be quantised has its statistics.
+/// In the demo model, every quantisable value has statistics.
 #[test]
-fn the_demos_convolutions_read_what_was_collected() {
+fn every_input_of_the_demos_convolutions_has_statistics() {
     let folder = Folder::read(&repository().join("engines/demo")).unwrap();
     let frames = list_frames(&[repository().join("calib/demo/frames")]).unwrap();
     let run = |threads| {
@@ -490,7 +490,7 @@ fn the_demos_convolutions_read_what_was_collected() {
     assert!(compared > 20, "{compared} convolutions");
     let key = |frames: &[PathBuf]| {
         let (model, pfn, graph) = (&folder.model, &folder.pfe.pfn, &folder.rpn.graph);
-        Key::of(model, pfn, graph, frames, &Options::default()).unwrap()
+        Key::new(model, pfn, graph, frames, &Options::default()).unwrap()
     };
     assert_eq!(key(&frames[..3]), found.key);
     assert_ne!(key(&frames[1..3]).frames, found.key.frames);

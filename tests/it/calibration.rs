@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use centerpoint::build::calibrate::{
-    CalibrationError, Histogram, MAX_BINS, Method, RangeError, ZERO_AMAX, quantize, raw, scale,
+    AmaxMethod, CalibrationError, Histogram, MAX_BINS, RangeError, ZERO_AMAX, raw, scale,
 };
 use centerpoint::build::hash::sha256;
+use centerpoint::map::quantize;
 use serde_json::Value;
 
 use crate::common::shared;
 use crate::npz::npy;
 
-/// Cases that the reference has wrong or not at all; here they have tests of their own.
+/// Cases that the reference gets wrong or does not support. They have their own tests here.
 const DEGENERATE: [&str; 7] = [
     "all_zeros",
     "denormals",
@@ -27,7 +28,7 @@ const DEGENERATE: [&str; 7] = [
 /// The cases by name, and the folder of their files.
 fn golden() -> Option<(BTreeMap<String, Value>, PathBuf)> {
     let path = shared("golden/calibration/calibration.json")?;
-    // Python writes NaN, which is no JSON.
+    // Python writes NaN, which is not valid JSON.
     let text = std::fs::read_to_string(&path)
         .unwrap()
         .replace(": NaN", ": null");
@@ -52,7 +53,7 @@ fn counts_sha256(histogram: &Histogram) -> String {
 }
 
 #[test]
-fn ordinary_histograms_and_ranges_are_the_references() {
+fn ordinary_histograms_and_ranges_match_the_reference() {
     let Some((cases, folder)) = golden() else {
         return;
     };
@@ -83,15 +84,15 @@ fn ordinary_histograms_and_ranges_are_the_references() {
         close(histogram.width(), &case["width"], "width");
         let amax = |method| histogram.amax(method).unwrap();
         assert_eq!(
-            f64::from(amax(Method::Max).amax),
+            f64::from(amax(AmaxMethod::Max).amax),
             case["max"].as_f64().unwrap()
         );
         for percent in ["99.9", "99.99", "100"] {
-            let found = amax(Method::Percentile(percent.parse().unwrap()));
+            let found = amax(AmaxMethod::Percentile(percent.parse().unwrap()));
             close(found.amax, &case[format!("percentile_{percent}")], percent);
         }
-        close(amax(Method::Entropy).amax, &case["entropy"], "entropy");
-        let (found, best) = (amax(Method::Mse), &case["mse_f64"]);
+        close(amax(AmaxMethod::Entropy).amax, &case["entropy"], "entropy");
+        let (found, best) = (amax(AmaxMethod::Mse), &case["mse_f64"]);
         let equal = match &best["bins_within_1e-5_rel"] {
             Value::Array(bins) => bins.clone(),
             _ => vec![best["argmin_bin"].clone()],
@@ -115,10 +116,10 @@ fn degenerate_tensors_have_sane_ranges() {
         return;
     };
     let all = [
-        Method::Max,
-        Method::Mse,
-        Method::Entropy,
-        Method::Percentile(100.0),
+        AmaxMethod::Max,
+        AmaxMethod::Mse,
+        AmaxMethod::Entropy,
+        AmaxMethod::Percentile(100.0),
     ];
     for name in ["all_zeros", "denormals", "tiny_1e-9", "near_f32_max"] {
         let histogram = read(&folder, &cases[name]).unwrap();
@@ -127,8 +128,12 @@ fn degenerate_tensors_have_sane_ranges() {
         assert_eq!(f64::from(histogram.max()), max, "{name}");
         for method in all {
             let amax = histogram.amax(method).unwrap().amax;
-            // One value of huge size or many of tiny size: nothing may be clipped by much.
-            let least = if method == Method::Entropy { 0.8 } else { 0.98 };
+            // One huge value or many tiny ones: no value may be clipped by much.
+            let least = if method == AmaxMethod::Entropy {
+                0.8
+            } else {
+                0.98
+            };
             let ratio = if max > 0.0 {
                 f64::from(amax) / max
             } else {
@@ -144,7 +149,7 @@ fn degenerate_tensors_have_sane_ranges() {
     }
     let zeros = read(&folder, &cases["all_zeros"]).unwrap();
     assert_eq!((zeros.bins()[0], zeros.range()), (8192, 0.0));
-    // The reference's own bins, where it has any.
+    // The reference's bins, where it has any.
     for name in ["denormals", "tiny_1e-9"] {
         let histogram = read(&folder, &cases[name]).unwrap();
         let expected = cases[name]["hist_sha256"].as_str().unwrap();
@@ -152,7 +157,7 @@ fn degenerate_tensors_have_sane_ranges() {
     }
 
     let empty = read(&folder, &cases["empty"]).unwrap();
-    assert_eq!(empty.amax(Method::Mse), Err(RangeError::Empty));
+    assert_eq!(empty.amax(AmaxMethod::Mse), Err(RangeError::Empty));
     for name in ["nan_in_batch", "inf_in_batch"] {
         let file = folder.join(cases[name]["file"].as_str().unwrap());
         let bytes = std::fs::read(&file).unwrap();
@@ -170,9 +175,9 @@ fn degenerate_tensors_have_sane_ranges() {
     }
 }
 
-/// Later batches that fit no bin of the first.
+/// Later batches exceed the bins of the first by far.
 #[test]
-fn ranges_grow_from_nothing_and_bins_stay_few() {
+fn ranges_grow_from_nothing_and_the_number_of_bins_stays_limited() {
     let mut histogram = Histogram::new(2048).unwrap();
     for batch in [
         &[0.0; 7][..],
@@ -189,9 +194,9 @@ fn ranges_grow_from_nothing_and_bins_stay_few() {
     }
     assert_eq!(histogram.total(), 15);
     assert_eq!(histogram.bins()[0], 13);
-    // The width doubled again and again, but half of the bins are always in use.
+    // The width has doubled repeatedly, but at least half of the bins are always in use.
     assert!(histogram.bins().len() > MAX_BINS / 2);
-    assert_eq!(histogram.amax(Method::Max).unwrap().amax, f32::MAX);
+    assert_eq!(histogram.amax(AmaxMethod::Max).unwrap().amax, f32::MAX);
 
     let before = histogram.clone();
     let error = histogram.add(&[1.0, f32::NAN]).unwrap_err();
@@ -203,14 +208,14 @@ fn ranges_grow_from_nothing_and_bins_stay_few() {
     assert_eq!(Histogram::new(100), Err(RangeError::Bins(100)));
 }
 
-/// Merged bins hold what twice as wide bins would.
+/// Merged bins have the same counts as bins of twice the width.
 #[test]
 fn merged_bins_keep_their_values() {
     let low: Vec<f32> = (0..2048).map(|i| (i as f32 + 0.5) / 2048.0).collect();
     let mut histogram = Histogram::new(2048).unwrap();
     histogram.add(&low).unwrap();
     histogram.add(&[15.99]).unwrap();
-    // 2048 bins of the width max/2048 up to 16 are more than 8192: two doublings.
+    // Bins of width max/2048 up to 16 would be more than 8192, which takes two doublings.
     let width = low[2047] / 2048.0 * 4.0;
     assert_eq!(histogram.width(), width);
     assert_eq!(histogram.bins()[..512].iter().sum::<u64>(), 2048);
@@ -219,7 +224,7 @@ fn merged_bins_keep_their_values() {
 }
 
 #[test]
-fn codes_are_those_of_the_golden_files() {
+fn codes_match_the_golden_files() {
     let (Some(npz), Some(text)) = (
         shared("golden/calibration/fakequant_golden.npz"),
         shared("golden/calibration/fakequant_golden.json"),
@@ -258,8 +263,8 @@ fn codes_are_those_of_the_golden_files() {
             assert_eq!(f64::from(step), case["onnx_scale"].as_f64().unwrap());
             assert!(found.eq(codes(&format!("{stem}/q_onnx"))), "{stem}");
         } else {
-            // Scale 1 gives 0 up to the amax. The reference gives 0 beyond it too, which
-            // QuantizeLinear cannot.
+            // Scale 1 yields 0 up to the amax. The reference also yields 0 beyond it, which QuantizeLinear
+            // cannot.
             assert_eq!(step, 1.0);
             let inside = values.iter().zip(found).filter(|(x, _)| x.abs() <= amax);
             let inside: Vec<i16> = inside.map(|(_, code)| code).collect();
@@ -287,7 +292,7 @@ fn codes_are_those_of_the_golden_files() {
         for (i, (&w, &code)) in values.iter().zip(&expected).enumerate() {
             let channel = i / inner % channels;
             let step = scale(amax[channel]);
-            // The reference's codes of a tiny channel are 0, which its export forgets.
+            // The reference's codes of a tiny channel are 0, but its export ignores that.
             let tiny = amax[channel] <= ZERO_AMAX;
             assert_eq!(step, if tiny { 1.0 } else { onnx[channel] });
             let found = i16::from(quantize(w, step));

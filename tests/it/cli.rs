@@ -337,7 +337,7 @@ fn every_format_and_the_picture_are_written() {
         "pictures",
     ]);
     let results =
-        centerpoint::output::nuscenes::Results::read(&folder.path().join("results.json")).unwrap();
+        centerpoint::results::nuscenes::Results::read(&folder.path().join("results.json")).unwrap();
     assert_eq!(results.results["a"].len(), 2);
     assert_eq!(results.results["b"][0].sample_token, "b");
     for picture in ["pictures/a.png", "pictures/b.png"] {

@@ -1,4 +1,4 @@
-//! Whole graphs on the CPU engine against ONNX Runtime.
+//! Compares whole graphs on the CPU engine with ONNX Runtime.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::nets;
@@ -14,7 +14,7 @@ use centerpoint::build::{BuildError, compile, deconv};
 use centerpoint::program::Payload;
 use nets::{int, model, node, value};
 
-/// The largest difference to ONNX Runtime's outputs, relative to the largest value of each.
+/// The largest difference from ONNX Runtime's outputs, relative to the largest value of each output.
 fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
     let found = oracle::run(graph, &case.input);
     assert_eq!(found.len(), case.outputs.len());
@@ -32,7 +32,7 @@ fn difference(graph: &Graph, case: &oracle::Case) -> f32 {
     worst
 }
 
-/// The graph as it is, and fused with its deconvolutions rewritten; with the batch axis fixed.
+/// The graph with a fixed batch axis, and the same fused and with rewritten deconvolutions.
 fn graphs(case: &oracle::Case) -> (Graph, Graph, FuseReport) {
     let mut graph = Graph::read(&case.model).unwrap();
     graph
@@ -78,11 +78,11 @@ fn networks_give_onnx_runtimes_results() {
         let written = case.model.with_file_name("fused.onnx");
         fused.write(&written).unwrap();
     }
-    // ONNX Runtime and onnx.checker on what was written.
+    // Checks the written files with ONNX Runtime and onnx.checker.
     oracle::script(&["same", folder.path().to_str().unwrap()]);
 }
 
-/// Any files that the variable CENTERPOINT_CHECK_ONNX names, separated by colons.
+/// Checks the files that the variable CENTERPOINT_CHECK_ONNX lists, separated by colons.
 #[test]
 fn any_file() {
     let Ok(files) = std::env::var("CENTERPOINT_CHECK_ONNX") else {
@@ -104,7 +104,7 @@ fn any_file() {
 }
 
 #[test]
-fn operators_that_are_not_supported_are_named_with_those_that_are() {
+fn unsupported_operators_are_named_with_the_supported_ones() {
     let mut resize = node("Resize", &["x"], &["out"]);
     resize.name = None;
     let mut product = node("Mul", &["x", "x"], &["out"]);
@@ -119,7 +119,10 @@ fn operators_that_are_not_supported_are_named_with_those_that_are() {
         ),
         (
             product,
-            ["node \"/square/Mul\" (Mul)", "multiplies two maps"],
+            [
+                "node \"/square/Mul\" (Mul)",
+                "only products with one constant",
+            ],
         ),
         (
             node("Clip", &["x"], &["out"]),
@@ -140,8 +143,8 @@ fn operators_that_are_not_supported_are_named_with_those_that_are() {
     }
 }
 
-/// x ─ QuantizeLinear ─ DequantizeLinear ─ Conv or ConvTranspose ← DequantizeLinear ← INT8 weight, after
-/// `change`.
+/// Compiles x ─ QuantizeLinear ─ DequantizeLinear ─ Conv or ConvTranspose ← DequantizeLinear ← INT8 weight,
+/// after `change`.
 fn pairs(op: &str, change: impl Fn(&mut GraphProto)) -> Result<Payload, BuildError> {
     let (inputs, outputs) = if op == "Conv" { (2, 3) } else { (3, 2) };
     let mut conv = node(op, &["xd", "wd"], &["out"]);
@@ -176,7 +179,7 @@ fn pairs(op: &str, change: impl Fn(&mut GraphProto)) -> Result<Payload, BuildErr
     compile::cpu(&Graph::new(Path::new("net.onnx"), model(graph)).unwrap())
 }
 
-/// Puts another tensor in the place of the initializer of its name.
+/// Replaces the initializer that has the name of `tensor`.
 fn put(graph: &mut GraphProto, tensor: TensorProto) {
     let mut all = graph.initializer.iter_mut();
     let old = all.find(|t| t.name == tensor.name).unwrap();
@@ -184,10 +187,10 @@ fn put(graph: &mut GraphProto, tensor: TensorProto) {
 }
 
 #[test]
-fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
+fn unsupported_codes_are_named_with_their_node() {
     for op in ["Conv", "ConvTranspose"] {
         pairs(op, |_| {}).unwrap();
-        // A scale of one value serves all channels.
+        // One scale applies to all channels.
         pairs(op, |g| {
             put(g, from_floats("ws", &[], &[0.5]));
             put(g, from_codes("wz", &[], &[0]));
@@ -202,19 +205,19 @@ fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
     let cases: [Change<'_>; 12] = [
         (
             &|g| put(g, unsigned(from_codes("z", &[], &[0]))),
-            "\"/x/Q\" (QuantizeLinear): \"z\" has elements of UINT8, supported is INT8",
+            "\"/x/Q\" (QuantizeLinear): \"z\" has element type UINT8, only INT8 is supported",
         ),
         (
             &|g| put(g, from_codes("z", &[], &[-3])),
-            "\"/x/Q\" (QuantizeLinear): its zero point \"z\" has the value -3, supported is 0",
+            "\"/x/Q\" (QuantizeLinear): its zero point \"z\" has the value -3, only 0 is supported",
         ),
         (
             &|g| g.node[0].input.truncate(2),
-            "\"/x/Q\" (QuantizeLinear): it has no zero point, which makes its codes UINT8",
+            "\"/x/Q\" (QuantizeLinear): it has no zero point, so its codes are UINT8",
         ),
         (
             &|g| put(g, from_floats("s", &[], &[0.0])),
-            "its scale \"s\" has the value 0, expected finite ones above 0",
+            "its scale \"s\" has the value 0, expected a finite value above 0",
         ),
         (
             &|g| put(g, from_floats("s", &[], &[f32::NAN])),
@@ -225,23 +228,23 @@ fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
                 put(g, from_floats("s", &[2], &[0.5, 0.25]));
                 put(g, from_codes("z", &[2], &[0, 0]));
             },
-            "its scale \"s\" has 2 values, supported is one for a map",
+            "its scale \"s\" has 2 values, expected one for a map",
         ),
         (
             &|g| {
                 g.initializer.push(from_floats("s2", &[], &[0.25]));
                 g.node[1].input[1] = "s2".to_owned();
             },
-            "\"/x/DQ\" (DequantizeLinear): its scale is 0.25, the codes \"xq\" were made with 0.5",
+            "\"/x/DQ\" (DequantizeLinear): its scale is 0.25, but the codes \"xq\" have scale 0.5",
         ),
         (
             &|g| put(g, unsigned(from_codes("w", &[3, 2, 1, 1], &[0; 6]))),
-            "\"/w/DQ\" (DequantizeLinear): \"w\" has elements of UINT8",
+            "\"/w/DQ\" (DequantizeLinear): \"w\" has element type UINT8",
         ),
         (
             &|g| g.node[2].attribute[0].i = Some(1),
             "\"/w/DQ\" (DequantizeLinear): its scale \"ws\" has 3 values on axis 1 of a weight of shape \
-             [3, 2, 1, 1]; the output channels are the 3 of axis 0",
+             [3, 2, 1, 1], expected one for each of the 3 output channels on axis 0",
         ),
         (
             &|g| g.node[2].attribute[0].i = Some(4),
@@ -249,7 +252,7 @@ fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
         ),
         (
             &|g| put(g, from_codes("wz", &[2], &[0, 0])),
-            "its zero point \"wz\" has 2 values, its scale has 3",
+            "its zero point \"wz\" has 2 values, but its scale has 3",
         ),
         (
             &|g| {
@@ -262,7 +265,7 @@ fn codes_that_the_engine_does_not_have_are_named_with_their_node() {
                 g.node[2].input[0] = "wq".to_owned();
                 g.node.insert(0, quantize);
             },
-            "\"/w/Q\" (QuantizeLinear): its scale \"wt\" is not that of the DequantizeLinear behind it",
+            "\"/w/Q\" (QuantizeLinear): its scale \"wt\" differs from \"ws\"",
         ),
     ];
     for (change, needle) in cases {

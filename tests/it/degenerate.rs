@@ -168,7 +168,7 @@ fn a_calibration_of_another_model_is_rejected() {
     }
     std::fs::write(folder.path().join("x.calib.json"), "{}").unwrap();
     let message = refused(folder.path(), &args, 9);
-    assert!(message.contains("not a readable calibration"), "{message}");
+    assert!(message.contains("invalid calibration"), "{message}");
 }
 
 #[test]

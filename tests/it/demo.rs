@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use crate::common::{repository, shared};
 use centerpoint::build::folder::Folder;
 use centerpoint::eval::nuscenes::{Config, evaluate};
-use centerpoint::output::nuscenes::Results;
 use centerpoint::plan::Plan;
+use centerpoint::results::nuscenes::Results;
 
 const FP32: &str = "engines/demo/fp32.plan";
 const INT8: &str = "engines/demo/int8.plan";

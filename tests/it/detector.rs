@@ -126,7 +126,7 @@ fn a_missing_column_is_an_error_and_the_detector_stays_usable() {
         message.contains("tiny.plan") && message.contains("in_features is 3"),
         "{message}"
     );
-    assert!(message.contains("gives 4"), "{message}");
+    assert!(message.contains("requires 4"), "{message}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn cuda_without_a_gpu_is_an_error_with_a_reason() {
 
 #[test]
 fn contradictions_between_model_and_network_are_rejected() {
-    for (from, to, words) in [
+    for (from, to, text) in [
         ("8.0, 8.0, 4.0]", "8.0, 7.0, 4.0]", "[2, 15, 16]"),
         ("downsample = 1", "downsample = 2", "[2, 8, 8]"),
         (
@@ -172,8 +172,8 @@ fn contradictions_between_model_and_network_are_rejected() {
             .unwrap();
         let message = error.to_string();
         assert!(
-            message.contains(words) && message.contains("tiny.plan"),
-            "{words}: {message}"
+            message.contains(text) && message.contains("tiny.plan"),
+            "{text}: {message}"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The metrics against nuscenes-devkit's and perception_eval's own results, through files and through
-//! the program, and the behaviour on files that are not what they should be.
+//! The metrics against the results of nuscenes-devkit and perception_eval, through files and through the program, and
+//! the behaviour on invalid files.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use crate::common;
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use centerpoint::eval::{nuscenes, t4};
-use centerpoint::output::nuscenes::{Results, SampleBox};
+use centerpoint::results::nuscenes::{Results, SampleBox};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-/// The shared material's `golden/evaluation/NAME`, or `None` with a line that says so.
+/// The shared file `golden/evaluation/NAME`; prints a line and returns `None` if it is missing.
 fn golden(name: &str) -> Option<Value> {
     let path = common::shared(&format!("golden/evaluation/{name}"))?;
     Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
 }
 
-/// One side of a golden case, written to a result file as the devkit's users write theirs.
+/// Writes one side of a golden case to a result file, as users of the devkit do.
 fn write_side(dir: &Path, case: &Value, side: &str) -> PathBuf {
     let mut results: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for token in case["sample_tokens"].as_array().unwrap() {
@@ -30,12 +30,12 @@ fn write_side(dir: &Path, case: &Value, side: &str) -> PathBuf {
     }
     let path = dir.join(format!("{side}.json"));
     let file = json!({"meta": {"use_lidar": true}, "results": results});
-    // As Python's `json.dump` writes it.
+    // Like Python's `json.dump`.
     std::fs::write(&path, file.to_string().replace("null", "NaN")).unwrap();
     path
 }
 
-/// Compares every number of `expected` with what is in its place in `found`.
+/// Compares every number of `expected` with the corresponding number in `found`.
 fn assert_close(found: &Value, expected: &Value, place: &str) {
     match expected {
         Value::Object(map) => {
@@ -108,7 +108,7 @@ fn t4_equals_perception_eval() {
     }
 }
 
-/// A detection of a class, or a label where `score` is −1.
+/// A detection, or a label if `score` is −1.
 fn sample_box(token: &str, class: &str, x: f64, y: f64, score: f64) -> SampleBox {
     SampleBox {
         sample_token: token.to_owned(),
@@ -124,8 +124,8 @@ fn sample_box(token: &str, class: &str, x: f64, y: f64, score: f64) -> SampleBox
     }
 }
 
-/// Boxes of `samples` samples, displaced by up to `noise` metres and every tenth left out, with scores
-/// of few different values. The numbers come from a fixed sequence.
+/// Boxes of `samples` samples from a fixed random sequence. Positions are displaced by up to `noise` metres. With
+/// `scored`, every tenth box is missing and the scores have only a few different values.
 fn scene(samples: usize, noise: f64, scored: bool) -> Results {
     let mut state = 1u64;
     let mut random = || {
@@ -155,7 +155,7 @@ fn scene(samples: usize, noise: f64, scored: bool) -> Results {
 }
 
 #[test]
-fn the_labels_themselves_score_1() {
+fn labels_as_predictions_score_1() {
     let labels = scene(5, 0.0, false);
     let mut predictions = labels.clone();
     for (i, found) in predictions.results.values_mut().flatten().enumerate() {
@@ -172,7 +172,7 @@ fn the_labels_themselves_score_1() {
 }
 
 #[test]
-fn the_order_of_samples_means_nothing() {
+fn the_order_of_samples_does_not_matter() {
     let (labels, predictions) = (scene(12, 0.0, false), scene(12, 3.0, true));
     let config = nuscenes::Config::demo();
     let in_order = nuscenes::evaluate(&labels, &predictions, &config).unwrap();
@@ -250,7 +250,7 @@ fn the_program_scores_files_as_the_library_does() {
         metrics.to_json()
     );
     assert!(
-        errors.contains("no labels of trailer, construction_vehicle"),
+        errors.contains("no labels for trailer, construction_vehicle"),
         "{errors}"
     );
 
@@ -280,7 +280,7 @@ fn the_program_scores_files_as_the_library_does() {
 }
 
 #[test]
-fn the_program_says_what_does_not_fit() {
+fn the_program_reports_mismatches() {
     let dir = tempfile::tempdir().unwrap();
     let (gt, pred) = scene_files(dir.path());
 
@@ -321,12 +321,12 @@ fn the_program_says_what_does_not_fit() {
     }
 }
 
-/// A folder with two frames of the tiny model, their labels beside it, and the model's plan.
+/// A folder with two frames for the tiny model, their labels next to it, and the model's plan.
 fn tiny_data(dir: &Path) -> (String, String) {
     let frames = dir.join("frames");
     std::fs::create_dir(&frames).unwrap();
     let mut labels = Results::default();
-    // One point is one box at the centre of its cell: `tall` above 1 m, `low` below.
+    // Each point becomes a box at the centre of its cell: `tall` above 1 m, `low` below.
     for (token, [x, y, z]) in [
         ("000000", [2.2f32, -3.7, 2.0]),
         ("000001", [-5.5, 0.25, 0.5]),
@@ -351,7 +351,7 @@ fn the_program_scores_a_plan_on_frames() {
     let (code, out, errors) = run(&["--format", "json"]);
     assert_eq!((code, errors.as_str()), (0, ""));
     let json: Value = serde_json::from_str(&out).unwrap();
-    // The plan's classes, each found where it is.
+    // The plan's classes, each detected at its position.
     assert_eq!(json["label_aps"].as_object().unwrap().len(), 2);
     for class in ["tall", "low"] {
         let ap = json["label_aps"][class]["0.5"].as_f64().unwrap();
@@ -385,7 +385,7 @@ fn the_program_scores_a_plan_on_frames() {
         errors.contains("1 only in the predictions (000002)"),
         "{errors}"
     );
-    // A frame that is none.
+    // An invalid frame.
     std::fs::write(format!("{frames}/000002.bin"), "x").unwrap();
     let (code, _, errors) = run(&[]);
     assert_eq!(code, 3);
@@ -419,7 +419,7 @@ proptest! {
     }
 
     #[test]
-    fn any_sound_boxes_have_scores_within_their_bounds(
+    fn scores_of_any_valid_boxes_are_within_bounds(
         seeds in prop::collection::vec((0usize..3, 0u8..5, 0i8..4, 0i8..4, 0u8..4), 0..60),
     ) {
         let (mut labels, mut predictions) = (Results::default(), Results::default());

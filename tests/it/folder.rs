@@ -1,5 +1,5 @@
-//! The quantised model as a model folder: what is made of it is what was quantised, and its files are taken
-//! together or not at all.
+//! Quantised model folders: compiling one yields the plan that quantising wrote, and its files only work
+//! together.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::toy::{self, Net, built, refused};
 const PFE: &str = "pts_voxel_encoder.onnx";
 const RPN: &str = "pts_backbone_neck_head.onnx";
 
-/// A folder with a model, frames, its INT8 plan `int8.plan` and its quantised folder `q`.
+/// A folder with a model, frames, the INT8 plan `int8.plan` and the quantised folder `q`.
 fn quantized(recipe: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     toy::write_model(folder.path(), "model", Net::new());
@@ -20,7 +20,7 @@ fn quantized(recipe: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Arguments of `cp-build quantize` of `model` into `int8.plan` and `q`.
+/// Arguments of `cp-build quantize` that turn `model` into `int8.plan` and `q`.
 fn quantize<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let base = ["quantize", "--model", "model", "--frames", "frames"];
     [&base[..], &["--out", "int8.plan", "--onnx", "q"], more].concat()
@@ -28,7 +28,7 @@ fn quantize<'a>(more: &[&'a str]) -> Vec<&'a str> {
 
 const COMPILE: [&str; 5] = ["compile", "--model", "q", "--out", "again.plan"];
 
-/// Checks that two plans hold the same engine, PFN and record; what they were made from may differ.
+/// Checks that two plans hold the same engine, PFN and record; their input files differ.
 fn assert_same_plan(first: &Path, second: &Path) {
     let [first, second] = [first, second].map(|path| Plan::open(path).unwrap());
     for name in ["program", "weights", "pfn", "model"] {
@@ -43,7 +43,7 @@ fn assert_same_plan(first: &Path, second: &Path) {
 }
 
 #[test]
-fn a_quantised_folder_makes_the_plan_that_quantising_made() {
+fn a_quantised_folder_compiles_to_the_plan_of_quantising() {
     for recipe in ["custom", "nvidia"] {
         let folder = quantized(recipe);
         let (said, _) = built(folder.path(), &COMPILE);
@@ -53,9 +53,9 @@ fn a_quantised_folder_makes_the_plan_that_quantising_made() {
     }
 }
 
-/// The demo model has more layers of the PFN, and more to equalise.
+/// The demo model has more PFN layers and more channels to equalise.
 #[test]
-fn so_does_the_demo_models() {
+fn the_quantised_demo_folder_does_too() {
     let folder = tempfile::tempdir().unwrap();
     let root = crate::common::repository();
     let [model, frames] = ["engines/demo", "calib/demo"].map(|name| root.join(name));
@@ -71,13 +71,13 @@ fn so_does_the_demo_models() {
 }
 
 #[test]
-fn files_of_two_folders_are_refused() {
+fn files_from_two_folders_are_rejected() {
     let folder = quantized("custom");
     let at = |name: &str| folder.path().join(name);
     let copy = |from: &str, to: &str| {
         std::fs::copy(at(from), at(to)).unwrap();
     };
-    // The other way round: the quantised network where its PFN and its manifest are not.
+    // A quantised network without its PFN and its manifest.
     copy(&format!("q/{RPN}"), &format!("model/{RPN}"));
     let message = refused(
         folder.path(),
@@ -85,7 +85,7 @@ fn files_of_two_folders_are_refused() {
         4,
     );
     assert!(
-        message.contains("quantised together with another PFN"),
+        message.contains("quantised with a different PFN"),
         "{message}"
     );
     assert!(message.contains(PFE), "{message}");
@@ -94,21 +94,24 @@ fn files_of_two_folders_are_refused() {
     copy(&format!("model/{PFE}"), &format!("q/{PFE}"));
     let message = refused(folder.path(), &COMPILE, 4);
     assert!(
-        message.contains(&format!("q/{PFE}: not the file that manifest.json")),
+        message.contains(&format!("q/{PFE}: does not match manifest.json")),
         "{message}"
     );
     std::fs::write(at(&format!("q/{PFE}")), whole).unwrap();
     built(folder.path(), &COMPILE);
-    // The description's thresholds may be changed as everywhere.
+    // The description may change, as in any folder.
     let text = std::fs::read_to_string(at("q/model.toml")).unwrap();
     std::fs::write(at("q/model.toml"), text + "\n").unwrap();
     built(folder.path(), &COMPILE);
 
     let manifest = std::fs::read_to_string(at("q/manifest.json")).unwrap();
     for (broken, needle) in [
-        (manifest.replace(RPN, "other.onnx"), "`files` lacks"),
+        (
+            manifest.replace(RPN, "other.onnx"),
+            "`files` has no entry for",
+        ),
         (manifest.replace("\"frames\":", "\"pictures\":"), "pictures"),
-        (manifest[..manifest.len() / 2].to_owned(), "no JSON"),
+        (manifest[..manifest.len() / 2].to_owned(), "not valid JSON"),
     ] {
         std::fs::write(at("q/manifest.json"), broken).unwrap();
         let message = refused(folder.path(), &COMPILE, 4);
@@ -117,7 +120,7 @@ fn files_of_two_folders_are_refused() {
     }
 }
 
-/// Without its manifest the network is still INT8, as another tool's would be; how it was made is unknown.
+/// Without its manifest the network is still INT8, like that of another tool, but its origin is unknown.
 #[test]
 fn a_quantised_network_without_a_record_is_compiled_as_int8() {
     let folder = quantized("custom");
@@ -131,7 +134,7 @@ fn a_quantised_network_without_a_record_is_compiled_as_int8() {
 }
 
 #[test]
-fn a_record_without_pairs_is_refused() {
+fn a_record_without_pairs_is_rejected() {
     let folder = quantized("custom");
     let at = |name: &str| folder.path().join(name);
     let mut manifest: serde_json::Value =
@@ -154,7 +157,7 @@ fn a_model_is_not_replaced_or_quantised_twice() {
     let folder = quantized("custom");
     let message = refused(folder.path(), &quantize(&[]), 2);
     assert!(
-        message.contains("exists already") && message.contains("--force"),
+        message.contains("already exists") && message.contains("--force"),
         "{message}"
     );
     built(folder.path(), &quantize(&["--recipe", "custom", "--force"]));

@@ -8,8 +8,6 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cp-infer", env!("CARGO_BIN_EXE_cp-infer")),
     ("cp-build", env!("CARGO_BIN_EXE_cp-build")),
     ("cp-bench", env!("CARGO_BIN_EXE_cp-bench")),
-    #[cfg(feature = "ros2")]
-    ("cp-ros2", env!("CARGO_BIN_EXE_cp-ros2")),
 ];
 
 /// Runs a program, which must succeed without messages; returns its output.
@@ -144,7 +142,7 @@ fn bash_completes_options_and_values() {
 fn other_shells_complete_all_options() {
     for (name, program) in PROGRAMS {
         let help = output(program, &["--help"]);
-        // The part before is not from clap: the ROS options of cp-ros2.
+        // The text before may mention options that are not clap's.
         let (_, help) = help.split_once("Options:").unwrap();
         let fish = output(program, &["--generate", "complete-fish"]);
         let zsh = output(program, &["--generate", "complete-zsh"]);

@@ -1,4 +1,4 @@
-//! Import of ONNX exports: PFNs against ONNX Runtime, head outputs against the model description.
+//! Imports ONNX exports: compares PFNs with ONNX Runtime, and head outputs with the model description.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::common;
@@ -16,7 +16,7 @@ use centerpoint::model::Model;
 use centerpoint::model::Pfn;
 use nets::{model, node, value};
 
-/// Each pillar's features in f64, straight from the definition. `at(p, m, c)` is the input.
+/// A pillar's features in f64, computed by the definition. `at(m, c)` is the input.
 fn reference(pfn: &Pfn, points: usize, at: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     let columns = pfn.layers[0].in_features;
     let mut rows: Vec<Vec<f64>> = (0..points)
@@ -40,13 +40,13 @@ fn reference(pfn: &Pfn, points: usize, at: impl Fn(usize, usize) -> f64) -> Vec<
     max
 }
 
-/// Largest difference between the reference on the imported weights and ONNX Runtime's output.
+/// Largest difference between the reference with the imported weights and ONNX Runtime's output.
 fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
     let [output] = &case.outputs[..] else {
         panic!("{}: not one output", case.name);
     };
     let channels = pfe.pfn.layers.last().unwrap().out_features;
-    // [P, M, C], or [1, C, P, M] with channels first in the output, too.
+    // [P, M, C], or [1, C, P, M]; the latter's output has the channels first, too.
     let (pillars, points, maps) = match case.input_shape[..] {
         [p, m, _] => (p, m, false),
         [1, _, p, m] => (p, m, true),
@@ -54,18 +54,20 @@ fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
     };
     let columns = pfe.pfn.layers[0].in_features;
     let mut worst = 0.0_f64;
-    // A sample of the large ones.
+    // Only samples the pillars of large inputs.
     for p in (0..pillars).step_by(pillars.div_ceil(500)) {
         let features = reference(&pfe.pfn, points, |m, c| {
-            f64::from(match maps {
-                true => case.input[(c * pillars + p) * points + m],
-                false => case.input[(p * points + m) * columns + c],
+            f64::from(if maps {
+                case.input[(c * pillars + p) * points + m]
+            } else {
+                case.input[(p * points + m) * columns + c]
             })
         });
         for (c, feature) in features.iter().enumerate() {
-            let expected = match maps {
-                true => output.values[c * pillars + p],
-                false => output.values[p * channels + c],
+            let expected = if maps {
+                output.values[c * pillars + p]
+            } else {
+                output.values[p * channels + c]
             };
             worst = worst.max((feature - f64::from(expected)).abs());
         }
@@ -93,11 +95,11 @@ fn pfns_of_all_exporters_give_onnx_runtimes_features() {
     }
     for (name, needle) in [
         ("leaky", "(LeakyRelu): expected Relu"),
-        ("axis", "the max over axes [0], the points are axis 1"),
+        ("axis", "the max over axes [0], but the points are axis 1"),
         ("mean", "(ReduceMean): expected ReduceMax or MaxPool"),
         ("order", "expected the rows"),
         ("extra", "(Sigmoid): expected MatMul, Gemm or Conv"),
-        ("weight", "is used by other nodes, too"),
+        ("weight", "has several readers"),
     ] {
         let path = folder.path().join(format!("bad_{name}/model.onnx"));
         let message = read_pfe(&path).unwrap_err().to_string();
@@ -144,7 +146,7 @@ fn trained_pfns_give_onnx_runtimes_features() {
     }
 }
 
-/// A network that fits [`common::MODEL`]: six 1 × 1 convolutions of the BEV map, with outputs of these
+/// A network that matches [`common::MODEL`]: 1 × 1 convolutions of the BEV map, with outputs of these
 /// names and channels.
 fn heads(outputs: &[(&str, usize)], size: [i64; 4]) -> GraphProto {
     let mut graph = GraphProto {
@@ -153,7 +155,7 @@ fn heads(outputs: &[(&str, usize)], size: [i64; 4]) -> GraphProto {
     };
     for (i, &(name, channels)) in outputs.iter().enumerate() {
         let weight = format!("w{i}");
-        // The weight tells later which output this was.
+        // The weight identifies the output later.
         let values = vec![i as f32; channels * 2];
         graph
             .initializer
@@ -174,7 +176,7 @@ fn read(graph: GraphProto, description: &str) -> Result<Rpn, BuildError> {
     read_rpn(&path, &description)
 }
 
-/// The outputs' names, and which of the file's each of them was.
+/// The outputs' names, with the index of the file's output that each of them was.
 fn origins(rpn: &Rpn) -> Vec<(String, f32)> {
     let outputs = rpn.graph.outputs().unwrap();
     let origin = |name: &str| {
@@ -230,7 +232,7 @@ fn outputs_are_found_by_the_descriptions_names() {
         ("vel", 0.0),
     ];
     assert_eq!(origins(&rpn), expected.map(|(n, i)| (n.to_owned(), i)));
-    // Open axes are fixed.
+    // The import fixes open axes.
     let dims = rpn.graph.inputs().unwrap()[0].dims.clone().unwrap();
     assert_eq!(dims, [Some(1), Some(2), Some(16), Some(16)]);
 }
@@ -261,7 +263,7 @@ fn outputs_are_found_by_kind_and_task() {
 }
 
 #[test]
-fn outputs_without_words_are_taken_in_order() {
+fn outputs_without_telling_names_are_matched_by_order() {
     let file = [
         ("594", 2),
         ("595", 2),
@@ -277,7 +279,7 @@ fn outputs_without_words_are_taken_in_order() {
 }
 
 #[test]
-fn networks_that_do_not_fit_are_refused() {
+fn networks_that_do_not_match_are_rejected() {
     let good = [
         ("heatmap", 2),
         ("reg", 2),
@@ -295,18 +297,18 @@ fn networks_that_do_not_fit_are_refused() {
         (
             &unordered[..],
             SIZE,
-            "Name the file's outputs in `head.tasks[].outputs`",
+            "Enter the file's output names in `head.tasks[].outputs`",
         ),
         (missing, SIZE, "\"rot\" (2 channels)"),
         (
             &wide,
             SIZE,
-            "\"heatmap\" (heatmap of the description) has shape [1, 5, 16, 16]",
+            "\"heatmap\" (heatmap in the description) has shape [1, 5, 16, 16]",
         ),
         (
             &good,
             [1, 2, 32, 16],
-            "has shape [1, 2, 32, 16], the description gives [1, 2, 16, 16]",
+            "has shape [1, 2, 32, 16], but the description expects [1, 2, 16, 16]",
         ),
     ] {
         let message = read(heads(file, size), common::MODEL)

@@ -67,8 +67,6 @@ mod plan;
 mod points;
 mod quantize;
 mod recipe;
-#[cfg(feature = "ros2")]
-mod ros;
 mod seeds;
 mod sensitivity;
 mod stages;

@@ -62,7 +62,7 @@ fn edited(from: &str, to: &str) -> String {
 #[track_caller]
 fn assert_rejected(text: &str, key: &str, message: &str) {
     let error = parse(text)
-        .expect_err("taken, although it is wrong")
+        .expect_err("accepted although invalid")
         .to_string();
     assert!(
         error.starts_with("some/model.toml: "),
@@ -188,13 +188,13 @@ fn invalid_values_are_rejected_by_key() {
             "51.2, 51.2, 5.0]",
             "-51.2, 51.2, 5.0]",
             "grid.range",
-            "no range",
+            "not a valid range",
         ),
         (
             "51.2, 51.2, 5.0]",
             "nan, 51.2, 5.0]",
             "grid.range",
-            "no range",
+            "not a valid range",
         ),
         (
             "center_offset_axes = 3",
@@ -206,7 +206,7 @@ fn invalid_values_are_rejected_by_key() {
             "in_features = 11",
             "in_features = 10",
             "pfn.in_features",
-            "give 11",
+            "make 11",
         ),
         ("layers = [32, 32]", "layers = []", "pfn.layers", "1 to 3"),
         (
@@ -219,7 +219,7 @@ fn invalid_values_are_rejected_by_key() {
             "\"intensity\", \"t\"]",
             "\"intensity\", \"time\"]",
             "points.columns",
-            "`time` is no column",
+            "`time` is not a column",
         ),
         (
             "\"intensity\", \"t\"]",
@@ -243,7 +243,7 @@ fn invalid_values_are_rejected_by_key() {
             "\"pedestrian\"]",
             "\"car\"]",
             "classes",
-            "`car` is empty or named twice",
+            "`car` is empty or listed twice",
         ),
         (
             "downsample = 2",
@@ -273,7 +273,7 @@ fn invalid_values_are_rejected_by_key() {
             "score = 0.1",
             "score = { car = 0.1, tram = 0.1 }",
             "decode.score",
-            "`tram` is no class",
+            "`tram` is not a class",
         ),
         ("score = 0.1", "", "decode.score", "missing"),
         (
@@ -323,7 +323,7 @@ fn invalid_values_are_rejected_by_key() {
         assert_rejected(&edited(from, to), key, words);
     }
     let remap = format!("{DEMO}\n[[remap]]\nfrom = \"car\"\nto = \"tram\"\nmin_area = 1.0\n");
-    assert_rejected(&remap, "remap[0].to", "`tram` is no class");
+    assert_rejected(&remap, "remap[0].to", "`tram` is not a class");
     let tasks = edited(
         "rotation =",
         "tasks = [{ classes = [\"car\"] }]\nrotation =",

@@ -1,12 +1,13 @@
-//! The output formats through the public API: numbers that were worked out by hand, JSON that reads
-//! back bit for bit, and pictures whose pixels are where they belong.
-// The expected texts are rounded: 1.5708 is what is printed, not π/2.
+//! Result formats and pictures through the public API: numbers worked out by hand, JSON that reads back bit for
+//! bit, and pixels where they belong.
+// 1.5708 is printed text, not π/2.
 #![allow(clippy::approx_constant, clippy::unwrap_used)]
 
 use std::f32::consts::{FRAC_PI_2, PI};
 
-use centerpoint::output::bev::{self, BevOptions};
-use centerpoint::output::{FrameResult, Image, OutputError, json, kitti, table};
+use centerpoint::draw::bev::{self, BevOptions};
+use centerpoint::draw::{DrawError, Image};
+use centerpoint::results::{FrameResult, ResultsError, json, kitti, table};
 use centerpoint::{Box3d, Column, Dropped, Layout, PointCloud, Times};
 use proptest::prelude::*;
 
@@ -73,7 +74,7 @@ fn json_has_the_documented_fields_in_order() {
 }
 
 #[test]
-fn json_without_boxes_and_with_a_strange_name_is_one_line() {
+fn json_escapes_names_and_stays_on_one_line() {
     let mut frame = result(&[]);
     frame.frame = "a \"b\"\n\u{e9}.bin";
     let line = json::line(&frame, &classes()).unwrap();
@@ -84,7 +85,7 @@ fn json_without_boxes_and_with_a_strange_name_is_one_line() {
 }
 
 #[test]
-fn numbers_that_json_cannot_say_are_errors() {
+fn nan_and_infinity_are_errors() {
     type Set = fn(&mut Box3d, f32);
     let set: [(&str, Set); 5] = [
         ("score", |b, v| b.score = v),
@@ -101,7 +102,7 @@ fn numbers_that_json_cannot_say_are_errors() {
                 json::line(&result(&boxes), &classes()).unwrap_err(),
                 kitti::text(&result(&boxes), &classes()).unwrap_err(),
             ] {
-                let OutputError::NonFinite { index, field, .. } = error else {
+                let ResultsError::NonFinite { index, field, .. } = error else {
                     panic!("{error}");
                 };
                 assert_eq!((index, field), (1, name));
@@ -156,7 +157,7 @@ proptest! {
         let found = [&b.center[..], &b.size, &[b.yaw], &b.velocity, &[b.score]].concat();
         let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
         prop_assert_eq!(bits(&found), bits(&v));
-        // The standard library's own parser, which does not round twice.
+        // serde_json could round twice; the standard library's parser does not.
         let printed = line.split("\"score\":").nth(1).unwrap().split(',').next().unwrap();
         prop_assert_eq!(printed.parse::<f32>().unwrap().to_bits(), v[9].to_bits());
     }
@@ -165,7 +166,7 @@ proptest! {
 // ---- KITTI
 
 #[test]
-fn kitti_of_a_car_ahead_to_the_left() {
+fn kitti_line_of_a_car_to_the_front_left() {
     // x_cam = -4, y_cam = -(-0.5 - 0.75) = 1.25, z_cam = 10; rotation_y = -π/2;
     // alpha = -π/2 - atan2(-4, 10) = -1.570796 + 0.380506 = -1.190290.
     assert_eq!(
@@ -187,17 +188,17 @@ fn kitti_angles_are_wrapped() {
         assert_eq!(columns.len(), 16);
         (columns[14].parse().unwrap(), columns[3].parse().unwrap())
     };
-    // To the right of the camera: x_cam = 5, z_cam = 0, so that alpha = rotation_y - π/2.
-    // A car that drives to the right has rotation_y 0.
+    // To the right of the camera: x_cam = 5, z_cam = 0, hence alpha = rotation_y - π/2.
+    // A car that heads right has rotation_y 0.
     assert_eq!(rotation(-FRAC_PI_2), (0.0, -1.5708));
-    // Driving left, -π in (−π, π] is π; driving back 3π/4 …
+    // Heading left: -π in (−π, π] is π.
     assert_eq!(rotation(FRAC_PI_2), (3.1416, 1.5708));
     assert_eq!(rotation(PI * 0.75), (2.3562, 0.7854));
     assert_eq!(rotation(PI), (1.5708, 0.0));
 }
 
 #[test]
-fn kitti_names_are_one_column() {
+fn kitti_class_names_are_one_column() {
     let names = vec!["construction vehicle".to_owned()];
     let text = kitti::text(&result(&[car(), car()]), &names).unwrap();
     assert_eq!(text.lines().count(), 2);
@@ -243,7 +244,7 @@ pedestrian  0.457   -33.46   -50.12    1.00    0.70    0.65    1.75  -171.9   -1
 
 // ---- BEV
 
-/// 1200 pixels for 120 m: 10 pixels per metre, the map being the square at the bottom.
+/// 1200 pixels for 120 m: 10 pixels per metre. The map is the square below the title bar.
 fn options(classes: &[String]) -> BevOptions<'_> {
     BevOptions {
         size_px: 1200,
@@ -254,8 +255,8 @@ fn options(classes: &[String]) -> BevOptions<'_> {
     }
 }
 
-/// The pixel at a place in metres: x up, y to the left, the origin in the middle of the map. Pixels'
-/// centres are at odd multiples of 0.05 m.
+/// The pixel at a position in metres: x up, y to the left, the origin in the middle of the map. Pixel centres are
+/// at odd multiples of 0.05 m.
 fn at(image: &Image, x: f32, y: f32) -> [u8; 3] {
     let map_top = (image.height() - image.width()) as f32;
     let (column, row) = (600.0 - y * 10.0, map_top + 600.0 - x * 10.0);
@@ -272,14 +273,14 @@ fn brightness(pixel: [u8; 3]) -> u32 {
 }
 
 #[test]
-fn bev_points_lie_where_they_belong() {
+fn bev_points_are_at_their_positions() {
     let points = [[23.05, 7.05, 1.0], [-34.95, -41.95, 1.0]];
     let mut options = options(&[]);
     options.heights = Some([-5.0, 1.0]);
     let image = bev::render(&cloud(&points), &[], None, &options).unwrap();
     let empty = bev::render(&cloud(&[]), &[], None, &options).unwrap();
     for [x, y, _] in points {
-        // x is up and y is left: neither of the mirrored or turned places is lit.
+        // x is up and y is left: no mirrored or rotated position is lit.
         assert!(
             brightness(at(&image, x, y)) > brightness(at(&empty, x, y)) + 150,
             "{x} {y}"
@@ -291,7 +292,7 @@ fn bev_points_lie_where_they_belong() {
 }
 
 #[test]
-fn bev_heights_grow_lighter() {
+fn bev_higher_points_are_lighter() {
     let points = [[20.0, 5.0, -2.0], [20.0, 8.05, 1.0], [20.0, 11.0, 4.0]];
     let mut options = options(&[]);
     options.heights = Some([-2.0, 4.0]);
@@ -303,7 +304,7 @@ fn bev_heights_grow_lighter() {
 #[test]
 fn bev_boxes_have_class_colour_front_and_arrow() {
     let names = classes();
-    // A bus from x 21.05 to 33.05 and y 6.55 to 9.55 that faces forward and drives at 15 m/s.
+    // A bus from x 21.05 to 33.05 and y 6.55 to 9.55 that drives forward at 15 m/s.
     let bus = Box3d {
         center: [27.05, 8.05, 0.0],
         size: [12.0, 3.0, 3.0],
@@ -322,16 +323,16 @@ fn bev_boxes_have_class_colour_front_and_arrow() {
             at(&image, x, y)
         );
     }
-    // Thicker in front than behind: 0.1 m within the edge.
+    // The front edge is thicker than the rear edge: 0.1 m inside.
     assert!(pink(at(&image, 32.95, 6.85)) && !pink(at(&image, 21.2, 6.85)));
-    // The arrow's shaft beyond the front, to 15 m ahead of the centre, and no farther.
+    // The arrow extends beyond the front, to 15 m ahead of the centre and no farther.
     assert!(pink(at(&image, 38.0, 8.05)) && pink(at(&image, 41.75, 8.05)));
     assert_eq!(at(&image, 42.5, 8.05), at(&empty, 42.5, 8.05));
-    // Filled within, nothing outside.
+    // The inside is filled; outside is nothing.
     assert_ne!(at(&image, 24.0, 7.2), at(&empty, 24.0, 7.2));
     assert_eq!(at(&image, 20.0, 8.05), at(&empty, 20.0, 8.05));
 
-    // Turned by 90° to the left the front is at y = 14.05, the long sides at x = 25.55 and 28.55.
+    // Rotated by 90° to the left, the front is at y = 14.05, the long sides at x = 25.55 and 28.55.
     let turned = Box3d {
         yaw: FRAC_PI_2,
         velocity: [0.0; 2],
@@ -359,7 +360,7 @@ fn bev_labels_are_dashed() {
 }
 
 #[test]
-fn bev_leaves_out_low_scores() {
+fn bev_skips_low_scores() {
     let names = classes();
     let mut options = options(&names);
     let all = bev::render(&cloud(&[]), &[car()], None, &options).unwrap();
@@ -373,7 +374,7 @@ fn bev_leaves_out_low_scores() {
 #[test]
 fn bev_is_deterministic_and_its_png_reads_back() {
     let names = classes();
-    // A cloud with many equal heights, whose order could differ.
+    // Many points of equal height, whose order could differ.
     let points: Vec<[f32; 3]> = (0..20_000)
         .map(|i| {
             let a = i as f32 * 0.618;
@@ -410,7 +411,7 @@ fn bev_is_deterministic_and_its_png_reads_back() {
 }
 
 #[test]
-fn bev_options_that_cannot_be_drawn_are_errors() {
+fn bev_rejects_invalid_sizes_and_ranges() {
     let draw = |size_px, range| {
         let options = BevOptions {
             size_px,
@@ -433,14 +434,14 @@ fn bev_options_that_cannot_be_drawn_are_errors() {
         (u32::MAX, square),
     ] {
         let error = draw(size, range).unwrap_err();
-        assert!(matches!(error, OutputError::Picture { .. }), "{error}");
+        assert!(matches!(error, DrawError::View { .. }), "{error}");
     }
-    // The smallest and the largest that fit.
+    // The smallest and the largest valid pictures.
     draw(64, square).unwrap();
     draw(3900, square).unwrap();
 }
 
-/// Any bit pattern, with ordinary magnitudes as likely as strange ones.
+/// Any bit pattern; ordinary magnitudes are as likely as extreme ones.
 fn any_value() -> impl Strategy<Value = f32> {
     prop_oneof![
         -60.0_f32..60.0,
@@ -463,7 +464,7 @@ fn any_box() -> impl Strategy<Value = Box3d> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
-    fn bev_and_table_take_anything(
+    fn bev_and_table_accept_any_values(
         order in Just(vec![Column::X, Column::Y, Column::Z, Column::T, Column::Intensity])
             .prop_shuffle(),
         mut data in prop::collection::vec(any_value(), 0..60),
@@ -480,7 +481,7 @@ proptest! {
         let points = PointCloud::new(Layout::new(&order).unwrap(), data).unwrap();
         let mut options = BevOptions { size_px, range, classes: &names, title: &title, total_ms,
             min_score: 0.0, heights };
-        // Either an error or a picture; and always a picture in a sane range.
+        // An error or a picture; always a picture for a valid range.
         let _ = bev::render(&points, &boxes, labels.as_deref(), &options);
         options.range = [-60.0, -60.0, 60.0, 60.0];
         let image = bev::render(&points, &boxes, labels.as_deref(), &options).unwrap();

@@ -400,17 +400,17 @@ fn files_of_other_writers_are_read_correctly() {
         .args([script.as_ref(), folder.path(), &real])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    print!("{said}");
+    let output = String::from_utf8_lossy(&output.stdout);
+    print!("{output}");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let mut compared = 0;
-    for line in said.lines().filter(|line| !line.starts_with("skipped")) {
+    for line in output.lines().filter(|line| !line.starts_with("skipped")) {
         let [file, columns, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
-            panic!("the script said `{line}`");
+            panic!("the script printed `{line}`");
         };
         let cloud = points::read(&folder.path().join(file), &OPTIONS).unwrap();
         assert_eq!(cloud.layout().to_string(), columns, "{file}");

@@ -1,4 +1,4 @@
-//! Rewritten and quantised graphs against ONNX Runtime, on the demo model and real frames.
+//! Compares rewritten and quantised graphs with ONNX Runtime, on the demo model and real frames.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use centerpoint::build::folder::Folder;
 use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::Graph;
-use centerpoint::build::quantize::{Placement, points, quantize};
+use centerpoint::build::quantize::{Placement, insert_qdq, tensors_to_calibrate};
 use centerpoint::cpu::decode::{CandidateList, decode};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pool::Pool;
@@ -36,13 +36,13 @@ fn write_bev(model: &Folder, frame: &str, folder: &Path) -> PathBuf {
     path
 }
 
-/// Compares two files in ONNX Runtime on a map.
+/// Compares the results of two files in ONNX Runtime for a map.
 fn compare(first: &Path, second: &Path, map: &Path, tolerance: &str) {
     let [first, second, map] = [first, second, map].map(|p| p.to_str().unwrap());
     oracle::script(&["compare", first, second, map, tolerance]);
 }
 
-/// Fused norms change the outputs by rounding only, rewritten deconvolutions not at all.
+/// Fused norms change the outputs by rounding only; rewritten deconvolutions do not change them at all.
 #[test]
 fn the_imported_demo_network_gives_the_originals_results_on_a_frame() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +63,7 @@ fn the_imported_demo_network_gives_the_originals_results_on_a_frame() {
     compare(&fused, &rewritten, &map, "0");
 }
 
-/// The largest magnitude of each of the network's values on some maps.
+/// The largest magnitude of each of the network's values over some maps.
 fn ranges(graph: &Graph, maps: &[Vec<f32>]) -> BTreeMap<String, f32> {
     let mut engine = oracle::engine(graph);
     let mut ranges = BTreeMap::new();
@@ -81,7 +81,7 @@ fn ranges(graph: &Graph, maps: &[Vec<f32>]) -> BTreeMap<String, f32> {
     ranges
 }
 
-/// The boxes in a network's outputs, which are in the description's order.
+/// Decodes the boxes from a network's outputs, which have the description's order.
 pub(crate) fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
     let view = |output: &'_ Output| -> MapLayout {
         MapLayout::nchw(output.shape[1], output.shape[2], output.shape[3])
@@ -100,7 +100,7 @@ pub(crate) fn boxes(model: &Model, outputs: &[Output]) -> Vec<Box3d> {
     nms.boxes().to_vec()
 }
 
-/// Boxes of `a` that `b` has, too: same class, centres within 1 cm, scores within 0.01.
+/// Number of boxes of `a` that `b` also has: same class, centres within 1 cm, scores within 0.01.
 fn agreeing(a: &[Box3d], b: &[Box3d]) -> usize {
     let same = |a: &Box3d, b: &Box3d| {
         let distance = a.center.iter().zip(b.center).map(|(a, b)| (a - b).abs());
@@ -111,8 +111,8 @@ fn agreeing(a: &[Box3d], b: &[Box3d]) -> usize {
     a.iter().filter(|a| b.iter().any(|b| same(a, b))).count()
 }
 
-/// Largest difference of two outputs relative to the largest value, and the share of cells that differ
-/// by more than rounding.
+/// The largest difference of two outputs relative to the largest value, and the share of cells that
+/// differ by more than rounding.
 fn differences(found: &Output, expected: &Output) -> (f32, f64) {
     assert_eq!(
         (&found.name, &found.shape),
@@ -126,26 +126,26 @@ fn differences(found: &Output, expected: &Output) -> (f32, f64) {
     (worst, differing as f64 / all.len() as f64)
 }
 
-/// The frames of the tests on the demo network; ranges come from the first one.
+/// The frames for tests on the demo network; the first one calibrates it.
 pub(crate) const FRAMES: [&str; 3] = ["000003.bin", "000007.bin", "000012.bin"];
 
-/// The demo network with every layer in INT8, calibrated by the largest value, and the frames' maps.
+/// The demo network with all layers in INT8, calibrated by the largest value, and the frames' maps.
 pub(crate) fn quantised(model: &Folder) -> (Graph, [Vec<f32>; 3]) {
     let graph = &model.rpn.graph;
     let maps = FRAMES.map(|frame| bev(model, &demo_frame(frame)));
     let placement = Placement::default();
     let amax = ranges(graph, &maps[..1]);
-    let made = quantize(graph, &amax, &placement).unwrap();
+    let made = insert_qdq(graph, &amax, &placement).unwrap();
     assert!(made.warnings.is_empty(), "{:?}", made.warnings);
     let found = made.quantizers.iter().map(|q| &q.tensor);
     let activations: Vec<&String> = found
-        .take(points(graph, &placement).unwrap().len())
+        .take(tensors_to_calibrate(graph, &placement).unwrap().len())
         .collect();
     assert!(activations.iter().all(|v| amax.contains_key(*v)));
     (made.graph, maps)
 }
 
-/// What ONNX Runtime makes of a file on a map; the file is checked before. `None` without Python.
+/// ONNX Runtime's outputs of a file for a map, after onnx.checker has checked it. `None` without Python.
 pub(crate) fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("bev.f32");
@@ -155,7 +155,7 @@ pub(crate) fn reference(path: &Path, map: &[f32]) -> Option<Vec<Output>> {
         .then(|| oracle::case(path, folder.path()).outputs)
 }
 
-/// What we write is valid and loads in ONNX Runtime, whose boxes are the CPU engine's.
+/// The written file is valid and loads in ONNX Runtime, which finds the same boxes as the CPU engine.
 #[test]
 fn the_quantised_demo_network_finds_onnx_runtimes_boxes() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,8 +193,9 @@ pub(crate) fn error(a: &Output, b: &Output) -> f64 {
     norm(&mut cells.map(|(a, b)| a - b)) / norm(&mut b.values.iter().copied())
 }
 
-/// FP16 + Q/DQ and FP32 + Q/DQ are equally far from the float network. They are not equal: a half has 11
-/// bits, a sixteenth to an eighth of a code at the end of a range, so some values round to the next code.
+/// FP16 + Q/DQ and FP32 + Q/DQ are equally far from the float network. They are not equal, because a half
+/// has 11 bits: at the end of a range its step is a sixteenth to an eighth of a code, so some values round
+/// to the next code.
 #[test]
 fn the_strongly_typed_demo_network_is_as_close_to_the_float_one_as_the_one_with_floats() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use centerpoint::build::config::{Given, Recipe};
+use centerpoint::build::config::{ConfigOverrides, Recipe};
 use centerpoint::build::folder::{Folder, Network};
 use centerpoint::build::recipe::{self, Job, Outcome, Progress};
 use centerpoint::detector::{Detector, Options};
@@ -24,14 +24,14 @@ impl Progress for Silent {
 fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
     let folder = Folder::read(&repository().join("engines/demo")).unwrap();
     let frames = points::list_frames(&[repository().join("calib/demo")]).unwrap();
-    let mut given = Given::default();
-    given.set("recipe", recipe);
-    given.set("frames.limit", limit);
-    given.set("frames.held_out", 3);
+    let mut overrides = ConfigOverrides::default();
+    overrides.set("recipe", recipe);
+    overrides.set("frames.limit", limit);
+    overrides.set("frames.held_out", 3);
     let job = Job {
         folder: &folder,
         frames: &frames,
-        given: &given,
+        overrides: &overrides,
         calibration: None,
         threads,
     };
@@ -47,7 +47,7 @@ fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
 }
 
 #[test]
-fn the_plan_says_how_it_was_made_and_finds_what_the_float_plan_finds() {
+fn the_plan_records_its_origin_and_detects_the_same_objects_as_the_float_plan() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (dir.path().join("one.plan"), dir.path().join("two.plan"));
     let outcome = quantized("custom", 6, 1, &one);
@@ -99,7 +99,7 @@ fn the_plan_says_how_it_was_made_and_finds_what_the_float_plan_finds() {
 }
 
 #[test]
-fn nvidia_leaves_deconvolutions_in_float_and_costs_more() {
+fn nvidia_leaves_deconvolutions_in_float_and_is_less_accurate() {
     let dir = tempfile::tempdir().unwrap();
     let outcome = quantized("nvidia", 6, 2, &dir.path().join("nvidia.plan"));
     let record = &outcome.record;
@@ -109,7 +109,7 @@ fn nvidia_leaves_deconvolutions_in_float_and_costs_more() {
     let custom = quantized("custom", 6, 2, &dir.path().join("custom.plan"));
     let figure = |outcome: &Outcome| outcome.record.sqnr.as_ref().unwrap().figure;
     assert!(figure(&custom) > figure(&outcome) + 10.0);
-    // Two pairs of Concat's parts have its scale, and values beyond the ranges are told.
+    // The plan records values beyond the ranges.
     let saturated = record.quantizers.iter().filter_map(|q| q.saturated);
     assert!(saturated.fold(0.0, f64::max) > 0.0);
 }
@@ -125,7 +125,7 @@ fn build(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[test]
-fn the_command_says_what_it_did() {
+fn the_command_reports_its_result() {
     let dir = tempfile::tempdir().unwrap();
     let (model, frames) = (
         repository().join("engines/demo"),

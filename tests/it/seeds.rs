@@ -1,7 +1,7 @@
-//! What failed in the INT8 flows that this project began from ("the seeds"), on a small model through the
-//! program: norms paired by order, ConvTranspose with a norm, a quantiser's amax per channel that could
-//! not be printed, deconvolutions that could not be quantised, a calibration that only worked where it
-//! was made, a skip list that silently matched nothing.
+//! Failures of the INT8 flows that this project started from ("the seeds"), tested on a small model through the
+//! program: norms paired by order, ConvTranspose with a norm, a quantiser whose amax per channel could not be printed,
+//! deconvolutions that could not be quantised, a calibration that only worked in its original location, and a skip
+//! list that silently matched nothing.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -32,20 +32,20 @@ fn int8_layers(plan: &Path) -> Vec<String> {
     plan.manifest().quantization.clone().unwrap().int8
 }
 
-/// "The size of tensor a (256) must match the size of tensor b (128)": the order of the norms in the file
-/// is not that of their layers. `fuse`'s own tests have the seeds' sizes and the values.
+/// "The size of tensor a (256) must match the size of tensor b (128)": in the file, the norms are not in the order of
+/// their layers. The unit tests of `fuse` cover the seeds' sizes and the values.
 #[test]
-fn norms_are_fused_by_data_flow_also_into_deconvolutions() {
+fn norms_are_fused_by_data_flow_even_into_deconvolutions() {
     let folder = folder();
     let model = Folder::read(&folder.path().join("model")).unwrap();
     let fused = &model.rpn.fused;
     assert_eq!(fused.kept.len(), 0);
     assert_eq!(fused.fused.len(), 4);
     for (norm, layer) in [(5, 4), (6, 3), (11, 10)] {
-        let of = |n: usize| format!("node.{n}");
-        let found = fused.fused.iter().find(|f| f.node.contains(&of(norm)));
+        let name = |n: usize| format!("node.{n}");
+        let found = fused.fused.iter().find(|f| f.node.contains(&name(norm)));
         let into = &found.unwrap().into;
-        assert!(into.contains(&of(layer)), "{norm} went into {into}");
+        assert!(into.contains(&name(layer)), "{norm} was fused into {into}");
     }
 }
 
@@ -74,13 +74,13 @@ fn an_amax_per_channel_is_listed_in_a_plan_and_in_onnx() {
         // The network's input is an activation, per tensor.
         assert!(line("x")[1].parse::<f64>().unwrap() > 0.0);
     }
-    assert!(plan.contains("on 6 frames"), "{plan}");
+    assert!(plan.contains("from 6 frames"), "{plan}");
 }
 
-/// What pytorch-quantization itself exported, where the seeds crashed on printing it. The numbers are 127
-/// times the file's scales, by the Python package `onnx`.
+/// An export of pytorch-quantization itself, which the seeds crashed on printing. The numbers are 127 times the file's
+/// scales, computed with the Python package `onnx`.
 #[test]
-fn the_references_own_export_is_listed() {
+fn an_export_of_the_reference_is_listed() {
     let Some(path) = shared("golden/calibration/qdq_export_small.onnx") else {
         return;
     };
@@ -98,7 +98,7 @@ fn the_references_own_export_is_listed() {
 }
 
 #[test]
-fn a_deconvolution_is_quantised_unless_the_recipe_leaves_it() {
+fn a_deconvolution_is_quantised_unless_the_recipe_excludes_it() {
     let folder = folder();
     built(
         folder.path(),
@@ -117,7 +117,7 @@ fn a_deconvolution_is_quantised_unless_the_recipe_leaves_it() {
     assert!(text.contains("Float: deblocks.0"), "{text}");
 }
 
-/// Calibrated here, built there: other folders, the same bytes; and no other frames.
+/// Calibrates in one place and builds in another: different folders yield the same bytes; different frames are refused.
 #[test]
 fn a_calibration_moves_to_another_machine() {
     let (here, there) = (folder(), tempfile::tempdir().unwrap());
@@ -139,7 +139,7 @@ fn a_calibration_moves_to_another_machine() {
     built(&deep, &quantize("int8.plan", &[&args[..], &moved].concat()));
     let bytes = |folder: &Path| std::fs::read(folder.join("int8.plan")).unwrap();
     assert!(bytes(here.path()) == bytes(&deep));
-    // The cache was really read: with another frame it is refused.
+    // The cache was really used: with another frame it is refused.
     toy::write_frames(&deep, "frames", 9);
     let message = refused(
         &deep,
@@ -153,7 +153,7 @@ fn a_calibration_moves_to_another_machine() {
 }
 
 #[test]
-fn a_skip_list_that_matches_nothing_is_said() {
+fn a_skip_list_without_matches_causes_a_warning() {
     let folder = folder();
     let skip = ["--recipe", "custom", "--skip", "pts_neck.deblocks.*"];
     let (_, warnings) = built(folder.path(), &quantize("a.plan", &skip));

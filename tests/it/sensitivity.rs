@@ -1,4 +1,4 @@
-//! `cp-build sensitivity` on a small model: what it measures is what `cp-build quantize` builds.
+//! `cp-build sensitivity` on a small model: it measures the networks that `cp-build quantize` builds.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::toy::{self, Net, built, refused};
 
-/// A folder with a model, frames to calibrate on and others to measure on, whose labels are the boxes
-/// that the float network finds: its mAP is the most that these scores allow.
+/// A folder with a model, frames to calibrate on and frames to measure on. The labels are the boxes detected by the
+/// float network, so its mAP is the maximum for these scores.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     toy::write_model(folder.path(), "model", Net::new());
@@ -66,7 +66,7 @@ fn mean_ap(folder: &Path, plan: &str) -> f64 {
 }
 
 #[test]
-fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
+fn quantize_builds_the_mix_that_sensitivity_measured() {
     let folder = folder();
     let args = [
         &ARGS[..],
@@ -78,7 +78,7 @@ fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
     let layers = report.layers.len();
     assert_eq!(layers, 10);
     assert_eq!(report.layers[0].name, "blocks.0");
-    // 8 channels of 2 × 9 weights at 256 cells.
+    // 8 channels with 2 × 9 weights each, at 256 cells.
     assert_eq!(report.layers[0].macs, 8 * 2 * 9 * 256);
     assert_eq!(report.ranking.len(), layers);
     assert!(report.measurements.len() >= 2 + 2 * layers);
@@ -87,7 +87,7 @@ fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
         "{text}"
     );
 
-    // The float network and all of INT8, by the programs that users have.
+    // The float network and all layers in INT8, measured with the user's programs.
     let float = report.float().unwrap();
     assert_eq!(float.mean_ap, Some(mean_ap(folder.path(), "fp32.plan")));
     let quantize = ["quantize", "--model", "model", "--frames", "calib"];
@@ -97,7 +97,7 @@ fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
     assert_eq!(int8.mean_ap, Some(mean_ap(folder.path(), "int8.plan")));
     assert!(int8.objects > 10.0 && int8.objects < 60.0, "{int8:?}");
 
-    // And the mix.
+    // The mix.
     let search = report.search.clone().unwrap();
     let mixed = [
         &quantize[..],
@@ -118,14 +118,14 @@ fn the_mix_that_is_found_is_the_one_that_quantize_builds() {
 }
 
 #[test]
-fn sqnr_is_that_of_the_plans_held_out_frames() {
+fn sqnr_matches_that_of_the_plans_held_out_frames() {
     let folder = folder();
     std::fs::remove_file(folder.path().join("labels.json")).unwrap();
     let args = ["sensitivity", "--model", "model", "--frames", "calib"];
     let args = [&args[..], &["--out", "report.json", "--min-sqnr", "200"]].concat();
     let message = refused(folder.path(), &args, 2);
     assert!(message.contains("200 dB"), "{message}");
-    // All that was measured is in the report nevertheless.
+    // The report still has all measurements.
     let report = read(&folder.path().join("report.json"));
     let quantize = ["quantize", "--model", "model", "--frames", "calib"];
     let quantize = [&quantize[..], &["--recipe", "custom", "--out", "int8.plan"]].concat();
@@ -149,12 +149,12 @@ fn sqnr_is_that_of_the_plans_held_out_frames() {
 }
 
 #[test]
-fn a_second_run_has_the_same_report_and_another_input_none() {
+fn a_second_run_yields_the_same_report_and_other_inputs_are_refused() {
     let folder = folder();
     let path = folder.path().join("report.json");
     built(folder.path(), &ARGS);
     let first = std::fs::read(&path).unwrap();
-    // As if it had been stopped: half of it is gone.
+    // Simulate an interrupted run by removing half of the measurements.
     let mut half: Value = serde_json::from_slice(&first).unwrap();
     let measurements = half["measurements"].as_object_mut().unwrap();
     let keep = measurements.len() / 2;
@@ -184,7 +184,7 @@ fn a_second_run_has_the_same_report_and_another_input_none() {
 }
 
 #[test]
-fn nothing_to_measure_is_said() {
+fn an_empty_set_of_layers_is_an_error() {
     let folder = folder();
     std::fs::write(
         folder.path().join("q.toml"),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use centerpoint::output::nuscenes::{Results, SampleBox};
+use centerpoint::results::nuscenes::{Results, SampleBox};
 use centerpoint::synth::{CLASSES, Config, Dataset, LabelledFrame, generate, write_dataset};
 
 fn frame(index: u64) -> LabelledFrame {

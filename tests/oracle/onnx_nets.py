@@ -1,17 +1,17 @@
-"""Networks as ONNX files, with inputs and what ONNX Runtime makes of them.
+"""Creates and runs networks as ONNX files, with ONNX Runtime as the reference.
 
-    onnx_nets.py pfe DIR          small pillar feature networks in the forms that exporters write
-    onnx_nets.py rpn DIR          small networks of the operators of the CPU engine
-    onnx_nets.py run MODEL DIR    one given file; open axes become 7
-    onnx_nets.py check MODEL DIR IN  one file of ours, which must be valid, on the numbers of IN
-    onnx_nets.py halves MODEL I O  no inner value is FLOAT; inputs have elements of type I, outputs of O
-    onnx_nets.py serve MODEL      inputs from standard input, outputs to standard output, until that ends
-    onnx_nets.py npz FILE DIR     x and y of an NPZ file as the input and the output of a case
-    onnx_nets.py same DIR         fused.onnx of each case of DIR: valid, and the same results
-    onnx_nets.py compare A B IN T two files on the numbers of IN: valid, and results within T
+    onnx_nets.py pfe DIR          writes small pillar feature networks in the forms that exporters use
+    onnx_nets.py rpn DIR          writes small networks of the CPU engine's operators
+    onnx_nets.py run MODEL DIR    runs a file; dynamic axes have length 7
+    onnx_nets.py check MODEL DIR IN  checks a file written by the crate and runs it on the values in IN
+    onnx_nets.py halves MODEL I O  checks that no inner value is FLOAT, inputs have type I and outputs type O
+    onnx_nets.py serve MODEL      reads inputs from standard input and writes outputs to standard output
+    onnx_nets.py npz FILE DIR     writes x and y of an NPZ file as the input and output of a case
+    onnx_nets.py same DIR         checks that fused.onnx of each case in DIR is valid and has the same results
+    onnx_nets.py compare A B IN T checks that two files are valid and their results on IN differ by at most T
 
-Each case is a folder of DIR: model.onnx, io.json (names and shapes), input.f32, 0.f32, 1.f32, … for the
-outputs. All numbers come from a fixed seed.
+Each case is a folder in DIR: model.onnx, io.json (names and shapes), input.f32, and 0.f32, 1.f32, … for
+the outputs. All numbers come from a fixed seed.
 """
 
 import json
@@ -27,7 +27,7 @@ rng = np.random.default_rng(20240607)
 
 
 class Net:
-    """Collects nodes and constants; each method gives the name of its result."""
+    """Collects nodes and constants; each method returns the name of its result."""
 
     def __init__(self, opset=13):
         self.opset, self.nodes, self.constants = opset, [], []
@@ -55,7 +55,7 @@ class Net:
         return self.op("BatchNormalization", [x, scale, bias, mean, var], out, epsilon=eps)
 
     def axes(self, kind, x, axes, out=None, since=13, **attributes):
-        """An operator whose axes are an attribute before operator set `since`, then an input."""
+        """An operator whose axes are an attribute before operator set `since`, and an input from then on."""
         if self.opset >= since:
             return self.op(kind, [x, self.ints(*axes)], out, **attributes)
         return self.op(kind, [x], out, axes=axes, **attributes)
@@ -81,19 +81,19 @@ class Net:
 
 
 def plain_session(model, threads=1):
-    """Runs node by node as the file says, nothing fused."""
+    """A session that runs the file node by node, without fusion."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     return ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
 
-# Numbers come and go as floats, whatever the network's own are.
+# Files contain floats, whatever the network's types.
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 def serve(path):
-    """One map after the other, little-endian f32; the outputs follow each other in the network's order."""
+    """Runs one map after another, little-endian f32; writes the outputs in network order."""
     onnx.checker.check_model(onnx.load(path), full_check=True)
     session = plain_session(path, threads=2)
     (source,) = session.get_inputs()
@@ -106,7 +106,7 @@ def serve(path):
 
 
 def run(model, folder, feed=None):
-    """Runs a file and writes what went in and out."""
+    """Runs a file and writes its input and outputs."""
     session = plain_session(model)
     (source,) = session.get_inputs()
     shape = [n if isinstance(n, int) else 7 for n in source.shape]
@@ -121,7 +121,7 @@ def run(model, folder, feed=None):
 
 
 def write(folder, name, feed, names, results):
-    """Writes what went in and out."""
+    """Writes the input, the outputs and their description."""
     feed.astype("<f4").tofile(folder / "input.f32")
     for i, result in enumerate(results):
         result.astype("<f4").tofile(folder / f"{i}.f32")
@@ -133,7 +133,7 @@ def write(folder, name, feed, names, results):
 
 
 def same(folder):
-    """Checks what the crate wrote."""
+    """Checks the files written by the crate."""
     for case in sorted(path.parent for path in folder.glob("*/fused.onnx")):
         onnx.checker.check_model(onnx.load(case / "fused.onnx"), full_check=True)
         described = json.loads((case / "io.json").read_text())
@@ -150,11 +150,11 @@ def same(folder):
 
 
 def compare(first, second, source, tolerance):
-    """Checks that two files are valid and give the same outputs, by name.
+    """Checks that two files are valid and have the same outputs, by name.
 
-    The tolerance is for the difference as a whole, relative to the output (both as Euclidean norms). A
-    single cell may be off by twice as much, relative to the output's largest value: on the demo network
-    ONNX Runtime's own folding of the same norms is off by 1.3 times 1e-5 in one cell.
+    The tolerance applies to the Euclidean norm of the difference relative to that of the output. A single
+    cell may differ by twice as much, relative to the output's largest value: on the demo network, ONNX
+    Runtime's own folding of the same norms differs by 1.3 times 1e-5 in one cell.
     """
     results = []
     for path in (first, second):
@@ -176,7 +176,7 @@ def compare(first, second, source, tolerance):
 
 
 def halves(path, inputs, outputs):
-    """Checks by ONNX's own inference that no inner value is FLOAT, and the types at the border."""
+    """Checks with ONNX's type inference that no inner value is FLOAT; checks the input and output types."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), check_type=True, strict_mode=True)
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     types |= {t.name: t.data_type for t in model.graph.initializer}
@@ -195,10 +195,10 @@ def halves(path, inputs, outputs):
 
 
 def repeat(net, maximum, rows, points, style):
-    """The max of each pillar at every point, as exporters of various ages write it."""
+    """The max of each pillar at every point, in the forms that old and new exporters write."""
     if style == "tile":
         return net.op("Tile", [maximum, net.ints(1, points, 1)])
-    # torch.repeat with an open number of pillars.
+    # torch.repeat with a dynamic number of pillars.
     shape = net.op("Shape", [rows])
     zero = net.op("Constant", [], value=numpy_helper.from_array(np.array(0, np.int64)))
     one = net.op("Constant", [], value=numpy_helper.from_array(np.array(1)))
@@ -237,7 +237,7 @@ def rows_pfn(folder, opset, columns, widths, points=5, pillars="P", linear="bn",
         columns = 2 * width
     count = pillars if isinstance(pillars, int) else 9
     feed = rng.standard_normal((count, points, given)).astype(np.float32)
-    # Empty rows as the runtime makes them.
+    # Empty rows, as in the runtime.
     feed[1::2, points // 2 :] = 0
     inputs = [("input_features", [pillars, points, given])]
     net.save(folder, inputs, ["pillar_features"], feed, rank=3 if end == "keep" else 2)
@@ -254,7 +254,7 @@ def linear_rows(net, x, columns, width, points, kind):
         y = net.bn(y, width)
         return net.op("Reshape", [y, net.ints(-1, points, width)])
     elif kind == "unfolded":
-        # As torch exports it without constant folding.
+        # torch's export without constant folding.
         weight = net.op("Transpose", [net.f32(width, columns)], perm=[1, 0])
         y = net.op("MatMul", [x, weight])
     else:
@@ -282,7 +282,7 @@ def conv_pfn(folder, opset, columns, widths, points=6, pillars=8):
 
 
 def bad_pfn(folder, fault):
-    """A PFN of two layers with one thing wrong."""
+    """A PFN of two layers with one fault."""
     net = Net(13)
     y = net.op("MatMul", ["x", net.f32(4, 3)])
     y = net.op("LeakyRelu" if fault == "leaky" else "Relu", [y])
@@ -385,7 +385,7 @@ def make_rpn(folder):
     one_op(folder / "max_pool", lambda n: n.op("MaxPool", ["x"], "out", kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 0]))
     one_op(
         folder / "around",
-        # What exporters put around the operators that compute.
+        # The operators that exporters insert around the computation.
         lambda n: (
             n.op("Constant", [], "zero", value_float=0.0),
             n.op("Pad", ["x", n.ints(0, 0, 1, 1, 0, 0, 1, 1), "zero"], "padded"),
@@ -405,7 +405,7 @@ def make_rpn(folder):
 
 
 def backbone(folder, batch=1, tasks=1):
-    """SECOND + SECONDFPN + CenterHead in small."""
+    """A small SECOND + SECONDFPN + CenterHead."""
     net = Net(17)
 
     def block(x, channels, out, stride=1, kernel=3):

@@ -1,9 +1,9 @@
-"""Makes ONNX files from the tests' network descriptions and runs them with ONNX Runtime.
+"""Builds ONNX files from the tests' network descriptions and runs them with ONNX Runtime.
 
 usage: onnx_reference.py run DIR
 
-For each DIR/*.json: reads .constants.f32 and .input.f32, writes .onnx and .output.f32 (the outputs one
-after the other).
+For each DIR/*.json: reads .constants.f32 and .input.f32, writes .onnx and .output.f32 (all outputs,
+concatenated).
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Pillars and features of one frame by NumPy and ONNX Runtime, written from the rules alone.
+"""Pillars and features of one frame with NumPy and ONNX Runtime, implemented from the rules alone.
 
 usage: pfn_oracle.py PFE.onnx FRAME.bin OUT.bin  x0 y0 z0 x1 y1 z1  vx vy vz  max_points max_pillars
 
-The frame has five f32 columns. The PFN reads the five, xyz - mean and xy - centre, as [1, C, P, M].
-OUT.bin: i32 pillars, then i32 y x count of each, then its f32 features.
+The frame has five f32 columns. The PFN reads these, xyz - mean and xy - centre, as [1, C, P, M].
+OUT.bin: i32 number of pillars, then i32 y, x, count of each pillar, then the f32 features.
 """
 
 import sys

@@ -1,12 +1,12 @@
-"""Rewrites a Q/DQ network from signed to unsigned activations, the form that ONNX Runtime runs fastest.
+"""Rewrites a Q/DQ network from signed to unsigned activations, the fastest form for ONNX Runtime.
 
 usage: qdq_u8.py IN.onnx OUT.onnx [--signed-input]
 
-TensorRT wants signed codes with zero point 0 everywhere. ONNX Runtime has fast x86 kernels for u8
-activations times s8 weights only. The same codes as u8, so that nothing else changes:
-- where the quantised value cannot be negative (behind Relu; the input, which is a BEV map, unless
-  --signed-input): zero point 0, and a Clip to 0..127, because a signed code ends there;
-- elsewhere: zero point 128, so that 0..255 are the signed codes -128..127.
+TensorRT requires signed codes with zero point 0 everywhere. ONNX Runtime has fast x86 kernels only for
+u8 activations times s8 weights. The codes become u8 without any other change:
+- If the quantised value cannot be negative (after a Relu; also the input, a BEV map, unless
+  --signed-input): zero point 0 and a Clip to 0..127, the end of the signed range.
+- Otherwise: zero point 128, so 0..255 represent the signed codes -128..127.
 """
 
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-# Operators whose output is one of their inputs' values.
+# Operators that only copy values of their inputs.
 MOVES = {"Concat", "DepthToSpace", "MaxPool", "Reshape", "Identity", "DequantizeLinear", "Clip"}
 POSITIVE = {"Relu", "Sigmoid"}
 
@@ -52,14 +52,14 @@ class Rewriter:
         return name
 
     def activation(self, node):
-        """Whether this QuantizeLinear is a signed one of an activation."""
+        """Whether this node is a signed QuantizeLinear of an activation."""
         if node.op_type != "QuantizeLinear" or node.input[0] in self.constants:
             return False
         zero = numpy_helper.to_array(self.constants[node.input[2]])
         return zero.dtype == np.int8 and not zero.any()
 
     def rewrite(self):
-        """Rewrites all; returns how many were clipped, how many got zero point 128."""
+        """Rewrites all; returns the numbers of clipped and of shifted (zero point 128) activations."""
         nodes, codes, counts = [], {}, [0, 0]
         for node in self.graph.node:
             nodes.append(node)
@@ -78,7 +78,7 @@ class Rewriter:
                 node.input[2] = codes[node.input[0]]
         del self.graph.node[:]
         self.graph.node.extend(nodes)
-        # Their declared types are no longer true.
+        # Their declared types are no longer valid.
         kept = [value for value in self.graph.value_info if value.name not in codes]
         del self.graph.value_info[:]
         self.graph.value_info.extend(kept)

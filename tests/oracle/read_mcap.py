@@ -2,9 +2,9 @@
 
     read_mcap.py FILE.mcap
 
-Checks every checksum and that the schema in the file agrees with the published one, message by message. Prints
-a JSON line for each frame: its stamp, frame_id, columns, number of points, SHA-256 of the points as rows, and
-the boxes as cp-infer's JSON has them.
+Checks every checksum, and compares the schemas in the file with the published ones, message by message. Prints a
+JSON line for each frame: stamp, frame_id, columns, number of points, SHA-256 of the points as rows, and the boxes as
+in cp-infer's JSON.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ PUBLISHED = {"foxglove.PointCloud": PointCloud, "foxglove.SceneUpdate": SceneUpd
 
 
 def shape(message):
-    """What decides how a message is read."""
+    """The parts of a message definition that affect decoding."""
     fields = [(f.name, f.number, f.type, f.label, f.type_name) for f in message.field]
     enums = [(e.name, [(v.name, v.number) for v in e.value]) for e in message.enum_type]
     return sorted(fields, key=lambda field: field[1]), enums
 
 
 def published(descriptor, found):
-    """The shapes of a message and of all that it is made of, by name."""
+    """The shapes of a message and of all messages it contains, by name."""
     if descriptor.full_name not in found:
         proto = DescriptorProto()
         descriptor.CopyToProto(proto)
@@ -41,7 +41,7 @@ def published(descriptor, found):
 
 
 def check(schema):
-    """Compares a schema record with what is published."""
+    """Compares a schema record with the published schema."""
     assert schema.encoding == "protobuf", schema.encoding
     files = FileDescriptorSet.FromString(schema.data).file
     written = {f"{f.package}.{m.name}": shape(m) for f in files for m in f.message_type}
@@ -64,7 +64,7 @@ def vector(v):
 
 
 def box(entity, stamp, frame_id):
-    """The box that an entity draws."""
+    """The box drawn by an entity."""
     assert nanoseconds(entity.timestamp) == stamp and entity.frame_id == frame_id
     metadata = {pair.key: pair.value for pair in entity.metadata}
     [cube], [text] = entity.cubes, entity.texts
@@ -73,7 +73,7 @@ def box(entity, stamp, frame_id):
     heading, *velocity = entity.arrows
     assert math.isclose(yaw(heading.pose.orientation), yaw(cube.pose.orientation))
     assert vector(heading.pose.position) == vector(cube.pose.position)
-    # Its head begins where the box ends.
+    # The arrowhead starts at the front of the box.
     assert math.isclose(heading.shaft_length, cube.size.x / 2)
     moving = None
     for arrow in velocity:

@@ -1,13 +1,13 @@
-"""Runs an ONNX network with another engine, one run for each word of the benchmark that started it.
+"""Runs an ONNX network with another engine, controlled by a benchmark through standard input.
 
 usage: run_engine.py onnxruntime|openvino FILE.onnx THREADS
 
-First prints `ready MEGABYTES ABOUT`: the memory that the interpreter and its libraries take, and what
-the engine is; or `missing PACKAGE`. Then answers each line of standard input with one line:
-    input FILE    loads the input, little-endian f32 in the order of the network's input: `done`
+First prints `ready MEGABYTES ABOUT` (memory of the interpreter and its libraries, description of the
+engine) or `missing PACKAGE`. Then answers each line of standard input with one line:
+    input FILE    loads the input, little-endian f32 in the network's layout: `done`
     run           runs once: `MILLISECONDS PROCESSOR_MILLISECONDS PEAK_MEGABYTES`
-    outputs FILE  writes the last run's outputs, one after the other: `done`
-The other end is benches/common/runner.rs. How OpenVINO can be had: `pip install openvino`.
+    outputs FILE  writes the concatenated outputs of the last run: `done`
+The benchmark's side is benches/common/runner.rs. To install OpenVINO: `pip install openvino`.
 """
 
 import collections
@@ -49,12 +49,12 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # What is not quantised stays f32 (else bf16 where the processor has it).
+            # Layers that are not quantised stay f32; the default is bf16 if the processor supports it.
             "INFERENCE_PRECISION_HINT": "f32",
         }
         model = core.compile_model(path, "CPU", options)
         self.request, self.shape = model.create_infer_request(), list(model.input(0).shape)
-        # What it really runs, and on which instructions: AMX calls itself so.
+        # The kernels actually used; their names contain the instruction set, such as AMX.
         convolutions = collections.Counter()
         for node in model.get_runtime_model().get_ordered_ops():
             info = node.get_rt_info()
@@ -71,7 +71,7 @@ class OpenVino:
 
 
 def peak_megabytes():
-    """Not getrusage: its peak counts what the process that started this one had before."""
+    """Peak memory. Not from getrusage, whose peak includes the parent process."""
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("VmHWM:"))
     return int(line.split()[1]) / 1024
@@ -90,7 +90,7 @@ def main(kind, path, threads):
     for line in sys.stdin:
         word, _, argument = line.rstrip("\n").partition(" ")
         if word == "input":
-            # An open first axis (the pillars of a PFN) is as long as the file.
+            # The length of a dynamic axis (the pillars of a PFN) follows from the file.
             shape = [n if isinstance(n, int) else -1 for n in engine.shape]
             x = np.fromfile(argument, np.float32).reshape(shape)
         elif word == "run":

@@ -1,21 +1,21 @@
-"""Writes the frames of a folder as ROS 2 bags with PyPI's rosbags and mcap, as other people's recorders do.
+"""Writes the frames of a folder as ROS 2 bags with rosbags and mcap from PyPI, like other recorders.
 
     write_bag.py FRAMES OUT
 
-FRAMES holds .bin files of x, y, z, intensity, t as little-endian f32. Prints nothing; OUT gets
+FRAMES contains .bin files of x, y, z, intensity, t as little-endian f32. Prints nothing and writes to OUT:
 
-| bag | what is in it |
+| bag | content |
 |---|---|
-| `plain/` | a folder of one file without compression: `/points` (PointXYZI as f32, padded to 32 bytes) |
-| `zstd/` | the same, chunks by zstd, and another topic (`/chatter`) |
-| `lz4.mcap` | the same by the mcap library with lz4, chunks of 64 KiB |
+| `plain/` | a folder with one uncompressed file: `/points` (PointXYZI as f32, padded to 32 bytes) |
+| `zstd/` | the same with zstd chunks and another topic (`/chatter`) |
+| `lz4.mcap` | the same, written by the mcap library with lz4 and chunks of 64 KiB |
 | `loose.mcap` | the same without chunks |
 | `layouts.mcap` | a topic for each layout: `/xyzirc`, `/doubles` (f64), `/big` (big-endian), `/rows` |
-| `two/` | a folder of two files, the second half's first in name |
+| `two/` | a folder with two files; by name, the later half comes first |
 | `tf/` | `/points` with past sweeps, `/tf` and `/tf_static`: the vehicle drives along x of `map` |
-| `message/` | messages compressed one by one |
+| `message/` | individually compressed messages |
 | `database/` | a sqlite3 bag |
-| `expected/NAME/I.bin` | the points of frame I of the topic NAME, x, y, z, intensity and, but for `xyzirc`, t |
+| `expected/NAME/I.bin` | the points of frame I of topic NAME: x, y, z, intensity and, except for `xyzirc`, t |
 | `expected/tf/I.json` | frame I of `tf/` as a list of sweeps, with poses from the closed formula of the drive |
 
 Clouds have the stamp STAMP + i * 0.1 s; log times are 30 ms later.
@@ -56,7 +56,7 @@ def header(ns, frame_id):
 
 
 def cloud(ns, data, step, fields, width, height=1, row_step=None, big=False, frame_id="lidar"):
-    """The message of `data`, bytes; fields are name, offset, type."""
+    """A serialised message with `data` (bytes); fields are (name, offset, type)."""
     field = T["sensor_msgs/msg/PointField"]
     message = T[CLOUD](
         header=header(ns, frame_id),
@@ -73,7 +73,7 @@ def cloud(ns, data, step, fields, width, height=1, row_step=None, big=False, fra
 
 
 def packed(rows, dtype):
-    """A structured array: `dtype` names columns of `rows` (x, y, z, intensity, t)."""
+    """The bytes of a structured array; `dtype` selects columns of `rows` (x, y, z, intensity, t)."""
     dtype = np.dtype(dtype)
     points = np.zeros(len(rows), dtype)
     for index, name in enumerate(["x", "y", "z", "intensity", "t"]):
@@ -83,7 +83,7 @@ def packed(rows, dtype):
 
 
 def padded(ns, rows, frame_id="lidar"):
-    """PointXYZI of PCL, with t where padding would be."""
+    """PCL's PointXYZI, with t in place of padding."""
     names, offsets = ["x", "y", "z", "intensity", "t"], [0, 4, 8, 16, 20]
     dtype = {"names": names, "formats": ["<f4"] * 5, "offsets": offsets, "itemsize": 32}
     fields = [(n, o, F32) for n, o in zip(names, offsets)]
@@ -110,7 +110,7 @@ def big(ns, rows):
 
 
 def rows_of(ns, rows):
-    """Two rows with padding between them; the last point is left out where the number is odd."""
+    """Two rows with padding between them; drops the last point if the number is odd."""
     half = len(rows) // 2
     dtype = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("intensity", "<f4"), ("t", "<f4")]
     fields = [(name, 4 * i, F32) for i, (name, _) in enumerate(dtype)]
@@ -141,7 +141,7 @@ def compressed(path, messages, mode):
 
 
 def library(path, messages, **options):
-    """The same by the mcap library."""
+    """The same, written by the mcap library."""
     with path.open("wb") as file:
         writer = McapWriter(file, **options)
         writer.start("ros2", "write_bag.py")
@@ -156,7 +156,7 @@ def library(path, messages, **options):
 
 
 def stamps(messages):
-    """(i, stamp) of the frames."""
+    """(i, stamp) of each frame."""
     return [(i, STAMP + i * STEP) for i in range(messages)]
 
 
@@ -191,7 +191,7 @@ def tf(topic, log_time, transforms):
 
 
 def pose(ns):
-    """The vehicle in odom: x, y, yaw. 10 m/s along x with a turn to the left."""
+    """The vehicle in odom: x, y, yaw. It drives at 10 m/s along x, turning left."""
     seconds = (ns - STAMP) / 1e9
     return 1000.0 + 10.0 * seconds, 2.0, 0.3 * seconds
 
@@ -201,7 +201,7 @@ LIDAR = (1.0, 0.0, 1.8)
 
 
 def driving():
-    """A sample every 25 ms, none at the time of a cloud, and recorded after the cloud of its time."""
+    """A transform every 25 ms, never at the time of a cloud, recorded after the cloud of its time."""
     found = [tf("/tf_static", STAMP + STEP, [transform(STAMP + STEP, "base_link", "lidar", *LIDAR)])]
     for k in range(-4, 4 * len(clouds) + 4):
         ns = STAMP + k * STEP // 4 + 1_000_000
@@ -215,7 +215,7 @@ def driving():
 
 
 def in_map(ns):
-    """The lidar in the map, as a list of sweeps has it."""
+    """The pose of the lidar in the map, in the format of a list of sweeps."""
     odom_x, odom_y, odom_yaw = ODOM
     x, y, yaw = pose(ns)
     x, y = x + LIDAR[0] * np.cos(yaw), y + LIDAR[0] * np.sin(yaw)
@@ -226,7 +226,7 @@ def in_map(ns):
 
 
 def newest(rows):
-    """The points of the newest sweep: the frames hold two."""
+    """The points of the newest of a frame's two sweeps."""
     return rows[rows[:, 4] == 0]
 
 
@@ -240,7 +240,7 @@ library(out / "loose.mcap", in_time(points() + chatter()), use_chunking=False)
 layouts = points(xyzirc, "/xyzirc") + points(doubles, "/doubles") + points(big, "/big") + points(rows_of, "/rows")
 library(out / "layouts.mcap", in_time(layouts), compression=CompressionType.ZSTD)
 
-# Files by name are not in the order of time.
+# The order of the file names is not the order of time.
 halves = points()
 bag(out / "b", halves[:2])
 bag(out / "a", halves[2:])
@@ -251,7 +251,7 @@ shutil.move(out / "a" / "a.mcap", out / "two" / "drive_0.mcap")
 alone = [("/points", CLOUD, ns + LATE, padded(ns, newest(clouds[i]))) for i, ns in stamps(len(clouds))]
 compressed(out / "tf", in_time(alone + driving()), CompressionMode.STORAGE)
 
-# What the frames are, for the reader of files.
+# The expected frames, as files.
 expected = out / "expected"
 for name in ["points", "doubles", "big", "rows", "xyzirc", "tf"]:
     (expected / name).mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""Writes point clouds with pypcd4 and NumPy, and beside each what its reader makes of it.
+"""Writes point clouds with pypcd4 and NumPy, and the expected result of reading each of them.
 
     write_frames.py FOLDER REAL.pcd
 
-Prints a line `FILE COLUMNS EXPECTED` for each file: EXPECTED holds the columns as little-endian
-f32 rows. REAL.pcd, if it is there, is copied too. `skipped: …` lines say what was not possible.
+Prints a line `FILE COLUMNS EXPECTED` for each file. EXPECTED contains the columns as little-endian
+f32 rows. Also copies REAL.pcd if it exists. `skipped: …` lines report what was not possible.
 """
 
 import shutil
@@ -17,7 +17,7 @@ rng = np.random.default_rng(7)
 N = 3000
 
 
-def tell(file, columns, values):
+def announce(file, columns, values):
     """Prints the line for `file`; `values` are its columns as one array each."""
     rows = np.stack([np.asarray(v) for v in values], axis=1).astype("<f4")
     expected = file + ".expected"
@@ -42,7 +42,7 @@ for name, array in {
         file = f"{name}_{version[0]}.npy"
         with open(folder / file, "wb") as out:
             np.lib.format.write_array(out, array, version=version)
-        tell(file, "x,y,z,intensity", array.T)
+        announce(file, "x,y,z,intensity", array.T)
 
 try:
     from pypcd4 import Encoding, PointCloud
@@ -53,7 +53,7 @@ except ImportError as error:
 ring = rng.integers(0, 128, N)
 clock = rng.integers(0, 2**32, N)
 layouts = {
-    # Name: fields, types, arrays, columns that are read, their indices.
+    # Name: fields, types, arrays, columns to read, their indices.
     "plain": (("x", "y", "z", "intensity"), (np.float32,) * 4, [*xyz, intensity], "x,y,z,intensity", (0, 1, 2, 3)),
     "xyz": (("x", "y", "z"), (np.float32,) * 3, xyz, "x,y,z", (0, 1, 2)),
     "double": (("x", "y", "z", "i"), (np.float64,) * 4, [*xyz, intensity], "x,y,z,intensity", (0, 1, 2, 3)),
@@ -80,13 +80,13 @@ for name, (fields, types, arrays, columns, read) in layouts.items():
         file = f"{name}_{encoding.value}.pcd"
         cloud.save(folder / file, encoding=encoding)
         again = PointCloud.from_path(folder / file).pc_data
-        tell(file, columns, [again[fields[i]] for i in read])
+        announce(file, columns, [again[fields[i]] for i in read])
 
 if real.exists():
     shutil.copy(real, folder / "real.pcd")
     again = PointCloud.from_path(real).pc_data
-    tell("real.pcd", "x,y,z,intensity", [again[f] for f in ("x", "y", "z", "intensity")])
+    announce("real.pcd", "x,y,z,intensity", [again[f] for f in ("x", "y", "z", "intensity")])
     PointCloud.from_path(real).save(folder / "packed.pcd", encoding=Encoding.BINARY_COMPRESSED)
-    tell("packed.pcd", "x,y,z,intensity", [again[f] for f in ("x", "y", "z", "intensity")])
+    announce("packed.pcd", "x,y,z,intensity", [again[f] for f in ("x", "y", "z", "intensity")])
 else:
-    print("skipped:", real, "is not there")
+    print("skipped:", real, "does not exist")

@@ -1,14 +1,14 @@
 // Times the kernels of Autoware's autoware_lidar_centerpoint: see peers.sh.
 //
-// Covered: shuffle, voxelisation, PFN input, scatter, and the whole of its post-process (boxes of all cells,
-// threshold, sort, circle NMS, boxes to the host), which is one function, with circle NMS alone beside it.
+// Covered: shuffle, voxelisation, PFN input, scatter, and its whole post-process (boxes of all cells, threshold,
+// sort, circle NMS, boxes to the host), which is one function; circle NMS also alone.
 //
-// Not covered: the PFN itself, which is a TensorRT engine there; the densification of sweeps, which needs ROS
-// and belongs to no stage of ours; its IoU NMS, which is host code on ROS messages.
+// Not covered: the PFN itself, a TensorRT engine; the densification of sweeps, which needs ROS and is part of no
+// stage of ours; its IoU NMS, which is host code on ROS messages.
 //
-// It differs from our frame: 4 columns (x y z t), 32 points of a pillar (a constant there) in place of 20,
-// scores of every cell written as boxes first. Its capacity is set to the frame's points, which is kinder than
-// its default of 2 000 000, over which shuffle and voxelisation run.
+// Differences from our frame: 4 columns (x y z t), 32 points per pillar (a constant there) instead of 20, boxes
+// written for every cell first. Its capacity is set to the frame's points, which favours it: shuffle and
+// voxelisation run over the whole capacity, by default 2 000 000.
 #include "bench.cuh"
 
 #include "autoware/lidar_centerpoint/network/scatter_kernel.hpp"
@@ -21,7 +21,7 @@
 using namespace bench;
 using namespace autoware::lidar_centerpoint;
 
-// Constants of the peer: points of a pillar, columns of a point, of the PFN's input, of a pillar's cell.
+// Constants of the peer: points of a pillar, and columns of a point, of the PFN's input and of a pillar's cell.
 constexpr size_t PILLAR_POINTS = 32, POINT_COLUMNS = 4, INPUTS = 9, COORDINATES = 3;
 constexpr float CIRCLE = 0.5f;
 
@@ -82,7 +82,7 @@ int main(int argc, char **argv) {
     table.stage("shuffle", nothing, shuffle);
     table.stage("points to cells", clear, voxelize);
     table.stage("cells to pillars", [&] { clear(); voxelize(); }, gather);
-    // The kernels of the next stages take the count as it is, which may exceed the buffers.
+    // The next stages' kernels trust the count, which may exceed the buffers.
     unsigned found = 0;
     check(cudaMemcpy(&found, count, sizeof found, cudaMemcpyDeviceToHost), "the count");
     if (found > unsigned(MAX_PILLARS)) {
@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
     table.stage("decode, sort, circle NMS, boxes to the host", nothing, [&] { post_process(peer); });
     const size_t kept = boxes.size();
 
-    // With a radius of nearly nothing all boxes come back, sorted: what circle NMS takes.
+    // A tiny radius returns all boxes, sorted: the input of circle NMS.
     PostProcessCUDA all(config(frame, 1e-6));
     post_process(all);
     thrust::device_vector<Box3D> sorted(boxes.begin(), boxes.end());

@@ -1,11 +1,11 @@
-// What the harnesses of the peers share: the frame, made-up head maps, times by CUDA events. See peers.sh.
+// Shared by the harnesses of the peers: the frame, synthetic head maps, times by CUDA events. See peers.sh.
 //
-// Stages are launched one by one: a stage of some µs is mostly the gaps of its launches, which a graph like
-// ours has less of.
+// Stages are launched one by one: a stage of a few µs is mostly the gaps between launches, which are smaller in a
+// graph like ours.
 //
-// All work goes to the legacy default stream, so that a peer's copies and Thrust calls, which use it, keep
-// their order. Times are microseconds between two events around a stage: where a peer waits for the host
-// inside of a stage, or allocates there, that is in its time, as it is in its frames.
+// All work goes to the legacy default stream, so that a peer's copies and Thrust calls, which use it, keep their
+// order. Times are microseconds between two events around a stage: if a peer waits for the host or allocates
+// inside a stage, its time includes that, as in its frames.
 //
 // Device memory lives until the program ends.
 #pragma once
@@ -29,7 +29,7 @@ constexpr float SCORE = 0.1f;
 constexpr int COLUMNS = 5;
 constexpr int WARM_UP = 20, RUNS = 200;
 
-// Ends the program where a call of the runtime failed.
+// Ends the program if a call of the runtime failed.
 inline void check(cudaError_t status, const char *what) {
     if (status == cudaSuccess) return;
     std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(status));
@@ -45,7 +45,7 @@ T *zeroed(size_t count) {
     return address;
 }
 
-// Zeroed memory of the host that the device can write to.
+// Zeroed host memory that the device can write to.
 template <typename T>
 T *pinned(size_t count) {
     T *address = nullptr;
@@ -62,7 +62,7 @@ T *upload(const std::vector<T> &values) {
     return address;
 }
 
-// Numbers in 0..1 of a fixed sequence.
+// A fixed sequence of numbers in 0..1.
 class Random {
     uint64_t state = 1;
 
@@ -81,7 +81,7 @@ struct Frame {
     float voxel;
     std::vector<float> data;
 
-    // Half of the grid's side, metres.
+    // Half the grid's side, metres.
     float half() const { return cells * voxel / 2; }
 
     int points() const { return int(data.size() / COLUMNS); }
@@ -107,7 +107,7 @@ struct Frame {
     }
 };
 
-// The frame that the arguments name: FILE CELLS VOXEL. Ends the program well where there is no GPU.
+// The frame that the arguments FILE CELLS VOXEL name. Ends the program successfully without a GPU.
 inline Frame open(const char *peer, int argc, char **argv) {
     Frame frame{argc == 4 ? std::atoi(argv[2]) : 0, argc == 4 ? float(std::atof(argv[3])) : 0.0f, {}};
     if (frame.cells <= 0 || !(frame.voxel > 0)) {
@@ -125,14 +125,14 @@ inline Frame open(const char *peer, int argc, char **argv) {
     while (file && std::fread(row, sizeof row, 1, file) == 1) frame.data.insert(frame.data.end(), row, row + COLUMNS);
     if (file) std::fclose(file);
     if (frame.data.empty()) {
-        std::fprintf(stderr, "%s holds no rows of %d f32\n", argv[1], COLUMNS);
+        std::fprintf(stderr, "%s does not contain rows of %d f32\n", argv[1], COLUMNS);
         std::exit(2);
     }
     std::printf("\n%s, grid %d x %d, %d points, %d pillars\n", peer, frame.cells, frame.cells, frame.points(), frame.pillars());
     return frame;
 }
 
-// `count` made-up values of a head map.
+// `count` synthetic values of a head map.
 inline std::vector<float> values(size_t count) {
     Random random;
     std::vector<float> out(count);
@@ -140,8 +140,8 @@ inline std::vector<float> values(size_t count) {
     return out;
 }
 
-// Made-up logits of a heatmap of `side` x `side` cells: about 300 cells pass SCORE, in 60 clusters, in the
-// first channel, whose values lie `stride` apart: 1 where channels are maps, else the channels of a cell.
+// Synthetic logits of a heatmap of `side` x `side` cells: about 300 cells pass SCORE, in 60 clusters, in the first
+// channel, whose values are `stride` apart: 1 if channels are planes, otherwise the channels of a cell.
 inline std::vector<float> logits(int side, int channels, size_t stride) {
     std::vector<float> out = values(size_t(side) * side * channels);
     for (float &value : out) value -= 7;
@@ -154,8 +154,8 @@ inline std::vector<float> logits(int side, int channels, size_t stride) {
     return out;
 }
 
-// Boxes that stay after the mask of overlaps of sorted boxes, `[count][blocks of 64]`: the part of NMS that
-// NVIDIA's peers do on the host.
+// Number of boxes that remain under the mask of overlaps of sorted boxes, `[count][blocks of 64]`: the part of NMS
+// that NVIDIA's peers run on the host.
 inline int greedy(const uint64_t *mask, int count) {
     int blocks = (count + 63) / 64, kept = 0;
     std::vector<uint64_t> removed(blocks);
@@ -167,7 +167,7 @@ inline int greedy(const uint64_t *mask, int count) {
     return kept;
 }
 
-// Times stages and prints them, a line each.
+// Times stages, and prints a line for each.
 class Table {
     cudaEvent_t from, to;
     double sum = 0;
@@ -196,7 +196,7 @@ public:
         std::printf("| stage | µs |\n|---|---|\n");
     }
 
-    // A stage of the frame; `prepare` brings back what it needs and is not timed.
+    // A stage of the frame; `prepare` restores its input and is not timed.
     template <typename Prepare, typename Run>
     void stage(const char *name, Prepare prepare, Run run) {
         double time = median(prepare, run);
@@ -204,7 +204,7 @@ public:
         std::printf("| %s | %.1f |\n", name, time);
     }
 
-    // A part or a variant of a stage, which the sum leaves out.
+    // A part or a variant of a stage, which the sum excludes.
     template <typename Prepare, typename Run>
     void aside(const char *name, Prepare prepare, Run run) {
         std::printf("| (%s) | %.1f |\n", name, median(prepare, run));

@@ -1,14 +1,14 @@
 // Times the kernels of CUDA-CenterPoint in NVIDIA's Lidar_AI_Solution: see peers.sh.
 //
-// Covered: voxelisation by a hash table, means of the voxels' points, decoding of one task, sort on the host,
-// and NMS by rotated IoU.
+// Covered: voxelisation with a hash table, means of the voxels' points, decoding of one task, sort on the host, and
+// NMS by rotated IoU.
 //
-// Not covered: its backbone of sparse convolutions (a library without sources) and its heads (TensorRT). It has
-// no PFN and no scatter to compare: the mean of a voxel's points takes their place. The classes around the
-// launch functions are left out, as their range, voxels and head are constants.
+// Not covered: its backbone of sparse convolutions (a library without sources) and its heads (TensorRT). It has the
+// mean of a voxel's points instead of a PFN and scatter. The harness bypasses the classes around the launch
+// functions, because their range, voxels and head are constants.
 //
-// It differs from our frame: voxels are as high as the grid, so that they are our pillars, where its own have
-// 40 layers; head maps are f16; buffers of the voxels are device memory in place of managed memory; at most
+// Differences from its own frame: voxels are as high as the grid, like our pillars, instead of 40 layers; the voxels'
+// buffers are device memory instead of managed memory. Differences from our frame: head maps are f16; at most
 // 1000 boxes pass the score.
 #include "bench.cuh"
 
@@ -36,7 +36,7 @@ int main(int argc, char **argv) {
     auto nothing = [] {};
     Table table;
 
-    // The means' kernel runs in whole blocks over the voxels, without a check: buffers are rounded up.
+    // The kernel of the means runs in whole blocks over the voxels, without a check: so the buffers are rounded up.
     const size_t capacity = (MAX_PILLARS + THREADS_FOR_VOXEL - 1) / THREADS_FOR_VOXEL * THREADS_FOR_VOXEL;
     const size_t hash_size = points * 4, voxels_size = capacity * MAX_POINTS * COLUMNS;
     float *rows = frame.columns({0, 1, 2, 3, 4}), *voxels = zeroed<float>(voxels_size);
@@ -73,7 +73,7 @@ int main(int argc, char **argv) {
     float *voxel_size = upload(std::vector<float>{voxel, voxel}), *origin = upload(std::vector<float>{-half_side, -half_side});
     float *detections = zeroed<float>(MAX_DET_NUM * DET_CHANNEL), *permuted = zeroed<float>(MAX_DET_NUM * DET_CHANNEL);
     const size_t detections_bytes = MAX_DET_NUM * DET_CHANNEL * sizeof(float);
-    // In memory of the host, as the peer has them.
+    // In host memory, as in the peer.
     const size_t mask_size = MAX_DET_NUM * ((MAX_DET_NUM + 63) / 64);
     unsigned *count = pinned<unsigned>(1);
     uint64_t *mask = pinned<uint64_t>(mask_size);
@@ -97,7 +97,7 @@ int main(int argc, char **argv) {
     table.stage("decode of one task", nothing, decode);
     table.stage("sort on the host", decode, sort);
     if (*count == 0) {
-        std::printf("no box passed the score: NMS not timed\n");
+        std::printf("no box passed the score, so NMS was not timed\n");
         return 1;
     }
     int kept = 0;

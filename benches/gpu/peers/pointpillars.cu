@@ -1,15 +1,15 @@
 // Times the kernels of NVIDIA's CUDA-PointPillars: see peers.sh.
 //
-// Covered: voxelisation with the PFN's input (its public class, whose three kernels are one call), the scatter
-// that its TensorRT plugin launches, decoding of anchors, sort, and NMS by rotated IoU.
+// Covered: voxelisation with the PFN's input (one call of its public class for three kernels), the scatter that its
+// TensorRT plugin launches, decoding of anchors, sort, and NMS by rotated IoU.
 //
-// Not covered: the PFN itself, which is in its TensorRT engine; the plugin's class around the scatter and the
-// backbone, which need TensorRT. Its post-process class is taken apart: it allocates and clears, in every
-// frame, a mask for all anchors whose size overflows 32 bits on our grids; here the mask has the boxes' size.
+// Not covered: the PFN itself, which is in its TensorRT engine; the plugin's class around the scatter and the backbone,
+// which need TensorRT. The harness bypasses its post-process class, which allocates and clears a mask for all
+// anchors in every frame, whose size overflows 32 bits on our grids; here the mask has the boxes' size.
 //
-// It differs from our frame: 4 columns (x y z intensity), 32 points of a pillar in place of 20, 64 channels in
-// place of 32 (constants there), no cap on pillars. It decodes anchors, 3 classes of 2 rotations on a head of
-// half the grid's side, as shipped, where we decode the 5 classes of a CenterPoint head on the whole grid.
+// Differences from our frame: 4 columns (x y z intensity), 32 points per pillar instead of 20, 64 channels instead of
+// 32 (constants there), no cap on pillars. It decodes anchors, 3 classes of 2 rotations on a head of half the grid's
+// side, as shipped; we decode the 5 classes of a CenterPoint head on the whole grid.
 #include "bench.cuh"
 
 #include "pointpillar/lidar-postprocess.hpp"
@@ -22,7 +22,7 @@
 
 using namespace bench;
 
-// Launch functions that the peer defines, but declares in no header.
+// Launch functions that the peer defines but declares in no header.
 namespace pointpillar {
 namespace lidar {
 cudaError_t postprocess_launch(const float *classes, float *boxes, const float *directions, float *anchors, float *bottoms,
@@ -34,7 +34,7 @@ cudaError_t nms_launch(unsigned int count, float *boxes, float threshold, uint64
 }  // namespace lidar
 }  // namespace pointpillar
 
-// Constants of the peer: points of a pillar, channels, values of a box that was found.
+// Constants of the peer: points of a pillar, channels, values of a detected box.
 constexpr int PILLAR_POINTS = 32, PEER_CHANNELS = 64, BOX = 9;
 constexpr float IOU = 0.1f;
 
@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
     auto nothing = [] {};
     Table table;
 
-    // No cap on pillars there: buffers must hold those of the frame, and some that rounding may add.
+    // It has no cap on pillars: the buffers must hold those of the frame and a few that rounding may add.
     const int capacity = (std::max(MAX_PILLARS, frame.pillars()) + 1023) / 1024 * 1024 + 1024;
     pointpillar::lidar::VoxelizationParameter grid;
     grid.min_range = nvtype::Float3(-half_side, -half_side, Z_MIN);
@@ -103,11 +103,11 @@ int main(int argc, char **argv) {
     table.stage("decode, count to the host", restore, decode);
     table.stage("sort", [&] { restore(); decode(); }, sort);
     if (count == 0) {
-        std::printf("no box passed the score: NMS not timed\n");
+        std::printf("no box passed the score, so NMS was not timed\n");
         return 1;
     }
 
-    // In memory of the host, as the peer has it.
+    // In host memory, as in the peer.
     const size_t blocks = (count + 63) / 64;
     uint64_t *mask = pinned<uint64_t>(count * blocks);
     std::vector<Box> host(count);

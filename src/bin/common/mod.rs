@@ -9,8 +9,8 @@ pub(crate) use generate::parse;
 use centerpoint::detector::Device;
 use centerpoint::engine::EngineError;
 use centerpoint::engine::tensorrt::TensorRtError;
-use centerpoint::output::OutputError;
 use centerpoint::points::LayoutError;
+use centerpoint::results::ResultsError;
 use centerpoint::{Error, Layout};
 use clap::ValueEnum;
 
@@ -53,7 +53,7 @@ pub(crate) fn status(error: &Error) -> u8 {
         Error::Engine(EngineError::Device { .. }) | Error::Cuda(_) => 5,
         Error::TensorRt(TensorRtError::Unavailable { .. } | TensorRtError::Cuda(_)) => 5,
         Error::Engine(_) | Error::TensorRt(_) => 4,
-        Error::Output(OutputError::SameName { .. }) => 2,
+        Error::Results(ResultsError::SameName { .. }) => 2,
         _ => 1,
     }
 }

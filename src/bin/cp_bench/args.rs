@@ -16,7 +16,7 @@ use crate::common::{self, DeviceArg};
 #[derive(Parser)]
 #[command(name = "cp-bench", version)]
 pub(crate) struct Args {
-    /// Plans, measured one after the other.
+    /// Plans to measure, one after the other.
     #[arg(long, alias = "loadEngine", value_name = "PLAN", num_args = 1.., required_unless_present = "compare")]
     engine: Vec<PathBuf>,
 
@@ -88,11 +88,12 @@ pub(crate) struct Args {
     #[arg(long, alias = "exportTimes", value_name = "FILE")]
     pub(crate) export_times: Option<PathBuf>,
 
-    /// Draw a histogram of the latencies; for several runs, one picture each: FILE.1.png, FILE.2.png, …
+    /// Plot the distribution of latencies as PNG, or as SVG for a file named FILE.svg; with several runs, one plot
+    /// each: FILE.1.png, FILE.2.png, …
     #[arg(long, value_name = "FILE.png")]
     pub(crate) histogram: Option<PathBuf>,
 
-    /// Draw the latency over points, sweeps or cells, whichever varies.
+    /// Plot the latency over points, sweeps or cells, whichever differ, as PNG, or as SVG for a file named FILE.svg.
     #[arg(long, value_name = "FILE.png")]
     pub(crate) curve: Option<PathBuf>,
 

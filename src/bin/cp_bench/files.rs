@@ -19,7 +19,7 @@ pub(crate) struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    /// Opens the text files, so that a bad path fails before the measurement rather than after it.
+    /// Opens the text files: a bad path fails before the measurement, not after it.
     pub(crate) fn create(args: &'a Args) -> Result<Self, Error> {
         let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
@@ -67,11 +67,11 @@ impl<'a> Files<'a> {
                 } else {
                     path.clone()
                 };
-                pictures::histogram(run, recording, &report.machine).write_png(&path)?;
+                pictures::histogram(run, recording, &report.machine).write(&path)?;
             }
         }
         if let Some(path) = &self.args.curve {
-            pictures::curve(&report.runs, &report.machine).write_png(path)?;
+            pictures::curve(&report.runs, &report.machine).write(path)?;
         }
         Ok(())
     }
@@ -86,5 +86,6 @@ fn write(mut file: OutputFile, text: serde_json::Result<String>) -> Result<(), E
 
 /// Inserts a number into a file name: `latency.2.png` for `latency.png`.
 fn numbered(path: &Path, number: usize) -> PathBuf {
-    path.with_extension(format!("{number}.png"))
+    let extension = path.extension().unwrap_or("png".as_ref());
+    path.with_extension(format!("{number}.{}", extension.display()))
 }

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 /// The results of a case.
-struct Measured {
+struct CaseResults {
     runs: Vec<Run>,
     recordings: Vec<Recording>,
     profiles: Vec<Profile>,
@@ -84,7 +84,7 @@ fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// Loads the plans of a case and measures them in turn.
-fn measure_case(args: &Args, case: &Case) -> Result<Measured, Error> {
+fn measure_case(args: &Args, case: &Case) -> Result<CaseResults, Error> {
     let (settings, root) = (args.settings(), Path::new("/"));
     let start = Resident::read(root);
     let options = Options {
@@ -131,7 +131,7 @@ fn measure_case(args: &Args, case: &Case) -> Result<Measured, Error> {
             profiles.push(profile);
         }
     }
-    Ok(Measured {
+    Ok(CaseResults {
         runs,
         recordings,
         profiles,

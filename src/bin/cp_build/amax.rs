@@ -1,8 +1,8 @@
-//! `cp-build amax`.
+//! `cp-build amax`: the calibrated range of a raw tensor, to compare with other tools.
 
 use std::path::PathBuf;
 
-use centerpoint::build::calibrate::{self, BINS, CalibrationError};
+use centerpoint::build::calibrate::{self, AmaxMethod, BINS, CalibrationError};
 
 /// Arguments of `cp-build amax`.
 #[derive(clap::Args)]
@@ -10,34 +10,34 @@ pub(crate) struct Args {
     /// Raw tensor: little-endian f32
     #[arg(value_name = "FILE.f32")]
     file: PathBuf,
-    /// Values of each batch, in order, which sum up to the file [default: one batch]
+    /// Number of values in each batch, in order; must add up to the file [default: one batch]
     #[arg(long, value_name = "N,…", value_delimiter = ',')]
     batches: Vec<u64>,
-    /// How the range is picked
+    /// How to pick the range
     #[arg(long, value_enum, default_value_t)]
-    method: Method,
-    /// Share of the values that --method percentile keeps, in percent
+    method: MethodArg,
+    /// Share of the values to keep with --method percentile, in percent
     #[arg(long, value_name = "0..100", default_value_t = 99.99)]
     percentile: f64,
-    /// Bins that the first batch's range is cut into
+    /// Number of bins for the range of the first batch
     #[arg(long, value_name = "N", default_value_t = BINS)]
     bins: usize,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
-enum Method {
-    /// The least mean squared error
+enum MethodArg {
+    /// Least mean squared error
     #[default]
     Mse,
-    /// The least Kullback–Leibler divergence
+    /// Least Kullback–Leibler divergence
     Entropy,
-    /// The greatest absolute value
+    /// Greatest absolute value
     Max,
     /// A share of the values
     Percentile,
 }
 
-/// What is printed.
+/// The printed JSON object.
 #[derive(serde::Serialize)]
 struct Output {
     amax: f32,
@@ -49,19 +49,19 @@ struct Output {
 /// Runs `cp-build amax`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let method = match args.method {
-        Method::Mse => calibrate::Method::Mse,
-        Method::Entropy => calibrate::Method::Entropy,
-        Method::Max => calibrate::Method::Max,
-        Method::Percentile => calibrate::Method::Percentile(args.percentile),
+        MethodArg::Mse => AmaxMethod::Mse,
+        MethodArg::Entropy => AmaxMethod::Entropy,
+        MethodArg::Max => AmaxMethod::Max,
+        MethodArg::Percentile => AmaxMethod::Percentile(args.percentile),
     };
     let histogram = calibrate::raw::read(&args.file, &args.batches, args.bins)?;
-    let found = histogram.amax(method);
-    let found = found.map_err(|source| CalibrationError::Range {
+    let amax = histogram.amax(method);
+    let amax = amax.map_err(|source| CalibrationError::Range {
         path: args.file,
         source,
     })?;
     let output = Output {
-        amax: found.amax,
+        amax: amax.amax,
         bins: histogram.bins().len(),
         range: histogram.range(),
         method: method.to_string(),

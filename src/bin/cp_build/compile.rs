@@ -1,4 +1,4 @@
-//! `cp-build compile`.
+//! `cp-build compile`: from a model folder to a plan, or to a folder for trtexec.
 
 mod onnx;
 mod tensorrt;
@@ -16,38 +16,38 @@ pub(crate) struct Args {
     /// The model folder (model.toml and two ONNX files).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// What the plan is to run on.
+    /// What the plan will run on.
     #[arg(long, value_enum, default_value_t = TargetArg::Cpu)]
     target: TargetArg,
-    /// The plan to write, for `--target onnx` the folder.
+    /// The plan to write; for `--target onnx`, the folder.
     #[arg(long, value_name = "FILE.plan")]
     out: PathBuf,
-    /// For `--target onnx`: replace a model that is in the folder.
+    /// With `--target onnx`: replace a model that is already in the folder.
     #[arg(long)]
     force: bool,
-    /// Put a measured accuracy into the plan: the output of `cp-build eval --format json`.
+    /// Measured accuracy to store in the plan: the output of `cp-build eval --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
     #[command(flatten, next_help_heading = "TensorRT")]
     tensorrt: tensorrt::EngineArgs,
 }
 
-/// What a plan can be made for.
+/// Targets of `cp-build compile`.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum TargetArg {
     /// The CPU engine: FP32, and INT8 where the network has Q/DQ pairs.
     Cpu,
     /// TensorRT: FP16, and INT8 where the network has Q/DQ pairs.
     Tensorrt,
-    /// A folder for trtexec: the network that TensorRT builds from, and how to build.
+    /// A folder for trtexec: the network, and the commands that build an engine from it.
     Onnx,
 }
 
 /// Runs `cp-build compile`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    if let Some(what) = conflict(&args) {
+    if let Some(message) = conflict(&args) {
         crate::Cli::command()
-            .error(ErrorKind::ArgumentConflict, what)
+            .error(ErrorKind::ArgumentConflict, message)
             .exit();
     }
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
@@ -56,9 +56,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         TargetArg::Cpu => {
             folder.compile_cpu(&args.out, accuracy)?;
             let bytes = std::fs::metadata(&args.out)?.len();
-            let precision = match folder.is_quantized() {
-                true => "int8",
-                false => "fp32",
+            let precision = if folder.is_quantized() {
+                "int8"
+            } else {
+                "fp32"
             };
             println!(
                 "{}: cpu {precision}, {:.1} MB",
@@ -72,20 +73,20 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// What of the arguments the target has no use for.
+/// The error message if an argument does not apply to the target.
 fn conflict(args: &Args) -> Option<&'static str> {
     let onnx = matches!(args.target, TargetArg::Onnx);
     let cpu = matches!(args.target, TargetArg::Cpu);
     if cpu && args.tensorrt.any() {
-        Some("options of TensorRT want `--target tensorrt`")
+        Some("TensorRT options require `--target tensorrt`")
     } else if onnx && args.tensorrt.more_than_types() {
         Some(
-            "`--target onnx` takes --input-type and --output-type only; give the others to trtexec",
+            "`--target onnx` accepts only --input-type and --output-type; pass the others to trtexec",
         )
     } else if onnx && args.accuracy.is_some() {
-        Some("`--target onnx` makes no plan; give --accuracy to `cp-build pack`")
+        Some("`--target onnx` writes no plan; pass --accuracy to `cp-build pack`")
     } else if !onnx && args.force {
-        Some("`--force` is for `--target onnx`; plans are replaced without it")
+        Some("`--force` applies only to `--target onnx`; plans are always replaced")
     } else {
         None
     }

@@ -1,4 +1,4 @@
-//! `cp-build eval`.
+//! `cp-build eval`: scores a plan on labelled frames, or result files against labels.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use centerpoint::detection::Times;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::eval::{EvalError, frames, nuscenes, report, t4};
-use centerpoint::output::nuscenes::Results;
 use centerpoint::points;
+use centerpoint::results::nuscenes::Results;
 use indicatif::ProgressBar;
 
 /// Arguments of `cp-build eval`.
@@ -17,28 +17,28 @@ pub(crate) struct Args {
     /// Result file to score, in the nuScenes format
     #[arg(long, value_name = "FILE", requires = "gt")]
     pred: Option<PathBuf>,
-    /// Label file that --pred is scored against, in the same format
+    /// Label file to score --pred against, in the same format
     #[arg(long, value_name = "FILE", requires = "pred")]
     gt: Option<PathBuf>,
     /// Plan to run and score
     #[arg(long, value_name = "FILE", requires = "frames")]
     plan: Option<PathBuf>,
-    /// Folder with the frames that --plan is run on
+    /// Folder with the frames to run --plan on
     #[arg(long, value_name = "DIR", requires = "plan")]
     frames: Option<PathBuf>,
-    /// Labels of the frames [default: labels.json in DIR or beside it]
+    /// Labels of the frames [default: labels.json in DIR or next to it]
     #[arg(long, value_name = "FILE", requires = "plan")]
     labels: Option<PathBuf>,
     /// Score boxes with at least this score, instead of the plan's thresholds
     #[arg(long, value_name = "0..1", requires = "plan")]
     score: Option<f32>,
-    /// CPU threads that the plan runs on; 0 is one per core
+    /// CPU threads; 0 is one per core
     #[arg(long, value_name = "N", requires = "plan", default_value_t = 0)]
     threads: usize,
     /// Metric
     #[arg(long, value_enum, default_value_t)]
     metric: Metric,
-    /// Classes to score [default: the plan's; for --pred the metric's]
+    /// Classes to score [default: the plan's, or with --pred the metric's]
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     classes: Vec<String>,
     /// What to print
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
 enum Metric {
-    /// nuScenes detection: AP, errors of the true positives, NDS; ten classes
+    /// nuScenes detection: AP, true positive errors, NDS; ten classes
     #[default]
     Nuscenes,
     /// T4 (TIER IV): AP; car, truck, bus, bicycle, pedestrian
@@ -69,16 +69,17 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let inputs = match (&args.pred, &args.gt, &args.plan, &args.frames) {
         (Some(pred), Some(gt), ..) => read(pred, gt)?,
         (.., Some(plan), Some(frames)) => detect(plan, frames, &args)?,
-        _ => anyhow::bail!("give --pred and --gt, or --plan and --frames"),
+        _ => anyhow::bail!("pass --pred and --gt, or --plan and --frames"),
     };
-    let classes = match args.classes.is_empty() {
-        true => inputs.classes.as_deref(),
-        false => Some(&*args.classes),
+    let classes = if args.classes.is_empty() {
+        inputs.classes.as_deref()
+    } else {
+        Some(&*args.classes)
     };
     let scores = score(&inputs, args.metric, classes).map_err(|error| {
         let (predictions, labels) = (&inputs.prediction_name, &inputs.label_name);
         let text = format!("cannot score {predictions} against {labels}: {error}");
-        // Beneath its text, the error still decides the exit status.
+        // The error below the context still determines the exit status.
         anyhow::Error::new(error).context(text)
     })?;
     warn(&inputs, &scores, args.classes.is_empty());
@@ -87,7 +88,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         Format::Json => {
             let mut json = scores.json;
             json.extend(report::times_json(&inputs.times));
-            // For `cp-build compile --accuracy`; the scores of files have the devkit's keys alone.
+            // For `cp-build compile --accuracy`. The scores of files have only the devkit's keys.
             if args.plan.is_some() && args.metric == Metric::Nuscenes {
                 let frames = inputs.labels.results.len();
                 let metric = format!("nuScenes mAP on {frames} frames");
@@ -99,7 +100,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     crate::print(&text)
 }
 
-/// What is scored, and what to call it.
+/// Labels and predictions, with their names for messages.
 struct Inputs {
     labels: Results,
     label_name: String,
@@ -107,11 +108,11 @@ struct Inputs {
     prediction_name: String,
     /// The plan's classes.
     classes: Option<Vec<String>>,
-    /// Latencies of the plan's frames.
+    /// Latency of each frame.
     times: Vec<Times>,
 }
 
-/// Two files.
+/// Reads both from files.
 fn read(pred: &Path, gt: &Path) -> anyhow::Result<Inputs> {
     Ok(Inputs {
         labels: Results::read(gt)?,
@@ -123,18 +124,18 @@ fn read(pred: &Path, gt: &Path) -> anyhow::Result<Inputs> {
     })
 }
 
-/// Labels, and what a plan finds in their frames.
+/// Reads the labels and runs the plan on their frames.
 fn detect(plan: &Path, folder: &Path, args: &Args) -> anyhow::Result<Inputs> {
     let labels = match &args.labels {
         Some(labels) => labels.clone(),
-        None => frames::labels_of(folder),
+        None => frames::labels_path(folder),
     };
     let options = Options {
         threads: args.threads,
         score: args.score,
         ..Options::default()
     };
-    // Before the work of many frames.
+    // Read now: an error after running all frames would waste the work.
     let read_labels = Results::read(&labels)?;
     let mut detector = Detector::load(plan, &options)?;
     let paths = points::list_frames(&[folder.to_owned()])?;
@@ -151,18 +152,18 @@ fn detect(plan: &Path, folder: &Path, args: &Args) -> anyhow::Result<Inputs> {
     })
 }
 
-/// Says what may be other than it was meant.
+/// Warns about inputs that the user may not have intended.
 fn warn(inputs: &Inputs, scores: &Scores, default_classes: bool) {
     if default_classes && !scores.unscored.is_empty() {
         let counts = scores.unscored.iter();
         let counts: Vec<_> = counts
             .map(|(class, boxes)| format!("{class} ({boxes})"))
             .collect();
-        log::warn!("left out are boxes of {}: see --classes", counts.join(", "));
+        log::warn!("ignored boxes of {}: see --classes", counts.join(", "));
     }
     if !scores.without_labels.is_empty() {
         let classes = scores.without_labels.join(", ");
-        log::warn!("no labels of {classes}: each counts as AP 0; see --classes");
+        log::warn!("no labels for {classes}: each counts as AP 0; see --classes");
     }
     let (labels, predictions) = (&inputs.labels, &inputs.predictions);
     let has_distances = |r: &Results| r.boxes().any(|b| b.ego_translation != [0.0; 3]);
@@ -171,12 +172,12 @@ fn warn(inputs: &Inputs, scores: &Scores, default_classes: bool) {
         (&inputs.prediction_name, predictions, labels),
     ] {
         if these.boxes().next().is_some() && !has_distances(these) && has_distances(those) {
-            log::warn!("{name}: no ego_translation, its boxes count at any distance");
+            log::warn!("{name}: no ego_translation, so its boxes count at any distance");
         }
     }
 }
 
-/// Scores in both formats, and what to warn of.
+/// Scores in both formats, and the causes of warnings.
 struct Scores {
     table: String,
     json: serde_json::Map<String, serde_json::Value>,
@@ -210,7 +211,7 @@ fn score(inputs: &Inputs, metric: Metric, classes: Option<&[String]>) -> Result<
             Ok(Scores {
                 table: report::t4_table(&metrics),
                 json: metrics.to_json(),
-                // They are left out of the mean, so there is nothing to warn of.
+                // The mean excludes them, so there is nothing to warn about.
                 without_labels: vec![],
                 unscored: metrics.unscored,
             })

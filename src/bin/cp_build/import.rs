@@ -1,4 +1,4 @@
-//! `cp-build import`.
+//! `cp-build import`: from exported ONNX files to a model folder.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,10 @@ pub(crate) struct Args {
     /// The model description: one model.toml, or Autoware's *.param.yaml files.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     model: Vec<PathBuf>,
-    /// The model folder to make.
+    /// The model folder to create.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace a model that is in the folder.
+    /// Replace a model that is already in the folder.
     #[arg(long)]
     force: bool,
 }
@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
         log::info!("{step}");
     }
     for name in &folder.rpn.unused {
-        println!("output `{name}` is not in the description and was left out");
+        println!("removed output `{name}`, which the model description does not list");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! `cp-build inspect`: what is in a plan, in the manner of `polygraphy inspect model`; the quantisers of a
-//! plan, of a calibration and of an ONNX file with Q/DQ pairs.
+//! `cp-build inspect`: shows the content of a plan, in the style of `polygraphy inspect model`, and the
+//! quantisers of a plan, a calibration or an ONNX file with Q/DQ pairs.
 
 use std::fmt::Write;
 use std::io::Read;
@@ -18,10 +18,10 @@ use centerpoint::program::{Program, ProgramLayer, ProgramTensor};
 pub(crate) struct Args {
     /// A plan, a calibration (*.calib.json) or an ONNX file.
     file: PathBuf,
-    /// What of a plan to list besides its summary.
+    /// Parts of a plan to list in addition to its summary.
     #[arg(long, value_enum, num_args = 1.., value_name = "WHAT")]
     show: Vec<Show>,
-    /// Of a calibration: ranges over the cells with a pillar, not over all.
+    /// For a calibration: ranges over the cells with a pillar instead of all cells.
     #[arg(long)]
     occupied: bool,
 }
@@ -32,51 +32,52 @@ enum Show {
     Layers,
     /// The model description.
     Model,
-    /// Every quantiser: ranges, channels, where they came from.
+    /// Every quantiser: range, channels, origin.
     Quantizers,
 }
 
 /// Runs `cp-build inspect`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let mut text = String::new();
-    match kind(&args.file) {
-        Kind::Plan => plan(&mut text, &args)?,
-        Kind::Calibration => {
+    match FileKind::detect(&args.file) {
+        FileKind::Plan => plan(&mut text, &args)?,
+        FileKind::Calibration => {
             text = status::calibration(&Calibration::read(&args.file)?, args.occupied);
         }
-        Kind::Onnx => network(&mut text, &args.file)?,
+        FileKind::Onnx => network(&mut text, &args.file)?,
     }
     crate::print(&text)
 }
 
-/// What a file is.
-enum Kind {
+enum FileKind {
     Plan,
     Calibration,
     Onnx,
 }
 
-/// Told by the first byte, where that says it, and then by the name. What cannot be read counts as a
-/// plan, whose reader says why.
-fn kind(path: &Path) -> Kind {
-    let mut first = [0];
-    // Opening a pipe would wait for its writer.
-    let file = path.is_file().then(|| std::fs::File::open(path));
-    let read = file.and_then(|file| file.ok()?.read_exact(&mut first).ok());
-    match (read, first) {
-        (Some(()), [b'{']) => Kind::Calibration,
-        _ if path.extension().is_some_and(|e| e == "onnx") => Kind::Onnx,
-        _ => Kind::Plan,
+impl FileKind {
+    /// Detects the kind by the first byte, then by the extension. An unreadable file counts as a plan,
+    /// whose reader reports the error.
+    fn detect(path: &Path) -> Self {
+        let mut first = [0];
+        // Opening a pipe would wait for its writer.
+        let file = path.is_file().then(|| std::fs::File::open(path));
+        let read = file.and_then(|file| file.ok()?.read_exact(&mut first).ok());
+        match (read, first) {
+            (Some(()), [b'{']) => Self::Calibration,
+            _ if path.extension().is_some_and(|e| e == "onnx") => Self::Onnx,
+            _ => Self::Plan,
+        }
     }
 }
 
-/// The quantisers of an ONNX file.
+/// Lists the quantisers of an ONNX file.
 fn network(text: &mut String, path: &Path) -> anyhow::Result<()> {
     let graph = Graph::read(path)?;
     let pairs = quantize::read(&graph)?;
     writeln!(
         text,
-        "[I] ==== ONNX ====\n{} nodes, operator set {}, from the scales in the file\n",
+        "[I] ==== ONNX ====\n{} nodes, operator set {}, ranges from the scales in the file\n",
         graph.nodes().count(),
         graph.opset()
     )?;
@@ -153,7 +154,7 @@ fn cpu_engine(text: &mut String, plan: &Plan, show_layers: bool) -> anyhow::Resu
     Ok(())
 }
 
-/// All of it is in the manifest and in the section `layers`; the engine itself is not read.
+/// Reads only the manifest and the section `layers`, not the engine itself.
 fn tensorrt_engine(
     text: &mut String,
     plan: &Plan,
@@ -163,9 +164,9 @@ fn tensorrt_engine(
     engine::target(text, target)?;
     text.push('\n');
     for (what, input) in [("Engine Input", true), ("Engine Output", false)] {
-        let of = target.tensors.iter().filter(|t| t.input == input);
-        let each: Vec<String> = of.map(engine::tensor).collect();
-        tensors(text, what, each.into_iter())?;
+        let side = target.tensors.iter().filter(|t| t.input == input);
+        let lines: Vec<String> = side.map(engine::tensor).collect();
+        tensors(text, what, lines.into_iter())?;
     }
     let layers = plan.sections().find(|(name, _)| *name == "layers");
     let table: Option<LayerTable> = match layers {
@@ -188,7 +189,7 @@ fn tensorrt_engine(
     Ok(())
 }
 
-/// The quantisers of a plan, and how their ranges were found.
+/// Lists the quantisers of a plan and the origin of their ranges.
 fn quantizers(text: &mut String, quantization: &Quantization) -> std::fmt::Result {
     let Quantization {
         config,
@@ -200,7 +201,7 @@ fn quantizers(text: &mut String, quantization: &Quantization) -> std::fmt::Resul
     } = quantization;
     writeln!(
         text,
-        "\n---- Quantisation ----\n{} layers in INT8, {} in float\nRanges: {}, on {} frames\n\
+        "\n---- Quantisation ----\n{} layers in INT8, {} in float\nRanges: {}, from {} frames\n\
          Frames: sha256:{}\nNetwork: sha256:{}",
         int8.len(),
         float.len(),
@@ -282,8 +283,8 @@ fn tensors(
     tensors: impl ExactSizeIterator<Item = String>,
 ) -> std::fmt::Result {
     writeln!(text, "---- {} {what}(s) ----", tensors.len())?;
-    let each: Vec<String> = tensors.collect();
-    writeln!(text, "{{{}}}\n", each.join(",\n "))
+    let lines: Vec<String> = tensors.collect();
+    writeln!(text, "{{{}}}\n", lines.join(",\n "))
 }
 
 fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>) -> String {

@@ -1,4 +1,4 @@
-//! `cp-build install`.
+//! `cp-build install`: installs the files next to this program.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,20 @@ use centerpoint::install::{Target, install, items};
 /// Arguments of `cp-build install`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-With DESTDIR in the environment everything goes below that folder, and is made to be used from --prefix. \
-Below /usr or /usr/local, `ldconfig` makes the library known.")]
+If the environment sets DESTDIR, everything is staged below that folder for later use from --prefix. \
+After installing below /usr or /usr/local, run `ldconfig` so that programs find the library.")]
 pub(crate) struct Args {
     /// Where to install.
     #[arg(long, value_name = "DIR", default_value = "/usr/local")]
     prefix: PathBuf,
-    /// Folder of libraries below the prefix.
+    /// Folder for libraries, relative to the prefix.
     #[arg(long, value_name = "DIR", default_value = "lib")]
     libdir: PathBuf,
 }
 
-/// Runs `cp-build install`: what lies beside this program is installed.
+/// Runs `cp-build install`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let program = std::env::current_exe().context("this program's own path is not known")?;
+    let program = std::env::current_exe().context("cannot determine this program's path")?;
     let from = program.parent().unwrap_or(&program);
     let target = Target {
         prefix: std::path::absolute(&args.prefix)?,

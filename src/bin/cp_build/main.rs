@@ -1,6 +1,6 @@
 //! `cp-build`: the offline side of centerpoint, one subcommand per step.
 //!
-//! Thin: each subcommand's file holds its arguments and prints its result; the work is in the library.
+//! Each subcommand's file only defines its arguments and prints its result. The library does the work.
 
 mod amax;
 #[path = "../common/mod.rs"]
@@ -32,25 +32,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Write ray-cast lidar frames with labels.
+    /// Write synthetic lidar frames with labels.
     Synth(synth::Args),
-    /// Turn exported ONNX files into a model folder.
+    /// Create a model folder from exported ONNX files.
     Import(import::Args),
-    /// Turn a model folder into a plan for a target.
+    /// Compile a model folder to a plan for a target.
     Compile(compile::Args),
-    /// Turn a model folder and frames into an INT8 plan.
+    /// Quantise a model folder to an INT8 plan, using frames.
     Quantize(quantize::Args),
-    /// Turn a bare TensorRT engine, such as trtexec writes, into a plan.
+    /// Pack a bare TensorRT engine, for example from trtexec, into a plan.
     Pack(pack::Args),
-    /// Show what is in a plan.
+    /// Show the content of a plan, a calibration or an ONNX file.
     Inspect(inspect::Args),
     /// Score a plan on labelled frames, or result files against labels.
     Eval(eval::Args),
-    /// Measure what each layer costs in INT8, and search the fastest mix within a budget.
+    /// Measure the error of each layer in INT8, and search for the fastest mix within a budget.
     Sensitivity(sensitivity::Args),
-    /// Print the range that a calibration method gives a raw tensor.
+    /// Print the range that a calibration method picks for a raw tensor.
     Amax(amax::Args),
-    /// Install the C library with its headers, and the programs.
+    /// Install the C library, its headers and the programs.
     Install(install::Args),
 }
 
@@ -71,14 +71,14 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The library's errors say everything in one line; their sources would say it again.
+            // The library's errors include their sources, so the chain would repeat them.
             eprintln!("cp-build: {error}");
-            ExitCode::from(status::of(&error))
+            ExitCode::from(status::exit_code(&error))
         }
     }
 }
 
-/// Writes to standard output; a reader that has gone away (`| head`) is no error.
+/// Writes to standard output. A reader that stops early (`| head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,4 +1,4 @@
-//! `cp-build pack`.
+//! `cp-build pack`: from a bare TensorRT engine to a plan.
 
 use std::path::PathBuf;
 
@@ -9,23 +9,23 @@ use centerpoint::plan::Accuracy;
 /// Arguments of `cp-build pack`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The engine, such as trtexec's `--saveEngine` writes it.
+    /// The engine, as written by trtexec with `--saveEngine`.
     #[arg(long, value_name = "FILE")]
     engine: PathBuf,
-    /// The model that it was built of: the folder of `cp-build compile --target onnx`, another model folder,
-    /// or model.toml.
+    /// The model that the engine was built from: the folder written by `cp-build compile --target onnx`,
+    /// another model folder, or model.toml.
     #[arg(long, value_name = "DIR|FILE.toml")]
     model: PathBuf,
-    /// With model.toml: the pillar feature network that belongs to it.
+    /// With model.toml: the model's pillar feature network.
     #[arg(long, value_name = "FILE.onnx")]
     pfe: Option<PathBuf>,
-    /// Value of code 1 of an INT8 input, where the folder does not tell it.
+    /// Scale of an INT8 input (the value of code 1), if the folder does not record it.
     #[arg(long, value_name = "SCALE", value_parser = scale)]
     input_scale: Option<f32>,
-    /// The TensorRT that built it, such as 10.3.0, where the engine's header does not tell.
+    /// Version of TensorRT that built the engine, such as 10.3.0, if the engine's header does not record it.
     #[arg(long, value_name = "VERSION", value_parser = version)]
     built_with: Option<Version>,
-    /// Put a measured accuracy into the plan: the output of `cp-build eval --format json`.
+    /// Measured accuracy to store in the plan: the output of `cp-build eval --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
     /// The plan to write.

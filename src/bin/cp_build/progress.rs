@@ -1,4 +1,4 @@
-//! The progress bars of long jobs; hidden where standard error is no terminal.
+//! Progress bars of long jobs, hidden if standard error is not a terminal.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,7 +14,7 @@ fn new_bar(length: u64) -> ProgressBar {
     bar
 }
 
-/// One bar, for one step after the other.
+/// One bar, reused by consecutive steps.
 pub(crate) struct Bars {
     bar: ProgressBar,
 }
@@ -24,7 +24,7 @@ impl Bars {
         Self { bar: new_bar(0) }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -42,7 +42,7 @@ impl Progress for Bars {
     }
 }
 
-/// A bar for each phase of TensorRT's builder, those within others below and indented.
+/// A bar for each phase of TensorRT's builder. Nested phases are indented below their parent.
 pub(crate) struct Phases {
     bars: MultiProgress,
     running: Mutex<Vec<Phase>>,
@@ -62,7 +62,7 @@ impl Phases {
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub(crate) fn finish(&self) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for phase in running.drain(..) {
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_come_and_go_within_each_other() {
+    fn nested_phases_begin_and_end() {
         let phases = Phases::new();
         phases.bars.set_draw_target(ProgressDrawTarget::hidden());
         let begin = |phase, parent| tensorrt::Progress::Begin {
@@ -132,7 +132,7 @@ mod tests {
                 phase: "time",
                 step: 1,
             },
-            // Of phases that are not known nothing is kept.
+            // Unknown phases are ignored.
             tensorrt::Progress::Step {
                 phase: "another",
                 step: 1,

@@ -1,9 +1,9 @@
-//! `cp-build quantize`.
+//! `cp-build quantize`: from a float model folder and frames to an INT8 plan.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use centerpoint::build::config::Given;
+use centerpoint::build::config::ConfigOverrides;
 use centerpoint::build::export;
 use centerpoint::build::folder::{self, Folder, Network};
 use centerpoint::build::recipe::{self, Job, Outcome};
@@ -18,54 +18,53 @@ pub(crate) struct Args {
     /// The model folder (model.toml and two ONNX files).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder with frames to calibrate on; every 4th is held out and measured on.
+    /// Folder with frames to calibrate on; by default, every 4th one is held out to measure on.
     #[arg(long, value_name = "DIR")]
     frames: PathBuf,
     /// The plan to write.
     #[arg(long, value_name = "FILE.plan")]
     out: PathBuf,
-    /// The common recipe of NVIDIA's tools, the best of a list, or as configured [default: the file's,
-    /// or best without --config].
+    /// Recipe: that of NVIDIA's tools, the best of several candidates, or the configuration [default: the
+    /// recipe in --config, or best without --config].
     #[arg(long, value_enum)]
     recipe: Option<RecipeArg>,
-    /// All options, as `quantize.toml`; flags override single ones.
+    /// Configuration file (quantize.toml); flags override its keys.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Leave layers of this name in float; `*` is any text.
+    /// Keep layers with this name in float; `*` matches any text.
     #[arg(long, value_name = "GLOB")]
     skip: Vec<String>,
-    /// How ranges are found: max, mse, entropy or percentile.
+    /// Calibration method: max, mse, entropy or percentile.
     #[arg(long, value_name = "NAME")]
     method: Option<String>,
-    /// Percentile, in percent.
+    /// Percentile for --method percentile, in percent.
     #[arg(long, value_name = "PERCENT")]
     percentile: Option<f64>,
-    /// Cells that ranges are found over: all or occupied.
+    /// Cells to calibrate over: all or occupied.
     #[arg(long, value_name = "NAME")]
     cells: Option<String>,
-    /// Cross-layer equalisation, 0 (none) to 1.
+    /// Strength of cross-layer equalisation, from 0 (off) to 1.
     #[arg(long, value_name = "0..1")]
     equalize: Option<f64>,
-    /// Bias correction over cells: off, all, occupied or background.
+    /// Cells for bias correction: off, all, occupied or background.
     #[arg(long, value_name = "NAME")]
     bias_correction: Option<String>,
-    /// Most frames to use.
+    /// Maximum number of frames.
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
-    /// Seed of the choice of --limit frames.
+    /// Seed for choosing --limit frames.
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
-    /// Calibration of the float network: read if it is there, written if not.
+    /// Calibration of the float network: read if the file exists, otherwise written.
     #[arg(long, value_name = "FILE.calib.json")]
     calibration: Option<PathBuf>,
-    /// Also write the quantised model as a model folder, its network with Q/DQ pairs: to compile it for
-    /// other targets, or to run it in ONNX Runtime.
+    /// Also write a model folder with Q/DQ pairs, to compile for other targets or to run in ONNX Runtime.
     #[arg(long, value_name = "DIR")]
     onnx: Option<PathBuf>,
-    /// Replace a model that is in that folder.
+    /// Replace a model that is already in that folder.
     #[arg(long, requires = "onnx")]
     force: bool,
-    /// Accuracy to keep in the plan: output of `cp-build eval --plan --format json`.
+    /// Measured accuracy to store in the plan: the output of `cp-build eval --plan --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
     /// CPU threads; 0 is one per core.
@@ -75,21 +74,21 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum RecipeArg {
-    /// Histogram and MSE, deconvolutions in float.
+    /// Histograms with MSE, deconvolutions in float.
     Nvidia,
-    /// The least error on held-out frames.
+    /// The candidate with the least error on held-out frames.
     Best,
-    /// As the configuration says.
+    /// The configuration as it is.
     Custom,
 }
 
 /// Runs `cp-build quantize`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let given = given(&args)?;
+    let overrides = overrides(&args)?;
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     let folder = Folder::read(&args.model)?;
     if let Some(dir) = &args.onnx {
-        // Known now, not after the work.
+        // Fail now, not after the work.
         folder::make(dir, args.force)?;
     }
     let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
@@ -97,7 +96,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let job = Job {
         folder: &folder,
         frames: &frames,
-        given: &given,
+        overrides: &overrides,
         calibration: args.calibration.as_deref(),
         threads: args.threads,
     };
@@ -121,21 +120,21 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     crate::print(&summary(&args.out, &outcome)?)
 }
 
-/// The options: those of the file, and the flags over them.
-fn given(args: &Args) -> anyhow::Result<Given> {
-    let mut given = match &args.config {
-        Some(path) => Given::read(path)?,
-        None => Given::default(),
+/// The options of the configuration file, overridden by flags.
+fn overrides(args: &Args) -> anyhow::Result<ConfigOverrides> {
+    let mut overrides = match &args.config {
+        Some(path) => ConfigOverrides::read(path)?,
+        None => ConfigOverrides::default(),
     };
     let recipe = args.recipe.map(|recipe| match recipe {
         RecipeArg::Nvidia => "nvidia",
         RecipeArg::Best => "best",
         RecipeArg::Custom => "custom",
     });
-    // Without a word about it, the best.
+    // Without --recipe and --config, the default is `best`.
     let recipe = recipe.or(args.config.is_none().then_some("best"));
     if let Some(recipe) = recipe {
-        given.set("recipe", recipe);
+        overrides.set("recipe", recipe);
     }
     let texts = [
         ("calibration.method", &args.method),
@@ -144,7 +143,7 @@ fn given(args: &Args) -> anyhow::Result<Given> {
     ];
     for (key, value) in texts {
         if let Some(value) = value {
-            given.set(key, value.as_str());
+            overrides.set(key, value.as_str());
         }
     }
     let numbers = [
@@ -153,18 +152,18 @@ fn given(args: &Args) -> anyhow::Result<Given> {
     ];
     for (key, value) in numbers {
         if let Some(value) = value {
-            given.set(key, value);
+            overrides.set(key, value);
         }
     }
     for (key, value) in [("frames.limit", args.limit), ("frames.seed", args.seed)] {
         if let Some(value) = value {
-            given.set(key, i64::from(value));
+            overrides.set(key, i64::from(value));
         }
     }
     if !args.skip.is_empty() {
-        given.set("placement.skip", args.skip.clone());
+        overrides.set("placement.skip", args.skip.clone());
     }
-    Ok(given)
+    Ok(overrides)
 }
 
 fn summary(out: &Path, outcome: &Outcome) -> anyhow::Result<String> {
@@ -188,7 +187,7 @@ fn summary(out: &Path, outcome: &Outcome) -> anyhow::Result<String> {
         )?;
     }
     writeln!(text, ", {:.2} MB", bytes as f64 / 1e6)?;
-    writeln!(text, "made by: {}", record.config.label())?;
+    writeln!(text, "options: {}", record.config.label())?;
     Ok(text)
 }
 

@@ -1,24 +1,25 @@
-//! `cp-build sensitivity`: what each layer costs in INT8, and the fastest mix within a budget.
+//! `cp-build sensitivity`: the error of each layer in INT8, and the fastest mix within a budget.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use centerpoint::build::config::Given;
+use centerpoint::build::calibrate::frames_hash;
+use centerpoint::build::config::ConfigOverrides;
 use centerpoint::build::folder::{Folder, MODEL, PFE, RPN};
 use centerpoint::build::hash::sha256_file;
 use centerpoint::build::recipe::Job;
 use centerpoint::build::sensitivity::network::{Network, Subject};
 use centerpoint::build::sensitivity::{self, Cost, Goal, Report, report};
-use centerpoint::eval::frames::labels_of;
-use centerpoint::output::nuscenes::Results;
+use centerpoint::eval::frames::labels_path;
 use centerpoint::points;
+use centerpoint::results::nuscenes::Results;
 
 use crate::progress::Bars;
 
 /// Arguments of `cp-build sensitivity`.
 ///
-/// Every layer that `cp-build quantize` would put into INT8 is measured alone in INT8 and alone in
-/// float. A run that was stopped goes on where it was if it is given the same --out.
+/// Measures every layer that `cp-build quantize` would quantise, once with only this layer in INT8 and once
+/// with only this layer in float. An interrupted run continues if it gets the same --out.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").args(["budget", "min_sqnr"]))]
 pub(crate) struct Args {
@@ -28,32 +29,32 @@ pub(crate) struct Args {
     /// Frames to measure on.
     #[arg(long, value_name = "DIR")]
     frames: PathBuf,
-    /// Labels of the frames [default: labels.json in DIR or beside it, if there is one]
+    /// Labels of the frames [default: labels.json in DIR or next to it, if it exists]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Frames to calibrate on [default: those of --frames that are not held out; then only the held-out
-    /// ones are measured on]
+    /// Frames to calibrate on [default: the frames of --frames that are not held out; only the held-out
+    /// ones are then measured]
     #[arg(long, value_name = "DIR")]
     calibrate_on: Option<PathBuf>,
-    /// Calibration of the float network, to read, or to write if it is not there
+    /// Calibration of the float network: read if the file exists, otherwise written
     #[arg(long, value_name = "FILE.calib.json")]
     calibration: Option<PathBuf>,
-    /// Options of quantisation, as for `cp-build quantize`
+    /// Quantisation options, as for `cp-build quantize`
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
-    /// Measure on at most N frames, spread evenly; 0 is all
+    /// Measure at most N frames, evenly spaced; 0 is all
     #[arg(long, value_name = "N", default_value_t = 0)]
     limit: usize,
-    /// The report, which is also what a later run goes on with
+    /// Report to write; a later run continues from it
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
-    /// Search the fastest mix that loses at most so much mAP
+    /// Search for the fastest mix that loses at most this much mAP
     #[arg(long, value_name = "mAP")]
     budget: Option<f64>,
-    /// Search the fastest mix that has at least this SQNR at objects, in dB
+    /// Search for the fastest mix with at least this SQNR at objects, in dB
     #[arg(long, value_name = "DB", allow_negative_numbers = true)]
     min_sqnr: Option<f64>,
-    /// What a layer in float costs the search
+    /// Cost of a layer in float, for the search
     #[arg(long, value_enum, default_value_t, requires = "goal")]
     cost: CostArg,
     /// Write the mix as a configuration for `cp-build quantize --config`
@@ -66,10 +67,10 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, Default, PartialEq, clap::ValueEnum)]
 enum CostArg {
-    /// Its multiply-adds
+    /// Its multiply-accumulates
     #[default]
     Macs,
-    /// Its measured time in float less that in INT8
+    /// Its measured time in float minus its time in INT8
     Time,
 }
 
@@ -85,7 +86,11 @@ impl From<CostArg> for Cost {
 /// Runs `cp-build sensitivity`.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let folder = Folder::read(&args.model)?;
-    let given = args.config.as_deref().map(Given::read).transpose()?;
+    let overrides = args
+        .config
+        .as_deref()
+        .map(ConfigOverrides::read)
+        .transpose()?;
     let labels = labels(&args)?;
     let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
     let (calibrate_on, measure_on) = match &args.calibrate_on {
@@ -98,7 +103,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let job = Job {
         folder: &folder,
         frames: &calibrate_on,
-        given: &given.unwrap_or_default(),
+        overrides: &overrides.unwrap_or_default(),
         calibration: args.calibration.as_deref(),
         threads: args.threads,
     };
@@ -146,11 +151,11 @@ fn goal(args: &Args) -> Option<Goal> {
     drop.or(args.min_sqnr.map(Goal::ObjectSqnr))
 }
 
-/// The labels that were given, or those that belong to the frames.
+/// The labels passed as an argument, or the default labels of the frames.
 fn labels(args: &Args) -> anyhow::Result<Option<(PathBuf, Results)>> {
     let path = match &args.labels {
         Some(path) => path.clone(),
-        None => labels_of(&args.frames),
+        None => labels_path(&args.frames),
     };
     if args.labels.is_none() && !path.exists() {
         return Ok(None);
@@ -159,7 +164,7 @@ fn labels(args: &Args) -> anyhow::Result<Option<(PathBuf, Results)>> {
     Ok(Some((path, labels)))
 }
 
-/// All that the measurements depend on.
+/// Everything that the measurements depend on.
 fn inputs(
     args: &Args,
     network: &Network<'_>,
@@ -171,7 +176,7 @@ fn inputs(
     }
     let labels = labels.map(sha256_file).transpose()?;
     inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
-    inputs.insert("frames".into(), report::frames_hash(network.frames())?);
+    inputs.insert("frames".into(), frames_hash(network.frames())?);
     let key = network.key();
     inputs.insert("calibration network".into(), key.model.clone());
     inputs.insert("calibration frames".into(), key.frames.clone());

@@ -1,4 +1,4 @@
-//! Exit status by the kind of error; those of `cp-infer` mean the same there.
+//! Exit status of each kind of error. `cp-infer` uses its codes with the same meaning.
 
 use centerpoint::Error;
 use centerpoint::build::BuildError;
@@ -11,19 +11,20 @@ use centerpoint::eval::EvalError;
 use centerpoint::model::ModelError;
 use centerpoint::plan::PlanError;
 use centerpoint::points::FrameError;
+use centerpoint::results::ResultsError;
 
-/// For the program's help.
+/// Exit statuses for `--help`.
 pub(crate) const HELP: &str = "\
-Exit status: 0 done; 1 a file could not be read or written; 2 wrong usage or configuration, or an option \
-that this TensorRT does not have; 3 a frame could not be read, or there is none; 4 the model, the network \
-or the plan cannot be used, or TensorRT cannot build the engine; 5 the device or TensorRT is not \
-available; 6 the network has an operator that is not supported, or that TensorRT's parser refuses; 7 a \
-frame has other columns than the model reads; 8 the network gives NaN or infinity; 9 a calibration or a \
-report is broken, or of something else; 10 labels or results cannot be scored.";
+Exit status: 0 success; 1 a file cannot be read or written; 2 invalid usage or configuration, or an option \
+that this version of TensorRT does not support; 3 a frame cannot be read, or there are no frames; 4 the \
+model, the network or the plan is invalid, or TensorRT cannot build the engine; 5 the device or TensorRT is \
+unavailable; 6 the network contains an operator that is unsupported or that TensorRT's parser rejects; 7 a \
+frame lacks a column that the model reads; 8 the network produces NaN or infinity; 9 a calibration or \
+report is corrupt or belongs to something else; 10 labels or results cannot be scored.";
 
 /// The exit status of an error.
-pub(crate) fn of(error: &anyhow::Error) -> u8 {
-    // The library's functions give their own errors or the one for all.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    // The library's functions return their own error type or the umbrella.
     if let Some(error) = error.downcast_ref::<Error>() {
         return of_library(error);
     }
@@ -51,6 +52,9 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
     if let Some(error) = error.downcast_ref::<EvalError>() {
         return of_eval(error);
     }
+    if let Some(error) = error.downcast_ref::<ResultsError>() {
+        return of_results(error);
+    }
     if error.is::<PlanError>() || error.is::<ModelError>() {
         4
     } else {
@@ -60,8 +64,17 @@ pub(crate) fn of(error: &anyhow::Error) -> u8 {
 
 fn of_eval(error: &EvalError) -> u8 {
     match error {
-        EvalError::Io { .. } => 1,
+        EvalError::Results(error) => of_results(error),
         _ => 10,
+    }
+}
+
+fn of_results(error: &ResultsError) -> u8 {
+    match error {
+        ResultsError::TooLarge { .. }
+        | ResultsError::Format { .. }
+        | ResultsError::BadBox { .. } => 10,
+        _ => 1,
     }
 }
 
@@ -76,6 +89,7 @@ fn of_library(error: &Error) -> u8 {
         Error::Calibration(error) => of_calibration(error),
         Error::Sensitivity(error) => of_sensitivity(error),
         Error::Eval(error) => of_eval(error),
+        Error::Results(error) => of_results(error),
         _ => 1,
     }
 }

@@ -1,4 +1,4 @@
-//! `cp-build synth`.
+//! `cp-build synth`: writes synthetic lidar frames with labels.
 
 use std::path::PathBuf;
 use std::thread;
@@ -12,7 +12,7 @@ pub(crate) struct Args {
     /// Number of frames.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     frames: u64,
-    /// Seed: the same seed gives the same frames.
+    /// Seed; the same seed produces the same frames.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Index of the first frame.
@@ -21,13 +21,13 @@ pub(crate) struct Args {
     /// Folder for the frames, labels.json and manifest.json.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace the frames in a folder that is not empty.
+    /// Replace the frames in a non-empty folder.
     #[arg(long)]
     force: bool,
     /// Threads [default: all].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Sweeps per frame, 0.1 s apart, compensated for the vehicle's motion.
+    /// Sweeps per frame, 0.1 s apart, motion-compensated.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=10))]
     sweeps: u32,
     /// Beams of the scanner.

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use centerpoint::output::nuscenes::sample_token;
-use centerpoint::points::{self, FrameError, Layout, ReadOptions};
 #[cfg(feature = "mcap")]
-use centerpoint::ros::bag::{Bag, FrameOptions, Frames};
+use centerpoint::bag::{Bag, BagError, BagFrame, FrameOptions, Frames};
+use centerpoint::points::{self, FrameError, Layout, ReadOptions};
+use centerpoint::results::nuscenes::sample_token;
 use centerpoint::{Error, Model, PointCloud};
 
 use crate::args::Args;
@@ -145,9 +145,7 @@ impl Input {
 }
 
 #[cfg(feature = "mcap")]
-fn bag_frame(
-    frame: Result<centerpoint::ros::bag::BagFrame<'_>, centerpoint::ros::bag::BagError>,
-) -> Result<InputFrame<'_>, Error> {
+fn bag_frame(frame: Result<BagFrame<'_>, BagError>) -> Result<InputFrame<'_>, Error> {
     let frame = frame?;
     Ok(InputFrame {
         token: file_name(&frame.name),

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io::{self, StdoutLock, Write, stdout};
 use std::path::{Path, PathBuf};
 
+use centerpoint::draw::bev::{self, BevOptions};
 use centerpoint::files::{self, FileError, OutputFile};
-use centerpoint::output::bev::{self, BevOptions};
 #[cfg(feature = "mcap")]
-use centerpoint::output::mcap::{McapFile, Stamp};
-use centerpoint::output::nuscenes::{Results, SampleBox, sample_token};
-use centerpoint::output::{FrameResult, OutputError, json, kitti, table};
+use centerpoint::results::mcap::{McapFile, Stamp};
+use centerpoint::results::nuscenes::{Results, SampleBox, sample_token};
+use centerpoint::results::{FrameResult, ResultsError, json, kitti, table};
 use centerpoint::{Detector, Error};
 
 use crate::args::{Args, Format};
@@ -164,7 +164,7 @@ impl Sink {
             ns: frame.stamp_ns,
             frame_id: &frame.frame_id,
         };
-        mcap.write(stamp, frame.cloud, result, &self.classes)
+        Ok(mcap.write(stamp, frame.cloud, result, &self.classes)?)
     }
 
     /// Unreachable: the arguments are rejected without MCAP.
@@ -192,18 +192,18 @@ impl Sink {
             total_ms: result.times.map(|times| times.total),
             ..BevOptions::default()
         };
-        bev::render(frame.cloud, result.boxes, None, &options)?.write_png(&file)
+        Ok(bev::render(frame.cloud, result.boxes, None, &options)?.write_png(&file)?)
     }
 }
 
 /// Checks that the frames' stems differ: results of `a/0.bin` and `b/0.bin` would overwrite each other.
-fn check_names(frames: &[PathBuf]) -> Result<(), OutputError> {
+fn check_names(frames: &[PathBuf]) -> Result<(), ResultsError> {
     let mut names = BTreeMap::new();
     for second in frames {
         let name = sample_token(second);
         if let Some(first) = names.insert(name.clone(), second) {
             let (first, second) = (first.clone(), second.clone());
-            return Err(OutputError::SameName {
+            return Err(ResultsError::SameName {
                 name,
                 first,
                 second,

@@ -15,7 +15,7 @@ const INPUT: [usize; 3] = [4, 9, 7];
 /// Outputs, and their rows and columns.
 const OUTPUT: [usize; 3] = [6, 5, 4];
 
-/// A 3×3 convolution with stride 2, padding and two groups.
+/// One 3×3 convolution with stride 2, padding and two groups.
 fn network(rng: &mut Rng) -> Graph {
     let weight: Vec<f32> = (0..6 * 2 * 9)
         .map(|_| rng.range(-1.0, 1.0) as f32)
@@ -48,7 +48,7 @@ fn run(graph: &Graph, map: &[f32]) -> Vec<f32> {
     (0..channels * h * w).map(at).collect()
 }
 
-fn quantizer(tensor: &str, kind: Kind, amax: Vec<f32>) -> Quantizer {
+fn quantizer(tensor: &str, kind: QuantizerKind, amax: Vec<f32>) -> Quantizer {
     Quantizer {
         tensor: tensor.to_owned(),
         layer: None,
@@ -61,7 +61,7 @@ fn quantizer(tensor: &str, kind: Kind, amax: Vec<f32>) -> Quantizer {
     }
 }
 
-/// The mean of `quantised − float` over the cells that count, by channel.
+/// The mean of `quantised − float` over the selected cells, by channel.
 fn difference(float: &[f32], quantised: &[f32], cells: &[bool]) -> Vec<f64> {
     let count = cells.iter().filter(|c| **c).count() as f64;
     let channels = float
@@ -75,15 +75,15 @@ fn difference(float: &[f32], quantised: &[f32], cells: &[bool]) -> Vec<f64> {
 }
 
 #[test]
-fn errors_are_those_of_the_rounded_network_and_go() {
+fn errors_match_the_rounded_network_and_are_corrected() {
     let mut rng = Rng::new(7, 0, 0);
     let graph = network(&mut rng);
     let map: Vec<f32> = (0..4 * 9 * 7).map(|_| rng.range(0.0, 3.0) as f32).collect();
-    // Coarse on purpose: most of the input is clipped to 2, a code is 1/16 of it.
+    // Coarse on purpose: a large part of the input is clipped to 2.
     let (input_amax, weight_amax) = (2.0, vec![1.0, 0.5, 1.0, 0.25, 1.0, 1.0]);
     let quantizers = [
-        quantizer("x", Kind::Activation, vec![input_amax]),
-        quantizer("c.weight", Kind::Weight, weight_amax.clone()),
+        quantizer("x", QuantizerKind::Activation, vec![input_amax]),
+        quantizer("c.weight", QuantizerKind::Weight, weight_amax.clone()),
     ];
     let round = |v: f32, amax: f32| {
         (v / amax * 127.0).round_ties_even().clamp(-128.0, 127.0) / 127.0 * amax
@@ -105,7 +105,7 @@ fn errors_are_those_of_the_rounded_network_and_go() {
         graph
     };
     let every: Vec<bool> = vec![true; 20];
-    // With cells at the border, where taps see padding.
+    // Includes cells at the border, where taps read padding.
     let some: Vec<bool> = (0..20).map(|cell| cell % 3 == 0 || cell == 19).collect();
     for cells in [every, some] {
         let mut collector = Collector::new(&graph, &quantizers).unwrap();
@@ -137,7 +137,7 @@ fn errors_are_those_of_the_rounded_network_and_go() {
 }
 
 #[test]
-fn a_convolution_without_bias_gets_one_and_others_stay() {
+fn a_convolution_without_a_bias_gets_one_and_others_do_not_change() {
     let graph = network(&mut Rng::new(7, 0, 0));
     let mut bare = graph.clone();
     bare.edit(|proto| proto.node[0].input.truncate(2)).unwrap();
@@ -153,13 +153,13 @@ fn a_convolution_without_bias_gets_one_and_others_stay() {
 }
 
 #[test]
-fn layers_that_are_not_wholly_quantised_are_left_out() {
+fn convolutions_that_are_not_fully_quantised_are_skipped() {
     let graph = network(&mut Rng::new(7, 0, 0));
     for one in [
-        quantizer("x", Kind::Activation, vec![1.0]),
-        quantizer("c.weight", Kind::Weight, vec![1.0; 6]),
+        quantizer("x", QuantizerKind::Activation, vec![1.0]),
+        quantizer("c.weight", QuantizerKind::Weight, vec![1.0; 6]),
     ] {
         let collector = Collector::new(&graph, &[one]).unwrap();
-        assert!(collector.layers.is_empty());
+        assert!(collector.convs.is_empty());
     }
 }

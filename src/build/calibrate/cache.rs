@@ -1,4 +1,4 @@
-//! The file of a calibration, `*.calib.json`, and what it was made from.
+//! The calibration file `*.calib.json`, and the key that identifies its inputs.
 //!
 //! ```json
 //! {"version":1,"producer":"centerpoint 0.1.0",
@@ -6,8 +6,8 @@
 //!  "tensors":{"NAME":{"all":{"range":…,"width":…,"max":…,"counts":[…]},"occupied":{…},"min":…,
 //!             "channel_max":[…],…}}}
 //! ```
-//! A file is read as a stream, and nothing in it takes more than four times its length in memory: a
-//! count has at least two characters there and eight bytes here.
+//! Files are read as a stream and take at most four times their length in memory: a count has at least two
+//! characters in the file and eight bytes in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,31 +30,31 @@ use crate::model::Model;
 use crate::model::Pfn;
 use crate::points::FrameError;
 
-/// Version of the format, and of the rules of counting.
+/// Version of the format and of the counting rules.
 const VERSION: u32 = 1;
-/// Longest file that is read; one of a large network has some megabytes.
+/// Maximum file length; the file of a large network has a few megabytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// What a calibration was made from, as SHA-256.
+/// SHA-256 hashes of a calibration's inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
-    /// The network, the PFN, and the model's points, grid and pillars. Not its thresholds, which
-    /// change nothing here.
+    /// The network, the PFN, and the model's points, grid and pillars. Thresholds are excluded, because they
+    /// do not affect calibration.
     pub model: String,
-    /// Names and contents of the frames, in order; not their folders.
+    /// Names and contents of the frames, in order, without their folders.
     pub frames: String,
-    /// The options that change the result.
+    /// The options that affect the result.
     pub options: String,
 }
 
 impl Key {
-    /// The key of a calibration that is to be made.
+    /// Hashes the inputs of a calibration.
     ///
     /// # Errors
     /// [`CalibrationError::NoFrames`], [`FrameError::NotAFile`],
     /// [`crate::build::BuildError::Io`] for a frame that cannot be read.
-    pub fn of(
+    pub fn new(
         model: &Model,
         pfn: &Pfn,
         graph: &Graph,
@@ -64,7 +64,7 @@ impl Key {
         if frames.is_empty() {
             return Err(CalibrationError::NoFrames.into());
         }
-        // Texts for the hash alone: they have every field, and every digit of numbers.
+        // Debug text serves only the hash: it contains every field and every digit.
         let (points, grid, spec) = (&model.points, &model.grid, &model.pfn);
         let mut network = format!("{points:?} {grid:?} {spec:?}").into_bytes();
         for layer in &pfn.layers {
@@ -74,26 +74,34 @@ impl Key {
         }
         network.extend(graph.to_model().encode_to_vec());
 
-        let mut contents = String::new();
-        for path in frames {
-            // Opening a pipe would wait for its writer.
-            if path.exists() && !path.is_file() {
-                return Err(FrameError::NotAFile(path.clone()).into());
-            }
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            contents += &format!("{} {name}\n", sha256_file(path)?);
-        }
         let layout = options.layout.map(|layout| layout.to_string());
         let options = format!("bins {} layout {layout:?}", options.bins);
         Ok(Self {
             model: sha256(&network),
-            frames: sha256(contents.as_bytes()),
+            frames: frames_hash(frames)?,
             options: sha256(options.as_bytes()),
         })
     }
 }
 
-/// The file as it is written.
+/// SHA-256 of the names and contents of frames, in order, without their folders.
+///
+/// # Errors
+/// [`FrameError::NotAFile`], [`crate::build::BuildError::Io`] for a frame that cannot be read.
+pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
+    let mut contents = String::new();
+    for path in frames {
+        // Opening a pipe would wait for its writer.
+        if path.exists() && !path.is_file() {
+            return Err(FrameError::NotAFile(path.clone()).into());
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        contents += &format!("{} {name}\n", sha256_file(path)?);
+    }
+    Ok(sha256(contents.as_bytes()))
+}
+
+/// The file's content for writing.
 #[derive(Serialize)]
 struct Written<'a> {
     version: u32,
@@ -102,7 +110,7 @@ struct Written<'a> {
     tensors: &'a BTreeMap<String, TensorStats>,
 }
 
-/// The file as it is read.
+/// The file's content as read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -124,16 +132,18 @@ impl TryFrom<u32> for Version {
     fn try_from(version: u32) -> Result<Self, String> {
         match version {
             VERSION => Ok(Version),
-            _ => Err(format!("version {version}, this program reads {VERSION}")),
+            _ => Err(format!(
+                "version {version}, this program reads version {VERSION}"
+            )),
         }
     }
 }
 
 impl Calibration {
-    /// Reads a calibration's file.
+    /// Reads a calibration file.
     ///
     /// # Errors
-    /// [`CalibrationError::Io`], [`CalibrationError::Broken`] for a file that is none.
+    /// [`CalibrationError::Io`], [`CalibrationError::Broken`] for an invalid file.
     pub fn read(path: &Path) -> Result<Self, CalibrationError> {
         let io = |source| CalibrationError::Io {
             path: path.into(),
@@ -150,7 +160,7 @@ impl Calibration {
         if metadata.len() > MAX_BYTES {
             let bytes = metadata.len();
             return Err(broken(format!(
-                "{bytes} bytes, at most {MAX_BYTES} are read"
+                "{bytes} bytes, expected at most {MAX_BYTES}"
             )));
         }
         let file = BufReader::new(File::open(path).map_err(io)?).take(MAX_BYTES);
@@ -166,10 +176,10 @@ impl Calibration {
         })
     }
 
-    /// Writes the calibration's file, whole or not at all.
+    /// Writes the calibration file atomically.
     ///
     /// # Errors
-    /// [`FileError`](crate::files::FileError) with the file.
+    /// [`FileError`](crate::files::FileError) with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
         let written = Written {
             version: VERSION,
@@ -183,10 +193,10 @@ impl Calibration {
         Ok(files::write(path, &text)?)
     }
 
-    /// Checks that this calibration, read from `path`, was made from what `key` is of.
+    /// Checks that this calibration, read from `path`, was made from the inputs of `key`.
     ///
     /// # Errors
-    /// [`CalibrationError::Stale`] that says what has changed.
+    /// [`CalibrationError::Stale`], which lists the changes.
     pub fn check(&self, key: &Key, path: &Path) -> Result<(), CalibrationError> {
         let parts = [
             ("from another model", &self.key.model, &key.model),
@@ -195,17 +205,17 @@ impl Calibration {
         ];
         let changed = parts.into_iter().filter(|(_, made, now)| made != now);
         let changed: Vec<&str> = changed.map(|(what, ..)| what).collect();
-        match changed.is_empty() {
-            true => Ok(()),
-            false => Err(CalibrationError::Stale {
-                path: path.into(),
-                changed: changed.join(" and "),
-            }),
+        if changed.is_empty() {
+            return Ok(());
         }
+        Err(CalibrationError::Stale {
+            path: path.into(),
+            changed: changed.join(" and "),
+        })
     }
 }
 
-/// Checks what was read against itself.
+/// Checks that the statistics are consistent.
 fn check(stats: &TensorStats) -> Result<(), String> {
     let channels = stats.channel_max.len();
     let lists = [
@@ -220,7 +230,7 @@ fn check(stats: &TensorStats) -> Result<(), String> {
             return Err(format!("{name} has {found} values, channel_max {channels}"));
         }
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(format!("{name} has a value {value}"));
+            return Err(format!("{name} contains {value}"));
         }
     }
     let max = stats.channel_max.iter().copied().fold(0.0, f32::max);
@@ -228,11 +238,11 @@ fn check(stats: &TensorStats) -> Result<(), String> {
     if max != all.max() {
         let found = all.max();
         return Err(format!(
-            "the greatest of channel_max is {max}, that of all {found}"
+            "the greatest channel_max is {max}, but the histogram's is {found}"
         ));
     }
     if occupied.max() > max || occupied.total() > all.total() || !stats.min.is_finite() {
-        return Err("more or larger values in occupied cells than in all".into());
+        return Err("occupied cells have more or larger values than all cells".into());
     }
     Ok(())
 }
@@ -260,12 +270,12 @@ impl TryFrom<Bins> for Histogram {
         } = bins;
         let length = counts.len();
         Histogram::from_parts(counts, range, width, max).ok_or_else(|| {
-            format!("{length} bins of {width} to {range} with values to {max} are no histogram")
+            format!("invalid histogram: {length} bins of {width} up to {range}, values up to {max}")
         })
     }
 }
 
-/// Reads a list of at most [`MAX_BINS`] values, bins or channels, and keeps no more memory than they take.
+/// Reads a list of at most [`MAX_BINS`] values (bins or channels) without excess capacity.
 pub(super) fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {

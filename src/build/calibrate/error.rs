@@ -1,11 +1,11 @@
-//! Why there is no calibration.
+//! Errors of calibration.
 
 use std::path::PathBuf;
 
 use super::RangeError;
 use crate::points::FrameError;
 
-/// Why there is no calibration. Each message says what to do where that is not plain.
+/// Why calibration failed. Messages say what to do where that is not obvious.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrationError {
@@ -17,64 +17,64 @@ pub enum CalibrationError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file of raw values was refused.
+    /// A file of raw values is invalid.
     #[error("{path}: {what}")]
     Raw {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with the lengths found and expected.
+        /// The problem, with the lengths found and expected.
         what: String,
     },
-    /// The values of a file have no histogram or no amax.
+    /// A file's values cannot be counted or have no amax.
     #[error("{path}: {source}")]
     Range {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the values.
+        /// The problem with the values.
         source: RangeError,
     },
-    /// Nothing to calibrate on.
-    #[error("no frames to calibrate on; give a folder with at least one")]
+    /// No frames.
+    #[error("no frames to calibrate on; name a folder with at least one frame")]
     NoFrames,
-    /// The frames cannot be counted as asked for.
+    /// Invalid options.
     #[error("calibration: {0}")]
     Options(RangeError),
-    /// A frame has other columns than the model reads.
+    /// A frame lacks a column that the model reads.
     #[error("{path}: {source}")]
     Columns {
         /// The frame.
         path: PathBuf,
-        /// The column that is missing, and those that are there.
+        /// The missing column and the existing ones.
         source: Box<FrameError>,
     },
-    /// The float network gives a NaN or an infinity.
+    /// The float network produces a NaN or an infinity.
     #[error(
         "tensor \"{tensor}\" is {value} in frame {frame} (channel {channel}, row {y}, column {x}); \
-         only finite values can be quantised: leave the frame out, or correct the network"
+         only finite values can be quantised: remove the frame, or fix the network"
     )]
     NotFinite {
-        /// The first tensor in the network's order that has one.
+        /// The first such tensor in network order.
         tensor: String,
         /// The frame.
         frame: PathBuf,
         /// NaN or an infinity.
         value: f32,
-        /// Where in the tensor.
+        /// Channel of the value.
         channel: usize,
-        /// Where in the tensor.
+        /// Row of the value.
         y: usize,
-        /// Where in the tensor.
+        /// Column of the value.
         x: usize,
     },
-    /// A tensor that the calibration does not know.
+    /// The calibration lacks a tensor.
     #[error(
-        "the calibration has {tensors} tensors, but no \"{tensor}\"; it was made for another network: \
+        "the calibration has {tensors} tensors, but no \"{tensor}\"; it belongs to another network: \
          calibrate this one"
     )]
     NoTensor {
         /// The tensor.
         tensor: String,
-        /// Number of those that are known.
+        /// Number of tensors in the calibration.
         tensors: usize,
     },
     /// A tensor has no range.
@@ -82,26 +82,26 @@ pub enum CalibrationError {
     Tensor {
         /// The tensor.
         tensor: String,
-        /// Why not.
+        /// The reason.
         source: RangeError,
     },
-    /// A file holds no calibration, or one that contradicts itself.
-    #[error("{path}: not a readable calibration: {what}; delete the file to calibrate anew")]
+    /// A file is not a calibration, or is inconsistent.
+    #[error("{path}: invalid calibration: {what}; delete the file to calibrate again")]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What was found, and where.
+        /// The problem and its position.
         what: String,
     },
-    /// A file holds a calibration of something else.
+    /// A calibration was made from other inputs.
     #[error(
-        "{path}: this calibration was made {changed}; delete the file to calibrate anew, or name \
-         another one"
+        "{path}: this calibration was made {changed}; delete the file to calibrate again, or name \
+         another file"
     )]
     Stale {
         /// The file.
         path: PathBuf,
-        /// What is not the same: "from another model", "from other frames", "with other options".
+        /// The differences: "from another model", "from other frames", "with other options".
         changed: String,
     },
 }

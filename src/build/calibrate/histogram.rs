@@ -1,40 +1,40 @@
-//! Histogram of the absolute values of a tensor, from which a method picks its amax.
+//! Histogram of the absolute values of a tensor, from which a method picks the amax.
 //!
-//! The rules are those of NVIDIA's pytorch-quantization 2.2.1 (`calib/histogram.py`), bin for bin:
-//! - the first batch gives the range, `[0, max |x|]` in 2048 bins;
-//! - a later batch with a larger maximum keeps the width of a bin and appends bins:
-//!   `ceil(max / width)` of them, all in f32;
-//! - the bin of a value is `trunc(|x| · bins / range)` in f32, and the upper edge of the last bin
-//!   belongs to it.
+//! The rules follow NVIDIA's pytorch-quantization 2.2.1 (`calib/histogram.py`), bin for bin:
+//! - The first batch sets the range, `[0, max |x|]` in 2048 bins.
+//! - A later batch with a larger maximum keeps the bin width and appends bins, up to a total of
+//!   `ceil(max / width)`, all in f32.
+//! - The bin of a value is `trunc(|x| · bins / range)` in f32; the upper edge of the last bin is part of
+//!   that bin.
 //!
-//! Where the reference fails, this does not:
-//! - counters are u64 (there f32, which stops at 16 777 216);
-//! - there are at most [`MAX_BINS`] bins: beyond, pairs of bins are merged, which doubles the width;
-//! - a range of 0, or one so small that its bins have no normal f32 width, is given up for that of
-//!   the next larger batch; what was counted until then counts as 0;
-//! - a range near the largest f32 does not overflow; NaN and infinity are errors.
+//! Unlike the reference:
+//! - Counters are u64; the reference uses f32, which stops at 16 777 216.
+//! - There are at most [`MAX_BINS`] bins. Beyond that, pairs of bins are merged, which doubles the width.
+//! - A range of 0, or one too small for a normal f32 bin width, is replaced by that of the next larger
+//!   batch; all values counted so far then count as 0.
+//! - A range near the largest f32 does not overflow, and NaN and infinity are errors.
 
 use serde::{Deserialize, Serialize};
 
 use super::cache::Bins;
 
-/// Bins of the first batch, unless asked for otherwise.
+/// Default number of bins of the first batch.
 pub const BINS: usize = 2048;
-/// Fewest bins that a histogram can begin with: twice those that a code of 8 bits needs.
+/// Minimum number of initial bins: twice the number that an 8-bit code needs.
 pub const MIN_BINS: usize = 256;
-/// Most bins of a histogram.
+/// Maximum number of bins.
 pub const MAX_BINS: usize = 8192;
 
-/// Counters of each bin while a batch is counted. Equal values follow each other in real maps, and a
-/// counter that was just written is not ready to be read: neighbours go to different counters.
+/// Counters of each bin while counting a batch. Real maps contain runs of equal values, and reading a counter
+/// that was just written stalls, so neighbouring values use different counters.
 const LANES: usize = 4;
-/// Values whose bins are computed at once.
+/// Number of values whose bins are computed at once.
 const BLOCK: usize = 16;
 
-/// Bits of |x| at and above which an f32 is infinite or NaN.
+/// Smallest bit pattern of |x| that is infinite or NaN.
 pub(super) const NOT_FINITE: u32 = 0x7f80_0000;
 
-/// Why values cannot be counted, or why there is no amax.
+/// Why values cannot be counted or have no amax.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeError {
@@ -47,10 +47,10 @@ pub enum RangeError {
         value: f32,
     },
     /// No value was counted.
-    #[error("there are no values, so there is no range")]
+    #[error("no values, so there is no range")]
     Empty,
-    /// A number of bins that a histogram cannot begin with.
-    #[error("{0} bins: a histogram begins with {MIN_BINS} to {MAX_BINS}")]
+    /// An invalid initial number of bins.
+    #[error("{0} bins: expected {MIN_BINS} to {MAX_BINS}")]
     Bins(usize),
     /// A percentile outside 0 to 100.
     #[error("percentile {0}: expected a number from 0 to 100")]
@@ -63,7 +63,7 @@ pub enum RangeError {
 pub struct Histogram {
     /// Upper edge of the last bin; 0 while all values are 0.
     range: f32,
-    /// Width of a bin, as the appending of bins uses it.
+    /// Bin width, used to append bins.
     width: f32,
     /// Greatest |x|.
     max: f32,
@@ -72,7 +72,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// A histogram without values, whose first batch gets `bins` bins.
+    /// An empty histogram, whose first batch gets `bins` bins.
     ///
     /// # Errors
     /// [`RangeError::Bins`] outside [`MIN_BINS`] to [`MAX_BINS`].
@@ -88,7 +88,7 @@ impl Histogram {
         })
     }
 
-    /// A histogram from its parts, `None` if they contradict each other.
+    /// A histogram from its parts; `None` if they are inconsistent.
     pub(super) fn from_parts(counts: Vec<u64>, range: f32, width: f32, max: f32) -> Option<Self> {
         let finite = |x: f32| x.is_finite() && x >= 0.0;
         let sizes = (MIN_BINS..=MAX_BINS).contains(&counts.len());
@@ -102,10 +102,10 @@ impl Histogram {
         })
     }
 
-    /// Counts a batch. An empty one changes nothing.
+    /// Counts a batch. An empty batch changes nothing.
     ///
     /// # Errors
-    /// [`RangeError::NotFinite`]; the histogram is as before.
+    /// [`RangeError::NotFinite`]; the histogram stays unchanged.
     pub fn add(&mut self, batch: &[f32]) -> Result<(), RangeError> {
         let most = max_bits(batch);
         if most >= NOT_FINITE {
@@ -114,7 +114,7 @@ impl Histogram {
             return Err(RangeError::NotFinite { index, value });
         }
         self.widen(f32::from_bits(most));
-        // A counter of 32 bits cannot overflow in one piece.
+        // Pieces are short enough for 32-bit counters.
         for piece in batch.chunks(1 << 30) {
             let mut counts = self.counts();
             counts.add(piece);
@@ -123,13 +123,13 @@ impl Histogram {
         Ok(())
     }
 
-    /// Makes room for values up to `max`, which is finite: what a batch does before it is counted.
+    /// Extends the range to `max`, which must be finite. Called before counting a batch.
     pub(super) fn widen(&mut self, max: f32) {
         self.max = self.max.max(max);
         if max <= self.range {
             return;
         }
-        // Also where there is no range yet. No bin was appended until here.
+        // This includes an unset range. No bins have been appended yet.
         if self.width < f32::MIN_POSITIVE {
             let total = self.total();
             self.counts.fill(0);
@@ -151,11 +151,11 @@ impl Histogram {
         };
         let bins = bins.max(self.counts.len());
         self.counts.resize(bins, 0);
-        // The product can be a rounding error below the greatest value, or overflow.
+        // The product may be below the greatest value by a rounding error, or overflow.
         self.range = (self.width * bins as f32).clamp(max, f32::MAX);
     }
 
-    /// Empty counters of the same bins, to count pieces of a batch apart after [`Histogram::widen`].
+    /// Empty counters for the same bins, to count parts of a batch separately after [`Histogram::widen`].
     pub(super) fn counts(&self) -> Counts {
         Counts {
             binning: Binning::new(self.counts.len(), self.range),
@@ -163,14 +163,14 @@ impl Histogram {
         }
     }
 
-    /// Adds what was counted apart.
+    /// Adds counts from [`Histogram::counts`].
     pub(super) fn merge(&mut self, counts: &Counts) {
         for (sum, lanes) in self.counts.iter_mut().zip(&counts.counts) {
             *sum += lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
         }
     }
 
-    /// Count of each bin, the one at 0 first.
+    /// Count of each bin, starting at 0.
     pub fn bins(&self) -> &[u64] {
         &self.counts
     }
@@ -195,7 +195,7 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Lower edge of bin `index`; the range for the index past the last.
+    /// Lower edge of bin `index`; the range for the index after the last.
     pub(super) fn edge(&self, index: usize) -> f64 {
         f64::from(self.range) * index as f64 / self.counts.len() as f64
     }
@@ -206,7 +206,7 @@ impl Histogram {
     }
 }
 
-/// Greatest bits of |x|: as integers they are in the order of the values, infinity and NaN the last.
+/// Greatest bit pattern of |x|. As integers, the patterns sort like the values, with infinity and NaN last.
 fn max_bits(values: &[f32]) -> u32 {
     let mut most = [0_u32; BLOCK];
     let blocks = values.chunks_exact(BLOCK);
@@ -221,23 +221,24 @@ fn max_bits(values: &[f32]) -> u32 {
     most.into_iter().fold(0, u32::max)
 }
 
-/// From a value to its bin.
+/// Maps a value to its bin.
 #[derive(Clone, Copy, Debug)]
 struct Binning {
-    /// Bins, and the range, both times the same power of two.
-    times: f32,
-    by: f32,
+    /// Number of bins, scaled by a power of two.
+    factor: f32,
+    /// Range, scaled by the same power of two.
+    divisor: f32,
     last: i32,
 }
 
 impl Binning {
     fn new(bins: usize, range: f32) -> Self {
-        // |x| · bins must not overflow. A power of two changes no other bit of the quotient.
-        let factor = if range > 1e30 { 2_f32.powi(-32) } else { 1.0 };
+        // Keeps |x| · bins from overflowing. Scaling both by a power of two does not change the quotient.
+        let scale = if range > 1e30 { 2_f32.powi(-32) } else { 1.0 };
         Self {
-            times: bins as f32 * factor,
-            // Everything is 0 then, and 0/1 is in the first bin.
-            by: if range > 0.0 { range * factor } else { 1.0 },
+            factor: bins as f32 * scale,
+            // With range 0 all values are 0, and 0/1 falls into the first bin.
+            divisor: if range > 0.0 { range * scale } else { 1.0 },
             last: bins as i32 - 1,
         }
     }
@@ -245,11 +246,11 @@ impl Binning {
     #[inline(always)]
     fn bin(self, x: f32) -> usize {
         // The conversion truncates, as the reference does.
-        ((x.abs() * self.times / self.by) as i32).min(self.last) as usize
+        ((x.abs() * self.factor / self.divisor) as i32).min(self.last) as usize
     }
 }
 
-/// Counters of a part of a batch, at most 2³² − 1 values.
+/// Counts of part of a batch, of at most 2³² − 1 values.
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
     binning: Binning,

@@ -1,13 +1,13 @@
-//! Calibration: one float pass over real frames, and the ranges (amax) that it gives.
+//! Calibration: one float pass over real frames yields the range (amax) of each tensor.
 //!
 //! ```text
 //! frames ─ pass ─ TensorStats by tensor ─ amax(method) ─ amax by tensor
 //!                      │
 //!                 *.calib.json, which makes the next run instant
 //! ```
-//! [`Histogram`] counts absolute values, [`Method`] picks a range from it, both as
-//! pytorch-quantization does. A [`Calibration`] has all that any method or recipe needs, so that one
-//! pass serves them all.
+//! [`Histogram`] counts absolute values and [`AmaxMethod`] picks a range from it, both as in
+//! pytorch-quantization. A [`Calibration`] contains everything that any method or recipe needs, so one pass
+//! serves them all.
 
 mod amax;
 mod cache;
@@ -21,14 +21,12 @@ mod stats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use amax::{Amax, MAX_CODE, Method, ZERO_AMAX, scale};
-pub use cache::Key;
+pub use amax::{Amax, AmaxMethod, MAX_CODE, ZERO_AMAX, scale};
+pub use cache::{Key, frames_hash};
 pub use error::CalibrationError;
 pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
 pub(crate) use occupancy::Occupancy;
 pub use stats::TensorStats;
-
-pub use crate::map::quantize;
 
 use super::onnx::Graph;
 use crate::error::Result;
@@ -36,14 +34,14 @@ use crate::model::Model;
 use crate::model::Pfn;
 use crate::points::Layout;
 
-/// How to calibrate.
+/// Calibration options.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Bins that a tensor's first range is cut into, [`MIN_BINS`] to [`MAX_BINS`].
+    /// Initial number of bins of each histogram, [`MIN_BINS`] to [`MAX_BINS`].
     pub bins: usize,
-    /// Columns of frames whose file does not name them; `None`: the model's.
+    /// Columns of frames whose file does not name them; `None` uses the model's columns.
     pub layout: Option<Layout>,
-    /// CPU threads; 0 is one per core. The result does not depend on them.
+    /// CPU threads; 0 is one per core. The result does not depend on this.
     pub threads: usize,
 }
 
@@ -57,26 +55,26 @@ impl Default for Options {
     }
 }
 
-/// What a float network's tensors looked like on some frames.
+/// Statistics of a float network's tensors over a set of frames.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// What it was made from.
+    /// Hashes of the inputs.
     pub key: Key,
-    /// Each tensor by its ONNX value name, the network's input included.
+    /// Statistics by ONNX value name, including the network's input.
     pub tensors: BTreeMap<String, TensorStats>,
 }
 
-/// Runs the float network on all of `frames`, in one pass that collects everything. `graph` has the
-/// one input and the outputs that `model` describes, `pfn` makes the input. `progress` is called after
-/// each frame with the number of those that are done.
+/// Runs the float network on all `frames` in one pass and collects its statistics. `graph` must have the input
+/// and the outputs that `model` describes; `pfn` computes the input. Calls `progress` after each frame with the
+/// number of completed frames.
 ///
-/// Several frames are run at a time as long as their feature maps take little memory. The result
-/// depends neither on that nor on the number of threads.
+/// Runs several frames in parallel if their feature maps fit a fixed amount of memory. Neither this nor the
+/// number of threads affects the result.
 ///
 /// # Errors
-/// [`CalibrationError`]: no frames, a frame that lacks a column, a value that is not finite, each with
-/// its frame. [`crate::points::FrameError`] for a frame that cannot be read,
-/// [`crate::build::BuildError`] for a network that cannot be run.
+/// [`CalibrationError`] if there are no frames, a frame lacks a column, or a value is not finite.
+/// [`crate::points::FrameError`] for an unreadable frame, [`crate::build::BuildError`] for a network that cannot
+/// be run.
 pub fn calibrate(
     model: &Model,
     pfn: &Pfn,
@@ -85,16 +83,15 @@ pub fn calibrate(
     options: &Options,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Calibration> {
-    let key = Key::of(model, pfn, graph, frames, options)?;
+    let key = Key::new(model, pfn, graph, frames, options)?;
     let tensors = pass::run(model, pfn, graph, frames, options, progress)?;
     Ok(Calibration { key, tensors })
 }
 
-/// Reads the calibration in the file `cache` if it is there, or else makes it as [`calibrate`] does and
-/// writes it there.
+/// Reads the calibration from the file `cache` if it exists. Otherwise runs [`calibrate`] and writes the file.
 ///
 /// # Errors
-/// As [`calibrate`] and [`Calibration::read`]; [`CalibrationError::Stale`] if the file was made from
+/// Those of [`calibrate`] and [`Calibration::read`]; [`CalibrationError::Stale`] if the file was made from
 /// another model, from other frames or with other options.
 pub fn load_or_run(
     cache: &Path,
@@ -107,7 +104,7 @@ pub fn load_or_run(
 ) -> Result<Calibration> {
     if cache.exists() {
         let calibration = Calibration::read(cache)?;
-        let key = Key::of(model, pfn, graph, frames, options)?;
+        let key = Key::new(model, pfn, graph, frames, options)?;
         calibration.check(&key, cache)?;
         return Ok(calibration);
     }
@@ -117,15 +114,15 @@ pub fn load_or_run(
 }
 
 impl Calibration {
-    /// The range of a tensor, over all cells or over the occupied ones. A tensor without occupied
-    /// cells has its range over all.
+    /// The range of a tensor over all cells or over occupied cells. Uses all cells for a tensor without
+    /// occupied ones.
     ///
     /// # Errors
     /// [`CalibrationError::NoTensor`], [`CalibrationError::Tensor`] with the reason.
     pub fn amax(
         &self,
         tensor: &str,
-        method: Method,
+        method: AmaxMethod,
         occupied: bool,
     ) -> Result<Amax, CalibrationError> {
         let Some(stats) = self.tensors.get(tensor) else {
@@ -134,9 +131,10 @@ impl Calibration {
                 tensors: self.tensors.len(),
             });
         };
-        let histogram = match occupied && stats.occupied.total() > 0 {
-            true => &stats.occupied,
-            false => &stats.all,
+        let histogram = if occupied && stats.occupied.total() > 0 {
+            &stats.occupied
+        } else {
+            &stats.all
         };
         let amax = histogram.amax(method);
         amax.map_err(|source| CalibrationError::Tensor {
@@ -145,8 +143,7 @@ impl Calibration {
         })
     }
 
-    /// Share of a tensor's values, 0 to 1, that are beyond `amax`; `None` for a tensor that the
-    /// calibration does not know.
+    /// Share of a tensor's values beyond `amax`, 0 to 1; `None` for an unknown tensor.
     pub fn saturated(&self, tensor: &str, amax: f32) -> Option<f64> {
         let stats = self.tensors.get(tensor)?;
         Some(stats.all.share_beyond(amax))

@@ -1,8 +1,8 @@
-//! Which cells of a feature map lie under a pillar.
+//! Finds the cells of a feature map that lie under a pillar.
 //!
-//! A BEV map is mostly empty: what the background makes fills a histogram of all cells. A cell of a map
-//! of 1/s of the grid's size is *occupied* if any of the s × s cells of the grid that it covers has a
-//! pillar; a cell of a larger map if the one that it lies in has.
+//! A BEV map is mostly empty, so the background dominates a histogram of all cells. A cell of a map that is
+//! s times smaller than the grid is *occupied* if any of the s × s grid cells below it has a pillar. A cell of
+//! a larger map is occupied if the grid cell that contains it has a pillar.
 
 use crate::model::Grid;
 
@@ -11,9 +11,9 @@ use crate::model::Grid;
 pub(crate) struct Occupancy {
     /// Rows and columns of the grid.
     size: [usize; 2],
-    /// By cell of the grid, `y · nx + x`.
+    /// Occupied grid cells, `y · nx + x`.
     grid: Vec<bool>,
-    /// By size of a map, those that were asked for.
+    /// Occupied cells by map size, computed on request.
     maps: Vec<([usize; 2], Vec<bool>)>,
 }
 
@@ -27,7 +27,7 @@ impl Occupancy {
         }
     }
 
-    /// Takes the pillars of a frame, `y · nx + x` each, in place of the last frame's.
+    /// Replaces the pillars by those of another frame, each `y · nx + x`.
     pub(crate) fn set(&mut self, cells: &[u32]) {
         self.grid.fill(false);
         for &cell in cells {
@@ -38,11 +38,11 @@ impl Occupancy {
         self.maps.clear();
     }
 
-    /// The cells of a map of `height` rows and `width` columns, `y · width + x`.
+    /// Occupied cells of a map with `height` rows and `width` columns, `y · width + x`.
     pub(crate) fn of_size(&mut self, height: usize, width: usize) -> &[bool] {
         let size = [height, width];
-        let found = self.maps.iter().position(|(known, _)| *known == size);
-        let index = found.unwrap_or_else(|| {
+        let known = self.maps.iter().position(|(known, _)| *known == size);
+        let index = known.unwrap_or_else(|| {
             self.maps.push((size, self.reduce(size)));
             self.maps.len() - 1
         });
@@ -51,7 +51,7 @@ impl Occupancy {
 
     fn reduce(&self, [height, width]: [usize; 2]) -> Vec<bool> {
         let [ny, nx] = self.size;
-        // Cells of the grid that cell `i` of `n` covers, on an axis of `all`.
+        // Grid cells covered by cell `i` of `n`, along an axis of `all` cells.
         let covered = |i: usize, n: usize, all: usize| i * all / n..((i + 1) * all).div_ceil(n);
         let mut cells = Vec::with_capacity(height * width);
         for y in 0..height {
@@ -98,10 +98,10 @@ mod tests {
         // (0, 0), (0, 1), (2, 5), (3, 7) in blocks of 2 × 2 and 4 × 4.
         assert_eq!(occupied(occupancy.of_size(2, 4)), [0, 6, 7]);
         assert_eq!(occupied(occupancy.of_size(1, 2)), [0, 1]);
-        // Twice as large: each becomes four.
+        // Twice as large: each cell becomes four.
         assert_eq!(occupied(occupancy.of_size(8, 16))[..4], [0, 1, 2, 3]);
         assert_eq!(occupied(occupancy.of_size(8, 16)).len(), 16);
-        // Rows 0..1.34, 1.33..2.67, 2.67..4 of the grid: a cell that is cut belongs to both.
+        // Grid rows 0..1.34, 1.33..2.67, 2.67..4: a cell that is cut belongs to both.
         assert_eq!(occupied(occupancy.of_size(3, 1)), [0, 1, 2]);
 
         occupancy.set(&[9]);

@@ -1,9 +1,9 @@
-//! The pass over the frames: several workers, one result.
+//! The pass over the frames, by several workers with one deterministic result.
 //!
-//! Each worker has a network of its own and takes the next frame that nobody has. What a frame adds to
-//! a tensor depends on the frames before it (the range of a histogram does), so each tensor is a
-//! turnstile: frame n enters when frame n − 1 has left. Workers therefore follow each other through the
-//! network, a few layers apart, and the result is that of one worker.
+//! Each worker has its own network and takes the next unprocessed frame. The contribution of a frame to a
+//! tensor depends on earlier frames, because they set the histogram's range. Each tensor is therefore a
+//! turnstile: frame n enters after frame n − 1 has left. Workers follow each other through the network, a few
+//! layers apart, and the result equals that of a single worker.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ use crate::map::MapView;
 use crate::model::Model;
 use crate::model::Pfn;
 
-/// Most bytes of feature maps that workers share: with the rest it stays below 1 GB. One worker may
-/// need more.
+/// Maximum bytes of feature maps of all workers, which keeps the process below 1 GB. A single worker may exceed
+/// it.
 const MAX_ARENAS: usize = 640 << 20;
 
 /// Collects the statistics of every tensor of the float network.
@@ -79,35 +79,34 @@ pub(super) fn run(
     shared.finish()
 }
 
-/// A network with what a frame needs.
+/// A network and the state for one frame.
 struct Worker {
     runner: Runner,
     occupancy: Occupancy,
     pool: Arc<Pool>,
 }
 
-/// What workers share.
+/// State shared by the workers.
 struct Shared<'a> {
     frames: &'a [PathBuf],
     progress: &'a (dyn Fn(usize) + Sync),
     empty: Histogram,
-    /// The frame to take next.
+    /// The next frame.
     next: AtomicUsize,
-    /// Frames that are through.
+    /// Number of completed frames.
     done: AtomicUsize,
-    /// The first frame that failed: those after it stop, those before it go on, so that it is the same
-    /// one in every run.
+    /// The first failed frame. Later frames stop and earlier ones continue, so every run reports the same one.
     failed: AtomicUsize,
     /// Its error.
     error: Mutex<Option<(usize, Error)>>,
-    /// In the order of the network.
+    /// In network order.
     tensors: Mutex<Vec<Arc<Turnstile>>>,
 }
 
-/// A tensor, which frames pass in order.
+/// A tensor that frames pass in order.
 struct Turnstile {
     state: Mutex<State>,
-    /// A frame has left, or failed.
+    /// Signalled when a frame has left or failed.
     turn: Condvar,
 }
 
@@ -118,7 +117,7 @@ struct State {
     collector: Collector,
 }
 
-/// Why a frame was not finished.
+/// Why a frame stopped early.
 enum Stop {
     Failed(Error),
     /// An earlier frame failed.
@@ -131,7 +130,7 @@ impl<E: Into<Error>> From<E> for Stop {
     }
 }
 
-/// Locks, also after a panic elsewhere, which is raised again when the threads are joined.
+/// Locks a mutex even if it is poisoned: joining the threads raises the panic again.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -180,7 +179,7 @@ impl Worker {
     }
 }
 
-/// Wakes the other workers if a frame panics, so that the panic is seen and they do not wait for ever.
+/// Wakes the other workers if a frame panics. Otherwise they would wait forever and hide the panic.
 struct Guard<'a, 'b> {
     number: usize,
     shared: &'a Shared<'b>,
@@ -195,13 +194,13 @@ impl Drop for Guard<'_, '_> {
 }
 
 impl Shared<'_> {
-    /// The tensor that is shown at place `index`.
+    /// The turnstile of tensor `index`, in the order in which the runner reports tensors.
     fn turnstile(&self, index: usize, name: &str) -> Arc<Turnstile> {
         let mut tensors = lock(&self.tensors);
         if let Some(known) = tensors.get(index) {
             return known.clone();
         }
-        // Each frame shows all tensors in one order, so it is the next one.
+        // All frames report tensors in the same order, so this is the next one.
         let new = Arc::new(Turnstile {
             state: Mutex::new(State {
                 name: name.to_owned(),
@@ -214,7 +213,7 @@ impl Shared<'_> {
         new
     }
 
-    /// Notes the error of a frame.
+    /// Records the error of a frame.
     fn fail(&self, number: usize, error: Error) {
         let mut first = lock(&self.error);
         if first.as_ref().is_none_or(|(known, _)| number < *known) {
@@ -224,7 +223,7 @@ impl Shared<'_> {
         self.stop_after(number);
     }
 
-    /// Wakes the frames that wait for one that will never come.
+    /// Wakes the frames that wait for a failed one.
     fn stop_after(&self, number: usize) {
         self.failed.fetch_min(number, Ordering::SeqCst);
         for tensor in lock(&self.tensors).iter() {
@@ -240,7 +239,7 @@ impl Shared<'_> {
         }
         let tensors = self.tensors.into_inner();
         let tensors = tensors.unwrap_or_else(PoisonError::into_inner).into_iter();
-        // The workers are gone, and so are their handles.
+        // The workers have ended and dropped their handles.
         let states = tensors.filter_map(Arc::into_inner).map(|tensor| {
             let state = tensor.state.into_inner();
             state.unwrap_or_else(PoisonError::into_inner)
@@ -252,7 +251,7 @@ impl Shared<'_> {
 }
 
 impl Turnstile {
-    /// Counts a frame's map when it is its turn.
+    /// Waits for the frame's turn and counts its map.
     fn pass(
         &self,
         number: usize,
@@ -262,7 +261,7 @@ impl Turnstile {
         shared: &Shared<'_>,
         frame: &Path,
     ) -> Result<(), Stop> {
-        let summary = Summary::of(map, occupied, pool);
+        let summary = Summary::new(map, occupied, pool);
         let mut state = lock(&self.state);
         while state.next != number {
             if shared.failed.load(Ordering::SeqCst) < number {

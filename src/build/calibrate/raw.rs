@@ -1,4 +1,4 @@
-//! Histograms of raw tensors: files of little-endian f32, to compare with other tools.
+//! Histograms of raw tensors (files of little-endian f32), to compare with other tools.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -6,15 +6,15 @@ use std::path::Path;
 
 use super::{CalibrationError, Histogram, RangeError};
 
-/// Values that are read at once.
+/// Values read at once.
 const PIECE: usize = 1 << 16;
 
-/// The histogram of the file at `path`, which is counted in batches of the given lengths, in order;
-/// `bins` is the number of bins of the first. Without lengths the file is one batch.
+/// Counts the file at `path` in consecutive batches of the given lengths; `bins` is the number of bins of the
+/// first. Without lengths the file is one batch.
 ///
 /// # Errors
-/// [`CalibrationError::Io`], [`CalibrationError::Raw`] where the lengths do not fit the file's,
-/// [`CalibrationError::Range`] with the index in the file of a value that is not finite.
+/// [`CalibrationError::Io`], [`CalibrationError::Raw`] if the lengths do not add up to the file's,
+/// [`CalibrationError::Range`] for a value that is not finite, with its index in the file.
 pub fn read(path: &Path, batches: &[u64], bins: usize) -> Result<Histogram, CalibrationError> {
     let io = |source| CalibrationError::Io {
         path: path.into(),
@@ -29,14 +29,16 @@ pub fn read(path: &Path, batches: &[u64], bins: usize) -> Result<Histogram, Cali
         source,
     };
     let mut histogram = Histogram::new(bins).map_err(range)?;
-    // Asked before opening: opening a pipe would wait for its writer.
+    // Checked before opening, because opening a pipe would wait for its writer.
     let metadata = std::fs::metadata(path).map_err(io)?;
     if !metadata.is_file() {
         return Err(raw("not a regular file".into()));
     }
     let bytes = metadata.len();
     if !bytes.is_multiple_of(4) {
-        return Err(raw(format!("{bytes} bytes are no whole number of f32")));
+        return Err(raw(format!(
+            "{bytes} bytes, expected a multiple of 4 (f32 values)"
+        )));
     }
     let values = bytes / 4;
     let whole = [values];
@@ -45,7 +47,7 @@ pub fn read(path: &Path, batches: &[u64], bins: usize) -> Result<Histogram, Cali
     if sum != Some(values) {
         let sum = sum.map_or("more than 2⁶⁴".to_owned(), |n| n.to_string());
         return Err(raw(format!(
-            "the batches have {sum} values, the file has {values}"
+            "the batches have {sum} values, but the file has {values}"
         )));
     }
 
@@ -69,7 +71,7 @@ pub fn read(path: &Path, batches: &[u64], bins: usize) -> Result<Histogram, Cali
     Ok(histogram)
 }
 
-/// Appends `length` values, as they come, so that a file that has shrunk costs no more than it holds.
+/// Appends `length` values. Allocates only as it reads, in case the file has shrunk.
 fn read_batch(file: &mut File, length: u64, batch: &mut Vec<f32>) -> std::io::Result<()> {
     let mut piece = [0_u8; PIECE];
     let mut left = length.saturating_mul(4);

@@ -1,8 +1,8 @@
-//! What is collected of one tensor over all frames.
+//! Statistics of one tensor over all frames.
 //!
-//! A frame's map is first summarised in pieces of rows, side by side, and without regard to the frames
-//! before; then counted into the histograms, which depends on them. The pieces are the same for any
-//! number of threads and their sums are added in one order, so the result is the same too.
+//! A frame's map is first summarised in parallel by groups of rows, independently of earlier frames. It is then
+//! counted into the histograms, which depend on earlier frames. The groups do not depend on the number of
+//! threads and their sums are added in a fixed order, so the result is deterministic.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,34 +11,34 @@ use super::histogram::{Histogram, NOT_FINITE};
 use crate::cpu::pool::Pool;
 use crate::map::MapView;
 
-/// Most pieces of a map.
+/// Maximum number of groups of rows.
 const PIECES: usize = 32;
 
-/// What calibration knows of a tensor. *Occupied* cells are those with a pillar under them.
+/// Statistics of a tensor. *Occupied* cells have a pillar below them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorStats {
-    /// |x| of every cell.
+    /// |x| of all cells.
     pub all: Histogram,
     /// |x| of the occupied cells.
     pub occupied: Histogram,
-    /// Least x.
+    /// Smallest x.
     pub min: f32,
     /// Greatest |x| by channel.
     #[serde(deserialize_with = "list")]
     pub channel_max: Vec<f32>,
-    /// Greatest |x| by channel in the occupied cells; 0 where there are none.
+    /// Greatest |x| by channel in the occupied cells; 0 if there are none.
     #[serde(deserialize_with = "list")]
     pub occupied_channel_max: Vec<f32>,
     /// Mean of x by channel.
     #[serde(deserialize_with = "list")]
     pub channel_mean: Vec<f32>,
-    /// Mean of x by channel over the occupied cells; 0 where there are none.
+    /// Mean of x by channel over the occupied cells; 0 if there are none.
     #[serde(deserialize_with = "list")]
     pub occupied_channel_mean: Vec<f32>,
 }
 
-/// Where a map has a NaN or an infinity.
+/// A NaN or an infinity in a map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct NotFinite {
     pub(super) value: f32,
@@ -47,17 +47,17 @@ pub(super) struct NotFinite {
     pub(super) x: usize,
 }
 
-/// By channel, of a set of cells.
+/// Statistics of a set of cells, by channel.
 #[derive(Clone, Debug, Default)]
 struct Channels {
     cells: u64,
-    /// Bits of the greatest |x|.
+    /// Bit pattern of the greatest |x|.
     max: Vec<u32>,
     min: Vec<f32>,
     sum: Vec<f64>,
 }
 
-/// One map: its cells that are empty and those that are occupied.
+/// Summary of one map: its empty cells and its occupied cells.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Summary {
     sets: [Channels; 2],
@@ -114,18 +114,22 @@ impl Channels {
 }
 
 impl Summary {
-    fn new(channels: usize) -> Self {
+    fn empty(channels: usize) -> Self {
         Self {
             sets: [Channels::new(channels), Channels::new(channels)],
         }
     }
 
-    /// Summarises a map of the CPU engine, whose channels lie side by side. `occupied` has its cells,
-    /// `y · width + x`.
-    pub(super) fn of(map: &MapView<'_>, occupied: &[bool], pool: &Pool) -> Result<Self, NotFinite> {
+    /// Summarises a map of the CPU engine, in which the channels of a cell are adjacent. `occupied` lists its
+    /// cells, `y · width + x`.
+    pub(super) fn new(
+        map: &MapView<'_>,
+        occupied: &[bool],
+        pool: &Pool,
+    ) -> Result<Self, NotFinite> {
         let layout = map.layout;
         let rows = layout.height.div_ceil(PIECES).max(1);
-        let mut pieces = vec![Self::new(layout.channels); layout.height.div_ceil(rows)];
+        let mut pieces = vec![Self::empty(layout.channels); layout.height.div_ceil(rows)];
         pool.for_each_chunk_mut(&mut pieces, 1, |index, piece| {
             let [
                 Self {
@@ -143,7 +147,7 @@ impl Summary {
                 }
             }
         });
-        let mut all = Self::new(layout.channels);
+        let mut all = Self::empty(layout.channels);
         for piece in &pieces {
             all.merge(piece);
         }
@@ -160,7 +164,7 @@ impl Summary {
     }
 }
 
-/// The channels of pixels side by side, and whatever lies between them.
+/// The channels of adjacent cells, including any padding between them.
 fn pixels<'a>(map: &MapView<'a>, y: usize, x: std::ops::Range<usize>) -> &'a [f32] {
     let layout = &map.layout;
     let (first, last) = (layout.index(0, y, x.start), layout.index(0, y, x.end - 1));
@@ -188,7 +192,7 @@ fn not_finite(map: &MapView<'_>) -> NotFinite {
     })
 }
 
-/// Adds up the maps of a tensor, frame by frame.
+/// Accumulates the maps of a tensor, frame by frame.
 #[derive(Clone, Debug)]
 pub(super) struct Collector {
     all: Histogram,
@@ -197,7 +201,7 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// `empty` is a histogram without values.
+    /// Starts from an empty histogram.
     pub(super) fn new(empty: Histogram) -> Self {
         Self {
             all: empty.clone(),
@@ -206,7 +210,7 @@ impl Collector {
         }
     }
 
-    /// Counts the next frame's map, which `summary` is of.
+    /// Counts the next frame's map; `summary` must be its summary.
     pub(super) fn add(
         &mut self,
         map: &MapView<'_>,
@@ -240,12 +244,12 @@ impl Collector {
             self.occupied.merge(full);
         }
         if self.summary.sets[OCCUPIED].max.is_empty() {
-            self.summary = Summary::new(layout.channels);
+            self.summary = Summary::empty(layout.channels);
         }
         self.summary.merge(summary);
     }
 
-    /// The result.
+    /// The statistics.
     pub(super) fn finish(self) -> TensorStats {
         let [mut all, full] = self.summary.sets;
         all.merge(&full);

@@ -1,8 +1,8 @@
-//! QuantizeLinear and DequantizeLinear: what of them the CPU engine has, and weights behind them.
+//! QuantizeLinear and DequantizeLinear as far as the CPU engine supports them, and quantised weights.
 //!
-//! Codes are signed 8-bit with zero point 0. Maps have one scale; weights have one, or one per output
-//! channel. A weight is INT8 behind a DequantizeLinear, or (as pytorch-quantization exports it) FLOAT
-//! behind a QuantizeLinear and a DequantizeLinear, which are carried out here.
+//! Codes are signed 8-bit with zero point 0. Maps have one scale; weights have one, or one per output channel.
+//! A weight is INT8 followed by a DequantizeLinear, or (as pytorch-quantization exports it) FLOAT followed by a
+//! QuantizeLinear and a DequantizeLinear, which are evaluated here.
 
 use super::MAX_SHARED;
 use crate::build::Result;
@@ -12,7 +12,7 @@ use crate::build::onnx::{Graph, Node, shapes};
 
 /// The weight of a convolution.
 pub(super) struct Weight {
-    /// As the ONNX operator has it.
+    /// Dimensions as in the ONNX operator.
     pub(super) dims: Vec<usize>,
     values: Values,
 }
@@ -27,44 +27,44 @@ enum Values {
 }
 
 impl Weight {
-    /// The weight of a Conv or ConvTranspose.
-    pub(super) fn of(graph: &Graph, node: Node<'_>) -> Result<Self> {
+    /// Reads the weight of a Conv or ConvTranspose.
+    pub(super) fn read(graph: &Graph, node: Node<'_>) -> Result<Self> {
         let name = node.need_input(1)?;
-        let no_constant = || node.error(format!("its weight \"{name}\" is no constant"));
+        let not_constant = || node.error(format!("its weight \"{name}\" is not a constant"));
         let mut copies = graph.uses(name);
         let weight = match graph.producer(name) {
             Some(pair) if pair.op() == "DequantizeLinear" => {
                 let source = pair.need_input(0)?;
                 copies = copies.saturating_mul(graph.uses(source));
-                Self::dequantized(graph, node, pair)?.ok_or_else(no_constant)?
+                Self::dequantized(graph, node, pair)?.ok_or_else(not_constant)?
             }
             _ => {
-                let Tensor { dims, data } = graph.floats(name)?.ok_or_else(no_constant)?;
+                let Tensor { dims, data } = graph.floats(name)?.ok_or_else(not_constant)?;
                 let values = Values::F32(data);
                 Self { dims, values }
             }
         };
         if copies > MAX_SHARED {
             return Err(node.error(format!(
-                "its weight \"{name}\" is used {copies} times, at most {MAX_SHARED}"
+                "its weight \"{name}\" is used {copies} times, expected at most {MAX_SHARED}"
             )));
         }
         Ok(weight)
     }
 
-    /// The weight behind the DequantizeLinear `pair`; `None` if it is not made of constants.
+    /// The weight that the DequantizeLinear `pair` reads; `None` if it is not constant.
     fn dequantized(graph: &Graph, node: Node<'_>, pair: Node<'_>) -> Result<Option<Self>> {
         let source = pair.need_input(0)?;
         let quantize = graph
             .producer(source)
             .filter(|n| n.op() == "QuantizeLinear");
-        let scales = Scales::of(graph, pair)?;
+        let scales = Scales::read(graph, pair)?;
         let (dims, codes) = match quantize {
             Some(quantize) => {
                 let Some(weight) = graph.floats(quantize.need_input(0)?)? else {
                     return Ok(None);
                 };
-                let before = Scales::of(graph, quantize)?;
+                let before = Scales::read(graph, quantize)?;
                 before.check_same(quantize, &scales, weight.dims.len())?;
                 let codes = scales.quantized(pair, &weight)?;
                 (weight.dims, codes)
@@ -75,20 +75,22 @@ impl Weight {
                 };
                 check_element(pair, source, constant.data_type())?;
                 let Tensor { dims, data } = tensor::integers(graph.path(), &constant)?;
-                // The element type is INT8: nothing is cut.
+                // The element type is INT8, so no value is truncated.
                 (dims, data.into_iter().map(|v| v as i8).collect())
             }
         };
         let axis = usize::from(node.op() == "ConvTranspose");
         let groups = match node.op() {
-            // Its weight has the channels of one group.
+            // Its weight contains only the channels of one group.
             "ConvTranspose" => usize::try_from(node.int("group", 1)?).unwrap_or(1),
             _ => 1,
         };
         let per_group = scales.per_channel(pair, &dims, axis)?;
         let channels = per_group.len().saturating_mul(groups);
         if channels > codes.len() {
-            return Err(node.error(format!("{groups} groups of a weight of shape {dims:?}")));
+            return Err(node.error(format!(
+                "its weight of shape {dims:?} is too small for {groups} groups"
+            )));
         }
         let scales = per_group.into_iter().cycle().take(channels).collect();
         let values = Values::I8 { codes, scales };
@@ -104,8 +106,7 @@ impl Weight {
     }
 }
 
-/// The scale or scales of a QuantizeLinear or DequantizeLinear, whose zero points are 0 and whose codes
-/// are INT8.
+/// The scales of a QuantizeLinear or DequantizeLinear with zero point 0 and INT8 codes.
 pub(super) struct Scales {
     name: String,
     values: Vec<f32>,
@@ -115,15 +116,15 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    pub(super) fn of(graph: &Graph, node: Node<'_>) -> Result<Self> {
+    pub(super) fn read(graph: &Graph, node: Node<'_>) -> Result<Self> {
         let name = node.need_input(1)?;
         let scales = graph.floats(name)?;
         let scales =
-            scales.ok_or_else(|| node.error(format!("its scale \"{name}\" is no constant")))?;
+            scales.ok_or_else(|| node.error(format!("its scale \"{name}\" is not a constant")))?;
         let usable = |s: &f32| s.is_finite() && *s > 0.0;
         if let Some(bad) = scales.data.iter().find(|s| !usable(s)) {
             return Err(node.error(format!(
-                "its scale \"{name}\" has the value {bad}, expected finite ones above 0"
+                "its scale \"{name}\" has the value {bad}, expected a finite value above 0"
             )));
         }
         if scales.dims.len() > 1 || scales.data.is_empty() || node.int("block_size", 0)? != 0 {
@@ -146,29 +147,29 @@ impl Scales {
         match self.values[..] {
             [scale] => Ok(scale),
             _ => Err(node.error(format!(
-                "its scale \"{}\" has {} values, supported is one for a map",
+                "its scale \"{}\" has {} values, expected one for a map",
                 self.name,
                 self.values.len()
             ))),
         }
     }
 
-    /// Checks that a pair's two nodes have the same scales; `self` is that of `node`.
+    /// Checks that both nodes of a pair have the same scales; `self` belongs to `node`.
     fn check_same(&self, node: Node<'_>, other: &Self, rank: usize) -> Result<()> {
-        let axis = |scales: &Self| match scales.per_axis {
-            true => shapes::axis(node, scales.axis, rank).map(Some),
-            false => Ok(None),
+        let axis = |scales: &Self| {
+            let axis = scales.per_axis.then_some(scales.axis);
+            axis.map(|axis| shapes::axis(node, axis, rank)).transpose()
         };
         if self.values == other.values && axis(self)? == axis(other)? {
             return Ok(());
         }
         Err(node.error(format!(
-            "its scale \"{}\" is not that of the DequantizeLinear behind it, \"{}\"",
+            "its scale \"{}\" differs from \"{}\", the scale of the DequantizeLinear after it",
             self.name, other.name
         )))
     }
 
-    /// One scale for each channel of a weight of shape `dims`, whose output channels are on `axis`.
+    /// One scale for each output channel of a weight of shape `dims`; the channels are on `axis`.
     fn per_channel(&self, node: Node<'_>, dims: &[usize], axis: usize) -> Result<Vec<f32>> {
         let channels = dims.get(axis).copied().unwrap_or(0);
         if let [scale] = self.values[..] {
@@ -179,22 +180,20 @@ impl Scales {
             return Ok(self.values.clone());
         }
         Err(node.error(format!(
-            "its scale \"{}\" has {} values on axis {found} of a weight of shape {dims:?}; the output \
-             channels are the {channels} of axis {axis}",
+            "its scale \"{}\" has {} values on axis {found} of a weight of shape {dims:?}, expected one for \
+             each of the {channels} output channels on axis {axis}",
             self.name,
             self.values.len()
         )))
     }
 
-    /// The codes of a float weight, as QuantizeLinear makes them.
+    /// Quantises a float weight as QuantizeLinear does.
     fn quantized(&self, node: Node<'_>, weight: &Tensor<f32>) -> Result<Vec<i8>> {
-        let axis = match self.per_axis {
-            true => shapes::axis(node, self.axis, weight.dims.len())?,
-            false => 0,
-        };
-        let scales = match self.per_axis {
-            true => self.per_channel(node, &weight.dims, axis)?,
-            false => self.values.clone(),
+        let (axis, scales) = if self.per_axis {
+            let axis = shapes::axis(node, self.axis, weight.dims.len())?;
+            (axis, self.per_channel(node, &weight.dims, axis)?)
+        } else {
+            (0, self.values.clone())
         };
         let inner: usize = weight.dims.iter().skip(axis + 1).product();
         let code = |(i, value): (usize, &f32)| {
@@ -210,32 +209,31 @@ impl Scales {
 fn check_zero_point(graph: &Graph, node: Node<'_>, scales: usize) -> Result<()> {
     let output = node.int("output_dtype", 0)?;
     let Some(name) = node.input(2) else {
-        // The type is the input's for DequantizeLinear (checked there), otherwise UINT8.
+        // DequantizeLinear has its input's type, which is checked elsewhere; otherwise the type is UINT8.
         return match (node.op(), i32::try_from(output)) {
             ("DequantizeLinear", _) | (_, Ok(element::INT8)) => Ok(()),
             _ => Err(node.error(
-                "it has no zero point, which makes its codes UINT8; supported is INT8 with zero \
-                 point 0",
+                "it has no zero point, so its codes are UINT8; only INT8 with zero point 0 is supported",
             )),
         };
     };
     let Some(zero) = graph.constant(name)? else {
-        return Err(node.error(format!("its zero point \"{name}\" is no constant")));
+        return Err(node.error(format!("its zero point \"{name}\" is not a constant")));
     };
     check_element(node, name, zero.data_type())?;
     let zeros = tensor::integers(graph.path(), &zero)?.data;
     if let Some(bad) = zeros.iter().find(|&&z| z != 0) {
         return Err(node.error(format!(
-            "its zero point \"{name}\" has the value {bad}, supported is 0"
+            "its zero point \"{name}\" has the value {bad}, only 0 is supported"
         )));
     }
-    match zeros.len() == scales {
-        true => Ok(()),
-        false => Err(node.error(format!(
-            "its zero point \"{name}\" has {} values, its scale has {scales}",
-            zeros.len()
-        ))),
+    if zeros.len() == scales {
+        return Ok(());
     }
+    Err(node.error(format!(
+        "its zero point \"{name}\" has {} values, but its scale has {scales}",
+        zeros.len()
+    )))
 }
 
 /// Checks that the elements of a value are INT8.
@@ -245,11 +243,11 @@ fn check_element(node: Node<'_>, value: &str, found: i32) -> Result<()> {
     }
     let found = element::name(found);
     Err(node.error(format!(
-        "\"{value}\" has elements of {found}, supported is INT8"
+        "\"{value}\" has element type {found}, only INT8 is supported"
     )))
 }
 
-/// Whether a node is a QuantizeLinear or DequantizeLinear of constants.
+/// Whether a node is a QuantizeLinear or DequantizeLinear with constant input.
 pub(super) fn is_constant(graph: &Graph, node: Node<'_>) -> Result<bool> {
     let Some(input) = node.input(0) else {
         return Ok(false);

@@ -1,12 +1,12 @@
-//! From a network to a TensorRT engine.
+//! Builds a TensorRT engine from a network.
 //!
-//! The network goes to TensorRT strongly typed (see [`half`]): FP16, and INT8 exactly where Q/DQ pairs are.
-//! So there is no flag for a precision. What the library made of the pairs is looked up in its layer table.
+//! TensorRT gets a strongly typed network (see [`half`]): FP16, and INT8 exactly where there are Q/DQ pairs. No
+//! precision flag is needed. The library's layer table shows how it built the quantised layers.
 //!
-//! Inputs and outputs are linear by default. That is the one layout which every library has for every type;
-//! vectorised ones may spare a copy of the BEV map and of each head map, but which of them is chosen differs
-//! from library to library, and a layout is nothing to find out about on the vehicle. `--io-formats any`
-//! lets the library choose, and the layer table shows the reformats that this spares.
+//! Inputs and outputs are linear by default, the only layout that every library supports for every type.
+//! Vectorised layouts may save a copy of the BEV map and of each head map. Which one a library picks varies,
+//! though, and the vehicle is the wrong place to find out. `--io-formats any` lets the library pick, and the layer
+//! table shows the remaining reformats.
 
 #[cfg(test)]
 mod tests;
@@ -16,47 +16,48 @@ use std::path::{Path, PathBuf};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes, encode};
-use crate::cuda::{self, CudaError, Element};
+use crate::cuda::{self, CudaError};
 use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
 use crate::error::Result;
 use crate::files::{self, FileError};
+use crate::map::Element;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
-/// Compute capabilities that TensorRT-RTX builds for.
+/// Compute capabilities supported by TensorRT-RTX.
 pub const RTX_COMPUTE_CAPABILITIES: [u32; 6] = [75, 80, 86, 89, 120, 121];
 
-/// What to build with.
+/// How to build an engine.
 pub struct Request<'a> {
     /// The library.
     pub library: &'a Library,
-    /// How; `timing_cache` is filled in here.
+    /// Build options; [`build`] sets `timing_cache`.
     pub options: TensorRtOptions,
-    /// TensorRT-RTX: for which GPUs, as 89 for 8.9; empty: for the one that is there.
+    /// For TensorRT-RTX: the target GPUs, with 8.9 as 89; empty means the GPU present.
     pub compute_capabilities: Vec<u32>,
-    /// Read if it is there, written after the build.
+    /// Timing cache, read if it exists and written after the build.
     pub timing_cache: Option<PathBuf>,
 }
 
 /// A built engine.
 pub struct Compiled {
-    /// The library's bytes.
+    /// The serialised engine.
     pub engine: Vec<u8>,
-    /// What it runs on.
+    /// The target it runs on.
     pub target: Target,
-    /// Its layers, where the library tells.
+    /// Its layers, if the library reports them.
     pub layers: Option<LayerTable>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
-/// Builds the engine of `graph`, a network in FP32, with Q/DQ pairs or without.
+/// Builds the engine of `graph`, an FP32 network with or without Q/DQ pairs.
 ///
 /// # Errors
-/// [`TensorRtError`]; [`crate::build::BuildError`] for a network that FP16 cannot hold; [`FileError`] where
-/// the timing cache cannot be read or written.
+/// [`TensorRtError`]; [`crate::build::BuildError`] for a network that FP16 cannot represent; [`FileError`] if the
+/// timing cache cannot be read or written.
 pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Result<Compiled> {
     let Request {
         library,
@@ -153,8 +154,8 @@ pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Resu
     })
 }
 
-/// Checks that the library has the options, before it is asked to build for minutes. Gives the option that
-/// it has not, and what to do.
+/// Checks that the library supports the options, before a build that takes minutes. The error is the unsupported
+/// option and what to do.
 fn check(
     options: &TensorRtOptions,
     compute_capabilities: &[u32],
@@ -164,37 +165,41 @@ fn check(
 ) -> Result<(), (&'static str, &'static str)> {
     let rtx = version.family == Family::TensorRtRtx;
     let at_least = |major, minor| (version.major, version.minor) >= (major, minor);
-    let refuse = |wrong: bool, option, advice| match wrong {
-        true => Err((option, advice)),
-        false => Ok(()),
+    let refuse = |wrong: bool, option, advice| {
+        if wrong { Err((option, advice)) } else { Ok(()) }
     };
     refuse(
         options.exclude_lean_runtime && !options.version_compatible,
         "--exclude-lean-runtime",
-        "only an engine with --version-compatible holds a lean runtime; give that, too, or neither",
+        "only engines built with --version-compatible include a lean runtime; add that option or remove this one",
     )?;
     refuse(
         options.gpu_fallback && options.dla.is_none(),
         "--gpu-fallback",
-        "it is for engines on the DLA; give --dla, too, or neither",
+        "it applies only to the DLA; add --dla or remove this option",
     )?;
     let dla = options.dla.is_some();
-    refuse(dla && rtx, "--dla", "RTX cards have no DLA; leave it out")?;
+    refuse(
+        dla && rtx,
+        "--dla",
+        "RTX GPUs have no DLA; remove the option",
+    )?;
     refuse(
         dla && at_least(10, 8) && !at_least(11, 4),
         "--dla",
-        "TensorRT 10.8 to 11.3 have no DLA; leave it out, or use a TensorRT that has (10.7 and older, as in \
-         JetPack 6; 11.4 and newer)",
+        "TensorRT 10.8 to 11.3 do not support the DLA; remove the option, or use another version (10.7 and \
+         older, as in JetPack 6; 11.4 and newer)",
     )?;
     refuse(
         dla && quantized && !at_least(11, 0),
         "--dla",
-        "TensorRT 10 runs no networks with Q/DQ pairs on the DLA; leave it out, or compile the float model",
+        "TensorRT 10 cannot run networks with Q/DQ pairs on the DLA; remove the option, or compile the float \
+         model",
     )?;
     refuse(
         options.version_compatible && rtx,
         "--version-compatible",
-        "TensorRT-RTX comes without the lean runtime that this needs; leave it out",
+        "TensorRT-RTX does not include the lean runtime that this needs; remove the option",
     )?;
     refuse(
         options.hardware_compatible != HardwareCompatibility::None && rtx,
@@ -204,31 +209,30 @@ fn check(
     refuse(
         timing_cache && rtx,
         "--timing-cache",
-        "TensorRT-RTX times no kernels when it builds: it chooses them on the GPU; leave it out",
+        "TensorRT-RTX does not time kernels during the build, it selects them at run time; remove the option",
     )?;
     refuse(
         !compute_capabilities.is_empty() && !rtx,
         "--compute-capability",
-        "it builds for the GPU of the machine that it runs on; leave it out, and see \
-         --hardware-compatible",
+        "TensorRT builds for the GPU of this machine; remove the option, and see --hardware-compatible",
     )?;
     let unknown = |cc: &u32| !RTX_COMPUTE_CAPABILITIES.contains(cc);
     refuse(
         compute_capabilities.iter().any(unknown),
         "--compute-capability",
-        "it builds for 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1; for others, such as Orin (8.7), compile with \
-         TensorRT on a machine that has the GPU",
+        "TensorRT-RTX supports 7.5, 8.0, 8.6, 8.9, 12.0 and 12.1; for others, such as Orin (8.7), compile with \
+         TensorRT on a machine with that GPU",
     )?;
     refuse(
         options.hardware_compatible == HardwareCompatibility::SameComputeCapability
             && !at_least(10, 9),
         "--hardware-compatible same-compute-capability",
-        "it came with TensorRT 10.9; leave it out, or give `ampere-plus`",
+        "it requires TensorRT 10.9; remove the option, or use `ampere-plus`",
     )
 }
 
-/// Layouts that a type can have and this crate's kernels read and write, as bits of TensorRT's
-/// `TensorFormat`. The library refuses a mask with a layout that the type cannot have.
+/// Layouts of a type that TensorRT allows and this crate's kernels support, as bits of `TensorFormat`. The library
+/// refuses a mask that contains a layout the type does not allow.
 fn formats(element: Element) -> u32 {
     const LINEAR: u32 = 1 << 0;
     const CHW2: u32 = 1 << 1;
@@ -245,7 +249,7 @@ fn formats(element: Element) -> u32 {
     }
 }
 
-/// A timing cache; `None` where there is none yet.
+/// Reads a timing cache; `None` if it does not exist yet.
 fn read_cache(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -254,7 +258,7 @@ fn read_cache(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Inputs and outputs of the network as it goes to the library.
+/// Inputs and outputs of the network passed to the library.
 pub(in crate::build) fn tensors(
     graph: &Graph,
     io: &Io,
@@ -273,15 +277,13 @@ pub(in crate::build) fn tensors(
     Ok(inputs.chain(outputs).collect())
 }
 
-/// The engine's layers, from the inspector or else from the log.
+/// The engine's layers from the inspector, or else from the log.
 fn table(built: &Built, graph: &Graph, warnings: &mut Vec<String>) -> Option<LayerTable> {
-    let told = built.inspector.as_deref().map(inspector::read);
-    let layers = match told {
+    let inspected = built.inspector.as_deref().map(inspector::read);
+    let layers = match inspected {
         Some(Ok(layers)) => layers,
         Some(Err(error)) => {
-            warnings.push(format!(
-                "the engine inspector's JSON cannot be read: {error}"
-            ));
+            warnings.push(format!("the engine inspector's JSON is invalid: {error}"));
             Vec::new()
         }
         None => Vec::new(),
@@ -292,8 +294,8 @@ fn table(built: &Built, graph: &Graph, warnings: &mut Vec<String>) -> Option<Lay
     };
     if layers.is_empty() {
         warnings.push(
-            "the library told nothing about the engine's layers: whether quantised layers are INT8 is not \
-             known"
+            "the library did not report the engine's layers, so it is unknown whether quantised layers run in \
+             INT8"
                 .into(),
         );
         return None;
@@ -301,20 +303,20 @@ fn table(built: &Built, graph: &Graph, warnings: &mut Vec<String>) -> Option<Lay
     Some(LayerTable::new(layers, graph))
 }
 
-/// Checks the inputs and outputs that the builder tells of against those that were asked for.
+/// Checks the inputs and outputs reported by the builder against the requested ones.
 fn check_tensors(built: &Built, tensors: &[TensorDesc], path: &Path) -> Result<(), TensorRtError> {
-    let told = built
+    let reported = built
         .layer_log
         .as_deref()
         .map(log::io_tensors)
         .unwrap_or_default();
-    for found in told {
+    for found in reported {
         let wrong = |problem: String| TensorRtError::Binding {
             path: path.into(),
             tensor: found.tensor.name.clone(),
             problem,
         };
-        let Some(asked) = tensors
+        let Some(requested) = tensors
             .iter()
             .find(|t| t.name == found.tensor.name && t.input == found.input)
         else {
@@ -325,21 +327,21 @@ fn check_tensors(built: &Built, tensors: &[TensorDesc], path: &Path) -> Result<(
             .dims
             .iter()
             .map(|&n| usize::try_from(n).unwrap_or(0));
-        // What a library says in other words is checked when the engine is loaded.
+        // Anything the log states in another form is checked when the engine is loaded.
         let element = &found.tensor.element;
-        let other_type = !element.is_empty() && *element != asked.element.to_string();
-        let other_shape = !found.tensor.dims.is_empty() && !dims.eq(asked.dims.iter().copied());
+        let other_type = !element.is_empty() && *element != requested.element.to_string();
+        let other_shape = !found.tensor.dims.is_empty() && !dims.eq(requested.dims.iter().copied());
         if other_type || other_shape {
             return Err(wrong(format!(
-                "it is {} of {:?}, the network says {} of {:?}",
-                found.tensor.element, found.tensor.dims, asked.element, asked.dims
+                "it is {} {:?}, but the network has {} {:?}",
+                found.tensor.element, found.tensor.dims, requested.element, requested.dims
             )));
         }
     }
     Ok(())
 }
 
-/// The GPU that an engine is built for. Asked for before the build, which wants it, too.
+/// The GPU to build for. Queried before the build, which also needs it.
 fn gpu(library: Version) -> Result<BuiltOn, TensorRtError> {
     let gpu = cuda::gpu().map_err(|error| {
         let reason = match error {
@@ -347,13 +349,13 @@ fn gpu(library: Version) -> Result<BuiltOn, TensorRtError> {
             error => error.to_string(),
         };
         let advice = match library.family {
-            Family::TensorRt => "compile on the machine that has it",
+            Family::TensorRt => "compile on a machine with the target GPU",
             Family::TensorRtRtx => {
-                "name those to build for with --compute-capability, such as 8.6,8.9,12.0"
+                "name the target GPUs with --compute-capability, such as 8.6,8.9,12.0"
             }
         };
         TensorRtError::Unavailable {
-            reason: format!("no GPU to build for was found: {reason}; or {advice}"),
+            reason: format!("found no GPU to build for: {reason}; or {advice}"),
         }
     })?;
     Ok(BuiltOn {

@@ -1,8 +1,8 @@
-//! Why a configuration cannot be used.
+//! Errors of a configuration.
 
 use std::path::PathBuf;
 
-/// Why a configuration cannot be used.
+/// Why a configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -14,15 +14,15 @@ pub enum ConfigError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// No TOML, an unknown key, or a value of another type.
+    /// Invalid TOML, an unknown key, or a value of the wrong type.
     #[error("{path}: {message}")]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The problem and its position.
         message: String,
     },
-    /// A value that cannot be.
+    /// A value out of range.
     #[error("{origin}: `{key}` is {found}, expected {expected}")]
     Value {
         /// The file, or `command line`.
@@ -31,12 +31,12 @@ pub enum ConfigError {
         key: &'static str,
         /// The value.
         found: String,
-        /// What it may be.
+        /// The valid values.
         expected: &'static str,
     },
-    /// A key that the recipe fixes.
+    /// A key fixed by the recipe has another value.
     #[error(
-        "{origin}: the recipe `nvidia` has `{key}` = {fixed}, not {found}; leave the key out, or \
+        "{origin}: the recipe `nvidia` requires `{key}` = {fixed}, not {found}; remove the key, or \
          use `--recipe custom`"
     )]
     Fixed {
@@ -46,7 +46,7 @@ pub enum ConfigError {
         key: String,
         /// The recipe's value.
         fixed: String,
-        /// The value that was given.
+        /// The configured value.
         found: String,
     },
 }

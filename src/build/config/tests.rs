@@ -1,10 +1,10 @@
 use super::*;
 
-fn parse(text: &str) -> Result<Given, ConfigError> {
-    Given::parse(text, Path::new("quantize.toml"))
+fn parse(text: &str) -> Result<ConfigOverrides, ConfigError> {
+    ConfigOverrides::parse(text, Path::new("quantize.toml"))
 }
 
-/// The configuration in a module's head: the first ```toml block.
+/// The configuration in the module documentation: its first ```toml block.
 fn documented() -> String {
     let lines = include_str!("../config.rs").lines();
     let lines = lines.map(|line| line.trim_start_matches("//!"));
@@ -21,27 +21,27 @@ fn the_documented_file_has_every_key_and_the_defaults() {
     let text = documented();
     let keys: Table = toml::from_str(&text).unwrap();
     assert_eq!(keys, Table::try_from(Config::default()).unwrap());
-    let config = parse(&text).unwrap().over(&Config::default()).unwrap();
+    let config = parse(&text).unwrap().apply_to(&Config::default()).unwrap();
     assert_eq!(config, Config::default());
-    // The echo reads back as what it was.
+    // The serialised configuration reads back unchanged.
     let echo = parse(&config.to_toml()).unwrap();
-    assert_eq!(echo.over(&Config::default()).unwrap(), config);
+    assert_eq!(echo.apply_to(&Config::default()).unwrap(), config);
 }
 
 #[test]
 fn flags_override_the_file_and_the_file_the_base() {
-    let mut given = parse("[calibration]\nmethod = \"mse\"\ncells = \"occupied\"\n").unwrap();
-    given.set("calibration.method", "entropy");
-    given.set("equalize.alpha", 0.25);
-    given.set("recipe", "best");
+    let mut overrides = parse("[calibration]\nmethod = \"mse\"\ncells = \"occupied\"\n").unwrap();
+    overrides.set("calibration.method", "entropy");
+    overrides.set("equalize.alpha", 0.25);
+    overrides.set("recipe", "best");
     let base = Config {
         bias_correction: BiasCorrection::Occupied,
         ..Config::default()
     };
-    let config = given.over(&base).unwrap();
-    assert_eq!(given.recipe().unwrap(), Recipe::Best);
+    let config = overrides.apply_to(&base).unwrap();
+    assert_eq!(overrides.recipe().unwrap(), Recipe::Best);
     assert_eq!(config.recipe, Recipe::Best);
-    assert_eq!(config.calibration.method, Method::Entropy);
+    assert_eq!(config.calibration.method, CalibrationMethod::Entropy);
     assert_eq!(config.calibration.cells, Cells::Occupied);
     assert_eq!(config.calibration.bins, 2048);
     assert_eq!(config.equalize.alpha, 0.25);
@@ -49,7 +49,7 @@ fn flags_override_the_file_and_the_file_the_base() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_with_key_value_and_range() {
+fn invalid_values_are_refused_with_key_value_and_range() {
     for (text, needles) in [
         (
             "[calibration]\npercentile = 101.0",
@@ -69,7 +69,7 @@ fn what_cannot_be_is_refused_with_key_value_and_range() {
         ),
         (
             "[frames]\nheld_out = 1",
-            ["`frames.held_out` is 1", "2 and more"],
+            ["`frames.held_out` is 1", "at least 2"],
         ),
         (
             "recipe = \"best\"\n[frames]\nheld_out = 0",
@@ -93,14 +93,17 @@ fn what_cannot_be_is_refused_with_key_value_and_range() {
             assert!(message.contains(needle), "{needle}: {message}");
         }
     }
-    // What is only wrong together is found when all is together.
-    let mut given = parse("[frames]\nheld_out = 0").unwrap();
-    given.set("recipe", "best");
-    let message = given.over(&Config::default()).unwrap_err().to_string();
+    // A conflict between file and flags is found when both are applied.
+    let mut overrides = parse("[frames]\nheld_out = 0").unwrap();
+    overrides.set("recipe", "best");
+    let message = overrides
+        .apply_to(&Config::default())
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("`frames.held_out` is 0"), "{message}");
-    let mut flags = Given::default();
+    let mut flags = ConfigOverrides::default();
     flags.set("equalize.alpha", 3.0);
-    let message = flags.over(&Config::default()).unwrap_err().to_string();
+    let message = flags.apply_to(&Config::default()).unwrap_err().to_string();
     assert!(
         message.starts_with("command line: `equalize.alpha` is 3"),
         "{message}"
@@ -108,20 +111,20 @@ fn what_cannot_be_is_refused_with_key_value_and_range() {
 }
 
 #[test]
-fn a_fixed_recipe_takes_skips_and_frames_only() {
+fn a_fixed_recipe_accepts_only_skips_and_frames() {
     let base = Config {
         recipe: Recipe::Nvidia,
         ..Config::default()
     };
     let free =
         "recipe = \"nvidia\"\nplacement.skip = [\"a.*\"]\nframes = { limit = 3, held_out = 2 }";
-    let config = parse(free).unwrap().over_fixed(&base).unwrap();
+    let config = parse(free).unwrap().apply_to_fixed(&base).unwrap();
     assert_eq!(config.placement.skip, ["a.*"]);
     assert_eq!((config.frames.limit, config.frames.held_out), (3, 2));
-    // A key with the recipe's own value is no contradiction.
+    // Setting a key to the recipe's own value is allowed.
     parse("calibration.method = \"percentile\"")
         .unwrap()
-        .over_fixed(&base)
+        .apply_to_fixed(&base)
         .unwrap();
     for (text, key) in [
         (
@@ -137,7 +140,7 @@ fn a_fixed_recipe_takes_skips_and_frames_only() {
     ] {
         let message = parse(text)
             .unwrap()
-            .over_fixed(&base)
+            .apply_to_fixed(&base)
             .unwrap_err()
             .to_string();
         assert!(
@@ -148,14 +151,14 @@ fn a_fixed_recipe_takes_skips_and_frames_only() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_named() {
-    let message = Given::read(Path::new("no/such.toml"))
+fn errors_name_an_unreadable_file() {
+    let message = ConfigOverrides::read(Path::new("no/such.toml"))
         .unwrap_err()
         .to_string();
     assert!(message.contains("no/such.toml"), "{message}");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("huge.toml");
     std::fs::write(&path, "#".repeat(1 << 17)).unwrap();
-    let message = Given::read(&path).unwrap_err().to_string();
+    let message = ConfigOverrides::read(&path).unwrap_err().to_string();
     assert!(message.contains("131072 bytes"), "{message}");
 }

@@ -1,32 +1,32 @@
-//! Which channels of a graph share a factor, and what it is.
+//! Finds the channels of a graph that share a factor, and computes the factors.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::fold::convolution;
-use super::{Equal, LeftOut, MAX_FACTOR, Report, is_convolution};
+use super::{EqualizeReport, EqualizedTensor, LeftOut, MAX_FACTOR, is_convolution};
 use crate::build::onnx::shapes::axis;
 use crate::build::onnx::{Graph, Node, Shapes};
 use crate::build::{BuildError, Result};
 use crate::model::Pfn;
 
-/// The channels of all maps of a graph, numbered in one row.
+/// The channels of all maps of a graph, numbered consecutively.
 pub(super) struct Channels<'a> {
-    /// The numbers of each map's channels.
+    /// The channel numbers of each map.
     maps: HashMap<&'a str, Range<usize>>,
     /// Channels that share a factor.
-    classes: Sets,
-    /// Channels that are normalised together: those of a map, and of the maps that it is tied to.
-    groups: Sets,
-    /// Channels whose class keeps factor 1, and why.
+    classes: DisjointSets,
+    /// Channels that are normalised together: those of a map and of the maps that it is tied to.
+    groups: DisjointSets,
+    /// Channels whose class keeps factor 1, and the reason. Plans record these texts.
     pinned: Vec<(usize, String)>,
 }
 
-/// Disjoint sets of the numbers below a count.
-struct Sets(Vec<usize>);
+/// Disjoint sets of the numbers below a count, as a union-find forest.
+struct DisjointSets(Vec<usize>);
 
-impl Sets {
-    /// The least member of the set of `i`.
+impl DisjointSets {
+    /// The smallest member of the set that contains `i`.
     fn root(&mut self, mut i: usize) -> usize {
         while self.0[i] != i {
             self.0[i] = self.0[self.0[i]];
@@ -42,48 +42,48 @@ impl Sets {
 }
 
 impl<'a> Channels<'a> {
-    /// The channels of a network, tied.
-    pub(super) fn of(graph: &'a Graph, pfn: &Pfn) -> Result<Self> {
-        let mut channels = Self::new(graph, &Shapes::infer(graph, &[])?);
+    /// Numbers the channels of a network and ties those that must share a factor.
+    pub(super) fn new(graph: &'a Graph, pfn: &Pfn) -> Result<Self> {
+        let mut channels = Self::untied(graph, &Shapes::infer(graph, &[])?);
         for node in graph.nodes() {
             channels.visit(graph, node)?;
         }
         for value in &graph.proto().output {
             channels.pin(value.name(), "it is an output of the network");
         }
-        let made = pfn.layers.last().map_or(0, |layer| layer.out_features);
+        let features = pfn.layers.last().map_or(0, |layer| layer.out_features);
         for input in graph.inputs()? {
             if channels
                 .map(&input.name)
-                .is_some_and(|map| map.len() != made)
+                .is_some_and(|map| map.len() != features)
             {
-                let reason = format!("the PFN makes {made} channels for it");
+                let reason = format!("the PFN makes {features} channels for it");
                 channels.pin(&input.name, &reason);
             }
         }
         Ok(channels)
     }
 
-    fn new(graph: &'a Graph, shapes: &Shapes) -> Self {
+    fn untied(graph: &'a Graph, shapes: &Shapes) -> Self {
         let mut maps = HashMap::new();
         let mut count = 0;
         let inputs = graph.proto().input.iter().map(|v| v.name());
-        let made = graph.nodes().filter(|n| n.op() != "Constant");
-        let made = made.filter_map(|n| n.output(0));
-        for value in inputs.chain(made) {
+        let outputs = graph.nodes().filter(|n| n.op() != "Constant");
+        let outputs = outputs.filter_map(|n| n.output(0));
+        for value in inputs.chain(outputs) {
             if let Some(&[1, channels, _, _]) = shapes.get(value) {
                 maps.insert(value, count..count + channels);
                 count += channels;
             }
         }
-        let mut groups = Sets((0..count).collect());
+        let mut groups = DisjointSets((0..count).collect());
         for map in maps.values() {
             map.clone()
                 .for_each(|channel| groups.join(map.start, channel));
         }
         Self {
             maps,
-            classes: Sets((0..count).collect()),
+            classes: DisjointSets((0..count).collect()),
             groups,
             pinned: Vec::new(),
         }
@@ -93,21 +93,21 @@ impl<'a> Channels<'a> {
         self.maps.get(value).cloned()
     }
 
-    /// Keeps all channels of a map as they are.
+    /// Makes all channels of a map keep factor 1.
     fn pin(&mut self, value: &str, reason: &str) {
         for channel in self.map(value).into_iter().flatten() {
             self.pinned.push((channel, reason.to_owned()));
         }
     }
 
-    /// Ties what `node` reads to what it makes, or pins both where no factor passes.
+    /// Ties the inputs of `node` to its output, or pins both if the operator does not commute with
+    /// factors.
     fn visit(&mut self, graph: &Graph, node: Node<'_>) -> Result<()> {
         let passes = match node.op() {
             "Constant" => true,
-            // Its weights take the factors of both sides.
+            // Its weights absorb the factors of both sides.
             "Conv" | "ConvTranspose" => convolution(graph, node)?.is_some(),
-            "Relu" | "MaxPool" | "Identity" | "Dropout" => self.tie(node, |c, _| c),
-            "Add" => self.tie(node, |c, _| c),
+            "Relu" | "MaxPool" | "Identity" | "Dropout" | "Add" => self.tie(node, |c, _| c),
             "Concat" if axis(node, node.int("axis", 0)?, 4)? == 1 => self.tie_parts(node),
             "DepthToSpace" => {
                 let block = usize::try_from(node.int("blocksize", 0)?).unwrap_or(0);
@@ -127,13 +127,17 @@ impl<'a> Channels<'a> {
         Ok(())
     }
 
-    /// Joins channel c of every input with channel `to(c, channels of the output)` of the output;
-    /// `false` if one of them is no map, or has not the channels for it.
-    fn tie(&mut self, node: Node<'_>, to: impl Fn(usize, usize) -> usize) -> bool {
+    /// The channels of all inputs and of the output; `None` if one of them is not a map.
+    fn ends(&self, node: Node<'_>) -> Option<(Vec<Range<usize>>, Range<usize>)> {
         let inputs = node.proto.input.iter().map(|value| self.map(value));
         let inputs: Option<Vec<_>> = inputs.collect();
-        let output = node.output(0).and_then(|value| self.map(value));
-        let (Some(inputs), Some(output)) = (inputs, output) else {
+        Some((inputs?, self.map(node.output(0)?)?))
+    }
+
+    /// Joins channel c of every input with channel `to(c, output channels)` of the output. Returns
+    /// `false` if an input or output is not a map or lacks the channel.
+    fn tie(&mut self, node: Node<'_>, to: impl Fn(usize, usize) -> usize) -> bool {
+        let Some((inputs, output)) = self.ends(node) else {
             return false;
         };
         let fits = |map: &Range<usize>| (0..map.len()).all(|c| to(c, output.len()) < output.len());
@@ -146,12 +150,9 @@ impl<'a> Channels<'a> {
         true
     }
 
-    /// Joins the channels of all inputs, one after the other, with those of the output.
+    /// Joins the concatenated channels of all inputs with those of the output.
     fn tie_parts(&mut self, node: Node<'_>) -> bool {
-        let inputs = node.proto.input.iter().map(|value| self.map(value));
-        let inputs: Option<Vec<_>> = inputs.collect();
-        let output = node.output(0).and_then(|value| self.map(value));
-        let (Some(inputs), Some(output)) = (inputs, output) else {
+        let Some((inputs, output)) = self.ends(node) else {
             return false;
         };
         if inputs.iter().map(Range::len).sum::<usize>() != output.len() {
@@ -169,18 +170,18 @@ impl<'a> Channels<'a> {
     }
 
     /// The maps that convolutions read, in order of execution.
-    fn read(&self, graph: &Graph) -> Result<Vec<&'a str>> {
-        let mut read: Vec<&str> = Vec::new();
+    fn conv_inputs(&self, graph: &Graph) -> Result<Vec<&'a str>> {
+        let mut maps: Vec<&str> = Vec::new();
         for node in graph.nodes().filter(|n| is_convolution(*n)) {
             let value = self.maps.get_key_value(node.need_input(0)?);
-            if let Some((value, _)) = value.filter(|(value, _)| !read.contains(value)) {
-                read.push(value);
+            if let Some((value, _)) = value.filter(|(value, _)| !maps.contains(value)) {
+                maps.push(value);
             }
         }
-        Ok(read)
+        Ok(maps)
     }
 
-    /// Why classes keep factor 1.
+    /// The reasons why classes keep factor 1, by class.
     fn reasons(&mut self) -> BTreeMap<usize, String> {
         let mut reasons = BTreeMap::new();
         for (channel, reason) in std::mem::take(&mut self.pinned) {
@@ -189,17 +190,17 @@ impl<'a> Channels<'a> {
         reasons
     }
 
-    /// Factors of the classes that `choose` has one for; it is given the channels of the maps that
-    /// convolutions read, all of one class. Classes that meet what no factor passes keep 1.
-    pub(super) fn chosen(
+    /// Calls `choose` with the channels of each class, as far as convolutions read them, to pick its
+    /// factor. Pinned classes and those without a choice keep factor 1.
+    pub(super) fn choose_factors(
         mut self,
         graph: &Graph,
         mut choose: impl FnMut(&[(&str, usize)]) -> Option<f64>,
     ) -> Result<Factors<'a>> {
-        let read = self.read(graph)?;
+        let conv_inputs = self.conv_inputs(graph)?;
         let reasons = self.reasons();
         let mut members: BTreeMap<usize, Vec<(&str, usize)>> = BTreeMap::new();
-        for value in read {
+        for value in conv_inputs {
             for (c, channel) in self.map(value).into_iter().flatten().enumerate() {
                 let class = self.classes.root(channel);
                 members.entry(class).or_default().push((value, c));
@@ -219,25 +220,25 @@ impl<'a> Channels<'a> {
         Ok(Factors { maps, factors })
     }
 
-    /// The factor of each class, from the maxima of the maps that convolutions read.
-    pub(super) fn equalized(
+    /// Computes the factor of each class from the maxima of the maps that convolutions read.
+    pub(super) fn equalize(
         mut self,
         graph: &Graph,
         channel_amax: &BTreeMap<String, Vec<f32>>,
         alpha: f64,
-    ) -> Result<(Factors<'a>, Report)> {
+    ) -> Result<(Factors<'a>, EqualizeReport)> {
         let count = self.classes.0.len();
-        let read = self.read(graph)?;
+        let conv_inputs = self.conv_inputs(graph)?;
         let mut amax = vec![0.0_f64; count];
-        for &value in &read {
+        for &value in &conv_inputs {
             let map = self.map(value).unwrap_or_default();
             let found = channel_amax.get(value).map_or(&[][..], |m| m);
             if found.len() != map.len() || found.iter().any(|m| !m.is_finite() || *m < 0.0) {
                 return Err(BuildError::graph(
                     graph.path(),
                     format!(
-                        "to equalise \"{value}\", finite maxima of its {} channels are needed, \
-                         {} were given; calibrate this network",
+                        "equalising \"{value}\" needs finite maxima of its {} channels, but the \
+                         calibration has {}; calibrate this network",
                         map.len(),
                         found.len()
                     ),
@@ -262,13 +263,13 @@ impl<'a> Channels<'a> {
             }
         });
         let factors: Vec<f64> = factors.collect();
-        let report = self.report(&read, &factors, &amax, &reasons);
+        let report = self.report(&conv_inputs, &factors, &amax, &reasons);
         let maps = self.maps;
         Ok((Factors { maps, factors }, report))
     }
 
-    /// The mean logarithm of the maxima of each group: of its pinned channels where it has any, so
-    /// that the others come into their range.
+    /// The mean logarithm of the maxima of each group. If a group has pinned channels only those count,
+    /// so the others move into their range.
     fn centres(&mut self, amax: &[f64], reasons: &BTreeMap<usize, String>) -> HashMap<usize, f64> {
         let mut sums: HashMap<(usize, bool), (f64, usize)> = HashMap::new();
         for channel in 0..amax.len() {
@@ -283,9 +284,10 @@ impl<'a> Channels<'a> {
         let mut centres = HashMap::new();
         for ((group, pinned), (sum, count)) in sums {
             let mean = sum / count as f64;
-            match pinned {
-                true => drop(centres.insert(group, mean)),
-                false => drop(centres.entry(group).or_insert(mean)),
+            if pinned {
+                centres.insert(group, mean);
+            } else {
+                centres.entry(group).or_insert(mean);
             }
         }
         centres
@@ -293,13 +295,13 @@ impl<'a> Channels<'a> {
 
     fn report(
         &mut self,
-        read: &[&str],
+        conv_inputs: &[&str],
         factors: &[f64],
         amax: &[f64],
         reasons: &BTreeMap<usize, String>,
-    ) -> Report {
-        let mut report = Report::default();
-        for &value in read {
+    ) -> EqualizeReport {
+        let mut report = EqualizeReport::default();
+        for &value in conv_inputs {
             let map = self.map(value).unwrap_or_default();
             let classes: Vec<usize> = map.clone().map(|c| self.classes.root(c)).collect();
             let pinned: Vec<&String> = classes.iter().filter_map(|c| reasons.get(c)).collect();
@@ -314,7 +316,7 @@ impl<'a> Channels<'a> {
                 let own = factors.get(map).unwrap_or_default();
                 let least = own.iter().copied().fold(f64::INFINITY, f64::min);
                 let largest = own.iter().copied().fold(0.0, f64::max);
-                report.equalized.push(Equal {
+                report.equalized.push(EqualizedTensor {
                     tensor: value.to_owned(),
                     channels: own.len() - pinned.len(),
                     dead: classes.iter().filter(|&&c| amax[c] == 0.0).count(),
@@ -333,8 +335,8 @@ pub(super) struct Factors<'a> {
 }
 
 impl Factors<'_> {
-    /// The factors of a map's channels; none for what is no map.
-    pub(super) fn of(&self, value: &str) -> &[f64] {
+    /// The factors of a map's channels; empty if the value is not a map.
+    pub(super) fn of_map(&self, value: &str) -> &[f64] {
         let map = self.maps.get(value).cloned();
         map.and_then(|map| self.factors.get(map))
             .unwrap_or_default()

@@ -2,70 +2,65 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ndarray::{ArrayD, Axis};
+
 use super::channels::Factors;
 use super::is_convolution;
 use crate::build::Result;
 use crate::build::fuse::constant_name;
+use crate::build::onnx::make::put_initializers;
 use crate::build::onnx::proto::TensorProto;
-use crate::build::onnx::tensor::{self, Tensor, element};
-use crate::build::onnx::{Graph, Node};
+use crate::build::onnx::{Graph, Node, tensor};
 use crate::model::Pfn;
 
-/// Divides what makes each channel by its factor, and multiplies what reads it.
+/// Divides the producer of each channel by its factor, and multiplies the weights that read it.
 pub(super) fn fold(graph: &Graph, pfn: &Pfn, factors: &Factors<'_>) -> Result<(Graph, Pfn)> {
     let mut pfn = pfn.clone();
     if let (Some(layer), [input]) = (pfn.layers.last_mut(), &graph.inputs()?[..]) {
         let rows = layer.weight.chunks_exact_mut(layer.in_features.max(1));
-        for ((row, bias), factor) in rows.zip(&mut layer.bias).zip(factors.of(&input.name)) {
+        let factors = factors.of_map(&input.name);
+        for ((row, bias), factor) in rows.zip(&mut layer.bias).zip(factors) {
             for value in row.iter_mut().chain([bias]) {
                 *value = (f64::from(*value) / factor) as f32;
             }
         }
     }
-    let mut changes = Changes::default();
+    let mut edits = Edits::default();
     for node in graph.nodes().filter(|n| is_convolution(*n)) {
-        changes.scale(graph, node, factors)?;
+        edits.scale(graph, node, factors)?;
     }
     let mut graph = graph.clone();
-    changes.apply(&mut graph)?;
+    edits.apply(&mut graph)?;
     Ok((graph, pfn))
 }
 
-/// A weight, and a bias if there is one.
-type Constants = (Tensor<f32>, Option<Tensor<f32>>);
+/// A weight and an optional bias.
+type Constants = (ArrayD<f32>, Option<ArrayD<f32>>);
 
-/// Weight and bias of a convolution, if both are constants that can be changed.
+/// Weight and bias of a convolution, if both are FLOAT constants.
 pub(super) fn convolution(graph: &Graph, node: Node<'_>) -> Result<Option<Constants>> {
-    let constant = |value: &str| -> Result<Option<Tensor<f32>>> {
-        match graph.constant(value)? {
-            Some(proto) if proto.data_type() == element::FLOAT => {
-                tensor::floats(graph.path(), &proto).map(Some)
-            }
-            _ => Ok(None),
-        }
-    };
-    let Some(weight) = constant(node.need_input(1)?)? else {
+    let Some(weight) = graph.f32_array(node.need_input(1)?)? else {
         return Ok(None);
     };
     match node.input(2) {
         None => Ok(Some((weight, None))),
-        Some(name) => Ok(constant(name)?.map(|bias| (weight, Some(bias)))),
+        Some(name) => Ok(graph.f32_array(name)?.map(|bias| (weight, Some(bias)))),
     }
 }
 
 /// New weights and biases.
 #[derive(Default)]
-struct Changes {
-    /// By the output of a node: its inputs from the second on.
+struct Edits {
+    /// The inputs of a node from the second on, by the node's output.
     inputs: HashMap<String, Vec<String>>,
     tensors: BTreeMap<String, TensorProto>,
 }
 
-impl Changes {
+impl Edits {
     /// Plans the weight and the bias of a convolution between maps with factors.
     fn scale(&mut self, graph: &Graph, node: Node<'_>, factors: &Factors<'_>) -> Result<()> {
         let (input, output) = (node.need_input(0)?, node.need_output()?);
-        let (before, after) = (factors.of(input), factors.of(output));
+        let (before, after) = (factors.of_map(input), factors.of_map(output));
         if before.iter().chain(after).all(|&f| f == 1.0) {
             return Ok(());
         }
@@ -75,32 +70,33 @@ impl Changes {
         let groups = usize::try_from(node.int("group", 1)?).unwrap_or(0).max(1);
         let transposed = node.op() == "ConvTranspose";
         let (ins, outs) = (before.len() / groups, after.len() / groups);
-        // Rows and columns of the weight, of which the rows go through the groups.
+        // The weight of each group is [rows, columns, ..]; the groups follow each other along axis 0.
         let (rows, columns) = if transposed { (ins, outs) } else { (outs, ins) };
-        let taps: usize = weight.dims.iter().skip(2).product();
-        if weight.data.len() != rows * groups * columns * taps || taps == 0 {
+        if rows == 0 || weight.shape().get(..2) != Some(&[rows * groups, columns]) {
             return Err(node.error(format!(
-                "its weight has shape {:?} for {} channels to {} in {groups} groups",
-                weight.dims,
+                "its weight has shape {:?}, expected one for {} to {} channels in {groups} groups",
+                weight.shape(),
                 before.len(),
                 after.len()
             )));
         }
-        for (at, values) in weight.data.chunks_exact_mut(taps).enumerate() {
-            let (row, column) = (at / columns, at % columns + at / columns / rows * columns);
-            let (i, o) = if transposed {
-                (row, column)
-            } else {
-                (column, row)
-            };
-            let factor = before[i] / after[o];
-            values
-                .iter_mut()
-                .for_each(|w| *w = (f64::from(*w) * factor) as f32);
+        for (group, mut part) in weight.axis_chunks_iter_mut(Axis(0), rows).enumerate() {
+            for (row, mut part) in part.outer_iter_mut().enumerate() {
+                for (column, mut kernel) in part.outer_iter_mut().enumerate() {
+                    let (row, column) = (group * rows + row, group * columns + column);
+                    let (i, o) = if transposed {
+                        (row, column)
+                    } else {
+                        (column, row)
+                    };
+                    let factor = before[i] / after[o];
+                    kernel.mapv_inplace(|w| (f64::from(w) * factor) as f32);
+                }
+            }
         }
         let mut inputs = vec![self.constant(graph, node, 1, "weight", weight)?];
         if let Some(mut bias) = bias {
-            for (value, factor) in bias.data.iter_mut().zip(after) {
+            for (value, factor) in bias.iter_mut().zip(after) {
                 *value = (f64::from(*value) / factor) as f32;
             }
             inputs.push(self.constant(graph, node, 2, "bias", bias)?);
@@ -109,21 +105,21 @@ impl Changes {
         Ok(())
     }
 
-    /// Plans a constant as input `index` of a node. Gives its name.
+    /// Plans a constant as input `index` of a node and returns its name.
     fn constant(
         &mut self,
         graph: &Graph,
         node: Node<'_>,
         index: usize,
         suffix: &str,
-        tensor: Tensor<f32>,
+        values: ArrayD<f32>,
     ) -> Result<String> {
-        if tensor.data.iter().any(|v| !v.is_finite()) {
+        if values.iter().any(|v| !v.is_finite()) {
             return Err(node.error("its equalised weights would not be finite"));
         }
         let name = constant_name(graph, node, index, suffix)?;
-        let proto = tensor::from_floats(&name, &tensor.dims, &tensor.data);
-        self.tensors.insert(name.clone(), proto);
+        let tensor = tensor::from_array(&name, &values);
+        self.tensors.insert(name.clone(), tensor);
         Ok(name)
     }
 
@@ -136,14 +132,9 @@ impl Changes {
                     node.input.extend(inputs);
                 }
             }
-            for tensor in &mut proto.initializer {
-                if let Some(changed) = self.tensors.remove(tensor.name()) {
-                    *tensor = changed;
-                }
-            }
-            proto.initializer.extend(self.tensors.into_values());
+            put_initializers(proto, self.tensors.into_values());
         })?;
-        // Weights that were shared have a copy for each user now.
+        // Shared weights now have a copy per user; this removes the originals.
         graph.prune()
     }
 }

@@ -86,7 +86,7 @@ impl Net {
     }
 
     fn graph(mut self, outputs: &[&str]) -> Graph {
-        // The helper's graphs end in "out"; it goes again.
+        // The helper's graphs end in "out"; `set_outputs` removes it again.
         self.node("Identity", &[outputs[0]], "out");
         let dims = [1, INPUT[0] as i64, INPUT[1] as i64, INPUT[2] as i64];
         let mut graph = shaped(self.nodes, self.tensors, Some(&dims));
@@ -94,8 +94,8 @@ impl Net {
         graph
     }
 
-    /// Every kind of node and tie: a residual block, groups, both shuffles, a pool, a ConvTranspose,
-    /// a Concat of three, a weight that two nodes share.
+    /// All node types and ties: a residual block, groups, both DepthToSpace modes, a pool, a
+    /// ConvTranspose, a Concat of three, a weight that two nodes share.
     fn everything(seed: u64) -> Graph {
         let mut net = Self::new(seed);
         net.conv("Conv", "x", "stem", [8, 6, 3, 3], 1);
@@ -123,7 +123,7 @@ impl Net {
         net.conv("Conv", "cat.r", "shared", [5, 11, 3, 3], 1);
         net.node("Relu", &["shared"], "shared.r");
         net.conv("Conv", "shared.r", "twin.a", [5, 5, 1, 1], 1);
-        // The same weight and bias.
+        // Shares the weight and bias of twin.a.
         let again = node(
             "Conv",
             &["shared.r", "twin.a.weight", "twin.a.bias"],
@@ -160,7 +160,7 @@ fn pfn(rng: &mut Rng) -> Pfn {
     Pfn { layers }
 }
 
-/// Runs a graph on a map of `INPUT`'s size, NCHW; each output as NCHW.
+/// Runs a graph on an NCHW map of size `INPUT`; returns channels and NCHW values of each output.
 fn run(graph: &Graph, map: &[f32]) -> BTreeMap<String, (usize, Vec<f32>)> {
     let payload = compile::cpu(graph).unwrap();
     let weights = Arc::new(payload.weights);
@@ -189,7 +189,7 @@ fn run(graph: &Graph, map: &[f32]) -> BTreeMap<String, (usize, Vec<f32>)> {
     each.collect()
 }
 
-/// The maxima of the channels of everything that convolutions read.
+/// The channel maxima of all maps that convolutions read.
 fn maxima(graph: &Graph, map: &[f32]) -> BTreeMap<String, Vec<f32>> {
     let convs = graph.nodes().filter(|n| is_convolution(*n));
     let mut read: Vec<String> = convs.map(|n| n.input(0).unwrap().to_owned()).collect();
@@ -209,7 +209,7 @@ fn maxima(graph: &Graph, map: &[f32]) -> BTreeMap<String, Vec<f32>> {
     each.collect()
 }
 
-/// What the PFN's last layer makes of rows: `[channels][rows]`, as a map.
+/// The output of the PFN's last layer for `rows`, `[channels][rows]`, as a map.
 fn encoded(pfn: &Pfn, rows: &[f32]) -> Vec<f32> {
     let layer = pfn.layers.last().unwrap();
     let outs = layer
@@ -226,7 +226,7 @@ fn encoded(pfn: &Pfn, rows: &[f32]) -> Vec<f32> {
 }
 
 #[test]
-fn results_stay() {
+fn results_do_not_change() {
     for seed in 0..6 {
         let graph = Net::everything(seed);
         let mut rng = Rng::new(100 + seed, 0, 0);
@@ -250,7 +250,7 @@ fn results_stay() {
                 );
             }
         }
-        // Every tensor that a convolution reads, and by factors that matter.
+        // All tensors that convolutions read, with factors that matter.
         let tensors: Vec<&str> = equal.report.equalized.iter().map(|e| &*e.tensor).collect();
         let all = [
             "x",
@@ -263,9 +263,9 @@ fn results_stay() {
         ];
         assert_eq!(tensors, all, "{:?}", equal.report);
         assert!(equal.report.left_out.is_empty(), "{:?}", equal.report);
-        let wide = |e: &&Equal| e.factors[1] / e.factors[0] > 2.0;
+        let wide = |e: &&EqualizedTensor| e.factors[1] / e.factors[0] > 2.0;
         assert!(equal.report.equalized.iter().filter(wide).count() >= 5);
-        // With alpha 1 all channels have the range of the tensor.
+        // With alpha 1 all channels have the same range.
         let flat = equalize(&graph, &pfn, &amax, 1.0).unwrap();
         let amax = maxima(&flat.graph, &encoded(&flat.pfn, &rows));
         for name in ["x", "cat.r", "block.a.r", "twin.a.r"] {
@@ -289,7 +289,7 @@ fn alpha_0_changes_nothing() {
     assert_eq!(equal.graph.to_model(), graph.to_model());
 }
 
-/// x → conv a → Relu → conv b, 2 channels between.
+/// x → conv a → Relu → conv b, with 2 channels in between.
 fn chain(outputs: &[&str]) -> (Graph, Pfn) {
     let mut net = Net::new(1);
     net.tensors
@@ -310,7 +310,7 @@ fn the_geometric_mean_of_the_factors_is_1() {
         ("x".to_owned(), vec![1.0; 6]),
         ("r".to_owned(), vec![1.0, 16.0]),
     ]);
-    // (1, 16)^0.5 = (1, 4), over their geometric mean 2: a half and 2.
+    // (1, 16)^0.5 = (1, 4), divided by the geometric mean 2.
     let equal = equalize(&graph, &pfn, &amax, 0.5).unwrap();
     assert_eq!(equal.report.equalized[1].factors, [0.5, 2.0]);
     assert_eq!(data(&equal.graph, "a.bias"), [16.0, 8.0]);
@@ -321,7 +321,7 @@ fn the_geometric_mean_of_the_factors_is_1() {
 }
 
 #[test]
-fn dead_channels_keep_1_and_wild_ones_stay_near_it() {
+fn dead_channels_keep_factor_1_and_wild_ones_are_clamped() {
     let (graph, pfn) = chain(&["b"]);
     let amax = BTreeMap::from([
         ("x".to_owned(), vec![0.0, 1e-30, 1e30, 0.0, 1.0, 1.0]),
@@ -330,12 +330,12 @@ fn dead_channels_keep_1_and_wild_ones_stay_near_it() {
     let equal = equalize(&graph, &pfn, &amax, 1.0).unwrap();
     let report = &equal.report.equalized;
     assert_eq!((report[0].dead, report[0].factors), (2, [1.0 / 64.0, 64.0]));
-    // One live channel alone is its own mean.
+    // A single live channel is its own mean.
     assert_eq!((report[1].dead, report[1].factors), (1, [1.0, 1.0]));
 }
 
 #[test]
-fn what_is_seen_from_outside_stays_and_the_report_says_why() {
+fn visible_channels_keep_their_scale_and_the_report_says_why() {
     let (graph, pfn) = chain(&["b", "r"]);
     let amax = BTreeMap::from([
         ("x".to_owned(), vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
@@ -354,7 +354,7 @@ fn what_is_seen_from_outside_stays_and_the_report_says_why() {
     assert_eq!(data(&equal.graph, "b.weight"), [1.0, 3.0]);
     assert_ne!(equal.pfn, pfn);
 
-    // An operator that is no multiple of its input.
+    // An operator that is not homogeneous.
     let mut net = Net::new(1);
     net.conv("Conv", "x", "a", [2, 6, 1, 1], 1);
     net.node("Sigmoid", &["a"], "s");
@@ -366,7 +366,7 @@ fn what_is_seen_from_outside_stays_and_the_report_says_why() {
     assert_eq!((&*left_out.tensor, left_out.channels), ("s", 2));
     assert!(left_out.reason.contains("(Sigmoid)"), "{left_out:?}");
 
-    // A PFN of another width.
+    // A PFN with the wrong number of channels.
     let mut narrow = pfn.clone();
     narrow.layers[1].out_features = 3;
     narrow.layers[1].weight.truncate(18);
@@ -377,7 +377,7 @@ fn what_is_seen_from_outside_stays_and_the_report_says_why() {
 }
 
 #[test]
-fn maxima_that_are_missing_or_do_not_fit_are_named() {
+fn missing_or_invalid_maxima_are_named() {
     let (graph, pfn) = chain(&["b"]);
     let good = BTreeMap::from([
         ("x".to_owned(), vec![1.0; 6]),
@@ -395,9 +395,9 @@ fn maxima_that_are_missing_or_do_not_fit_are_named() {
 }
 
 #[test]
-fn an_aligned_background_is_whole_numbers_of_codes() {
+fn an_aligned_background_is_a_whole_number_of_codes() {
     let (graph, pfn) = chain(&["b"]);
-    // Behind an empty input: the Relu of the biases, 8 and 16, which are 26.7 and 53.3 codes.
+    // The background is the Relu of the biases, 8 and 16, which are 26.7 and 53.3 codes.
     let levels = Levels {
         background: vec![vec![8.0], vec![16.0]],
         channel_amax: vec![20.0, 30.0],

@@ -1,4 +1,4 @@
-//! The way back from the crate's structures to ONNX files: the counterpart of `import`.
+//! Exports the crate's structures as ONNX files: the counterpart of `import`.
 
 mod pfe;
 mod quantized;
@@ -6,4 +6,4 @@ mod typed;
 
 pub use pfe::pfe;
 pub use quantized::write_quantized;
-pub use typed::{Typed, write_typed};
+pub use typed::{TypedNetwork, write_typed};

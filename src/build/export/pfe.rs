@@ -1,36 +1,36 @@
-//! Writes a PFN as the ONNX file that AWML's exporter would write of it, BatchNormalization folded.
+//! Exports a PFN as the ONNX file that AWML's exporter would write, with BatchNormalization folded.
 //!
 //! ```text
 //! input_features [num_voxels, points, columns]
 //!   MatMul, Add, Relu                          rows of a layer
-//!   ReduceMax over the points                  their max; of the last layer it is the output
-//!   Tile to all points, Concat (rows, max)     of all others: what the next layer reads
+//!   ReduceMax over the points                  their max, which is the output of the last layer
+//!   Tile to all points, Concat (rows, max)     the input of the next layer
 //! pillar_features [num_voxels, 1, channels]
 //! ```
 //!
-//! The values are the PFN's own bits: `import::read_pfe` reads the same PFN back.
+//! The file holds the exact bits of the PFN's values: `import::read_pfe` reads the same PFN back.
 
 use std::path::Path;
 
 use crate::build::Result;
 use crate::build::onnx::proto::{
     DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    ValueInfoProto,
 };
-use crate::build::onnx::tensor::{element, from_floats, from_integers};
+use crate::build::onnx::tensor::{from_floats, from_integers};
 use crate::build::onnx::{Graph, make};
 use crate::model::{Pfn, PfnLayer};
 
-/// AWML's names of the input and the output.
+/// AWML's names for the input and the output.
 const INPUT: &str = "input_features";
 const OUTPUT: &str = "pillar_features";
-/// AWML's name of the open axis of pillars.
+/// AWML's name for the open axis of pillars.
 const PILLARS: &str = "num_voxels";
-/// Versions of AWML's files: the operator set, and the file format.
+/// Versions in AWML's files: the operator set and the file format.
 const OPSET: i64 = 17;
 const IR: i64 = 8;
 
-/// The graph of a PFN for pillars of `points` points. `path` is where it will be written.
+/// The graph of a PFN for pillars of `points` points. `path` is only for error messages.
 ///
 /// # Errors
 /// [`crate::build::BuildError::Graph`] if the PFN has no layers.
@@ -41,9 +41,10 @@ pub fn pfe(pfn: &Pfn, points: usize, path: &Path) -> Result<Graph> {
     for (i, layer) in pfn.layers.iter().enumerate() {
         let rows = linear(layer, i, &x, &mut nodes, &mut tensors);
         let last = i + 1 == pfn.layers.len();
-        let max = match last {
-            true => OUTPUT.to_owned(),
-            false => format!("pfn_layers.{i}.max"),
+        let max = if last {
+            OUTPUT.to_owned()
+        } else {
+            format!("pfn_layers.{i}.max")
         };
         let mut pool = make::node(
             "ReduceMax",
@@ -90,7 +91,7 @@ pub fn pfe(pfn: &Pfn, points: usize, path: &Path) -> Result<Graph> {
     Graph::new(path, model)
 }
 
-/// The rows of layer `i`, behind its Relu.
+/// Adds the nodes of layer `i` up to its Relu and returns the name of its rows.
 fn linear(
     layer: &PfnLayer,
     i: usize,
@@ -99,7 +100,7 @@ fn linear(
     tensors: &mut Vec<TensorProto>,
 ) -> String {
     let (inputs, outputs) = (layer.in_features, layer.out_features);
-    // MatMul wants a row for each input.
+    // MatMul expects a row for each input.
     let at = |k: usize| layer.weight.get(k % outputs * inputs + k / outputs);
     let weight: Vec<f32> = (0..inputs * outputs).filter_map(at).copied().collect();
     let [weights, bias, product, sum, rows] =
@@ -118,27 +119,12 @@ fn linear(
 
 /// A FLOAT value of shape `[num_voxels, rows, columns]`.
 fn value(name: &str, rows: usize, columns: usize) -> ValueInfoProto {
-    let fixed = |n: usize| DimensionProto {
-        dim_value: Some(n as i64),
-        ..Default::default()
-    };
     let open = DimensionProto {
         dim_param: Some(PILLARS.into()),
         ..Default::default()
     };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TensorTypeProto {
-                elem_type: Some(element::FLOAT),
-                shape: Some(TensorShapeProto {
-                    dim: vec![open, fixed(rows), fixed(columns)],
-                }),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    let dims = vec![open, make::axis(rows), make::axis(columns)];
+    make::value(name, Some(dims))
 }
 
 #[cfg(test)]
@@ -146,7 +132,7 @@ mod tests {
     use super::*;
     use crate::build::import::read_pfe;
 
-    /// A PFN with these outputs of its layers, and numbers that rounding would change.
+    /// A PFN whose layers have these numbers of outputs, with values that rounding would change.
     fn pfn(columns: usize, outputs: &[usize]) -> Pfn {
         let mut in_features = columns;
         let mut layers = Vec::new();
@@ -190,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pfn_without_layers_is_no_graph() {
+    fn a_pfn_without_layers_is_rejected() {
         let error = pfe(&Pfn { layers: vec![] }, 4, Path::new("p.onnx")).unwrap_err();
         assert!(error.to_string().contains("p.onnx"), "{error}");
     }

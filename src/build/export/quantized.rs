@@ -1,4 +1,4 @@
-//! Writes a quantised model as a model folder: everything that can be made of a float one can be made of it.
+//! Writes a quantised model as a model folder, which all tools accept like that of a float model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::build::recipe::Outcome;
 use crate::error::Result;
 use crate::files;
 
-/// Writes what was made of `source` into the folder `out`, which [`folder::make`] has made: the network in FP32
-/// with its Q/DQ pairs, the PFN as it is now, the description, and the record of the quantisation.
+/// Writes the quantised `source` into the folder `out`, which [`folder::make`] has created: the FP32 network
+/// with its Q/DQ pairs, the equalised PFN, the description, and the record of the quantisation.
 ///
 /// # Errors
 /// [`FileError`](crate::files::FileError).
@@ -39,7 +39,7 @@ pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result
     .write(out)
 }
 
-/// Writes a network and gives the file's SHA-256.
+/// Writes a network and returns the file's SHA-256.
 pub(super) fn write_graph(graph: &Graph, path: &Path) -> Result<String> {
     let bytes = encode(&graph.to_model());
     files::write(path, &bytes)?;

@@ -1,4 +1,5 @@
-//! Writes a model folder for TensorRT's own tools: the network strongly typed, FP16 and INT8 where Q/DQ pairs are.
+//! Writes a model folder for TensorRT's own tools, with a strongly typed network: FP16, and INT8 where it has
+//! Q/DQ pairs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,28 +16,28 @@ use crate::error::Result;
 use crate::files::{self, FileError};
 use crate::plan::TensorDesc;
 
-/// What a folder's manifest says of a strongly typed network.
+/// A folder manifest's entry for a strongly typed network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Typed {
+pub struct TypedNetwork {
     /// `fp16`, or `int8` with Q/DQ pairs.
     pub precision: String,
-    /// Its input and outputs.
+    /// The network's input and outputs.
     pub tensors: Vec<TensorDesc>,
-    /// How to make an engine and a plan of it.
+    /// Commands that build an engine and a plan from it.
     pub commands: Commands,
 }
 
-/// Writes `source` into the folder `out`, which [`folder::make`] has made, with a strongly typed network of the
-/// given types at its border. All but the network stays as it is.
+/// Writes `source` into the folder `out`, which [`folder::make`] has created, with a strongly typed network
+/// that has the given input and output types. The other files do not change.
 ///
 /// # Errors
 /// As [`half::strongly_typed`]; [`FileError`].
-pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<Typed> {
+pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedNetwork> {
     let mut network = half::strongly_typed(&source.rpn.graph, io)?;
     folder::bind(&mut network.graph, &source.pfe.pfn);
     let tensors = tensors(&network.graph, io, network.input_scale)?;
-    let typed = Typed {
+    let typed = TypedNetwork {
         precision: if source.is_quantized() {
             "int8"
         } else {

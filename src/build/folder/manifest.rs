@@ -1,4 +1,4 @@
-//! `manifest.json` of a model folder: what its files were made from, and how they were quantised.
+//! `manifest.json` of a model folder: the sources of its files, and how they were quantised.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{MANIFEST, MODEL, PFE, RPN};
-use crate::build::export::Typed;
+use crate::build::export::TypedNetwork;
 use crate::build::{BuildError, hash};
 use crate::error::Result;
 use crate::files::{self, FileError};
@@ -15,32 +15,32 @@ use crate::plan::Quantization;
 /// How a folder was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FolderManifest {
-    /// Program and version that wrote the folder.
+    /// The program and version that wrote the folder.
     pub producer: String,
-    /// SHA-256 of the files that it was made from, by name.
+    /// SHA-256 of the source files, by name.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
-    /// SHA-256 of the folder's networks, where this program wrote them: of a quantised model one is of no use
-    /// without the other, for they were equalised together.
+    /// SHA-256 of the folder's networks, if this program wrote them. The two networks of a quantised model only
+    /// work together, because they were equalised together.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
-    /// What was done to the networks on their way here, a line each.
+    /// The changes to the networks, one line each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<String>,
     /// How the network was quantised, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
-    /// What the network is, where it is a strongly typed one.
+    /// Input, outputs and commands of a strongly typed network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub typed: Option<Typed>,
+    pub typed: Option<TypedNetwork>,
 }
 
 impl FolderManifest {
-    /// Reads a folder's manifest, and checks that networks which were written with it are those that it speaks of. `None`
-    /// where there is none, or only another program's.
+    /// Reads a folder's manifest and checks the hashes of the networks in it. Returns `None` if there is no
+    /// manifest or another program wrote it.
     ///
     /// # Errors
-    /// [`BuildError::Folder`] for a manifest that cannot be read, and for a file that is another than it says.
+    /// [`BuildError::Folder`] for a manifest that cannot be read and for a file that does not match it.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
         let broken = |what: String| BuildError::Folder {
@@ -52,7 +52,7 @@ impl FolderManifest {
             read => read.map_err(FileError::new(&path, "read"))?,
         };
         let value: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|e| broken(format!("no JSON: {e}")))?;
+            serde_json::from_slice(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;
         let producer = value.get("producer").and_then(|p| p.as_str());
         if !producer.is_some_and(|p| p.starts_with("centerpoint ")) {
             return Ok(None);
@@ -63,15 +63,15 @@ impl FolderManifest {
         }
         for name in [PFE, RPN] {
             let Some(expected) = manifest.files.get(name) else {
-                return Err(broken(format!("`files` lacks `{name}`")).into());
+                return Err(broken(format!("`files` has no entry for `{name}`")).into());
             };
             let found = folder.join(name);
             if hash::sha256_file(&found)? != *expected {
                 return Err(BuildError::Folder {
                     path: found,
                     what: format!(
-                        "not the file that {MANIFEST} beside it was written with; take all files of one \
-                         folder, or make it again"
+                        "does not match {MANIFEST} in this folder; copy all files from one folder, or \
+                         create the folder again"
                     ),
                 }
                 .into());
@@ -80,7 +80,7 @@ impl FolderManifest {
         Ok(Some(manifest))
     }
 
-    /// Writes the manifest into `folder`: last of its files, so that half a folder is none.
+    /// Writes the manifest into `folder`. It must be the last file, so that an incomplete folder has none.
     ///
     /// # Errors
     /// [`FileError`].
@@ -92,10 +92,10 @@ impl FolderManifest {
     }
 }
 
-/// Makes a folder for a model.
+/// Creates a folder for a model.
 ///
 /// # Errors
-/// [`BuildError::Exists`] where there is a model in it already, which only `force` allows to be replaced.
+/// [`BuildError::Exists`] if the folder already contains a model and `force` is not set.
 pub fn make(folder: &Path, force: bool) -> Result<()> {
     let mut names = [MODEL, PFE, RPN, MANIFEST].into_iter();
     if let Some(name) = names.find(|name| !force && folder.join(name).exists()) {

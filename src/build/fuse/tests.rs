@@ -3,8 +3,8 @@ use crate::build::onnx::proto::AttributeProto;
 use crate::build::onnx::tensor::from_floats;
 use crate::build::testing::{data, graph, int, ints, node, ops};
 
-/// scale, bias, mean and variance of BatchNormalization with ε = 0: `y = x·s + t` for `s` and `t`
-/// by channel.
+/// Scale, bias, mean and variance of a BatchNormalization with ε = 0 that computes `y = x·s + t` per
+/// channel.
 fn norm(name: &str, s: &[f32], t: &[f32]) -> [TensorProto; 4] {
     let four = vec![4.0; s.len()];
     let doubled: Vec<f32> = s.iter().map(|v| v * 2.0).collect();
@@ -70,7 +70,7 @@ fn conv_transpose_scales_its_second_axis_by_group() {
 }
 
 #[test]
-fn gemm_scales_its_outputs_and_keeps_alpha_and_beta_right() {
+fn gemm_scales_its_outputs_and_folds_beta() {
     for by_row in [false, true] {
         let dims = if by_row { [2, 3] } else { [3, 2] };
         let mut tensors = vec![
@@ -87,9 +87,10 @@ fn gemm_scales_its_outputs_and_keeps_alpha_and_beta_right() {
         });
         let mut graph = graph(vec![gemm, bn("n", "y", "out")], tensors);
         fuse(&mut graph, &[]).unwrap();
-        let expected = match by_row {
-            true => [2.0, 2.0, 2.0, 3.0, 3.0, 3.0],
-            false => [2.0, 3.0, 2.0, 3.0, 2.0, 3.0],
+        let expected = if by_row {
+            [2.0, 2.0, 2.0, 3.0, 3.0, 3.0]
+        } else {
+            [2.0, 3.0, 2.0, 3.0, 2.0, 3.0]
         };
         assert_eq!(data(&graph, "w"), expected);
         assert_eq!(data(&graph, "c"), [10.0, 31.0]);
@@ -99,7 +100,7 @@ fn gemm_scales_its_outputs_and_keeps_alpha_and_beta_right() {
 }
 
 #[test]
-fn a_product_gets_an_add_and_the_transposes_go() {
+fn a_product_gets_an_add_and_the_transposes_are_removed() {
     let mut tensors = vec![from_floats("w", &[3, 2], &[1.0; 6])];
     tensors.extend(norm("n", &[2.0, 3.0], &[0.5, 1.0]));
     let mut there = node("Transpose", &["y"], "t");
@@ -121,8 +122,7 @@ fn a_product_gets_an_add_and_the_transposes_go() {
     assert_eq!(data(&graph, add.input(1).unwrap()), [0.5, 1.0]);
 }
 
-/// Pairing by the order of modules broke on this: the first norm belongs to the second
-/// convolution.
+/// Pairing by the order of modules fails here: the first norm belongs to the second convolution.
 #[test]
 fn pairs_are_found_by_data_flow_not_by_order() {
     let mut tensors = vec![
@@ -145,7 +145,7 @@ fn pairs_are_found_by_data_flow_not_by_order() {
 }
 
 #[test]
-fn what_cannot_be_folded_stays_with_a_reason() {
+fn nodes_that_cannot_be_folded_stay_with_a_reason() {
     let weight = || from_floats("w", &[2, 1, 1, 1], &[1.0; 2]);
     let case = |nodes: Vec<NodeProto>, channels: usize| {
         let mut tensors = vec![weight()];
@@ -189,10 +189,10 @@ fn a_shared_weight_is_copied() {
     assert_eq!(weights, [2.0, 1.0]);
 }
 
-/// As torch exports a grouped ConvTranspose with several input channels per group: each input
-/// channel's row holds the output channels of its own group only.
+/// torch exports a grouped ConvTranspose so that the row of each input channel only holds the output
+/// channels of its own group.
 #[test]
-fn grouped_conv_transpose_takes_the_factors_of_its_groups_channels() {
+fn grouped_conv_transpose_uses_the_scales_of_each_groups_channels() {
     // Four input channels, two groups, two output channels per group, two taps.
     let mut tensors = vec![
         from_floats("u.weight", &[4, 2, 1, 2], &[1.0; 16]),
@@ -210,8 +210,8 @@ fn grouped_conv_transpose_takes_the_factors_of_its_groups_channels() {
     assert_eq!(data(&graph, "u.bias"), [1.0, 2.5, 3.0, 4.25]);
 }
 
-/// A ConvTranspose of 256 channels to 128, whose weight begins with the 256: dimension 1 is scaled,
-/// and a norm of 256 channels is no partner ("The size of tensor a (256) must match…" elsewhere).
+/// A ConvTranspose from 256 to 128 channels, whose weight has 256 on axis 0: axis 1 is scaled, and a
+/// norm of 256 channels does not match (other tools fail with "The size of tensor a (256) must match…").
 #[test]
 fn a_deconvolution_is_matched_by_its_output_channels() {
     for (channels, fused) in [(128, true), (256, false)] {
@@ -236,10 +236,10 @@ fn a_deconvolution_is_matched_by_its_output_channels() {
     }
 }
 
-/// In a PFN the norm's channels are axis 1 only behind the Transpose; one that puts the points there
-/// must not be taken for it, even where the numbers agree.
+/// In a PFN the norm's channels are on axis 1 only after the Transpose. One that moves the points there
+/// must not match, even if the lengths agree.
 #[test]
-fn a_transpose_that_does_not_bring_the_last_axis_to_1_is_no_way_to_the_product() {
+fn a_transpose_that_does_not_move_the_last_axis_to_1_blocks_folding() {
     let mut tensors = vec![from_floats("w", &[3, 2], &[1.0; 6])];
     tensors.extend(norm("n", &[2.0, 3.0], &[0.5, 1.0]));
     let mut there = node("Transpose", &["y"], "t");

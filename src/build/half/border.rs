@@ -1,21 +1,23 @@
-//! Inputs and outputs of the strongly typed network: of which element type, and behind a Cast or not.
+//! Element types of the input and the outputs of a strongly typed network.
 
-use super::super::onnx::proto::{NodeProto, ValueInfoProto};
-use super::super::onnx::tensor::{element, f32_to_half, half_to_f32};
-use super::super::onnx::{Graph, make};
-use super::super::{BuildError, Result};
-use crate::cuda::map::Element;
+use half::f16;
 
-/// Element types at the border of a strongly typed network.
+use crate::build::onnx::proto::{NodeProto, ValueInfoProto};
+use crate::build::onnx::tensor::element;
+use crate::build::onnx::{Graph, make};
+use crate::build::{BuildError, Result};
+use crate::map::Element;
+
+/// Element types of the input and the outputs of a strongly typed network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Io {
-    /// Of the BEV map that goes in.
+    /// Element type of the BEV map.
     pub input: Element,
-    /// Of the maps that come out: F16 or F32.
+    /// Element type of the head maps, F16 or F32.
     pub outputs: Element,
 }
 
-/// FLOAT16 on both sides: what the kernels write and read without a copy, in half the bytes.
+/// FLOAT16 for both: the kernels write and read it without a copy, and it takes half the bytes.
 impl Default for Io {
     fn default() -> Self {
         Self {
@@ -26,28 +28,27 @@ impl Default for Io {
 }
 
 impl Io {
-    /// Checks that networks can have these types.
+    /// Checks that a network can have these types.
     pub(super) fn check(self, graph: &Graph) -> Result<()> {
         match self.outputs {
             Element::F16 | Element::F32 => Ok(()),
             Element::I8 => Err(BuildError::graph(
                 graph.path(),
-                "outputs cannot be INT8: the heads end in floats; make them FLOAT16 or FLOAT",
+                "outputs cannot be INT8, because the heads produce floats; make them FLOAT16 or FLOAT",
             )),
         }
     }
 }
 
-/// Makes the codes of the one input the input itself: its QuantizeLinear goes, whoever writes the input
-/// quantises. Gives the scale: a value is its code times that, which is a half.
+/// Makes the network read INT8 codes: removes the QuantizeLinear of its input, so the writer of the
+/// input must quantise. Returns the scale, rounded to a half: the value of code 1.
 ///
 /// # Errors
-/// [`BuildError::Graph`] where the input is not read by one QuantizeLinear alone, of one scale and zero
-/// point 0.
-pub(super) fn take_codes(graph: &mut Graph) -> Result<f32> {
+/// [`BuildError::Graph`] unless a single QuantizeLinear with one scale and zero point 0 is all that reads
+/// the input.
+pub(super) fn read_codes(graph: &mut Graph) -> Result<f32> {
     let refused = |what: String| {
-        let advice =
-            "make the input FLOAT16, or quantise the network so that its first layers are in INT8";
+        let advice = "make the input FLOAT16, or quantise the network's first layers to INT8";
         BuildError::graph(
             graph.path(),
             format!("the input cannot be INT8: {what}; {advice}"),
@@ -55,7 +56,7 @@ pub(super) fn take_codes(graph: &mut Graph) -> Result<f32> {
     };
     let inputs = graph.inputs()?;
     let [input] = &inputs[..] else {
-        return Err(refused(format!("there are {} inputs", inputs.len())));
+        return Err(refused(format!("the network has {} inputs", inputs.len())));
     };
     let name = &input.name;
     let readers: Vec<_> = graph.consumers(name).collect();
@@ -65,7 +66,7 @@ pub(super) fn take_codes(graph: &mut Graph) -> Result<f32> {
     }
     let [node] = readers[..] else {
         let count = readers.len();
-        let what = format!("\"{name}\" is read by {count} QuantizeLinears, not by one");
+        let what = format!("{count} QuantizeLinear nodes read \"{name}\", expected one");
         return Err(refused(what));
     };
     let scales = graph.floats(node.need_input(1)?)?;
@@ -81,18 +82,18 @@ pub(super) fn take_codes(graph: &mut Graph) -> Result<f32> {
                     .integers(zero)?
                     .is_some_and(|z| z.data.iter().all(|&z| z == 0))
         }
-        // Without one the codes are unsigned.
+        // Without a zero point the codes are unsigned.
         None => false,
     };
     let codes = node.need_output()?.to_owned();
     if !zeros || graph.is_output(&codes) {
         let what = format!(
-            "node {} makes no signed codes around 0 for others alone",
+            "node {} does not produce signed codes around 0, or they are an output of the network",
             node.describe()
         );
         return Err(refused(what));
     }
-    let (scale, name) = (half_to_f32(f32_to_half(*scale)), name.clone());
+    let (scale, name) = (f16::from_f32(*scale).to_f32(), name.clone());
     graph.edit(|proto| {
         proto.node.retain(|n| n.output.first() != Some(&codes));
         for read in proto.node.iter_mut().flat_map(|n| &mut n.input) {
@@ -108,7 +109,7 @@ pub(super) fn take_codes(graph: &mut Graph) -> Result<f32> {
     Ok(scale)
 }
 
-/// Gives a declared input or output, if it is the one of this name, another element type.
+/// Changes the element type of a declared input or output if it has this name.
 pub(super) fn retype(value: &mut ValueInfoProto, name: &str, element: i32) {
     if value.name() == name
         && let Some(tensor) = value.r#type.as_mut().and_then(|t| t.tensor_type.as_mut())
@@ -117,7 +118,7 @@ pub(super) fn retype(value: &mut ValueInfoProto, name: &str, element: i32) {
     }
 }
 
-/// A Cast of one value into another.
+/// A Cast of `from` to the element type of `to`.
 pub(super) fn cast(from: &str, to: &str, element: i32) -> NodeProto {
     let mut node = make::node("Cast", &format!("{to}_Cast"), &[from], to);
     node.attribute = vec![make::int("to", element.into())];

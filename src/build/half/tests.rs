@@ -1,9 +1,9 @@
 use super::*;
 use crate::build::onnx::tensor::{from_codes, from_floats};
-use crate::build::quantize::{Placement, points, quantize};
+use crate::build::quantize::{Placement, insert_qdq, tensors_to_calibrate};
 use crate::build::testing::{data, int, node, ops, shaped};
 
-/// x ─ Conv a ─ Relu ─ Conv b ─ BatchNormalization ─ out, of which `skip` stays in float.
+/// x ─ Conv a ─ Relu ─ Conv b ─ BatchNormalization ─ out, with the layers `skip` in float.
 fn quantised(skip: &[&str], amax: f32, weight: f32) -> Graph {
     let nodes = vec![
         node("Conv", &["x", "a.weight", "a.bias"], "y"),
@@ -18,7 +18,7 @@ fn quantised(skip: &[&str], amax: f32, weight: f32) -> Graph {
         from_floats("s", &[2], &[0.3; 2]),
     ];
     let mut graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
-    // A declared output has a type.
+    // Declares the type of the output.
     graph
         .edit(|proto| proto.output[0].r#type = proto.input[0].r#type.clone())
         .unwrap();
@@ -26,12 +26,12 @@ fn quantised(skip: &[&str], amax: f32, weight: f32) -> Graph {
         skip: skip.iter().map(|&s| s.to_owned()).collect(),
         ..Placement::default()
     };
-    let ranges = points(&graph, &placement).unwrap();
-    let ranges = ranges.into_iter().map(|v| (v, amax)).collect();
-    quantize(&graph, &ranges, &placement).unwrap().graph
+    let tensors = tensors_to_calibrate(&graph, &placement).unwrap();
+    let ranges = tensors.into_iter().map(|v| (v, amax)).collect();
+    insert_qdq(&graph, &ranges, &placement).unwrap().graph
 }
 
-/// The values of this type.
+/// The values with this element type, sorted.
 fn values(graph: &Graph, element: i32) -> Vec<String> {
     let types = element_types(graph).unwrap();
     let mut found: Vec<String> = types
@@ -43,17 +43,17 @@ fn values(graph: &Graph, element: i32) -> Vec<String> {
     found
 }
 
-/// The strongly typed network with FLOAT at its border.
+/// The strongly typed network with FLOAT input and outputs.
 fn between_floats(graph: &Graph) -> Result<Graph> {
     let io = Io {
         input: Element::F32,
         outputs: Element::F32,
     };
-    strongly_typed(graph, &io).map(|made| made.graph)
+    strongly_typed(graph, &io).map(|typed| typed.graph)
 }
 
-/// The same with the INT8 codes as input.
-fn of_codes(graph: &Graph) -> Result<StronglyTyped> {
+/// The strongly typed network with INT8 codes as input.
+fn reading_codes(graph: &Graph) -> Result<StronglyTyped> {
     let io = Io {
         input: Element::I8,
         ..Io::default()
@@ -75,7 +75,7 @@ fn only_inputs_and_outputs_are_floats() {
         let all_ops = ops(&half);
         assert_eq!((all_ops[0], all_ops.last()), ("Cast", Some(&"Cast")));
         assert_eq!(half.opset(), if skip.len() == 2 { 13 } else { 19 });
-        // Rounded, not cut: 0.1 is 0x2e66.
+        // Rounded, not truncated: 0.1 is 0x2e66.
         assert_eq!(data(&half, "a.bias"), [0.099_975_586, 0.199_951_17]);
         let again = between_floats(&graph).unwrap();
         assert_eq!(half.to_model(), again.to_model());
@@ -83,7 +83,7 @@ fn only_inputs_and_outputs_are_floats() {
 }
 
 #[test]
-fn inputs_and_outputs_are_halves_themselves_unless_asked_otherwise() {
+fn inputs_and_outputs_are_halves_by_default() {
     for skip in [&[][..], &["a"], &["a", "b"]] {
         let graph = quantised(skip, 1.0, 0.5);
         let half = strongly_typed(&graph, &Io::default()).unwrap();
@@ -106,8 +106,8 @@ fn inputs_and_outputs_are_halves_themselves_unless_asked_otherwise() {
 #[test]
 fn the_codes_of_the_first_layers_can_be_the_input() {
     let graph = quantised(&[], 1.0, 0.5);
-    let made = of_codes(&graph).unwrap();
-    // 1 / 127 as a half, which the network's DequantizeLinear has, too.
+    let made = reading_codes(&graph).unwrap();
+    // 1 / 127 as a half, like the scale of the network's DequantizeLinear.
     assert_eq!(made.input_scale, Some(0.007_873_535));
     assert_eq!(data(&made.graph, "x_scale"), [0.007_873_535]);
     assert_eq!(declared(&made.graph), [element::INT8, element::FLOAT16]);
@@ -124,7 +124,7 @@ fn the_codes_of_the_first_layers_can_be_the_input() {
 
 #[test]
 fn an_input_that_is_read_in_float_cannot_be_codes() {
-    let message = |graph: &Graph| of_codes(graph).unwrap_err().to_string();
+    let message = |graph: &Graph| reading_codes(graph).unwrap_err().to_string();
     let float = message(&quantised(&["a"], 1.0, 0.5));
     assert!(
         float.starts_with(
@@ -150,20 +150,23 @@ fn an_input_that_is_read_in_float_cannot_be_codes() {
         node("Add", &["d1", "d2"], "out"),
     ];
     for (nodes, needle) in [
-        (twice, "read by 2 QuantizeLinears, not by one"),
+        (twice, "2 QuantizeLinear nodes read \"x\", expected one"),
         (
             vec![pair("s2", &["z"], "q"), back("q", "out")],
             "has 2 constant scales, expected one",
         ),
         (
             vec![pair("s", &["three"], "q"), back("q", "out")],
-            "no signed codes around 0",
+            "does not produce signed codes around 0",
         ),
         (
             vec![pair("s", &[], "q"), back("q", "out")],
-            "no signed codes around 0",
+            "does not produce signed codes around 0",
         ),
-        (vec![pair("s", &["z"], "out")], "no signed codes around 0"),
+        (
+            vec![pair("s", &["z"], "out")],
+            "or they are an output of the network",
+        ),
     ] {
         let found = message(&shaped(nodes, tensors.clone(), Some(&[1, 2, 4, 4])));
         assert!(found.contains(needle), "{needle}: {found}");
@@ -171,7 +174,7 @@ fn an_input_that_is_read_in_float_cannot_be_codes() {
 }
 
 #[test]
-fn a_border_that_cannot_be_is_refused() {
+fn int8_outputs_are_rejected() {
     let outputs = Io {
         outputs: Element::I8,
         ..Io::default()
@@ -184,7 +187,7 @@ fn a_border_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn a_cast_to_float_becomes_one_to_half() {
+fn a_cast_to_float_becomes_a_cast_to_half() {
     let mut to_int = node("Cast", &["x"], "i");
     int(&mut to_int, "to", element::INT32.into());
     let mut back = node("Cast", &["i"], "f");
@@ -196,7 +199,7 @@ fn a_cast_to_float_becomes_one_to_half() {
 }
 
 #[test]
-fn scales_and_constants_that_no_half_holds_are_named() {
+fn scales_and_constants_out_of_range_are_named() {
     for (graph, needle) in [
         // Both tensors have a scale of 1e-3 / 127.
         (
@@ -227,7 +230,7 @@ fn scales_and_constants_that_no_half_holds_are_named() {
 }
 
 #[test]
-fn small_weights_get_codes_for_the_scale_that_a_half_has() {
+fn small_weights_get_codes_for_the_rounded_scale() {
     for (weight, codes) in [(0.5, 127), (1e-3, 126), (1e-5, 84)] {
         let graph = quantised(&[], 1.0, weight);
         let half = between_floats(&graph).unwrap();
@@ -246,7 +249,7 @@ fn per_channel_scales_keep_the_codes_of_the_other_channels() {
     let tensors = vec![from_floats("c.weight", &[2, 2, 1, 1], &weights)];
     let graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
     let ranges = [("x".to_owned(), 1.0)].into();
-    let made = quantize(&graph, &ranges, &Placement::default()).unwrap();
+    let made = insert_qdq(&graph, &ranges, &Placement::default()).unwrap();
     let half = between_floats(&made.graph).unwrap();
     let codes = half.integers("c.weight_quantized").unwrap().unwrap();
     assert_eq!(codes.data, [127, 64, 84, -84]);
@@ -255,7 +258,7 @@ fn per_channel_scales_keep_the_codes_of_the_other_channels() {
 }
 
 #[test]
-fn operators_that_need_floats_are_refused() {
+fn operators_that_need_floats_are_rejected() {
     let nodes = vec![node("Resize", &["x"], "out")];
     let graph = shaped(nodes, vec![from_codes("z", &[], &[0])], Some(&[1]));
     let message = between_floats(&graph).unwrap_err().to_string();

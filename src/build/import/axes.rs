@@ -1,10 +1,10 @@
-//! What the axes of a PFN's values are, and how they fare when values are rearranged.
+//! Tracks what the axes of a PFN's values count while nodes rearrange them.
 
 use crate::build::onnx::{Graph, Node};
 use crate::build::{BuildError, Result};
 
-/// Lengths used for axes of pillars and points that the file leaves open. They only serve to follow
-/// shapes; two primes, so that no product of other lengths equals them by chance.
+/// Lengths that stand in for the pillar and point axes if the file leaves them open. They only serve
+/// shape inference. They are primes, so no product of other lengths equals them by chance.
 const STAND_IN: (usize, usize) = (9973, 101);
 
 /// What an axis of a value counts.
@@ -15,10 +15,11 @@ pub(super) enum Axis {
     Pillars,
     Points,
     Channels,
-    /// Pillars and points in one, rows of a matrix.
+    /// Pillars and points merged into the rows of a matrix.
     Rows,
 }
 
+/// Lengths of the axes.
 #[derive(Clone, Copy)]
 pub(super) struct Lengths {
     pub(super) pillars: usize,
@@ -27,7 +28,8 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
-    pub(super) fn of(self, axis: Axis) -> usize {
+    /// The length of an axis.
+    pub(super) fn len_of(self, axis: Axis) -> usize {
         match axis {
             Axis::One => 1,
             Axis::Pillars => self.pillars,
@@ -37,9 +39,10 @@ impl Lengths {
         }
     }
 
-    /// What the axes are when `axes` are stored as `dims`: axes of length one come and go, pillars and
-    /// points become rows and back, and the order of the others stays.
-    pub(super) fn relabelled(self, axes: &[Axis], dims: &[usize]) -> Option<Vec<Axis>> {
+    /// The axes of a value after its shape changes from `axes` to `dims`, if they are certain. Axes of
+    /// length one may appear and vanish, and pillars and points may merge into rows and split again, but
+    /// the order stays.
+    pub(super) fn relabel(self, axes: &[Axis], dims: &[usize]) -> Option<Vec<Axis>> {
         let mut left: Vec<Axis> = Vec::new();
         for &axis in axes.iter().filter(|a| **a != Axis::One) {
             match axis {
@@ -48,34 +51,35 @@ impl Lengths {
             }
         }
         let mut left = left.into_iter().peekable();
-        let mut found = Vec::with_capacity(dims.len());
+        let mut relabelled = Vec::with_capacity(dims.len());
         for &n in dims {
             let next = left.peek().copied();
             let axis = match next {
-                Some(axis) if self.of(axis) == n => axis,
-                Some(Axis::Pillars) if self.of(Axis::Rows) == n => {
+                Some(axis) if self.len_of(axis) == n => axis,
+                Some(Axis::Pillars) if self.len_of(Axis::Rows) == n => {
                     left.next();
                     Axis::Rows
                 }
                 _ if n == 1 => {
-                    found.push(Axis::One);
+                    relabelled.push(Axis::One);
                     continue;
                 }
                 _ => return None,
             };
-            // Pillars without points behind them are no rows.
+            // Pillars only merge into rows with the points directly after them.
             if axis == Axis::Rows && left.peek() != Some(&Axis::Points) {
                 return None;
             }
             left.next();
-            found.push(axis);
+            relabelled.push(axis);
         }
-        // What is left over has to be of length one.
-        left.all(|axis| self.of(axis) == 1).then_some(found)
+        // The remaining axes must have length one.
+        left.all(|axis| self.len_of(axis) == 1)
+            .then_some(relabelled)
     }
 }
 
-/// A value whose axes are understood.
+/// A value whose axes are known.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {
     pub(super) value: String,
@@ -83,37 +87,39 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    pub(super) fn position(&self, axis: Axis) -> Option<usize> {
-        self.axes.iter().position(|&a| a == axis)
-    }
-
-    pub(super) fn with(&self, node: Node<'_>, axes: Vec<Axis>) -> Result<Self> {
+    /// The output of `node`, with these axes.
+    pub(super) fn output(node: Node<'_>, axes: Vec<Axis>) -> Result<Self> {
         Ok(Self {
             value: node.need_output()?.to_owned(),
             axes,
         })
     }
+
+    /// The position of an axis.
+    pub(super) fn position(&self, axis: Axis) -> Option<usize> {
+        self.axes.iter().position(|&a| a == axis)
+    }
 }
 
-/// The graph's input.
+/// The input of a PFN's graph.
 pub(super) struct Input {
     pub(super) name: String,
     pub(super) axes: Vec<Axis>,
     pub(super) dims: Vec<usize>,
-    /// Stand-ins where the file leaves them open.
+    /// The lengths of the axes, with stand-ins for those that the file leaves open.
     pub(super) lengths: Lengths,
-    /// Pillars and points where the file fixes them.
+    /// Numbers of pillars and points that the file fixes.
     pub(super) fixed: (Option<usize>, Option<usize>),
 }
 
 impl Input {
-    /// Reads the graph's one input.
-    pub(super) fn of(graph: &Graph) -> Result<Self> {
+    /// Finds the only input of the graph.
+    pub(super) fn from_graph(graph: &Graph) -> Result<Self> {
         let bad = |what: String| Err(BuildError::graph(graph.path(), what));
         let mut inputs = graph.inputs()?;
         let names: Vec<String> = inputs.iter().map(|v| v.name.clone()).collect();
         let (Some(value), true) = (inputs.pop(), names.len() == 1) else {
-            return bad(format!("a PFN has one input, this graph has {names:?}"));
+            return bad(format!("a PFN has one input, but this graph has {names:?}"));
         };
         let (axes, pillars, points, channels) = match value.dims.as_deref() {
             Some(&[pillars, points, channels]) => (
@@ -139,7 +145,7 @@ impl Input {
         };
         let Some(channels) = channels else {
             return bad(format!(
-                "input \"{}\" leaves the number of columns open",
+                "input \"{}\" does not fix the number of columns",
                 value.name
             ));
         };
@@ -150,7 +156,7 @@ impl Input {
         };
         Ok(Self {
             name: value.name,
-            dims: axes.iter().map(|&a| lengths.of(a)).collect(),
+            dims: axes.iter().map(|&a| lengths.len_of(a)).collect(),
             axes,
             lengths,
             fixed: (pillars, points),

@@ -1,8 +1,8 @@
-//! Takes AWML's and mmdetection3d-style exports: two ONNX files, the pillar feature network and the
-//! rest.
+//! Imports the exports of AWML and mmdetection3d: two ONNX files, one with the pillar feature network
+//! and one with the rest.
 //!
-//! [`read_pfe`] gets the PFN's weights out of the first; [`read_rpn`] checks the second against the
-//! model description, names its outputs as the description does, and fuses it.
+//! [`read_pfe`] extracts the PFN's weights from the first. [`read_rpn`] fuses the second, checks it
+//! against the model description and names its outputs as the description does.
 
 mod axes;
 mod outputs;

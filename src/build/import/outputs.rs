@@ -1,15 +1,15 @@
-//! Which graph output is which of the description's: heatmap, reg, height, dim, rot and vel of each
-//! task.
+//! Matches the graph's outputs to the head maps of the description: heatmap, reg, height, dim, rot and
+//! vel of each task.
 //!
-//! The first of these rules that gives every wanted output exactly one of the graph's, decides:
+//! These rules apply in turn, until one assigns exactly one graph output to each head map:
 //!
-//! 1. **The description's names** (`head.tasks[].outputs`), letter by letter. AWML's exporter has
+//! 1. **The description's names** (`head.tasks[].outputs`), compared exactly. AWML's exporter writes
 //!    `heatmap`, `reg`, `height`, `dim`, `rot`, `vel`.
-//! 2. **Kind and task in the name.** A name is cut into words at everything that is no letter, and
-//!    its numbers are taken out. Exactly one word must be a kind: `heatmap` or `hm`; `reg`; `height`
-//!    or `hei`; `dim`; `rot`; `vel`. The last number is the task's, from 0; without a number it is
-//!    task 0, if the model has one task only. So `heatmap_0`, `task0_heatmap`, `hm3` and
-//!    `task_heads.5.vel` are understood.
+//! 2. **Head map and task in the name.** The name is split into words at all characters that are not
+//!    letters. Exactly one word must be a head map: `heatmap` or `hm`; `reg`; `height` or `hei`; `dim`;
+//!    `rot`; `vel`. The last number in the name is the task, counted from 0. A name without a number
+//!    belongs to task 0 if the model has only one task. Examples are `heatmap_0`, `task0_heatmap`,
+//!    `hm3` and `task_heads.5.vel`.
 //! 3. **Order**, if the graph has exactly six outputs per task and their channels are, task by task,
 //!    those of heatmap, reg, height, dim, rot, vel.
 
@@ -20,14 +20,14 @@ use crate::build::{BuildError, Result};
 use crate::map::HeadMaps;
 use crate::model::Model;
 
-/// How outputs were told apart.
+/// The rule that matched the outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matching {
-    /// The graph has the description's names.
+    /// The graph uses the description's names.
     Names,
-    /// Kind and task number were found in the graph's names.
+    /// The graph's names contain the head map and the task.
     Words,
-    /// The graph's outputs are in the order of the description's.
+    /// The graph's outputs have the description's order.
     Order,
 }
 
@@ -41,23 +41,24 @@ impl std::fmt::Display for Matching {
     }
 }
 
-/// An output that the description wants.
+/// A head map of the description.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct HeadMap {
     /// Name in the description.
     pub(super) name: String,
     pub(super) channels: usize,
+    /// Index in [`OUTPUT_KINDS`].
     kind: usize,
     task: usize,
 }
 
-/// The outputs of the description, task by task.
-pub(super) fn wanted(model: &Model) -> Vec<Wanted> {
+/// The head maps of the description, task by task.
+pub(super) fn head_maps(model: &Model) -> Vec<HeadMap> {
     let mut all = Vec::new();
     for (task, spec) in model.head.tasks.iter().enumerate() {
         let outputs = spec.outputs.each_ref().zip(model.head_channels(spec));
         for (kind, (name, channels)) in outputs.into_array().into_iter().enumerate() {
-            all.push(Wanted {
+            all.push(HeadMap {
                 name: name.clone(),
                 channels,
                 kind,
@@ -68,10 +69,11 @@ pub(super) fn wanted(model: &Model) -> Vec<Wanted> {
     all
 }
 
-/// The graph's output for each wanted one, and by which rule. `channels` gives a value's channels.
-pub(super) fn matched(
+/// The name of the graph output for each head map, and the rule that matched them. `channels` returns
+/// the number of channels of a value.
+pub(super) fn match_outputs(
     graph: &Graph,
-    wanted: &[Wanted],
+    wanted: &[HeadMap],
     channels: impl Fn(&str) -> Option<usize>,
 ) -> Result<(Vec<String>, Matching)> {
     let outputs: Vec<&str> = graph.proto().output.iter().map(|o| o.name()).collect();
@@ -85,7 +87,7 @@ pub(super) fn matched(
     }
     let in_order = outputs.len() == wanted.len()
         && outputs.iter().zip(wanted).all(|(o, w)| channels(o) == Some(w.channels))
-        // Names that say something are never overruled.
+        // The order never overrules a name that identifies a head map.
         && outputs.iter().all(|name| kind_and_task(name, tasks).is_none());
     if in_order {
         let names = outputs.iter().map(|&name| name.to_owned()).collect();
@@ -100,15 +102,16 @@ pub(super) fn matched(
     Err(BuildError::graph(
         graph.path(),
         format!(
-            "its outputs are {}; the model description wants {names:?} with {:?} channels. Name the \
-             file's outputs in `head.tasks[].outputs`",
+            "its outputs are {}, but the model description expects {names:?} with {:?} channels. Enter \
+             the file's output names in `head.tasks[].outputs`",
             found.join(", "),
             wanted.iter().map(|w| w.channels).collect::<Vec<_>>()
         ),
     ))
 }
 
-fn by_words(outputs: &[&str], wanted: &[Wanted], tasks: usize) -> Option<Vec<String>> {
+/// Applies the second rule.
+fn by_words(outputs: &[&str], wanted: &[HeadMap], tasks: usize) -> Option<Vec<String>> {
     let mut found: HashMap<(usize, usize), &str> = HashMap::new();
     for name in outputs {
         let key = kind_and_task(name, tasks);
@@ -120,7 +123,7 @@ fn by_words(outputs: &[&str], wanted: &[Wanted], tasks: usize) -> Option<Vec<Str
     names.map(|name| name.map(|&n| n.to_owned())).collect()
 }
 
-/// The kind and the task that a name speaks of, if it does of one of each.
+/// The head map (an index in [`OUTPUT_KINDS`]) and the task that a name identifies, if any.
 fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
     let words = name.split(|c: char| !c.is_ascii_alphabetic());
     let mut kinds = words.filter_map(|word| match word.to_ascii_lowercase().as_str() {

@@ -1,52 +1,52 @@
-//! Recognises a PFN in an ONNX graph and takes its weights.
+//! Recognises a PFN in an ONNX graph and extracts its weights.
 //!
-//! The graph is followed from its input, axis by axis: each axis of a value is known to be that of
-//! pillars, points or channels, or of length one, so that any mix of Transpose, Reshape and Squeeze
-//! that an exporter writes is understood or refused, never guessed. A layer is
+//! The import walks the graph from its input and tracks what each axis counts: pillars, points or
+//! channels, or a single element. It so understands or rejects any mix of Transpose, Reshape and Squeeze
+//! that an exporter writes, and never guesses. A layer is
 //!
 //! ```text
-//! MatMul with a constant matrix (and Add) | Gemm | Conv 1×1   BatchNormalization folded before
+//! MatMul with a constant matrix (and Add) | Gemm | Conv 1×1   with folded BatchNormalization
 //! Relu
 //! ReduceMax over the points | MaxPool over all points
 //! ```
 //!
-//! and every layer but the last appends the max, expanded to all points, to its rows: Concat on the
-//! channels, rows first. Known exporters: `input_features [P, M, C]` with MatMul → Transpose →
-//! BatchNormalization → Transpose → Relu → ReduceMax (mmdetection3d, AWML), and `[1, C, P, M]` with
+//! All layers but the last append the max, expanded to all points, to their rows: Concat on the
+//! channels, rows first. Known exporters write `input_features [P, M, C]` with MatMul → Transpose →
+//! BatchNormalization → Transpose → Relu → ReduceMax (mmdetection3d, AWML), or `[1, C, P, M]` with
 //! Conv → BatchNormalization → Relu → MaxPool.
 
 use std::path::Path;
 
 use super::axes::{Axis, Input, Lengths, Tracked};
 use crate::build::fuse::{FuseReport, fuse};
-use crate::build::onnx::shapes::{permutation, text};
+use crate::build::onnx::shapes::{self, permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
 use crate::build::{BuildError, Result};
 use crate::model::{Pfn, PfnLayer};
 
-/// Most layers that are read; models have one to three.
+/// Largest number of layers; models have one to three.
 const MAX_LAYERS: usize = 16;
 
-/// A PFN as it was found in a file.
+/// An imported PFN.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pfe {
     /// The weights, BatchNormalization folded in f64.
     pub pfn: Pfn,
-    /// Pillars per call, where the file fixes them.
+    /// Pillars per call, if the file fixes them.
     pub max_pillars: Option<usize>,
-    /// Points per pillar, where the file fixes them.
+    /// Points per pillar, if the file fixes them.
     pub max_points: Option<usize>,
-    /// What was folded on the way.
+    /// The nodes that were folded.
     pub fused: FuseReport,
 }
 
 /// Reads the PFN from the ONNX file at `path`.
 ///
 /// # Errors
-/// [`BuildError`] with the file's name, and the node's where one is not what a PFN has there.
+/// [`BuildError`] with the path, and with the first node that does not belong in a PFN.
 pub fn read_pfe(path: &Path) -> Result<Pfe> {
     let mut graph = Graph::read(path)?;
-    let input = Input::of(&graph)?;
+    let input = Input::from_graph(&graph)?;
     let fused = fuse(&mut graph, &[(&input.name, &input.dims)])?;
     let shapes = Shapes::infer(&graph, &[(&input.name, &input.dims)])?;
     if let Some(kept) = fused.kept.first() {
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         let mut layers = Vec::new();
         loop {
             if layers.len() == MAX_LAYERS {
-                let what = format!("it has more than {MAX_LAYERS} layers");
+                let what = format!("the PFN has more than {MAX_LAYERS} layers");
                 return Err(BuildError::graph(self.graph.path(), what));
             }
             let (layer, y) = self.linear(x)?;
@@ -100,28 +100,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The nodes that use the elements of a value, not only its shape.
+    /// The nodes that read the elements of a value, not only its shape.
     fn users(&self, value: &str) -> Vec<Node<'a>> {
         let users = self.graph.consumers(value);
         users.filter(|node| node.op() != "Shape").collect()
     }
 
-    /// The one node that uses a value.
+    /// The only node that reads a value.
     fn user(&self, value: &str, expected: &str) -> Result<Node<'a>> {
         match self.users(value)[..] {
             [node] => Ok(node),
             [] => Err(BuildError::graph(
                 self.graph.path(),
-                format!("\"{value}\" is used by no node, expected {expected}"),
+                format!("no node reads \"{value}\", expected {expected}"),
             )),
             [_, other, ..] => Err(other.error(format!(
-                "\"{value}\" is used by other nodes, too; expected {expected} only"
+                "\"{value}\" has several readers, expected only {expected}"
             ))),
         }
     }
 
-    /// Follows nodes that only rearrange axes, up to the first other one.
-    fn up_to_next(&self, mut x: Tracked, expected: &str) -> Result<(Tracked, Node<'a>)> {
+    /// Follows nodes that only rearrange axes, and returns the first node that does not, with its input.
+    fn skip_rearranging(&self, mut x: Tracked, expected: &str) -> Result<(Tracked, Node<'a>)> {
         loop {
             let node = self.user(&x.value, expected)?;
             match self.rearranged(&x, node)? {
@@ -131,7 +131,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The result of a node that only rearranges the axes of `x`.
+    /// The output of a node that only rearranges the axes of `x`.
     fn rearranged(&self, x: &Tracked, node: Node<'_>) -> Result<Option<Tracked>> {
         let axes = match node.op() {
             "Identity" => x.axes.clone(),
@@ -143,9 +143,9 @@ impl<'a> Walk<'a> {
             }
             "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
                 let dims = self.shape(node)?;
-                self.lengths.relabelled(&x.axes, dims).ok_or_else(|| {
+                self.lengths.relabel(&x.axes, dims).ok_or_else(|| {
                     node.error(format!(
-                        "cannot tell what its axes are: {dims:?} from {:?}",
+                        "cannot tell what the axes of its output {dims:?} count; its input has {:?}",
                         x.axes
                     ))
                 })?
@@ -153,7 +153,7 @@ impl<'a> Walk<'a> {
             _ => return Ok(None),
         };
         self.check(node, &axes)?;
-        x.with(node, axes).map(Some)
+        Tracked::output(node, axes).map(Some)
     }
 
     fn shape(&self, node: Node<'_>) -> Result<&'a [usize]> {
@@ -161,20 +161,22 @@ impl<'a> Walk<'a> {
         shape.ok_or_else(|| node.error("the shape of its output cannot be inferred"))
     }
 
-    /// Checks that a node's output has the lengths that its axes should have.
+    /// Checks that a node's output has the lengths of its axes.
     fn check(&self, node: Node<'_>, axes: &[Axis]) -> Result<()> {
         let dims = self.shape(node)?;
-        let expected: Vec<usize> = axes.iter().map(|&a| self.lengths.of(a)).collect();
-        match dims == expected {
-            true => Ok(()),
-            false => Err(node.error(format!("it makes shape {dims:?}, expected {expected:?}"))),
+        let expected: Vec<usize> = axes.iter().map(|&a| self.lengths.len_of(a)).collect();
+        if dims == expected {
+            return Ok(());
         }
+        Err(node.error(format!(
+            "its output has shape {dims:?}, expected {expected:?}"
+        )))
     }
 
     /// The linear part of a layer.
     fn linear(&mut self, x: Tracked) -> Result<(PfnLayer, Tracked)> {
         let expected = "MatMul, Gemm or Conv 1×1";
-        let (x, node) = self.up_to_next(x, expected)?;
+        let (x, node) = self.skip_rearranging(x, expected)?;
         if !matches!(node.op(), "MatMul" | "Gemm" | "Conv") {
             return Err(node.error(format!("expected {expected} here")));
         }
@@ -182,9 +184,9 @@ impl<'a> Walk<'a> {
             return Err(node.error(format!("\"{}\" is not its first input", x.value)));
         }
         let weight_name = node.need_input(1)?;
-        let weight = self.graph.floats(weight_name)?;
+        let weight = self.graph.array(weight_name)?;
         let weight = weight
-            .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is no constant")))?;
+            .ok_or_else(|| node.error(format!("its weight \"{weight_name}\" is not a constant")))?;
         let channels = x.position(Axis::Channels);
         let place = if node.op() == "Conv" {
             1
@@ -192,18 +194,21 @@ impl<'a> Walk<'a> {
             x.axes.len() - 1
         };
         if channels != Some(place) {
-            return Err(node.error(format!("it works on axis {place} of {:?}", x.axes)));
+            return Err(node.error(format!(
+                "it multiplies along axis {place} of {:?}, expected the channels",
+                x.axes
+            )));
         }
         let in_features = self.lengths.channels;
-        let (rows_are_outputs, out_features) = match (node.op(), &weight.dims[..]) {
+        let (rows_are_outputs, out_features) = match (node.op(), weight.shape()) {
             ("MatMul", &[k, n]) if k == in_features => (false, n),
             ("Gemm", &[k, n]) if k == in_features && node.int("transB", 0)? == 0 => (false, n),
             ("Gemm", &[n, k]) if k == in_features && node.int("transB", 0)? != 0 => (true, n),
             ("Conv", &[n, k, 1, 1]) if k == in_features => (true, n),
             _ => {
                 return Err(node.error(format!(
-                    "its weight has shape {:?}, its input {in_features} channels",
-                    weight.dims
+                    "its weight has shape {:?}, but its input has {in_features} channels",
+                    weight.shape()
                 )));
             }
         };
@@ -215,7 +220,7 @@ impl<'a> Walk<'a> {
             "Gemm" => (node.float("alpha", 1.0)?, node.float("beta", 1.0)?),
             _ => (1.0, 1.0),
         };
-        let mut y = x.with(node, x.axes.clone())?;
+        let mut y = Tracked::output(node, x.axes.clone())?;
         let bias = match node.op() {
             "MatMul" => self.added(&mut y, out_features)?,
             _ => match node.input(2) {
@@ -223,19 +228,16 @@ impl<'a> Walk<'a> {
                 None => None,
             },
         };
-        let at = |o: usize, i: usize| match rows_are_outputs {
-            true => o * in_features + i,
-            false => i * out_features + o,
+        // A row of a layer's weight belongs to an output.
+        let weight = if rows_are_outputs {
+            weight
+        } else {
+            weight.reversed_axes()
         };
-        let mut rows = Vec::with_capacity(weight.data.len());
-        for o in 0..out_features {
-            let row = (0..in_features).filter_map(|i| weight.data.get(at(o, i)));
-            rows.extend(row.map(|w| w * alpha));
-        }
         let layer = PfnLayer {
             in_features,
             out_features,
-            weight: rows,
+            weight: weight.iter().map(|w| w * alpha).collect(),
             bias: match bias {
                 Some(bias) => bias.iter().map(|b| b * beta).collect(),
                 None => vec![0.0; out_features],
@@ -244,25 +246,24 @@ impl<'a> Walk<'a> {
         Ok((layer, y))
     }
 
-    /// Checks that a Conv with a 1×1 kernel touches each row alone.
+    /// Checks that a Conv with a 1×1 kernel treats each row separately.
     fn check_pointwise(&self, node: Node<'_>, x: &Tracked) -> Result<()> {
-        let dims: Vec<usize> = x.axes.iter().map(|&a| self.lengths.of(a)).collect();
+        let dims: Vec<usize> = x.axes.iter().map(|&a| self.lengths.len_of(a)).collect();
         let size = match dims[..] {
             [_, _, h, w] => [h, w],
             _ => [1, 1],
         };
         let window = Window::new(node, size, Some([1, 1]))?;
-        let plain = window.stride == [1; 2] && window.pad == [0; 4] && window.groups == 1;
-        match plain {
-            true => Ok(()),
-            false => Err(node.error(format!(
-                "stride {:?}, pads {:?}, group {}; a PFN has stride 1, no pads, one group",
-                window.stride, window.pad, window.groups
-            ))),
+        if window.stride == [1; 2] && window.pad == [0; 4] && window.groups == 1 {
+            return Ok(());
         }
+        Err(node.error(format!(
+            "it has strides {:?}, pads {:?} and group {}; a PFN has stride 1, no pads and one group",
+            window.stride, window.pad, window.groups
+        )))
     }
 
-    /// The constant that an Add behind a product adds, if there is one; `y` becomes its result.
+    /// The constant of an Add after the product `y`, if there is one; `y` then becomes the sum.
     fn added(&self, y: &mut Tracked, channels: usize) -> Result<Option<Vec<f32>>> {
         let node = self.user(&y.value, "Add or Relu")?;
         if node.op() != "Add" {
@@ -273,7 +274,7 @@ impl<'a> Walk<'a> {
             return Err(node.error("it adds a value to itself"));
         };
         let bias = self.bias(node, name, channels)?;
-        *y = y.with(node, y.axes.clone())?;
+        *y = Tracked::output(node, y.axes.clone())?;
         Ok(Some(bias))
     }
 
@@ -282,22 +283,22 @@ impl<'a> Walk<'a> {
         let row = bias.filter(|b| b.data.len() == channels && b.dims.last() == Some(&channels));
         row.map(|b| b.data).ok_or_else(|| {
             node.error(format!(
-                "\"{name}\" is no constant row of {channels} values"
+                "\"{name}\" is not a constant row of {channels} values"
             ))
         })
     }
 
     fn relu(&self, y: Tracked) -> Result<Tracked> {
-        let (y, node) = self.up_to_next(y, "Relu")?;
+        let (y, node) = self.skip_rearranging(y, "Relu")?;
         match node.op() {
-            "Relu" => y.with(node, y.axes.clone()),
+            "Relu" => Tracked::output(node, y.axes),
             "BatchNormalization" => Err(node.error("it was not folded into the layer before it")),
             _ => Err(node.error("expected Relu here")),
         }
     }
 
-    /// The max over the points of `y`, and what becomes of it: `None` if it is the graph's output,
-    /// otherwise the Concat of the rows and their max.
+    /// Follows the max over the points of `y`. Returns the Concat of the rows and their max, or `None` if
+    /// the max is the graph's output.
     fn pool(&self, y: &Tracked) -> Result<Option<Tracked>> {
         let mut users = self.users(&y.value);
         let place = users
@@ -308,11 +309,14 @@ impl<'a> Walk<'a> {
                 Some(node) => node.error("expected ReduceMax or MaxPool over the points here"),
                 None => BuildError::graph(
                     self.graph.path(),
-                    format!("no max over the points of \"{}\" is taken", y.value),
+                    format!(
+                        "no node computes the max over the points of \"{}\"",
+                        y.value
+                    ),
                 ),
             });
         };
-        let mut max = y.with(pool, self.pooled(pool, y)?)?;
+        let mut max = Tracked::output(pool, self.pooled(pool, y)?)?;
         self.check(pool, &max.axes)?;
         while !self.graph.is_output(&max.value) {
             let node = self.user(&max.value, "Expand, Tile or Concat")?;
@@ -323,14 +327,14 @@ impl<'a> Walk<'a> {
                             self.concatenated(y, &max, node).map(Some)
                         }
                         _ => Err(node.error(format!(
-                            "\"{}\" must be used by this Concat and the max only",
+                            "only this Concat and the max may read \"{}\"",
                             y.value
                         ))),
                     };
                 }
                 "Expand" | "Tile" => {
                     let axes = self.expanded(node, &max)?;
-                    max = max.with(node, axes)?;
+                    max = Tracked::output(node, axes)?;
                 }
                 _ => match self.rearranged(&max, node)? {
                     Some(next) => max = next,
@@ -339,24 +343,24 @@ impl<'a> Walk<'a> {
             }
         }
         if let Some(other) = users.first() {
-            return Err(other.error("it uses the rows of the last layer"));
+            return Err(other.error("it reads the rows of the last layer, expected only their max"));
         }
         let rows = max.axes.contains(&Axis::Points) || max.axes.contains(&Axis::Rows);
         let complete = max.axes.contains(&Axis::Pillars) && max.axes.contains(&Axis::Channels);
         let alone = self.graph.proto().output.len() == 1 && self.users(&max.value).is_empty();
-        match !rows && complete && alone {
-            true => Ok(None),
-            false => Err(BuildError::graph(
-                self.graph.path(),
-                format!(
-                    "output \"{}\" is not the one max over all points: its axes are {:?}",
-                    max.value, max.axes
-                ),
-            )),
+        if !rows && complete && alone {
+            return Ok(None);
         }
+        Err(BuildError::graph(
+            self.graph.path(),
+            format!(
+                "output \"{}\" is not the only output, or not the max over all points; its axes are {:?}",
+                max.value, max.axes
+            ),
+        ))
     }
 
-    /// The axes behind a ReduceMax or MaxPool, which must cover the points and nothing else.
+    /// The axes of the output of a ReduceMax or MaxPool, which must reduce the points and nothing else.
     fn pooled(&self, node: Node<'_>, y: &Tracked) -> Result<Vec<Axis>> {
         let Some(points) = y.position(Axis::Points) else {
             return Err(node.error(format!("its input has no axis of points: {:?}", y.axes)));
@@ -366,7 +370,7 @@ impl<'a> Walk<'a> {
             let reduced = self.shapes.axes(node, axes.len())?;
             if reduced.as_deref() != Some(&[points]) {
                 return Err(node.error(format!(
-                    "it takes the max over axes {}, the points are axis {points}",
+                    "it takes the max over axes {}, but the points are axis {points}",
                     text(reduced.as_deref())
                 )));
             }
@@ -378,9 +382,9 @@ impl<'a> Walk<'a> {
             }
             return Ok(axes);
         }
-        let lengths: Vec<usize> = axes.iter().map(|&a| self.lengths.of(a)).collect();
+        let lengths: Vec<usize> = axes.iter().map(|&a| self.lengths.len_of(a)).collect();
         let &[_, _, h, w] = &lengths[..] else {
-            return Err(node.error(format!("its input has axes {axes:?}, expected four")));
+            return Err(node.error(format!("its input has axes {axes:?}, expected four axes")));
         };
         let window = Window::new(node, [h, w], None)?;
         let needed = match points {
@@ -393,7 +397,7 @@ impl<'a> Walk<'a> {
         ];
         if points < 2 || window.kernel != needed || window.pad != [0; 4] || steps != [true; 2] {
             return Err(node.error(format!(
-                "kernel {:?}, strides {:?}, pads {:?}; the max over all points needs kernel \
+                "it has kernel {:?}, strides {:?} and pads {:?}; the max over all points needs kernel \
                  {needed:?}",
                 window.kernel, window.stride, window.pad
             )));
@@ -402,7 +406,8 @@ impl<'a> Walk<'a> {
         Ok(axes)
     }
 
-    /// The axes behind an Expand or Tile of the max: one of length one may become that of points.
+    /// The axes of the output of an Expand or Tile of the max. An axis of length one may become that of
+    /// the points.
     fn expanded(&self, node: Node<'_>, max: &Tracked) -> Result<Vec<Axis>> {
         let dims = self.shape(node)?;
         let found = max.axes.iter().zip(dims).map(|(&axis, &n)| match axis {
@@ -414,7 +419,7 @@ impl<'a> Walk<'a> {
         Ok(axes)
     }
 
-    /// The Concat of rows and max, in this order, on the channels.
+    /// The output of the Concat of rows and max, in this order, on the channels.
     fn concatenated(&self, y: &Tracked, max: &Tracked, node: Node<'_>) -> Result<Tracked> {
         let inputs: Vec<&str> = node.proto.input.iter().map(String::as_str).collect();
         if inputs != [y.value.as_str(), max.value.as_str()] {
@@ -423,25 +428,16 @@ impl<'a> Walk<'a> {
                 y.value, max.value
             )));
         }
-        let axis = node.int("axis", 0)?;
-        let rank = i64::try_from(y.axes.len()).unwrap_or(i64::MAX);
-        let from_start = if axis < 0 {
-            axis.saturating_add(rank)
-        } else {
-            axis
-        };
-        let channels = y
-            .position(Axis::Channels)
-            .and_then(|c| i64::try_from(c).ok());
-        // With one point per pillar the max needs no expanding.
+        let axis = shapes::axis(node, node.int("axis", 0)?, y.axes.len())?;
+        // With one point per pillar the max needs no expansion.
         let same =
             max.axes == y.axes || (self.lengths.points == 1 && max.axes.len() == y.axes.len());
-        if channels != Some(from_start) || !same {
+        if y.position(Axis::Channels) != Some(axis) || !same {
             return Err(node.error(format!(
-                "it joins axes {:?} and {:?} on axis {axis}, expected equal ones on the channels",
+                "it joins axes {:?} and {:?} on axis {axis}, expected equal axes joined on the channels",
                 y.axes, max.axes
             )));
         }
-        y.with(node, y.axes.clone())
+        Tracked::output(node, y.axes.clone())
     }
 }

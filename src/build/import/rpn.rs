@@ -1,5 +1,5 @@
-//! The backbone-neck-head network: checked against the model description, with the description's
-//! names and fixed sizes.
+//! Reads the backbone-neck-head network, checks it against the model description, and gives it the
+//! description's names and sizes.
 
 use std::path::Path;
 
@@ -8,39 +8,37 @@ use crate::build::compile::CPU_OPERATORS;
 use crate::build::deconv;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::graph::Value;
-use crate::build::onnx::proto::{
-    DimensionProto, GraphProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
-};
+use crate::build::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::build::onnx::shapes::text;
 use crate::build::onnx::tensor::element;
-use crate::build::onnx::{Graph, Shapes};
+use crate::build::onnx::{Graph, Shapes, make};
 use crate::build::{BuildError, Result};
 use crate::model::Model;
 
-/// A network as it was found in a file.
+/// An imported network.
 #[derive(Clone, Debug)]
 pub struct Rpn {
-    /// The graph: fused, deconvolutions rewritten, all sizes fixed, its outputs those of the
-    /// description, in its order.
+    /// The graph, fused and with deconvolutions rewritten. All sizes are fixed, and its outputs are those
+    /// of the description, in its order.
     pub graph: Graph,
-    /// How the outputs were told apart.
+    /// The rule that matched the outputs.
     pub matching: Matching,
-    /// Outputs of the file that the description does not want; they are gone from the graph.
+    /// Outputs of the file that the description does not name; the graph no longer has them.
     pub unused: Vec<String>,
-    /// What was folded.
+    /// The nodes that were folded.
     pub fused: FuseReport,
-    /// Deconvolutions that are 1×1 convolutions now, as text.
+    /// Descriptions of the deconvolutions that were rewritten as 1×1 convolutions.
     pub rewritten: Vec<String>,
 }
 
-/// Reads the network in the ONNX file at `path`, which must fit `model`: one input of the BEV map's
-/// size, and the outputs of each task at the head's size. An input or batch axis that the file leaves
-/// open is fixed to the description's. How outputs are told apart is said in the source file
-/// `import/outputs.rs`.
+/// Reads the network in the ONNX file at `path`, which must match `model`: one input of the BEV map's
+/// size, and the outputs of each task at the head's size. Axes of the input that the file leaves open
+/// are fixed to the description's sizes. The source file `import/outputs.rs` explains how outputs are
+/// matched.
 ///
 /// # Errors
-/// [`BuildError`] with the file's name; a file and a description that do not fit are
-/// [`BuildError::Graph`] with both sizes.
+/// [`BuildError`] with the path. A mismatch between file and description is a [`BuildError::Graph`]
+/// with both sizes.
 pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     let mut graph = Graph::read(path)?;
     let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
@@ -52,8 +50,8 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
         Some(&[1, c, _, _]) => Some(c),
         _ => None,
     };
-    let wanted = outputs::wanted(model);
-    let (names, matching) = outputs::matched(&graph, &wanted, channels)?;
+    let wanted = outputs::head_maps(model);
+    let (names, matching) = outputs::match_outputs(&graph, &wanted, channels)?;
     let (h, w) = model.head_size();
     for (name, wanted) in names.iter().zip(&wanted) {
         let expected = [1, wanted.channels, h, w];
@@ -67,9 +65,9 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
             return Err(BuildError::graph(
                 path,
                 format!(
-                    "output \"{name}\" ({} of the description) has shape {}, the description \
-                     gives {expected:?}; correct its grid, `head.downsample`, classes or \
-                     `head.variance`, or take the network that belongs to it",
+                    "output \"{name}\" ({} in the description) has shape {}, but the description \
+                     expects {expected:?}; correct its grid, `head.downsample`, classes or \
+                     `head.variance`, or use the network that belongs to it",
                     wanted.name,
                     text(found)
                 ),
@@ -79,21 +77,21 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     let outputs = graph.proto().output.iter().map(|o| o.name().to_owned());
     let unused: Vec<String> = outputs.filter(|o| !names.contains(o)).collect();
     let new_names: Vec<String> = wanted.iter().map(|w| w.name.clone()).collect();
-    let renamed = Renamed {
+    let renaming = Renaming {
         from: &names,
         to: &new_names,
     };
-    renamed.check(&graph)?;
+    renaming.check(&graph)?;
     graph.edit(|proto| {
         for v in proto.input.iter_mut().filter(|v| v.name() == input) {
             *v = value(&input, &dims);
         }
-        renamed.apply(proto);
+        renaming.apply(proto);
         proto.output = wanted
             .iter()
             .map(|wanted| value(&wanted.name, &[1, wanted.channels, h, w]))
             .collect();
-        // Shapes of inner values were those of the file's own sizes.
+        // The file's shapes of inner values may belong to other sizes.
         proto.value_info.clear();
     })?;
     graph.prune()?;
@@ -106,24 +104,24 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     })
 }
 
-/// The first node at which shapes end, if its operator is not one that is run.
+/// An error about the first node whose output has no shape, if its operator is not supported.
 fn unknown_operator(graph: &Graph, shapes: &Shapes) -> Option<BuildError> {
     let is_known = |value: &String| shapes.get(value).is_some();
     let node = graph
         .nodes()
         .find(|n| n.proto.input.iter().any(is_known) && !n.proto.output.iter().all(is_known))?;
     let mut words = CPU_OPERATORS.iter().flat_map(|o| o.split([' ', ',']));
-    match words.any(|word| word == node.op()) {
-        true => None,
-        false => Some(BuildError::Operator {
-            path: graph.path().to_path_buf(),
-            node: node.describe(),
-            supported: CPU_OPERATORS.join(", "),
-        }),
+    if words.any(|word| word == node.op()) {
+        return None;
     }
+    Some(BuildError::Operator {
+        path: graph.path().to_path_buf(),
+        node: node.describe(),
+        supported: CPU_OPERATORS.join(", "),
+    })
 }
 
-/// The name of the graph's input, whose fixed axes must be those of `dims`.
+/// The name of the graph's only input. Axes that the file fixes must have the lengths in `dims`.
 fn input(graph: &Graph, dims: [usize; 4]) -> Result<String> {
     let inputs = graph.inputs()?;
     let fits = |value: &Value| match &value.dims {
@@ -137,7 +135,7 @@ fn input(graph: &Graph, dims: [usize; 4]) -> Result<String> {
         [one] if one.element != element::FLOAT => {
             let found = element::name(one.element);
             let what = format!(
-                "input \"{}\" has elements of {found}, expected FLOAT",
+                "input \"{}\" has element type {found}, expected FLOAT",
                 one.name
             );
             Err(BuildError::graph(graph.path(), what))
@@ -146,32 +144,32 @@ fn input(graph: &Graph, dims: [usize; 4]) -> Result<String> {
         [one] => Err(BuildError::graph(
             graph.path(),
             format!(
-                "input \"{}\" has shape {}, the description gives {dims:?} (batch, last \
-                     width of `pfn.layers`, rows and columns of the grid)",
+                "input \"{}\" has shape {}, but the description expects {dims:?} (batch, last width \
+                 of `pfn.layers`, rows and columns of the grid)",
                 one.name,
                 one.shape()
             ),
         )),
         others => {
             let names: Vec<&str> = others.iter().map(|v| v.name.as_str()).collect();
-            let what = format!("expected one input, the BEV map; it has {names:?}");
+            let what = format!("expected one input, the BEV map, but it has {names:?}");
             Err(BuildError::graph(graph.path(), what))
         }
     }
 }
 
-/// Outputs that get the description's names.
-struct Renamed<'a> {
+/// New names for outputs.
+struct Renaming<'a> {
     from: &'a [String],
     to: &'a [String],
 }
 
-impl Renamed<'_> {
-    /// Refuses new names that other values have already.
+impl Renaming<'_> {
+    /// Rejects new names that other values already have.
     fn check(&self, graph: &Graph) -> Result<()> {
         for name in self.to.iter().filter(|name| !self.from.contains(name)) {
             if graph.fresh_name(name) != *name {
-                let what = format!("an inner value is called like the output \"{name}\"");
+                let what = format!("an inner value already has the name of output \"{name}\"");
                 return Err(BuildError::graph(graph.path(), what));
             }
         }
@@ -192,22 +190,5 @@ impl Renamed<'_> {
 
 /// A FLOAT value of fixed shape.
 fn value(name: &str, dims: &[usize]) -> ValueInfoProto {
-    let axis = |&n: &usize| DimensionProto {
-        dim_value: Some(n as i64),
-        ..Default::default()
-    };
-    let shape = TensorShapeProto {
-        dim: dims.iter().map(axis).collect(),
-    };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TensorTypeProto {
-                elem_type: Some(element::FLOAT),
-                shape: Some(shape),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    make::value(name, Some(dims.iter().map(|&n| make::axis(n)).collect()))
 }

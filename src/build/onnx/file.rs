@@ -1,4 +1,4 @@
-//! ONNX files from and to disk.
+//! Reads ONNX files from disk and writes them back.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,12 +11,12 @@ use super::scan;
 use crate::build::{BuildError, Result};
 use crate::files;
 
-/// Longest file that is read, in bytes: the limit of the protobuf format itself. Larger networks keep
-/// their weights in external files, which are not read here.
+/// Largest file that is read, in bytes: the limit of the protobuf format itself. Larger networks keep
+/// their weights in external files, which are not supported.
 pub const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 
-/// Reads the file at `path`. Memory: the file once, and at most three times its length (and one MiB)
-/// for the messages; the tensors share the file's memory.
+/// Reads the file at `path`. Needs memory for the file itself, and at most three times its length plus
+/// one MiB for the messages; tensors share the file's memory.
 pub(super) fn read(path: &Path) -> Result<ModelProto> {
     let io = |source| BuildError::Io {
         path: path.to_path_buf(),
@@ -39,13 +39,13 @@ pub(super) fn read(path: &Path) -> Result<ModelProto> {
         });
     }
     let mut bytes = Vec::with_capacity(len as usize);
-    // A file that grows while it is read is cut at the length that it had.
+    // Ignores what is appended while the file is read.
     file.take(len).read_to_end(&mut bytes).map_err(io)?;
     decode(path, bytes.into())
 }
 
-/// Writes `model` to `path`, in the order of the format's field numbers as other writers do: a file
-/// that was read and not changed is written byte for byte.
+/// Writes `model` to `path`. Fields are ordered by number, as other writers do, so an unchanged file is
+/// written byte for byte.
 pub(super) fn write(path: &Path, model: &ModelProto) -> Result<()> {
     files::write(path, &encode(model)).map_err(|error| BuildError::Write {
         path: error.path,
@@ -53,16 +53,16 @@ pub(super) fn write(path: &Path, model: &ModelProto) -> Result<()> {
     })
 }
 
-/// The bytes of `model`.
+/// Encodes `model`.
 pub fn encode(model: &ModelProto) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// The model in `bytes`; `path` is for error messages only.
+/// Decodes the model in `bytes`; `path` is only for error messages.
 ///
 /// # Errors
-/// [`BuildError::NotOnnx`] if the bytes are cut short, are not protobuf, hold no graph, or declare
-/// more messages than a file of this length should.
+/// [`BuildError::NotOnnx`] if the bytes are truncated, are not protobuf, contain no graph, or would
+/// take too much memory for a file of this length.
 pub fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto> {
     let not_onnx = |what: String| BuildError::NotOnnx {
         path: path.to_path_buf(),
@@ -71,14 +71,14 @@ pub fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto> {
     let found = scan::scan_model(&bytes).map_err(not_onnx)?;
     if found.unknown_fields > 0 {
         log::warn!(
-            "{}: {} fields are newer than this program and are left out when the file is written",
+            "{}: {} fields are unknown to this version of centerpoint; they are dropped when the file is written",
             path.display(),
             found.unknown_fields
         );
     }
     let model = ModelProto::decode(bytes).map_err(|e| not_onnx(e.to_string()))?;
     if model.graph.is_none() {
-        return Err(not_onnx("it holds no graph".to_owned()));
+        return Err(not_onnx("it contains no graph".to_owned()));
     }
     Ok(model)
 }

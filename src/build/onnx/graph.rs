@@ -1,22 +1,24 @@
-//! A checked graph: who makes and who uses each value, constants by name, edits.
+//! A checked graph: producers and consumers of each value, constants by name, edits.
 //!
-//! A [`Graph`] always holds: every value has one maker (a node, a graph input or an initializer),
-//! every used value is made, there is no cycle, and no node holds a subgraph. Edits go through
-//! [`Graph::edit`], which checks again.
+//! A [`Graph`] upholds these invariants: every value has exactly one source (a node, a graph input or
+//! an initializer), every value that is read has a source, there are no cycles, and no node contains a
+//! subgraph. [`Graph::edit`] checks them again after each edit.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::node::{Node, describe};
+use ndarray::ArrayD;
+
+use super::node::{Node, describe, is_standard};
 use super::proto::{
     GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
 };
 use super::{file, tensor};
 use crate::build::{BuildError, Result};
 
-/// Versions of the standard operator set whose semantics are known here.
+/// Supported versions of the standard operator set.
 const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
 
 /// Name and shape of a graph input or output.
@@ -24,10 +26,10 @@ const OPSETS: std::ops::RangeInclusive<i64> = 9..=24;
 pub struct Value {
     /// Its name.
     pub name: String,
-    /// Element type, as in [`tensor::element`]; 0 where the file does not say.
+    /// Element type, as in [`tensor::element`]; 0 if the file does not declare it.
     pub element: i32,
-    /// Length of each axis, `None` for one that is only known at run time. `None` altogether where
-    /// the file does not say.
+    /// Length of each axis, `None` for an axis that is only known at run time. `None` as a whole if the
+    /// file declares no shape.
     pub dims: Option<Vec<Option<usize>>>,
 }
 
@@ -40,16 +42,16 @@ impl Value {
                 let axes: Vec<String> = dims.iter().map(axis).collect();
                 format!("[{}]", axes.join(", "))
             }
-            None => "that the file does not say".to_owned(),
+            None => "unknown".to_owned(),
         }
     }
 }
 
-/// An ONNX graph that has been checked, with an index over its values.
+/// A checked ONNX graph with an index of its values.
 #[derive(Clone, Debug)]
 pub struct Graph {
     path: PathBuf,
-    /// All of the file but the graph.
+    /// The rest of the file; its `graph` is `None`.
     head: ModelProto,
     graph: GraphProto,
     opset: i64,
@@ -58,7 +60,7 @@ pub struct Graph {
 
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// Nodes such that each comes after the makers of its inputs.
+    /// Nodes in topological order.
     order: Vec<usize>,
     producers: HashMap<String, usize>,
     consumers: HashMap<String, Vec<usize>>,
@@ -69,21 +71,21 @@ impl Graph {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// [`BuildError`] with the file's name: unreadable, no ONNX file, or a graph that does not hold
-    /// together.
+    /// [`BuildError`] with the path if the file is unreadable, is not ONNX, or holds an inconsistent
+    /// graph.
     pub fn read(path: &Path) -> Result<Self> {
         Self::new(path, file::read(path)?)
     }
 
-    /// Checks a model. `path` is for error messages only.
+    /// Checks a model; `path` is only for error messages.
     ///
     /// # Errors
-    /// [`BuildError::Graph`] or [`BuildError::Node`] if it does not hold together.
+    /// [`BuildError::Graph`] or [`BuildError::Node`] if the graph is inconsistent.
     pub fn new(path: &Path, mut model: ModelProto) -> Result<Self> {
         let graph = model
             .graph
             .take()
-            .ok_or_else(|| BuildError::graph(path, "the file holds no graph"))?;
+            .ok_or_else(|| BuildError::graph(path, "the file contains no graph"))?;
         let opset = model
             .opset_import
             .iter()
@@ -94,8 +96,7 @@ impl Graph {
             return Err(BuildError::graph(
                 path,
                 format!(
-                    "operator set {opset} is not known here ({} to {} are); export the network \
-                     with another one",
+                    "operator set {opset} is not supported; export the network with one from {} to {}",
                     OPSETS.start(),
                     OPSETS.end()
                 ),
@@ -111,7 +112,7 @@ impl Graph {
         })
     }
 
-    /// Writes the graph to `path`. A graph that was not edited comes out byte for byte.
+    /// Writes the graph to `path`. A graph that was read and not edited is written byte for byte.
     ///
     /// # Errors
     /// [`BuildError::Write`].
@@ -119,7 +120,7 @@ impl Graph {
         file::write(path, &self.to_model())
     }
 
-    /// The file's content.
+    /// The whole model.
     pub fn to_model(&self) -> ModelProto {
         ModelProto {
             graph: Some(self.graph.clone()),
@@ -132,13 +133,13 @@ impl Graph {
         &self.path
     }
 
-    /// Version of the standard operator set.
+    /// The version of the standard operator set.
     pub fn opset(&self) -> i64 {
         self.opset
     }
 
-    /// Makes the file import version `opset` of the standard operator set, and have at least this IR
-    /// version. Whether the nodes mean the same then is for [`super::opset`] to check.
+    /// Sets the version of the standard operator set, and raises the IR version to at least
+    /// `ir_version`. [`super::opset`] checks that no node changes its meaning.
     pub(super) fn set_versions(&mut self, opset: i64, ir_version: i64) {
         self.opset = opset;
         for set in &mut self.head.opset_import {
@@ -150,14 +151,14 @@ impl Graph {
         *ir = Some(ir.unwrap_or_default().max(ir_version));
     }
 
-    /// What the file says under a key of its metadata.
+    /// The value of a key in the file's metadata.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         let mut all = self.head.metadata_props.iter();
         let found = all.find(|entry| entry.key.as_deref() == Some(key))?;
         found.value.as_deref()
     }
 
-    /// Sets what the file says under a key of its metadata.
+    /// Sets the value of a key in the file's metadata.
     pub fn set_metadata(&mut self, key: &str, value: &str) {
         let all = &mut self.head.metadata_props;
         all.retain(|entry| entry.key.as_deref() != Some(key));
@@ -167,15 +168,15 @@ impl Graph {
         });
     }
 
-    /// The graph's messages.
+    /// The graph as ONNX messages.
     pub fn proto(&self) -> &GraphProto {
         &self.graph
     }
 
-    /// The inputs, without those that are only defaults of initializers.
+    /// The inputs, without those that only declare an initializer.
     ///
     /// # Errors
-    /// [`BuildError::Graph`] if a shape is impossible.
+    /// [`BuildError::Graph`] if a shape is invalid.
     pub fn inputs(&self) -> Result<Vec<Value>> {
         let all = self.graph.input.iter();
         all.filter(|v| !self.index.initializers.contains_key(v.name()))
@@ -196,36 +197,36 @@ impl Graph {
         self.graph.output.iter().any(|v| v.name() == value)
     }
 
-    /// The nodes, each after the makers of its inputs.
+    /// The nodes in topological order.
     pub fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
         self.index.order.iter().filter_map(|&i| self.node(i))
     }
 
-    /// The node that makes a value; `None` for inputs and initializers.
+    /// The node that produces a value; `None` for inputs and initializers.
     pub fn producer(&self, value: &str) -> Option<Node<'_>> {
         self.node(*self.index.producers.get(value)?)
     }
 
-    /// The nodes that use a value; a node that uses it twice is there twice.
+    /// The nodes that read a value; a node that reads it twice appears twice.
     pub fn consumers(&self, value: &str) -> impl Iterator<Item = Node<'_>> {
         let users = self.index.consumers.get(value);
         users.into_iter().flatten().filter_map(|&i| self.node(i))
     }
 
-    /// Number of uses of a value: by nodes, and as an output of the graph.
+    /// Number of uses of a value, by nodes and as a graph output.
     pub fn uses(&self, value: &str) -> usize {
         let nodes = self.index.consumers.get(value).map_or(0, Vec::len);
         nodes + usize::from(self.is_output(value))
     }
 
-    /// The initializer of this name.
+    /// The initializer called `name`.
     pub fn initializer(&self, name: &str) -> Option<&TensorProto> {
         self.graph
             .initializer
             .get(*self.index.initializers.get(name)?)
     }
 
-    /// A constant: an initializer, or what a Constant node makes.
+    /// A constant: an initializer or the output of a Constant node.
     ///
     /// # Errors
     /// [`BuildError::Node`] if the Constant node is malformed.
@@ -239,7 +240,27 @@ impl Graph {
         }
     }
 
-    /// A constant of floats, as f32; `None` if the value is no constant.
+    /// As [`Graph::floats`], as an array.
+    ///
+    /// # Errors
+    /// As [`Graph::constant`] and [`tensor::floats`].
+    pub(crate) fn array(&self, value: &str) -> Result<Option<ArrayD<f32>>> {
+        let constant = self.constant(value)?;
+        constant.map(|t| tensor::array(&self.path, &t)).transpose()
+    }
+
+    /// A constant of FLOAT elements as an array; `None` if the value is not a constant or has elements of
+    /// a different type.
+    ///
+    /// # Errors
+    /// As [`Graph::constant`] and [`tensor::floats`].
+    pub(crate) fn f32_array(&self, value: &str) -> Result<Option<ArrayD<f32>>> {
+        let constant = self.constant(value)?;
+        let constant = constant.filter(|t| t.data_type() == tensor::element::FLOAT);
+        constant.map(|t| tensor::array(&self.path, &t)).transpose()
+    }
+
+    /// A constant of floats as f32; `None` if the value is not a constant.
     ///
     /// # Errors
     /// As [`Graph::constant`] and [`tensor::floats`].
@@ -248,7 +269,7 @@ impl Graph {
         constant.map(|t| tensor::floats(&self.path, &t)).transpose()
     }
 
-    /// A constant of integers, as i64; `None` if the value is no constant.
+    /// A constant of integers as i64; `None` if the value is not a constant.
     ///
     /// # Errors
     /// As [`Graph::constant`] and [`tensor::integers`].
@@ -259,7 +280,7 @@ impl Graph {
             .transpose()
     }
 
-    /// A name that no value has yet: `base`, or `base_1`, `base_2`, …
+    /// An unused value name: `base`, or else the first free one of `base_1`, `base_2`, …
     pub fn fresh_name(&self, base: &str) -> String {
         let taken = |name: &str| {
             self.index.producers.contains_key(name)
@@ -275,21 +296,21 @@ impl Graph {
         name
     }
 
-    /// Changes the graph and checks it again. The graph is unchanged if the result does not hold
-    /// together.
+    /// Changes the graph and checks it again. If the result is inconsistent, the graph keeps its old
+    /// state.
     ///
     /// # Errors
     /// As [`Graph::new`].
     pub fn edit<R>(&mut self, change: impl FnOnce(&mut GraphProto) -> R) -> Result<R> {
-        // Cheap: tensor bytes are shared.
+        // Cheap, because tensor bytes are shared.
         let mut graph = self.graph.clone();
         let result = change(&mut graph);
         self.replace(graph)?;
         Ok(result)
     }
 
-    /// Drops the nodes and initializers that no output needs, and puts the nodes in an order in which
-    /// each comes after the makers of its inputs, as the format demands and some exporters forget.
+    /// Removes the nodes and initializers that no output depends on, and sorts the nodes topologically.
+    /// The format requires that order, but some exporters ignore it.
     ///
     /// # Errors
     /// As [`Graph::edit`].
@@ -314,7 +335,7 @@ impl Graph {
         let was_initializer = |name: &str| self.index.initializers.contains_key(name);
         let mut graph = self.graph.clone();
         graph.initializer.retain(|t| needed.contains(t.name()));
-        // An input that only was the default of a dropped initializer goes with it.
+        // An input that only declared a removed initializer goes with it.
         graph
             .input
             .retain(|v| needed.contains(v.name()) || !was_initializer(v.name()));
@@ -344,7 +365,7 @@ impl Graph {
         if let Some(shape) = tensor.and_then(|t| t.shape.as_ref()) {
             let mut known = Vec::with_capacity(shape.dim.len());
             for dim in &shape.dim {
-                // Zero and negative sizes are some exporters' way to say "unknown".
+                // Some exporters write zero or a negative size for an unknown one.
                 known.push(match dim.dim_value {
                     Some(size) if size > 0 => Some(usize::try_from(size).map_err(|_| {
                         let name = info.name();
@@ -375,14 +396,14 @@ impl Index {
                 .insert(tensor.name().to_owned(), i)
                 .is_some()
             {
-                let what = format!("two initializers are called \"{}\"", tensor.name());
+                let what = format!("two initializers are named \"{}\"", tensor.name());
                 return Err(BuildError::graph(path, what));
             }
         }
         let mut inputs = HashSet::new();
         for input in &graph.input {
             if !inputs.insert(input.name()) {
-                let what = format!("two inputs are called \"{}\"", input.name());
+                let what = format!("two inputs are named \"{}\"", input.name());
                 return Err(BuildError::graph(path, what));
             }
         }
@@ -393,34 +414,39 @@ impl Index {
                 .iter()
                 .any(|a| a.g.is_some() || !a.graphs.is_empty())
             {
-                return Err(node.error("it holds a subgraph, which is not supported"));
+                return Err(node.error("it contains a subgraph, which is not supported"));
             }
             for output in proto.output.iter().filter(|o| !o.is_empty()) {
-                let made_before = match index.producers.insert(output.clone(), i) {
-                    Some(first) => graph.node.get(first).map(describe),
+                let other_source = match index.producers.insert(output.clone(), i) {
+                    Some(first) => graph
+                        .node
+                        .get(first)
+                        .map(|first| format!("node {}", describe(first))),
                     None if inputs.contains(output.as_str()) => Some("a graph input".to_owned()),
                     None if index.initializers.contains_key(output) => {
                         Some("an initializer".to_owned())
                     }
                     None => None,
                 };
-                if let Some(first) = made_before {
-                    return Err(node.error(format!("its output \"{output}\" is also {first}")));
+                if let Some(other) = other_source {
+                    return Err(node.error(format!(
+                        "its output \"{output}\" is also produced by {other}"
+                    )));
                 }
             }
         }
         for (i, proto) in graph.node.iter().enumerate() {
             for input in proto.input.iter().filter(|name| !name.is_empty()) {
-                if !index.is_made(input, &inputs) {
-                    let what = format!("its input \"{input}\" is made by no node");
+                if !index.has_source(input, &inputs) {
+                    let what = format!("no node produces its input \"{input}\"");
                     return Err(Node { path, proto }.error(what));
                 }
                 index.consumers.entry(input.clone()).or_default().push(i);
             }
         }
         for output in &graph.output {
-            if !index.is_made(output.name(), &inputs) {
-                let what = format!("output \"{}\" is made by no node", output.name());
+            if !index.has_source(output.name(), &inputs) {
+                let what = format!("no node produces output \"{}\"", output.name());
                 return Err(BuildError::graph(path, what));
             }
         }
@@ -428,22 +454,22 @@ impl Index {
         Ok(index)
     }
 
-    fn is_made(&self, value: &str, inputs: &HashSet<&str>) -> bool {
+    fn has_source(&self, value: &str, inputs: &HashSet<&str>) -> bool {
         self.producers.contains_key(value)
             || self.initializers.contains_key(value)
             || inputs.contains(value)
     }
 
-    /// The nodes in an order of execution; where there is a choice, in the order of the file.
+    /// The nodes in topological order; the file's order decides ties.
     fn sorted(&self, path: &Path, nodes: &[NodeProto]) -> Result<Vec<usize>> {
-        let makers = |node: &NodeProto| {
+        let producers = |node: &NodeProto| {
             let all = node
                 .input
                 .iter()
                 .filter(|name| self.producers.contains_key(*name));
             all.count()
         };
-        let mut missing: Vec<usize> = nodes.iter().map(makers).collect();
+        let mut missing: Vec<usize> = nodes.iter().map(producers).collect();
         let ready = missing.iter().enumerate().filter(|(_, n)| **n == 0);
         let mut ready: BinaryHeap<_> = ready.map(|(i, _)| Reverse(i)).collect();
         let mut order = Vec::with_capacity(nodes.len());
@@ -474,12 +500,7 @@ impl Index {
     }
 }
 
-/// Whether an operator set's domain is that of the standard.
-fn is_standard(domain: &Option<String>) -> bool {
-    matches!(domain.as_deref(), None | Some("" | "ai.onnx"))
-}
-
-/// What a Constant node makes, in any of the forms that the operator has.
+/// The output of a Constant node, in any of the operator's forms.
 fn constant_node(node: Node<'_>) -> Result<Cow<'_, TensorProto>> {
     let name = node.need_output()?;
     if let Some(tensor) = node.tensor("value")? {
@@ -494,7 +515,7 @@ fn constant_node(node: Node<'_>) -> Result<Cow<'_, TensorProto>> {
     } else if node.attribute("value_float").is_some() {
         tensor::from_floats(name, &[], &[node.float("value_float", 0.0)?])
     } else {
-        return Err(node.error("its value is of a kind that is not supported"));
+        return Err(node.error("its value has a type that is not supported"));
     };
     Ok(Cow::Owned(tensor))
 }

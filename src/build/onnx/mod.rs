@@ -1,17 +1,17 @@
 //! ONNX files: read, check, edit, write.
 //!
-//! | module | what |
+//! | module | what it holds |
 //! |---|---|
 //! | [`proto`] | the messages of the format |
-//! | `scan` | how much memory a file's messages would take, before they are decoded |
-//! | `file` | from and to disk |
-//! | [`tensor`] | constant tensors as vectors |
-//! | [`node`] | a node's attributes and description |
-//! | [`graph`] | a checked graph: who makes and who uses each value; edits |
-//! | `make` | nodes and attributes for edits |
-//! | [`opset`] | raising the version of the operator set |
+//! | `scan` | the memory that a file's messages need, measured before they are decoded |
+//! | `file` | reading from and writing to disk |
+//! | [`tensor`] | constant tensors as vectors and arrays |
+//! | [`node`] | a node's attributes, inputs and description |
+//! | [`graph`] | a checked graph: producers and consumers of each value, edits |
+//! | `make` | nodes, attributes and values for edits |
+//! | [`opset`] | raising the operator set version |
 //! | [`window`] | kernel, stride and padding of convolutions |
-//! | [`shapes`], `values` | shapes of all values; small integer constants on the way to them |
+//! | [`shapes`], `values` | the shapes of all values, and the small integer constants they depend on |
 
 mod file;
 pub mod graph;

@@ -1,11 +1,11 @@
-//! One node: its attributes with defaults, its inputs by position, its errors.
+//! A view of one node: attributes with defaults, inputs by position, errors that name the node.
 
 use std::path::Path;
 
 use super::proto::{AttributeProto, NodeProto, TensorProto};
 use crate::build::{BuildError, Result};
 
-/// A node of a graph, with the file that it came from for error messages.
+/// A node of a graph, with the path of its file for error messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Node<'a> {
     pub(super) path: &'a Path,
@@ -16,36 +16,37 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// The operator's name if it belongs to the standard set, otherwise an empty string.
     pub fn op(&self) -> &'a str {
-        match self.proto.domain.as_deref() {
-            None | Some("" | "ai.onnx") => self.proto.op_type.as_deref().unwrap_or_default(),
-            Some(_) => "",
+        if is_standard(&self.proto.domain) {
+            self.proto.op_type.as_deref().unwrap_or_default()
+        } else {
+            ""
         }
     }
 
-    /// Name and operator, such as `"/conv/Conv" (Conv)`; a node without a name is described by its
+    /// Name and operator, such as `"/conv/Conv" (Conv)`. A node without a name is described by its
     /// first output.
     pub fn describe(&self) -> String {
         describe(self.proto)
     }
 
-    /// Name of input `index`; `None` where an optional input is left out.
+    /// Name of input `index`; `None` if an optional input is omitted.
     pub fn input(&self, index: usize) -> Option<&'a str> {
         let name = self.proto.input.get(index)?;
         (!name.is_empty()).then_some(name)
     }
 
-    /// Name of input `index`, which the operator needs.
+    /// Name of input `index`, which the operator requires.
     ///
     /// # Errors
-    /// [`BuildError::Node`] if it is left out.
+    /// [`BuildError::Node`] if it is missing.
     pub fn need_input(&self, index: usize) -> Result<&'a str> {
         self.input(index).ok_or_else(|| {
             let found = self.proto.input.len();
-            self.error(format!("input {index} is missing, it has {found} inputs"))
+            self.error(format!("input {index} is missing; it has {found} inputs"))
         })
     }
 
-    /// Name of output `index`; `None` where it is left out.
+    /// Name of output `index`; `None` if it is omitted.
     pub fn output(&self, index: usize) -> Option<&'a str> {
         let name = self.proto.output.get(index)?;
         (!name.is_empty()).then_some(name)
@@ -54,7 +55,7 @@ impl<'a> Node<'a> {
     /// Name of the first output, which every operator has.
     ///
     /// # Errors
-    /// [`BuildError::Node`] if it is left out.
+    /// [`BuildError::Node`] if it is missing.
     pub fn need_output(&self) -> Result<&'a str> {
         self.output(0)
             .ok_or_else(|| self.error("it has no output".to_owned()))
@@ -75,15 +76,15 @@ impl<'a> Node<'a> {
         all.find(|a| a.name.as_deref() == Some(name))
     }
 
-    /// An integer attribute, or `default` where it is left out.
+    /// An integer attribute, or `default` if it is absent.
     ///
     /// # Errors
-    /// [`BuildError::Node`] if it has another type.
+    /// [`BuildError::Node`] if it has a different type.
     pub fn int(&self, name: &str, default: i64) -> Result<i64> {
         self.typed(name, |a| a.i).map(|v| v.unwrap_or(default))
     }
 
-    /// A float attribute, or `default` where it is left out.
+    /// A float attribute, or `default` if it is absent.
     ///
     /// # Errors
     /// As [`Node::int`].
@@ -91,7 +92,7 @@ impl<'a> Node<'a> {
         self.typed(name, |a| a.f).map(|v| v.unwrap_or(default))
     }
 
-    /// A string attribute, or `default` where it is left out.
+    /// A string attribute, or `default` if it is absent.
     ///
     /// # Errors
     /// As [`Node::int`].
@@ -113,7 +114,7 @@ impl<'a> Node<'a> {
     /// # Errors
     /// As [`Node::int`].
     pub fn ints(&self, name: &str) -> Result<Option<&'a [i64]>> {
-        // An empty list and a list of another type look alike where the type is not written.
+        // If the file omits the type, an empty list cannot be told from a list of another type.
         self.typed(name, |a| match a.r#type {
             None | Some(0 | 7) => Some(a.ints.as_slice()),
             Some(_) => None,
@@ -130,7 +131,7 @@ impl<'a> Node<'a> {
             Some(attribute) => match value(attribute) {
                 Some(value) => Ok(Some(value)),
                 None => Err(self.error(format!(
-                    "attribute \"{name}\" has attribute type {}, which does not fit",
+                    "attribute \"{name}\" has attribute type {}, which the operator does not allow",
                     attribute.r#type.unwrap_or_default()
                 ))),
             },
@@ -138,12 +139,17 @@ impl<'a> Node<'a> {
     }
 }
 
-/// As [`Node::describe`].
+/// Whether an operator set or node belongs to ONNX's standard domain.
+pub(super) fn is_standard(domain: &Option<String>) -> bool {
+    matches!(domain.as_deref(), None | Some("" | "ai.onnx"))
+}
+
+/// See [`Node::describe`].
 pub(crate) fn describe(node: &NodeProto) -> String {
     let op = node.op_type.as_deref().unwrap_or_default();
     let op = match node.domain.as_deref() {
-        None | Some("" | "ai.onnx") => op.to_owned(),
-        Some(domain) => format!("{domain}::{op}"),
+        Some(domain) if !is_standard(&node.domain) => format!("{domain}::{op}"),
+        _ => op.to_owned(),
     };
     match (node.name.as_deref(), node.output.first()) {
         (Some(name), _) if !name.is_empty() => format!("\"{name}\" ({op})"),

@@ -1,14 +1,14 @@
-//! Raising the version of the operator set that a graph imports.
+//! Raises the operator set version that a graph imports.
 //!
-//! A new version of an operator mostly allows more types. Where it says a thing in another way (an
-//! attribute that became an input), the node would mean something else or nothing at all: such graphs
-//! are refused, by the node's name. The versions are those of ONNX's operator change log
+//! Most new versions of an operator only allow more types. Some change its form, such as an attribute
+//! that becomes an input; the node would then be invalid or change its meaning, so the graph is
+//! rejected with the node's name. The versions come from ONNX's operator change log
 //! (<https://onnx.ai/onnx/operators/>).
 
 use super::graph::Graph;
 use crate::build::Result;
 
-/// Versions from 10 to 19 that changed how the operator is written; `None` if it is not known here.
+/// Versions from 10 to 19 that changed the operator's form; `None` for an unknown operator.
 fn changes(op: &str) -> Option<&'static [i64]> {
     Some(match op {
         "Add" | "AveragePool" | "BatchNormalization" | "Cast" | "Concat" | "Constant"
@@ -20,7 +20,7 @@ fn changes(op: &str) -> Option<&'static [i64]> {
         "Slice" => &[10],
         "Clip" => &[11],
         "Pad" => &[11, 18],
-        // What SAME_UPPER means; all else is as before.
+        // Only the meaning of SAME_UPPER changed.
         "ConvTranspose" => &[11],
         "Dropout" => &[12],
         "ReduceSum" | "Softmax" | "Squeeze" | "Unsqueeze" => &[13],
@@ -29,10 +29,10 @@ fn changes(op: &str) -> Option<&'static [i64]> {
     })
 }
 
-/// Newest version that [`changes`] speaks of.
+/// Newest version that [`changes`] covers.
 const KNOWN: i64 = 19;
 
-/// The IR version that came with a version of the operator set.
+/// The IR version that was released with an operator set version.
 fn ir_version(opset: i64) -> i64 {
     match opset {
         ..=10 => 5,
@@ -43,11 +43,10 @@ fn ir_version(opset: i64) -> i64 {
     }
 }
 
-/// Makes the graph import at least version `to` (at most 19) of the standard operator set.
+/// Raises the standard operator set of the graph to at least version `to`, which is at most 19.
 ///
 /// # Errors
-/// [`BuildError::Node`](crate::build::BuildError::Node) for the first node that would mean something
-/// else afterwards.
+/// [`BuildError::Node`](crate::build::BuildError::Node) for the first node whose meaning would change.
 pub fn raise(graph: &mut Graph, to: i64) -> Result<()> {
     let from = graph.opset();
     if from >= to {
@@ -60,8 +59,8 @@ pub fn raise(graph: &mut Graph, to: i64) -> Result<()> {
         let what = match changes(node.op()) {
             _ if plain_deconvolution => continue,
             Some(versions) if !versions.iter().any(|&v| from < v && v <= to) => continue,
-            Some(_) => "the operator has another form",
-            None => "the operator is not known, and may have another form",
+            Some(_) => "the operator has a different form",
+            None => "the operator is unknown and may have a different form",
         };
         return Err(node.error(format!(
             "{what} in operator set {to} than in {from}, which the file uses; export the network \
@@ -78,7 +77,7 @@ mod tests {
     use crate::build::testing::{graph, node};
 
     #[test]
-    fn what_means_the_same_is_raised_and_nothing_is_lowered() {
+    fn versions_are_raised_and_never_lowered() {
         let mut plain = graph(vec![node("Relu", &["x"], "out")], vec![]);
         raise(&mut plain, 19).unwrap();
         assert_eq!(plain.opset(), 19);
@@ -90,11 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_another_meaning_is_named() {
+    fn a_node_whose_form_changes_is_named() {
         for (op, to, refused) in [
             ("ReduceMax", 17, false),
             ("ReduceMax", 18, true),
-            ("Squeeze", 19, false), // changed at 13, where the graph is
+            ("Squeeze", 19, false), // changed in 13, which the graph already uses
             ("Novel", 19, true),
         ] {
             let mut graph = graph(vec![node(op, &["x"], "out")], vec![]);

@@ -1,10 +1,10 @@
 //! The messages of an ONNX file, declared by hand with the format's own names and field numbers.
 //!
-//! Every field of every message of IR version 13 is here, in the file's terms, so that reading and
-//! writing loses nothing. What the fields mean is defined by the ONNX specification
-//! (<https://onnx.ai/onnx/repo-docs/IR.html>). The alternatives of a `oneof` are separate optional
-//! fields: the bytes are the same, and their order on writing is that of the field numbers, as other
-//! writers have it. Byte fields share the memory of the file that they were read from.
+//! All fields of all messages of IR version 13 are declared, so reading and writing loses nothing. The
+//! ONNX specification defines their meaning (<https://onnx.ai/onnx/repo-docs/IR.html>). The
+//! alternatives of a `oneof` are separate optional fields, which are encoded alike. Fields are written
+//! in the order of their numbers, as other writers do. Byte fields share the memory of the file that
+//! they were read from.
 #![allow(missing_docs)] // The fields carry ONNX's own names and meaning.
 
 use prost::Message;
@@ -39,7 +39,7 @@ pub struct ModelProto {
     pub configuration: Vec<DeviceConfigurationProto>,
 }
 
-/// Which version of which operator set the nodes mean.
+/// The domain and version of an operator set that the nodes use.
 #[derive(Clone, PartialEq, Message)]
 pub struct OperatorSetIdProto {
     #[prost(string, optional, tag = "1")]
@@ -57,7 +57,7 @@ pub struct StringStringEntryProto {
     pub value: Option<String>,
 }
 
-/// Training graphs; never used here, kept.
+/// Training graphs; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct TrainingInfoProto {
     #[prost(message, optional, tag = "1")]
@@ -70,7 +70,7 @@ pub struct TrainingInfoProto {
     pub update_binding: Vec<StringStringEntryProto>,
 }
 
-/// Multi-device hints; never used here, kept.
+/// Multi-device hints; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct DeviceConfigurationProto {
     #[prost(string, optional, tag = "1")]
@@ -160,7 +160,7 @@ pub struct NodeProto {
     pub device_configurations: Vec<NodeDeviceConfigurationProto>,
 }
 
-/// Multi-device hints of a node; kept.
+/// Multi-device hints of a node; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeDeviceConfigurationProto {
     #[prost(string, optional, tag = "1")]
@@ -171,7 +171,7 @@ pub struct NodeDeviceConfigurationProto {
     pub pipeline_stage: Option<i32>,
 }
 
-/// How a tensor is sharded; kept.
+/// How a tensor is sharded; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct ShardingSpecProto {
     #[prost(string, optional, tag = "1")]
@@ -184,7 +184,7 @@ pub struct ShardingSpecProto {
     pub sharded_dim: Vec<ShardedDimProto>,
 }
 
-/// How an axis is sharded; kept.
+/// How an axis is sharded; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct ShardedDimProto {
     #[prost(int64, optional, tag = "1")]
@@ -193,7 +193,7 @@ pub struct ShardedDimProto {
     pub simple_sharding: Vec<SimpleShardedDimProto>,
 }
 
-/// Number of shards of one axis; kept.
+/// Number of shards of one axis; unused, but kept.
 #[derive(Clone, PartialEq, Message)]
 pub struct SimpleShardedDimProto {
     #[prost(int64, optional, tag = "1")]
@@ -213,7 +213,7 @@ pub struct IntIntListEntryProto {
     pub value: Vec<i64>,
 }
 
-/// A named constant of a node; `r#type` says which field holds it.
+/// A named constant of a node; `r#type` selects the field that holds it.
 #[derive(Clone, PartialEq, Message)]
 pub struct AttributeProto {
     #[prost(string, optional, tag = "1")]
@@ -289,7 +289,7 @@ pub struct TensorProto {
     pub metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// Part of a tensor that is stored in chunks.
+/// The bounds of a chunk, for tensors that are stored in several.
 #[derive(Clone, PartialEq, Message)]
 pub struct Segment {
     #[prost(int64, optional, tag = "1")]
@@ -366,7 +366,7 @@ pub struct SequenceTypeProto {
     pub elem_type: Option<Box<TypeProto>>,
 }
 
-/// A map of one type.
+/// A map from a key type to a value type.
 #[derive(Clone, PartialEq, Message)]
 pub struct MapTypeProto {
     #[prost(int32, optional, tag = "1")]

@@ -1,211 +1,139 @@
-//! How much memory a file's messages take, found by walking the bytes before anything is decoded.
+//! Measures how much memory a file's messages take, before anything is decoded.
 //!
-//! A decoded message is larger than its bytes: two bytes can declare an empty node, which takes
-//! several hundred bytes of memory. A file made of such declarations would cost a hundred times its
-//! length, so the walk adds up what decoding will allocate and stops at [`budget`]. Tensor bytes are
-//! not counted: they share the file's own memory.
+//! A decoded message is larger than its bytes: an empty node takes two bytes in the file and several
+//! hundred in memory. A file of such nodes would cost a hundred times its length, so this walk adds up
+//! what decoding will allocate and stops at [`budget`]. Tensor bytes do not count, because they share
+//! the file's memory. The messages and their fields are one table, below.
 
 use std::mem::size_of;
 
 use super::proto::*;
 
 /// Deepest nesting of messages: model, graph, node, attribute, graph, … A graph without subgraphs
-/// needs six.
+/// needs six levels.
 const MAX_DEPTH: usize = 32;
 
-/// Memory that decoding a file of `len` bytes may take beside the file itself, in bytes: three times
-/// the file, and one MiB so that small files with many attributes pass.
+/// Memory in bytes that decoding a file of `len` bytes may take in addition to the file: three times its
+/// length, plus one MiB so that small files with many attributes pass.
 pub(crate) fn budget(len: usize) -> usize {
     len.saturating_mul(3).saturating_add(1 << 20)
 }
 
-/// What the walk found.
+/// The result of a walk.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// Bytes that decoding will allocate, tensor bytes apart.
+    /// Bytes that decoding will allocate, without tensor bytes.
     pub(crate) memory: usize,
-    /// Number of fields that are in no message of `proto`; they would be lost on writing.
+    /// Number of fields that `proto` does not declare; writing the file would lose them.
     pub(crate) unknown_fields: usize,
 }
 
 /// Walks `bytes` as a `ModelProto`.
 ///
 /// # Errors
-/// A sentence: cut short, nested too deeply, of a wire type that ONNX has not, or too costly.
+/// A sentence, if the bytes are truncated, nested too deeply, use a wire type that ONNX does not use, or
+/// would take more memory than [`budget`].
 pub(crate) fn scan_model(bytes: &[u8]) -> Result<Scan, String> {
     let mut walk = Walk {
         budget: budget(bytes.len()),
-        found: Scan::default(),
+        scan: Scan::default(),
     };
-    walk.message(Reader { bytes, at: 0 }, Kind::Model, 0)?;
-    Ok(walk.found)
+    walk.message(Reader { bytes, at: 0 }, &MODEL, 0)?;
+    Ok(walk.scan)
 }
 
-/// A message type, as far as the walk must tell them apart.
-#[derive(Clone, Copy)]
-enum Kind {
-    Model,
-    Training,
-    Device,
-    Function,
-    Graph,
-    Node,
-    NodeDevice,
-    Sharding,
-    ShardedDim,
-    SimpleDim,
-    IntList,
-    Attribute,
-    Tensor,
-    Segment,
-    Sparse,
-    Annotation,
-    ValueInfo,
-    Type,
-    TensorType,
-    BoxedType,
-    Opaque,
-    Shape,
-    Dimension,
-    Opset,
-    Pair,
+/// A message type of `proto`.
+struct Message {
+    /// Bytes of one decoded message; 0 if it only occurs inside its parent, whose size includes it.
+    size: usize,
+    /// Its fields by number.
+    fields: &'static [(u64, Field)],
 }
 
-/// What a field is, as far as memory goes.
-#[derive(Clone, Copy)]
+/// The type of a field, as far as memory is concerned.
 enum Field {
     Number,
     Text,
     Blob,
-    Message(Kind),
-    /// Varints that decode to so many bytes each, packed or not.
-    Numbers(usize),
-    /// Numbers of so many bytes each, packed or not.
+    One(&'static Message),
+    /// Repeated varints that decode to this many bytes each, packed or not.
+    Varints(usize),
+    /// Repeated numbers of this many bytes each, packed or not.
     Fixed(usize),
     Texts,
     Blobs,
-    /// Elements of so many bytes.
-    Messages(Kind, usize),
-    Unknown,
+    Many(&'static Message),
 }
 
-fn field(kind: Kind, number: u64) -> Field {
-    use Field::*;
-    let pairs = Messages(Kind::Pair, size_of::<StringStringEntryProto>());
-    let nodes = Messages(Kind::Node, size_of::<NodeProto>());
-    let tensors = Messages(Kind::Tensor, size_of::<TensorProto>());
-    let attributes = Messages(Kind::Attribute, size_of::<AttributeProto>());
-    let values = Messages(Kind::ValueInfo, size_of::<ValueInfoProto>());
-    let sparse = Messages(Kind::Sparse, size_of::<SparseTensorProto>());
-    let opsets = Messages(Kind::Opset, size_of::<OperatorSetIdProto>());
-    match (kind, number) {
-        (Kind::Model, 1 | 5) => Number,
-        (Kind::Model, 2 | 3 | 4 | 6) => Text,
-        (Kind::Model, 7) => Message(Kind::Graph),
-        (Kind::Model, 8) => opsets,
-        (Kind::Model, 14) => pairs,
-        (Kind::Model, 20) => Messages(Kind::Training, size_of::<TrainingInfoProto>()),
-        (Kind::Model, 25) => Messages(Kind::Function, size_of::<FunctionProto>()),
-        (Kind::Model, 26) => Messages(Kind::Device, size_of::<DeviceConfigurationProto>()),
-        (Kind::Training, 1 | 2) => Message(Kind::Graph),
-        (Kind::Training, 3 | 4) => pairs,
-        (Kind::Device, 1) => Text,
-        (Kind::Device, 2) => Number,
-        (Kind::Device, 3) => Texts,
-        (Kind::Function, 1 | 8 | 10 | 13) => Text,
-        (Kind::Function, 4..=6) => Texts,
-        (Kind::Function, 7) => nodes,
-        (Kind::Function, 9) => opsets,
-        (Kind::Function, 11) => attributes,
-        (Kind::Function, 12) => values,
-        (Kind::Function, 14) => pairs,
-        (Kind::Graph, 1) => nodes,
-        (Kind::Graph, 2 | 10) => Text,
-        (Kind::Graph, 5) => tensors,
-        (Kind::Graph, 11..=13) => values,
-        (Kind::Graph, 14) => Messages(Kind::Annotation, size_of::<TensorAnnotation>()),
-        (Kind::Graph, 15) => sparse,
-        (Kind::Graph, 16) => pairs,
-        (Kind::Node, 1 | 2) => Texts,
-        (Kind::Node, 3 | 4 | 6 | 7 | 8) => Text,
-        (Kind::Node, 5) => attributes,
-        (Kind::Node, 9) => pairs,
-        (Kind::Node, 10) => Messages(Kind::NodeDevice, size_of::<NodeDeviceConfigurationProto>()),
-        (Kind::NodeDevice, 1) => Text,
-        (Kind::NodeDevice, 2) => Messages(Kind::Sharding, size_of::<ShardingSpecProto>()),
-        (Kind::NodeDevice, 3) => Number,
-        (Kind::Sharding, 1) => Text,
-        (Kind::Sharding, 2) => Numbers(8),
-        (Kind::Sharding, 3) => Messages(Kind::IntList, size_of::<IntIntListEntryProto>()),
-        (Kind::Sharding, 4) => Messages(Kind::ShardedDim, size_of::<ShardedDimProto>()),
-        (Kind::ShardedDim, 1) => Number,
-        (Kind::ShardedDim, 2) => Messages(Kind::SimpleDim, size_of::<SimpleShardedDimProto>()),
-        (Kind::SimpleDim, 1 | 3) => Number,
-        (Kind::SimpleDim, 2) => Text,
-        (Kind::IntList, 1) => Number,
-        (Kind::IntList, 2) => Numbers(8),
-        (Kind::Attribute, 1 | 13 | 21) => Text,
-        (Kind::Attribute, 2 | 3 | 20) => Number,
-        (Kind::Attribute, 4) => Blob,
-        (Kind::Attribute, 5) => Message(Kind::Tensor),
-        (Kind::Attribute, 6) => Message(Kind::Graph),
-        (Kind::Attribute, 7) => Fixed(4),
-        (Kind::Attribute, 8) => Numbers(8),
-        (Kind::Attribute, 9) => Blobs,
-        (Kind::Attribute, 10) => tensors,
-        (Kind::Attribute, 11) => Messages(Kind::Graph, size_of::<GraphProto>()),
-        (Kind::Attribute, 14) => Message(Kind::Type),
-        (Kind::Attribute, 15) => Messages(Kind::Type, size_of::<TypeProto>()),
-        (Kind::Attribute, 22) => Message(Kind::Sparse),
-        (Kind::Attribute, 23) => sparse,
-        (Kind::Tensor, 1 | 7 | 11) => Numbers(8),
-        (Kind::Tensor, 10) => Fixed(8),
-        (Kind::Tensor, 2 | 14) => Number,
-        (Kind::Tensor, 3) => Message(Kind::Segment),
-        (Kind::Tensor, 4) => Fixed(4),
-        (Kind::Tensor, 5) => Numbers(4),
-        (Kind::Tensor, 6) => Blobs,
-        (Kind::Tensor, 8 | 12) => Text,
-        (Kind::Tensor, 9) => Blob,
-        (Kind::Tensor, 13 | 16) => pairs,
-        (Kind::Segment, 1 | 2) => Number,
-        (Kind::Sparse, 1 | 2) => Message(Kind::Tensor),
-        (Kind::Sparse, 3) => Numbers(8),
-        (Kind::Annotation, 1) => Text,
-        (Kind::Annotation, 2) => pairs,
-        (Kind::ValueInfo, 1 | 3) => Text,
-        (Kind::ValueInfo, 2) => Message(Kind::Type),
-        (Kind::ValueInfo, 4) => pairs,
-        (Kind::Type, 1 | 8) => Message(Kind::TensorType),
-        (Kind::Type, 4 | 5 | 9) => Message(Kind::BoxedType),
-        (Kind::Type, 6) => Text,
-        (Kind::Type, 7) => Message(Kind::Opaque),
-        (Kind::TensorType, 1) => Number,
-        (Kind::TensorType, 2) => Message(Kind::Shape),
-        // Sequence and Optional have the type in field 1, Map the key in 1 and the type in 2. A key
-        // is a varint, a type is length-delimited, so that one rule serves all three.
-        (Kind::BoxedType, 1 | 2) => Message(Kind::Type),
-        (Kind::Opaque, 1 | 2) => Text,
-        (Kind::Shape, 1) => Messages(Kind::Dimension, size_of::<DimensionProto>()),
-        (Kind::Dimension, 1) => Number,
-        (Kind::Dimension, 2 | 3) => Text,
-        (Kind::Opset, 1) => Text,
-        (Kind::Opset, 2) => Number,
-        (Kind::Pair, 1 | 2) => Text,
-        _ => Unknown,
-    }
+use Field::{Blob, Blobs, Fixed, Many, Number, One, Text, Texts, Varints};
+
+/// Declares the table: a static for each message, with its decoded size and its fields.
+macro_rules! messages {
+    ($($name:ident, $size:expr, [$($number:literal: $field:expr),+ $(,)?];)+) => {
+        $(static $name: Message = Message { size: $size, fields: &[$(($number, $field)),+] };)+
+    };
 }
 
-/// Size of a message that is stored behind a pointer.
-fn boxed_size(kind: Kind) -> usize {
-    match kind {
-        Kind::Tensor => size_of::<TensorProto>(),
-        Kind::Graph => size_of::<GraphProto>(),
-        Kind::Sparse => size_of::<SparseTensorProto>(),
-        Kind::Type => size_of::<TypeProto>(),
-        // Stored inside their parents.
-        _ => 0,
-    }
+messages! {
+    MODEL, size_of::<ModelProto>(), [
+        1: Number, 2: Text, 3: Text, 4: Text, 5: Number, 6: Text, 7: One(&GRAPH), 8: Many(&OPSET),
+        14: Many(&PAIR), 20: Many(&TRAINING), 25: Many(&FUNCTION), 26: Many(&DEVICE),
+    ];
+    OPSET, size_of::<OperatorSetIdProto>(), [1: Text, 2: Number];
+    PAIR, size_of::<StringStringEntryProto>(), [1: Text, 2: Text];
+    TRAINING, size_of::<TrainingInfoProto>(), [
+        1: One(&GRAPH), 2: One(&GRAPH), 3: Many(&PAIR), 4: Many(&PAIR),
+    ];
+    DEVICE, size_of::<DeviceConfigurationProto>(), [1: Text, 2: Number, 3: Texts];
+    FUNCTION, size_of::<FunctionProto>(), [
+        1: Text, 4: Texts, 5: Texts, 6: Texts, 7: Many(&NODE), 8: Text, 9: Many(&OPSET), 10: Text,
+        11: Many(&ATTRIBUTE), 12: Many(&VALUE_INFO), 13: Text, 14: Many(&PAIR),
+    ];
+    GRAPH, size_of::<GraphProto>(), [
+        1: Many(&NODE), 2: Text, 5: Many(&TENSOR), 10: Text, 11: Many(&VALUE_INFO),
+        12: Many(&VALUE_INFO), 13: Many(&VALUE_INFO), 14: Many(&ANNOTATION), 15: Many(&SPARSE_TENSOR),
+        16: Many(&PAIR),
+    ];
+    NODE, size_of::<NodeProto>(), [
+        1: Texts, 2: Texts, 3: Text, 4: Text, 5: Many(&ATTRIBUTE), 6: Text, 7: Text, 8: Text,
+        9: Many(&PAIR), 10: Many(&NODE_DEVICE),
+    ];
+    NODE_DEVICE, size_of::<NodeDeviceConfigurationProto>(), [
+        1: Text, 2: Many(&SHARDING), 3: Number,
+    ];
+    SHARDING, size_of::<ShardingSpecProto>(), [
+        1: Text, 2: Varints(8), 3: Many(&INT_LIST), 4: Many(&SHARDED_DIM),
+    ];
+    SHARDED_DIM, size_of::<ShardedDimProto>(), [1: Number, 2: Many(&SIMPLE_DIM)];
+    SIMPLE_DIM, size_of::<SimpleShardedDimProto>(), [1: Number, 2: Text, 3: Number];
+    INT_LIST, size_of::<IntIntListEntryProto>(), [1: Number, 2: Varints(8)];
+    ATTRIBUTE, size_of::<AttributeProto>(), [
+        1: Text, 2: Number, 3: Number, 4: Blob, 5: One(&TENSOR), 6: One(&GRAPH), 7: Fixed(4),
+        8: Varints(8), 9: Blobs, 10: Many(&TENSOR), 11: Many(&GRAPH), 13: Text, 14: One(&TYPE),
+        15: Many(&TYPE), 20: Number, 21: Text, 22: One(&SPARSE_TENSOR), 23: Many(&SPARSE_TENSOR),
+    ];
+    TENSOR, size_of::<TensorProto>(), [
+        1: Varints(8), 2: Number, 3: One(&SEGMENT), 4: Fixed(4), 5: Varints(4), 6: Blobs, 7: Varints(8),
+        8: Text, 9: Blob, 10: Fixed(8), 11: Varints(8), 12: Text, 13: Many(&PAIR), 14: Number,
+        16: Many(&PAIR),
+    ];
+    SEGMENT, 0, [1: Number, 2: Number];
+    SPARSE_TENSOR, size_of::<SparseTensorProto>(), [
+        1: One(&TENSOR), 2: One(&TENSOR), 3: Varints(8),
+    ];
+    ANNOTATION, size_of::<TensorAnnotation>(), [1: Text, 2: Many(&PAIR)];
+    VALUE_INFO, size_of::<ValueInfoProto>(), [1: Text, 2: One(&TYPE), 3: Text, 4: Many(&PAIR)];
+    TYPE, size_of::<TypeProto>(), [
+        1: One(&TENSOR_TYPE), 4: One(&BOXED_TYPE), 5: One(&BOXED_TYPE), 6: Text, 7: One(&OPAQUE),
+        8: One(&TENSOR_TYPE), 9: One(&BOXED_TYPE),
+    ];
+    TENSOR_TYPE, 0, [1: Number, 2: One(&SHAPE)];
+    // Sequence and Optional have the type in field 1; Map has its key in 1 and the type in 2. A key is a
+    // varint and a type is length-delimited, so one entry serves all three.
+    BOXED_TYPE, 0, [1: One(&TYPE), 2: One(&TYPE)];
+    OPAQUE, 0, [1: Text, 2: Text];
+    SHAPE, 0, [1: Many(&DIMENSION)];
+    DIMENSION, size_of::<DimensionProto>(), [1: Number, 2: Text, 3: Text];
 }
 
 /// Bytes that a `Vec` holds after `n` pushes of elements of `element` bytes.
@@ -219,51 +147,57 @@ fn capacity(n: usize, element: usize) -> usize {
 
 struct Walk {
     budget: usize,
-    found: Scan,
+    scan: Scan,
 }
 
 impl Walk {
-    fn message(&mut self, mut reader: Reader<'_>, kind: Kind, depth: usize) -> Result<(), String> {
+    fn message(
+        &mut self,
+        mut reader: Reader<'_>,
+        message: &Message,
+        depth: usize,
+    ) -> Result<(), String> {
         if depth > MAX_DEPTH {
             return Err(format!("messages are nested more than {MAX_DEPTH} deep"));
         }
-        // Elements so far of each repeated field; ONNX's field numbers are below 32.
+        // Elements of each repeated field so far; ONNX's field numbers are below 32.
         let mut counts = [0_usize; 32];
         while reader.at < reader.bytes.len() {
             let (number, wire) = reader.tag()?;
-            let field = field(kind, number);
+            let field = message.fields.iter().find(|(n, _)| *n == number);
             let payload = reader.payload(wire)?;
             let nested = || Reader {
                 bytes: payload.unwrap_or_default(),
                 at: 0,
             };
-            let (element, added) = match field {
-                Field::Number | Field::Blob => (0, 0),
-                Field::Unknown => {
-                    self.found.unknown_fields += 1;
+            // The size of an element, and how many this field adds.
+            let (element, added) = match field.map(|(_, field)| field) {
+                Some(Number | Blob) => (0, 0),
+                None => {
+                    self.scan.unknown_fields += 1;
                     (0, 0)
                 }
-                Field::Text => {
+                Some(Text) => {
                     self.allocate(payload.map_or(0, <[u8]>::len))?;
                     (0, 0)
                 }
-                Field::Texts => {
+                Some(Texts) => {
                     self.allocate(payload.map_or(0, <[u8]>::len))?;
                     (size_of::<String>(), 1)
                 }
-                Field::Blobs => (size_of::<prost::bytes::Bytes>(), 1),
-                Field::Numbers(size) => (size, payload.map_or(1, varints)),
-                Field::Fixed(size) => (size, payload.map_or(1, |p| p.len() / size)),
-                Field::Message(inner) => {
+                Some(Blobs) => (size_of::<prost::bytes::Bytes>(), 1),
+                Some(Varints(size)) => (*size, payload.map_or(1, varints)),
+                Some(Fixed(size)) => (*size, payload.map_or(1, |p| p.len() / size)),
+                Some(One(inner)) => {
                     if payload.is_some() {
-                        self.allocate(boxed_size(inner))?;
+                        self.allocate(inner.size)?;
                         self.message(nested(), inner, depth + 1)?;
                     }
                     (0, 0)
                 }
-                Field::Messages(inner, size) => {
+                Some(Many(inner)) => {
                     self.message(nested(), inner, depth + 1)?;
-                    (size, 1)
+                    (inner.size, 1)
                 }
             };
             if let Some(count) = counts.get_mut(number as usize) {
@@ -276,11 +210,11 @@ impl Walk {
     }
 
     fn allocate(&mut self, bytes: usize) -> Result<(), String> {
-        self.found.memory = self.found.memory.saturating_add(bytes);
-        if self.found.memory > self.budget {
+        self.scan.memory = self.scan.memory.saturating_add(bytes);
+        if self.scan.memory > self.budget {
             return Err(format!(
-                "its messages would take more than {} bytes of memory, which no network of this \
-                 length needs",
+                "its messages would take more than {} bytes of memory, far more than a network of this \
+                 file size needs",
                 self.budget
             ));
         }
@@ -288,7 +222,7 @@ impl Walk {
     }
 }
 
-/// Number of varints in a packed field: each ends with a byte below 128.
+/// Number of varints in a packed field. Each ends with a byte below 128.
 fn varints(payload: &[u8]) -> usize {
     payload.iter().filter(|&&byte| byte < 0x80).count()
 }
@@ -302,7 +236,7 @@ impl<'a> Reader<'a> {
     fn varint(&mut self) -> Result<u64, String> {
         let mut value = 0_u64;
         for shift in (0..70).step_by(7) {
-            let byte = *self.bytes.get(self.at).ok_or("the file is cut short")?;
+            let byte = *self.bytes.get(self.at).ok_or("the file is truncated")?;
             self.at += 1;
             value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or(0);
             if byte < 0x80 {
@@ -320,7 +254,7 @@ impl<'a> Reader<'a> {
         Ok((tag >> 3, tag & 7))
     }
 
-    /// Steps over one value; the bytes of a length-delimited one are returned.
+    /// Skips one value; returns its bytes if it is length-delimited.
     fn payload(&mut self, wire: u64) -> Result<Option<&'a [u8]>, String> {
         let len = match wire {
             0 => {
@@ -330,14 +264,16 @@ impl<'a> Reader<'a> {
             1 => 8,
             2 => usize::try_from(self.varint()?).map_err(|e| e.to_string())?,
             5 => 4,
-            other => return Err(format!("wire type {other} does not occur in ONNX files")),
+            other => return Err(format!("ONNX files have no wire type {other}")),
         };
         let left = self.bytes.len() - self.at;
         let bytes = self
             .at
             .checked_add(len)
             .and_then(|end| self.bytes.get(self.at..end))
-            .ok_or_else(|| format!("a field has {len} bytes and the file only {left} more"))?;
+            .ok_or_else(|| {
+                format!("a field has {len} bytes, but only {left} are left in the file")
+            })?;
         self.at += len;
         Ok((wire == 2).then_some(bytes))
     }
@@ -348,18 +284,25 @@ mod tests {
     use super::*;
     use prost::Message;
 
-    #[test]
-    fn empty_nodes_are_counted_at_their_decoded_size() {
-        let graph = GraphProto {
-            node: vec![NodeProto::default(); 5],
-            ..Default::default()
-        };
-        let bytes = ModelProto {
+    /// Scans a file that holds `graph`.
+    fn scan(graph: GraphProto) -> Result<Scan, String> {
+        let model = ModelProto {
             graph: Some(graph),
             ..Default::default()
+        };
+        scan_model(&model.encode_to_vec())
+    }
+
+    fn empty_nodes(count: usize) -> GraphProto {
+        GraphProto {
+            node: vec![NodeProto::default(); count],
+            ..Default::default()
         }
-        .encode_to_vec();
-        let scan = scan_model(&bytes).unwrap();
+    }
+
+    #[test]
+    fn empty_nodes_count_at_their_decoded_size() {
+        let scan = scan(empty_nodes(5)).unwrap();
         assert_eq!(
             scan.memory,
             8 * size_of::<NodeProto>() + size_of::<GraphProto>()
@@ -368,22 +311,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_empty_nodes_is_refused() {
-        let graph = GraphProto {
-            node: vec![NodeProto::default(); 100_000],
-            ..Default::default()
-        };
-        let bytes = ModelProto {
-            graph: Some(graph),
-            ..Default::default()
-        }
-        .encode_to_vec();
-        let error = scan_model(&bytes).unwrap_err();
+    fn a_file_of_empty_nodes_is_rejected() {
+        let error = scan(empty_nodes(100_000)).unwrap_err();
         assert!(error.contains("bytes of memory"), "{error}");
     }
 
     #[test]
-    fn deep_nesting_is_refused() {
+    fn deep_nesting_is_rejected() {
         let mut graph = GraphProto::default();
         for _ in 0..20 {
             let attribute = AttributeProto {
@@ -399,12 +333,7 @@ mod tests {
                 ..Default::default()
             };
         }
-        let bytes = ModelProto {
-            graph: Some(graph),
-            ..Default::default()
-        }
-        .encode_to_vec();
-        let error = scan_model(&bytes).unwrap_err();
+        let error = scan(graph).unwrap_err();
         assert!(error.contains("deep"), "{error}");
     }
 

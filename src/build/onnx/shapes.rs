@@ -1,8 +1,8 @@
-//! Shapes of all values of a graph, for one fixed size of its inputs.
+//! Infers the shapes of all values of a graph for fixed input sizes.
 //!
-//! Operators that are not known here leave their outputs without a shape; that is no error until
-//! somebody needs it. Small integer constants are followed on the way (see `values`), since exporters
-//! compute the arguments of Expand, Tile and Reshape from shapes.
+//! The outputs of an unknown operator have no shape, which is an error only if something needs it.
+//! Exporters compute the arguments of Expand, Tile and Reshape from shapes, so inference also evaluates
+//! small integer values (see `values`).
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use super::values::{self, Ints};
 use super::window::Window;
 use crate::build::{BuildError, Result};
 
-/// Most axes of a value; longer shapes occur in broken files only.
+/// Largest rank of a value; only broken files exceed it.
 const MAX_RANK: usize = 16;
 
 /// Shapes of values by name; see [`Shapes::infer`].
@@ -22,22 +22,21 @@ pub struct Shapes {
     ints: HashMap<String, Vec<i64>>,
 }
 
-/// Input dimensions to use where the file has none, or other ones.
+/// Input dimensions by name, which take precedence over the file's.
 pub type InputDims<'a> = &'a [(&'a str, &'a [usize])];
 
 impl Shapes {
-    /// Follows the graph from its inputs, whose shapes are those of `inputs` or else the file's. An
-    /// input with axes of unknown length has no shape.
+    /// Infers shapes from the graph's inputs, whose own shapes come from `inputs` or else from the file.
+    /// An input with an axis of unknown length has no shape.
     ///
     /// # Errors
-    /// [`BuildError::Node`] for a node whose attributes or inputs
-    /// contradict each other.
+    /// [`BuildError::Node`] for a node whose attributes and inputs contradict each other.
     pub fn infer(graph: &Graph, inputs: InputDims<'_>) -> Result<Self> {
         let mut shapes = Self::default();
         for input in graph.inputs()? {
-            let given = inputs.iter().find(|(name, _)| *name == input.name);
+            let fixed = inputs.iter().find(|(name, _)| *name == input.name);
             let known = || input.dims.clone()?.into_iter().collect::<Option<Vec<_>>>();
-            if let Some(dims) = given.map(|(_, d)| d.to_vec()).or_else(known) {
+            if let Some(dims) = fixed.map(|(_, d)| d.to_vec()).or_else(known) {
                 shapes.insert(graph, &input.name, dims)?;
             }
         }
@@ -72,7 +71,10 @@ impl Shapes {
 
     fn insert(&mut self, graph: &Graph, value: &str, dims: Vec<usize>) -> Result<()> {
         if dims.len() > MAX_RANK {
-            let what = format!("\"{value}\" has {} axes, at most {MAX_RANK}", dims.len());
+            let what = format!(
+                "\"{value}\" has {} axes, more than the supported {MAX_RANK}",
+                dims.len()
+            );
             return Err(BuildError::graph(graph.path(), what));
         }
         self.dims.insert(value.to_owned(), dims);
@@ -84,17 +86,16 @@ impl Shapes {
         self.dims.get(value).map(Vec::as_slice)
     }
 
-    /// The elements of a small integer value that does not depend on the input's content.
+    /// The elements of a small integer value that does not depend on the input's data.
     pub fn ints(&self, value: &str) -> Option<&[i64]> {
         self.ints.get(value).map(Vec::as_slice)
     }
 
-    /// The axes that a node works on: its attribute `axes`, or from operator set 13 or 18 on its
-    /// second input. Counted from 0, `rank` long at most; `None` where it names none.
+    /// The axes that a node works on, from its attribute `axes`, or from its second input since operator
+    /// set 13 or 18. They are counted from 0 and below `rank`; `None` if the node names none.
     ///
     /// # Errors
-    /// [`BuildError::Node`] for axes that `rank` does not have, or
-    /// that are not constant.
+    /// [`BuildError::Node`] for an axis out of range, or axes that are not constant.
     pub fn axes(&self, node: Node<'_>, rank: usize) -> Result<Option<Vec<usize>>> {
         let axes = match (node.ints("axes")?, node.input(1)) {
             (Some(axes), _) => axes,
@@ -196,7 +197,7 @@ impl Shapes {
             let same = |(i, (a, b)): (usize, (&usize, &usize))| i == axis || a == b;
             if sum.len() != x.len() || !sum.iter().zip(x).enumerate().all(same) {
                 return Err(node.error(format!(
-                    "its inputs have shapes {sum:?} and {x:?}, which differ beside axis {axis}"
+                    "its inputs have shapes {sum:?} and {x:?}, which differ outside of axis {axis}"
                 )));
             }
             if let (Some(total), Some(more)) = (sum.get_mut(axis), x.get(axis)) {
@@ -222,25 +223,27 @@ impl Shapes {
             return Err(node.error(format!("its weight has shape {weight:?}, expected 4 axes")));
         };
         if kh == 0 || kw == 0 {
-            return Err(node.error(format!("its weight has shape {weight:?}")));
+            return Err(node.error(format!("its weight has the empty shape {weight:?}")));
         }
         let window = Window::new(node, [h, w], Some([kh, kw]))?;
         let transposed = node.op() == "ConvTranspose";
-        let (needed, made) = match transposed {
-            true => (o, i.saturating_mul(window.groups)),
-            false => (i.saturating_mul(window.groups), o),
+        let (inputs, outputs) = if transposed {
+            (o, i.saturating_mul(window.groups))
+        } else {
+            (i.saturating_mul(window.groups), o)
         };
-        if needed != channels || made % window.groups != 0 {
+        if inputs != channels || outputs % window.groups != 0 {
             return Err(node.error(format!(
-                "its weight has shape {weight:?} with {} groups, its input {channels} channels",
+                "its weight has shape {weight:?} and {} groups, but its input has {channels} channels",
                 window.groups
             )));
         }
-        let [h, w] = match transposed {
-            true => window.output_transposed(node, [h, w])?,
-            false => window.output(node, [h, w])?,
+        let [h, w] = if transposed {
+            window.output_transposed(node, [h, w])?
+        } else {
+            window.output(node, [h, w])?
         };
-        Ok(Some(vec![batch, made, h, w]))
+        Ok(Some(vec![batch, outputs, h, w]))
     }
 
     fn reduce(&self, node: Node<'_>, x: &[usize]) -> Result<Option<Vec<usize>>> {
@@ -249,17 +252,17 @@ impl Shapes {
             Some(axes) if !axes.is_empty() => axes,
             _ => (0..x.len()).collect(),
         };
-        let dims = x
-            .iter()
-            .enumerate()
-            .filter_map(|(i, &n)| match axes.contains(&i) {
-                true => keep.then_some(1),
-                false => Some(n),
-            });
+        let dims = x.iter().enumerate().filter_map(|(i, &n)| {
+            if axes.contains(&i) {
+                keep.then_some(1)
+            } else {
+                Some(n)
+            }
+        });
         Ok(Some(dims.collect()))
     }
 
-    /// Operators that keep or repeat elements and only change where they stand.
+    /// The output of an operator that moves, repeats or drops elements.
     fn reshaping(&self, node: Node<'_>, x: &[usize]) -> Result<Option<Vec<usize>>> {
         let argument = node.input(1).and_then(|name| self.ints(name));
         match node.op() {
@@ -269,7 +272,9 @@ impl Shapes {
                     None => (0..x.len()).filter(|&i| x.get(i) == Some(&1)).collect(),
                 };
                 if let Some(bad) = axes.iter().find(|&&a| x.get(a) != Some(&1)) {
-                    return Err(node.error(format!("axis {bad} of {x:?} is not 1")));
+                    return Err(
+                        node.error(format!("axis {bad} of shape {x:?} does not have length 1"))
+                    );
                 }
                 let kept = x.iter().enumerate().filter(|(i, _)| !axes.contains(i));
                 Ok(Some(kept.map(|(_, &n)| n).collect()))
@@ -281,17 +286,22 @@ impl Shapes {
                 };
                 let rank = x.len().saturating_add(count);
                 if rank > MAX_RANK {
-                    return Err(node.error(format!("it makes {rank} axes, at most {MAX_RANK}")));
+                    return Err(node.error(format!(
+                        "its output has {rank} axes, more than the supported {MAX_RANK}"
+                    )));
                 }
                 let axes = self.axes(node, rank)?.unwrap_or_default();
                 let mut rest = x.iter().copied();
-                let dims = (0..rank).map(|i| match axes.contains(&i) {
-                    true => Some(1),
-                    false => rest.next(),
+                let dims = (0..rank).map(|i| {
+                    if axes.contains(&i) {
+                        Some(1)
+                    } else {
+                        rest.next()
+                    }
                 });
                 let dims: Option<Vec<usize>> = dims.collect();
                 dims.map(Some)
-                    .ok_or_else(|| node.error("its axes name one twice"))
+                    .ok_or_else(|| node.error("its axes contain a duplicate"))
             }
             "Flatten" => {
                 let axis = node.int("axis", 1)?;
@@ -310,25 +320,25 @@ impl Shapes {
                 };
                 let repeats = lengths(node, repeats)?;
                 if repeats.len() != x.len() {
-                    let what = format!("it repeats {repeats:?} of an input of shape {x:?}");
+                    let what = format!("its repeats are {repeats:?}, its input has shape {x:?}");
                     return Err(node.error(what));
                 }
                 let dims = x.iter().zip(&repeats).map(|(&n, &r)| n.checked_mul(r));
                 let dims: Option<Vec<usize>> = dims.collect();
                 dims.map(Some)
-                    .ok_or_else(|| node.error("its result is too large"))
+                    .ok_or_else(|| node.error("its output is too large"))
             }
             "Pad" => {
                 let pads = match node.ints("pads")? {
                     Some(pads) => Some(pads),
                     None => argument,
                 };
-                // With the input `axes` (operator set 18) the shape is left open.
+                // The input `axes` of operator set 18 is not supported: the shape stays unknown.
                 let (Some(pads), None) = (pads, node.input(3)) else {
                     return Ok(None);
                 };
                 if pads.len() != 2 * x.len() {
-                    let what = format!("pads are {pads:?}, its input has shape {x:?}");
+                    let what = format!("its pads are {pads:?}, its input has shape {x:?}");
                     return Err(node.error(what));
                 }
                 let (begin, end) = pads.split_at(x.len());
@@ -338,9 +348,9 @@ impl Shapes {
                 });
                 let dims: Option<Vec<usize>> = dims.collect();
                 dims.map(Some)
-                    .ok_or_else(|| node.error(format!("pads {pads:?} are impossible")))
+                    .ok_or_else(|| node.error(format!("its pads {pads:?} are invalid")))
             }
-            // Only slices of shapes matter here, and those have one axis.
+            // Only slices of shapes matter, and those have one axis.
             "Slice" if x.len() == 1 => {
                 let ints = |i: usize| node.input(i).and_then(|name| self.ints(name));
                 let len = x.first().copied().unwrap_or(0);
@@ -356,12 +366,13 @@ pub(crate) fn text(dims: Option<&[usize]>) -> String {
     dims.map_or("unknown".to_owned(), |dims| format!("{dims:?}"))
 }
 
-/// An axis counted from 0.
+/// Converts an axis, which counts from the end if it is negative, to one that counts from 0.
 pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
     let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
-    let positive = match axis < 0 {
-        true => axis.checked_add(rank_i),
-        false => Some(axis),
+    let positive = if axis < 0 {
+        axis.checked_add(rank_i)
+    } else {
+        Some(axis)
     };
     let found = positive.and_then(|a| usize::try_from(a).ok());
     found
@@ -369,10 +380,10 @@ pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
         .ok_or_else(|| node.error(format!("axis {axis} of a tensor with {rank} axes")))
 }
 
-/// The permutation of a Transpose; the reverse order where it names none.
+/// The permutation of a Transpose; reverses the axes if the node has none.
 ///
 /// # Errors
-/// [`BuildError::Node`] if it is no permutation of `rank` axes.
+/// [`BuildError::Node`] if it is not a permutation of `rank` axes.
 pub fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
     let Some(perm) = node.ints("perm")? else {
         return Ok((0..rank).rev().collect());
@@ -382,9 +393,10 @@ pub fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
         .map(|&a| usize::try_from(a).unwrap_or(rank))
         .collect();
     let complete = found.len() == rank && (0..rank).all(|a| found.contains(&a));
-    match complete {
-        true => Ok(found),
-        false => Err(node.error(format!("perm is {perm:?}, its input has {rank} axes"))),
+    if complete {
+        Ok(found)
+    } else {
+        Err(node.error(format!("perm is {perm:?}, but its input has {rank} axes")))
     }
 }
 
@@ -396,10 +408,10 @@ fn product(node: Node<'_>, dims: &[usize]) -> Result<usize> {
 fn lengths(node: Node<'_>, dims: &[i64]) -> Result<Vec<usize>> {
     let all = dims.iter().map(|&n| usize::try_from(n).ok());
     let all: Option<Vec<usize>> = all.collect();
-    all.ok_or_else(|| node.error(format!("impossible lengths {dims:?}")))
+    all.ok_or_else(|| node.error(format!("invalid lengths {dims:?}")))
 }
 
-/// NumPy's rule: axes from the right, equal or 1.
+/// Broadcasts two shapes by NumPy's rule: aligned at the last axis, lengths equal or 1.
 fn broadcast(node: Node<'_>, x: &[usize], y: &[usize]) -> Result<Vec<usize>> {
     let rank = x.len().max(y.len());
     let at = |dims: &[usize], i: usize| {
@@ -412,7 +424,7 @@ fn broadcast(node: Node<'_>, x: &[usize], y: &[usize]) -> Result<Vec<usize>> {
         .map(|i| match (at(x, i), at(y, i)) {
             (a, b) if a == b || b == 1 => Ok(a),
             (1, b) => Ok(b),
-            _ => Err(node.error(format!("shapes {x:?} and {y:?} do not fit"))),
+            _ => Err(node.error(format!("cannot broadcast shapes {x:?} and {y:?}"))),
         })
         .collect()
 }
@@ -444,9 +456,10 @@ fn gemm(node: Node<'_>, x: &[usize], y: &[usize]) -> Result<Vec<usize>> {
     } else {
         (d, c)
     };
-    match k == k2 {
-        true => Ok(vec![m, n]),
-        false => Err(node.error(format!("cannot multiply shapes {x:?} and {y:?}"))),
+    if k == k2 {
+        Ok(vec![m, n])
+    } else {
+        Err(node.error(format!("cannot multiply shapes {x:?} and {y:?}")))
     }
 }
 
@@ -466,7 +479,7 @@ fn depth_to_space(node: Node<'_>, x: &[usize]) -> Result<Vec<usize>> {
     }
 }
 
-/// `to` with its 0 (keep) and −1 (the rest) resolved.
+/// The shape `to`, with 0 (keep the length) and −1 (infer the length) resolved.
 fn reshape(node: Node<'_>, x: &[usize], to: &[i64]) -> Result<Vec<usize>> {
     let bad = || node.error(format!("cannot reshape {x:?} to {to:?}"));
     let keep_zero = node.int("allowzero", 0)? == 0;
@@ -486,9 +499,10 @@ fn reshape(node: Node<'_>, x: &[usize], to: &[i64]) -> Result<Vec<usize>> {
     if let Some(slot) = rest.and_then(|i| dims.get_mut(i)) {
         *slot = have.checked_div(want).ok_or_else(bad)?;
     }
-    match product(node, &dims)? == have {
-        true => Ok(dims),
-        false => Err(bad()),
+    if product(node, &dims)? == have {
+        Ok(dims)
+    } else {
+        Err(bad())
     }
 }
 

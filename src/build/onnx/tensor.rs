@@ -1,17 +1,19 @@
-//! Constant tensors as vectors of numbers.
+//! Constant tensors as vectors and arrays.
 //!
-//! ONNX stores a tensor either as little-endian bytes (`raw_data`) or in a field by element type.
-//! Both are read; the number of elements is checked against the dimensions before anything is
-//! allocated. Tensors in external files are refused, since one file must say everything.
+//! ONNX stores a tensor either as little-endian bytes (`raw_data`) or in a field for its element
+//! type. This module reads both and checks the number of elements against the dimensions before it
+//! allocates anything. It rejects tensors in external files: a network must be one file.
 
 use std::path::Path;
 
+use half::{bf16, f16};
+use ndarray::{ArrayD, ArrayRef, Dimension};
 use prost::bytes::Bytes;
 
 use super::proto::TensorProto;
 use crate::build::{BuildError, Result};
 
-/// Element types by ONNX's numbers (`TensorProto.DataType`), those that occur in this family.
+/// ONNX's numbers for the element types that CenterPoint networks use (`TensorProto.DataType`).
 pub mod element {
     /// 32-bit float.
     pub const FLOAT: i32 = 1;
@@ -23,16 +25,16 @@ pub mod element {
     pub const INT32: i32 = 6;
     /// 64-bit signed integer.
     pub const INT64: i32 = 7;
-    /// Truth value, one byte.
+    /// Boolean, one byte.
     pub const BOOL: i32 = 9;
     /// IEEE 16-bit float.
     pub const FLOAT16: i32 = 10;
     /// 64-bit float.
     pub const DOUBLE: i32 = 11;
-    /// Upper half of a 32-bit float.
+    /// Brain float: the upper 16 bits of a 32-bit float.
     pub const BFLOAT16: i32 = 16;
 
-    /// Whether elements of type `to` can hold every value of type `from`.
+    /// Whether type `to` can represent every value of type `from`.
     pub fn holds(from: i32, to: i32) -> bool {
         let held_by: &[i32] = match from {
             FLOAT16 | BFLOAT16 => &[FLOAT, DOUBLE],
@@ -43,7 +45,7 @@ pub mod element {
         from == to || held_by.contains(&to)
     }
 
-    /// ONNX's name of an element type, for messages.
+    /// ONNX's name for an element type, for messages.
     pub fn name(element: i32) -> String {
         match element {
             FLOAT => "FLOAT".to_owned(),
@@ -64,25 +66,25 @@ pub mod element {
 /// A dense tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor<T> {
-    /// Length of each axis; none for a scalar.
+    /// Length of each axis; empty for a scalar.
     pub dims: Vec<usize>,
-    /// The elements; as many as the product of `dims`.
+    /// The elements; their number is the product of `dims`.
     pub data: Vec<T>,
 }
 
-/// The dimensions of a tensor and the number of its elements.
+/// The dimensions of a tensor and its number of elements.
 ///
 /// # Errors
-/// [`BuildError::Tensor`] if a dimension is negative or the product does not fit.
+/// [`BuildError::Tensor`] if a dimension is negative or the product overflows.
 pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     let bad = || {
         fail(
             path,
             tensor,
-            format!("impossible dimensions {:?}", tensor.dims),
+            format!("invalid dimensions {:?}", tensor.dims),
         )
     };
-    // The product of all lengths but zeros: that of any part of them fits, too.
+    // Zeros are left out of the product, so the product of any subset of the axes fits, too.
     let mut count = 1_usize;
     let mut dims = Vec::with_capacity(tensor.dims.len());
     for &dim in &tensor.dims {
@@ -94,11 +96,11 @@ pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     Ok((dims, count))
 }
 
-/// A tensor of floats of any width, as f32.
+/// Reads a tensor of floats of any width as f32.
 ///
 /// # Errors
-/// [`BuildError::Tensor`] if it has another element type, lies in another file, or if its data and
-/// its dimensions disagree.
+/// [`BuildError::Tensor`] if the elements are not floats, lie in another file, or do not match the
+/// dimensions.
 pub fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
     let bits = |v: &i32| u16::try_from(*v).unwrap_or(0);
     let source = Source::new(path, tensor)?;
@@ -111,20 +113,20 @@ pub fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
         )?,
         element::FLOAT16 => source.read(
             &tensor.int32_data,
-            |v| half_to_f32(bits(v)),
-            |b| half_to_f32(u16::from_le_bytes(b)),
+            |v| f16::from_bits(bits(v)).to_f32(),
+            |b| f16::from_le_bytes(b).to_f32(),
         )?,
         element::BFLOAT16 => source.read(
             &tensor.int32_data,
-            |v| bfloat_to_f32(bits(v)),
-            |b| bfloat_to_f32(u16::from_le_bytes(b)),
+            |v| bf16::from_bits(bits(v)).to_f32(),
+            |b| bf16::from_le_bytes(b).to_f32(),
         )?,
         other => {
             let found = element::name(other);
             return Err(fail(
                 path,
                 tensor,
-                format!("has elements of {found}, expected floats"),
+                format!("has element type {found}, expected floats"),
             ));
         }
     };
@@ -134,7 +136,16 @@ pub fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
     })
 }
 
-/// A tensor of integers or truth values, as i64.
+/// Reads a tensor of floats as an f32 array.
+///
+/// # Errors
+/// As [`floats`].
+pub(crate) fn array(path: &Path, tensor: &TensorProto) -> Result<ArrayD<f32>> {
+    let Tensor { dims, data } = floats(path, tensor)?;
+    ArrayD::from_shape_vec(dims, data).map_err(|e| fail(path, tensor, e.to_string()))
+}
+
+/// Reads a tensor of integers or booleans as i64.
 ///
 /// # Errors
 /// As [`floats`].
@@ -155,7 +166,7 @@ pub fn integers(path: &Path, tensor: &TensorProto) -> Result<Tensor<i64>> {
             return Err(fail(
                 path,
                 tensor,
-                format!("has elements of {found}, expected integers"),
+                format!("has element type {found}, expected integers"),
             ));
         }
     };
@@ -165,28 +176,34 @@ pub fn integers(path: &Path, tensor: &TensorProto) -> Result<Tensor<i64>> {
     })
 }
 
-/// A FLOAT tensor for a file. `data` must have as many elements as the product of `dims`.
+/// A FLOAT tensor with the shape and elements of `array`.
+pub(crate) fn from_array<D: Dimension>(name: &str, array: &ArrayRef<f32, D>) -> TensorProto {
+    let bytes: Vec<u8> = array.iter().flat_map(|v| v.to_le_bytes()).collect();
+    raw(name, array.shape(), element::FLOAT, bytes)
+}
+
+/// A FLOAT tensor. The number of elements in `data` must be the product of `dims`.
 pub fn from_floats(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
     let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
     raw(name, dims, element::FLOAT, bytes)
 }
 
-/// An INT64 tensor for a file. `data` must have as many elements as the product of `dims`.
+/// An INT64 tensor. The number of elements in `data` must be the product of `dims`.
 pub fn from_integers(name: &str, dims: &[usize], data: &[i64]) -> TensorProto {
     let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
     raw(name, dims, element::INT64, bytes)
 }
 
-/// An INT8 tensor for a file. `data` must have as many elements as the product of `dims`.
+/// An INT8 tensor. The number of elements in `data` must be the product of `dims`.
 pub fn from_codes(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
     let bytes: Vec<u8> = data.iter().map(|v| v.cast_unsigned()).collect();
     raw(name, dims, element::INT8, bytes)
 }
 
-/// A FLOAT16 tensor for a file, each element rounded (half to even). `data` must have as many elements
-/// as the product of `dims`.
+/// A FLOAT16 tensor, each element rounded half to even. The number of elements in `data` must be the
+/// product of `dims`.
 pub fn from_halves(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
-    let bytes = data.iter().flat_map(|&v| f32_to_half(v).to_le_bytes());
+    let bytes = data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes());
     raw(name, dims, element::FLOAT16, bytes.collect())
 }
 
@@ -200,7 +217,7 @@ fn raw(name: &str, dims: &[usize], element: i32, bytes: Vec<u8>) -> TensorProto 
     }
 }
 
-/// A tensor whose bytes are in this file, and the number of its elements.
+/// A tensor whose data lies in this file, with its checked dimensions.
 struct Source<'a> {
     path: &'a Path,
     tensor: &'a TensorProto,
@@ -215,13 +232,17 @@ impl<'a> Source<'a> {
             return Err(fail(
                 path,
                 tensor,
-                "its data lies in another file; save the network as one file (onnx.save with \
+                "its data is in another file; save the network as one file (onnx.save with \
                  save_as_external_data=False)"
                     .to_owned(),
             ));
         }
         if tensor.segment.is_some() {
-            return Err(fail(path, tensor, "it is stored in segments".to_owned()));
+            return Err(fail(
+                path,
+                tensor,
+                "stored in segments, which is not supported".to_owned(),
+            ));
         }
         let (dims, count) = dims(path, tensor)?;
         Ok(Self {
@@ -233,7 +254,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// The elements, from `typed` or from the bytes, whichever the tensor has.
+    /// Reads the elements from `typed` or from the raw bytes, whichever the tensor has.
     fn read<T, U, const N: usize>(
         &self,
         typed: &[T],
@@ -278,40 +299,6 @@ fn fail(path: &Path, tensor: &TensorProto, what: String) -> BuildError {
     }
 }
 
-/// IEEE 754 binary32 to binary16, rounded half to even; too large ones become infinite.
-pub(crate) fn f32_to_half(value: f32) -> u16 {
-    let sign = ((value.to_bits() >> 16) & 0x8000) as u16;
-    let magnitude = value.abs();
-    if magnitude.is_nan() {
-        return sign | 0x7e00;
-    }
-    // From here on the next half is 2^16, which does not exist.
-    if magnitude >= 65520.0 {
-        return sign | 0x7c00;
-    }
-    // Halves of one binade are multiples of its unit; below 2^-14 the unit is 2^-24 throughout.
-    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-14);
-    let units = (magnitude / 2.0_f32.powi(exponent - 10)).round_ties_even() as u16;
-    // 1024 units are the implied bit: where rounding carries, it carries into the exponent.
-    sign | (((exponent + 14) as u16) << 10).wrapping_add(units)
-}
-
-/// IEEE 754 binary16 to binary32, exact.
-pub(crate) fn half_to_f32(bits: u16) -> f32 {
-    let sign = if bits & 0x8000 == 0 { 1.0 } else { -1.0 };
-    let fraction = f32::from(bits & 0x3ff);
-    match (bits >> 10) & 0x1f {
-        0 => sign * fraction * 2.0_f32.powi(-24),
-        31 if bits & 0x3ff == 0 => sign * f32::INFINITY,
-        31 => f32::NAN,
-        exponent => sign * (1024.0 + fraction) * 2.0_f32.powi(i32::from(exponent) - 25),
-    }
-}
-
-fn bfloat_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,23 +316,34 @@ mod tests {
         }
     }
 
+    /// What a tensor of one 16-bit element with these bits reads as.
+    fn read_16_bit(element: i32, bits: u16) -> f32 {
+        let mut tensor = tensor(element, &[1]);
+        tensor.raw_data = Some(Bytes::copy_from_slice(&bits.to_le_bytes()));
+        floats(path(), &tensor).unwrap().data[0]
+    }
+
     #[test]
-    fn halves_are_exact() {
+    fn half_precision_is_read_exactly() {
         // numpy: np.array([0x3555, 0x0001, 0x7bff, 0xc000, 0x7c00], np.uint16).view(np.float16)
         let expected = [0.333_251_95, 5.960_464_5e-8, 65504.0, -2.0, f32::INFINITY];
         for (bits, value) in [0x3555, 0x0001, 0x7bff, 0xc000, 0x7c00]
             .into_iter()
             .zip(expected)
         {
-            assert_eq!(half_to_f32(bits), value, "{bits:#x}");
+            assert_eq!(read_16_bit(element::FLOAT16, bits), value, "{bits:#x}");
         }
-        assert!(half_to_f32(0x7e00).is_nan());
-        assert_eq!(bfloat_to_f32(0x3fc0), 1.5);
+        assert!(read_16_bit(element::FLOAT16, 0x7e00).is_nan());
+        assert_eq!(read_16_bit(element::BFLOAT16, 0x3fc0), 1.5);
     }
 
     /// Expected values: `numpy.float32(v).astype(numpy.float16).view(numpy.uint16)`.
     #[test]
     fn floats_are_rounded_to_the_nearest_half() {
+        let written = |value: f32| {
+            let bytes = from_halves("w", &[1], &[value]).raw_data.unwrap();
+            u16::from_le_bytes(bytes[..].try_into().unwrap())
+        };
         for (value, bits) in [
             (0.0, 0x0000),
             (-0.0, 0x8000),
@@ -367,11 +365,11 @@ mod tests {
             (2051.0, 0x6802),
             (0.999_9, 0x3c00),
         ] {
-            assert_eq!(f32_to_half(value), bits, "{value}");
+            assert_eq!(written(value), bits, "{value}");
         }
-        assert_eq!(f32_to_half(f32::NAN), 0x7e00);
+        assert_eq!(written(f32::NAN), 0x7e00);
         for bits in (0..0x7c00).chain(0x8000..0xfc00) {
-            assert_eq!(f32_to_half(half_to_f32(bits)), bits);
+            assert_eq!(written(read_16_bit(element::FLOAT16, bits)), bits);
         }
     }
 
@@ -415,7 +413,7 @@ mod tests {
         external.data_location = Some(1);
         let wrong = from_integers("w", &[1], &[1]);
         for (tensor, needle) in [
-            (huge, "impossible dimensions"),
+            (huge, "invalid dimensions"),
             (negative, "[-1, 3]"),
             (short, "need 4 elements of FLOAT, its data has 3"),
             (odd, "need 1 elements"),

@@ -1,4 +1,4 @@
-//! Small integer values that a graph computes from shapes and constants.
+//! Evaluates the small integer values that a graph computes from shapes and constants.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use super::shapes;
 use super::tensor::{self, element};
 use crate::build::Result;
 
-/// Most elements of a value that is followed. Arguments of Reshape, Tile and the like have one per
-/// axis.
+/// Largest value that is evaluated, in elements. Arguments of Reshape, Tile and the like have one
+/// element per axis.
 const MAX_ELEMENTS: usize = 64;
 
-/// A value with its shape, and its elements if they are known.
+/// The shape of a value, and its elements if they are known.
 #[derive(Clone, Copy)]
 pub(super) struct Ints<'a> {
     pub(super) dims: &'a [usize],
     pub(super) values: Option<&'a [i64]>,
 }
 
-/// The elements of a constant if it is small and of integers or truth values.
+/// The elements of a constant, if they are few and integers or booleans.
 pub(super) fn small(path: &Path, constant: &TensorProto) -> Result<Option<Vec<i64>>> {
     let integer = matches!(
         constant.data_type(),
@@ -32,7 +32,7 @@ pub(super) fn small(path: &Path, constant: &TensorProto) -> Result<Option<Vec<i6
     Ok(Some(tensor::integers(path, constant)?.data))
 }
 
-/// The elements of what `node` makes, of shape `dims`, if they follow from `inputs`.
+/// The elements of the output of `node`, whose shape is `dims`, if they follow from `inputs`.
 pub(super) fn fold<'a>(
     graph: &Graph,
     node: Node<'_>,
@@ -61,7 +61,7 @@ pub(super) fn fold<'a>(
         "ConstantOfShape" => {
             let fill = match node.tensor("value")? {
                 Some(fill) => small(graph.path(), fill)?,
-                // The default is a float zero.
+                // The default fill is a float zero.
                 None => None,
             };
             fill.and_then(|f| f.first().map(|&v| vec![v; count]))
@@ -100,9 +100,9 @@ pub(super) fn fold<'a>(
         "Equal" => binary(|a, b| Some(i64::from(a == b))),
         "Where" => match (value(0), value(1), value(2)) {
             (Some(c), Some(a), Some(b)) => {
-                let pick = |i: usize| match pick(c, i)? {
-                    0 => pick(b, i),
-                    _ => pick(a, i),
+                let pick = |i: usize| {
+                    let from = if pick(c, i)? == 0 { b } else { a };
+                    pick(from, i)
                 };
                 (0..count).map(pick).collect()
             }
@@ -112,7 +112,7 @@ pub(super) fn fold<'a>(
     })
 }
 
-/// Element `i` of a vector, or the only one of a scalar.
+/// Element `i` of a vector, or the only element of a scalar.
 fn pick(values: &[i64], i: usize) -> Option<i64> {
     match values {
         [only] => Some(*only),
@@ -124,19 +124,26 @@ fn zip(count: usize, a: &[i64], b: &[i64], f: fn(i64, i64) -> Option<i64>) -> Op
     (0..count).map(|i| f(pick(a, i)?, pick(b, i)?)).collect()
 }
 
+/// An index into `len` elements as Python slices have it: negative ones count from the end, and ones
+/// out of range are clamped.
+fn clamp(index: i64, len: usize) -> usize {
+    let len = i64::try_from(len).unwrap_or(i64::MAX);
+    let index = if index < 0 {
+        index.saturating_add(len)
+    } else {
+        index
+    };
+    usize::try_from(index.clamp(0, len)).unwrap_or(0)
+}
+
 /// The axes that a Shape node reports (attributes `start` and `end` of operator set 15).
 pub(super) fn shape_range(node: Node<'_>, rank: usize) -> Result<(usize, usize)> {
-    let clamp = |v: i64| {
-        let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
-        let v = if v < 0 { v.saturating_add(rank_i) } else { v };
-        usize::try_from(v.clamp(0, rank_i)).unwrap_or(0)
-    };
-    let start = clamp(node.int("start", 0)?);
-    let end = clamp(node.int("end", i64::MAX)?);
+    let start = clamp(node.int("start", 0)?, rank);
+    let end = clamp(node.int("end", i64::MAX)?, rank);
     Ok((start, end.max(start)))
 }
 
-/// The elements that a Slice of a vector of `len` takes, by steps of 1; `None` if they are not known.
+/// The elements that a Slice with steps of 1 takes from a vector of `len`; `None` if they are unknown.
 pub(super) fn slice_range<'a>(
     node: Node<'_>,
     len: usize,
@@ -152,11 +159,6 @@ pub(super) fn slice_range<'a>(
     if node.input(4).is_some() && ints(4) != Some(&[1]) {
         return Ok(None);
     }
-    let len_i = i64::try_from(len).unwrap_or(i64::MAX);
-    let clamp = |v: i64| {
-        let v = if v < 0 { v.saturating_add(len_i) } else { v };
-        usize::try_from(v.clamp(0, len_i)).unwrap_or(0)
-    };
-    let (start, end) = (clamp(start), clamp(end));
+    let (start, end) = (clamp(start, len), clamp(end, len));
     Ok(Some(start..end.max(start)))
 }

@@ -1,5 +1,5 @@
-//! Sliding windows: kernel, stride, dilation and padding of Conv, ConvTranspose and MaxPool, with the
-//! operators' defaults and `auto_pad` resolved, checked, and the output's size.
+//! Sliding windows of Conv, ConvTranspose and MaxPool: kernel, stride, dilation and padding, checked and
+//! with defaults and `auto_pad` resolved, and the size of the output.
 
 use super::node::Node;
 use crate::build::Result;
@@ -11,9 +11,9 @@ pub struct Window {
     pub kernel: [usize; 2],
     /// Step in rows and columns; for ConvTranspose, output pixels per input pixel.
     pub stride: [usize; 2],
-    /// Distance of neighbouring taps in rows and columns.
+    /// Distance between neighbouring taps in rows and columns.
     pub dilation: [usize; 2],
-    /// Padding at the top, left, bottom, right, in ONNX's order; for ConvTranspose, what is cut.
+    /// Padding at the top, left, bottom and right, in ONNX's order; ConvTranspose crops by it.
     pub pad: [usize; 4],
     /// ConvTranspose: rows and columns added at the bottom and the right.
     pub output_padding: [usize; 2],
@@ -22,18 +22,18 @@ pub struct Window {
 }
 
 impl Window {
-    /// The window of `node` over a map of `size` rows and columns. `kernel` is what the weight says;
-    /// MaxPool has it as an attribute only.
+    /// The window of `node` over a map of `size` rows and columns. `kernel` is the size of the weight's
+    /// kernel; MaxPool has no weight, only an attribute.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) if an attribute has a wrong length or
-    /// value, or disagrees with the weight.
+    /// [`BuildError::Node`](crate::build::BuildError::Node) if an attribute has an invalid length or
+    /// value, or contradicts the weight.
     pub fn new(node: Node<'_>, size: [usize; 2], kernel: Option<[usize; 2]>) -> Result<Self> {
-        let given = sizes::<2>(node, "kernel_shape", 1)?;
-        let kernel = match (given, kernel) {
-            (Some(given), Some(kernel)) if given != kernel => {
+        let attribute = sizes::<2>(node, "kernel_shape", 1)?;
+        let kernel = match (attribute, kernel) {
+            (Some(attribute), Some(kernel)) if attribute != kernel => {
                 return Err(node.error(format!(
-                    "kernel_shape is {given:?}, the weight's kernel is {kernel:?}"
+                    "kernel_shape is {attribute:?}, but the weight's kernel is {kernel:?}"
                 )));
             }
             (_, Some(kernel)) | (Some(kernel), None) => kernel,
@@ -47,7 +47,7 @@ impl Window {
         }
         if node.ints("output_shape")?.is_some() {
             return Err(node.error(
-                "output_shape is not supported; export with pads and output_padding instead",
+                "output_shape is not supported; export the network with pads and output_padding",
             ));
         }
         let groups = node.int("group", 1)?;
@@ -66,7 +66,7 @@ impl Window {
         Ok(window)
     }
 
-    /// Rows and columns that a kernel reaches over.
+    /// Rows (axis 0) or columns (axis 1) that the dilated kernel covers.
     fn reach(&self, axis: usize) -> usize {
         let at = |v: &[usize; 2]| v.get(axis).copied().unwrap_or(1);
         (at(&self.kernel) - 1) * at(&self.dilation) + 1
@@ -102,7 +102,7 @@ impl Window {
         Ok(())
     }
 
-    /// Rows and columns of the result of a Conv or MaxPool over `size` rows and columns.
+    /// Rows and columns of the output of a Conv or MaxPool over `size` rows and columns.
     ///
     /// # Errors
     /// [`BuildError::Node`](crate::build::BuildError::Node) if the window is larger than the padded
@@ -114,7 +114,7 @@ impl Window {
             let reach = self.reach(axis);
             let rest = padded.checked_sub(reach).ok_or_else(|| {
                 node.error(format!(
-                    "its window of {reach} is larger than the padded map of {padded}"
+                    "its window of {reach} rows or columns is larger than the padded map of {padded}"
                 ))
             })?;
             out[axis] = rest / self.stride[axis] + 1;
@@ -122,10 +122,10 @@ impl Window {
         Ok(out)
     }
 
-    /// Rows and columns of the result of a ConvTranspose over `size` rows and columns.
+    /// Rows and columns of the output of a ConvTranspose over `size` rows and columns.
     ///
     /// # Errors
-    /// [`BuildError::Node`](crate::build::BuildError::Node) if nothing is left of it.
+    /// [`BuildError::Node`](crate::build::BuildError::Node) if its padding crops the whole output.
     pub fn output_transposed(&self, node: Node<'_>, size: [usize; 2]) -> Result<[usize; 2]> {
         let mut out = [0; 2];
         for axis in 0..2 {
@@ -138,13 +138,13 @@ impl Window {
             out[axis] = full
                 .checked_sub(cut)
                 .filter(|&n| n > 0)
-                .ok_or_else(|| node.error(format!("pads cut {cut} of {full} rows or columns")))?;
+                .ok_or_else(|| node.error(format!("pads crop {cut} of {full} rows or columns")))?;
         }
         Ok(out)
     }
 }
 
-/// An attribute of N sizes, each from `least` to 65535.
+/// Reads an attribute of N sizes, each from `least` to 65535.
 fn sizes<const N: usize>(node: Node<'_>, name: &str, least: u16) -> Result<Option<[usize; N]>> {
     let Some(values) = node.ints(name)? else {
         return Ok(None);
@@ -157,7 +157,7 @@ fn sizes<const N: usize>(node: Node<'_>, name: &str, least: u16) -> Result<Optio
     let array = checked.and_then(|v| <[usize; N]>::try_from(v).ok());
     array.map(Some).ok_or_else(|| {
         node.error(format!(
-            "{name} is {values:?}, expected {N} numbers from {least} to 65535 (maps have two axes)"
+            "{name} is {values:?}, expected {N} numbers from {least} to 65535, for two axes"
         ))
     })
 }

@@ -1,24 +1,26 @@
-//! Writes the planned pairs into a graph.
+//! Inserts the planned pairs into a graph.
 
 use std::collections::{HashMap, HashSet};
 
-use super::placement::Plan;
-use super::{Kind, Quantizer};
-use crate::build::calibrate::{MAX_CODE, scale};
-use crate::build::onnx::proto::{NodeProto, TensorProto};
-use crate::build::onnx::tensor::{self, Tensor};
-use crate::build::onnx::{Graph, Node, make};
-use crate::build::{BuildError, Result};
+use ndarray::{ArrayD, Axis, Zip};
 
-/// Inserts the pairs of `plan`; `activations` are its maps with their ranges. Gives all quantisers.
+use super::placement::PairPlan;
+use super::{Quantizer, QuantizerKind};
+use crate::build::calibrate::scale;
+use crate::build::onnx::proto::{NodeProto, TensorProto};
+use crate::build::onnx::{Graph, Node, make, tensor};
+use crate::build::{BuildError, Result};
+use crate::map::quantize;
+
+/// Inserts the pairs of `plan` and returns all quantisers; `activations` are those of the plan's maps.
 pub(super) fn insert(
     graph: &mut Graph,
-    plan: &Plan,
+    plan: &PairPlan,
     activations: Vec<Quantizer>,
 ) -> Result<Vec<Quantizer>> {
-    let mut inserter = Inserter::default();
+    let mut edits = Edits::default();
     for ((value, readers), quantizer) in plan.maps.iter().zip(&activations) {
-        inserter.map(graph, value, readers, quantizer);
+        edits.map(graph, value, readers, quantizer);
     }
     let mut quantizers = activations;
     let mut done: HashMap<(String, usize), String> = HashMap::new();
@@ -27,27 +29,28 @@ pub(super) fn insert(
             continue;
         };
         let name = node.need_input(*index)?;
-        let weight = graph.floats(name)?;
-        let weight = weight.ok_or_else(|| node.error(format!("\"{name}\" is no constant")))?;
-        let axis = channel_axis(node, *index, weight.dims.len())?;
+        let weight = graph.array(name)?;
+        let weight =
+            weight.ok_or_else(|| node.error(format!("its weight \"{name}\" is not a constant")))?;
+        let axis = channel_axis(node, *index, weight.ndim())?;
         let key = (name.to_owned(), axis);
         if !done.contains_key(&key) {
             let same = plan.weights.iter().filter(|(other, i)| {
                 let other = graph.producer(&other.output);
                 other.is_some_and(|n| {
                     n.input(*i) == Some(name)
-                        && channel_axis(n, *i, weight.dims.len()).is_ok_and(|a| a == axis)
+                        && channel_axis(n, *i, weight.ndim()).is_ok_and(|a| a == axis)
                 })
             });
             let readers: Vec<String> = same.map(|(l, _)| l.name.clone()).collect();
             let alone = readers.len() == graph.uses(name);
             let amax = channel_amax(graph, name, &weight, axis)?;
-            let output = inserter.weight(graph, name, &weight, axis, &amax, alone);
+            let output = edits.weight(graph, name, &weight, axis, &amax, alone);
             done.insert(key.clone(), output);
             quantizers.push(Quantizer {
                 tensor: name.to_owned(),
                 layer: Some(layer.name.clone()),
-                kind: Kind::Weight,
+                kind: QuantizerKind::Weight,
                 axis: Some(axis),
                 amax,
                 own_amax: None,
@@ -57,14 +60,14 @@ pub(super) fn insert(
         }
         if let Some(output) = done.get(&key) {
             let reader = (layer.output.clone(), *index);
-            inserter.reads.insert(reader, output.clone());
+            edits.reads.insert(reader, output.clone());
         }
     }
-    inserter.apply(graph)?;
+    edits.apply(graph)?;
     Ok(quantizers)
 }
 
-/// The axis of a weight that its layer's output channels are on.
+/// The axis of a weight that holds its layer's output channels.
 fn channel_axis(node: Node<'_>, index: usize, rank: usize) -> Result<usize> {
     let needed = if node.op() == "MatMul" { 1 } else { 2 };
     if rank < needed {
@@ -83,51 +86,40 @@ fn channel_axis(node: Node<'_>, index: usize, rank: usize) -> Result<usize> {
 }
 
 /// The largest magnitude of each channel on `axis`.
-fn channel_amax(graph: &Graph, name: &str, weight: &Tensor<f32>, axis: usize) -> Result<Vec<f32>> {
-    let mut amax = vec![0.0_f32; weight.dims.get(axis).copied().unwrap_or(0)];
-    let channel = channel_of(weight, axis);
-    for (i, value) in weight.data.iter().enumerate() {
-        let c = channel(i);
-        if !value.is_finite() {
+fn channel_amax(graph: &Graph, name: &str, weight: &ArrayD<f32>, axis: usize) -> Result<Vec<f32>> {
+    let mut amax = Vec::new();
+    for (c, channel) in weight.axis_iter(Axis(axis)).enumerate() {
+        if let Some(value) = channel.iter().find(|v| !v.is_finite()) {
             return Err(BuildError::Tensor {
                 path: graph.path().to_path_buf(),
                 tensor: name.to_owned(),
                 what: format!("channel {c} has the value {value}, which has no range"),
             });
         }
-        if let Some(largest) = amax.get_mut(c) {
-            *largest = largest.max(value.abs());
-        }
+        amax.push(channel.iter().fold(0.0_f32, |amax, v| amax.max(v.abs())));
     }
     Ok(amax)
 }
 
-/// The channel on `axis` of each element by its position.
-fn channel_of(weight: &Tensor<f32>, axis: usize) -> impl Fn(usize) -> usize + use<> {
-    let inner: usize = weight.dims.iter().skip(axis + 1).product();
-    let channels = weight.dims.get(axis).copied().unwrap_or(1);
-    move |i| i / inner % channels
-}
-
-/// The changes to a graph.
+/// The edits to a graph.
 #[derive(Default)]
-struct Inserter {
-    /// New nodes by the value that they come behind.
-    behind: HashMap<String, Vec<NodeProto>>,
+struct Edits {
+    /// New nodes by the value that they follow.
+    after: HashMap<String, Vec<NodeProto>>,
     /// New nodes that come first.
     first: Vec<NodeProto>,
     /// New initializers.
     tensors: Vec<TensorProto>,
-    /// Initializers that a node of the same name takes the place of.
-    gone: HashSet<String>,
-    /// What an input (the node's first output, and the index) reads now.
+    /// Initializers that a DequantizeLinear with an output of the same name replaces.
+    removed: HashSet<String>,
+    /// New names of inputs, by the node's first output and the index of the input.
     reads: HashMap<(String, usize), String>,
-    /// Names that were given.
+    /// Names that are already assigned.
     names: HashSet<String>,
 }
 
-impl Inserter {
-    /// A name that no value has.
+impl Edits {
+    /// An unused value name.
     fn name(&mut self, graph: &Graph, base: &str, suffix: &str) -> String {
         let mut wanted = format!("{base}{suffix}");
         loop {
@@ -139,7 +131,7 @@ impl Inserter {
         }
     }
 
-    /// The pair of a map.
+    /// Plans the pair of a map.
     fn map(
         &mut self,
         graph: &Graph,
@@ -164,11 +156,7 @@ impl Inserter {
             make::node(op, &name, &[from, &scale_name, &zero], to)
         });
         match graph.producer(value) {
-            Some(_) => self
-                .behind
-                .entry(value.to_owned())
-                .or_default()
-                .extend(pair),
+            Some(_) => self.after.entry(value.to_owned()).or_default().extend(pair),
             None => self.first.extend(pair),
         }
         for reader in readers {
@@ -176,36 +164,38 @@ impl Inserter {
         }
     }
 
-    /// The codes of a weight with their DequantizeLinear, whose output's name is given. `alone`: all
-    /// that use the weight read it so.
+    /// Plans the codes of a weight with their DequantizeLinear, and returns the name of its output.
+    /// `alone` says that all users of the weight read it this way.
     fn weight(
         &mut self,
         graph: &Graph,
         name: &str,
-        weight: &Tensor<f32>,
+        weight: &ArrayD<f32>,
         axis: usize,
         amax: &[f32],
         alone: bool,
     ) -> String {
         let scales: Vec<f32> = amax.iter().map(|&a| scale(a)).collect();
-        let channel = channel_of(weight, axis);
-        let code = |(i, value): (usize, &f32)| {
-            let scale = scales.get(channel(i)).copied().unwrap_or(1.0);
-            let code = (value / scale).round_ties_even();
-            code.clamp(-MAX_CODE, MAX_CODE) as i8
-        };
-        let codes: Vec<i8> = weight.data.iter().enumerate().map(code).collect();
+        let mut codes = ArrayD::<i8>::zeros(weight.raw_dim());
+        let channels = codes
+            .axis_iter_mut(Axis(axis))
+            .zip(weight.axis_iter(Axis(axis)));
+        for ((codes, values), &scale) in channels.zip(&scales) {
+            Zip::from(codes)
+                .and(values)
+                .for_each(|code, &value| *code = quantize(value, scale));
+        }
+        let (codes, _) = codes.into_raw_vec_and_offset();
         let [scale_name, zero, codes_name] =
             ["_scale", "_zero_point", "_quantized"].map(|suffix| self.name(graph, name, suffix));
-        let output = match alone && graph.initializer(name).is_some() {
-            true => {
-                self.gone.insert(name.to_owned());
-                name.to_owned()
-            }
-            false => self.name(graph, name, "_dequantized"),
+        let output = if alone && graph.initializer(name).is_some() {
+            self.removed.insert(name.to_owned());
+            name.to_owned()
+        } else {
+            self.name(graph, name, "_dequantized")
         };
         self.tensors.extend([
-            tensor::from_codes(&codes_name, &weight.dims, &codes),
+            tensor::from_codes(&codes_name, weight.shape(), &codes),
             tensor::from_floats(&scale_name, &[scales.len()], &scales),
             tensor::from_codes(&zero, &[scales.len()], &vec![0; scales.len()]),
         ]);
@@ -228,18 +218,18 @@ impl Inserter {
                         input.clone_from(name);
                     }
                 }
-                let made = node.output.clone();
+                let outputs = node.output.clone();
                 proto.node.push(node);
-                for value in made {
+                for value in outputs {
                     proto
                         .node
-                        .extend(self.behind.remove(&value).unwrap_or_default());
+                        .extend(self.after.remove(&value).unwrap_or_default());
                 }
             }
-            let gone = |name: &str| self.gone.contains(name);
-            proto.initializer.retain(|t| !gone(t.name()));
-            // Initializers may be declared as inputs, too.
-            proto.input.retain(|v| !gone(v.name()));
+            let removed = |name: &str| self.removed.contains(name);
+            proto.initializer.retain(|t| !removed(t.name()));
+            // A graph input may declare the initializer, too.
+            proto.input.retain(|v| !removed(v.name()));
             proto.initializer.extend(self.tensors);
         })?;
         graph.prune()

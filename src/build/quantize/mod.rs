@@ -1,20 +1,20 @@
 //! Explicit INT8: QuantizeLinear/DequantizeLinear pairs (Q/DQ) in an ONNX graph.
 //!
 //! A pair rounds a tensor to signed 8-bit codes and back: `code = clamp(rint(x / scale))`,
-//! `x' = code · scale`, zero point 0, half to even. Engines that find pairs on all inputs of a
-//! convolution run it in integers. Where pairs go is decided in `placement.rs`; their scales come
-//! from calibration: `scale = amax / 127`.
+//! `x' = code · scale`, with zero point 0 and ties to even. An engine runs a convolution in integers if
+//! all of its inputs come from pairs. `placement.rs` decides where pairs go. Their scales come from
+//! calibration: `scale = amax / 127`.
 //!
 //! ```text
 //!  x ─ QuantizeLinear ─ DequantizeLinear ─┐           x: per tensor, one pair for all its readers
 //!  w (INT8 initializer) DequantizeLinear ─┴ Conv      w: per output channel
 //! ```
 //!
-//! Names: `<tensor>_scale`, `<tensor>_zero_point`, `<tensor>_quantized`, `<tensor>_dequantized`; a weight
-//! that only quantised layers read keeps its own name behind its DequantizeLinear, so that layers keep
-//! theirs. The result has at least operator set 13, in which scales per channel exist.
+//! New names are `<tensor>_scale`, `<tensor>_zero_point`, `<tensor>_quantized` and
+//! `<tensor>_dequantized`. A weight that only quantised layers read keeps its name after its
+//! DequantizeLinear, so layers keep their names, too. The result uses operator set 13 or later, which
+//! has scales per channel.
 
-mod glob;
 mod insert;
 mod placement;
 mod read;
@@ -23,23 +23,23 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use placement::{Layer, Placement, layer_name, layers};
+pub use placement::{Placement, QuantizableLayer, layer_name, layers};
 pub use read::{Pairs, read};
 
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};
 
-/// Most tensors that an error names.
+/// Largest number of tensors that an error names.
 const MAX_NAMED: usize = 4;
 
 /// A quantised graph.
 #[derive(Clone, Debug)]
 pub struct Quantized {
-    /// The graph with its pairs, FP32 beside them.
+    /// The graph with its pairs; everything else is FP32.
     pub graph: Graph,
     /// The pairs: activations in order of execution, then weights.
     pub quantizers: Vec<Quantizer>,
-    /// What was asked for and had no effect.
+    /// Options that had no effect.
     pub warnings: Vec<String>,
 }
 
@@ -49,18 +49,18 @@ pub struct Quantized {
 pub struct Quantizer {
     /// The tensor's ONNX name.
     pub tensor: String,
-    /// The layer that the weight belongs to; `None` for activations.
+    /// The layer of a weight; `None` for activations.
     pub layer: Option<String>,
     /// Activation or weight.
-    pub kind: Kind,
-    /// The axis of the channels that `amax` has a value for; `None` for a tensor as a whole.
+    pub kind: QuantizerKind,
+    /// The channel axis if `amax` is per channel; `None` if it is per tensor.
     pub axis: Option<usize>,
-    /// Largest magnitude that is represented: one value, or one per channel.
+    /// Largest magnitude that codes represent: one value, or one per channel.
     pub amax: Vec<f32>,
-    /// The tensor's own calibrated amax, where it shares the scale of a tensor with a larger one.
+    /// The tensor's own calibrated amax, if it shares the scale of a tensor with a larger one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_amax: Option<f32>,
-    /// Share of the calibration's values beyond `amax`, 0 to 1; filled in by who has the calibration, see
+    /// Share of the calibration's values beyond `amax`, 0 to 1. The owner of the calibration sets it, see
     /// [`super::calibrate::Calibration::saturated`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saturated: Option<f64>,
@@ -68,39 +68,40 @@ pub struct Quantizer {
     pub readers: Vec<String>,
 }
 
-/// What a pair quantises.
+/// The kind of tensor that a pair quantises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum QuantizerKind {
     /// A value that depends on the frame.
     Activation,
     /// A constant.
     Weight,
 }
 
-/// The values of `graph` that [`quantize`] needs an amax for, in order of execution.
+/// The values of `graph` that [`insert_qdq`] needs an amax for, in order of execution.
 ///
 /// # Errors
-/// [`BuildError::Node`] for a malformed node, or a graph that is quantised already.
-pub fn points(graph: &Graph, placement: &Placement) -> Result<Vec<String>> {
+/// [`BuildError::Node`] for a malformed node or an already quantised graph.
+pub fn tensors_to_calibrate(graph: &Graph, placement: &Placement) -> Result<Vec<String>> {
     let plan = placement::plan(graph, placement)?;
     Ok(plan.maps.into_iter().map(|(value, _)| value).collect())
 }
 
-/// Inserts Q/DQ pairs into a float graph. `amax` has the calibrated range of each of [`points`]; more
-/// entries do no harm. Weights have their own ranges, the largest magnitude per output channel.
+/// Inserts Q/DQ pairs into a float graph. `amax` holds the calibrated range of each of
+/// [`tensors_to_calibrate`]; other entries are ignored. The range of a weight is its largest magnitude
+/// per output channel.
 ///
 /// # Errors
-/// - [`BuildError::NoRange`] if `amax` lacks tensors: a calibration of another network.
+/// - [`BuildError::NoRange`] if `amax` lacks tensors, as a calibration of another network does.
 /// - [`BuildError::BadRange`] if a range is NaN, infinite or negative.
-/// - [`BuildError::Tensor`] for a weight that is not finite, [`BuildError::Node`] for a node that is
-///   malformed, or would mean something else in operator set 13.
-pub fn quantize(
+/// - [`BuildError::Tensor`] for a weight that is not finite.
+/// - [`BuildError::Node`] for a node that is malformed, or whose meaning changes in operator set 13.
+pub fn insert_qdq(
     graph: &Graph,
     amax: &BTreeMap<String, f32>,
     placement: &Placement,
 ) -> Result<Quantized> {
-    // Cheap: the weights are shared.
+    // Cheap, because the weights are shared.
     let mut graph = graph.clone();
     let mut plan = placement::plan(&graph, placement)?;
     let mut warnings = std::mem::take(&mut plan.warnings);
@@ -122,10 +123,10 @@ pub fn quantize(
     })
 }
 
-/// The quantisers of the plan's maps: each with the largest amax of those that share its scale.
+/// The quantisers of the planned maps. Maps that share a scale use the largest amax among them.
 fn activations(
     graph: &Graph,
-    plan: &placement::Plan,
+    plan: &placement::PairPlan,
     amax: &BTreeMap<String, f32>,
 ) -> Result<Vec<Quantizer>> {
     let missing = plan.maps.iter().filter(|(v, _)| !amax.contains_key(v));
@@ -168,7 +169,7 @@ fn activations(
         Quantizer {
             tensor: value.clone(),
             layer: None,
-            kind: Kind::Activation,
+            kind: QuantizerKind::Activation,
             axis: None,
             amax: vec![amax],
             own_amax: (amax != own).then_some(own),

@@ -1,37 +1,42 @@
-//! Where Q/DQ pairs go.
+//! Decides where Q/DQ pairs go.
 //!
-//! - A *layer* is a Conv, ConvTranspose, Gemm or MatMul. A chosen layer reads its map and its weight
+//! - A *layer* is a Conv, ConvTranspose, Gemm or MatMul. A selected layer reads its map and its weight
 //!   through pairs.
-//! - A residual Add belongs to the layer that makes its other input, so that engines fuse layer, Add and
-//!   Relu: only the residual gets a pair, the other input stays in the layer's accumulator. An Add of
-//!   two maps that layers read as codes anyway reads both so, with one scale (the QuantAdd of NVIDIA's
-//!   recipes).
-//! - Concat, DepthToSpace, MaxPool and the like only move values: they get no pair of their own, but
-//!   what has pairs before and behind them shares one scale, so that codes pass through.
-//! - All others (Relu, biases) compute on floats. So does what is skipped: it reads the value in front
-//!   of the pair.
+//! - A residual Add belongs to the layer that produces its other input, so that engines fuse the layer,
+//!   the Add and the Relu. Only the residual gets a pair; the other input stays in the layer's
+//!   accumulator. If layers already read both inputs of an Add as codes, the Add does, too, with one
+//!   scale (the QuantAdd of NVIDIA's recipes).
+//! - Concat, DepthToSpace, MaxPool and the like only move values. They get no pairs of their own, but the
+//!   pairs before and after them share one scale, so codes pass through.
+//! - All other nodes (Relu, biases) compute on floats. So do skipped layers, which read the value before
+//!   the pair.
+//!
+//! Patterns for names use `wildmatch`, because `globset` follows other rules: its `?` matches a byte and
+//! not a character, and `[` and `{` have a meaning. It differed on 73 thousand of 36 million pairs of
+//! short patterns and names, `wildmatch` on none.
 
 use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
 
-use super::glob;
 use crate::build::onnx::{Graph, Node};
 use crate::build::{Result, deconv};
 
-/// Which layers are quantised: those that all of these options let pass.
+/// Selects the layers to quantise: those that all of these options admit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
-    /// Layers to leave in float: patterns of layer or node names, `*` for any characters, `?` for one.
+    /// Layers to leave in float, as patterns for layer or node names: `*` matches any characters, also none,
+    /// and `?` matches one.
     pub skip: Vec<String>,
-    /// If given, quantise no layers but these.
+    /// If set, quantise only these layers.
     pub only: Option<Vec<String>>,
-    /// Layers that read the network's input.
+    /// Whether to quantise the layers that read the network's input.
     pub first_layer: bool,
-    /// Layers behind which no other layer comes: they make the head's maps.
+    /// Whether to quantise the last layers, which produce the head maps.
     pub heads: bool,
-    /// Transposed convolutions, also in the form of [`deconv::rewrite`].
+    /// Whether to quantise transposed convolutions, including those that [`deconv::rewrite`] has rewritten.
     pub deconvolutions: bool,
 }
 
@@ -47,23 +52,23 @@ impl Default for Placement {
     }
 }
 
-/// A node that has a weight, or multiplies two values.
+/// A node that multiplies a value with a weight or with another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// The weight's name without `.weight`, such as `pts_backbone.blocks.0.0`; the node's name if its
-    /// weight is not called so.
+pub struct QuantizableLayer {
+    /// The weight's name without `.weight`, such as `pts_backbone.blocks.0.0`, or the node's name if the
+    /// weight has no such name.
     pub name: String,
     /// The node's name.
     pub node: String,
     /// Conv, ConvTranspose, Gemm or MatMul.
     pub operator: String,
-    /// The value that it makes.
+    /// Name of its output.
     pub output: String,
     /// Whether it reads the network's input.
     pub first: bool,
-    /// Whether no other layer comes behind it.
+    /// Whether no other layer follows it.
     pub head: bool,
-    /// Whether it is a transposed convolution, or was one.
+    /// Whether it is a transposed convolution, or was one before it was rewritten.
     pub deconvolution: bool,
 }
 
@@ -71,9 +76,9 @@ pub struct Layer {
 ///
 /// # Errors
 /// [`BuildError::Node`](crate::build::BuildError::Node) for a node without inputs or outputs.
-pub fn layers(graph: &Graph) -> Result<Vec<Layer>> {
+pub fn layers(graph: &Graph) -> Result<Vec<QuantizableLayer>> {
     let nodes: Vec<Node<'_>> = graph.nodes().collect();
-    // Values that no layer has touched yet.
+    // Values computed without any layer.
     let inputs = graph.inputs()?;
     let mut raw: HashSet<&str> = inputs.iter().map(|v| v.name.as_str()).collect();
     for node in &nodes {
@@ -82,16 +87,16 @@ pub fn layers(graph: &Graph) -> Result<Vec<Layer>> {
             raw.extend(node.proto.output.iter().map(String::as_str));
         }
     }
-    // Values behind which there is a layer.
+    // Values that some layer depends on.
     let mut used: HashSet<&str> = HashSet::new();
     for node in nodes.iter().rev() {
         if is_layer(*node) || node.proto.output.iter().any(|v| used.contains(v.as_str())) {
             used.extend(node.proto.input.iter().map(String::as_str));
         }
     }
-    let of = |node: &Node<'_>| {
+    let layer = |node: &Node<'_>| {
         let output = node.need_output()?;
-        Ok(Layer {
+        Ok(QuantizableLayer {
             name: layer_name(graph, *node),
             node: node.proto.name().to_owned(),
             operator: node.op().to_owned(),
@@ -101,7 +106,7 @@ pub fn layers(graph: &Graph) -> Result<Vec<Layer>> {
             deconvolution: deconv::is_deconvolution(*node),
         })
     };
-    nodes.iter().filter(|n| is_layer(**n)).map(of).collect()
+    nodes.iter().filter(|n| is_layer(**n)).map(layer).collect()
 }
 
 /// Whether a node is a layer.
@@ -109,16 +114,16 @@ pub(super) fn is_layer(node: Node<'_>) -> bool {
     matches!(node.op(), "Conv" | "ConvTranspose" | "Gemm" | "MatMul")
 }
 
-/// The name of a layer; see [`Layer::name`]. Pairs that are there already are seen through.
+/// The name of a layer; see [`QuantizableLayer::name`]. Looks through existing pairs.
 pub fn layer_name(graph: &Graph, node: Node<'_>) -> String {
     let mut value = node.input(1);
     while let Some(name) = value {
         if let Some(stem) = name.strip_suffix(".weight") {
             return stem.to_owned();
         }
-        let maker = graph.producer(name);
-        let maker = maker.filter(|n| matches!(n.op(), "QuantizeLinear" | "DequantizeLinear"));
-        value = maker.and_then(|n| n.input(0));
+        let pair = graph.producer(name);
+        let pair = pair.filter(|n| matches!(n.op(), "QuantizeLinear" | "DequantizeLinear"));
+        value = pair.and_then(|n| n.input(0));
     }
     match node.proto.name() {
         "" => node.output(0).unwrap_or_default().to_owned(),
@@ -126,34 +131,37 @@ pub fn layer_name(graph: &Graph, node: Node<'_>) -> String {
     }
 }
 
-/// An input of a node that reads a pair's output: the node's first output, and the input's index.
+/// An input that reads the output of a pair: the node's first output and the index of the input.
 pub(super) type Reader = (String, usize);
 
 /// The pairs to insert.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Maps that get a pair, in order of execution, with all that read it.
+pub(super) struct PairPlan {
+    /// Maps that get a pair, in order of execution, with the inputs that read it.
     pub(super) maps: Vec<(String, Vec<Reader>)>,
-    /// Weights that get a pair: the layer and the index of the input.
-    pub(super) weights: Vec<(Layer, usize)>,
-    /// Values of one scale have the same number.
+    /// Weights that get a pair, by layer and index of the input.
+    pub(super) weights: Vec<(QuantizableLayer, usize)>,
+    /// The groups of values that share a scale.
     pub(super) groups: HashMap<String, usize>,
     /// Names of the layers that read each value through its pair.
     pub(super) layers: HashMap<String, Vec<String>>,
-    /// Patterns that match nothing, as text.
+    /// Warnings about patterns that match nothing.
     pub(super) warnings: Vec<String>,
 }
 
 /// Decides where pairs go.
-pub(super) fn plan(graph: &Graph, placement: &Placement) -> Result<Plan> {
+pub(super) fn plan(graph: &Graph, placement: &Placement) -> Result<PairPlan> {
     if let Some(node) = graph.nodes().find(|n| n.op() == "QuantizeLinear") {
-        return Err(node.error("the network is quantised already; give the float network"));
+        return Err(node.error("the network is already quantised; use the float network"));
     }
     let layers = layers(graph)?;
-    let mut plan = Plan::default();
+    let mut plan = PairPlan::default();
     let mut readers: HashMap<String, Vec<Reader>> = HashMap::new();
-    let chosen = Chosen::new(graph, &layers, placement, &mut plan.warnings);
-    for layer in layers.iter().filter(|l| chosen.layers.contains(&l.output)) {
+    let selection = Selection::new(graph, &layers, placement, &mut plan.warnings);
+    for layer in layers
+        .iter()
+        .filter(|l| selection.layers.contains(&l.output))
+    {
         let Some(node) = graph.producer(&layer.output) else {
             continue;
         };
@@ -172,14 +180,14 @@ pub(super) fn plan(graph: &Graph, placement: &Placement) -> Result<Plan> {
     let mut others = Vec::new();
     for node in graph.nodes().filter(|n| n.op() == "Add") {
         let output = node.need_output()?;
-        if chosen.skipped_adds.contains(output) {
+        if selection.skipped_adds.contains(output) {
             continue;
         }
         let Some((host, index)) = residual(graph, node)? else {
             others.push(node);
             continue;
         };
-        if chosen.layers.contains(host.need_output()?) {
+        if selection.layers.contains(host.need_output()?) {
             let value = node.need_input(index)?;
             let reader = (output.to_owned(), index);
             readers.entry(value.to_owned()).or_default().push(reader);
@@ -200,8 +208,8 @@ pub(super) fn plan(graph: &Graph, placement: &Placement) -> Result<Plan> {
     }
     share(graph, &mut readers, &mut plan.groups)?;
     let inputs = graph.inputs()?.into_iter().map(|v| v.name);
-    let made = graph.nodes().flat_map(|n| n.proto.output.iter().cloned());
-    for value in inputs.chain(made) {
+    let outputs = graph.nodes().flat_map(|n| n.proto.output.iter().cloned());
+    for value in inputs.chain(outputs) {
         if let Some(readers) = readers.remove(&value) {
             plan.maps.push((value, readers));
         }
@@ -209,69 +217,78 @@ pub(super) fn plan(graph: &Graph, placement: &Placement) -> Result<Plan> {
     Ok(plan)
 }
 
-/// What the options choose.
-struct Chosen {
-    /// Outputs of the layers that are quantised.
+/// The nodes that the options select.
+struct Selection {
+    /// Outputs of the layers to quantise.
     layers: HashSet<String>,
-    /// Outputs of Adds whose names are to be skipped.
+    /// Outputs of the Adds to skip by name.
     skipped_adds: HashSet<String>,
 }
 
-impl Chosen {
+impl Selection {
     fn new(
         graph: &Graph,
-        layers: &[Layer],
+        layers: &[QuantizableLayer],
         placement: &Placement,
         warnings: &mut Vec<String>,
     ) -> Self {
-        let adds: Vec<Node<'_>> = graph.nodes().filter(|n| n.op() == "Add").collect();
-        let hit = |pattern: &String, layer: &Layer| {
-            glob::matches(pattern, &layer.name) || glob::matches(pattern, &layer.node)
+        let patterns = |list: &[String]| -> Vec<WildMatch> {
+            list.iter().map(|pattern| WildMatch::new(pattern)).collect()
         };
-        let hit_add = |pattern: &String, add: &Node<'_>| glob::matches(pattern, add.proto.name());
-        let only = placement.only.as_deref();
-        let lists = [
-            ("skip", &placement.skip[..]),
-            ("only", only.unwrap_or_default()),
-        ];
-        for (option, patterns) in lists {
-            for pattern in patterns {
-                let found = layers.iter().any(|l| hit(pattern, l))
-                    || (option == "skip" && adds.iter().any(|n| hit_add(pattern, n)));
-                if !found {
-                    let first = layers.first().map_or("", |l| l.name.as_str());
-                    warnings.push(format!(
-                        "{option} pattern \"{pattern}\" matches no layer; layers are called like \
-                         \"{first}\""
-                    ));
-                }
+        let skip = patterns(&placement.skip);
+        let only = placement.only.as_deref().map(patterns);
+        let matches_layer = |pattern: &WildMatch, layer: &QuantizableLayer| {
+            pattern.matches(&layer.name) || pattern.matches(&layer.node)
+        };
+        let adds: Vec<Node<'_>> = graph.nodes().filter(|n| n.op() == "Add").collect();
+        let matches_add = |pattern: &WildMatch, add: &Node<'_>| pattern.matches(add.proto.name());
+
+        let mut warn = |option: &str, pattern: &WildMatch| {
+            let first = layers.first().map_or("", |l| l.name.as_str());
+            warnings.push(format!(
+                "{option} pattern \"{pattern}\" matches no layer; layer names look like \"{first}\""
+            ));
+        };
+        for pattern in &skip {
+            if !layers.iter().any(|l| matches_layer(pattern, l))
+                && !adds.iter().any(|n| matches_add(pattern, n))
+            {
+                warn("skip", pattern);
             }
         }
-        let wanted = |layer: &&Layer| {
+        for pattern in only.iter().flatten() {
+            if !layers.iter().any(|l| matches_layer(pattern, l)) {
+                warn("only", pattern);
+            }
+        }
+
+        let selected = |layer: &&QuantizableLayer| {
             (placement.first_layer || !layer.first)
                 && (placement.heads || !layer.head)
                 && (placement.deconvolutions || !layer.deconvolution)
-                && !placement.skip.iter().any(|p| hit(p, layer))
-                && only.is_none_or(|only| only.iter().any(|p| hit(p, layer)))
+                && !skip.iter().any(|p| matches_layer(p, layer))
+                && only
+                    .as_ref()
+                    .is_none_or(|only| only.iter().any(|p| matches_layer(p, layer)))
         };
-        let skipped = adds
+        let skipped_adds = adds
             .iter()
-            .filter(|n| placement.skip.iter().any(|p| hit_add(p, n)));
+            .filter(|n| skip.iter().any(|p| matches_add(p, n)));
         Self {
             layers: layers
                 .iter()
-                .filter(wanted)
+                .filter(selected)
                 .map(|l| l.output.clone())
                 .collect(),
-            skipped_adds: skipped
+            skipped_adds: skipped_adds
                 .flat_map(|n| n.proto.output.iter().cloned())
                 .collect(),
         }
     }
 }
 
-/// The layer that an Add of two maps can be fused into, and the index of its other input. Of two such
-/// layers the later one, which finds the other's result there.
+/// The layer that an Add of two maps can be fused into, and the index of the Add's other input. If both
+/// inputs come from such layers, this is the later one, since the other's output is then complete.
 fn residual<'a>(graph: &'a Graph, add: Node<'_>) -> Result<Option<(Node<'a>, usize)>> {
     let values = [add.need_input(0)?, add.need_input(1)?];
     if values[0] == values[1] {
@@ -283,8 +300,8 @@ fn residual<'a>(graph: &'a Graph, add: Node<'_>) -> Result<Option<(Node<'a>, usi
         }
     }
     let host = |value: &str| {
-        let maker = graph.producer(value).filter(|n| is_layer(*n));
-        maker.filter(|_| graph.uses(value) == 1)
+        let layer = graph.producer(value).filter(|n| is_layer(*n));
+        layer.filter(|_| graph.uses(value) == 1)
     };
     let place = |node: &Node<'_>| {
         graph
@@ -299,7 +316,7 @@ fn residual<'a>(graph: &'a Graph, add: Node<'_>) -> Result<Option<(Node<'a>, usi
     })
 }
 
-/// Whether a node passes values on, so that codes of one scale can pass through it.
+/// Whether a node only moves values, so codes of one scale can pass through it.
 fn moves(node: Node<'_>) -> bool {
     matches!(
         node.op(),
@@ -315,35 +332,35 @@ fn moves(node: Node<'_>) -> bool {
     )
 }
 
-/// The inputs of a mover that it moves.
+/// The inputs whose values a mover moves.
 fn moved<'a>(node: Node<'a>) -> &'a [String] {
     let inputs = node.proto.input.as_slice();
     match node.op() {
         "Concat" => inputs,
-        // The others are shapes and axes.
+        // Other inputs are shapes and axes.
         _ => inputs.get(..1).unwrap_or_default(),
     }
 }
 
-/// Puts values that must have one scale into one group, and lets movers read their inputs through
-/// pairs where all behind them is codes.
+/// Groups the values that must share a scale, and lets movers read their inputs through pairs if their
+/// output is only used as codes.
 fn share(
     graph: &Graph,
     readers: &mut HashMap<String, Vec<Reader>>,
     groups: &mut HashMap<String, usize>,
 ) -> Result<()> {
-    // Outputs of movers that become codes somewhere behind, and those that are nothing else.
+    // Outputs of movers that some later node reads as codes, and those that are only read as codes.
     let (mut carries, mut only_codes) = (HashSet::new(), HashSet::new());
     let nodes: Vec<Node<'_>> = graph.nodes().collect();
     let movers: Vec<&Node<'_>> = nodes.iter().filter(|n| moves(**n)).collect();
     for node in movers.iter().rev() {
         let output = node.need_output()?;
-        let is_code = |user: Node<'_>, behind: &HashSet<&str>| {
-            let made = user.output(0).unwrap_or_default();
+        let is_code = |user: Node<'_>, coded: &HashSet<&str>| {
+            let output_of_user = user.output(0).unwrap_or_default();
             let paired = readers
                 .get(output)
-                .is_some_and(|r| r.iter().any(|r| r.0 == made));
-            paired || (moves(user) && behind.contains(made))
+                .is_some_and(|r| r.iter().any(|r| r.0 == output_of_user));
+            paired || (moves(user) && coded.contains(output_of_user))
         };
         if graph.consumers(output).any(|user| is_code(user, &carries)) {
             carries.insert(output);
@@ -377,13 +394,13 @@ fn share(
     Ok(())
 }
 
-/// Puts two values, and all that share a scale with them, into one group.
+/// Merges the groups of two values.
 fn join(groups: &mut HashMap<String, usize>, a: &str, b: &str) {
     let next = groups.values().max().map_or(0, |n| n + 1);
     match (groups.get(a).copied(), groups.get(b).copied()) {
-        (Some(of_a), Some(of_b)) => {
-            for group in groups.values_mut().filter(|g| **g == of_b) {
-                *group = of_a;
+        (Some(kept), Some(merged)) => {
+            for group in groups.values_mut().filter(|g| **g == merged) {
+                *group = kept;
             }
         }
         (Some(group), None) => _ = groups.insert(b.to_owned(), group),

@@ -1,22 +1,22 @@
-//! The quantisers of a graph that has Q/DQ pairs already: ours, or another tool's.
+//! Reads the quantisers of a graph that already has Q/DQ pairs, from this program or another tool.
 
 use super::placement::{is_layer, layer_name};
-use super::{Kind, Quantizer};
+use super::{Quantizer, QuantizerKind};
 use crate::build::Result;
 use crate::build::calibrate::MAX_CODE;
 use crate::build::onnx::{Graph, Node};
 
-/// What the pairs of a graph say.
+/// The pairs of a graph.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs {
     /// The pairs in order of execution, each with `amax = 127 · scale`.
     pub quantizers: Vec<Quantizer>,
-    /// Pairs that are not listed, with the reason.
+    /// Descriptions of the other pairs, with the reason why they are not listed.
     pub left_out: Vec<String>,
 }
 
-/// Lists the Q/DQ pairs of `graph`. A weight may be stored in codes, or in float in front of a
-/// QuantizeLinear (as pytorch-quantization exports it).
+/// Lists the Q/DQ pairs of `graph`. A weight may be stored as codes, or as floats before a QuantizeLinear
+/// (as pytorch-quantization exports it).
 ///
 /// # Errors
 /// [`crate::build::BuildError`] for malformed nodes and tensors.
@@ -33,7 +33,7 @@ pub fn read(graph: &Graph) -> Result<Pairs> {
     Ok(pairs)
 }
 
-/// The quantiser that ends with `node`, or why it is none of ours.
+/// The quantiser that ends with `node`, or why the pair is not supported.
 fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     let codes = node.need_input(0)?;
     let quantize = graph.producer(codes);
@@ -43,42 +43,42 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
         None if graph.constant(codes)?.is_some() => codes,
         None => {
             return Ok(Err(format!(
-                "\"{codes}\" is made by no QuantizeLinear and is no constant"
+                "\"{codes}\" is neither a constant nor the output of a QuantizeLinear"
             )));
         }
     };
     let scale_name = node.need_input(1)?;
     let Some(scales) = graph.floats(scale_name)? else {
-        return Ok(Err(format!("its scale \"{scale_name}\" is no constant")));
+        return Ok(Err(format!("its scale \"{scale_name}\" is not a constant")));
     };
     if let Some(zero_point) = node.input(2)
         && let Some(zeros) = graph.integers(zero_point)?
         && let Some(zero) = zeros.data.iter().find(|zero| **zero != 0)
     {
         return Ok(Err(format!(
-            "its zero point is {zero}: codes are not symmetric"
+            "its zero point is {zero}, so codes are not symmetric"
         )));
     }
     let is_weight = graph.constant(tensor)?.is_some();
     let per_channel = !scales.dims.is_empty() && (is_weight || scales.data.len() > 1);
-    let axis = match per_channel {
-        true => usize::try_from(node.int("axis", 1)?).ok(),
-        false => None,
+    let axis = if per_channel {
+        usize::try_from(node.int("axis", 1)?).ok()
+    } else {
+        None
     };
     let output = node.need_output()?;
     let readers: Vec<String> = graph.consumers(output).map(|n| reader(graph, n)).collect();
+    // `insert_qdq` names the codes of a weight after the weight.
+    let weight = tensor.strip_suffix("_quantized").unwrap_or(tensor);
+    let (kind, tensor, layer) = if is_weight {
+        (QuantizerKind::Weight, weight, readers.first().cloned())
+    } else {
+        (QuantizerKind::Activation, tensor, None)
+    };
     Ok(Ok(Quantizer {
-        // Ours are called like the weight that they were.
-        tensor: match is_weight {
-            true => tensor.strip_suffix("_quantized").unwrap_or(tensor),
-            false => tensor,
-        }
-        .to_owned(),
-        layer: readers.first().filter(|_| is_weight).cloned(),
-        kind: match is_weight {
-            true => Kind::Weight,
-            false => Kind::Activation,
-        },
+        tensor: tensor.to_owned(),
+        layer,
+        kind,
         axis,
         amax: scales.data.iter().map(|scale| scale * MAX_CODE).collect(),
         own_amax: None,
@@ -87,12 +87,14 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     }))
 }
 
-/// What a node that reads a pair is called.
+/// The name of a node that reads a pair.
 fn reader(graph: &Graph, node: Node<'_>) -> String {
-    match is_layer(node) {
-        true => layer_name(graph, node),
-        false if node.proto.name().is_empty() => node.op().to_owned(),
-        false => node.proto.name().to_owned(),
+    if is_layer(node) {
+        layer_name(graph, node)
+    } else if node.proto.name().is_empty() {
+        node.op().to_owned()
+    } else {
+        node.proto.name().to_owned()
     }
 }
 
@@ -100,7 +102,7 @@ fn reader(graph: &Graph, node: Node<'_>) -> String {
 mod tests {
     use super::*;
     use crate::build::onnx::tensor::{from_codes, from_floats};
-    use crate::build::quantize::{Placement, quantize};
+    use crate::build::quantize::{Placement, insert_qdq};
     use crate::build::testing::{graph, int, node};
 
     #[test]
@@ -117,7 +119,7 @@ mod tests {
             ],
         );
         let amax = [("x".to_owned(), 2.0), ("a".to_owned(), 3.0)].into();
-        let made = quantize(&float, &amax, &Placement::default()).unwrap();
+        let made = insert_qdq(&float, &amax, &Placement::default()).unwrap();
         let found = read(&made.graph).unwrap();
         assert_eq!(found.left_out, [""; 0]);
         assert_eq!(found.quantizers.len(), 4);
@@ -138,9 +140,10 @@ mod tests {
         }
     }
 
-    /// As pytorch-quantization exports: a float weight, a scale per channel, an activation of a scalar.
+    /// As pytorch-quantization exports: a float weight with a scale per channel, and an activation with one
+    /// scale.
     #[test]
-    fn pairs_on_float_weights_have_an_amax_per_channel() {
+    fn pairs_of_float_weights_have_an_amax_per_channel() {
         let scales: Vec<f32> = (1..=16).map(|i| i as f32 / 127.0).collect();
         let mut pair = [
             node("QuantizeLinear", &["conv.weight", "s", "z"], "wq"),
@@ -170,7 +173,7 @@ mod tests {
         let [weight] = &found.quantizers[..] else {
             panic!("{found:?}");
         };
-        assert_eq!((weight.kind, weight.axis), (Kind::Weight, Some(0)));
+        assert_eq!((weight.kind, weight.axis), (QuantizerKind::Weight, Some(0)));
         assert_eq!(weight.layer.as_deref(), Some("conv"));
         assert_eq!(weight.amax.len(), 16);
         assert!((weight.amax[15] - 16.0).abs() < 1e-5);

@@ -1,3 +1,5 @@
+use wildmatch::WildMatch;
+
 use super::*;
 use crate::build::calibrate::scale;
 use crate::build::deconv;
@@ -10,15 +12,15 @@ fn ones(name: &str, dims: [usize; 4]) -> TensorProto {
     from_floats(name, &dims, &vec![1.0; dims.iter().product()])
 }
 
-/// The ranges of a table.
+/// A table of ranges.
 fn table(ranges: &[(&str, f32)]) -> BTreeMap<String, f32> {
     ranges.iter().map(|&(n, a)| (n.to_owned(), a)).collect()
 }
 
-/// Range 1 for all that need one.
+/// Range 1 for all tensors that need a range.
 fn all_ones(graph: &Graph, placement: &Placement) -> BTreeMap<String, f32> {
-    let points = points(graph, placement).unwrap();
-    points.into_iter().map(|v| (v, 1.0)).collect()
+    let tensors = tensors_to_calibrate(graph, placement).unwrap();
+    tensors.into_iter().map(|v| (v, 1.0)).collect()
 }
 
 /// x ─ first ─ a ─┬─ mid ─ b ─ up (deconvolution) ─ c ─┐
@@ -52,10 +54,10 @@ fn net() -> Graph {
     graph
 }
 
-/// Of each layer's map input, what it reads.
+/// The value that the map input of each layer reads, with the layer's name.
 fn reads(graph: &Graph) -> Vec<(String, String)> {
     let layers = layers(graph).unwrap();
-    let input = |l: &Layer| graph.producer(&l.output).unwrap().input(0).unwrap();
+    let input = |l: &QuantizableLayer| graph.producer(&l.output).unwrap().input(0).unwrap();
     let all = layers.iter().map(|l| (l.name.clone(), input(l).to_owned()));
     all.collect()
 }
@@ -65,10 +67,10 @@ fn every_layer_reads_codes_through_one_pair_per_tensor() {
     let graph = net();
     let placement = Placement::default();
     assert_eq!(
-        points(&graph, &placement).unwrap(),
+        tensors_to_calibrate(&graph, &placement).unwrap(),
         ["x", "a", "b", "d", "e"]
     );
-    let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
     assert!(made.warnings.is_empty());
     for (layer, input) in reads(&made.graph) {
         assert!(input.ends_with("_dequantized"), "{layer} reads {input}");
@@ -78,7 +80,7 @@ fn every_layer_reads_codes_through_one_pair_per_tensor() {
         (count("QuantizeLinear"), count("DequantizeLinear")),
         (5, 10)
     );
-    // `a` has two readers and one pair; the Concat, all behind which is codes, reads it, too.
+    // `a` has one pair for both readers: the Concat's output is only used as codes, so it reads the pair, too.
     let users: Vec<&str> = made
         .graph
         .consumers("a_dequantized")
@@ -91,7 +93,7 @@ fn every_layer_reads_codes_through_one_pair_per_tensor() {
     };
     assert_eq!(readers("a"), ["mid"]);
     assert_eq!(readers("up.weight"), ["up"]);
-    // Biases and Relu have none, the weights keep their names behind their pair.
+    // Biases and Relu have no pairs, and weights keep their names after their pair.
     assert_eq!(made.graph.producer("a").unwrap().input(0), Some("a0"));
     let first = made.graph.producer("first.weight").unwrap();
     assert_eq!(first.op(), "DequantizeLinear");
@@ -101,10 +103,10 @@ fn every_layer_reads_codes_through_one_pair_per_tensor() {
 }
 
 #[test]
-fn concat_and_what_is_before_it_share_the_largest_scale() {
+fn a_concat_and_its_inputs_share_the_largest_scale() {
     let graph = net();
     let ranges = table(&[("x", 1.0), ("a", 2.0), ("b", 3.0), ("d", 5.0), ("e", 7.0)]);
-    let made = quantize(&graph, &ranges, &Placement::default()).unwrap();
+    let made = insert_qdq(&graph, &ranges, &Placement::default()).unwrap();
     for (tensor, amax, own) in [
         ("x", 1.0, None),
         ("a", 5.0, Some(2.0)),
@@ -122,12 +124,12 @@ fn concat_and_what_is_before_it_share_the_largest_scale() {
         let scale = data(&made.graph, &format!("{tensor}_scale"));
         assert_eq!(scale, [amax / 127.0], "{tensor}");
     }
-    // Where the Concat's reader is skipped, nothing is shared and the Concat reads floats.
+    // If the Concat's reader is skipped, nothing is shared and the Concat reads floats.
     let placement = Placement {
         skip: vec!["shared".to_owned()],
         ..Placement::default()
     };
-    let made = quantize(&graph, &ranges, &placement).unwrap();
+    let made = insert_qdq(&graph, &ranges, &placement).unwrap();
     assert_eq!(data(&made.graph, "a_scale"), [2.0 / 127.0]);
     assert_eq!(made.graph.producer("d").unwrap().input(0), Some("a"));
 }
@@ -137,7 +139,7 @@ fn options_leave_layers_in_float() {
     let graph = net();
     let quantised = |placement: &Placement| -> Vec<String> {
         let ranges = all_ones(&graph, placement);
-        let made = quantize(&graph, &ranges, placement).unwrap();
+        let made = insert_qdq(&graph, &ranges, placement).unwrap();
         let all = reads(&made.graph).into_iter();
         all.filter(|(_, input)| input.ends_with("_dequantized"))
             .map(|(layer, _)| layer)
@@ -176,7 +178,7 @@ fn options_leave_layers_in_float() {
             &["first", "up", "head"],
         ),
         (
-            // By node name.
+            // Also matches node names.
             Placement {
                 only: Some(list(&["Conv.e", "up"])),
                 ..default()
@@ -197,37 +199,37 @@ fn options_leave_layers_in_float() {
 }
 
 #[test]
-fn skipped_readers_read_the_float_tensor_and_its_weight_stays() {
+fn skipped_layers_read_floats_and_keep_their_weight() {
     let graph = net();
     let placement = Placement {
         skip: vec!["mid".to_owned()],
         ..Placement::default()
     };
-    let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
     let mid = made.graph.producer("b").unwrap();
     assert_eq!(mid.input(0), Some("a"));
     assert!(made.graph.initializer("mid.weight").is_some());
-    // `a` is read by the Concat only, which has no pair of its own.
-    let points = points(&graph, &placement).unwrap();
-    assert_eq!(points, ["x", "b", "d", "e"]);
+    // Only the Concat reads `a`, and it has no pairs of its own.
+    let tensors = tensors_to_calibrate(&graph, &placement).unwrap();
+    assert_eq!(tensors, ["x", "b", "d", "e"]);
 }
 
 #[test]
-fn a_pattern_that_matches_nothing_is_a_warning_and_so_is_nothing_left() {
+fn patterns_without_a_match_and_empty_selections_cause_warnings() {
     let graph = net();
     let placement = Placement {
         skip: vec!["up".to_owned(), "pts_neck.deblocks.*".to_owned()],
         ..Placement::default()
     };
-    let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
-    let expected = "skip pattern \"pts_neck.deblocks.*\" matches no layer; layers are called like \
-                    \"first\"";
+    let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let expected = "skip pattern \"pts_neck.deblocks.*\" matches no layer; layer names look \
+                    like \"first\"";
     assert_eq!(made.warnings, [expected]);
     let placement = Placement {
         only: Some(vec!["none".to_owned()]),
         ..Placement::default()
     };
-    let made = quantize(&graph, &BTreeMap::new(), &placement).unwrap();
+    let made = insert_qdq(&graph, &BTreeMap::new(), &placement).unwrap();
     assert_eq!(made.warnings.len(), 2, "{:?}", made.warnings);
     assert!(made.warnings[1].contains("no layer to quantise"));
     assert_eq!(ops(&made.graph), ops(&graph));
@@ -252,20 +254,23 @@ fn an_add_reads_the_residual_as_codes_and_the_convolution_as_floats() {
     for order in [["a", "b"], ["b", "a"]] {
         let graph = residual(order);
         let placement = Placement::default();
-        assert_eq!(points(&graph, &placement).unwrap(), ["x", "a", "s"]);
-        let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+        assert_eq!(
+            tensors_to_calibrate(&graph, &placement).unwrap(),
+            ["x", "a", "s"]
+        );
+        let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
         let add = made.graph.producer("s").unwrap();
         let expected = order.map(|v| if v == "a" { "a_dequantized" } else { "b" });
         assert_eq!(add.proto.input, expected);
         let found = made.quantizers.iter().find(|q| q.tensor == "a").unwrap();
         assert_eq!(found.readers, ["two", "two"]);
-        // With its layer in float, or by its own name, the Add stays in float.
+        // The Add stays in float if its layer is skipped, or the Add itself by name.
         for skip in ["two", "Add.s"] {
             let placement = Placement {
                 skip: vec![skip.to_owned()],
                 ..Placement::default()
             };
-            let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+            let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
             assert!(made.warnings.is_empty());
             let add = made.graph.producer("s").unwrap();
             assert_eq!(add.proto.input, order);
@@ -273,9 +278,9 @@ fn an_add_reads_the_residual_as_codes_and_the_convolution_as_floats() {
     }
 }
 
-/// Both inputs of the Add have pairs, since convolutions read them, too: QuantAdd has one scale.
+/// Convolutions also read both inputs of the Add, so both have pairs: QuantAdd has one scale.
 #[test]
-fn an_add_of_two_tensors_that_are_codes_anyway_reads_both_with_one_scale() {
+fn an_add_of_two_coded_tensors_reads_both_with_one_scale() {
     let nodes = vec![
         node("Conv", &["x", "one.weight"], "a0"),
         node("Relu", &["a0"], "a"),
@@ -289,11 +294,11 @@ fn an_add_of_two_tensors_that_are_codes_anyway_reads_both_with_one_scale() {
     let names = ["one", "two", "three", "four"];
     let weights = names.map(|n| ones(&format!("{n}.weight"), [2, 2, 1, 1]));
     let graph = graph(nodes, weights.to_vec());
-    // Of the two convolutions that the last Add sums the later one takes the other as its residual.
+    // The last Add sums two convolutions: the later one takes the other's output as its residual.
     let ranges = table(&[("x", 1.0), ("a", 2.0), ("b", 3.0), ("s", 4.0), ("c", 5.0)]);
-    let points = points(&graph, &Placement::default()).unwrap();
-    assert_eq!(points, ["x", "a", "b", "s", "c"]);
-    let made = quantize(&graph, &ranges, &Placement::default()).unwrap();
+    let tensors = tensors_to_calibrate(&graph, &Placement::default()).unwrap();
+    assert_eq!(tensors, ["x", "a", "b", "s", "c"]);
+    let made = insert_qdq(&graph, &ranges, &Placement::default()).unwrap();
     let inputs = |value: &str| made.graph.producer(value).unwrap().proto.input.clone();
     assert_eq!(inputs("s"), ["a_dequantized", "b_dequantized"]);
     assert_eq!(inputs("out"), ["c_dequantized", "d"]);
@@ -301,12 +306,12 @@ fn an_add_of_two_tensors_that_are_codes_anyway_reads_both_with_one_scale() {
         let scale = data(&made.graph, &format!("{tensor}_scale"));
         assert_eq!(scale, [amax / 127.0], "{tensor}");
     }
-    // One of them in float: so is the Add.
+    // If one input stays in float, so does the Add.
     let placement = Placement {
         skip: vec!["three".to_owned(), "four".to_owned()],
         ..Placement::default()
     };
-    let made = quantize(&graph, &ranges, &placement).unwrap();
+    let made = insert_qdq(&graph, &ranges, &placement).unwrap();
     assert_eq!(made.graph.producer("s").unwrap().proto.input, ["a", "b"]);
 }
 
@@ -324,7 +329,7 @@ fn max_pool_and_depth_to_space_share_the_scale_of_their_input() {
     let weights = ["one", "two", "three"].map(|n| ones(&format!("{n}.weight"), [2, 2, 1, 1]));
     let graph = graph(nodes, weights.to_vec());
     let ranges = table(&[("x", 1.0), ("a", 4.0), ("p", 3.0), ("b", 9.0)]);
-    let made = quantize(&graph, &ranges, &Placement::default()).unwrap();
+    let made = insert_qdq(&graph, &ranges, &Placement::default()).unwrap();
     let amax = |tensor: &str| {
         let found = made.quantizers.iter().find(|q| q.tensor == tensor);
         found.unwrap().amax[0]
@@ -360,7 +365,7 @@ fn weights_are_rounded_per_output_channel() {
     ] {
         let tensors = vec![from_floats("c.weight", &dims, &weight)];
         let graph = graph(vec![node(op, &["x", "c.weight"], "out")], tensors);
-        let made = quantize(&graph, &table(&[("x", 0.0)]), &Placement::default()).unwrap();
+        let made = insert_qdq(&graph, &table(&[("x", 0.0)]), &Placement::default()).unwrap();
         let quantizer = &made.quantizers[1];
         assert_eq!(
             (quantizer.axis, &quantizer.amax),
@@ -377,7 +382,7 @@ fn weights_are_rounded_per_output_channel() {
         assert_eq!(data(&made.graph, "c.weight_scale"), scales);
         let dequantize = made.graph.producer("c.weight").unwrap();
         assert_eq!(dequantize.int("axis", 1).unwrap(), axis as i64);
-        // A tensor that is always zero has scale 1, and so have ranges that no number can divide.
+        // Tensors that are always zero have scale 1, and so do ranges that are too small to divide by.
         assert_eq!(data(&made.graph, "x_scale"), [1.0]);
     }
     assert_eq!(scale(f32::MIN_POSITIVE), 1.0);
@@ -387,7 +392,7 @@ fn weights_are_rounded_per_output_channel() {
 }
 
 #[test]
-fn matrices_have_their_channels_on_the_axis_of_the_outputs() {
+fn channels_of_matrices_lie_on_the_output_axis() {
     for (op, transposed, axis) in [("MatMul", 0, 1), ("Gemm", 0, 1), ("Gemm", 1, 0)] {
         let mut product = node(op, &["x", "w"], "out");
         if transposed == 1 {
@@ -395,7 +400,7 @@ fn matrices_have_their_channels_on_the_axis_of_the_outputs() {
         }
         let weight = [1.0, 2.0, 3.0, 4.0];
         let graph = graph(vec![product], vec![from_floats("w", &[2, 2], &weight)]);
-        let made = quantize(&graph, &table(&[("x", 1.0)]), &Placement::default()).unwrap();
+        let made = insert_qdq(&graph, &table(&[("x", 1.0)]), &Placement::default()).unwrap();
         let expected = if axis == 1 { [3.0, 4.0] } else { [2.0, 4.0] };
         assert_eq!(made.quantizers[1].axis, Some(axis), "{op}");
         assert_eq!(made.quantizers[1].amax, expected, "{op}");
@@ -403,7 +408,7 @@ fn matrices_have_their_channels_on_the_axis_of_the_outputs() {
 }
 
 #[test]
-fn a_weight_that_others_use_in_float_keeps_its_values() {
+fn a_weight_that_a_skipped_layer_shares_keeps_its_values() {
     let nodes = vec![
         node("Conv", &["x", "w.weight"], "a"),
         node("Conv", &["a", "w.weight"], "b"),
@@ -414,7 +419,7 @@ fn a_weight_that_others_use_in_float_keeps_its_values() {
         skip: vec!["Conv.b".to_owned()],
         ..Placement::default()
     };
-    let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
     let weight = |value: &str| made.graph.producer(value).unwrap().input(1).unwrap();
     assert_eq!(weight("a"), "w.weight_dequantized");
     assert_eq!(weight("b"), "w.weight");
@@ -424,7 +429,7 @@ fn a_weight_that_others_use_in_float_keeps_its_values() {
 }
 
 #[test]
-fn names_that_are_taken_are_not_used_again() {
+fn existing_names_are_not_reused() {
     let nodes = vec![
         node("Relu", &["x"], "x_scale"),
         node("Relu", &["x_scale"], "x_dequantized"),
@@ -434,25 +439,25 @@ fn names_that_are_taken_are_not_used_again() {
     ];
     let graph = graph(nodes, vec![ones("c.weight", [2, 2, 1, 1])]);
     let placement = Placement::default();
-    let made = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let made = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
     let conv = made.graph.producer("b").unwrap();
     assert_eq!(conv.input(0), Some("x_dequantized_1"));
-    let again = quantize(&graph, &all_ones(&graph, &placement), &placement).unwrap();
+    let again = insert_qdq(&graph, &all_ones(&graph, &placement), &placement).unwrap();
     assert_eq!(made.graph.to_model(), again.graph.to_model());
 }
 
 #[test]
-fn a_table_of_another_network_is_refused_with_the_tensors() {
+fn a_calibration_of_another_network_is_rejected_with_the_tensors() {
     let graph = net();
     let message = |ranges: &[(&str, f32)]| {
-        let made = quantize(&graph, &table(ranges), &Placement::default());
+        let made = insert_qdq(&graph, &table(ranges), &Placement::default());
         made.unwrap_err().to_string()
     };
     let none = message(&[("elsewhere", 1.0)]);
     assert_eq!(
         none,
         "net.onnx: the calibration has no range for 5 of 5 tensors: \"x\", \"a\", \"b\", \"d\", …; it \
-         belongs to another network, calibrate this one"
+         belongs to another network: calibrate this one"
     );
     let one = message(&[("x", 1.0), ("a", 1.0), ("b", 1.0), ("d", 1.0)]);
     assert!(one.contains("1 of 5 tensors: \"e\";"), "{one}");
@@ -467,11 +472,11 @@ fn a_table_of_another_network_is_refused_with_the_tensors() {
 }
 
 #[test]
-fn what_cannot_be_quantised_is_refused_by_name() {
+fn graphs_that_cannot_be_quantised_are_rejected_by_name() {
     let refused = |nodes: Vec<NodeProto>, weight: f32| {
         let tensors = vec![from_floats("w", &[1, 1, 1, 2], &[1.0, weight])];
         let graph = graph(nodes, tensors);
-        let made = quantize(&graph, &table(&[("x", 1.0)]), &Placement::default());
+        let made = insert_qdq(&graph, &table(&[("x", 1.0)]), &Placement::default());
         made.unwrap_err().to_string()
     };
     let conv = || node("Conv", &["x", "w"], "out");
@@ -481,10 +486,10 @@ fn what_cannot_be_quantised_is_refused_by_name() {
         "{message}"
     );
     let graph = graph(vec![conv()], vec![ones("w", [1, 1, 1, 1])]);
-    let made = quantize(&graph, &table(&[("x", 1.0)]), &Placement::default()).unwrap();
-    let again = quantize(&made.graph, &table(&[("x", 1.0)]), &Placement::default());
+    let made = insert_qdq(&graph, &table(&[("x", 1.0)]), &Placement::default()).unwrap();
+    let again = insert_qdq(&made.graph, &table(&[("x", 1.0)]), &Placement::default());
     let message = again.unwrap_err().to_string();
-    assert!(message.contains("quantised already"), "{message}");
+    assert!(message.contains("already quantised"), "{message}");
 }
 
 #[test]
@@ -493,4 +498,29 @@ fn placement_reads_from_toml_and_refuses_unknown_keys() {
     assert_eq!(placement.skip, ["a.*"]);
     assert!(!placement.heads && placement.first_layer && placement.only.is_none());
     assert!(toml::from_str::<Placement>("head = false").is_err());
+}
+
+/// Expected values from Python's `fnmatch.fnmatchcase`.
+#[test]
+fn patterns_have_stars_and_question_marks() {
+    for (pattern, name, expected) in [
+        ("pts_neck.deblocks.*", "pts_neck.deblocks.1.0", true),
+        ("pts_neck.deblocks.*", "pts_neck.blocks.1.0", false),
+        ("pts_neck.deblocks.?.0", "pts_neck.deblocks.12.0", false),
+        ("*", "", true),
+        ("", "", true),
+        ("", "a", false),
+        ("?", "", false),
+        ("*.0", "blocks.0.10", false),
+        ("*.0", "blocks.0.0", true),
+        ("a*b*c", "axxbyyc", true),
+        ("a*b*c", "axxcyyb", false),
+        ("*ab", "aab", true),
+        ("**a**", "ba", true),
+        ("blocks.0", "blocks.0.1", false),
+        ("größe.?", "größe.ß", true),
+    ] {
+        let found = WildMatch::new(pattern).matches(name);
+        assert_eq!(found, expected, "{pattern} {name}");
+    }
 }

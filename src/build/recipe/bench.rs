@@ -1,5 +1,4 @@
-//! The workbench of a recipe: networks with their calibrations, and the INT8 networks that are made of
-//! them and measured.
+//! The workbench of a recipe: calibrated networks, and the INT8 networks built from them and measured.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -8,11 +7,14 @@ use std::sync::Arc;
 use super::split::Split;
 use super::{Job, Outcome, Progress};
 use crate::build::bias::{self, Collector};
-use crate::build::calibrate::{self, Calibration, Key, Occupancy};
-use crate::build::config::{self, BiasCorrection, Cells, Config, Method, PfnPolicy, Placement};
+use crate::build::calibrate::{self, AmaxMethod, Calibration, Key, Occupancy};
+use crate::build::config::{
+    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, FramesConfig, PfnPolicy,
+    PlacementConfig,
+};
 use crate::build::equalize::{self, Levels};
 use crate::build::onnx::Graph;
-use crate::build::quantize::{self, Kind, Quantized, Quantizer};
+use crate::build::quantize::{self, Quantized, Quantizer, QuantizerKind};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
 use crate::build::{BuildError, Result as BuildResult, compile};
@@ -22,54 +24,54 @@ use crate::model::Pfn;
 use crate::plan::{Calibrated, Candidate, Quantization};
 use crate::program::Payload;
 
-/// Most frames that mean errors are taken from: more do not change a mean.
+/// Maximum number of frames for mean errors; more frames do not change the mean.
 const BIAS_FRAMES: usize = 32;
 
-/// A network and its calibration: one for all candidates of an alpha and a PFN policy.
-pub(super) struct Network {
+/// A network and its calibration, shared by all candidates with the same alpha and PFN policy.
+pub(super) struct CalibratedNetwork {
     alpha: f64,
     policy: PfnPolicy,
     pub(super) graph: Graph,
     pub(super) pfn: Pfn,
     pub(super) calibration: Calibration,
-    /// By tensor and channel: the values behind an empty input, far from the borders.
+    /// By tensor and channel: the values for an empty input, far from the borders.
     background: BTreeMap<String, Vec<Vec<f32>>>,
     steps: Vec<String>,
 }
 
-/// A configuration and the INT8 network that it makes.
+/// A configuration and its INT8 network.
 pub(crate) struct Trial {
     pub(super) config: Config,
     /// Index into [`Bench::networks`].
     network: usize,
     pub(crate) pfn: Pfn,
     pub(crate) quantized: Quantized,
-    /// What its ranges come from.
+    /// Key of the calibration that its ranges come from.
     pub(crate) key: Key,
     pub(super) sqnr: Option<Sqnr>,
 }
 
-/// What all trials share.
+/// State shared by all trials.
 pub(crate) struct Bench<'a> {
     job: &'a Job<'a>,
     pub(super) split: Split,
     pool: Arc<Pool>,
     progress: &'a dyn Progress,
-    pub(super) networks: Vec<Network>,
+    pub(super) networks: Vec<CalibratedNetwork>,
 }
 
 impl<'a> Bench<'a> {
-    /// For the frames of `job` that `frames` chooses.
+    /// Creates a workbench for the frames of `job` selected by `frames`.
     ///
     /// # Errors
     /// [`calibrate::CalibrationError::NoFrames`].
     pub(crate) fn new(
         job: &'a Job<'a>,
-        frames: &config::Frames,
+        frames: &FramesConfig,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         if job.folder.is_quantized() {
-            let what = "the network is quantised already; give the float network";
+            let what = "the network is already quantised; use the float network";
             return Err(BuildError::graph(job.folder.rpn.graph.path(), what).into());
         }
         Ok(Self {
@@ -81,15 +83,15 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// The frames that are not calibrated on.
+    /// The frames held out of calibration.
     pub(crate) fn held_out(&self) -> &[PathBuf] {
         &self.split.held_out
     }
 
-    /// The network of a configuration, calibrated.
+    /// The index of the calibrated network of a configuration. Builds it if necessary.
     pub(super) fn network(&mut self, config: &Config) -> Result<usize> {
         let (alpha, policy) = (config.equalize.alpha, config.placement.pfn);
-        let same = |n: &Network| n.alpha == alpha && n.policy == policy;
+        let same = |n: &CalibratedNetwork| n.alpha == alpha && n.policy == policy;
         if let Some(found) = self.networks.iter().position(same) {
             return Ok(found);
         }
@@ -113,9 +115,9 @@ impl<'a> Bench<'a> {
             round_pfn(&mut pfn);
             steps.push("rounded the weights of the PFN to INT8".to_owned());
         }
-        let as_it_is = alpha == 0.0 && policy == PfnPolicy::Float;
-        let cache = self.job.calibration.filter(|_| as_it_is);
-        self.networks.push(Network {
+        let unmodified = alpha == 0.0 && policy == PfnPolicy::Float;
+        let cache = self.job.calibration.filter(|_| unmodified);
+        self.networks.push(CalibratedNetwork {
             calibration: self.calibrate(&graph, &pfn, config, cache)?,
             background: self.background(&graph, &pfn)?,
             alpha,
@@ -151,14 +153,14 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What a network makes of an empty frame.
+    /// The network's values for an empty frame.
     pub(super) fn background(
         &self,
         graph: &Graph,
         pfn: &Pfn,
     ) -> Result<BTreeMap<String, Vec<Vec<f32>>>> {
         let mut found = BTreeMap::new();
-        // The input of a new engine is empty.
+        // The input of a new engine is all zeros.
         let mut runner = self.runner(pfn, compile::cpu(graph)?)?;
         runner.run_read(Some(&mut |name, view| {
             let layout = view.layout;
@@ -175,7 +177,7 @@ impl<'a> Bench<'a> {
         Ok(found)
     }
 
-    /// Makes the INT8 network of a configuration.
+    /// Builds the INT8 network of a configuration.
     pub(crate) fn trial(&mut self, config: &Config) -> Result<Trial> {
         let at = self.network(config)?;
         let network = &self.networks[at];
@@ -184,33 +186,33 @@ impl<'a> Bench<'a> {
         let occupied = config.calibration.cells == Cells::Occupied;
         let mut amax = BTreeMap::new();
         let mut warnings = Vec::new();
-        for tensor in quantize::points(&network.graph, &placement)? {
+        for tensor in quantize::tensors_to_calibrate(&network.graph, &placement)? {
             let found = network.calibration.amax(&tensor, method, occupied)?;
             if found.amax == 0.0 {
                 warnings.push(format!(
-                    "tensor \"{tensor}\" is 0 in every frame that was calibrated on, and stays 0 in \
-                     INT8; calibrate on frames that reach it"
+                    "tensor \"{tensor}\" is 0 in every calibration frame and will be 0 in INT8; \
+                     calibrate on frames that activate it"
                 ));
             }
             amax.insert(tensor, found.amax);
         }
-        let mut quantized = quantize::quantize(&network.graph, &amax, &placement)?;
+        let mut quantized = quantize::insert_qdq(&network.graph, &amax, &placement)?;
         let (mut graph, mut pfn) = (network.graph.clone(), network.pfn.clone());
         if config.equalize.background {
             let levels = levels(network, &quantized.quantizers);
             (graph, pfn) = equalize::align(&graph, &pfn, &levels)?;
             // The weights have other ranges now.
-            quantized = quantize::quantize(&graph, &amax, &placement)?;
+            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
         if config.bias_correction != BiasCorrection::Off {
             let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
             bias::correct(&mut graph, &errors)?;
-            quantized = quantize::quantize(&graph, &amax, &placement)?;
+            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
         let network = &self.networks[at];
         quantized.warnings.extend(warnings);
         let activations = quantized.quantizers.iter_mut();
-        for quantizer in activations.filter(|q| q.kind == Kind::Activation) {
+        for quantizer in activations.filter(|q| q.kind == QuantizerKind::Activation) {
             if let [amax] = quantizer.amax[..] {
                 quantizer.saturated = network.calibration.saturated(&quantizer.tensor, amax);
             }
@@ -225,7 +227,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// The mean error of each output channel, by the output of the convolution.
+    /// The mean error of each output channel, by the convolution's output.
     fn mean_errors(
         &self,
         config: &Config,
@@ -248,9 +250,12 @@ impl<'a> Bench<'a> {
         for frame in frames {
             runner.read(frame)?;
             occupancy.set(runner.cells());
-            let mut cells = |[rows, columns]: [usize; 2]| match all {
-                true => vec![true; rows * columns],
-                false => occupancy.of_size(rows, columns).to_vec(),
+            let mut cells = |[rows, columns]: [usize; 2]| {
+                if all {
+                    vec![true; rows * columns]
+                } else {
+                    occupancy.of_size(rows, columns).to_vec()
+                }
             };
             runner.run_read(Some(&mut |name, view| {
                 collector.observe(name, view, &mut cells);
@@ -292,7 +297,7 @@ impl<'a> Bench<'a> {
         let weights = quantized
             .quantizers
             .iter()
-            .filter(|q| q.kind == Kind::Weight);
+            .filter(|q| q.kind == QuantizerKind::Weight);
         let readers: HashSet<&String> = weights.flat_map(|q| &q.readers).collect();
         let layers = quantize::layers(&folder.rpn.graph)?
             .into_iter()
@@ -327,11 +332,11 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Rows and columns in the middle of a map that stand for its background: more than any shuffle's
-/// block, and far from the borders, whose zeros reach inwards.
+/// Number of rows and columns in the middle of a map that represent its background: more than the block size of
+/// any shuffle, and far from the borders, whose padding affects cells further in.
 const CENTRE: usize = 16;
 
-/// The cells in the middle of a map of so many rows and columns.
+/// Marks the cells in the middle of a map.
 pub(super) fn centre([rows, columns]: [usize; 2]) -> Vec<bool> {
     let near = |i: usize, n: usize| (i + CENTRE / 2 >= n / 2) && i < n / 2 + CENTRE / 2;
     let cells = (0..rows * columns).map(|i| (i / columns, i % columns));
@@ -341,8 +346,13 @@ pub(super) fn centre([rows, columns]: [usize; 2]) -> Vec<bool> {
 }
 
 /// The background and the ranges of a network's quantised tensors.
-pub(super) fn levels(network: &Network, quantizers: &[Quantizer]) -> BTreeMap<String, Levels> {
-    let activations = quantizers.iter().filter(|q| q.kind == Kind::Activation);
+pub(super) fn levels(
+    network: &CalibratedNetwork,
+    quantizers: &[Quantizer],
+) -> BTreeMap<String, Levels> {
+    let activations = quantizers
+        .iter()
+        .filter(|q| q.kind == QuantizerKind::Activation);
     let each = activations.filter_map(|quantizer| {
         let levels = Levels {
             background: network.background.get(&quantizer.tensor)?.clone(),
@@ -360,7 +370,7 @@ pub(super) fn levels(network: &Network, quantizers: &[Quantizer]) -> BTreeMap<St
 }
 
 pub(super) fn placement(config: &Config) -> quantize::Placement {
-    let Placement {
+    let PlacementConfig {
         skip,
         first_layer,
         heads,
@@ -376,22 +386,22 @@ pub(super) fn placement(config: &Config) -> quantize::Placement {
     }
 }
 
-fn method(calibration: &config::Calibration) -> calibrate::Method {
+fn method(calibration: &CalibrationConfig) -> AmaxMethod {
     match calibration.method {
-        Method::Max => calibrate::Method::Max,
-        Method::Mse => calibrate::Method::Mse,
-        Method::Entropy => calibrate::Method::Entropy,
-        Method::Percentile => calibrate::Method::Percentile(calibration.percentile),
+        CalibrationMethod::Max => AmaxMethod::Max,
+        CalibrationMethod::Mse => AmaxMethod::Mse,
+        CalibrationMethod::Entropy => AmaxMethod::Entropy,
+        CalibrationMethod::Percentile => AmaxMethod::Percentile(calibration.percentile),
     }
 }
 
-/// Rounds each output's weights to the codes of their largest magnitude.
+/// Rounds the weights of each output to INT8 codes, scaled by the output's greatest absolute weight.
 pub(super) fn round_pfn(pfn: &mut Pfn) {
     for layer in &mut pfn.layers {
         for row in layer.weight.chunks_exact_mut(layer.in_features.max(1)) {
             let amax = row.iter().fold(0.0_f32, |m, w| m.max(w.abs()));
             let scale = calibrate::scale(amax);
-            let rounded = |w: f32| f32::from(calibrate::quantize(w, scale)) * scale;
+            let rounded = |w: f32| f32::from(crate::map::quantize(w, scale)) * scale;
             row.iter_mut().for_each(|w| *w = rounded(*w));
         }
     }

@@ -1,13 +1,13 @@
-//! Which frames are calibrated on, and which are measured on.
+//! Splits the frames into those to calibrate on and those to measure on.
 
 use std::path::PathBuf;
 
 use crate::build::calibrate::CalibrationError;
-use crate::build::config::Frames;
+use crate::build::config::FramesConfig;
 use crate::error::Result;
 use crate::synth::Rng;
 
-/// Keeps the choice of frames apart from other uses of a seed.
+/// Random stream for the choice of frames, separate from other uses of a seed.
 const CHOICE_STREAM: u64 = 0x6368_6f69_6365;
 
 /// The frames to calibrate on and those to measure on.
@@ -18,7 +18,7 @@ pub(super) struct Split {
 }
 
 impl Split {
-    pub(super) fn new(frames: &[PathBuf], options: &Frames) -> Result<Self> {
+    pub(super) fn new(frames: &[PathBuf], options: &FramesConfig) -> Result<Self> {
         let mut chosen: Vec<usize> = (0..frames.len()).collect();
         if options.limit > 0 && options.limit < frames.len() {
             let mut rng = Rng::new(options.seed, 0, CHOICE_STREAM);
@@ -33,9 +33,10 @@ impl Split {
         let is_held_out = |place: usize| every > 0 && place % every == every - 1;
         let (mut calibration, mut held_out) = (Vec::new(), Vec::new());
         for (place, path) in chosen.iter().filter_map(|&i| frames.get(i)).enumerate() {
-            match is_held_out(place) {
-                true => held_out.push(path.clone()),
-                false => calibration.push(path.clone()),
+            if is_held_out(place) {
+                held_out.push(path.clone());
+            } else {
+                calibration.push(path.clone());
             }
         }
         if calibration.is_empty() {

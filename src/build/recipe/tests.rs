@@ -4,17 +4,17 @@ use std::path::Path;
 use super::bench::{centre, levels, placement, round_pfn};
 use super::split::Split;
 use super::*;
-use crate::build::config::Frames;
+use crate::build::config::FramesConfig;
 use crate::build::onnx::Graph;
 use crate::build::{compile, equalize, quantize};
 use crate::engine::Engine;
 use crate::points;
 
-fn given(keys: &[(&str, toml::Value)]) -> Given {
-    let mut given = Given::default();
+fn overrides(keys: &[(&str, toml::Value)]) -> ConfigOverrides {
+    let mut overrides = ConfigOverrides::default();
     keys.iter()
-        .for_each(|(key, value)| given.set(key, value.clone()));
-    given
+        .for_each(|(key, value)| overrides.set(key, value.clone()));
+    overrides
 }
 
 fn frames(count: usize) -> Vec<PathBuf> {
@@ -22,8 +22,8 @@ fn frames(count: usize) -> Vec<PathBuf> {
 }
 
 #[test]
-fn nvidia_is_what_the_tools_do() {
-    let configs = configs(&given(&[("recipe", "nvidia".into())])).unwrap();
+fn nvidia_matches_the_recipe_of_its_tools() {
+    let configs = configs(&overrides(&[("recipe", "nvidia".into())])).unwrap();
     let [config] = &configs[..] else {
         panic!("{configs:?}");
     };
@@ -34,7 +34,9 @@ fn nvidia_is_what_the_tools_do() {
         ("recipe", "nvidia".into()),
         ("calibration.method", "max".into()),
     ];
-    let message = super::configs(&given(&with_max)).unwrap_err().to_string();
+    let message = super::configs(&overrides(&with_max))
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("`calibration.method` = \"mse\", not \"max\""),
         "{message}"
@@ -42,17 +44,17 @@ fn nvidia_is_what_the_tools_do() {
 }
 
 #[test]
-fn a_given_key_holds_for_every_candidate() {
-    let all = configs(&given(&[("recipe", "best".into())])).unwrap();
+fn an_override_applies_to_every_candidate() {
+    let all = configs(&overrides(&[("recipe", "best".into())])).unwrap();
     assert_eq!(all, candidates());
     let labels: HashSet<String> = all.iter().map(Config::label).collect();
-    assert_eq!(labels.len(), all.len(), "labels tell candidates apart");
+    assert_eq!(labels.len(), all.len(), "labels are unique");
     let keys = [
         ("recipe", "best".into()),
         ("equalize.alpha", 0.25.into()),
         ("placement.skip", vec!["a.*".to_owned()].into()),
     ];
-    let some = configs(&given(&keys)).unwrap();
+    let some = configs(&overrides(&keys)).unwrap();
     assert!(some.len() < all.len());
     for (at, config) in some.iter().enumerate() {
         assert_eq!(config.equalize.alpha, 0.25);
@@ -62,9 +64,9 @@ fn a_given_key_holds_for_every_candidate() {
 }
 
 #[test]
-fn every_kth_of_the_chosen_frames_is_held_out() {
+fn every_kth_chosen_frame_is_held_out() {
     let all = frames(10);
-    let options = |limit, seed, held_out| Frames {
+    let options = |limit, seed, held_out| FramesConfig {
         limit,
         seed,
         held_out,
@@ -87,7 +89,7 @@ fn every_kth_of_the_chosen_frames_is_held_out() {
     };
     assert_eq!(chosen(1), chosen(1));
     assert!((2..6).any(|seed| chosen(seed) != chosen(1)));
-    // Each frame is chosen by some seed.
+    // Every frame is chosen by some seed.
     let mut seen: Vec<PathBuf> = (0..20).flat_map(chosen).collect();
     seen.sort();
     seen.dedup();
@@ -104,12 +106,12 @@ fn the_centre_is_a_square_in_the_middle() {
     assert!(
         cells[32 * 32 + 16] && cells[24 * 32 + 8] && !cells[23 * 32 + 8] && !cells[24 * 32 + 7]
     );
-    // A map that is smaller is its own middle.
+    // All of a smaller map is its middle.
     assert!(centre([3, 5]).iter().all(|c| *c));
 }
 
 #[test]
-fn the_weights_of_a_pfn_become_codes() {
+fn pfn_weights_are_rounded_to_codes() {
     let mut pfn = Pfn {
         layers: vec![crate::model::PfnLayer {
             in_features: 2,
@@ -119,27 +121,27 @@ fn the_weights_of_a_pfn_become_codes() {
         }],
     };
     round_pfn(&mut pfn);
-    // 0.5 is 63.5 codes of 1/127: to even, 64.
+    // 0.5 is 63.5 codes of 1/127, which rounds to even: 64.
     let half = 64.0 * (1.0_f32 / 127.0);
     assert_eq!(pfn.layers[0].weight, [1.0, half, 0.0, 0.0]);
     assert_eq!(pfn.layers[0].bias, [0.3, 0.4]);
 }
 
-/// The demo network, equalised and aligned, gives the demo network's outputs on real frames.
+/// On real frames, the equalised and aligned demo network has the same outputs as the original.
 #[test]
-fn equalisation_and_alignment_change_nothing_on_frames() {
+fn equalisation_and_alignment_keep_the_outputs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Folder::read(&root.join("engines/demo")).unwrap();
     let frames = points::list_frames(&[root.join("calib/demo")]).unwrap();
-    let given = given(&[("frames.limit", 3.into()), ("frames.held_out", 3.into())]);
+    let overrides = overrides(&[("frames.limit", 3.into()), ("frames.held_out", 3.into())]);
     let job = Job {
         folder: &folder,
         frames: &frames,
-        given: &given,
+        overrides: &overrides,
         calibration: None,
         threads: 2,
     };
-    let config = configs(&given).unwrap().remove(0);
+    let config = configs(&overrides).unwrap().remove(0);
     let mut bench = Bench::new(&job, &config.frames, &Silent).unwrap();
     let at = bench.network(&config).unwrap();
     let network = &bench.networks[at];
@@ -149,7 +151,7 @@ fn equalisation_and_alignment_change_nothing_on_frames() {
         .map(|(name, stats)| (name.clone(), stats.all.max()))
         .collect();
     let placement = placement(&config);
-    let quantized = quantize::quantize(&network.graph, &amax, &placement).unwrap();
+    let quantized = quantize::insert_qdq(&network.graph, &amax, &placement).unwrap();
     let levels = levels(network, &quantized.quantizers);
     let aligned = equalize::align(&network.graph, &network.pfn, &levels).unwrap();
     let float = (folder.rpn.graph.clone(), folder.pfe.pfn.clone());
@@ -168,13 +170,13 @@ fn equalisation_and_alignment_change_nothing_on_frames() {
     };
     let expected = outputs(&float);
     for changed in [(network.graph.clone(), network.pfn.clone()), aligned] {
-        assert_ne!(changed.1, float.1, "the PFN takes part");
+        assert_ne!(changed.1, float.1, "the PFN changes too");
         for (found, expected) in outputs(&changed).iter().zip(&expected) {
             let errors = found.iter().zip(expected).map(|(a, b)| f64::from(a - b));
             let noise: f64 = errors.map(|e| e * e).sum();
             let signal: f64 = expected.iter().map(|v| f64::from(*v).powi(2)).sum();
             let relative = (noise / signal).sqrt();
-            // The network amplifies rounding: moving each weight by its last bit gives up to 7e-6.
+            // The network amplifies rounding: changing the last bit of each weight causes up to 7e-6.
             assert!(relative < 3e-5, "{relative}");
         }
     }

@@ -1,37 +1,37 @@
-//! The budget: a greedy search for the fastest mix that is accurate enough.
+//! Greedy search for the fastest mix that is accurate enough.
 //!
-//! 1. All layers begin in INT8. While the goal is not met, the layer that removes the most noise for
-//!    its cost is left in float. What it removes depends on the others: gains only shrink as noise
-//!    goes, so that the gains of earlier mixes are bounds, and only the layers at the top are measured
-//!    again (lazy greedy, Minoux 1978).
-//! 2. Then layers are put back, the costliest first, where the goal stays met.
+//! 1. All layers start in INT8. While the goal is not met, the layer that removes the most noise for its cost
+//!    changes to float. How much it removes depends on the other layers, but gains only shrink as noise
+//!    decreases. Gains in earlier mixes are therefore upper bounds, and only the top layers need a new
+//!    measurement (lazy greedy, Minoux 1978).
+//! 2. Layers are then put back to INT8, the most expensive first, if the goal remains met.
 //!
-//! Gains are the power of the noise at object cells, also where the goal is a drop of mAP: a single
-//! layer changes mAP by less than the luck of the matching on some hundred frames, noise is smooth.
-//! Equal gains go to the earlier layer, so that the result is a function of the measurements.
+//! The gain is the decrease of the noise power at object cells, even if the goal is an mAP drop: on a few hundred
+//! frames, a single layer changes mAP by less than random matching does, whereas noise is smooth. Of equal gains
+//! the earlier layer wins, so the result depends only on the measurements.
 
 use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluate, Measured, Mix, SensitivityError};
+use super::{Evaluate, Measurement, Mix, SensitivityError};
 use crate::error::Result;
 
-/// When a mix is accurate enough.
+/// The required accuracy of a mix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// mAP at most this much below the float network's.
+    /// Maximum loss of mAP against the float network.
     MeanApDrop(f64),
-    /// SQNR at object cells of at least so many dB.
+    /// Minimum SQNR at object cells, in dB.
     ObjectSqnr(f64),
 }
 
 impl Goal {
     /// Whether `mix` is accurate enough, compared with `float`.
-    pub fn is_met(&self, float: &Measured, mix: &Measured) -> bool {
+    pub fn is_met(&self, float: &Measurement, mix: &Measurement) -> bool {
         match *self {
-            // In steps that are far below what can be measured: a drop of exactly the budget is met.
+            // The tolerance is far below measurable differences; a drop of exactly the budget is accepted.
             Goal::MeanApDrop(most) => mix
                 .drop_from(float)
                 .is_some_and(|drop| drop <= most + 1e-12),
@@ -40,34 +40,34 @@ impl Goal {
     }
 }
 
-/// What leaving a layer in float costs.
+/// The cost of a layer in float.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cost {
-    /// Its multiply-adds: the same on every machine.
+    /// Its multiply-accumulates, which are the same on every machine.
     #[default]
     Macs,
-    /// Its measured time in float less that in INT8, on this machine.
+    /// Its measured time in float minus its time in INT8, on this machine.
     Time,
 }
 
-/// The mix that was found, and the way there.
+/// The best mix, and the steps of the search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
-    /// When a mix is accurate enough.
+    /// The required accuracy.
     pub goal: Goal,
-    /// What a layer in float costs.
+    /// The cost of layers in float.
     pub cost: Cost,
     /// The mix.
     pub mix: Mix,
-    /// The layers of it that stay float.
+    /// Its float layers.
     pub skip: Vec<String>,
-    /// What was measured of it.
-    pub measured: Measured,
-    /// Share of the cost of all layers that stays in INT8, 0 to 1.
+    /// Its measurement.
+    pub measured: Measurement,
+    /// Share of the total cost that is in INT8, 0 to 1.
     pub int8_share: f64,
-    /// What was tried, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
@@ -75,44 +75,44 @@ pub struct Search {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
-    /// What was done.
+    /// The kind of change.
     pub action: Action,
-    /// To which layer.
+    /// The changed layer.
     pub layer: String,
-    /// What was measured of the mix that it makes, or would have made.
-    pub measured: Measured,
-    /// Whether that meets the goal.
+    /// Measurement of the resulting mix, even if the change was rejected.
+    pub measured: Measurement,
+    /// Whether that mix meets the goal.
     pub met: bool,
 }
 
-/// What a step did.
+/// The kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// The layer was left in float.
+    /// The layer changed to float.
     LeftOut,
-    /// The layer was put back to INT8.
+    /// The layer changed back to INT8.
     PutBack,
-    /// Putting the layer back would break the goal: it stays float.
+    /// Changing the layer back would miss the goal, so it stays in float.
     Kept,
 }
 
-/// A layer to the search.
+/// A layer and its cost in float.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate<'a> {
+pub struct LayerCost<'a> {
     /// Its name.
     pub name: &'a str,
-    /// What leaving it in float costs, in any unit; 0 and less is free.
+    /// Its cost in float, in any unit; 0 or less is free.
     pub cost: f64,
 }
 
-/// Searches the cheapest mix of `layers` that meets `goal`.
+/// Searches for the cheapest mix of `layers` that meets `goal`.
 ///
 /// # Errors
-/// The first measurement that fails; [`SensitivityError::Goal`] where not even the float network meets
-/// the goal, or where it is of a metric that was not measured.
+/// The first failed measurement; [`SensitivityError::Goal`] if even the float network misses the goal, or if the
+/// goal's metric was not measured.
 pub fn search(
-    layers: &[Candidate<'_>],
+    layers: &[LayerCost<'_>],
     goal: Goal,
     cost: Cost,
     measure: &mut dyn Evaluate,
@@ -133,8 +133,9 @@ pub fn search(
     };
     state.leave_out(measure)?;
     state.put_back(measure)?;
-    let costs = |of: &mut dyn Iterator<Item = usize>| -> f64 {
-        of.filter_map(|i| layers.get(i))
+    let costs = |indices: &mut dyn Iterator<Item = usize>| -> f64 {
+        indices
+            .filter_map(|i| layers.get(i))
             .map(|l| l.cost.max(0.0))
             .sum()
     };
@@ -152,28 +153,28 @@ pub fn search(
     })
 }
 
-fn unreachable(goal: Goal, float: &Measured) -> String {
+fn unreachable(goal: Goal, float: &Measurement) -> String {
     match (goal, float.mean_ap) {
         (Goal::MeanApDrop(_), None) => {
-            "a budget of mAP needs labels: give `--labels`, or `--min-sqnr` instead".into()
+            "an mAP budget requires labels: add `--labels`, or use `--min-sqnr` instead".into()
         }
         (Goal::MeanApDrop(most), Some(_)) => {
-            format!("a budget of {most}: expected a drop of mAP of 0 or more, such as 0.001")
+            format!("a budget of {most}: expected an mAP drop of at least 0, such as 0.001")
         }
         (Goal::ObjectSqnr(least), _) => format!(
-            "a least SQNR of {least} dB: not even the float network has it ({} dB), expected \
-             something like 30",
+            "a minimum SQNR of {least} dB: even the float network has only {} dB; use a value such \
+             as 30",
             float.objects
         ),
     }
 }
 
 struct State<'a> {
-    layers: &'a [Candidate<'a>],
+    layers: &'a [LayerCost<'a>],
     goal: Goal,
-    float: Measured,
+    float: Measurement,
     mix: Mix,
-    measured: Measured,
+    measured: Measurement,
     steps: Vec<Step>,
 }
 
@@ -182,24 +183,24 @@ impl State<'_> {
         self.goal.is_met(&self.float, &self.measured)
     }
 
-    /// Noise that `after` has less than the mix at hand, for the cost of `layer`.
-    fn value(&self, layer: usize, after: &Measured) -> f64 {
-        // A layer that costs nothing goes before all others with the same sign of gain.
+    /// Decrease in noise from the current mix to `after`, per unit of `layer`'s cost.
+    fn value(&self, layer: usize, after: &Measurement) -> f64 {
+        // A free layer comes before all others whose gain has the same sign.
         let total: f64 = self.layers.iter().map(|l| l.cost.max(0.0)).sum();
         let least = if total > 0.0 { total * 1e-9 } else { 1.0 };
         let cost = self.layers.get(layer).map_or(0.0, |l| l.cost).max(least);
         (self.measured.noise() - after.noise()) / cost
     }
 
-    /// Leaves layers in float until the goal is met: at the latest when all are.
+    /// Changes layers to float until the goal is met, at the latest when all are.
     fn leave_out(&mut self, measure: &mut dyn Evaluate) -> Result<()> {
-        // Per layer the best that it may still be worth; not measured is worth everything.
+        // Upper bound of each remaining layer's value; infinite if not measured yet.
         let mut bounds: Vec<(usize, f64)> = (0..self.layers.len())
             .map(|layer| (layer, f64::INFINITY))
             .collect();
         while !self.is_met() {
-            // Worth and measurement in the mix at hand of those that were measured in it.
-            let mut fresh: Vec<(usize, Measured)> = Vec::new();
+            // Layers measured in the current mix.
+            let mut fresh: Vec<(usize, Measurement)> = Vec::new();
             let (layer, measured) = loop {
                 let top = bounds.iter().copied().max_by(by_value);
                 let Some((layer, _)) = top else {
@@ -223,10 +224,10 @@ impl State<'_> {
         Ok(())
     }
 
-    /// Puts layers back to INT8, the costliest first, while the goal stays met.
+    /// Puts layers back to INT8, the most expensive first, if the goal remains met.
     fn put_back(&mut self, measure: &mut dyn Evaluate) -> Result<()> {
         let mut left_out: Vec<usize> = self.mix.float_layers().collect();
-        // The last one made the goal: without it the mix is one that did not meet it.
+        // The last layer reached the goal, and the mix without it is known to miss it.
         if let Some(last) = self.steps.last() {
             let name = last.layer.clone();
             left_out.retain(|&l| self.layers.get(l).is_none_or(|layer| layer.name != name));
@@ -246,7 +247,7 @@ impl State<'_> {
         Ok(())
     }
 
-    fn record(&mut self, action: Action, layer: usize, measured: Measured, met: bool) {
+    fn record(&mut self, action: Action, layer: usize, measured: Measurement, met: bool) {
         let name = self.layers.get(layer).map_or("", |l| l.name);
         self.steps.push(Step {
             action,
@@ -257,7 +258,7 @@ impl State<'_> {
     }
 }
 
-/// The order of values; of equal ones the earlier layer is the greater.
+/// Orders by value; of equal values the earlier layer is greater.
 fn by_value(a: &(usize, f64), b: &(usize, f64)) -> Ordering {
     a.1.total_cmp(&b.1).then(b.0.cmp(&a.0))
 }

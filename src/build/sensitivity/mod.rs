@@ -1,18 +1,16 @@
-//! Sensitivity: what each layer costs in INT8, and the fastest mix of INT8 and float layers within a
-//! budget.
+//! Sensitivity: the error of each layer in INT8, and the fastest mix of INT8 and float layers within a budget.
 //!
 //! ```text
 //! calibrate once ─ every layer alone in INT8 ─┬─ ranking
 //!                  every layer left in float ─┴─ budget: leave out, put back ─ skip list
 //! ```
 //!
-//! A *mix* says of every layer that can be INT8 whether it is. What is measured of a mix comes from
-//! [`Evaluate`] (the real one is [`network`]), and every measurement is kept in the [`report`], which is
-//! written whole after each: a second run with the same inputs finds them there and goes on where
-//! the first one stopped. The order of measurements is a function of their results, so that both
-//! runs give the same report.
+//! A *mix* states for every quantisable layer whether it is in INT8. [`Evaluate`] measures a mix; the real
+//! implementation is in [`network`]. The [`report`] keeps every measurement, and its file is rewritten after each
+//! one, so a later run with the same inputs continues where the first one stopped. The order of measurements
+//! depends only on their results, so an interrupted and an uninterrupted run produce the same report.
 //!
-//! Metrics: nuScenes mAP (0 to 1) where there are labels, and always the signal-to-noise ratio (SQNR,
+//! Metrics: nuScenes mAP (0 to 1) if there are labels, and always the signal-to-quantisation-noise ratio (SQNR,
 //! dB) of the raw head outputs against the float network's (see [`super::sqnr`]).
 
 pub mod budget;
@@ -26,28 +24,28 @@ use serde::{Deserialize, Serialize};
 pub use budget::{Cost, Goal};
 pub use report::Report;
 
-use self::budget::Candidate;
-use self::report::Recorder;
+use self::budget::LayerCost;
+use self::report::{QuantizableLayer, Recorder};
 use crate::error::Result;
 
-/// Which layers are INT8, in the order of [`Report::layers`]. As text one character a layer: `8` for
-/// INT8, `f` for float.
+/// Which layers are in INT8, in the order of [`Report::layers`]. As text, one character per layer: `8` for INT8,
+/// `f` for float.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Mix(Vec<bool>);
 
 impl Mix {
-    /// All of `layers` layers in INT8.
+    /// All layers in INT8.
     pub fn int8(layers: usize) -> Self {
         Self(vec![true; layers])
     }
 
-    /// All of `layers` layers in float.
+    /// All layers in float.
     pub fn float(layers: usize) -> Self {
         Self(vec![false; layers])
     }
 
-    /// This mix with layer `index` in INT8, or in float.
+    /// This mix with layer `index` in INT8 or in float.
     #[must_use]
     pub fn with(&self, index: usize, int8: bool) -> Self {
         let mut mix = self.clone();
@@ -62,12 +60,12 @@ impl Mix {
         self.0.len()
     }
 
-    /// Whether there is no layer.
+    /// Whether there are no layers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether layer `index` is INT8.
+    /// Whether layer `index` is in INT8.
     pub fn is_int8(&self, index: usize) -> bool {
         self.0.get(index).copied().unwrap_or(false)
     }
@@ -99,7 +97,7 @@ impl TryFrom<String> for Mix {
         let layer = |c| match c {
             '8' => Ok(true),
             'f' => Ok(false),
-            _ => Err(format!("a mix has `8` and `f`, found `{c}`")),
+            _ => Err(format!("a mix consists of `8` and `f`, found `{c}`")),
         };
         text.chars()
             .map(layer)
@@ -108,27 +106,27 @@ impl TryFrom<String> for Mix {
     }
 }
 
-/// What was measured of a mix.
+/// The measurement of a mix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Measured {
-    /// nuScenes mAP, 0 to 1; only where there are labels.
+pub struct Measurement {
+    /// nuScenes mAP, 0 to 1; only with labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_ap: Option<f64>,
-    /// SQNR over all cells in dB; that of the mean of the outputs' noise in parts of their signal.
+    /// SQNR over all cells in dB, from the mean noise-to-signal ratio of the outputs.
     pub all: f64,
-    /// SQNR over object cells in dB, likewise.
+    /// SQNR over object cells in dB, computed likewise.
     pub objects: f64,
 }
 
-impl Measured {
-    /// Power of the noise at object cells, in parts of the signal's.
+impl Measurement {
+    /// Noise power at object cells relative to the signal power.
     pub fn noise(&self) -> f64 {
         10_f64.powf(-self.objects / 10.0)
     }
 
-    /// mAP lost against `float`, where both were measured; below 0 where it rose.
-    pub fn drop_from(&self, float: &Measured) -> Option<f64> {
+    /// Loss of mAP against `float`, if both were measured; negative for a gain.
+    pub fn drop_from(&self, float: &Measurement) -> Option<f64> {
         Some(float.mean_ap? - self.mean_ap?)
     }
 }
@@ -138,15 +136,14 @@ pub trait Evaluate {
     /// Builds the network with the layers of `mix` in INT8 and measures it.
     ///
     /// # Errors
-    /// What building or running it fails with.
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured>;
+    /// If the network cannot be built or run.
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measurement>;
 }
 
-/// Measures the float network, all layers in INT8, every layer alone in INT8, and every layer alone in
-/// float, through `measure`.
+/// Measures the float network, all layers in INT8, each single layer in INT8, and each single layer in float.
 ///
 /// # Errors
-/// The first measurement that fails.
+/// The first failed measurement.
 pub fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
     let (float, int8) = (Mix::float(layers), Mix::int8(layers));
     measure.evaluate(&float)?;
@@ -158,20 +155,20 @@ pub fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
     Ok(())
 }
 
-/// What to do besides the ranking.
+/// What to do in addition to the ranking.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Options {
-    /// Search the cheapest mix that meets this.
+    /// Search for the cheapest mix that meets this goal.
     pub goal: Option<Goal>,
-    /// What a layer in float costs the search.
+    /// Cost of a layer in float, for the search.
     pub cost: Cost,
 }
 
-/// Measures all that is not in `report` yet and ranks the layers; then searches where a goal is given. The
-/// report is written to `path`, if there is one, after each measurement.
+/// Makes all measurements that `report` lacks, searches for a mix if there is a goal, and ranks the layers. Writes
+/// the report to `path`, if any, after each measurement.
 ///
 /// # Errors
-/// The first measurement that fails, and those of [`budget::search`].
+/// The first failed measurement, and the errors of [`budget::search`].
 pub fn run(
     report: &mut Report,
     path: Option<&Path>,
@@ -186,16 +183,16 @@ pub fn run(
     };
     ablate(layers.len(), &mut recorder)?;
     if let Some(goal) = options.goal {
-        let cost = |layer: &report::Layer| match (options.cost, layer.times_ms) {
+        let cost = |layer: &QuantizableLayer| match (options.cost, layer.times_ms) {
             (Cost::Time, Some([float, int8])) => float - int8,
             _ => layer.macs as f64,
         };
-        let candidates = layers.iter().map(|layer| Candidate {
+        let costs = layers.iter().map(|layer| LayerCost {
             name: &layer.name,
             cost: cost(layer),
         });
-        let candidates: Vec<Candidate<'_>> = candidates.collect();
-        let found = budget::search(&candidates, goal, options.cost, &mut recorder)?;
+        let costs: Vec<LayerCost<'_>> = costs.collect();
+        let found = budget::search(&costs, goal, options.cost, &mut recorder)?;
         report.search = Some(found);
     }
     report.rank();
@@ -205,7 +202,7 @@ pub fn run(
     }
 }
 
-/// Why there is no report.
+/// Why the analysis failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SensitivityError {
@@ -217,40 +214,41 @@ pub enum SensitivityError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// The file is no report.
-    #[error("{path}: no report of `cp-build sensitivity`: {what}; give another `--out`")]
+    /// The file is not a report.
+    #[error("{path}: not a report of `cp-build sensitivity`: {what}; use another `--out`")]
     NotAReport {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The problem and its position.
         what: String,
     },
-    /// The file is the report of other inputs.
+    /// The report was made with other inputs.
     #[error(
-        "{path}: it was measured with other inputs: {}; give another `--out`, or delete it to begin anew",
+        "{path}: this report was made with other inputs: {}; use another `--out`, or delete the file to start \
+         again",
         differences.join("; ")
     )]
     OtherInputs {
         /// The file.
         path: PathBuf,
-        /// What differs, with both values.
+        /// The differences, with both values.
         differences: Vec<String>,
     },
-    /// No layer of the network can be INT8.
+    /// No layer of the network can be quantised.
     #[error(
-        "{path}: no layer is left to quantise: the placement's options and its skip list leave out all"
+        "{path}: no layer is left to quantise: the placement options and the skip list exclude all of them"
     )]
     NoLayers {
         /// The network's file.
         path: PathBuf,
     },
-    /// Nothing to measure on.
+    /// No frames to measure on.
     #[error(
-        "no frame is left to measure on: all are calibrated on; give other frames to calibrate on, or set \
+        "no frame is left to measure on: all are used for calibration; calibrate on other frames, or set \
          `frames.held_out` in the configuration"
     )]
     NoFrames,
-    /// A budget that the float network does not meet itself.
+    /// Even the float network misses the goal.
     #[error("{0}")]
     Goal(String),
 }

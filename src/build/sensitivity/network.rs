@@ -1,20 +1,20 @@
-//! The measurements of mixes of a real network, on frames.
+//! Measures mixes of a real network on frames.
 //!
-//! The network of a mix is the one that `cp-build quantize` makes with the same options and the float
-//! layers in its skip list (see [`crate::build::recipe`]). What does not change from mix to mix is done
-//! once: calibration, the float network's outputs and boxes, and the BEV map of each frame, of which the
-//! occupied cells are kept (beyond 512 MiB frames are read again). Each mix is compiled once.
+//! The network of a mix is the one that `cp-build quantize` builds with the same options and the float layers in
+//! its skip list (see [`crate::build::recipe`]). Work that is the same for all mixes is done once: calibration,
+//! the float network's outputs and boxes, and the BEV map of each frame. Only the occupied cells of a map are kept;
+//! beyond 512 MiB, frames are read again. Each mix is compiled once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::report::Layer;
-use super::{Evaluate, Measured, Mix, SensitivityError};
+use super::report::QuantizableLayer;
+use super::{Evaluate, Measurement, Mix, SensitivityError};
 use crate::build::calibrate::Key;
 use crate::build::config::Config;
 use crate::build::onnx::Graph;
-use crate::build::quantize::{Kind, layers};
+use crate::build::quantize::{QuantizerKind as Kind, layers};
 use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{OutputSqnr, Reference, Sqnr};
@@ -23,28 +23,29 @@ use crate::cpu::{self, Pool};
 use crate::engine::{Engine, Heads};
 use crate::error::Result;
 use crate::eval::nuscenes::{self, MAX_BOXES};
+use crate::eval::report::median;
 use crate::model::Model;
 use crate::model::Pfn;
-use crate::output::nuscenes::{Results, SampleBox, sample_token};
 use crate::program::{Payload, Program};
-use crate::stages::Decoder as _;
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
+use crate::stages::Decoder;
 
-/// Most bytes of BEV maps that are kept.
+/// Maximum bytes of BEV maps to keep.
 const MAX_MAPS: usize = 512 << 20;
-/// Frames that layers are timed on.
+/// Number of frames to time layers on.
 const TIMED: usize = 20;
 
-/// What mixes are measured on.
+/// The network to measure, with frames and labels.
 pub struct Subject<'a> {
     /// The network, the frames to calibrate on and the options.
     pub job: &'a Job<'a>,
-    /// The frames to measure on; `None` takes those that are held out of calibration.
+    /// The frames to measure on; `None` uses those held out of calibration.
     pub frames: Option<Vec<PathBuf>>,
-    /// Measure on at most so many of them, spread evenly; 0 is all.
+    /// Maximum number of frames to measure on, evenly spaced; 0 is all.
     pub limit: usize,
-    /// Labels of the frames, for mAP; of more frames is no harm.
+    /// Labels of the frames, for mAP. Labels of other frames are ignored.
     pub labels: Option<Results>,
-    /// Is told how far it is.
+    /// Receives the progress.
     pub progress: &'a dyn Progress,
 }
 
@@ -57,28 +58,28 @@ pub struct Network<'a> {
     frames: Vec<PathBuf>,
     labels: Option<Results>,
     warnings: Vec<String>,
-    layers: Vec<Layer>,
-    /// Names of each layer's nodes.
+    layers: Vec<QuantizableLayer>,
+    /// Node names of each layer.
     nodes: Vec<Vec<String>>,
     pool: Arc<Pool>,
     maps: Maps,
-    /// The float network's outputs, and what is measured of it.
-    float: Option<(Reference<'a>, Measured)>,
+    /// The float network's outputs and its measurement.
+    float: Option<(Reference<'a>, Measurement)>,
     progress: &'a dyn Progress,
 }
 
-/// A network that can be run.
+/// A runnable network.
 struct Built {
     pfn: Pfn,
     payload: Payload,
 }
 
 impl<'a> Network<'a> {
-    /// Calibrates the network and finds the layers that the options make INT8. The recipe `best` chooses
-    /// its candidate first.
+    /// Calibrates the network and determines the layers that the options quantise. With the recipe `best`, chooses
+    /// the candidate first.
     ///
     /// # Errors
-    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and what [`recipe::run`] fails with.
+    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and the errors of [`recipe::run`].
     pub fn new(subject: Subject<'a>) -> Result<Self> {
         let Subject {
             job,
@@ -87,7 +88,7 @@ impl<'a> Network<'a> {
             labels,
             progress,
         } = subject;
-        let config = match &recipe::configs(job.given)?[..] {
+        let config = match &recipe::configs(job.overrides)?[..] {
             [one] => one.clone(),
             _ => recipe::run(job, progress)?.record.config,
         };
@@ -131,36 +132,36 @@ impl<'a> Network<'a> {
         })
     }
 
-    /// The layers that can be INT8, in order of execution.
-    pub fn layers(&self) -> &[Layer] {
+    /// The quantisable layers, in order of execution.
+    pub fn layers(&self) -> &[QuantizableLayer] {
         &self.layers
     }
 
-    /// The options, with the candidate that the recipe `best` has chosen.
+    /// The options; with the recipe `best`, those of the chosen candidate.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What the calibration was made from.
+    /// Hashes of the calibration's inputs.
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// What was asked for and had no effect, and the like.
+    /// Warnings, for example about options without effect.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The frames that are measured on.
+    /// The frames measured on.
     pub fn frames(&self) -> &[PathBuf] {
         &self.frames
     }
 
-    /// Measures how long each layer takes in the float network and with all layers in INT8, in ms:
-    /// medians over frames, both networks in turn.
+    /// Measures the time of each layer in the float network and with all layers in INT8, in ms. The result is the
+    /// median over frames; the two networks alternate.
     ///
     /// # Errors
-    /// What building or running the networks fails with.
+    /// If a network cannot be built or run.
     pub fn times(&mut self) -> Result<Vec<[f64; 2]>> {
         let count = self.layers.len();
         let mut networks = Vec::new();
@@ -172,14 +173,14 @@ impl<'a> Network<'a> {
             runner.engine_mut().set_timing(true);
             networks.push((operators, runner));
         }
-        // By layer and network: of each frame.
+        // By layer, network and frame.
         let mut times: Vec<[Vec<f64>; 2]> = vec![Default::default(); count];
         let frames = spread(&self.frames, TIMED);
         self.progress.begin("layer times", frames.len());
         for frame in &frames {
             for (which, (operators, runner)) in networks.iter_mut().enumerate() {
                 runner.read(frame)?;
-                // Twice, so that what is timed finds its weights and maps where the run left them.
+                // Twice, so the timed run has warm caches.
                 for _ in 0..2 {
                     runner.run_read(None)?;
                 }
@@ -195,7 +196,11 @@ impl<'a> Network<'a> {
             }
             self.progress.advance();
         }
-        Ok(times.into_iter().map(|t| t.map(median)).collect())
+        let middle = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            median(&times)
+        };
+        Ok(times.into_iter().map(|t| t.map(middle)).collect())
     }
 
     /// The network of a mix.
@@ -230,7 +235,7 @@ impl<'a> Network<'a> {
     }
 
     /// Runs the float network.
-    fn run_float(&mut self) -> Result<(Reference<'a>, Measured)> {
+    fn run_float(&mut self) -> Result<(Reference<'a>, Measurement)> {
         let model = &self.job.folder.model;
         let built = self.build(&Mix::float(self.layers.len()))?;
         let mut runner = self.runner(built)?;
@@ -253,14 +258,14 @@ impl<'a> Network<'a> {
             }
             self.progress.advance();
         }
-        // Compared with itself it has no noise.
+        // Compared with itself, the network has no noise.
         let sqnr = reference.compare(runner.engine()).finish();
         let measured = self.measured(&sqnr, boxes)?;
         Ok((reference, measured))
     }
 
-    fn measured(&self, sqnr: &Sqnr, boxes: Option<Boxes<'_>>) -> Result<Measured> {
-        // Of the ratios, not of the decibels, in which one noisy output would hide among many clean ones.
+    fn measured(&self, sqnr: &Sqnr, boxes: Option<Boxes<'_>>) -> Result<Measurement> {
+        // Averages ratios, not decibels, in which one noisy output would hide among many clean ones.
         let mean = |of: fn(&OutputSqnr) -> f64| {
             let noise: f64 = sqnr
                 .outputs
@@ -273,7 +278,7 @@ impl<'a> Network<'a> {
             (Some(labels), Some(boxes)) => Some(boxes.score(labels)?),
             _ => None,
         };
-        Ok(Measured {
+        Ok(Measurement {
             mean_ap,
             all: mean(|o| o.all),
             objects: mean(|o| o.objects),
@@ -282,7 +287,7 @@ impl<'a> Network<'a> {
 }
 
 impl Evaluate for Network<'_> {
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measurement> {
         let (reference, float) = match self.float.take() {
             Some(float) => float,
             None => self.run_float()?,
@@ -298,7 +303,7 @@ impl Evaluate for Network<'_> {
 
 impl Network<'_> {
     /// Runs a mix and compares it with the float network.
-    fn compare(&mut self, mix: &Mix, reference: &Reference<'_>) -> Result<Measured> {
+    fn compare(&mut self, mix: &Mix, reference: &Reference<'_>) -> Result<Measurement> {
         let built = self.build(mix)?;
         self.maps.keep_for(&built.pfn);
         let mut runner = self.runner(built)?;
@@ -327,17 +332,17 @@ impl Network<'_> {
     }
 }
 
-/// The BEV maps of the first frames, as many as are kept.
+/// BEV maps of the first frames, up to [`MAX_MAPS`] bytes.
 #[derive(Default)]
 struct Maps {
-    /// The PFN that made them.
+    /// The PFN that computed them.
     pfn: Option<Pfn>,
     maps: Vec<Bev>,
     bytes: usize,
 }
 
 impl Maps {
-    /// Forgets the maps of another PFN.
+    /// Drops the maps of any other PFN.
     fn keep_for(&mut self, pfn: &Pfn) {
         if self.pfn.as_ref() != Some(pfn) {
             *self = Self {
@@ -347,10 +352,11 @@ impl Maps {
         }
     }
 
-    /// Fills the network's input with frame `index`. Frames come in order the first time.
+    /// Fills the network's input with frame `index`. The first pass must be in order.
     fn put(&mut self, index: usize, path: &Path, runner: &mut Runner) -> Result<()> {
         if let Some(bev) = self.maps.get(index) {
-            return runner.put(bev);
+            runner.put(bev);
+            return Ok(());
         }
         runner.read(path)?;
         let bev = runner.bev();
@@ -362,7 +368,7 @@ impl Maps {
     }
 }
 
-/// At most `limit` of the frames, evenly spread; 0 is all.
+/// At most `limit` frames, evenly spaced; 0 is all.
 fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
     if limit == 0 || limit >= frames.len() {
         return frames.to_vec();
@@ -371,7 +377,7 @@ fn spread(frames: &[PathBuf], limit: usize) -> Vec<PathBuf> {
     indices.filter_map(|i| frames.get(i).cloned()).collect()
 }
 
-/// Boxes of frames, from the head maps on.
+/// Computes the boxes of frames from head maps.
 struct Boxes<'a> {
     model: &'a Model,
     heads: Heads,
@@ -389,13 +395,13 @@ impl<'a> Boxes<'a> {
         })
     }
 
-    /// Adds the boxes of the frame whose outputs `engine` has, as [`crate::eval::frames::run`] does.
+    /// Adds the boxes of the frame that `engine` has run, as [`crate::eval::frames::run`] does.
     fn detect(&mut self, frame: &Path, engine: &dyn Engine) -> Result<()> {
         for task in 0..self.heads.tasks() {
             let maps = self.heads.maps(engine, task)?;
-            self.decoder.decode(task, maps)?;
+            Decoder::decode(&mut self.decoder, task, maps)?;
         }
-        self.decoder.suppress()?;
+        self.decoder.suppress();
         let token = sample_token(frame);
         let boxes = self.decoder.boxes().iter();
         let boxes = boxes.take(MAX_BOXES).filter_map(|found| {
@@ -414,24 +420,25 @@ impl<'a> Boxes<'a> {
     }
 }
 
-/// The layers named in `int8` with their arithmetic, in order of execution, and their nodes. Layers of one
-/// name, which share a weight, are one.
+/// The layers named in `int8` with their multiply-accumulates, in order of execution, and their nodes. Layers with
+/// the same name share a weight and are merged.
 fn describe(
     graph: &Graph,
     program: &Program,
     int8: &[&str],
-) -> BuildResult<(Vec<Layer>, Vec<Vec<String>>)> {
-    let mut described: Vec<Layer> = Vec::new();
+) -> BuildResult<(Vec<QuantizableLayer>, Vec<Vec<String>>)> {
+    let mut described: Vec<QuantizableLayer> = Vec::new();
     let mut nodes: Vec<Vec<String>> = Vec::new();
     let operators = program.layers();
     for layer in layers(graph)? {
         if !int8.contains(&layer.name.as_str()) {
             continue;
         }
-        // As the engine names it.
-        let node = match layer.node.is_empty() {
-            true => layer.output,
-            false => layer.node,
+        // The engine's name for it.
+        let node = if layer.node.is_empty() {
+            layer.output
+        } else {
+            layer.node
         };
         let own = operators.iter().filter(|o| o.name == node);
         let macs: u64 = own.map(|o| o.macs).sum();
@@ -442,7 +449,7 @@ fn describe(
             names.push(node);
             continue;
         }
-        described.push(Layer {
+        described.push(QuantizableLayer {
             name: layer.name,
             operator: layer.operator,
             macs,
@@ -451,9 +458,4 @@ fn describe(
         nodes.push(vec![node]);
     }
     Ok((described, nodes))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -1,5 +1,5 @@
-//! The report of a sensitivity run: a JSON file that is complete after every measurement, so that a
-//! run goes on where an earlier one was stopped.
+//! The report of a sensitivity run: a JSON file that is complete after every measurement, so a later run can
+//! continue an interrupted one.
 //!
 //! ```json
 //! {
@@ -11,81 +11,80 @@
 //!   "search": {"goal": {"mean_ap_drop": 0.001}, "mix": "8f88", "skip": ["…"], …}
 //! }
 //! ```
-//! Measurements are by [`Mix`]: one character a layer, in the order of `layers`, `8` for INT8 and `f` for
-//! float. What follows from them (`ranking`) is there for readers and not read again.
+//! The keys of `measurements` are [`Mix`]es: one character per layer, in the order of `layers`, `8` for INT8 and `f`
+//! for float. `ranking` is derived from them for human readers.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::budget::{Action, Goal, Search};
-use super::{Evaluate, Measured, Mix, SensitivityError};
+use super::{Evaluate, Measurement, Mix, SensitivityError};
 use crate::build::config::{Config, Recipe};
 use crate::build::folder::producer;
-use crate::build::hash::{sha256, sha256_file};
 use crate::error::Result;
 use crate::eval::report::aligned;
 use crate::files;
 
-/// No report comes near this size: a measurement has some hundred bytes.
+/// Maximum file size, far above that of any real report: a measurement takes about a hundred bytes.
 const MAX_BYTES: u64 = 1 << 26;
-/// Losses of mAP that differ by less count as equal.
+/// Losses of mAP closer than this count as equal.
 const MAP_STEP: f64 = 1e-3;
-/// How many differences a refusal lists.
+/// Maximum number of differences that an error lists.
 const SHOWN: usize = 4;
 
-/// What was measured, and with which inputs.
+/// Measurements and their inputs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// Program and version that wrote the report.
     pub producer: String,
-    /// All that the measurements depend on by name, mostly SHA-256 hashes.
+    /// Everything that the measurements depend on, by name; mostly SHA-256 hashes.
     pub inputs: BTreeMap<String, String>,
-    /// The layers that can be INT8, in order of execution.
-    pub layers: Vec<Layer>,
-    /// What was measured so far.
-    pub measurements: BTreeMap<Mix, Measured>,
-    /// The layers, the worst in INT8 first; empty until all are measured.
+    /// The quantisable layers, in order of execution.
+    pub layers: Vec<QuantizableLayer>,
+    /// The measurements so far.
+    pub measurements: BTreeMap<Mix, Measurement>,
+    /// The layers, the most sensitive first; empty until all are measured.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ranking: Vec<Ranked>,
-    /// What the last search found, where one was asked for.
+    pub ranking: Vec<LayerSensitivity>,
+    /// The result of the last search, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
 }
 
-/// A layer that can be INT8.
+/// A quantisable layer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Layer {
-    /// Its name, as `--skip` takes it.
+pub struct QuantizableLayer {
+    /// Its name, as in `--skip`.
     pub name: String,
     /// Conv, ConvTranspose, Gemm or MatMul.
     pub operator: String,
-    /// Multiply-adds.
+    /// Multiply-accumulates per frame.
     pub macs: u64,
-    /// Its time in float and in INT8 in ms, where they were measured.
+    /// Its time in float and in INT8, in ms, if measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times_ms: Option<[f64; 2]>,
 }
 
-/// What was measured of one layer.
+/// The measurements of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ranked {
+pub struct LayerSensitivity {
     /// Its name.
     pub layer: String,
-    /// The network with this layer alone in INT8.
-    pub alone: Measured,
-    /// The network with all but this layer in INT8.
-    pub left_out: Measured,
+    /// The network with only this layer in INT8.
+    pub alone: Measurement,
+    /// The network with all layers except this one in INT8.
+    pub left_out: Measurement,
 }
 
 impl Report {
     /// An empty report.
-    pub fn new(inputs: BTreeMap<String, String>, layers: Vec<Layer>) -> Self {
+    pub fn new(inputs: BTreeMap<String, String>, layers: Vec<QuantizableLayer>) -> Self {
         Self {
             producer: producer(),
             inputs,
@@ -94,15 +93,15 @@ impl Report {
         }
     }
 
-    /// The report at `path` to go on with, if there is one and it is of these inputs and layers; a new
-    /// one if there is none. Measured times are those of the report that is there.
+    /// Opens the report at `path` to continue it, or creates a new one if the file does not exist. Layer times come
+    /// from an existing report.
     ///
     /// # Errors
-    /// [`SensitivityError`] for a file that cannot be read, that is no report, or that is of other inputs.
+    /// [`SensitivityError`] for a file that cannot be read, is not a report, or was made with other inputs or layers.
     pub fn open(
         path: &Path,
         inputs: BTreeMap<String, String>,
-        layers: Vec<Layer>,
+        layers: Vec<QuantizableLayer>,
     ) -> Result<Self, SensitivityError> {
         let io = |source| SensitivityError::Io {
             path: path.into(),
@@ -118,7 +117,7 @@ impl Report {
             found => found.map_err(io)?.len(),
         };
         if bytes > MAX_BYTES {
-            let what = format!("{bytes} bytes, a report has at most {MAX_BYTES}");
+            let what = format!("{bytes} bytes, expected at most {MAX_BYTES}");
             return Err(not_a_report(what));
         }
         let text = std::fs::read(path).map_err(io)?;
@@ -132,18 +131,18 @@ impl Report {
         }
         let layers = found.layers.len();
         if let Some(mix) = found.measurements.keys().find(|mix| mix.len() != layers) {
-            let what = format!("a measurement of {} layers, there are {layers}", mix.len());
+            let what = format!("a measurement of {} layers, expected {layers}", mix.len());
             return Err(not_a_report(what));
         }
         Ok(found)
     }
 
-    /// In what the report's inputs are not those of `other`.
+    /// The differences between the inputs of this report and of `other`.
     fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         if self.producer != other.producer {
             let (found, now) = (&self.producer, &other.producer);
-            differences.push(format!("it was written by {found}, this is {now}"));
+            differences.push(format!("it was written by {found}, but this is {now}"));
         }
         let names = self.inputs.keys().chain(other.inputs.keys());
         let mut names: Vec<&String> = names.collect();
@@ -162,12 +161,10 @@ impl Report {
             let layers = report.layers.iter();
             layers.map(|l| (l.name.clone(), l.macs)).collect()
         };
-        // Layers follow from the inputs: only named where nothing else differs.
+        // Layers are derived from the inputs, so they are listed only if nothing else differs.
         if differences.is_empty() && layers(self) != layers(other) {
             let (found, now) = (self.layers.len(), other.layers.len());
-            differences.push(format!(
-                "its {found} layers are not those {now} of the model"
-            ));
+            differences.push(format!("its {found} layers differ from the model's {now}"));
         }
         if differences.len() > SHOWN {
             let more = differences.len() - SHOWN;
@@ -177,19 +174,19 @@ impl Report {
         differences
     }
 
-    /// Writes the report whole.
+    /// Writes the report atomically.
     ///
     /// # Errors
-    /// [`FileError`](crate::files::FileError) with the file.
+    /// [`FileError`](crate::files::FileError) with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
         Ok(files::write(path, self.to_json().as_bytes())?)
     }
 
-    /// Writes the mix that was found as a configuration for `cp-build quantize --config`: `config`, which
-    /// everything was measured with, and its skip list. Nothing without a search.
+    /// Writes the best mix as a configuration for `cp-build quantize --config`: the measured `config` with the mix's
+    /// skip list. Writes nothing without a search.
     ///
     /// # Errors
-    /// [`FileError`](crate::files::FileError) with the file.
+    /// [`FileError`](crate::files::FileError) with the path.
     pub fn write_skip_list(&self, config: &Config, path: &Path) -> Result<()> {
         match self.skip_list(config) {
             Some(text) => Ok(files::write(path, text.as_bytes())?),
@@ -202,7 +199,7 @@ impl Report {
         let (search, float, int8) = (self.search.as_ref()?, self.float()?, self.int8()?);
         let mut config = config.clone();
         config.placement.skip.extend(search.skip.iter().cloned());
-        // The recipe `best` has chosen; it is to make this network, not to choose again.
+        // The recipe `best` has already chosen; do not let it choose again.
         if config.recipe == Recipe::Best {
             config.recipe = Recipe::Custom;
         }
@@ -211,39 +208,39 @@ impl Report {
              {}\n# this mix: {}\n\n{}",
             search.skip.len(),
             self.layers.len(),
-            words(float, float),
-            words(int8, float),
-            words(&search.measured, float),
+            summary(float, float),
+            summary(int8, float),
+            summary(&search.measured, float),
             config.to_toml()
         ))
     }
 
-    /// The report as the text of a file.
+    /// The report as JSON.
     pub fn to_json(&self) -> String {
-        // Plain numbers, texts and maps with keys of text: they can always be written.
+        // Numbers, strings and maps with string keys can always be serialised.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
-    /// The float network, once it is measured.
-    pub fn float(&self) -> Option<&Measured> {
+    /// The measurement of the float network, if done.
+    pub fn float(&self) -> Option<&Measurement> {
         self.measurements.get(&Mix::float(self.layers.len()))
     }
 
-    /// All layers in INT8, once that is measured.
-    pub fn int8(&self) -> Option<&Measured> {
+    /// The measurement of all layers in INT8, if done.
+    pub fn int8(&self) -> Option<&Measurement> {
         self.measurements.get(&Mix::int8(self.layers.len()))
     }
 
-    /// Ranks the layers, once all that [`super::ablate`] measures is there: by the mAP that is lost
-    /// with the layer alone in INT8 where there are labels, in steps of 0.001, then by SQNR at object
-    /// cells, the worst first. Smaller losses of a single layer are the luck of the frames.
+    /// Ranks the layers after [`super::ablate`] has completed, the most sensitive first. With labels, the order is by
+    /// the mAP lost with only the layer in INT8, in steps of 0.001, because smaller differences are chance. Then it is
+    /// by SQNR at object cells.
     pub fn rank(&mut self) {
         let count = self.layers.len();
         let layers = self.layers.iter().enumerate();
         let measured = |mix: Mix| self.measurements.get(&mix).copied();
-        let ranking: Option<Vec<Ranked>> = layers
+        let ranking: Option<Vec<LayerSensitivity>> = layers
             .map(|(i, layer)| {
-                Some(Ranked {
+                Some(LayerSensitivity {
                     layer: layer.name.clone(),
                     alone: measured(Mix::float(count).with(i, true))?,
                     left_out: measured(Mix::int8(count).with(i, false))?,
@@ -251,7 +248,7 @@ impl Report {
             })
             .collect();
         let mut ranking = ranking.unwrap_or_default();
-        let steps = |ranked: &Ranked| {
+        let steps = |ranked: &LayerSensitivity| {
             let drop = self.float().and_then(|float| ranked.alone.drop_from(float));
             (drop.unwrap_or(0.0) / MAP_STEP).round()
         };
@@ -262,12 +259,12 @@ impl Report {
         self.ranking = ranking;
     }
 
-    /// The ranking as an aligned table: the multiply-adds of each layer in parts of all; what the
-    /// layer alone in INT8 costs against float (mAP lost, SQNR in dB over all and over object cells); what
-    /// leaving it in float gains against all layers in INT8 (mAP, dB).
+    /// The ranking as an aligned table. Columns: the layer's share of all multiply-accumulates; with only the layer in
+    /// INT8, the change of mAP and the SQNR in dB over all and object cells; with only the layer in float, the gain
+    /// over all layers in INT8 (mAP, dB).
     pub fn table(&self) -> String {
         let (Some(float), Some(int8)) = (self.float(), self.int8()) else {
-            return "nothing is measured yet\n".to_owned();
+            return "no measurements yet\n".to_owned();
         };
         let labels = float.mean_ap.is_some();
         let mut rows = vec![head(labels)];
@@ -292,12 +289,12 @@ impl Report {
         format!(
             "{}\nfloat: {}\nINT8:  {}\n",
             aligned(&rows),
-            words(float, float),
-            words(int8, float)
+            summary(float, float),
+            summary(int8, float)
         )
     }
 
-    /// The search in words, a line a step; empty without one.
+    /// Describes the search, one line per step; empty without a search.
     pub fn search_text(&self) -> String {
         let (Some(search), Some(float)) = (&self.search, self.float()) else {
             return String::new();
@@ -313,24 +310,24 @@ impl Report {
                 Action::PutBack => "put back",
                 Action::Kept => "stays out",
             };
-            let met = if step.met { "enough" } else { "not enough" };
-            let measured = words(&step.measured, float);
+            let met = if step.met { "met" } else { "not met" };
+            let measured = summary(&step.measured, float);
             format!("  {action:<9} {}: {measured}, {met}", step.layer)
         }));
         lines.push(format!(
-            "{} of {} layers stay float, {:.1} % of the cost is in INT8: {}\n",
+            "{} of {} layers in float, {:.1} % of the cost in INT8: {}\n",
             search.skip.len(),
             self.layers.len(),
             100.0 * search.int8_share,
-            words(&search.measured, float)
+            summary(&search.measured, float)
         ));
         lines.join("\n")
     }
 }
 
 fn head(labels: bool) -> Vec<String> {
-    let columns: &[&str] = match labels {
-        true => &[
+    let columns: &[&str] = if labels {
+        &[
             "layer",
             "MAC",
             "alone mAP",
@@ -339,21 +336,22 @@ fn head(labels: bool) -> Vec<String> {
             "left out mAP",
             "dB all",
             "dB obj",
-        ],
-        false => &[
+        ]
+    } else {
+        &[
             "layer",
             "MAC",
             "alone dB all",
             "dB obj",
             "left out dB all",
             "dB obj",
-        ],
+        ]
     };
     columns.iter().map(|&c| c.to_owned()).collect()
 }
 
 /// `mAP 0.7521 (-0.0012), SQNR 31.2 dB, 35.6 dB at objects`.
-fn words(measured: &Measured, float: &Measured) -> String {
+fn summary(measured: &Measurement, float: &Measurement) -> String {
     let sqnr = format!(
         "SQNR {:.1} dB, {:.1} dB at objects",
         measured.all, measured.objects
@@ -373,20 +371,7 @@ fn signed(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:+.digits$}"))
 }
 
-/// SHA-256 over names and contents of the frames, in order; not their folders.
-///
-/// # Errors
-/// [`crate::build::BuildError::Io`] for a frame that cannot be read.
-pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
-    let mut contents = String::new();
-    for path in frames {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        contents += &format!("{} {name}\n", sha256_file(path)?);
-    }
-    Ok(sha256(contents.as_bytes()))
-}
-
-/// Every option that decides a quantised network by its dotted key, such as `config.equalize.alpha`.
+/// Every option that affects a quantised network, by dotted key such as `config.equalize.alpha`.
 pub fn options(config: &Config) -> BTreeMap<String, String> {
     fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
         for (key, value) in table {
@@ -406,7 +391,7 @@ pub fn options(config: &Config) -> BTreeMap<String, String> {
     options
 }
 
-/// The first characters of a hash, or a short value.
+/// The first characters of a hash, or any other value in full.
 fn short(value: &str) -> String {
     match value.get(..12) {
         Some(start) if value.len() == 64 => format!("{start}…"),
@@ -414,18 +399,18 @@ fn short(value: &str) -> String {
     }
 }
 
-/// Takes measurements from a report, or makes them and keeps them there.
+/// Looks up measurements in a report. Makes and records missing ones.
 pub struct Recorder<'a> {
     /// The report.
     pub report: &'a mut Report,
-    /// Its file, if it is kept in one.
+    /// Its file, if any.
     pub path: Option<&'a Path>,
-    /// What measures.
+    /// Makes missing measurements.
     pub measure: &'a mut dyn Evaluate,
 }
 
 impl Evaluate for Recorder<'_> {
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measurement> {
         if let Some(known) = self.report.measurements.get(mix) {
             return Ok(*known);
         }

@@ -1,22 +1,22 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::budget::{Action, Candidate, Search, search};
-use super::report::{Layer, Ranked, Recorder};
+use super::budget::{Action, LayerCost, Search, search};
+use super::report::{LayerSensitivity, QuantizableLayer, Recorder};
 use super::*;
 use crate::error::Error;
 
-/// Layers with known noise: the powers add up, and every part of noise costs as much mAP.
-struct Made {
+/// Layers with known noise powers, which add up. The loss of mAP equals the noise.
+struct NoiseModel {
     noise: Vec<f64>,
     labels: bool,
-    /// Mixes that were measured, in order.
+    /// The measured mixes, in order.
     seen: Vec<Mix>,
-    /// Fails after so many.
+    /// Fails after this many measurements.
     most: usize,
 }
 
-impl Made {
+impl NoiseModel {
     fn new(noise: &[f64]) -> Self {
         Self {
             noise: noise.to_vec(),
@@ -26,10 +26,10 @@ impl Made {
         }
     }
 
-    fn layers(&self) -> Vec<Layer> {
+    fn layers(&self) -> Vec<QuantizableLayer> {
         let layers = self.noise.iter().enumerate();
         layers
-            .map(|(i, _)| Layer {
+            .map(|(i, _)| QuantizableLayer {
                 name: format!("layer.{i}"),
                 operator: "Conv".into(),
                 macs: 1000 * (i as u64 + 1),
@@ -39,15 +39,15 @@ impl Made {
     }
 }
 
-impl Evaluate for Made {
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+impl Evaluate for NoiseModel {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measurement> {
         if self.seen.len() == self.most {
             return Err(SensitivityError::Goal("stopped".into()).into());
         }
         self.seen.push(mix.clone());
         let noise: f64 = mix.int8_layers().map(|i| self.noise[i]).sum();
         let objects = -10.0 * noise.max(1e-14).log10();
-        Ok(Measured {
+        Ok(Measurement {
             mean_ap: self.labels.then_some(0.75 - noise),
             all: objects - 5.0,
             objects,
@@ -60,12 +60,12 @@ fn inputs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.map(|(k, v)| (k.to_string(), v.to_string())).collect()
 }
 
-fn names(found: &[Ranked]) -> Vec<&str> {
-    found.iter().map(|r| r.layer.as_str()).collect()
+fn names(ranking: &[LayerSensitivity]) -> Vec<&str> {
+    ranking.iter().map(|r| r.layer.as_str()).collect()
 }
 
 #[test]
-fn mixes_are_text() {
+fn mixes_are_serialised_as_text() {
     let mix = Mix::int8(4).with(1, false).with(9, false);
     let text = serde_json::to_string(&mix).unwrap();
     assert_eq!(text, "\"8f88\"");
@@ -77,11 +77,11 @@ fn mixes_are_text() {
 }
 
 #[test]
-fn every_layer_is_measured_alone_and_left_out_and_ranked() {
-    let mut made = Made::new(&[1e-3, 1e-2, 1e-4]);
+fn every_layer_is_measured_alone_and_left_out_and_then_ranked() {
+    let mut made = NoiseModel::new(&[1e-3, 1e-2, 1e-4]);
     let mut report = Report::new(inputs(&[]), made.layers());
     report.rank();
-    assert_eq!(report.ranking, [], "nothing is measured yet");
+    assert_eq!(report.ranking, [], "no measurements yet");
     let mut recorder = Recorder {
         report: &mut report,
         path: None,
@@ -95,7 +95,7 @@ fn every_layer_is_measured_alone_and_left_out_and_ranked() {
         ["fff", "888", "8ff", "f88", "f8f", "8f8", "ff8", "88f"]
     );
     assert_eq!(names(&report.ranking), ["layer.1", "layer.0", "layer.2"]);
-    // What is lost by luck does not count: noise decides.
+    // A loss that small is chance, so noise decides.
     let mut lucky = report.clone();
     let alone = Mix::float(3).with(2, true);
     if let Some(measured) = lucky.measurements.get_mut(&alone) {
@@ -110,7 +110,7 @@ fn every_layer_is_measured_alone_and_left_out_and_ranked() {
     let table = report.table();
     let first = table.lines().nth(1).unwrap();
     let cells: Vec<&str> = first.split_whitespace().collect();
-    // 20 dB is the noise of 1e-2; all layers have 1.11e-2, 19.55 dB, without this one 29.59 dB.
+    // A noise of 1e-2 is 20 dB; all layers have 1.11e-2, which is 19.55 dB, and 29.59 dB without this one.
     assert_eq!(
         cells,
         [
@@ -125,7 +125,7 @@ fn every_layer_is_measured_alone_and_left_out_and_ranked() {
 
 #[test]
 fn without_labels_the_ranking_is_by_sqnr_at_objects() {
-    let mut made = Made::new(&[1e-4, 1e-3, 1e-2]);
+    let mut made = NoiseModel::new(&[1e-4, 1e-3, 1e-2]);
     made.labels = false;
     let mut report = Report::new(inputs(&[]), made.layers());
     let mut recorder = Recorder {
@@ -139,8 +139,12 @@ fn without_labels_the_ranking_is_by_sqnr_at_objects() {
     assert!(!report.table().contains("mAP"), "{}", report.table());
 }
 
-/// Sensitivity and search with a report in a file.
-fn run(made: &mut Made, path: &Path, inputs_now: &BTreeMap<String, String>) -> Result<Report> {
+/// Runs the analysis and a search with a report file.
+fn run(
+    made: &mut NoiseModel,
+    path: &Path,
+    inputs_now: &BTreeMap<String, String>,
+) -> Result<Report> {
     let mut report = Report::open(path, inputs_now.clone(), made.layers())?;
     let options = Options {
         goal: Some(Goal::MeanApDrop(2e-3)),
@@ -151,7 +155,7 @@ fn run(made: &mut Made, path: &Path, inputs_now: &BTreeMap<String, String>) -> R
 }
 
 #[test]
-fn a_run_goes_on_where_it_was_stopped() {
+fn a_run_continues_where_it_was_interrupted() {
     let noise = [1e-3, 8e-4, 1e-4, 3e-3];
     let folder = tempfile::tempdir().unwrap();
     let (whole, pieces) = (
@@ -159,11 +163,11 @@ fn a_run_goes_on_where_it_was_stopped() {
         folder.path().join("pieces.json"),
     );
     let inputs = inputs(&[("frames", "a")]);
-    let mut uninterrupted = Made::new(&noise);
+    let mut uninterrupted = NoiseModel::new(&noise);
     run(&mut uninterrupted, &whole, &inputs).unwrap();
     let mut seen = Vec::new();
     for most in [1, 0, 4, 5, usize::MAX] {
-        let mut made = Made::new(&noise);
+        let mut made = NoiseModel::new(&noise);
         made.most = most;
         let done = run(&mut made, &pieces, &inputs);
         assert_eq!(done.is_ok(), most == usize::MAX);
@@ -174,18 +178,18 @@ fn a_run_goes_on_where_it_was_stopped() {
         std::fs::read(&whole).unwrap(),
         std::fs::read(&pieces).unwrap()
     );
-    // And once more: everything is there.
-    let mut again = Made::new(&noise);
+    // Once more: all measurements exist.
+    let mut again = NoiseModel::new(&noise);
     run(&mut again, &whole, &inputs).unwrap();
     assert_eq!(again.seen, []);
 }
 
 #[test]
-fn a_report_of_other_inputs_is_refused_with_what_differs() {
+fn a_report_of_other_inputs_is_refused_with_the_differences() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
     let hash = "0123456789abcdef".repeat(4);
-    let mut made = Made::new(&[1e-3, 1e-3]);
+    let mut made = NoiseModel::new(&[1e-3, 1e-3]);
     run(
         &mut made,
         &path,
@@ -210,23 +214,23 @@ fn a_report_of_other_inputs_is_refused_with_what_differs() {
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    let mut other = Made::new(&[1e-3; 3]);
+    let mut other = NoiseModel::new(&[1e-3; 3]);
     let error = refused(run(
         &mut other,
         &path,
         &inputs(&[("frames", &hash), ("model.toml", "a")]),
     ));
     assert!(
-        error.contains("its 2 layers are not those 3 of the model"),
+        error.contains("its 2 layers differ from the model's 3"),
         "{error}"
     );
 }
 
 #[test]
-fn what_is_no_report_is_refused() {
+fn invalid_reports_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
-    let open = || Report::open(&path, inputs(&[]), Made::new(&[1.0]).layers());
+    let open = || Report::open(&path, inputs(&[]), NoiseModel::new(&[1.0]).layers());
     for text in ["", "[]", "{\"results\": {}}", "{\"producer\": 3}"] {
         std::fs::write(&path, text).unwrap();
         let error = open().unwrap_err();
@@ -236,31 +240,31 @@ fn what_is_no_report_is_refused() {
         );
         assert!(error.to_string().contains("report.json"), "{error}");
     }
-    // A measurement of another number of layers than the report has.
-    let mut report = Report::new(inputs(&[]), Made::new(&[1.0]).layers());
-    let measured = Made::new(&[1.0]).evaluate(&Mix::int8(1)).unwrap();
+    // A measurement with the wrong number of layers.
+    let mut report = Report::new(inputs(&[]), NoiseModel::new(&[1.0]).layers());
+    let measured = NoiseModel::new(&[1.0]).evaluate(&Mix::int8(1)).unwrap();
     report.measurements.insert(Mix::int8(2), measured);
     std::fs::write(&path, report.to_json()).unwrap();
     let error = open().unwrap_err();
     assert!(
         error
             .to_string()
-            .contains("a measurement of 2 layers, there are 1"),
+            .contains("a measurement of 2 layers, expected 1"),
         "{error}"
     );
 }
 
-fn candidates(costs: &[f64]) -> Vec<Candidate<'static>> {
+fn layer_costs(costs: &[f64]) -> Vec<LayerCost<'static>> {
     let names = ["a", "b", "c", "d", "e", "f"];
     let layers = names.into_iter().zip(costs);
     layers
-        .map(|(name, &cost)| Candidate { name, cost })
+        .map(|(name, &cost)| LayerCost { name, cost })
         .collect()
 }
 
 fn searched(noise: &[f64], costs: &[f64], goal: Goal) -> Search {
-    let mut made = Made::new(noise);
-    search(&candidates(costs), goal, Cost::Macs, &mut made).unwrap()
+    let mut made = NoiseModel::new(noise);
+    search(&layer_costs(costs), goal, Cost::Macs, &mut made).unwrap()
 }
 
 #[test]
@@ -272,7 +276,7 @@ fn a_goal_that_int8_meets_skips_nothing() {
 
 #[test]
 fn the_best_gain_for_its_cost_is_left_out_first() {
-    // By gain alone it would be b, by gain per cost it is c.
+    // By gain alone it would be b; by gain per cost it is c.
     let found = searched(
         &[1e-4, 5e-3, 4e-3],
         &[1.0, 10.0, 1.0],
@@ -281,14 +285,14 @@ fn the_best_gain_for_its_cost_is_left_out_first() {
     assert_eq!(found.skip, ["c"]);
     assert_eq!(found.int8_share, 11.0 / 12.0);
     assert!((found.measured.mean_ap.unwrap() - 0.7449).abs() < 1e-12);
-    // A layer that costs nothing goes first, however little it gains.
+    // A free layer comes first, however small its gain.
     let found = searched(&[1e-3, 5e-3], &[-1.0, 1.0], Goal::MeanApDrop(5e-3));
     assert_eq!(found.skip, ["a"]);
 }
 
 #[test]
-fn what_turned_out_needless_is_put_back() {
-    // a goes first (best for its cost) and is not enough, then b, which is enough without a.
+fn a_layer_that_proves_unnecessary_is_put_back() {
+    // First a (best for its cost), which is not enough, then b, which suffices without a.
     let found = searched(&[2e-3, 9e-3], &[1.0, 5.0], Goal::MeanApDrop(2e-3));
     let steps: Vec<(Action, &str, bool)> = found
         .steps
@@ -316,39 +320,39 @@ fn equal_layers_are_left_out_in_order() {
 }
 
 #[test]
-fn a_goal_of_sqnr_needs_no_labels() {
-    let mut made = Made::new(&[1e-3, 1e-2]);
+fn an_sqnr_goal_needs_no_labels() {
+    let mut made = NoiseModel::new(&[1e-3, 1e-2]);
     made.labels = false;
-    let layers = candidates(&[1.0, 1.0]);
+    let layers = layer_costs(&[1.0, 1.0]);
     let found = search(&layers, Goal::ObjectSqnr(25.0), Cost::Macs, &mut made).unwrap();
     assert_eq!(found.skip, ["b"]);
-    // Only float has more.
+    // Only the float network has more.
     let found = search(&layers, Goal::ObjectSqnr(100.0), Cost::Macs, &mut made).unwrap();
     assert_eq!(found.skip, ["a", "b"]);
-    for (goal, words) in [
+    for (goal, part) in [
         (Goal::ObjectSqnr(200.0), "200 dB"),
         (Goal::MeanApDrop(1e-3), "--labels"),
     ] {
         let error = search(&layers, goal, Cost::Macs, &mut made).unwrap_err();
-        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
     }
-    let mut labelled = Made::new(&[1e-3, 1e-2]);
+    let mut labelled = NoiseModel::new(&[1e-3, 1e-2]);
     let error = search(&layers, Goal::MeanApDrop(-1.0), Cost::Macs, &mut labelled).unwrap_err();
     assert!(error.to_string().contains("-1"), "{error}");
 }
 
-/// Noise that comes from pairs: layers spoil each other's work, so that gains shrink as layers go.
+/// Noise caused by pairs of layers, so gains shrink as layers are left out.
 struct Pairs(usize);
 
 impl Evaluate for Pairs {
-    fn evaluate(&mut self, mix: &Mix) -> Result<Measured> {
+    fn evaluate(&mut self, mix: &Mix) -> Result<Measurement> {
         let layers: Vec<usize> = mix.int8_layers().collect();
         let pairs = layers
             .iter()
             .flat_map(|a| layers.iter().map(move |b| a * 7 + b * 3));
         let noise: f64 = pairs.map(|p| 1e-5 * (p % 11) as f64).sum();
         self.0 += 1;
-        Ok(Measured {
+        Ok(Measurement {
             mean_ap: Some(0.7 - noise),
             all: 0.0,
             objects: -10.0 * noise.max(1e-14).log10(),
@@ -358,7 +362,7 @@ impl Evaluate for Pairs {
 
 #[test]
 fn the_mix_meets_the_goal_and_no_layer_of_it_can_be_put_back() {
-    let layers = candidates(&[3.0, 1.0, 4.0, 1.5, 9.0, 2.0]);
+    let layers = layer_costs(&[3.0, 1.0, 4.0, 1.5, 9.0, 2.0]);
     for drop in [0.0, 1e-4, 4e-4, 1e-3, 2e-3] {
         let goal = Goal::MeanApDrop(drop);
         let mut pairs = Pairs(0);
@@ -372,7 +376,7 @@ fn the_mix_meets_the_goal_and_no_layer_of_it_can_be_put_back() {
             let more = pairs.evaluate(&found.mix.with(layer, true)).unwrap();
             assert!(
                 !goal.is_met(&float, &more),
-                "{drop}: layer {layer} is needless"
+                "{drop}: layer {layer} is unnecessary"
             );
         }
     }

@@ -1,13 +1,13 @@
 use super::*;
-use crate::engine::{EngineError, LayerTime};
-use crate::map::{MapDesc, MapLayout, MapMut, MapRef, Memory};
+use crate::engine::{EngineError, LayerTime, MapMut, MapRef};
+use crate::map::{Location, MapDesc, MapLayout};
 
 /// Outputs of one row of two cells, NCHW.
 struct Outputs(Vec<(MapDesc, Vec<f32>)>, Vec<MapDesc>);
 
 impl Outputs {
     fn new(maps: &[(&str, &[f32])]) -> Self {
-        let of = |(name, values): &(&str, &[f32])| {
+        let map = |(name, values): &(&str, &[f32])| {
             let desc = MapDesc {
                 name: (*name).to_owned(),
                 channels: values.len() / 2,
@@ -16,7 +16,7 @@ impl Outputs {
             };
             (desc, values.to_vec())
         };
-        let maps: Vec<(MapDesc, Vec<f32>)> = maps.iter().map(of).collect();
+        let maps: Vec<(MapDesc, Vec<f32>)> = maps.iter().map(map).collect();
         let descs = maps.iter().map(|(desc, _)| desc.clone()).collect();
         Self(maps, descs)
     }
@@ -31,12 +31,12 @@ impl Engine for Outputs {
         &self.1
     }
 
-    fn memory(&self) -> Memory {
-        Memory::Host
+    fn location(&self) -> Location {
+        Location::Host
     }
 
     fn input_map(&mut self) -> MapMut<'_> {
-        unimplemented!("nothing is run here")
+        unimplemented!("these tests do not run the network")
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
@@ -59,7 +59,7 @@ fn model() -> Model {
     Model::read(Path::new(path)).unwrap()
 }
 
-/// Heatmap and height of the float network: an object in the first cell, of the second class.
+/// Heatmap and height of the float network: an object of the second class in the first cell.
 const HEATMAP: [f32; 4] = [-3.0, -4.0, 0.0, -5.0];
 const HEIGHT: [f32; 2] = [2.0, 7.0];
 
@@ -83,8 +83,8 @@ fn close(found: f64, expected: f64) {
 }
 
 #[test]
-fn ratios_are_of_squares_over_all_and_over_object_cells() {
-    // Errors of 1 in the object cell and of 0.5 beside it; of 0.5 in the height.
+fn ratios_are_of_squares_over_all_cells_and_over_object_cells() {
+    // Heatmap errors of 1 in the object cell and 0.5 in the other; height error of 0.5.
     let sqnr = measured(&[-3.0, -4.5, 1.0, -5.0], &[2.5, 7.0]);
     assert_eq!((sqnr.frames, sqnr.object_cells), (1, 1));
     let [heatmap, height] = &sqnr.outputs[..] else {
@@ -104,7 +104,7 @@ fn ratios_are_of_squares_over_all_and_over_object_cells() {
 }
 
 #[test]
-fn no_error_and_no_signal_have_finite_ratios() {
+fn ratios_without_error_or_signal_are_finite() {
     let sqnr = measured(&HEATMAP, &HEIGHT);
     assert_eq!(sqnr.figure, MOST);
     let nan = measured(&[-3.0, f32::NAN, 0.0, -5.0], &HEIGHT);
@@ -113,7 +113,7 @@ fn no_error_and_no_signal_have_finite_ratios() {
 
 #[test]
 fn an_object_cell_has_a_score_of_a_tenth() {
-    // sigmoid(-2.1972) is 0.1000 and a little more, sigmoid(-2.1973) a little less.
+    // sigmoid(-2.1972) is slightly above 0.1, sigmoid(-2.1973) slightly below.
     assert!(is_object([-9.0, -2.1972].into_iter()));
     assert!(!is_object([-9.0, -2.1973].into_iter()));
 }

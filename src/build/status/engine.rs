@@ -1,4 +1,4 @@
-//! What a plan tells of its TensorRT engine, as text for people. Needs neither TensorRT nor a GPU.
+//! Readable description of a plan's TensorRT engine. Needs neither TensorRT nor a GPU.
 
 use std::fmt::{Result, Write};
 
@@ -7,10 +7,10 @@ use crate::engine::tensorrt::layers::{EngineLayer, LayerTable, LayerTensor};
 use crate::eval::report::aligned;
 use crate::plan::{IoFormats, TensorDesc, TensorRtOptions, TensorRtTarget};
 
-/// Library, GPUs and options.
+/// Writes the library, GPUs and options.
 ///
 /// # Errors
-/// Writing to a String does not fail.
+/// None in practice: writing to a `String` cannot fail.
 pub fn target(text: &mut String, target: &TensorRtTarget) -> Result {
     writeln!(text, "Library: {}", target.library)?;
     if let Some(on) = &target.built_on {
@@ -31,17 +31,17 @@ pub fn target(text: &mut String, target: &TensorRtTarget) -> Result {
         writeln!(text, "Built for: {}", all.join(", "))?;
     }
     match &target.options {
-        Some(given) => writeln!(text, "Options: {}", options(given)),
-        None => writeln!(text, "Options: not known, another program built the engine"),
+        Some(recorded) => writeln!(text, "Options: {}", options(recorded)),
+        None => writeln!(text, "Options: unknown, another program built the engine"),
     }
 }
 
-/// 89 as `8.9`.
+/// Formats 89 as `8.9`.
 fn compute_capability(number: u32) -> String {
     format!("{}.{}", number / 10, number % 10)
 }
 
-/// The options as on the command line, without those that were left to the library.
+/// The options as command-line flags, without those left to the library.
 fn options(options: &TensorRtOptions) -> String {
     let TensorRtOptions {
         workspace,
@@ -56,7 +56,7 @@ fn options(options: &TensorRtOptions) -> String {
         output_type,
         io_formats,
     } = options;
-    let mut words = vec![
+    let mut args = vec![
         format!("--input-type {input_type}"),
         format!("--output-type {output_type}"),
         match io_formats {
@@ -64,14 +64,14 @@ fn options(options: &TensorRtOptions) -> String {
             IoFormats::Any => "--io-formats any".into(),
         },
     ];
-    words.extend(workspace.map(|mib| format!("--workspace {mib}")));
-    words.extend(
+    args.extend(workspace.map(|mib| format!("--workspace {mib}")));
+    args.extend(
         timing_cache
             .as_ref()
             .map(|hash| format!("--timing-cache sha256:{hash}")),
     );
-    words.extend(optimization_level.map(|level| format!("--optimization-level {level}")));
-    words.extend(dla.map(|core| format!("--dla {core}")));
+    args.extend(optimization_level.map(|level| format!("--optimization-level {level}")));
+    args.extend(dla.map(|core| format!("--dla {core}")));
     let flags = [
         (*gpu_fallback, "--gpu-fallback"),
         (*version_compatible, "--version-compatible"),
@@ -85,29 +85,29 @@ fn options(options: &TensorRtOptions) -> String {
             "--hardware-compatible same-compute-capability",
         ),
     ];
-    words.extend(
+    args.extend(
         flags
             .iter()
-            .filter(|(given, _)| *given)
+            .filter(|(set, _)| *set)
             .map(|(_, flag)| flag.to_string()),
     );
-    words.join(" ")
+    args.join(" ")
 }
 
-/// How many layers became what.
+/// Writes the number of layers by outcome.
 ///
 /// # Errors
 /// As [`target`].
 pub fn counts(text: &mut String, target: &TensorRtTarget) -> Result {
     let Some(counts) = target.layers else {
-        return writeln!(text, "Layers: not known");
+        return writeln!(text, "Layers: unknown");
     };
     let columns = [
         ("layers", counts.engine),
         ("read int8", counts.int8),
         ("reformats", counts.reformats),
         ("quantised in the network", counts.quantized),
-        ("of them not int8", counts.fallbacks),
+        ("of these not int8", counts.fallbacks),
     ];
     let (names, numbers) = columns
         .iter()
@@ -117,7 +117,7 @@ pub fn counts(text: &mut String, target: &TensorRtTarget) -> Result {
     Ok(())
 }
 
-/// An input or output in a line.
+/// Describes an input or output in one line.
 pub fn tensor(tensor: &TensorDesc) -> String {
     let dims: Vec<String> = tensor.dims.iter().map(ToString::to_string).collect();
     let scale = tensor
@@ -131,7 +131,7 @@ pub fn tensor(tensor: &TensorDesc) -> String {
     )
 }
 
-/// Every layer of the engine, and every quantised one of the network.
+/// Writes every layer of the engine, and every quantised layer of the network.
 ///
 /// # Errors
 /// As [`target`].

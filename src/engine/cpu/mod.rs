@@ -39,7 +39,8 @@ use crate::engine::cpu::exec::Step;
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
 use crate::engine::{Engine, EngineError, LayerTime};
-use crate::map::{MapDataMut, MapDesc, MapMut, MapRef, MapView, MapViewMut, Memory};
+use crate::engine::{MapMut, MapRef};
+use crate::map::{Location, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::program::Program;
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a type that wraps a memory map and returns the blob's part of
@@ -271,8 +272,8 @@ impl Engine for CpuEngine {
         &self.outputs
     }
 
-    fn memory(&self) -> Memory {
-        Memory::Host
+    fn location(&self) -> Location {
+        Location::Host
     }
 
     fn input_map(&mut self) -> MapMut<'_> {

@@ -12,8 +12,7 @@
 use std::path::Path;
 
 use super::TensorRtError;
-use crate::cuda::{DeviceMap, Element};
-use crate::map::{MapDesc, MapLayout};
+use crate::map::{Element, MapDesc, MapFormat, MapLayout};
 use crate::model::Model;
 
 /// An input or output, as the engine describes it.
@@ -40,8 +39,8 @@ pub struct Tensor {
 pub struct Binding {
     /// Name and size.
     pub desc: MapDesc,
-    /// Element type, layout and address; the address is 0 until memory is allocated.
-    pub map: DeviceMap,
+    /// Element type and layout.
+    pub map: MapFormat,
     /// Size of the memory, in bytes.
     pub bytes: usize,
 }
@@ -110,7 +109,7 @@ impl Format {
         }
     }
 
-    /// A map's layout, its [`DeviceMap::vector`], and the number of values in its memory.
+    /// A map's layout, its [`MapFormat::vector`], and the number of values in its memory.
     fn layout(self, [channels, height, width]: [usize; 3]) -> (MapLayout, u32, usize) {
         let padded = channels.next_multiple_of(self.vector());
         let mut layout = MapLayout::nchw(channels, height, width);
@@ -271,8 +270,7 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
             height,
             width,
         },
-        map: DeviceMap {
-            address: 0,
+        map: MapFormat {
             element,
             scale,
             vector,

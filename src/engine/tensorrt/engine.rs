@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::binding::{self, Bindings};
 use super::runtime::{ExecutionContext, Runtime};
 use super::{LoadRequest, TensorRtError};
-use crate::cuda::{Buffer, CudaError, Device, Work};
-use crate::engine::{EngineError, LayerTime};
-use crate::map::{MapDesc, MapMut, MapRef, Memory};
+use crate::cuda::{Buffer, CudaError, Device, DeviceMap, StreamWork};
+use crate::engine::{EngineError, LayerTime, MapMut, MapRef};
+use crate::map::{Location, MapDesc, MapFormat};
 
 /// Name of the engine's work in device errors.
 const WHAT: &str = "TensorRT engine";
@@ -22,15 +22,15 @@ pub(super) struct Engine {
     /// Descriptions of the outputs.
     descs: Vec<MapDesc>,
     state: Arc<RunState>,
-    work: Work,
+    /// The memory of the input, then of the outputs.
+    maps: Vec<DeviceMap>,
+    work: StreamWork,
     device: Arc<dyn Device>,
 }
 
 /// Everything a run needs, shared with recorded work.
 struct RunState {
-    // Freed before its memory, because fields drop in order of declaration.
     context: Mutex<ExecutionContext>,
-    _memory: Vec<Buffer<u8>>,
 }
 
 impl Engine {
@@ -44,53 +44,56 @@ impl Engine {
         device: &Arc<dyn Device>,
     ) -> Result<Self, TensorRtError> {
         // The library uses the thread's current CUDA context. This call makes the device's context current.
-        let nothing: Work = Arc::new(|_| Ok(()));
+        let nothing: StreamWork = Arc::new(|_| Ok(()));
         device.enqueue(WHAT, &nothing)?;
 
         let engine = runtime.engine(request.path, request.plan, request.host_code)?;
         let (model, scale) = (request.model, request.input_scale);
-        let mut bindings = binding::bind(request.path, &engine.tensors(), model, scale)?;
+        let bindings = binding::bind(request.path, &engine.tensors(), model, scale)?;
         let scratch = engine.scratch_bytes();
         let mut context = engine.context(request.path)?;
 
-        let mut memory = Vec::new();
         // Allocate even if no bytes are needed: the library takes null for missing.
-        let buffer = Buffer::zeroed(device, "TensorRT scratch memory", scratch)?;
-        context.set_scratch(buffer.address(), scratch);
-        memory.push(buffer);
-        let mut place = |name: &str, what, bytes| {
-            let buffer = Buffer::zeroed(device, what, bytes)?;
-            let address = buffer.address();
-            memory.push(buffer);
+        context.set_scratch(Buffer::zeroed(device, "TensorRT scratch memory", scratch)?);
+        let mut maps = Vec::new();
+        let mut allocate = |name: &str, what, bytes, map: Option<MapFormat>| {
+            let buffer = Buffer::<u8>::zeroed(device, what, bytes)?;
+            if let Some(format) = map {
+                maps.push(DeviceMap::new(&buffer, format)?);
+            }
             let refused = |problem| TensorRtError::Binding {
                 path: request.path.into(),
                 tensor: name.into(),
                 problem: format!("TensorRT refused its memory: {problem}"),
             };
-            context.set_address(name, address).map_err(refused)?;
-            Ok::<_, TensorRtError>(address)
+            context.set_memory(name, buffer).map_err(refused)
         };
         let Bindings {
             input,
             outputs,
             others,
-        } = &mut bindings;
-        input.map.address = place(&input.desc.name, "BEV map", input.bytes)?;
+        } = &bindings;
+        allocate(&input.desc.name, "BEV map", input.bytes, Some(input.map))?;
         for output in outputs {
-            output.map.address = place(&output.desc.name, "head map", output.bytes)?;
+            allocate(
+                &output.desc.name,
+                "head map",
+                output.bytes,
+                Some(output.map),
+            )?;
         }
         for (name, bytes) in others {
-            place(name, "unused output", *bytes)?;
+            allocate(name, "an unused output", *bytes, None)?;
         }
 
         let state = Arc::new(RunState {
             context: Mutex::new(context),
-            _memory: memory,
         });
         let run = state.clone();
         Ok(Self {
             descs: bindings.outputs.iter().map(|o| o.desc.clone()).collect(),
             bindings,
+            maps,
             work: Arc::new(move |stream| run.context().enqueue(stream).map_err(failed)),
             state,
             device: device.clone(),
@@ -117,17 +120,16 @@ impl crate::engine::Engine for Engine {
         &self.descs
     }
 
-    fn memory(&self) -> Memory {
-        Memory::Device
+    fn location(&self) -> Location {
+        Location::Device
     }
 
     fn input_map(&mut self) -> MapMut<'_> {
-        MapMut::Device(self.bindings.input.map)
+        MapMut::Device(self.maps[0].clone())
     }
 
     fn output_map(&self, index: usize) -> Option<MapRef<'_>> {
-        let output = self.bindings.outputs.get(index)?;
-        Some(MapRef::Device(output.map))
+        self.maps.get(index + 1).cloned().map(MapRef::Device)
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
@@ -137,7 +139,7 @@ impl crate::engine::Engine for Engine {
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
         let layers = Arc::new(Mutex::new(Vec::new()));
         let (state, times) = (self.state.clone(), layers.clone());
-        let work: Work = Arc::new(move |stream| {
+        let work: StreamWork = Arc::new(move |stream| {
             let mut layers = times.lock().unwrap_or_else(PoisonError::into_inner);
             let mut add = |name: &str, ms| {
                 layers.push(LayerTime {
@@ -156,7 +158,6 @@ impl crate::engine::Engine for Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // Wait for the last run before the context is freed. Earlier calls have reported any error.
-        let address = self.bindings.input.map.address;
-        let _ = self.device.download(WHAT, address, &mut []);
+        let _ = self.device.wait();
     }
 }

@@ -20,7 +20,7 @@ use super::ffi::{self, Shim};
 use super::listen::Listener;
 use super::loader::Opened;
 use super::{TensorRtError, Version, advice};
-use crate::cuda::Device;
+use crate::cuda::{Buffer, Device, Stream};
 
 /// Deserialises engines.
 pub(crate) struct Runtime {
@@ -37,10 +37,12 @@ pub(crate) struct LoadedEngine {
     runtime: Runtime,
 }
 
-/// An execution context of an engine. The caller provides its scratch memory.
+/// An execution context of an engine, with its memory.
 pub(crate) struct ExecutionContext {
     raw: NonNull<c_void>,
     engine: LoadedEngine,
+    /// Dropped after the library's context.
+    memory: Vec<Buffer<u8>>,
 }
 
 // SAFETY: any thread may use the library's objects, one thread at a time. None of these types is `Sync`, and
@@ -201,7 +203,11 @@ impl LoadedEngine {
         let raw = unsafe { (self.shim().context_new)(self.raw.as_ptr()) };
         let errors = listener.finish().errors;
         match NonNull::new(raw) {
-            Some(raw) => Ok(ExecutionContext { raw, engine: self }),
+            Some(raw) => Ok(ExecutionContext {
+                raw,
+                engine: self,
+                memory: Vec::new(),
+            }),
             None => Err(TensorRtError::Load {
                 path: path.to_path_buf(),
                 library: self.version(),
@@ -216,34 +222,36 @@ impl ExecutionContext {
         self.engine.shim()
     }
 
-    /// Sets the scratch memory on the device. It must hold at least [`LoadedEngine::scratch_bytes`] and stay allocated
-    /// while the context runs.
-    pub(crate) fn set_scratch(&mut self, address: u64, bytes: usize) {
-        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        // SAFETY: the context is alive. The caller answers for device memory, as with `cuda::Device::launch`.
-        unsafe { (self.shim().set_scratch)(self.raw.as_ptr(), address, bytes) }
+    /// Sets the scratch memory, of at least [`LoadedEngine::scratch_bytes`].
+    pub(crate) fn set_scratch(&mut self, memory: Buffer<u8>) {
+        let bytes = i64::try_from(memory.len()).unwrap_or(i64::MAX);
+        // SAFETY: the context is alive, and `self` keeps the memory.
+        unsafe { (self.shim().set_scratch)(self.raw.as_ptr(), memory.ptr().address(), bytes) }
+        self.memory.push(memory);
     }
 
-    /// Sets the device address of an input or output, until the next call for it.
+    /// Sets the memory of an input or output, which must be as long as the engine's tensor.
     ///
     /// # Errors
     /// The library's error message.
-    pub(crate) fn set_address(&mut self, tensor: &str, address: u64) -> Result<(), String> {
+    pub(crate) fn set_memory(&mut self, tensor: &str, memory: Buffer<u8>) -> Result<(), String> {
         let name = CString::new(tensor).map_err(|e| e.to_string())?;
         let listener = Listener::new();
-        // SAFETY: the context is alive, and it copies the name.
+        let address = memory.ptr().address();
+        self.memory.push(memory);
+        // SAFETY: the context is alive and copies the name, and `self` keeps the memory.
         let set = unsafe { (self.shim().set_address)(self.raw.as_ptr(), name.as_ptr(), address) };
         check(set, listener)
     }
 
-    /// Enqueues a run on a stream (a `CUstream`). This side allocates nothing.
+    /// Enqueues a run on a stream. This side allocates nothing.
     ///
     /// # Errors
     /// The library's error message.
-    pub(crate) fn enqueue(&mut self, stream: u64) -> Result<(), String> {
+    pub(crate) fn enqueue(&mut self, stream: &Stream) -> Result<(), String> {
         let listener = Listener::new();
-        // SAFETY: the context is alive, and the stream is a driver handle.
-        let done = unsafe { (self.shim().enqueue)(self.raw.as_ptr(), stream as *mut c_void) };
+        // SAFETY: the context and the stream are alive.
+        let done = unsafe { (self.shim().enqueue)(self.raw.as_ptr(), stream.as_raw()) };
         check(done, listener)
     }
 
@@ -254,7 +262,7 @@ impl ExecutionContext {
     /// The library's error message.
     pub(crate) fn profile(
         &mut self,
-        stream: u64,
+        stream: &Stream,
         layer: &mut dyn FnMut(&str, f32),
     ) -> Result<(), String> {
         let mut times = LayerTimes { layer, panic: None };
@@ -263,7 +271,7 @@ impl ExecutionContext {
         let done = unsafe {
             (self.shim().profile)(
                 self.raw.as_ptr(),
-                stream as *mut c_void,
+                stream.as_raw(),
                 (&raw mut times).cast(),
                 report_layer,
             )

@@ -1,24 +1,24 @@
-//! What the nuScenes metric is set by: classes, distances, and the errors of true positives.
+//! Settings of the nuScenes metric: classes, distances and true positive errors.
 
 use serde::{Deserialize, Serialize};
 
 use super::super::EvalError;
 use super::super::matching::center_distance;
-use crate::output::nuscenes::SampleBox;
+use crate::results::nuscenes::SampleBox;
 
-/// An error of true positives.
+/// A true positive error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TpError {
-    /// Distance of the centres in the xy plane, metres.
+    /// Distance between the centres in the xy plane, metres.
     #[serde(rename = "trans_err")]
     Translation,
-    /// 1 − IoU of the boxes put into one place and heading.
+    /// 1 − IoU of the boxes after aligning position and heading.
     #[serde(rename = "scale_err")]
     Scale,
-    /// Difference of the headings, radians.
+    /// Difference between the headings, radians.
     #[serde(rename = "orient_err")]
     Orientation,
-    /// Length of the difference of the velocities, m/s.
+    /// Norm of the velocity difference, m/s.
     #[serde(rename = "vel_err")]
     Velocity,
     /// 1 − accuracy of the attribute.
@@ -27,7 +27,7 @@ pub enum TpError {
 }
 
 impl TpError {
-    /// All of them, in the order of every array by error here.
+    /// All errors, in the order of the arrays indexed by error.
     pub const ALL: [TpError; 5] = [
         TpError::Translation,
         TpError::Scale,
@@ -47,8 +47,8 @@ impl TpError {
         }
     }
 
-    /// The error of `prediction`; NaN where the label does not tell.
-    pub(super) fn of(self, label: &SampleBox, prediction: &SampleBox, class: &Class) -> f64 {
+    /// The error of `prediction`; NaN if the label lacks the value.
+    pub(super) fn measure(self, label: &SampleBox, prediction: &SampleBox, class: &Class) -> f64 {
         match self {
             TpError::Translation => center_distance(label, prediction),
             TpError::Scale => 1.0 - scale_iou(label, prediction),
@@ -59,8 +59,8 @@ impl TpError {
             }
             TpError::Velocity => {
                 let [x, y] = [0, 1].map(|axis| {
-                    let of = |b: &SampleBox| b.velocity[axis].unwrap_or(f64::NAN);
-                    of(prediction) - of(label)
+                    let speed = |b: &SampleBox| b.velocity[axis].unwrap_or(f64::NAN);
+                    speed(prediction) - speed(label)
                 });
                 (x * x + y * y).sqrt()
             }
@@ -72,18 +72,18 @@ impl TpError {
     }
 }
 
-/// What a class is scored by.
+/// The settings of a class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
     /// Its `detection_name`.
     pub name: String,
-    /// Boxes at this distance from the ego vehicle and farther are left out, metres.
+    /// Boxes at least this far from the ego vehicle are not scored, metres.
     pub range: f64,
-    /// Whether front and back are the same, so that headings differ by a quarter turn at most.
+    /// Whether front and back are equivalent, so headings differ by at most a quarter turn.
     #[serde(default)]
     pub half_turn: bool,
-    /// Errors that mean nothing for the class: NaN, and left out of the means.
+    /// Errors that are undefined for the class: NaN, and excluded from the means.
     #[serde(default)]
     pub undefined: Vec<TpError>,
 }
@@ -92,23 +92,23 @@ pub struct Class {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The classes that the means are over.
+    /// The classes to score.
     pub classes: Vec<Class>,
-    /// Distances below which a prediction matches a label, metres.
+    /// Matching thresholds: a prediction matches a label nearer than this, metres.
     pub dist_ths: Vec<f64>,
-    /// The one of `dist_ths` whose matches the errors are of.
+    /// The threshold of `dist_ths` whose matches determine the errors.
     pub dist_th_tp: f64,
-    /// Recall up to which nothing counts.
+    /// Recall levels up to this one do not count.
     pub min_recall: f64,
-    /// Precision up to which nothing counts.
+    /// Precision up to this value does not count.
     pub min_precision: f64,
-    /// The most predictions of one sample.
+    /// Maximum number of predictions per sample.
     pub max_boxes_per_sample: usize,
     /// Weight of mAP in the NDS; each of the five errors has weight 1.
     pub mean_ap_weight: f64,
 }
 
-/// nuScenes' ten classes in the devkit's order, and their ranges in metres.
+/// The ten nuScenes classes in the devkit's order, with their ranges in metres.
 const CLASSES: [(&str, f64); 10] = [
     ("car", 50.0),
     ("truck", 50.0),
@@ -122,10 +122,10 @@ const CLASSES: [(&str, f64); 10] = [
     ("barrier", 30.0),
 ];
 
-/// The most predictions of one sample that nuScenes allows.
+/// Maximum number of predictions per sample in nuScenes.
 pub const MAX_BOXES: usize = 500;
 
-/// Range in metres of classes that nuScenes does not have.
+/// Range of classes that nuScenes does not define, in metres.
 const OTHER_RANGE: f64 = 50.0;
 
 impl Default for Config {
@@ -135,8 +135,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The nuScenes settings for these classes: each has its range there, 50 m if it is not a class of
-    /// nuScenes.
+    /// The nuScenes settings for these classes. Each has its nuScenes range, or 50 m if nuScenes does not define it.
     pub fn for_classes<'n>(names: impl IntoIterator<Item = &'n str>) -> Config {
         let class = |name: &str| Class {
             name: name.to_owned(),
@@ -167,7 +166,7 @@ impl Config {
         Config::for_classes(["car", "truck", "bus", "bicycle", "pedestrian"])
     }
 
-    /// Whether the settings make sense together.
+    /// Checks that the settings are consistent.
     pub(super) fn check(&self) -> Result<(), EvalError> {
         let wrong = |message: String| Err(EvalError::Config(message));
         if self.classes.is_empty() || self.dist_ths.is_empty() {
@@ -194,7 +193,7 @@ impl Config {
     }
 }
 
-/// IoU of the two boxes put into one place and heading (`scale_iou`).
+/// IoU of the two boxes after aligning position and heading (`scale_iou`).
 fn scale_iou(a: &SampleBox, b: &SampleBox) -> f64 {
     let volume = |size: [f64; 3]| size.iter().product::<f64>();
     let common = volume(std::array::from_fn(|i| a.size[i].min(b.size[i])));
@@ -206,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headings_wrap_and_barriers_have_no_front() {
+    fn headings_wrap_around_and_barriers_have_no_front() {
         let turned = |degrees: f64| {
             let half = f64::to_radians(degrees) / 2.0;
             SampleBox {
@@ -217,7 +216,7 @@ mod tests {
         let config = Config::for_classes(["car", "barrier"]);
         let error = |a: f64, b: f64, class: &Class| {
             TpError::Orientation
-                .of(&turned(a), &turned(b), class)
+                .measure(&turned(a), &turned(b), class)
                 .to_degrees()
         };
         let [car, barrier] = &config.classes[..] else {

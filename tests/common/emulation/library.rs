@@ -1,8 +1,7 @@
-//! The libraries that kernels run from: which `.cu` holds which kernel, how one is compiled, loaded and
-//! called.
+//! The libraries that hold the kernels: finds the `.cu` of a kernel, compiles, loads and calls it.
 //!
-//! Each `.cu` becomes a library of its own, built at the first launch of one of its kernels and kept in
-//! cargo's folder for test files under the hash of what it was made from.
+//! Each `.cu` becomes a library of its own, built at the first launch of one of its kernels and stored in cargo's
+//! folder for test files, under the hash of its sources.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -29,14 +28,14 @@ const FLAGS: &[&str] = &[
     "-fno-gnu-unique",
 ];
 
-/// float-cast-overflow: a GPU saturates where C++ leaves the result open.
+/// float-cast-overflow: a GPU saturates where C++ leaves the result undefined.
 const CHECKED_FLAGS: &[&str] = &[
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
 ];
 
-/// The C++ compiler and its version, if there is one: that of `CXX`, else g++ or c++.
+/// The C++ compiler and its version: `CXX`, else g++ or c++. `None` if there is none.
 pub(crate) static COMPILER: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
     let named = std::env::var("CXX").ok();
     let mut candidates = named.as_deref().into_iter().chain(["g++", "c++"]);
@@ -56,7 +55,7 @@ static LIBRARIES: LazyLock<Vec<Library>> = LazyLock::new(|| {
     folders
         .iter()
         .flat_map(|folder| files_of(folder, "cu"))
-        .map(Library::of)
+        .map(Library::new)
         .collect()
 });
 
@@ -113,7 +112,7 @@ fn kernel_names(source: &str) -> Vec<String> {
         let name = rest.split('(').next().unwrap_or_default().trim_end();
         assert!(
             name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'),
-            "no kernel's name: `{name}`"
+            "not a kernel's name: `{name}`"
         );
         names.push(name.to_owned());
     }
@@ -133,15 +132,18 @@ type LaunchFunction = unsafe extern "C" fn(
     error_bytes: usize,
 ) -> c_int;
 
-/// A `.cu` file, its kernels, and once one of them was launched its library.
+/// A `.cu` file, its kernels, and its library once one of them was launched.
 struct Library {
     source: PathBuf,
     kernels: Vec<String>,
     loaded: OnceLock<libloading::Library>,
 }
 
-/// Runs a kernel in the schedule of `seed`; the reason where it fails.
-pub(crate) fn run(launch: &Launch, params: &[u8], seed: u64) -> Result<(), String> {
+/// Runs a kernel in the schedule of `seed`. Returns the reason if it fails.
+///
+/// # Safety
+/// That of [`Device::launch`](centerpoint::cuda::Device::launch).
+pub(crate) unsafe fn run(launch: &Launch, params: &[u8], seed: u64) -> Result<(), String> {
     let Some(library) = KERNELS.get(launch.kernel) else {
         return Err("there is no such kernel".into());
     };
@@ -150,8 +152,8 @@ pub(crate) fn run(launch: &Launch, params: &[u8], seed: u64) -> Result<(), Strin
     let mut params = params.to_vec();
     let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
     let mut error = [0u8; 1200];
-    // SAFETY: the symbol has this signature (`launch.h`), and the pointers are to live values of the sizes
-    // that are given with them. What the kernel does with addresses is what the tests are for.
+    // SAFETY: the symbol has this signature (`launch.h`), and the pointers are to live values of the sizes that go
+    // with them. The caller vouches for the addresses in `params`.
     let failed = unsafe {
         let function: libloading::Symbol<'_, LaunchFunction> =
             library.get(b"emulation_launch\0").unwrap();
@@ -175,7 +177,7 @@ pub(crate) fn run(launch: &Launch, params: &[u8], seed: u64) -> Result<(), Strin
 }
 
 impl Library {
-    fn of(source: PathBuf) -> Self {
+    fn new(source: PathBuf) -> Self {
         let kernels = kernel_names(&std::fs::read_to_string(&source).unwrap());
         Self {
             source,
@@ -186,12 +188,12 @@ impl Library {
 
     fn load(&self) -> libloading::Library {
         let path = self.build();
-        // SAFETY: it was built from this repository's sources, and loading it runs none of their code.
+        // SAFETY: the library was built from this repository's sources; loading it runs none of their code.
         unsafe { libloading::Library::new(&path) }
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
-    /// What the library is compiled from: the emulation, the kernels, and the table of their names.
+    /// The library's source: the emulation, the kernels, and the table of their names.
     fn unit(&self) -> String {
         let emulation = emulation_folder();
         let files = [
@@ -211,7 +213,7 @@ impl Library {
         unit
     }
 
-    /// Builds the library, unless it is there already.
+    /// Builds the library unless it exists.
     fn build(&self) -> PathBuf {
         let (compiler, version) = COMPILER.as_ref().unwrap();
         let mut flags = FLAGS.to_vec();
@@ -239,7 +241,7 @@ impl Library {
         if library.exists() {
             return library;
         }
-        // Made under names of this process, then moved: another process may be building it too.
+        // Built under names of this process, then renamed: another process may be building it, too.
         std::fs::create_dir_all(&folder).unwrap();
         let own = folder.join(format!("{stem}-{hash}-{}", std::process::id()));
         let (source, output) = (own.with_extension("cpp"), own.with_extension("tmp"));

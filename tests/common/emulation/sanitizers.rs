@@ -1,7 +1,7 @@
-//! Runs of this test program again, with kernels built with AddressSanitizer and UBSan.
+//! Runs this test program again, with kernels built with AddressSanitizer and UBSan.
 //!
-//! The runtime of AddressSanitizer must be there before any memory is allocated, so it is preloaded into a
-//! process of its own.
+//! AddressSanitizer's runtime must be loaded before any memory is allocated, so it is preloaded into a process of its
+//! own.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,8 +9,8 @@ use std::process::{Command, Output};
 use super::library::COMPILER;
 use super::{CHECKED, DEVICE};
 
-/// Runs this test program with `arguments` and these environment variables under sanitizers. None, with a line that says so, where there is
-/// no compiler or its sanitizers are not installed.
+/// Runs this test program with `arguments` and these environment variables under sanitizers. Prints a line and returns
+/// `None` if the compiler or its sanitizers are missing.
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
     let Some((compiler, _)) = COMPILER.as_ref() else {
         println!("skipped: no C++ compiler");
@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Ou
         .env(CHECKED, "1")
         .env_remove(DEVICE)
         .env("LD_PRELOAD", asan)
-        // Rust's runtime never frees all; a kernel's stack is that of a fiber.
+        // Rust's runtime never frees everything; a kernel runs on the stack of a fiber.
         .env(
             "ASAN_OPTIONS",
             "detect_leaks=0:detect_odr_violation=0:detect_stack_use_after_return=0:quarantine_size_mb=64",
@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Ou
     Some(output)
 }
 
-/// The path of one of the compiler's libraries, if it has it.
+/// The path of one of the compiler's libraries, if it exists.
 fn runtime(compiler: &str, name: &str) -> Option<String> {
     let output = Command::new(compiler)
         .arg(format!("-print-file-name={name}"))
@@ -48,7 +48,7 @@ fn runtime(compiler: &str, name: &str) -> Option<String> {
     Path::new(&path).is_absolute().then_some(path)
 }
 
-/// The last `lines` lines of what a run wrote.
+/// The last `lines` lines of a run's output.
 pub(crate) fn tail(output: &Output, lines: usize) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text += &String::from_utf8_lossy(&output.stderr);

@@ -1,16 +1,16 @@
-//! Damaged, cut off and hostile bags: errors and counted frames, never a crash nor memory that is not there.
+//! Damaged, truncated and hostile bags: they cause errors and missing frames, but no crash and no huge allocation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use centerpoint::ros::bag::{Bag, BagError, FrameOptions, Frames};
+use centerpoint::bag::{Bag, BagError, FrameOptions, Frames};
 use mcap::Compression;
 use proptest::prelude::*;
 
-use super::made::{Entry, LATE, STEP, bag, cdr, cloud, clouds, encoded, options};
+use super::made::{Entry, LOG_DELAY, STEP, bag, cdr, cloud, clouds, encoded, options};
 use super::{infer, text};
 
-/// Every way of writing a bag.
+/// All supported compressions.
 const COMPRESSIONS: [Option<Compression>; 3] =
     [None, Some(Compression::Zstd), Some(Compression::Lz4)];
 const OPTIONS: FrameOptions = FrameOptions {
@@ -28,14 +28,14 @@ impl Folder {
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.0.path().join(name);
-        // A file that is cut and written anew would be flushed to the disk.
+        // Truncating and rewriting a file would flush it to disk.
         let _ = fs::remove_file(&path);
         fs::write(&path, bytes).unwrap();
         path
     }
 }
 
-/// Stamps and first coordinates of all frames, and the number of errors among them.
+/// Stamp and first coordinate of each frame, and the number of errors.
 fn read(path: &Path) -> Result<(Vec<(i64, f32)>, usize), BagError> {
     let bag = Bag::open(path)?;
     let topic = bag.cloud_topic(None)?.clone();
@@ -53,46 +53,46 @@ fn read(path: &Path) -> Result<(Vec<(i64, f32)>, usize), BagError> {
     Ok((found, errors))
 }
 
-/// What the first `frames` of [`clouds`] read as.
+/// Stamps and first coordinates of the first `frames` of [`clouds`].
 fn first(frames: usize) -> Vec<(i64, f32)> {
     let indices = 0..frames as u64;
     indices.map(|i| ((i * STEP) as i64, i as f32)).collect()
 }
 
 #[test]
-fn a_bag_that_is_cut_off_is_read_as_far_as_it_goes() {
+fn a_truncated_bag_is_read_up_to_the_last_whole_record() {
     let folder = Folder::new();
     for compression in COMPRESSIONS {
-        // A chunk for each frame, all in one chunk, none in a chunk.
+        // One chunk per frame, one chunk for all, and no chunks.
         for options in [
             options(compression, 1),
             options(compression, 1 << 20),
             options(compression, 1).use_chunks(false),
         ] {
             let whole = bag(&clouds(5, 20), options);
-            let mut most = 0;
+            let mut frames = 0;
             for length in 0..=whole.len() {
                 let path = folder.write("a.mcap", &whole[..length]);
                 match read(&path) {
                     Ok((found, errors)) => {
                         assert_eq!(errors, 0, "cut at {length}");
                         assert_eq!(found, first(found.len()), "cut at {length}");
-                        assert!(found.len() >= most, "cut at {length}");
-                        most = found.len();
+                        assert!(found.len() >= frames, "cut at {length}");
+                        frames = found.len();
                     }
                     Err(error) => {
-                        assert_eq!(most, 0, "cut at {length}: {error}");
+                        assert_eq!(frames, 0, "cut at {length}: {error}");
                         assert!(error.to_string().contains("a.mcap"), "{error}");
                     }
                 }
             }
-            assert_eq!(most, 5);
+            assert_eq!(frames, 5);
         }
     }
 }
 
 #[test]
-fn damage_anywhere_costs_frames_and_no_more() {
+fn damage_anywhere_only_loses_frames() {
     let folder = Folder::new();
     for (number, compression) in COMPRESSIONS.into_iter().enumerate() {
         for options in [
@@ -105,7 +105,7 @@ fn damage_anywhere_costs_frames_and_no_more() {
                     let mut bytes = whole.clone();
                     bytes[at] ^= change;
                     let path = folder.write("a.mcap", &bytes);
-                    // At most an error for each message, and one for each chunk.
+                    // At most one error per message and one per chunk.
                     if let Ok((found, errors)) = read(&path) {
                         assert!(found.len() + errors <= 6, "{number}: byte {at}");
                     }
@@ -117,9 +117,9 @@ fn damage_anywhere_costs_frames_and_no_more() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
-    /// Bytes of no meaning in the place of any part, and lengths of no sense.
+    /// Random bytes anywhere, including in lengths.
     #[test]
-    fn no_bytes_crash_the_reader(
+    fn random_bytes_never_crash_the_reader(
         compression in 0usize..3, at in 0.0f64..1.0, random in prop::collection::vec(any::<u8>(), 1..64),
         cut in any::<bool>(), chunk in prop::sample::select(vec![1u64, 4096]),
     ) {
@@ -138,12 +138,12 @@ proptest! {
 }
 
 #[test]
-fn a_damaged_chunk_is_named_and_the_others_are_read() {
+fn a_damaged_chunk_is_reported_and_the_others_are_read() {
     let folder = Folder::new();
     for compression in COMPRESSIONS {
         let entries = clouds(3, 200);
         let mut bytes = bag(&entries, options(compression, 1));
-        // Within the points of the second frame: only the checksum knows, or the decompression.
+        // In the points of the second frame, where only the checksum or the decompression can detect it.
         let second = bytes.len() / 2;
         bytes[second] ^= 0x10;
         let path = folder.write("drive.mcap", &bytes);
@@ -153,14 +153,20 @@ fn a_damaged_chunk_is_named_and_the_others_are_read() {
         assert_eq!(found, [all[0], all[2]]);
         let run = infer(&["--bag", path.to_str().unwrap()]);
         assert_eq!(run.status.code(), Some(3));
-        let said = text(&run.stderr);
-        assert!(said.contains("drive.mcap: the chunk at byte "), "{said}");
-        assert!(said.contains("1 frames could not be processed"), "{said}");
+        let errors = text(&run.stderr);
+        assert!(
+            errors.contains("drive.mcap: the chunk at byte "),
+            "{errors}"
+        );
+        assert!(
+            errors.contains("1 frames could not be processed"),
+            "{errors}"
+        );
     }
 }
 
 #[test]
-fn a_malformed_message_costs_one_frame() {
+fn a_malformed_message_loses_one_frame() {
     let folder = Folder::new();
     let mut entries = clouds(5, 50);
     entries[1].3.truncate(100);
@@ -174,47 +180,50 @@ fn a_malformed_message_costs_one_frame() {
     let run = infer(&["--bag", path.to_str().unwrap(), "--format", "json"]);
     assert_eq!(run.status.code(), Some(3));
     assert_eq!(text(&run.stdout).lines().count(), 2);
-    let said = text(&run.stderr);
+    let errors = text(&run.stderr);
     for part in [
-        format!("drive.mcap: /points at {} ns: not the message", STEP + LATE),
-        "the encoding [00, 07] is unknown".into(),
+        format!(
+            "drive.mcap: /points at {} ns: the message does not match its type",
+            STEP + LOG_DELAY
+        ),
+        "unknown encoding [00, 07]".into(),
         format!("drive.mcap: /points@{}: the points' fields", 3 * STEP),
         "3 frames could not be processed".into(),
     ] {
-        assert!(said.contains(&part), "{part}: {said}");
+        assert!(errors.contains(&part), "{part}: {errors}");
     }
 }
 
 #[test]
-fn a_recording_without_end_is_read_with_a_warning() {
+fn a_truncated_recording_is_read_with_a_warning() {
     let folder = Folder::new();
     let whole = bag(&clouds(5, 50), options(Some(Compression::Zstd), 1));
     let path = folder.write("drive.mcap", &whole[..whole.len() * 2 / 3]);
     let run = infer(&["--bag", path.to_str().unwrap(), "--format", "json"]);
     assert_eq!(run.status.code(), Some(0));
     assert!(text(&run.stdout).lines().count() >= 2);
-    let said = text(&run.stderr);
+    let errors = text(&run.stderr);
     assert!(
-        said.contains("drive.mcap: the recording was cut off"),
-        "{said}"
+        errors.contains("drive.mcap: the recording is truncated"),
+        "{errors}"
     );
 
     let path = folder.write("drive.mcap", &whole[..60]);
     let run = infer(&["--bag", path.to_str().unwrap()]);
     assert_eq!(run.status.code(), Some(3));
-    let said = text(&run.stderr);
-    assert!(said.contains("drive.mcap: nothing to be read"), "{said}");
+    let errors = text(&run.stderr);
+    assert!(errors.contains("drive.mcap: nothing to read"), "{errors}");
 }
 
-/// Recorders write messages as they come, and files are split in the middle of it.
+/// Recorders write messages as they arrive, and may split files at any time.
 #[test]
-fn frames_come_in_the_order_of_their_log_times() {
+fn frames_are_ordered_by_log_time() {
     let folder = Folder::new();
     let all = clouds(8, 10);
     let order = |indices: &[usize]| -> Vec<Entry> {
         indices.iter().map(|&index| all[index].clone()).collect()
     };
-    // Chunks of two that overlap; and two files that do.
+    // Overlapping chunks of two messages, then two overlapping files.
     let mixed = bag(&order(&[1, 0, 3, 5, 2, 4, 7, 6]), options(None, 400));
     let path = folder.write("mixed.mcap", &mixed);
     assert_eq!(read(&path).unwrap(), (first(8), 0));
@@ -224,9 +233,9 @@ fn frames_come_in_the_order_of_their_log_times() {
     assert_eq!(read(folder.0.path()).unwrap(), (first(8), 0));
 }
 
-/// Some drivers have no time, and a bag may be recorded in a loop.
+/// Some drivers do not set stamps, and a bag may be recorded in a loop.
 #[test]
-fn frames_of_one_stamp_have_names_of_their_own() {
+fn frames_with_equal_stamps_have_unique_names() {
     let folder = Folder::new();
     let mut entries = clouds(3, 10);
     for entry in &mut entries {
@@ -252,7 +261,7 @@ fn frames_of_one_stamp_have_names_of_their_own() {
 }
 
 #[test]
-fn clouds_that_are_not_ros_2_are_refused() {
+fn clouds_in_another_encoding_are_rejected() {
     let folder = Folder::new();
     let bytes = encoded(&clouds(1, 10), "ros1", options(None, 1));
     let path = folder.write("drive.mcap", &bytes);

@@ -1,4 +1,4 @@
-//! Bags as `cp-infer` reads them, and the MCAP files that it writes; the files of others are the reference.
+//! Bags read and MCAP files written by `cp-infer`, compared with other implementations.
 
 #[cfg(feature = "mcap")]
 #[path = "../../common/bag.rs"]
@@ -32,7 +32,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[cfg(not(feature = "mcap"))]
 #[test]
-fn a_program_without_mcap_says_how_to_get_one_with() {
+fn a_build_without_mcap_says_how_to_enable_it() {
     for args in [
         &["--bag", "drive.mcap"][..],
         &["--pcd", "calib/demo/frames/000000.bin", "--out", "x.mcap"],
@@ -40,8 +40,8 @@ fn a_program_without_mcap_says_how_to_get_one_with() {
     ] {
         let run = infer(args);
         assert_eq!(run.status.code(), Some(2), "{args:?}");
-        let said = text(&run.stderr);
-        assert!(said.contains("--features mcap"), "{said}");
+        let errors = text(&run.stderr);
+        assert!(errors.contains("--features mcap"), "{errors}");
     }
     assert!(!repository().join("x.mcap").exists());
 }

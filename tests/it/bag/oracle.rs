@@ -1,4 +1,4 @@
-//! Bags by PyPI's rosbags and mcap; what is written, read by Foxglove's own schemas.
+//! Reads bags written by PyPI's rosbags and mcap, and lets Foxglove's schemas read what is written.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,12 +10,14 @@ use super::{infer, text};
 use crate::common::repository;
 
 const FRAMES: &str = "calib/demo/frames";
-/// Frames of each bag, and the stamp of the first.
+/// Frames per bag.
 const COUNT: u64 = 4;
+/// Stamp of the first frame in ns.
 const STAMP: u64 = 1_700_000_000_000_000_000;
+/// Time between frames in ns.
 const STEP: u64 = 100_000_000;
 
-/// Runs a script of `tests/oracle`; `None`, with a line that says so, where there is no Python for it.
+/// Runs a script of `tests/oracle`; `None`, after printing why, if there is no Python for it.
 fn python(script: &str, args: &[&str]) -> Option<String> {
     let Ok(python) = std::env::var("CENTERPOINT_PYTHON") else {
         println!("skipped: CENTERPOINT_PYTHON is not set");
@@ -32,13 +34,13 @@ fn python(script: &str, args: &[&str]) -> Option<String> {
     Some(text(&output.stdout))
 }
 
-/// The JSON lines of a run; `said` must be in what it says on standard error.
-fn json(args: &[&str], said: &str) -> Vec<Value> {
+/// The JSON lines of a run. Standard error must contain `warning`, or be empty if `warning` is.
+fn json(args: &[&str], warning: &str) -> Vec<Value> {
     let run = infer(&[args, &["--format", "json"]].concat());
     let errors = text(&run.stderr);
     assert_eq!(run.status.code(), Some(0), "{args:?}: {errors}");
-    assert!(errors.contains(said), "{args:?}: {errors}");
-    assert_eq!(said.is_empty(), errors.is_empty(), "{args:?}: {errors}");
+    assert!(errors.contains(warning), "{args:?}: {errors}");
+    assert_eq!(warning.is_empty(), errors.is_empty(), "{args:?}: {errors}");
     let lines = text(&run.stdout);
     let lines = lines
         .lines()
@@ -46,7 +48,7 @@ fn json(args: &[&str], said: &str) -> Vec<Value> {
     lines.collect()
 }
 
-/// What the frames are called.
+/// The frames' names.
 fn names(lines: &[Value]) -> Vec<&str> {
     lines
         .iter()
@@ -62,7 +64,7 @@ fn nameless(mut lines: Vec<Value>) -> Vec<Value> {
     lines
 }
 
-/// What `cp-infer --pcd` makes of the points that the script says are in the bag.
+/// The results of `cp-infer --pcd` for the points that the script put into the bag.
 fn from_files(made: &Path, name: &str, layout: &str) -> Vec<Value> {
     let files = (0..COUNT).map(|i| made.join(format!("expected/{name}/{i}.bin")));
     let files: Vec<String> = files.map(|file| file.display().to_string()).collect();
@@ -71,18 +73,18 @@ fn from_files(made: &Path, name: &str, layout: &str) -> Vec<Value> {
     let lines = json(&args, "");
     let boxes = |line: &Value| line["boxes"].as_array().unwrap().len();
     let all: usize = lines.iter().map(boxes).sum();
-    assert!(all > 60, "{all} boxes are few to compare");
+    assert!(all > 60, "only {all} boxes to compare");
     nameless(lines)
 }
 
 #[test]
-fn clouds_in_bags_of_others_give_the_boxes_of_the_same_points_in_files() {
+fn bags_and_files_with_the_same_points_have_the_same_boxes() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("made");
     if python("write_bag.py", &[FRAMES, made.to_str().unwrap()]).is_none() {
         return;
     }
-    let one_sweep = "no transforms (/tf): frames of one sweep";
+    let one_sweep = "no transforms (/tf): each frame has one sweep";
     let expected = from_files(&made, "points", "xyzit");
     let stamped: Vec<String> = (0..COUNT)
         .map(|i| format!("/points@{}", STAMP + i * STEP))
@@ -116,14 +118,14 @@ fn clouds_in_bags_of_others_give_the_boxes_of_the_same_points_in_files() {
     sweeps(&made);
 }
 
-/// What cannot be read says what to do.
+/// Unreadable input is reported with what to do.
 fn refusals(made: &Path) {
     let bag = |name: &str| made.join(name).display().to_string();
-    let refused = |args: &[&str], status: i32, said: &[&str]| {
+    let refused = |args: &[&str], status: i32, parts: &[&str]| {
         let run = infer(args);
         let errors = text(&run.stderr);
         assert_eq!(run.status.code(), Some(status), "{args:?}: {errors}");
-        for part in said {
+        for part in parts {
             assert!(errors.contains(part), "{args:?}: {errors}");
         }
     };
@@ -151,18 +153,18 @@ fn refusals(made: &Path) {
         "/xyzirc",
     ];
     refused(&["--bag", &bag("layouts.mcap")], 2, &all);
-    let chatter = ["is of the type std_msgs/msg/String", "  /points ("];
+    let chatter = ["has the type std_msgs/msg/String", "  /points ("];
     refused(&["--bag", &bag("zstd"), "--topic", "/chatter"], 2, &chatter);
     refused(
         &["--bag", &bag("zstd"), "--topic", "/x"],
         2,
         &["no topic /x", "  /points ("],
     );
-    let message = ["compressed on its own", "4 frames could not be processed"];
+    let message = ["compressed individually", "4 frames could not be processed"];
     refused(&["--bag", &bag("message")], 3, &message);
 }
 
-/// Past sweeps are where the transforms say that the vehicle was.
+/// Past sweeps are placed by the transforms.
 fn sweeps(made: &Path) {
     let lists = (0..COUNT).map(|i| made.join(format!("expected/tf/{i}.json")));
     let expected: Vec<Value> = lists
@@ -172,23 +174,26 @@ fn sweeps(made: &Path) {
     let points = |line: &Value| line["points"].as_u64().unwrap();
     assert!(
         points(&expected[1]) > 3 * points(&expected[0]) / 2,
-        "one sweep and two"
+        "the second frame has two sweeps"
     );
 
     let bag = made.join("tf").display().to_string();
     assert_close(&nameless(json(&["--bag", &bag], "")), &expected);
-    // The map does not move in odom: it makes no difference in which of both sweeps are placed.
+    // The map does not move in odom, so both are equivalent world frames.
     let odom = ["--bag", &bag, "--fixed-frame", "odom"];
     assert_close(&nameless(json(&odom, "")), &expected);
-    // In the vehicle itself nothing moves: other boxes.
+    // Relative to the vehicle nothing moves, so the boxes differ.
     let vehicle = nameless(json(&["--bag", &bag, "--fixed-frame", "base_link"], ""));
     assert_ne!(vehicle[1..], expected[1..]);
     let nowhere = ["--bag", &bag, "--fixed-frame", "nowhere"];
-    let nowhere = nameless(json(&nowhere, "no transform names the frame \"nowhere\""));
+    let nowhere = nameless(json(
+        &nowhere,
+        "no transform mentions the frame \"nowhere\"",
+    ));
     assert_eq!(nowhere, from_files_without_past(made));
 }
 
-/// The newest sweeps alone.
+/// The results for the newest sweeps alone.
 fn from_files_without_past(made: &Path) -> Vec<Value> {
     let files = (0..COUNT).map(|i| made.join(format!("expected/tf/{i}.bin")));
     let lines =
@@ -196,7 +201,7 @@ fn from_files_without_past(made: &Path) -> Vec<Value> {
     nameless(lines.collect())
 }
 
-/// Poses were computed in two ways, which differ in the last digits.
+/// Compares boxes with a tolerance, because the poses were computed differently.
 fn assert_close(found: &[Value], expected: &[Value]) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
@@ -211,7 +216,7 @@ fn assert_close(found: &[Value], expected: &[Value]) {
     }
 }
 
-/// All numbers of a value, in order.
+/// All numbers in a value, in order.
 fn flat(value: &Value) -> Vec<f64> {
     match value {
         Value::Array(values) => values.iter().flat_map(flat).collect(),
@@ -221,7 +226,7 @@ fn flat(value: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn what_is_written_is_what_foxgloves_schemas_read() {
+fn written_files_can_be_read_with_foxgloves_schemas() {
     let folder = tempfile::tempdir().unwrap();
     let made = folder.path().join("made");
     if python("write_bag.py", &[FRAMES, made.to_str().unwrap()]).is_none() {
@@ -246,7 +251,7 @@ fn what_is_written_is_what_foxgloves_schemas_read() {
         assert_eq!(
             std::fs::read(&out).unwrap(),
             std::fs::read(run("again.mcap")).unwrap(),
-            "{input:?}: the same input gives the same bytes"
+            "{input:?}: the output is deterministic"
         );
         let lines = python("read_mcap.py", &[&out]).unwrap();
         let found: Vec<Value> = lines
@@ -263,7 +268,7 @@ fn what_is_written_is_what_foxgloves_schemas_read() {
         let all = expected
             .iter()
             .flat_map(|line| line["boxes"].as_array().unwrap());
-        assert!(all.count() > 40, "few boxes to compare");
+        assert!(all.count() > 40, "too few boxes to compare");
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert_eq!(found["stamp"], first + STEP * index as u64);
             assert_eq!(found["frame_id"], frame_id);
@@ -286,7 +291,7 @@ fn same_boxes(found: &Value, expected: &Value) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {
         assert_eq!(found["class"], expected["class"]);
-        // JSON has the fewest digits that read back as the same f32.
+        // JSON has the shortest digits that parse to the same f32.
         for key in ["score", "center", "size"] {
             let floats = |value: &Value| -> Vec<f32> {
                 flat(value)

@@ -11,10 +11,10 @@ use super::{
 use crate::common::repository;
 
 /// A box as numbers: score, centre, size, yaw, velocity.
-type Found = (String, [f32; 10]);
+type Detected = (String, [f32; 10]);
 
 /// The boxes of `cp-infer` for the demo frame.
-fn expected() -> Vec<Found> {
+fn expected() -> Vec<Detected> {
     let [plan, frame] = demo();
     let done = run(Command::new(env!("CARGO_BIN_EXE_cp-infer"))
         .args(["--format", "json", "--engine"])
@@ -44,7 +44,7 @@ fn check(program: &Path) {
         .args(demo())
         .env("LD_LIBRARY_PATH", installed().join("lib")));
     let text = String::from_utf8(done.stdout).unwrap();
-    let found: Vec<Found> = text
+    let found: Vec<Detected> = text
         .lines()
         .map(|line| {
             let mut words = line.split_whitespace();
@@ -225,9 +225,9 @@ fn files_are_written_below_destdir_and_refer_to_the_prefix() {
 
 #[test]
 fn invalid_installations_are_errors_with_advice() {
-    let from = placeholder_build("capi-refused");
+    let from = placeholder_build("capi-invalid");
     let refused = |args: &[&str], words: &str| {
-        let target = fresh("capi-refused-target");
+        let target = fresh("capi-invalid-target");
         let done = install_command(&from)
             .arg("--prefix")
             .arg(&target)

@@ -1,5 +1,5 @@
-//! Decode against the CPU stage, byte for byte: random maps in every type and layout, caps, ties, broken
-//! values, many tasks, and the demo network's maps of real frames.
+//! Decode against the CPU stage, byte for byte: random maps in every type and layout, caps, ties, non-finite values,
+//! many tasks, and the demo network's maps of real frames.
 
 use std::sync::Arc;
 
@@ -7,10 +7,11 @@ use bytemuck::bytes_of;
 use centerpoint::Model;
 use centerpoint::cpu::decode::{self, Candidate};
 use centerpoint::cpu::pool::Pool;
-use centerpoint::cuda::{self, CudaError, Device, DeviceMap, Element};
+use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap};
+use centerpoint::map::{Element, MapFormat};
 use centerpoint::model::{Candidates, Task};
 
-use super::head::{FORMS, Form, REAL, Uploaded, cut_to_half, upload};
+use super::head::{FORMS, Form, REAL, cut_to_half, upload};
 use crate::emulation;
 use crate::stages::decode_reference::{random_head, random_maps};
 use crate::stages::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
@@ -36,18 +37,17 @@ impl Stage {
         }
     }
 
-    /// Decodes a frame on both sides; gives the number of candidates and the two counters.
+    /// Decodes a frame on both sides. Returns the number of candidates and the two counters.
     pub(super) fn check(&mut self, tasks: &[Heads], form: Form, what: &str) -> [u64; 3] {
         self.cpu.clear();
         for (task, heads) in tasks.iter().enumerate() {
             let maps = heads.maps();
             decode::decode(&self.model, task, &maps, &self.pool, &mut self.cpu);
         }
-        let uploaded: Vec<Uploaded> = tasks
+        let maps: Vec<[DeviceMap; 6]> = tasks
             .iter()
             .map(|heads| upload(&self.device, heads, form))
             .collect();
-        let maps: Vec<[DeviceMap; 6]> = uploaded.iter().map(|task| task.maps).collect();
         cuda::decode::decode(&maps, &mut self.gpu).unwrap();
         let found = self.gpu.download().unwrap();
         let counters = [found.surplus, found.non_finite];
@@ -79,7 +79,7 @@ pub(super) fn model_of(width: usize, height: usize) -> Model {
     model
 }
 
-/// Lets every finite candidate pass.
+/// Makes every finite candidate pass.
 fn open(model: &mut Model) {
     model.decode.bands = vec![f32::INFINITY];
     model.decode.score = vec![vec![0.0; model.classes.len()]];
@@ -104,7 +104,7 @@ fn maps(model: &Model, random: &mut Random, logit: impl Fn(&mut Random) -> f32) 
 
 #[test]
 fn random_maps_equal_the_cpu() {
-    // Less than a warp's region, one more than it, regions that end within rows, a single row.
+    // Less than a warp's region, one cell more, regions that end within rows, a single row.
     const SIZES: [(usize, usize); 6] = [(16, 12), (16, 16), (257, 1), (40, 30), (1, 3), (61, 35)];
     let (mut candidates, mut surplus, mut non_finite) = (0, 0, 0);
     for case in 0..emulation::cases(120) {
@@ -115,7 +115,7 @@ fn random_maps_equal_the_cpu() {
         let (width, height) = SIZES[random.below(SIZES.len())];
         let model = random_head(&mut random, model_of(width, height));
         let mut stage = Stage::new(&model, &device);
-        // Several frames on the same buffers, some of them empty: nothing of one is left in the next.
+        // Several frames on the same buffers, some of them empty: none may affect the next.
         for frame in 0..3 {
             let storage = [Storage::Nchw, Storage::Nhwc][random.below(2)];
             let form = FORMS[random.below(FORMS.len())];
@@ -151,7 +151,7 @@ fn every_cell_may_pass_and_caps_hold() {
         for cap in [1, 10, all - 1, all, all + 1] {
             model.decode.max_candidates = cap;
             let mut stage = Stage::new(&model, &device);
-            // Scores that all tie, that tie often, that differ, and that are 0 for many.
+            // Scores that all tie, often tie, differ, and are mostly 0.
             let equal = maps(&model, &mut random, |_| 1.5);
             let some = maps(&model, &mut random, |r| (r.uniform(-9.0, 9.0)).round());
             let any = maps(&model, &mut random, |r| r.uniform(-9.0, 9.0));
@@ -167,7 +167,7 @@ fn every_cell_may_pass_and_caps_hold() {
     }
 }
 
-/// Thousands of candidates of tasks of different sizes: more than a block sorts.
+/// Thousands of candidates in tasks of different sizes: more than a block sorts.
 #[test]
 fn many_candidates_are_ranked_over_all_tasks() {
     for seed in 0..emulation::cases(8) as u64 {
@@ -189,7 +189,7 @@ fn many_candidates_are_ranked_over_all_tasks() {
     }
 }
 
-/// More tasks than one launch takes, with classes in any order.
+/// More tasks than fit into one launch, with classes in any order.
 #[test]
 fn eleven_tasks_equal_the_cpu() {
     let mut model = model_of(20, 15);
@@ -222,7 +222,7 @@ fn eleven_tasks_equal_the_cpu() {
 }
 
 #[test]
-fn broken_values_in_every_map_equal_the_cpu() {
+fn non_finite_values_in_every_map_equal_the_cpu() {
     let values = [
         (HEATMAP, 3),
         (REG, 2),
@@ -274,7 +274,7 @@ fn broken_values_in_every_map_equal_the_cpu() {
 }
 
 #[test]
-fn maps_and_models_that_do_not_fit_are_refused() {
+fn unsuitable_maps_and_models_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
     };
@@ -288,35 +288,45 @@ fn maps_and_models_that_do_not_fit_are_refused() {
         assert!(error.to_string().contains(words), "{error}");
     };
     refused(&[], "maps of 0 tasks for 1");
-    refused(&[good.maps, good.maps], "maps of 2 tasks for 1");
-    let with = |change: fn(&mut [DeviceMap; 6])| {
-        let mut maps = good.maps;
-        change(&mut maps);
+    refused(&[good.clone(), good.clone()], "maps of 2 tasks for 1");
+    // Large enough for any of these maps.
+    let memory = Buffer::<f32>::zeroed(&device, "head map", 1 << 12).unwrap();
+    let changed = |kind: usize, change: fn(&mut MapFormat)| {
+        let mut format = *good[kind].format();
+        change(&mut format);
+        DeviceMap::new(&memory, format)
+    };
+    let with = |kind: usize, change: fn(&mut MapFormat)| {
+        let mut maps = good.clone();
+        maps[kind] = changed(kind, change).unwrap();
         [maps]
     };
     refused(
-        &with(|m| m[DIM].element = Element::I8),
-        "`dim`: 8-bit codes",
+        &with(DIM, |m| m.element = Element::I8),
+        "`dim`: it has 8-bit codes",
     );
     refused(
-        &with(|m| m[VEL].layout.channels = 1),
-        "`vel`: it is [1, 12, 16]",
+        &with(VEL, |m| m.layout.channels = 1),
+        "`vel`: its size is [1, 12, 16]",
     );
     refused(
-        &with(|m| m[HEATMAP].layout.channels = 2),
+        &with(HEATMAP, |m| m.layout.channels = 2),
         "gives [3, 12, 16]",
     );
     refused(
-        &with(|m| m[REG].layout.width = 15),
-        "`reg`: it is [2, 12, 15]",
+        &with(REG, |m| m.layout.width = 15),
+        "`reg`: its size is [2, 12, 15]",
     );
-    refused(
-        &with(|m| m[ROT].vector = 3),
-        "`rot`: 3 channels side by side",
-    );
-    refused(
-        &with(|m| m[HEIGHT].layout.stride_y = 1 << 30),
-        "`height`: its last element",
+    let impossible = |kind: usize, change: fn(&mut MapFormat), words: &str| {
+        let error = changed(kind, change).unwrap_err();
+        assert!(matches!(error, CudaError::Map { .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    impossible(ROT, |m| m.vector = 3, "3 channels side by side");
+    impossible(
+        HEIGHT,
+        |m| m.layout.stride_y = 1 << 30,
+        "its last element has index",
     );
 
     let limit = |model: &Model| {
@@ -338,7 +348,7 @@ fn the_demo_networks_maps_of_real_frames() {
         let Some(device) = emulation::device(seed) else {
             return;
         };
-        // As it is, with many candidates, and with more than the cap.
+        // The plan's own score, a score with many candidates, and one with more than the cap.
         for (score, max_candidates) in [(0.3, 1000), (0.02, 1000), (0.02, 200)] {
             let mut model = model.clone();
             model.decode.score = vec![vec![score; model.classes.len()]];

@@ -1,5 +1,5 @@
-//! Pillar features on the device: all bytes as the CPU stage's, for random models and clouds, at every cap,
-//! over several frames on the same buffers, and for trained PFNs on real frames.
+//! Pillar features on the device: the CPU stage's bytes for random models and clouds, at every cap, over several
+//! frames on the same buffers, and for trained PFNs on real frames.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ struct Sides {
     cpu: (Pillars, Features),
     input: Input,
     gpu: (cuda::Pillars, cuda::Features),
-    /// What the device's buffer should hold: features of this frame, then what earlier ones left.
+    /// The expected content of the device's buffer: features of this frame, then leftovers of earlier ones.
     expected: Vec<f32>,
 }
 
@@ -46,13 +46,13 @@ impl Sides {
         }
     }
 
-    /// A frame of one sweep.
+    /// Compares a frame of one sweep.
     fn compare(&mut self, cloud: &PointCloud, what: &str) -> &Pillars {
         self.input.set(cloud.data(), cloud.layout()).unwrap();
         self.compare_input(cloud, what)
     }
 
-    /// A frame of several.
+    /// Compares a frame of several sweeps.
     fn compare_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> &Pillars {
         let mut cloud = PointCloud::empty(Layout::XYZIT);
         sweeps.accumulate(&mut cloud);
@@ -102,11 +102,11 @@ impl Sides {
     }
 }
 
-/// A random model with a random PFN: sizes that lanes or a chunk divide, and others.
+/// A random model with a random PFN: sizes that are multiples of the lanes or a chunk, and others.
 fn random_pfn_model(random: &mut Random) -> (Model, Layout) {
     let (mut model, layout) = random_model(random);
     if random.below(8) == 0 {
-        // No description has so many columns, but the kernels take them.
+        // No description has so many columns, but the kernels support them.
         let columns = 9 + random.below(8);
         let wanted = &mut model.points.columns;
         wanted.extend(std::iter::repeat_n(Column::Intensity, 16));
@@ -115,7 +115,7 @@ fn random_pfn_model(random: &mut Random) -> (Model, Layout) {
     model.points.capacity = model.points.capacity.min(600);
     let most = [4, 20, 40, 128][random.below(4)];
     model.grid.max_points_per_pillar = 1 + random.below(most);
-    // A centre that is not 0 in z.
+    // A centre whose z is not 0.
     (model.grid.max[2], model.grid.voxel[2]) = (2.5, 4.5);
     model.pfn.mean_offset = random.below(2) == 0;
     model.pfn.center_axes = [0, 2, 3][random.below(3)];
@@ -141,13 +141,13 @@ fn random_models_and_clouds() {
         let (model, layout) = random_pfn_model(&mut random);
         let mut pfn = random_pfn(&model, &mut random);
         if random.below(8) == 0 {
-            // Sums that overflow: infinities, and NaN from their differences.
+            // Sums that overflow to infinities, whose differences are NaN.
             let weights = pfn.layers.iter_mut().flat_map(|layer| &mut layer.weight);
             weights.for_each(|weight| *weight *= 1e30);
         }
         layers_seen[pfn.layers.len()] += 1;
         let mut sides = Sides::new(&model, &pfn, &device);
-        // The later frames find what the first left.
+        // Later frames find the leftovers of earlier ones.
         for frame in 0..4 {
             let what = format!("case {case}, frame {frame}");
             if random.below(2) == 0 {
@@ -176,7 +176,7 @@ fn pillars_of(model: &Model, random: &mut Random, counts: &[usize]) -> PointClou
 }
 
 #[test]
-fn pillars_about_the_cap_of_points() {
+fn pillars_around_the_cap_of_points() {
     let caps = [1, 2, 3, 8, 9, 20, 31, 32, 33, 63, 64, 65, 128, 1000];
     for (seed, cap) in caps.into_iter().enumerate() {
         let layers = [
@@ -209,14 +209,14 @@ fn pillars_about_the_cap_of_points() {
 }
 
 #[test]
-fn as_many_pillars_as_there_is_room_for() {
+fn as_many_pillars_as_fit() {
     for seed in 0..8 {
         let Some(device) = emulation::device(seed) else {
             return;
         };
         let mut random = Random(seed);
         let mut model = model();
-        // Not a multiple of a block's pillars.
+        // Not a multiple of the pillars of a block.
         model.grid.max_pillars = 131;
         model.points.capacity = 1000;
         model.pfn.layers = [vec![64], vec![64, 64]][seed as usize % 2].clone();
@@ -237,7 +237,7 @@ fn the_demo_model_on_real_frames() {
     let plan = centerpoint::plan::Plan::open(&path.join("fp32.plan")).unwrap();
     let mut frames = demo_frames();
     frames.extend(scanner_frames());
-    // Each frame under a schedule of its own, and one under more of them.
+    // Each frame in a schedule of its own, and one in several.
     let again = emulation::cases(8);
     let schedules = frames
         .iter()
@@ -279,7 +279,7 @@ fn trained_pfns_on_their_frames() {
 }
 
 #[test]
-fn what_cannot_be_computed_is_refused() {
+fn unsupported_models_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
     };

@@ -3,19 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cpu::decode::{CandidateList, decode};
+use centerpoint::cpu::decode::{Decoder, decode};
 use centerpoint::cpu::features::{Features, features};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pillars::{Pillars, voxelize};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::cpu::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, DeviceMap, Element, Frame};
+use centerpoint::cuda::{Buffer, DeviceMap, Pipeline};
 use centerpoint::detector::Options;
 use centerpoint::engine::cpu;
+use centerpoint::map::{Element, MapFormat};
 use centerpoint::map::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut};
 use centerpoint::plan::Plan;
 use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
-use centerpoint::program::Program;
 use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, points};
 
 use crate::common::{MODEL, repository, write_plan};
@@ -26,7 +26,7 @@ pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
 }
 
-/// The demo frames, newest sweep and past one in each.
+/// The demo frames; each has a newest and a past sweep.
 pub(crate) fn demo_frames() -> Vec<PathBuf> {
     points::list_frames(&[repository().join("calib/demo/frames")]).unwrap()
 }
@@ -44,7 +44,7 @@ pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
 }
 
 #[test]
-fn a_plan_for_the_cpu_finds_the_same_boxes_on_a_device() {
+fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
     let options = Options::default();
     for (plan, seed) in [("int8.plan", 0), ("int8.plan", 3), ("fp32.plan", 7)] {
         let plan = demo_plan(plan);
@@ -89,13 +89,13 @@ fn sweeps_are_moved_on_the_device() {
         let found = on_device.detect_sweeps(&sweeps).unwrap();
         assert_eq!(bits(found.boxes), bits(expected.boxes), "sweep {i}");
         assert_eq!(found.dropped, expected.dropped, "sweep {i}");
-        // The third sweep is past what the buffer gives out.
+        // The third sweep exceeds the buffer's capacity.
         assert_eq!(found.dropped.sweep_points > 0, i > 0, "sweep {i}");
     }
 }
 
 #[test]
-fn a_cloud_of_other_columns_leaves_nothing_behind() {
+fn a_cloud_of_other_columns_does_not_affect_the_next() {
     let Some(device) = emulation::device(0) else {
         return;
     };
@@ -104,7 +104,7 @@ fn a_cloud_of_other_columns_leaves_nothing_behind() {
     let whole = read(&demo_frames()[3]);
     let expected = bits(detector.detect(&whole).unwrap().boxes);
     let lacking = PointCloud::new("x,y,z".parse().unwrap(), vec![1.0; 30]).unwrap();
-    // The demo model wants an intensity and a time, for which zeros stand in.
+    // The demo model needs intensity and time; zeros replace them.
     assert!(detector.detect(&lacking).is_ok());
     assert_eq!(bits(detector.detect(&whole).unwrap().boxes), expected);
 
@@ -118,7 +118,7 @@ fn a_cloud_of_other_columns_leaves_nothing_behind() {
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
 fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     use centerpoint::engine::Engine as _;
-    let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    let program = cpu::Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
     let weights = Arc::new(plan.section("weights").unwrap());
     let pool = Arc::new(Pool::new(2));
     let mut engine =
@@ -173,7 +173,7 @@ impl Stages {
 
 /// The boxes of head maps on the CPU.
 pub(crate) fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
-    let mut decoder = CandidateList::new(model);
+    let mut decoder = Decoder::new(model);
     decoder.clear();
     for (index, task) in model.head.tasks.iter().enumerate() {
         let views = task.outputs.each_ref().map(|name| {
@@ -215,21 +215,19 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
         let Some(device) = emulation::device(seed) else {
             return;
         };
-        let size = if element == Element::I8 {
-            1
-        } else {
-            size_of::<f32>()
+        let bytes = channels * height * width * element.bytes();
+        let input = Buffer::<u8>::zeroed(&device, "BEV map", bytes).unwrap();
+        let format = MapFormat {
+            element,
+            scale,
+            ..MapFormat::f32(nhwc)
         };
-        let input =
-            Buffer::<u8>::zeroed(&device, "BEV map", channels * height * width * size).unwrap();
-        let (address, len) = (input.address(), input.len());
-        let mut memory = vec![input];
+        let input = DeviceMap::new(&input, format).unwrap();
         let mut outputs = Vec::new();
         for (desc, values) in &maps {
-            let buffer = Buffer::new(&device, "head map", bytemuck::cast_slice(values)).unwrap();
+            let buffer = Buffer::new(&device, "head map", values).unwrap();
             let layout = MapLayout::nchw(desc.channels, desc.height, desc.width);
-            let map = DeviceMap::f32(buffer.address(), layout);
-            memory.push(buffer);
+            let map = DeviceMap::new(&buffer, MapFormat::f32(layout)).unwrap();
             outputs.push((desc.clone(), map));
         }
         let desc = MapDesc {
@@ -238,19 +236,11 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             height,
             width,
         };
-        let map = DeviceMap {
-            address,
-            element,
-            scale,
-            vector: 1,
-            layout: nhwc,
-        };
         let engine = FixedEngine {
-            input: (desc, map),
+            input: (desc, input.clone()),
             outputs,
-            _memory: memory,
         };
-        let mut frame = Frame::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
+        let mut frame = Pipeline::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
 
         let mut state = Scatter::new(model.grid.max_pillars);
         let mut values = vec![0.0; channels * height * width];
@@ -284,17 +274,18 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
                 }
             );
             assert!(times.total > 0.0);
-            let mut found = vec![0u8; len];
-            device.download("BEV map", address, &mut found).unwrap();
+            let found = input.download().unwrap();
             let map: &[u8] = match element {
                 Element::I8 => bytemuck::cast_slice(&codes),
                 _ => bytemuck::cast_slice(&values),
             };
             assert!(found == map, "the map differs, {path:?}");
 
-            // The same points, which are on the device already.
+            // The same points, already on the device.
             let points = Buffer::new(&device, "points", cloud.data()).unwrap();
-            let again = frame.detect_device(points.address(), cloud.len(), cloud.layout());
+            #[allow(unsafe_code)]
+            // SAFETY: the buffer holds the cloud's rows.
+            let again = unsafe { frame.detect_device(points.ptr(), cloud.len(), cloud.layout()) };
             assert_eq!(again.unwrap().0, dropped);
             assert_eq!(bits(frame.boxes()), bits(&expected));
         }
@@ -315,13 +306,16 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
         height,
         width,
     };
-    let map = DeviceMap::f32(256, MapLayout::nchw(channels, height, width));
+    let layout = MapLayout::nchw(channels, height, width);
+    let memory = Buffer::<f32>::zeroed(&device, "BEV map", channels * height * width).unwrap();
     let engine = FixedEngine {
-        input: (desc, map),
+        input: (
+            desc,
+            DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap(),
+        ),
         outputs: Vec::new(),
-        _memory: Vec::<Buffer<u8>>::new(),
     };
-    let error = Frame::new(model, plan.pfn(), &device, Box::new(engine))
+    let error = Pipeline::new(model, plan.pfn(), &device, Box::new(engine))
         .map(|_| ())
         .unwrap_err();
     let text = Error::from(error).to_string();

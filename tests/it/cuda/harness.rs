@@ -1,19 +1,21 @@
-//! The emulation itself: that right kernels run, that schedules differ, what is refused.
+//! The emulation itself: correct kernels run, schedules differ, invalid calls are refused.
 //! Kernels with bugs are in `plants.rs`.
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-use centerpoint::cuda::{Buffer, CudaError, Device, Launch};
+use bytemuck::NoUninit;
+use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, DevicePtr, Launch};
+use centerpoint::map::MapFormat;
+use centerpoint::map::MapLayout;
 
 use crate::emulation::{self, sanitizers};
 
 /// The mirror of `Plant` in `tests/emulation/plants.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 pub(super) struct Plant {
-    input: u64,
-    output: u64,
+    input: DevicePtr<u32>,
+    output: DevicePtr<u32>,
     count: u32,
     planted: u32,
 }
@@ -22,7 +24,7 @@ pub(super) struct Plant {
 pub(super) struct Run {
     pub(super) launch: Launch,
     pub(super) planted: bool,
-    /// Values of the output, and of the input, which are 0, 1, 2, … .
+    /// Values of the output and of the input, which is 0, 1, 2, … .
     pub(super) count: usize,
 }
 
@@ -52,16 +54,16 @@ impl Run {
         let input = Buffer::new(device, "input", &values)?;
         let output = Buffer::<u32>::zeroed(device, "output", self.count)?;
         let plant = Plant {
-            input: input.address(),
-            output: output.address(),
+            input: input.ptr(),
+            output: output.ptr(),
             count: self.count as u32,
             planted: self.planted.into(),
         };
-        device.launch(&self.launch, bytemuck::bytes_of(&plant))?;
+        emulation::launch(&**device, &self.launch, &plant)?;
         output.download(self.count)
     }
 
-    /// On a new device in the schedules of `seed`. None without a compiler.
+    /// Runs on a new device in the schedules of `seed`. `None` without a compiler.
     pub(super) fn seeded(&self, seed: u64) -> Option<Result<Vec<u32>, CudaError>> {
         emulation::emulated(seed, false).map(|device| self.on(&device))
     }
@@ -110,7 +112,7 @@ fn warp_operations() -> Vec<u32> {
 }
 
 #[test]
-fn warp_operations_give_what_cuda_says() {
+fn warp_operations_match_cudas_definition() {
     let expected = warp_operations();
     for seed in 0..16 {
         let run = Run {
@@ -128,10 +130,10 @@ fn warp_operations_give_what_cuda_says() {
 }
 
 #[test]
-fn schedules_differ_and_can_be_run_again() {
+fn schedules_differ_and_are_reproducible() {
     let order = |seed| Run::new("plant_order", 4, 64).seeded(seed);
     let Some(natural) = order(0) else { return };
-    // The input begins with 0: the counter.
+    // The input's first value, 0, is the counter.
     let natural = natural.unwrap();
     assert_eq!(natural, (0..256).collect::<Vec<u32>>());
     let mut seen = vec![natural];
@@ -140,12 +142,12 @@ fn schedules_differ_and_can_be_run_again() {
         assert_eq!(order(seed).unwrap().unwrap(), this);
         let mut sorted = this.clone();
         sorted.sort_unstable();
-        assert_eq!(sorted, seen[0], "every thread comes once");
+        assert_eq!(sorted, seen[0], "every thread arrives once");
         assert!(!seen.contains(&this), "seed {seed}");
         seen.push(this);
     }
     assert_eq!(seen[1], (0..256).rev().collect::<Vec<u32>>());
-    // Blocks of 64 threads come one after another, in most of the 24 orders.
+    // Blocks of 64 threads run one after another; most of the 24 orders occur.
     let mut blocks: Vec<Vec<u32>> = seen
         .iter()
         .map(|order| order.chunks(64).map(|block| block[0] / 64).collect())
@@ -154,7 +156,7 @@ fn schedules_differ_and_can_be_run_again() {
     blocks.dedup();
     assert!(blocks.len() >= 12, "{blocks:?}");
 
-    // And every launch of a device has its own.
+    // Each launch of a device has its own schedule.
     let device = emulation::emulated(5, false).unwrap();
     let run = Run::new("plant_order", 4, 64);
     assert_ne!(run.on(&device).unwrap(), run.on(&device).unwrap());
@@ -177,7 +179,7 @@ fn devices_of_several_threads_run_at_once() {
     });
 }
 
-/// The reason of the error of a launch, which must be one of its kernel.
+/// The reason of a launch's error, which must name its kernel.
 pub(super) fn reason(result: Result<Vec<u32>, CudaError>, launch: &Launch) -> String {
     match result {
         Err(CudaError::Kernel { kernel, reason }) => {
@@ -189,15 +191,17 @@ pub(super) fn reason(result: Result<Vec<u32>, CudaError>, launch: &Launch) -> St
 }
 
 #[test]
-fn launches_that_cannot_be_are_refused() {
-    let base = Launch::of("plant_index", 64, 64);
-    let launch = |launch: Launch, bytes: usize| -> Option<String> {
+fn invalid_launches_are_refused() {
+    let base = Launch::for_threads("plant_index", 64, 64);
+    fn launch<P: NoUninit>(launch: Launch, params: P) -> Option<String> {
         let device = emulation::emulated(0, false)?;
-        let result = device.launch(&launch, &vec![0; bytes]);
+        let result = emulation::launch(&*device, &launch, &params);
         Some(reason(result.map(|()| Vec::new()), &launch))
+    }
+    let Some(text) = launch(base, [0u64; 2]) else {
+        return;
     };
-    let Some(text) = launch(base, 16) else { return };
-    assert_eq!(text, "its parameter has 24 bytes, the launch gives 16");
+    assert_eq!(text, "its parameter has 24 bytes, the launch passes 16");
     for (changed, words) in [
         (
             Launch {
@@ -236,7 +240,7 @@ fn launches_that_cannot_be_are_refused() {
             "1 x 65536 x 1 blocks",
         ),
     ] {
-        let text = launch(changed, 24).unwrap();
+        let text = launch(changed, [0u64; 3]).unwrap();
         assert!(text.contains(words), "{text}");
     }
 }
@@ -248,19 +252,44 @@ fn copies_outside_of_an_allocation_are_refused() {
     };
     let buffer = Buffer::<u32>::zeroed(&device, "numbers", 3).unwrap();
     let mut bytes = [0; 12];
-    device
-        .download("numbers", buffer.address() + 4, &mut bytes[..8])
-        .unwrap();
-    let error = device
-        .download("numbers", buffer.address() + 4, &mut bytes)
-        .unwrap_err();
+    #[allow(unsafe_code)]
+    let mut download = |len: usize| {
+        // SAFETY: the buffer has more than one value, and the emulation checks the range.
+        unsafe {
+            let second = buffer.ptr().add(1).cast();
+            device.download("numbers", second, &mut bytes[..len])
+        }
+    };
+    download(8).unwrap();
+    let error = download(12).unwrap_err();
     assert!(matches!(error, CudaError::Copy { .. }), "{error}");
-    // As on a GPU all is lost then.
+    // As on a GPU, the device is lost then.
     let error = buffer.upload(&[1]).unwrap_err();
     assert!(matches!(error, CudaError::Lost { .. }), "{error}");
 }
 
-/// Every emulated test again, with kernels built with AddressSanitizer and UBSan.
+#[test]
+fn maps_outside_of_their_buffer_are_refused() {
+    let Some(device) = emulation::emulated(0, false) else {
+        return;
+    };
+    let layout = MapLayout {
+        offset: 4,
+        ..MapLayout::nchw(2, 3, 4)
+    };
+    let map = |values: usize| {
+        let buffer = Buffer::<f32>::zeroed(&device, "map", values).unwrap();
+        DeviceMap::new(&buffer, MapFormat::f32(layout))
+    };
+    map(28).unwrap();
+    let error = map(27).unwrap_err().to_string();
+    assert!(
+        error.contains("it needs 112 bytes; its memory has 108"),
+        "{error}"
+    );
+}
+
+/// Runs every emulated test again, with kernels built with AddressSanitizer and UBSan.
 #[test]
 fn kernels_are_clean_under_sanitizers() {
     if emulation::checked() {

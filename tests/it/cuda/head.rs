@@ -1,14 +1,15 @@
-//! Head maps on a device, in the types and layouts that engines give: made up, and those that the demo network
-//! gives for real frames.
+//! Head maps on a device, in the types and layouts of engines: made up, and those of the demo network for real
+//! frames.
 
 use std::sync::{Arc, LazyLock};
 
 use centerpoint::Model;
 use centerpoint::cpu::pool::Pool;
-use centerpoint::cuda::{Buffer, Device, DeviceMap, Element};
+use centerpoint::cuda::{Buffer, Device, DeviceMap};
 use centerpoint::engine::Engine;
 use centerpoint::engine::cpu::{CpuEngine, Options};
 use centerpoint::map::MapLayout;
+use centerpoint::map::{Element, MapFormat};
 use centerpoint::plan::Plan;
 use centerpoint::program::Program;
 
@@ -21,9 +22,9 @@ use crate::stages::heads::{Heads, Storage};
 /// How maps lie on the device.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Form {
-    /// As the CPU has them, f32.
+    /// As on the CPU, f32.
     Same,
-    /// Each output for itself, with this many channels side by side.
+    /// Each output in memory of its own, with this many channels side by side.
     Packed(Element, usize),
 }
 
@@ -42,7 +43,7 @@ impl Form {
     }
 }
 
-/// The half-precision number that a value is cut off to.
+/// A value truncated to half precision.
 fn half(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = (bits >> 16) as u16 & 0x8000;
@@ -58,7 +59,7 @@ fn half(value: f32) -> u16 {
     }
 }
 
-/// Its value.
+/// Value of a half-precision number.
 fn half_value(half: u16) -> f32 {
     let (sign, exponent, mantissa) = (half >> 15, half >> 10 & 31, f32::from(half & 0x3ff));
     let magnitude = match exponent {
@@ -70,7 +71,7 @@ fn half_value(half: u16) -> f32 {
     if sign == 1 { -magnitude } else { magnitude }
 }
 
-/// Cuts all values off to half precision.
+/// Truncates all values to half precision.
 pub(super) fn cut_to_half(heads: &mut Heads) {
     heads
         .data
@@ -78,43 +79,15 @@ pub(super) fn cut_to_half(heads: &mut Heads) {
         .for_each(|value| *value = half_value(half(*value)));
 }
 
-/// The maps of a task on a device.
-pub(super) struct Uploaded {
-    pub(super) maps: [DeviceMap; 6],
-    _memory: Vec<Buffer<u8>>,
-}
-
 /// Copies the maps of a task to a device.
-pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> Uploaded {
+pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> [DeviceMap; 6] {
     let buffer = |bytes: &[u8]| Buffer::new(device, "head maps", bytes).unwrap();
-    let map = |address, element, vector, layout| DeviceMap {
-        address,
-        element,
-        scale: 1.0,
-        vector,
-        layout,
-    };
     let Form::Packed(element, vector) = form else {
         let memory = buffer(bytemuck::cast_slice(&heads.data));
-        let maps = heads.layouts.map(|layout| {
-            let address = memory.address() + 4 * layout.offset as u64;
-            map(
-                address,
-                Element::F32,
-                1,
-                MapLayout {
-                    offset: 0,
-                    ..layout
-                },
-            )
-        });
-        return Uploaded {
-            maps,
-            _memory: vec![memory],
-        };
+        let map = |layout| DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap();
+        return heads.layouts.map(map);
     };
-    let mut memory = Vec::new();
-    let maps = std::array::from_fn(|kind| {
+    std::array::from_fn(|kind| {
         let from = heads.layouts[kind];
         let cells = from.height * from.width;
         let layout = MapLayout {
@@ -124,7 +97,7 @@ pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> Upl
             stride_x: vector,
             ..from
         };
-        // What pads the last vector is NaN: nobody may look at it.
+        // The last vector is padded with NaN, because nobody may read it.
         let mut values = vec![f32::NAN; from.channels.div_ceil(vector) * vector * cells];
         for channel in 0..from.channels {
             for cell in 0..cells {
@@ -132,18 +105,19 @@ pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> Upl
                 values[index] = heads.get(kind, channel, cell);
             }
         }
-        memory.push(if element == Element::F16 {
+        let memory = if element == Element::F16 {
             let halves: Vec<u16> = values.into_iter().map(half).collect();
             buffer(bytemuck::cast_slice(&halves))
         } else {
             buffer(bytemuck::cast_slice(&values))
-        });
-        map(memory[kind].address(), element, vector as u32, layout)
-    });
-    Uploaded {
-        maps,
-        _memory: memory,
-    }
+        };
+        let format = MapFormat {
+            element,
+            vector: vector as u32,
+            ..MapFormat::f32(layout)
+        };
+        DeviceMap::new(&memory, format).unwrap()
+    })
 }
 
 /// The demo network's head maps of a frame.
@@ -152,8 +126,8 @@ pub(super) struct RealHeads {
     pub(super) heads: Heads,
 }
 
-/// The demo plan's model and its head maps, by the CPU engine, of the demo frames and of the scanners' frames
-/// where they are at hand.
+/// The demo plan's model and the CPU engine's head maps of the demo frames, and of the scanners' frames if they
+/// are available.
 pub(super) static REAL: LazyLock<(Model, Vec<RealHeads>)> = LazyLock::new(|| {
     let plan = Plan::open(&demo_plan()).unwrap();
     let model = plan.model().clone();

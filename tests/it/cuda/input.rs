@@ -1,15 +1,16 @@
-//! The frame's input on the device: points as the kernels read them are those of `select`, of one sweep and
-//! after `accumulate`.
+//! The frame's input on the device: the kernels read the points of `select`, of one sweep and after
+//! `accumulate`.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::NoUninit;
 use centerpoint::Model;
-use centerpoint::cuda::{Buffer, Device, Input, Launch};
+use centerpoint::cuda::input::FrameHeader;
+use centerpoint::cuda::{Buffer, Device, DevicePtr, Input, Launch};
 use centerpoint::points::{Column, Layout, PointCloud, Pose, SweepBuffer};
 
 use crate::emulation;
 use crate::stages::{Random, model};
 
-/// Any columns for a model, and a layout that has them somewhere among others.
+/// Random columns for a model, and a layout that contains them among others.
 fn random_columns(random: &mut Random) -> (Vec<Column>, Layout) {
     use Column::{Elongation, Intensity, Ring, Skip, T, X, Y, Z};
     let mut shuffled = |mut columns: Vec<Column>| {
@@ -24,7 +25,7 @@ fn random_columns(random: &mut Random) -> (Vec<Column>, Layout) {
     ]);
     wanted.truncate(random.below(wanted.len() + 1));
     wanted.splice(0..0, [X, Y, Z]);
-    // What a cloud may lack, and what this model does not need.
+    // Columns that a cloud may lack, and those that this model ignores.
     let lacks_intensity = random.below(8) == 0;
     let lacks_time = random.below(2) == 0;
     let shorter = random.below(3) > 0;
@@ -114,11 +115,11 @@ pub(super) fn random_model(random: &mut Random) -> (Model, Layout) {
 }
 
 /// The mirror of `PointRows` in `tests/emulation/common.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct PointRows {
-    frame: u64,
-    rows: u64,
+    frame: DevicePtr<FrameHeader>,
+    rows: DevicePtr<f32>,
     columns: u32,
     reserved: u32,
 }
@@ -126,7 +127,7 @@ struct PointRows {
 #[test]
 fn points_are_read_as_selected_and_accumulated() {
     for case in 0..emulation::cases(200) as u64 {
-        // The kernels of the tests are not in the fatbin for a GPU.
+        // A GPU's fatbin lacks the tests' kernels.
         let Some(device) = emulation::emulated(0, false) else {
             return;
         };
@@ -150,15 +151,15 @@ fn points_are_read_as_selected_and_accumulated() {
 
         let rows = Buffer::<f32>::zeroed(&device, "rows", capacity * columns.len()).unwrap();
         let params = PointRows {
-            frame: input.address(),
-            rows: rows.address(),
+            frame: input.header(),
+            rows: rows.ptr(),
             columns: columns.len() as u32,
             reserved: 0,
         };
-        let launch = Launch::of("point_rows", capacity, 128);
-        device.launch(&launch, bytemuck::bytes_of(&params)).unwrap();
+        let launch = Launch::for_threads("point_rows", capacity, 128);
+        emulation::launch(&*device, &launch, &params).unwrap();
         let bits = |values: &[f32]| -> Vec<u32> {
-            // A NaN that is computed has no certain sign.
+            // The sign of a computed NaN is undefined.
             let bits = |v: &f32| if v.is_nan() { u32::MAX } else { v.to_bits() };
             values.iter().map(bits).collect()
         };

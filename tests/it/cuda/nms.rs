@@ -1,5 +1,5 @@
-//! Suppression against the CPU stage, byte for byte: random boxes that overlap, coincide and touch, groups,
-//! steps and caps, and from the demo network's maps of real frames to the detector's boxes.
+//! Suppression against the CPU stage, byte for byte: random boxes that overlap, coincide and touch, groups, steps and
+//! caps, and the way from the demo network's maps of real frames to the detector's boxes.
 
 use std::f32::consts::{FRAC_PI_2, PI};
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use bytemuck::bytes_of;
 use centerpoint::boxes::BevRect;
 use centerpoint::cpu::decode::Candidate;
 use centerpoint::cpu::nms;
-use centerpoint::cuda::{self, Device, Element};
+use centerpoint::cuda::{self, Device};
 use centerpoint::detector::Options;
+use centerpoint::map::Element;
 use centerpoint::model::{NmsStep, Remap};
 use centerpoint::{Box3d, Detector, Model};
 
@@ -37,7 +38,7 @@ impl Stage {
         }
     }
 
-    /// Suppresses a frame's boxes, best first, on both sides; gives the number of those that are left.
+    /// Suppresses a frame's boxes, best first, on both sides. Returns the number of remaining ones.
     fn check(&mut self, boxes: &[Box3d], what: &str) -> usize {
         let candidates = candidates(boxes);
         nms::suppress(&self.model, &candidates, &mut self.cpu);
@@ -58,8 +59,8 @@ fn equal(found: &[Box3d], expected: &[Box3d], what: &str) {
     }
 }
 
-/// Boxes over a field of `field` metres: of any size and heading, on a raster (so that they touch and
-/// coincide), copies of earlier ones (also turned around), without area, slivers, and of absurd size.
+/// Boxes over a field of `field` metres: of any size and heading, on a raster (so that they touch and coincide),
+/// copies of earlier ones (some turned around), without area, slivers, and of absurd size.
 fn random_boxes(random: &mut Random, n: usize, field: f32) -> Vec<Box3d> {
     let mut boxes: Vec<Box3d> = Vec::with_capacity(n);
     for _ in 0..n {
@@ -118,7 +119,7 @@ fn random_boxes_equal_the_cpu() {
         let steps = (0..random.below(4)).map(|_| random_step(&mut random));
         let mut model = with_steps(steps.collect());
         for _ in 0..random.below(4) {
-            // Areas of boxes on the raster, so that bounds are met exactly.
+            // Areas of boxes on the raster, so that some equal the bounds exactly.
             let min_area = random.below(20) as f32;
             model.remap.push(Remap {
                 from: random.below(3),
@@ -144,7 +145,7 @@ fn random_boxes_equal_the_cpu() {
     );
 }
 
-/// Around the bounds of a chunk, where nothing, everything or half overlaps; all pairs are near in the second
+/// Sizes around multiples of a chunk, where nothing, everything or half overlaps; all pairs are close in the second
 /// field, so that the queue of pairs fills up again and again.
 #[test]
 fn chunks_end_anywhere() {
@@ -200,7 +201,8 @@ fn groups_are_full_at_their_cap() {
     }
 }
 
-/// A pair at its own overlap stays, and does not at the number below: so the device has the CPU's bits.
+/// A pair remains at its own overlap as threshold, but not at the next smaller number: so the device computes the
+/// CPU's bits.
 #[test]
 fn overlaps_are_exact() {
     let Some(device) = emulation::device(3) else {
@@ -232,10 +234,9 @@ fn overlaps_are_exact() {
     assert!(overlapping > emulation::cases(100), "{overlapping}");
 }
 
-/// The emulation runs one block after the other: that those of different groups do not share memory has to be
-/// looked at.
+/// The emulation runs one block after the other, so this checks that the blocks of different groups share no memory.
 #[test]
-fn groups_have_parts_of_their_own() {
+fn groups_have_separate_parts() {
     for seed in 0..8 {
         let Some(device) = emulation::device(seed) else {
             return;
@@ -252,7 +253,7 @@ fn groups_have_parts_of_their_own() {
 }
 
 #[test]
-fn the_result_has_room_for_what_the_model_allows() {
+fn the_result_has_room_for_all_boxes_that_the_model_allows() {
     let Some(device) = emulation::device(0) else {
         return;
     };
@@ -270,7 +271,7 @@ fn the_result_has_room_for_what_the_model_allows() {
         50
     );
 
-    // The words of a copy, whole and cut short.
+    // The words of a copy, complete and truncated.
     let bbox = rect(1.0, 2.0, 4.0, 2.0, 0.5);
     let mut words = vec![2, 3, 4, 0];
     for _ in 0..2 {
@@ -283,7 +284,7 @@ fn the_result_has_room_for_what_the_model_allows() {
     assert_eq!(cuda::nms::split(&words[..3]).1, []);
 }
 
-/// From the network's maps to boxes, with the counters, on both sides; and what the detector itself gives.
+/// From the network's maps to boxes and counters on both sides, and in the detector itself.
 #[test]
 fn the_demo_networks_maps_of_real_frames() {
     let (model, frames) = &*REAL;

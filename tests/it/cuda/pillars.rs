@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use centerpoint::Model;
 use centerpoint::cpu::pillars as cpu;
-use centerpoint::cuda::pillars::{Found, Pillars, voxelize};
+use centerpoint::cuda::pillars::{DownloadedPillars, Pillars, voxelize};
 use centerpoint::cuda::{Buffer, Device, Input};
 use centerpoint::detection::Dropped;
 use centerpoint::points::{Layout, PointCloud, SweepBuffer};
@@ -37,8 +37,8 @@ impl Stage {
         }
     }
 
-    /// What the CPU stage finds in a cloud, and how many points are past the capacity.
-    fn expected(&mut self, cloud: &PointCloud) -> (Found, usize) {
+    /// The CPU stage's pillars of a cloud, and the number of points past the capacity.
+    fn expected(&mut self, cloud: &PointCloud) -> (DownloadedPillars, usize) {
         let Model { points, grid, .. } = &self.model;
         let mut scratch = Vec::new();
         let selected = cloud.select(&points.columns, points.intensity_scale, &mut scratch);
@@ -46,7 +46,7 @@ impl Stage {
         let taken = cloud.len().min(points.capacity);
         let rows = &selected.unwrap().points[..taken * stride];
         cpu::voxelize(rows, stride, grid, &mut self.cpu);
-        let found = Found {
+        let found = DownloadedPillars {
             cells: self.cpu.cells().to_vec(),
             points: (0..self.cpu.len())
                 .map(|pillar| self.cpu.points(pillar).to_vec())
@@ -56,14 +56,14 @@ impl Stage {
         (found, cloud.len() - taken)
     }
 
-    /// What the device finds in the frame that the input holds.
-    fn found(&mut self) -> Found {
+    /// The device's pillars of the input's frame.
+    fn found(&mut self) -> DownloadedPillars {
         voxelize(&self.input, &mut self.device).unwrap();
         self.device.download().unwrap()
     }
 
-    /// One sweep, from the host.
-    fn check(&mut self, cloud: &PointCloud, what: &str) -> Found {
+    /// Compares one sweep from the host.
+    fn check(&mut self, cloud: &PointCloud, what: &str) -> DownloadedPillars {
         let (expected, beyond) = self.expected(cloud);
         let counted = self.input.set(cloud.data(), cloud.layout()).unwrap();
         assert_eq!(counted, beyond, "{what}");
@@ -71,19 +71,22 @@ impl Stage {
         expected
     }
 
-    /// One sweep, from the device's own memory.
+    /// Compares one sweep from the device's own memory.
     fn check_on_device(&mut self, cloud: &PointCloud, device: &Arc<dyn Device>, what: &str) {
         let (expected, beyond) = self.expected(cloud);
         let rows = Buffer::new(device, "rows", cloud.data()).unwrap();
-        let counted = self
-            .input
-            .set_device(rows.address(), cloud.len(), cloud.layout());
+        #[allow(unsafe_code)]
+        // SAFETY: the buffer holds the cloud's rows and lives until the pillars are found.
+        let counted = unsafe {
+            self.input
+                .set_device(rows.ptr(), cloud.len(), cloud.layout())
+        };
         assert_eq!(counted.unwrap(), beyond, "{what}");
         assert_eq!(self.found(), expected, "{what}");
     }
 
-    /// Several sweeps.
-    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> Found {
+    /// Compares several sweeps.
+    fn check_sweeps(&mut self, sweeps: &SweepBuffer, what: &str) -> DownloadedPillars {
         let mut cloud = PointCloud::empty(Layout::KITTI);
         let mut done = sweeps.accumulate(&mut cloud);
         let (expected, beyond) = self.expected(&cloud);
@@ -94,7 +97,7 @@ impl Stage {
     }
 }
 
-/// A cloud of x, y, z, and the columns of the small model with half for the rest.
+/// A cloud in the small model's columns: these x, y, z and 0.5 for the rest.
 fn cloud(points: impl IntoIterator<Item = [f32; 3]>) -> PointCloud {
     let rows = points.into_iter().flat_map(|[x, y, z]| [x, y, z, 0.5, 0.5]);
     PointCloud::new(Layout::XYZIT, rows.collect()).unwrap()
@@ -109,7 +112,7 @@ fn random_frames_equal_the_cpu() {
         let random = &mut Random(case);
         let (model, layout) = random_model(random);
         let mut stage = Stage::new(model, &device);
-        // Several frames on the same buffers: nothing of one is left in the next.
+        // Several frames on the same buffers: none may affect the next.
         for frame in 0..4 {
             let what = &format!("case {case}, frame {frame}");
             match random.below(4) {
@@ -135,7 +138,7 @@ fn pillars_are_capped_and_the_first_still_grow() {
         let mut model = model();
         model.grid.max_pillars = cap;
         let mut stage = Stage::new(model, &device);
-        // From the last cell to the first, then twelve points more in each, over several tiles.
+        // From the last cell to the first, then twelve more points in each, over several tiles.
         let order = (0..cells).rev().chain((0..12 * cells).map(|i| i % cells));
         let cloud = cloud(order.map(cell));
         let kept = cap.min(cells);
@@ -148,7 +151,7 @@ fn pillars_are_capped_and_the_first_still_grow() {
                 ..Dropped::default()
             };
             assert_eq!(found.dropped, expected);
-            // A frame between, whose cells are free again although they had no pillar.
+            // A frame whose cells were used before, though without a pillar.
             stage.check(&cloud_of_first(&cloud, cells + 5), "fewer points");
         }
     }
@@ -202,7 +205,7 @@ fn frames_end_anywhere_in_a_tile_and_at_the_capacity() {
 }
 
 #[test]
-fn nothing_is_found_outside_or_in_what_is_not_finite() {
+fn points_outside_or_not_finite_are_dropped() {
     let Some(device) = emulation::device(1) else {
         return;
     };
@@ -270,7 +273,7 @@ fn real_models() -> [Model; 2] {
     [demo, tight]
 }
 
-/// Runs a check under eight schedules, half of them with each model.
+/// Runs a check in eight schedules, four with each model.
 fn under_schedules(check: impl Fn(&mut Stage)) {
     let models = real_models();
     for seed in 0..emulation::cases(8) {
@@ -282,7 +285,7 @@ fn under_schedules(check: impl Fn(&mut Stage)) {
     }
 }
 
-/// Frames in a row on the same buffers.
+/// Compares consecutive frames on the same buffers.
 fn check_in_a_row(frames: &[RealFrame]) {
     under_schedules(|stage| {
         for frame in frames {
@@ -303,7 +306,7 @@ fn demo_frames_equal_the_cpu() {
 
 #[test]
 fn two_real_sweeps_equal_the_cpu() {
-    // All points, and a capacity that cuts the older sweep.
+    // A capacity for all points, and one that cuts the older sweep.
     for capacity in [200_000, 150_000] {
         let Some(sweeps) = av2_sweeps(capacity) else {
             return;

@@ -1,13 +1,12 @@
-//! Planted bugs: kernels that the emulation must find wrong, each beside its twin without the bug, which must
-//! pass in every schedule.
+//! Planted bugs: kernels that the emulation must catch, each with a correct twin that must pass in every schedule.
 
 use super::harness::{Run, reason};
 use crate::emulation::{self, sanitizers};
 
-/// How many schedules the twins must pass in.
+/// Number of schedules in which the twins must pass.
 const SEEDS: u64 = 24;
 
-/// The seeds among the first [`SEEDS`] whose schedules give another output than `expected`. None without a
+/// The seeds among the first [`SEEDS`] whose schedules produce another output than `expected`. `None` without a
 /// compiler.
 fn wrong(run: &Run, expected: &[u32]) -> Option<Vec<u64>> {
     let mut wrong = Vec::new();
@@ -19,8 +18,7 @@ fn wrong(run: &Run, expected: &[u32]) -> Option<Vec<u64>> {
     Some(wrong)
 }
 
-/// Checks that the planted bug changes the output in at least `least` of the schedules, and that its twin never
-/// does.
+/// Checks that the planted bug changes the output in at least `least` of the schedules, and the twin in none.
 fn check(run: Run, expected: &[u32], least: usize) -> Option<Vec<u64>> {
     assert_eq!(wrong(&run, expected)?, [0; 0], "{}", run.launch.kernel);
     let wrong = wrong(&run.planted(), expected)?;
@@ -106,7 +104,7 @@ fn shared_memory_that_was_not_cleared_changes_the_output() {
     );
 }
 
-/// Checks that the planted bug is reported in `words` under every seed, and that its twin passes.
+/// Checks that every seed reports the planted bug in `words`, and that the twin passes.
 fn check_report(run: fn() -> Run, expected: &[u32], words: &[&str]) {
     for seed in 0..SEEDS {
         let Some(twin) = run().seeded(seed) else {
@@ -133,7 +131,7 @@ fn barriers_in_two_branches_are_reported() {
 }
 
 #[test]
-fn a_barrier_that_ended_threads_miss_is_reported() {
+fn a_barrier_after_threads_ended_is_reported() {
     check_report(
         || Run {
             count: 100,
@@ -172,7 +170,7 @@ fn a_deadlock_is_reported() {
 }
 
 #[test]
-fn a_device_runs_on_after_a_failed_launch_of_another() {
+fn a_failed_launch_leaves_other_devices_usable() {
     let Some(result) = Run::new("plant_wait", 2, 64).planted().seeded(0) else {
         return;
     };
@@ -184,7 +182,7 @@ fn a_device_runs_on_after_a_failed_launch_of_another() {
 #[test]
 fn blocks_that_wait_for_each_other_are_reported() {
     if emulation::checked() {
-        return; // It spins for long.
+        return; // It spins for a long time.
     }
     let run = Run::new("plant_spin", 4, 1);
     let Some(twin) = run.seeded(0) else { return };
@@ -194,10 +192,10 @@ fn blocks_that_wait_for_each_other_are_reported() {
     assert!(text.contains("does a thread wait for another?"), "{text}");
 }
 
-/// Environment variable: which kernel [`sanitizers_stop_this`] launches.
+/// Environment variable that names the kernel that [`sanitizers_stop_this`] launches.
 const KERNEL: &str = "CENTERPOINT_TEST_PLANT";
 
-/// What the sanitizers catch: kernel, what they say, and the words in the line of `plants.cu` that they name.
+/// What the sanitizers catch: kernel, report, and text in the line of `plants.cu` that the report names.
 const STOPPED: [(&str, &str, &str); 5] = [
     (
         "plant_overrun",

@@ -1,24 +1,25 @@
-//! Scatter on the device: the map of the CPU stage, in every type and layout that an engine may use, and
-//! not a byte between its elements touched.
+//! Scatter on the device: the map of the CPU stage, in every type and layout that an engine may use, without
+//! touching a byte between its elements.
 
 use std::sync::{Arc, LazyLock};
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::NoUninit;
 use centerpoint::Model;
 use centerpoint::cpu::scatter as cpu;
 use centerpoint::cuda::pillars::{Pillars, voxelize};
 use centerpoint::cuda::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, Element, Input, Launch};
+use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, DevicePtr, Input, Launch};
+use centerpoint::map::{Element, MapFormat};
 use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::points::Layout;
 
 use crate::emulation;
 use crate::stages::{Random, model};
 
-/// What lies between the elements of a map, such as a border.
+/// Fills the bytes between the elements of a map, such as a border.
 const BETWEEN: u8 = 0xa5;
 
-/// A map on the device, and what it must hold.
+/// A map on the device, and its expected bytes.
 struct Map {
     buffer: Buffer<u8>,
     map: DeviceMap,
@@ -30,7 +31,6 @@ struct Map {
 }
 
 impl Map {
-    /// `layout` may have an offset; it goes into the address.
     fn new(
         device: &Arc<dyn Device>,
         element: Element,
@@ -38,33 +38,27 @@ impl Map {
         vector: u32,
         layout: MapLayout,
     ) -> Self {
-        let size = element_bytes(element);
+        let size = element.bytes();
         let MapLayout {
             channels,
             height,
             width,
-            offset,
             ..
         } = layout;
-        let in_place = MapLayout {
-            offset: 0,
-            ..layout
-        };
-        let mut map = DeviceMap {
-            address: 0,
+        let format = MapFormat {
             element,
             scale,
             vector,
-            layout: in_place,
+            layout,
         };
-        let last = place(&map, channels - 1, height - 1, width - 1);
-        let mut bytes = vec![BETWEEN; (offset + last + vector as usize + 3) * size];
-        for (c, y, x) in elements(&in_place) {
-            let at = (offset + place(&map, c, y, x)) * size;
+        let last = index(&format, channels - 1, height - 1, width - 1);
+        let mut bytes = vec![BETWEEN; (last + vector as usize + 3) * size];
+        for (c, y, x) in elements(&layout) {
+            let at = index(&format, c, y, x) * size;
             bytes[at..at + size].fill(0);
         }
         let buffer = Buffer::new(device, "map", &bytes).unwrap();
-        map.address = buffer.address() + (offset * size) as u64;
+        let map = DeviceMap::new(&buffer, format).unwrap();
         let dense = channels * height * width;
         Self {
             buffer,
@@ -76,14 +70,15 @@ impl Map {
         }
     }
 
-    /// Runs the CPU stage, and brings its dense map into the layout.
+    /// Runs the CPU stage, and converts its dense map to the layout.
     fn expect(&mut self, features: &[f32], cells: &[u32]) {
-        let layout = self.map.layout;
+        let format = *self.map.format();
+        let layout = format.layout;
         let dense = MapLayout::nchw(layout.channels, layout.height, layout.width);
-        let data = match self.map.element {
+        let data = match format.element {
             Element::I8 => MapDataMut::I8 {
                 codes: &mut self.codes,
-                scale: self.map.scale,
+                scale: format.scale,
             },
             _ => MapDataMut::F32(&mut self.values),
         };
@@ -92,13 +87,12 @@ impl Map {
             layout: dense,
         };
         cpu::scatter(features, cells, &mut self.state, view);
-        let size = element_bytes(self.map.element);
-        let start = (self.map.address - self.buffer.address()) as usize;
+        let size = format.element.bytes();
         for (c, y, x) in elements(&layout) {
             let from = dense.index(c, y, x);
-            let at = start + place(&self.map, c, y, x) * size;
+            let at = index(&format, c, y, x) * size;
             let to = &mut self.expected[at..at + size];
-            match self.map.element {
+            match format.element {
                 Element::F32 => to.copy_from_slice(&self.values[from].to_ne_bytes()),
                 Element::F16 => to.copy_from_slice(&half(self.values[from]).to_ne_bytes()),
                 Element::I8 => to.copy_from_slice(&self.codes[from].to_ne_bytes()),
@@ -113,18 +107,11 @@ impl Map {
     }
 }
 
-fn element_bytes(element: Element) -> usize {
-    match element {
-        Element::F32 => 4,
-        Element::F16 => 2,
-        Element::I8 => 1,
-    }
-}
-
-/// Index of element (c, y, x), as [`DeviceMap`] says it.
-fn place(map: &DeviceMap, c: usize, y: usize, x: usize) -> usize {
-    let (layout, vector) = (&map.layout, map.vector as usize);
-    c / vector * layout.stride_c + y * layout.stride_y + x * layout.stride_x + c % vector
+/// Index of element (c, y, x), as [`MapFormat`] defines it.
+fn index(format: &MapFormat, c: usize, y: usize, x: usize) -> usize {
+    let (layout, vector) = (&format.layout, format.vector as usize);
+    let channel = c / vector * layout.stride_c + c % vector;
+    layout.offset + channel + y * layout.stride_y + x * layout.stride_x
 }
 
 /// All (c, y, x).
@@ -139,7 +126,7 @@ fn elements(layout: &MapLayout) -> impl Iterator<Item = (usize, usize, usize)> +
         .flat_map(move |c| (0..height).flat_map(move |y| (0..width).map(move |x| (c, y, x))))
 }
 
-/// Values of the half-precision numbers from 0 on, and 65536 in place of infinity.
+/// Values of the half-precision numbers from 0 on, with 65536 instead of infinity.
 static HALVES: LazyLock<Vec<f64>> = LazyLock::new(|| {
     let value = |bits: u16| {
         let (exponent, fraction) = (i32::from(bits >> 10), f64::from(bits & 0x3ff));
@@ -151,7 +138,7 @@ static HALVES: LazyLock<Vec<f64>> = LazyLock::new(|| {
     (0..=0x7c00).map(value).collect()
 });
 
-/// The half-precision number nearest to a value: by search among all, in f64.
+/// The half-precision number nearest to a value, found by a search among all, in f64.
 pub(crate) fn half(value: f32) -> u16 {
     if value.is_nan() {
         return 0x7fff;
@@ -204,15 +191,14 @@ impl Stage {
         assert_eq!(self.pillars.download().unwrap().cells, cells[..kept]);
     }
 
-    /// One frame; the features of further pillars are those of earlier frames.
+    /// Runs one frame; further pillars keep the features of earlier frames.
     fn run(&mut self, features: &[f32], map: &Map) -> Result<(), CudaError> {
         self.features.upload(features)?;
-        let values = self.features.address();
-        scatter(values, &self.pillars, &mut self.scatter, &map.map)
+        scatter(&self.features, &self.pillars, &mut self.scatter, &map.map)
     }
 }
 
-/// A layout of the model's map that an engine may use, with its name, and its channels side by side.
+/// A random layout of the model's map that an engine may use: its name, and its channels side by side.
 fn random_layout(random: &mut Random, model: &Model) -> (String, u32, MapLayout) {
     let (channels, height, width) = (model.bev_channels(), model.grid.ny, model.grid.nx);
     let mut layout = MapLayout::nchw(channels, height, width);
@@ -238,7 +224,7 @@ fn random_layout(random: &mut Random, model: &Model) -> (String, u32, MapLayout)
             "CHW"
         }
         _ => {
-            // Rows of vectors side by side.
+            // Rows of adjacent vectors.
             vector = [4, 8, 16][random.below(3)];
             layout.stride_c = vector;
             layout.stride_x = channels.next_multiple_of(vector);
@@ -259,7 +245,7 @@ fn random_features(random: &mut Random, count: usize, scale: f32) -> Vec<f32> {
         0 => 0.0,
         1 => f32::from_bits(random.bits() as u32),
         2 => random.uniform(-1e-7, 1e-7),
-        // Ties between codes.
+        // Ties between two codes.
         3..6 => (random.below(600) as f32 - 300.0) * 0.5 * scale,
         6 => random.uniform(-70000.0, 70000.0),
         _ => random.uniform(0.0, 20.0),
@@ -267,7 +253,7 @@ fn random_features(random: &mut Random, count: usize, scale: f32) -> Vec<f32> {
     (0..count).map(value).collect()
 }
 
-/// Some cells in any order.
+/// Random cells in random order.
 fn random_cells(random: &mut Random, cells: usize, count: usize) -> Vec<u32> {
     let mut all: Vec<u32> = (0..cells as u32).collect();
     for i in 0..count {
@@ -296,7 +282,7 @@ fn random_maps_equal_the_cpu() {
         let mut stage = Stage::new(model, &device);
         let (cells, max_pillars) = (stage.model.grid.cells(), stage.model.grid.max_pillars);
         for frame in 0..5 {
-            // Frames share cells, are empty, are full, and are cut off at the cap.
+            // Frames that share cells, are empty, full, or cut off at the cap.
             let counts = [0, cells, max_pillars, random.below(cells), random.below(40)];
             let count = counts[random.below(counts.len())].min(cells);
             let cells = random_cells(random, cells, count);
@@ -310,7 +296,7 @@ fn random_maps_equal_the_cpu() {
     }
 }
 
-/// All finite halves, and the floats around each of them and around the middle to the next.
+/// All finite halves, and the floats around each and around the midpoint to the next.
 fn floats_around_halves() -> Vec<f32> {
     HALVES
         .windows(2)
@@ -359,18 +345,18 @@ fn values_become_the_nearest_half() {
 }
 
 /// The mirror of `HalfValues` in `tests/emulation/common.cu`.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct HalfValues {
-    halves: u64,
-    values: u64,
+    halves: DevicePtr<u16>,
+    values: DevicePtr<f32>,
     count: u32,
     reserved: u32,
 }
 
 #[test]
 fn every_half_has_its_value() {
-    // On a GPU an instruction does it, and the kernels of the tests are not in its fatbin.
+    // A GPU has an instruction for it, and its fatbin lacks the tests' kernels.
     let Some(device) = emulation::emulated(0, false) else {
         return;
     };
@@ -379,13 +365,13 @@ fn every_half_has_its_value() {
     let from = Buffer::new(&device, "halves", &halves).unwrap();
     let to = Buffer::<f32>::zeroed(&device, "values", halves.len()).unwrap();
     let params = HalfValues {
-        halves: from.address(),
-        values: to.address(),
+        halves: from.ptr(),
+        values: to.ptr(),
         count: halves.len() as u32,
         reserved: 0,
     };
-    let launch = Launch::of("half_values", halves.len(), 256);
-    device.launch(&launch, bytemuck::bytes_of(&params)).unwrap();
+    let launch = Launch::for_threads("half_values", halves.len(), 256);
+    emulation::launch(&*device, &launch, &params).unwrap();
     for (bits, value) in halves.into_iter().zip(to.download(1 << 16).unwrap()) {
         let size = bits & 0x7fff;
         if size > 0x7c00 {
@@ -403,27 +389,21 @@ fn every_half_has_its_value() {
 }
 
 #[test]
-fn maps_of_another_form_are_refused() {
+fn unsuitable_maps_are_refused() {
     let Some(device) = emulation::device(0) else {
         return;
     };
     let mut stage = Stage::new(model(), &device);
     stage.set_cells(&[3]);
     let layout = MapLayout::nchw(32, 12, 16);
+    let memory = Buffer::<f32>::zeroed(&device, "map", 32 * 12 * 16).unwrap();
     let mut refused = |vector: u32, layout: MapLayout, expected: &str| {
-        let map = DeviceMap {
-            address: 256,
-            element: Element::F32,
-            scale: 1.0,
+        let format = MapFormat {
             vector,
-            layout,
+            ..MapFormat::f32(layout)
         };
-        let error = scatter(
-            stage.features.address(),
-            &stage.pillars,
-            &mut stage.scatter,
-            &map,
-        );
+        let error = DeviceMap::new(&memory, format)
+            .and_then(|map| scatter(&stage.features, &stage.pillars, &mut stage.scatter, &map));
         let text = error.unwrap_err().to_string();
         assert!(text.contains(expected), "{text}");
     };

@@ -509,7 +509,7 @@ fn truncated_weights_are_rejected() {
 fn a_program_with_a_changed_number_is_rejected_or_runs() {
     // Replaces each number of the program by several others in turn; a program that loads must run.
     let mut tried = 0;
-    let mut refused = 0;
+    let mut rejected = 0;
     let quantized = [3, 20].map(|seed| quantized::random_net(seed).net);
     let nets = combined_nets().into_iter().map(|(_, net)| net);
     for net in nets.chain(quantized) {
@@ -522,18 +522,18 @@ fn a_program_with_a_changed_number_is_rejected_or_runs() {
                 *numbers(&mut json)[at] = value.into();
                 tried += 1;
                 let Ok(program) = serde_json::from_value::<Program>(json) else {
-                    refused += 1;
+                    rejected += 1;
                     continue;
                 };
                 program.layers();
                 match load(program, payload.weights.clone()) {
                     Ok(mut engine) => engine.run().unwrap(),
-                    Err(_) => refused += 1,
+                    Err(_) => rejected += 1,
                 }
             }
         }
     }
-    assert!(refused > tried / 2, "{refused} of {tried} refused");
+    assert!(rejected > tried / 2, "{rejected} of {tried} rejected");
 }
 
 /// All numbers in a JSON value.

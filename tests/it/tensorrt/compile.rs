@@ -13,12 +13,12 @@ use centerpoint::build::fuse::fuse;
 use centerpoint::build::half::{Io, strongly_typed};
 use centerpoint::build::onnx::{Graph, encode};
 use centerpoint::build::{BuildError, deconv};
-use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::layers::{Outcome, log};
 use centerpoint::engine::tensorrt::{
     BuildRequest, HardwareCompatibility, Library, TensorRtError, Version,
 };
 use centerpoint::error::Error;
+use centerpoint::map::Element;
 use centerpoint::plan::{IoFormats, TensorRtOptions};
 
 use super::library_folder;
@@ -342,7 +342,7 @@ fn options_that_the_library_has_not_are_refused_by_name() {
             vec![89],
             with(&|o| o.gpu_fallback = true),
             "--gpu-fallback",
-            "give --dla",
+            "add --dla",
         ),
         (
             vec![89],

@@ -8,9 +8,9 @@ use centerpoint::boxes::Box3d;
 use centerpoint::build::export::pfe;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::half::{Io, strongly_typed};
-use centerpoint::cuda::map::Element;
 use centerpoint::detector::{Detector, Options};
 use centerpoint::map;
+use centerpoint::map::Element;
 use centerpoint::synth;
 
 use crate::bev::bev_of;

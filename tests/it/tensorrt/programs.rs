@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use centerpoint::build::folder::{MODEL, PFE, RPN};
-use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::Version;
 use centerpoint::engine::tensorrt::layers::LayerTable;
+use centerpoint::map::Element;
 use centerpoint::plan::{Plan, TensorRtOptions};
 
 use super::compile::{DEMO, map};
@@ -122,7 +122,7 @@ fn the_programs_compile_inspect_and_say_what_is_missing() {
     let here: Vec<&str> = here.iter().map(String::as_str).collect();
     let said = toy::refused(folder.path(), &here, 5);
     assert!(
-        said.contains("name those to build for with --compute-capability"),
+        said.contains("name the target GPUs with --compute-capability"),
         "{said}"
     );
     let frames = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames");

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex, Once};
 
 use centerpoint::cpu::pool::Pool;
 use centerpoint::cpu::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Device as GpuDevice, Element};
+use centerpoint::cuda::Device as GpuDevice;
 use centerpoint::detector::Options;
 use centerpoint::engine::tensorrt::Library;
 use centerpoint::engine::{Engine as _, cpu};
+use centerpoint::map::Element;
 use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 use centerpoint::plan::{self, Contents, Manifest, Plan, Target};
 use centerpoint::plan::{TensorDesc, TensorRtTarget};

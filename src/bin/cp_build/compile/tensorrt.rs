@@ -1,4 +1,4 @@
-//! `cp-build compile --target tensorrt`: its options, and what it tells of the engine.
+//! `cp-build compile --target tensorrt`: its options and its report on the engine.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -7,55 +7,54 @@ use centerpoint::build::compile::tensorrt::Request;
 use centerpoint::build::folder::Folder;
 use centerpoint::build::half::Io;
 use centerpoint::build::status::engine;
-use centerpoint::cuda::Element;
 use centerpoint::engine::tensorrt::{HardwareCompatibility, Library};
+use centerpoint::map::Element;
 use centerpoint::plan::{Accuracy, IoFormats, TensorRtOptions};
 
 use crate::progress::Phases;
 
-/// Options of TensorRT; named as trtexec's where that has them.
+/// TensorRT options, named as in trtexec where it has them.
 #[derive(clap::Args, Debug, Default, PartialEq)]
 pub(super) struct EngineArgs {
-    /// TensorRT's library, or the folder that holds it and its ONNX parser [default: the system's].
+    /// TensorRT's library, or the folder with it and its ONNX parser [default: the system's].
     #[arg(long, value_name = "PATH")]
     library: Option<PathBuf>,
-    /// Most scratch memory for a layer, in MiB [default: the library's, the GPU's whole memory].
+    /// Maximum scratch memory of a layer, in MiB [default: the library's, all of the GPU's memory].
     #[arg(long, value_name = "MIB")]
     workspace: Option<u64>,
-    /// Times of kernels: read if it is there, written after the build. Makes the next build quick, and
-    /// choose the same kernels. Not for TensorRT-RTX.
+    /// Cache of kernel timings: read if it exists, written after the build. Makes the next build faster and
+    /// lets it choose the same kernels. Not for TensorRT-RTX.
     #[arg(long, value_name = "FILE")]
     timing_cache: Option<PathBuf>,
-    /// 0 is the quickest build, 5 searches longest for a quick engine [default: the library's, 3].
+    /// From 0, the fastest build, to 5, the longest search for a fast engine [default: the library's, 3].
     #[arg(long, value_name = "0..5", value_parser = clap::value_parser!(u8).range(0..=5))]
     optimization_level: Option<u8>,
-    /// Run on this DLA core of the Jetson. Not for TensorRT 10.8 to 11.3, nor with Q/DQ pairs before 11.
+    /// Run on this DLA core of a Jetson. Not with TensorRT 10.8 to 11.3, and not with Q/DQ pairs before 11.
     #[arg(long, value_name = "CORE")]
     dla: Option<u32>,
-    /// With --dla: run on the GPU what the DLA cannot.
+    /// With --dla: run layers that the DLA does not support on the GPU.
     #[arg(long)]
     gpu_fallback: bool,
-    /// Make an engine that later versions of the same major version run, too.
+    /// Build an engine that later versions of the same major version can also run.
     #[arg(long)]
     version_compatible: bool,
-    /// With --version-compatible: leave out the lean runtime, which then must be installed.
+    /// With --version-compatible: leave out the lean runtime, which must then be installed.
     #[arg(long)]
     exclude_lean_runtime: bool,
-    /// Make an engine that other GPUs run, too; slower.
+    /// Build an engine that other GPUs can also run; slower.
     #[arg(long, value_enum)]
     hardware_compatible: Option<HardwareArg>,
-    /// TensorRT-RTX: GPUs to build for, none of which must be here, as
-    /// `nvidia-smi --query-gpu=compute_cap` prints them [default: the one here].
+    /// TensorRT-RTX: compute capabilities to build for, as `nvidia-smi --query-gpu=compute_cap` prints
+    /// them; such a GPU need not be present [default: that of the GPU present].
     #[arg(long, value_name = "8.6,8.9,…", value_delimiter = ',', value_parser = compute_capability)]
     compute_capability: Vec<u32>,
-    /// Type of the BEV map that the network reads [default: fp16]. int8 wants a network whose first layers
-    /// are quantised.
+    /// Type of the network's input, the BEV map [default: fp16]. int8 requires quantised first layers.
     #[arg(long, value_enum)]
     input_type: Option<InputArg>,
-    /// Type of the head maps that it writes [default: fp16].
+    /// Type of the network's outputs, the head maps [default: fp16].
     #[arg(long, value_enum)]
     output_type: Option<OutputArg>,
-    /// Layouts of these maps [default: linear].
+    /// Layout of the input and output maps [default: linear].
     #[arg(long, value_enum)]
     io_formats: Option<FormatsArg>,
 }
@@ -64,7 +63,7 @@ pub(super) struct EngineArgs {
 enum HardwareArg {
     /// Ampere and newer.
     AmperePlus,
-    /// All GPUs of this one's compute capability; from TensorRT 10.9.
+    /// All GPUs with the compute capability of this one; since TensorRT 10.9.
     SameComputeCapability,
 }
 
@@ -83,13 +82,13 @@ enum OutputArg {
 
 #[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
 enum FormatsArg {
-    /// [C, H, W]: every library has it.
+    /// [C, H, W]; every library supports it.
     Linear,
-    /// Whichever the library is fastest with, vectorised ones among them.
+    /// Whichever is fastest for the library, including vectorised layouts.
     Any,
 }
 
-/// `8.9` as 89.
+/// Parses `8.9` as 89.
 fn compute_capability(text: &str) -> Result<u32, String> {
     let parts = text.split_once('.').and_then(|(major, minor)| {
         let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
@@ -99,12 +98,12 @@ fn compute_capability(text: &str) -> Result<u32, String> {
 }
 
 impl EngineArgs {
-    /// Whether any was given.
+    /// Whether any option is set.
     pub(super) fn any(&self) -> bool {
         *self != Self::default()
     }
 
-    /// Whether any was given but the types of input and outputs.
+    /// Whether any option other than the types of input and outputs is set.
     pub(super) fn more_than_types(&self) -> bool {
         let types = Self {
             input_type: self.input_type,
@@ -156,7 +155,7 @@ impl EngineArgs {
     }
 }
 
-/// Builds the engine, writes the plan, and says what became of the layers.
+/// Builds the engine, writes the plan, and prints how the layers were built.
 pub(super) fn run(
     folder: &Folder,
     args: EngineArgs,

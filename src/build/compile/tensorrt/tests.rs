@@ -1,4 +1,4 @@
-//! What is checked before a build and after it; builds themselves are in `tests/it/tensorrt/compile.rs`.
+//! Checks before and after a build. Builds themselves are tested in `tests/it/tensorrt/compile.rs`.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn tensorrt(major: u32, minor: u32) -> Version {
     Version::new(Family::TensorRt, major, minor, 0)
 }
 
-/// The option that is refused.
+/// The refused option.
 fn refused(options: &TensorRtOptions, version: Version, quantized: bool) -> Option<&'static str> {
     check(options, &[], false, version, quantized)
         .err()
@@ -14,7 +14,7 @@ fn refused(options: &TensorRtOptions, version: Version, quantized: bool) -> Opti
 }
 
 #[test]
-fn the_dla_is_for_those_versions_and_networks_that_have_one() {
+fn the_dla_needs_a_version_and_network_that_support_it() {
     let mut options = TensorRtOptions {
         dla: Some(0),
         gpu_fallback: true,
@@ -81,13 +81,13 @@ fn an_engine_with_other_inputs_or_outputs_is_refused() {
         scale: Some(0.5),
         dims: vec![1, 2, 4, 4],
     }];
-    let told = |line: &str| Built {
+    let built = |line: &str| Built {
         layer_log: Some(format!("I/O Tensors:\n Name: {line}, ProfileInfo: []")),
         ..Built::default()
     };
     let path = Path::new("net.onnx");
     let right = "x, IOMode: Input, DataType: Int8, Dimensions: [1,2,4,4]";
-    check_tensors(&told(right), &tensors, path).unwrap();
+    check_tensors(&built(right), &tensors, path).unwrap();
     check_tensors(&Built::default(), &tensors, path).unwrap();
     for (from, to, problem) in [
         (
@@ -103,15 +103,15 @@ fn an_engine_with_other_inputs_or_outputs_is_refused() {
         (
             "Int8",
             "Half",
-            "it is fp16 of [1, 2, 4, 4], the network says int8 of [1, 2, 4, 4]",
+            "it is fp16 [1, 2, 4, 4], but the network has int8 [1, 2, 4, 4]",
         ),
         (
             "4,4",
             "4,8",
-            "it is int8 of [1, 2, 4, 8], the network says int8",
+            "it is int8 [1, 2, 4, 8], but the network has int8",
         ),
     ] {
-        let wrong = told(&right.replacen(from, to, 1));
+        let wrong = built(&right.replacen(from, to, 1));
         let error = check_tensors(&wrong, &tensors, path)
             .unwrap_err()
             .to_string();
@@ -120,7 +120,7 @@ fn an_engine_with_other_inputs_or_outputs_is_refused() {
 }
 
 #[test]
-fn layers_come_from_the_log_where_the_inspector_tells_none() {
+fn layers_come_from_the_log_if_the_inspector_reports_none() {
     let graph = crate::build::testing::shaped(
         vec![crate::build::testing::node("Relu", &["x"], "out")],
         vec![],
@@ -147,12 +147,12 @@ fn layers_come_from_the_log_where_the_inspector_tells_none() {
 }
 
 #[test]
-fn a_timing_cache_may_not_be_there_yet() {
+fn a_timing_cache_may_not_exist_yet() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
     assert_eq!(read_cache(&path).unwrap(), None);
     std::fs::write(&path, "times").unwrap();
     assert_eq!(read_cache(&path).unwrap().as_deref(), Some(&b"times"[..]));
     let error = read_cache(folder.path()).unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
+    assert!(matches!(error, crate::Error::File(_)), "{error}");
 }

@@ -60,7 +60,7 @@ fn windows_have_onnx_runtimes_sizes() {
 
 /// torch's `x.repeat(1, x.shape[1], 1)` in operator set 13.
 #[test]
-fn arguments_that_are_computed_from_shapes_are_followed() {
+fn arguments_that_are_computed_from_shapes_are_evaluated() {
     let mut gather = node("Gather", &["shape", "one"], "points");
     int(&mut gather, "axis", 0);
     let mut join = node("Concat", &["u", "p", "u"], "repeats");
@@ -81,12 +81,12 @@ fn arguments_that_are_computed_from_shapes_are_followed() {
     let shapes = Shapes::infer(&graph, &[("x", &[7, 5, 3])]).unwrap();
     assert_eq!(shapes.ints("repeats"), Some(&[1, 5, 1][..]));
     assert_eq!(shapes.get("out"), Some(&[7, 25, 3][..]));
-    // With the axis left open nothing is known, and that is no error.
+    // With an open axis nothing is known, which is not an error.
     assert_eq!(Shapes::infer(&graph, &[]).unwrap().get("out"), None);
 }
 
 #[test]
-fn reshape_keeps_and_fills() {
+fn reshape_keeps_and_infers_lengths() {
     for (to, expected) in [
         (vec![0, -1], Some(vec![2, 12])),
         (vec![-1], Some(vec![24])),
@@ -124,12 +124,12 @@ fn contradictions_name_the_node() {
         (
             node("Conv", &["x", "w"], "out"),
             [1, 4, 9, 9],
-            "its input 4 channels",
+            "its input has 4 channels",
         ),
         (
             node("Conv", &["x", "w"], "out"),
             [1, 3, 2, 9],
-            "window of 3 is larger",
+            "window of 3 rows or columns is larger",
         ),
     ] {
         let graph = shaped(vec![node], weight(), Some(&x));

@@ -1,0 +1,271 @@
+//! The clouds of a bag as frames: a name, a stamp, and past sweeps placed by the bag's transforms.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::messages::{PointCloud2, TFMessage};
+use super::reader::{Message, TopicReader};
+use super::tf::{TfBuffer, TfError};
+use super::{Bag, BagError, POINT_CLOUD, TRANSFORMS, Topic, cdr, cloud};
+use crate::points::{Layout, PointCloud, Pose, SweepBuffer, SweepError};
+
+/// How far past a cloud transforms are read, in ns of log time: a transform may be recorded after the cloud that
+/// needs it.
+const LOOKAHEAD: u64 = 1_000_000_000;
+
+/// How frames are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameOptions {
+    /// Clouds per frame, including the newest.
+    pub sweeps: usize,
+    /// Maximum number of points in a frame of several clouds.
+    pub capacity: usize,
+    /// The world frame in which past sweeps are placed; `None` uses the root of the clouds' transform tree.
+    pub fixed_frame: Option<String>,
+}
+
+/// Iterates over a topic's frames in log time order.
+pub struct Frames {
+    bag: Arc<Bag>,
+    topic: String,
+    clouds: TopicReader,
+    /// `None` for frames of one sweep.
+    transforms: Option<Transforms>,
+    buffer: SweepBuffer,
+    message: PointCloud,
+    accumulated: PointCloud,
+    /// How often each stamp has occurred.
+    stamps: BTreeMap<i64, u32>,
+    warned: bool,
+}
+
+/// A frame, borrowed from [`Frames`] until the next one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BagFrame<'a> {
+    /// `TOPIC@STAMP`, with the stamp in ns; frames that repeat a stamp end in `-2`, `-3`, ….
+    pub name: String,
+    /// The cloud's stamp in ns since its clock's epoch.
+    pub stamp_ns: i64,
+    /// The coordinate frame of the points.
+    pub frame_id: String,
+    /// The points of all sweeps, in the cloud's columns; several sweeps also have `t`.
+    pub cloud: &'a PointCloud,
+    /// Points of past sweeps that exceeded the capacity.
+    pub points_over_capacity: usize,
+}
+
+impl Frames {
+    /// The frames of `topic`, one of [`Bag::topics`]. Warns if past sweeps are requested but the bag has no
+    /// transforms.
+    pub fn new(bag: Bag, topic: &Topic, options: &FrameOptions) -> Self {
+        let bag = Arc::new(bag);
+        let clouds = TopicReader::new(Arc::clone(&bag), &topic.name, POINT_CLOUD);
+        let several = options.sweeps > 1;
+        let has_transforms = bag.has("/tf", TRANSFORMS) || bag.has("/tf_static", TRANSFORMS);
+        if several && !has_transforms {
+            log::warn!(
+                "{}: no transforms (/tf): each frame has one sweep, but the model was trained on {}",
+                bag.path.display(),
+                options.sweeps
+            );
+        }
+        let transforms =
+            (several && has_transforms).then(|| Transforms::new(&bag, options.fixed_frame.clone()));
+        Self {
+            topic: topic.name.clone(),
+            clouds,
+            transforms,
+            buffer: SweepBuffer::new(options.sweeps.saturating_sub(1), options.capacity),
+            message: PointCloud::empty(Layout::XYZIT),
+            accumulated: PointCloud::empty(Layout::XYZIT),
+            stamps: BTreeMap::new(),
+            warned: false,
+            bag,
+        }
+    }
+
+    /// The next frame. An error concerns one damaged chunk or message; later frames can still be read.
+    pub fn next_frame(&mut self) -> Option<Result<BagFrame<'_>, BagError>> {
+        let message = match self.clouds.next()? {
+            Ok(message) => message,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(self.frame(&message))
+    }
+
+    fn frame(&mut self, message: &Message) -> Result<BagFrame<'_>, BagError> {
+        let path = || match self.bag.files.get(message.file) {
+            Some((file, _)) => file.path.clone(),
+            None => self.bag.path.clone(),
+        };
+        let decoded: PointCloud2 =
+            cdr::decode(&message.data).map_err(|reason| BagError::Message {
+                path: path(),
+                topic: self.topic.clone(),
+                log_time: message.log_time,
+                reason,
+            })?;
+        let stamp_ns = decoded.header.stamp.nanoseconds();
+        let count = self.stamps.entry(stamp_ns).or_insert(0);
+        *count += 1;
+        let name = match *count {
+            1 => format!("{}@{stamp_ns}", self.topic),
+            count => format!("{}@{stamp_ns}-{count}", self.topic),
+        };
+        cloud::read(&decoded, &mut self.message).map_err(|reason| BagError::Cloud {
+            path: path(),
+            frame: name.clone(),
+            reason,
+        })?;
+        let frame_id = decoded.header.frame_id;
+        let points_over_capacity = match self.accumulate(&frame_id, stamp_ns, message.log_time) {
+            Some(points) => points,
+            None => {
+                std::mem::swap(&mut self.accumulated, &mut self.message);
+                0
+            }
+        };
+        Ok(BagFrame {
+            name,
+            stamp_ns,
+            frame_id,
+            cloud: &self.accumulated,
+            points_over_capacity,
+        })
+    }
+
+    /// Writes the cloud and its past sweeps to `accumulated` and returns the number of points over the capacity;
+    /// `None` if the frame has only one sweep.
+    fn accumulate(&mut self, frame_id: &str, stamp_ns: i64, log_time: u64) -> Option<usize> {
+        let transforms = self.transforms.as_mut()?;
+        transforms.advance(log_time.saturating_add(LOOKAHEAD));
+        if transforms.choose_fixed_frame(frame_id) {
+            // Poses in different worlds cannot be compared.
+            self.buffer.clear();
+        }
+        let pose = transforms.pose(frame_id, stamp_ns);
+        if let Err(error) = &pose
+            && !self.warned
+        {
+            self.warned = true;
+            log::warn!(
+                "{}: {}@{stamp_ns}: no pose, so past sweeps are left out: {error} (reported once)",
+                self.bag.path.display(),
+                self.topic
+            );
+        }
+        // Fails only if the layout has no room for a column t.
+        push_or_restart(&mut self.buffer, &self.message, stamp_ns, pose.ok()).ok()?;
+        Some(
+            self.buffer
+                .accumulate(&mut self.accumulated)
+                .points_over_capacity,
+        )
+    }
+}
+
+/// Adds a sweep; restarts the buffer with it if time ran backwards or the columns changed.
+fn push_or_restart(
+    buffer: &mut SweepBuffer,
+    cloud: &PointCloud,
+    stamp_ns: i64,
+    pose: Option<Pose>,
+) -> Result<(), SweepError> {
+    let pushed = buffer.push(cloud, stamp_ns, pose);
+    if let Err(SweepError::Backwards { .. } | SweepError::LayoutChanged { .. }) = pushed {
+        buffer.clear();
+        return buffer.push(cloud, stamp_ns, pose);
+    }
+    pushed
+}
+
+/// The bag's transforms up to some log time.
+struct Transforms {
+    messages: TopicReader,
+    /// A message read too early.
+    next: Option<Message>,
+    buffer: TfBuffer,
+    /// [`FrameOptions::fixed_frame`].
+    requested: Option<String>,
+    /// The world frame in use.
+    fixed: String,
+    /// Whether a warning was logged. Only the first is, because an error in one message is often in all.
+    warned: bool,
+}
+
+impl Transforms {
+    /// Reads the static transforms, which hold at all times no matter when they were recorded.
+    fn new(bag: &Arc<Bag>, fixed_frame: Option<String>) -> Self {
+        let messages = |topic| TopicReader::new(Arc::clone(bag), topic, TRANSFORMS);
+        let mut new = Self {
+            messages: messages("/tf_static"),
+            next: None,
+            buffer: TfBuffer::default(),
+            requested: fixed_frame,
+            fixed: String::new(),
+            warned: false,
+        };
+        while let Some(message) = new.next() {
+            new.insert(&message, true);
+        }
+        new.messages = messages("/tf");
+        new
+    }
+
+    /// Reads what was recorded up to a log time.
+    fn advance(&mut self, until: u64) {
+        while let Some(message) = self.next.take().or_else(|| self.next()) {
+            if message.log_time > until {
+                self.next = Some(message);
+                return;
+            }
+            self.insert(&message, false);
+        }
+    }
+
+    /// The next message; skips damaged chunks.
+    fn next(&mut self) -> Option<Message> {
+        loop {
+            match self.messages.next()? {
+                Ok(message) => return Some(message),
+                Err(error) => self.warn(&error),
+            }
+        }
+    }
+
+    fn insert(&mut self, message: &Message, fixed: bool) {
+        match cdr::decode::<TFMessage>(&message.data) {
+            Ok(decoded) => {
+                if let Err(error) = self.buffer.extend(&decoded, fixed) {
+                    self.warn(&error);
+                }
+            }
+            Err(error) => self.warn(&error),
+        }
+    }
+
+    fn warn(&mut self, error: &dyn std::error::Error) {
+        if !self.warned {
+            log::warn!("transforms: {error} (only the first error is reported)");
+            self.warned = true;
+        }
+    }
+
+    /// Chooses the world frame for clouds in `frame_id`; returns whether it changed.
+    fn choose_fixed_frame(&mut self, frame_id: &str) -> bool {
+        let fixed = match &self.requested {
+            Some(requested) => requested.as_str(),
+            None => self.buffer.root(frame_id),
+        };
+        let changed = fixed != self.fixed;
+        if changed {
+            log::info!("sweeps of \"{frame_id}\" are placed in \"{fixed}\"");
+            self.fixed = fixed.into();
+        }
+        changed
+    }
+
+    fn pose(&self, frame_id: &str, stamp_ns: i64) -> Result<Pose, TfError> {
+        self.buffer.lookup(&self.fixed, frame_id, stamp_ns)
+    }
+}

@@ -1,0 +1,73 @@
+//! A CUDA device: memory, kernel launches and graphs, in the order of one stream.
+//!
+//! The stages know a device only as the trait [`Device`] and its owners of memory:
+//!
+//! ```text
+//! driver ─ state ─ module ─ nvrtc ─ cache     NVIDIA's driver behind the trait (feature `cuda`)
+//!              └─ context ─ library           one GPU; whether the driver is usable
+//! graph ─ memory ─ interface ─ ptr ─ error    the trait, and what the stages hold
+//! ```
+//!
+//! The tests implement the trait a second time: there the same kernels run on the CPU.
+
+#[cfg(feature = "cuda")]
+mod cache;
+#[cfg(feature = "cuda")]
+mod context;
+#[cfg(feature = "cuda")]
+pub mod driver;
+mod error;
+mod graph;
+mod interface;
+#[cfg(feature = "cuda")]
+mod library;
+mod memory;
+#[cfg(feature = "cuda")]
+mod module;
+#[cfg(feature = "cuda")]
+mod nvrtc;
+mod ptr;
+#[cfg(feature = "cuda")]
+mod state;
+
+use std::sync::Arc;
+
+pub use error::{CudaError, StageError};
+pub use graph::Graph;
+pub use interface::{CopyEnd, Device, Gpu, Launch, MARKS, Stream, StreamWork};
+pub(super) use interface::{KernelParams, launch};
+pub(super) use memory::Memory;
+pub use memory::{Buffer, Pinned};
+pub use ptr::DevicePtr;
+
+/// Opens the first NVIDIA GPU (`CUDA_VISIBLE_DEVICES` selects it) and loads all kernels.
+///
+/// # Errors
+/// [`CudaError::Unavailable`], with advice: no driver, no GPU, no code for the GPU, or a program built without
+/// the feature `cuda`.
+pub fn open() -> Result<Arc<dyn Device>, CudaError> {
+    #[cfg(feature = "cuda")]
+    return Ok(Arc::new(driver::Driver::open()?));
+    #[cfg(not(feature = "cuda"))]
+    Err(built_without_cuda())
+}
+
+/// Describes the GPU that [`open`] would open.
+///
+/// # Errors
+/// [`CudaError::Unavailable`], as [`open`].
+pub fn gpu() -> Result<Gpu, CudaError> {
+    #[cfg(feature = "cuda")]
+    return driver::gpu();
+    #[cfg(not(feature = "cuda"))]
+    Err(built_without_cuda())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn built_without_cuda() -> CudaError {
+    CudaError::Unavailable {
+        reason: "this program was built without the feature `cuda`; rebuild it with that feature (it is \
+                 on by default)"
+            .into(),
+    }
+}

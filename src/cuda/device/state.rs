@@ -1,0 +1,137 @@
+//! What the driver keeps under its lock: the first failure, the kernels, pinned memory and graphs.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::CUgraphExec;
+
+use super::error::CudaError;
+use super::interface::MARKS;
+use super::library::describe;
+use super::module::Modules;
+
+/// See the file's head.
+pub(super) struct State {
+    /// The first failure.
+    pub(super) lost: Option<CudaError>,
+    pub(super) modules: Modules,
+    /// The kernel that was launched last; `None` if that was a graph.
+    pub(super) last: Option<&'static str>,
+    pub(super) recording: bool,
+    /// Pinned memory by handle - 1.
+    pub(super) host: Vec<Option<Arc<HostMemory>>>,
+    /// Pinned memory that the current recording uses.
+    pub(super) used: Vec<Arc<HostMemory>>,
+    /// Pinned memory to free after the next wait for the stream.
+    pub(super) retired: Vec<Arc<HostMemory>>,
+    /// By handle - 1.
+    pub(super) graphs: Vec<Option<RecordedGraph>>,
+    pub(super) marked: [bool; MARKS],
+    /// Addresses of device memory.
+    pub(super) allocated: Vec<u64>,
+}
+
+/// Pinned memory: freed once its handle and all graphs that use it are gone, with the context current.
+pub(super) struct HostMemory {
+    pub(super) memory: *mut u8,
+    pub(super) bytes: usize,
+}
+
+// SAFETY: only the device touches the memory, or whoever holds the state's lock.
+unsafe impl Send for HostMemory {}
+// SAFETY: as above.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// The start of `bytes` bytes from `at` on, if they are inside.
+    pub(super) fn range(&self, at: usize, bytes: usize) -> Option<*mut u8> {
+        let end = at.checked_add(bytes)?;
+        (end <= self.bytes).then(|| self.memory.wrapping_add(at))
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // SAFETY: the driver allocated it, and its last copy has finished.
+        let _ = unsafe { result::free_host(self.memory.cast()) };
+    }
+}
+
+pub(super) struct RecordedGraph {
+    pub(super) exec: CUgraphExec,
+    pub(super) host: Vec<Arc<HostMemory>>,
+}
+
+// SAFETY: a handle of the driver, used under the state's lock.
+unsafe impl Send for RecordedGraph {}
+
+impl Drop for RecordedGraph {
+    fn drop(&mut self) {
+        // SAFETY: the driver made it, and nobody launches it again.
+        let _ = unsafe { result::graph::exec_destroy(self.exec) };
+    }
+}
+
+impl State {
+    /// Stores the error that loses the device, and returns it.
+    pub(super) fn lose(&mut self, error: CudaError) -> CudaError {
+        self.lost.get_or_insert_with(|| error.clone());
+        error
+    }
+
+    /// Turns a driver error into one of ours; it loses the device.
+    pub(super) fn check<T>(
+        &mut self,
+        result: Result<T, DriverError>,
+        error: impl Fn(String) -> CudaError,
+    ) -> Result<T, CudaError> {
+        result.map_err(|code| self.lose(error(describe(code))))
+    }
+
+    /// The pinned memory of a handle, and the start of a range in it.
+    pub(super) fn host(
+        &self,
+        what: &'static str,
+        memory: u64,
+        at: usize,
+        bytes: usize,
+    ) -> Result<(&Arc<HostMemory>, *mut u8), CudaError> {
+        let memory = usize::try_from(memory)
+            .ok()
+            .and_then(|handle| self.host.get(handle.checked_sub(1)?)?.as_ref());
+        memory
+            .and_then(|memory| Some((memory, memory.range(at, bytes)?)))
+            .ok_or_else(|| copy_error(what, bytes)("not within its pinned memory".into()))
+    }
+
+    /// As [`State::host`], for a copy: a recording keeps the memory for its graph.
+    pub(super) fn host_for_copy(
+        &mut self,
+        what: &'static str,
+        memory: u64,
+        at: usize,
+        bytes: usize,
+    ) -> Result<*mut u8, CudaError> {
+        let (memory, start) = self.host(what, memory, at, bytes)?;
+        if self.recording {
+            let memory = memory.clone();
+            self.used.push(memory);
+        }
+        Ok(start)
+    }
+}
+
+pub(super) fn graph_error(reason: &str) -> CudaError {
+    CudaError::Graph {
+        reason: reason.into(),
+    }
+}
+
+pub(super) fn copy_error(what: &'static str, bytes: usize) -> impl Fn(String) -> CudaError {
+    move |reason| CudaError::Copy {
+        what,
+        bytes,
+        reason,
+    }
+}
