@@ -238,22 +238,22 @@ impl fmt::Display for Element {
     }
 }
 
-/// How a map's elements lie in its memory. Element (c, y, x) has index `offset + c / vector · stride_c +
-/// y · stride_y + x · stride_x + c % vector`.
+/// A map's element type and memory layout. Element (c, y, x) has the index
+/// `offset + c / vector · stride_c + y · stride_y + x · stride_x + c % vector`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapFormat {
-    /// How values are stored.
+    /// Element type.
     pub element: Element,
     /// Value of code 1, if the elements are codes.
     pub scale: f32,
-    /// Channels that lie side by side: 1 for linear layouts; 4 or 32 for TensorRT's CHW4 and CHW32.
+    /// Adjacent channels: 1 for linear layouts, 4 or 32 for TensorRT's CHW4 and CHW32.
     pub vector: u32,
-    /// Sizes, and offset and strides in elements.
+    /// Sizes; offset and strides in elements.
     pub layout: MapLayout,
 }
 
 impl MapFormat {
-    /// A linear map of f32.
+    /// A linear f32 map.
     pub fn f32(layout: MapLayout) -> Self {
         Self {
             element: Element::F32,
@@ -263,7 +263,7 @@ impl MapFormat {
         }
     }
 
-    /// Index of the last element, counted from the first, with the padding of its vector.
+    /// Index of the last element relative to the first, including the padding of its vector.
     fn last_index(&self) -> u128 {
         let (layout, vector) = (&self.layout, self.vector as usize);
         let stride = |size: usize, stride: usize| (size.max(1) - 1) as u128 * stride as u128;
@@ -273,8 +273,8 @@ impl MapFormat {
             + (vector - 1) as u128
     }
 
-    /// Why kernels cannot reach each element inside memory of `bytes` bytes, if they cannot. They index with
-    /// 32 bits.
+    /// Checks that kernels, which index with 32 bits, can access every element in memory of `bytes` bytes. Returns the
+    /// problem, if there is one.
     pub(crate) fn problem(&self, bytes: usize) -> Option<String> {
         let vector = self.vector;
         if !(vector.is_power_of_two() && vector <= 32) {
