@@ -10,6 +10,9 @@ pub enum Error {
     /// A model description is missing, malformed or inconsistent.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
+    /// A pillar feature network does not match its model.
+    #[error(transparent)]
+    Pfn(#[from] crate::model::PfnError),
     /// A point cloud or a sweep list could not be read.
     #[error(transparent)]
     Frame(#[from] crate::points::FrameError),
@@ -27,7 +30,7 @@ pub enum Error {
     Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
     #[error(transparent)]
-    Build(#[from] crate::build::BuildError),
+    Build(crate::build::BuildError),
     /// A network's layer sensitivity could not be measured.
     #[error(transparent)]
     Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
@@ -68,6 +71,7 @@ impl From<crate::detector::DetectorError> for Error {
             DetectorError::Model(error) => Self::Model(error),
             DetectorError::Plan(error) => Self::Plan(error),
             DetectorError::Frame(error) => Self::Frame(error),
+            DetectorError::Pfn(error) => Self::Pfn(error),
             DetectorError::Engine(error) => Self::Engine(error),
             DetectorError::TensorRt(error) => Self::TensorRt(error),
             DetectorError::Cuda(error) => Self::Cuda(error),
@@ -78,5 +82,26 @@ impl From<crate::detector::DetectorError> for Error {
 impl From<crate::cuda::StageError> for Error {
     fn from(error: crate::cuda::StageError) -> Self {
         crate::detector::DetectorError::from(error).into()
+    }
+}
+
+impl From<crate::points::RecordError> for Error {
+    fn from(error: crate::points::RecordError) -> Self {
+        Self::Frame(error.into())
+    }
+}
+
+impl From<crate::build::BuildError> for Error {
+    fn from(error: crate::build::BuildError) -> Self {
+        use crate::build::BuildError;
+        match error {
+            BuildError::Calibration(error) => Self::Calibration(error),
+            BuildError::Sensitivity(error) => Self::Sensitivity(error),
+            BuildError::Eval(error) => Self::Eval(error),
+            BuildError::Results(error) => Self::Results(error),
+            BuildError::Detector(error) => error.into(),
+            BuildError::File(error) => Self::File(error),
+            other => Self::Build(other),
+        }
     }
 }

@@ -29,7 +29,7 @@ pub mod error;
 pub mod eval;
 #[doc(hidden)]
 pub mod files;
-pub mod install;
+
 pub mod map;
 pub mod model;
 pub mod plan;

@@ -22,13 +22,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cuda::frame::Pipeline;
 use centerpoint::cuda::{self, Buffer, CopyEnd, CudaError, Device, DeviceMap};
+use centerpoint::detector::{DetectorError, Options};
 use centerpoint::map::MapFormat;
-use centerpoint::map::{MapDesc, MapLayout};
-use centerpoint::model::OUTPUT_KINDS;
+use centerpoint::map::{HeadMaps, MapDesc, MapLayout};
 use centerpoint::model::Pfn;
-use centerpoint::{Layout, Model, PointCloud, Times};
+use centerpoint::{Detector, Layout, Model, PointCloud, Times};
 
 use crate::fixed_engine::FixedEngine;
 use crate::null::Null;
@@ -57,7 +56,7 @@ fn main() {
         let device: Arc<dyn Device> = null.clone();
         let engine = head_maps(&case, &device).unwrap();
         let before = null.bytes();
-        let _frame = case.frame(&device, engine).unwrap();
+        let _frame = case.detector(&device, engine).unwrap();
         println!(
             "grid {cells}²: {:.1} MB of device memory without the engine",
             (null.bytes() - before) as f64 / 1e6
@@ -91,7 +90,7 @@ fn launches() {
     let device: Arc<dyn Device> = null.clone();
     let case = Case::new(GRIDS[0].0, GRIDS[0].1);
     let engine = head_maps(&case, &device).unwrap();
-    let _frame = case.frame(&device, engine).unwrap();
+    let _frame = case.detector(&device, engine).unwrap();
     for (kernel, (threads, shared)) in null.launches() {
         println!("{kernel} {threads} {shared}");
     }
@@ -112,7 +111,7 @@ struct Case {
     pfn: Pfn,
     cloud: PointCloud,
     heads: Vec<f32>,
-    layouts: [MapLayout; 6],
+    layouts: HeadMaps<MapLayout>,
 }
 
 impl Case {
@@ -134,19 +133,24 @@ impl Case {
         }
     }
 
-    fn frame(&self, device: &Arc<dyn Device>, engine: FixedEngine) -> Result<Pipeline, CudaError> {
-        Pipeline::new(&self.model, &self.pfn, device, Box::new(engine))
+    fn detector(
+        &self,
+        device: &Arc<dyn Device>,
+        engine: FixedEngine,
+    ) -> Result<Detector, DetectorError> {
+        let (engine, options) = (Box::new(engine), Options::default());
+        Detector::with_engine(&self.model, &self.pfn, engine, Some(device), &options)
     }
 
     /// Prints the table of one grid.
     fn run(&self, device: &Arc<dyn Device>, bandwidth: f64) -> centerpoint::Result<()> {
         let engine = head_maps(self, device)?;
-        let mut frame = self.frame(device, engine)?;
+        let mut detector = self.detector(device, engine)?;
         let mut times = Vec::with_capacity(FRAMES);
         let mut walls = Vec::with_capacity(FRAMES);
         for i in 0..WARM_UP + FRAMES {
             let start = Instant::now();
-            let (_, stages) = frame.detect(&self.cloud)?;
+            let stages = detector.detect(&self.cloud)?.times;
             if i >= WARM_UP {
                 walls.push(start.elapsed().as_secs_f64() * 1e3);
                 times.push(stages);
@@ -190,7 +194,7 @@ impl Case {
         ];
         let engine = head_maps(self, device)?;
         let map = engine.input.1.clone();
-        let mut frame = self.frame(device, engine)?;
+        let mut detector = self.detector(device, engine)?;
         let mut bytes = Vec::new();
         let mut first = [None, None];
         for i in 0..frames {
@@ -239,12 +243,11 @@ fn head_maps(case: &Case, device: &Arc<dyn Device>) -> Result<FixedEngine, CudaE
     let bev = Buffer::zeroed(device, "the network's input", channels * cells * cells)?;
     let heads = Buffer::new(device, "head maps", &case.heads)?;
     let names = &case.model.head.tasks[0].outputs;
-    let outputs = (0..OUTPUT_KINDS.len()).map(|kind| map(&names[kind], &heads, case.layouts[kind]));
+    let outputs = names.each_ref().zip(case.layouts);
+    let outputs = outputs.try_map(|(name, layout)| map(name, &heads, layout))?;
     let layout = MapLayout::nchw(channels, cells, cells);
-    Ok(FixedEngine {
-        input: map("bev", &bev, layout)?,
-        outputs: outputs.collect::<Result<_, _>>()?,
-    })
+    let input = map("bev", &bev, layout)?;
+    Ok(FixedEngine::new(input, outputs.into_array().into()))
 }
 
 fn map(

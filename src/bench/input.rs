@@ -11,8 +11,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::detection::Detection;
-use crate::detector::Detector;
-use crate::error::Result;
+use crate::detector::{Detector, Result};
 use crate::model::Model;
 use crate::points::{self, FrameError, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
 use crate::synth::{self, Config, Scanner};

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use super::input::Feed;
 use crate::deadline::{Budget, Counts, Deadline};
 use crate::detection::{Dropped, Times};
-use crate::detector::Detector;
-use crate::error::Result;
+use crate::detector::{Detector, Result};
 
 /// Settings of a measurement. The defaults are those of `trtexec`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -41,6 +41,20 @@ pub mod trtexec;
 
 use std::path::{Path, PathBuf};
 
+use calibrate::CalibrationError;
+use sensitivity::SensitivityError;
+
+use crate::cuda::{CudaError, StageError};
+use crate::detector::DetectorError;
+use crate::engine::EngineError;
+use crate::engine::tensorrt::TensorRtError;
+use crate::eval::EvalError;
+use crate::files::FileError;
+use crate::model::{ModelError, PfnError};
+use crate::plan::PlanError;
+use crate::points::FrameError;
+use crate::results::ResultsError;
+
 /// Why an offline step failed. Each variant names the file concerned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -123,7 +137,7 @@ pub enum BuildError {
         /// The file.
         path: PathBuf,
         /// The mismatch.
-        source: crate::model::PfnError,
+        source: PfnError,
     },
     /// The result would replace an existing model.
     #[error("{path}: already exists; use another folder, or `--force` to replace the model in it")]
@@ -178,18 +192,58 @@ pub enum BuildError {
         /// The calibrated range.
         amax: f32,
     },
+    /// The calibration failed, or does not fit.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
+    /// The sensitivity of a network's layers could not be measured.
+    #[error(transparent)]
+    Sensitivity(#[from] SensitivityError),
+    /// Results could not be scored.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A result or label file could not be read or written.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// A plan or a frame could not be run.
+    #[error(transparent)]
+    Detector(DetectorError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The engine rejected the network.
     #[error("{path}: {source}")]
     Engine {
         /// The file.
         path: PathBuf,
         /// The engine's reason.
-        source: crate::engine::EngineError,
+        source: EngineError,
     },
 }
 
 /// Result of the offline steps.
 pub type Result<T, E = BuildError> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in a detector can go wrong where a build runs one.
+macro_rules! from_detector {
+    ($($error:ty),*) => {
+        $(impl From<$error> for BuildError {
+            fn from(error: $error) -> Self {
+                Self::Detector(error.into())
+            }
+        })*
+    };
+}
+
+from_detector!(
+    CudaError,
+    DetectorError,
+    EngineError,
+    FrameError,
+    ModelError,
+    PlanError,
+    StageError,
+    TensorRtError
+);
 
 impl BuildError {
     /// A [`BuildError::Graph`] about `path`.

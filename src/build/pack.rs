@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::folder::{self, FolderManifest, MANIFEST, MODEL, PFE};
 use super::{BuildError, hash};
+use crate::build::Result;
 use crate::engine::tensorrt::Version;
-use crate::error::Result;
 use crate::map::Element;
 use crate::plan::{self, Accuracy, Contents, Manifest, Target, TensorDesc, TensorRtTarget};
 

@@ -30,8 +30,7 @@ use super::config::{
 };
 use super::folder::Folder;
 use super::quantize::Quantized;
-use super::{BuildError, Result as BuildResult};
-use crate::error::Result;
+use super::{BuildError, Result};
 use crate::model::Pfn;
 use crate::plan::{Candidate, Quantization};
 use crate::program::Payload;
@@ -190,7 +189,7 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
 }
 
 /// The configurations to try.
-pub(crate) fn configs(overrides: &ConfigOverrides) -> BuildResult<Vec<Config>> {
+pub(crate) fn configs(overrides: &ConfigOverrides) -> Result<Vec<Config>> {
     let recipe = overrides.recipe()?;
     let mut configs: Vec<Config> = Vec::new();
     match recipe {

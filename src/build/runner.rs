@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::calibrate::CalibrationError;
-use super::{BuildError, Result as BuildResult};
+use super::{BuildError, Result};
 use crate::cpu::{self, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
 use crate::engine::{Engine, Heads};
-use crate::error::{Error, Result};
 use crate::model::{Model, Pfn};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::program::Payload;
@@ -48,7 +47,7 @@ impl Runner {
         payload: Payload,
         pool: Arc<Pool>,
         network: &Path,
-    ) -> BuildResult<Self> {
+    ) -> Result<Self> {
         let path = || PathBuf::from(network);
         let encoder = cpu::Encoder::new(model, pfn, &pool).map_err(|source| BuildError::Pfn {
             path: path(),
@@ -100,10 +99,12 @@ impl Runner {
         let loaded = self.encoder.load(&cloud);
         loaded.map_err(|error| match error {
             // Only here are both known: what the model needs, and which file lacks it.
-            source @ FrameError::MissingColumn { .. } => Error::from(CalibrationError::Columns {
-                path: frame.into(),
-                source: source.into(),
-            }),
+            source @ FrameError::MissingColumn { .. } => {
+                BuildError::from(CalibrationError::Columns {
+                    path: frame.into(),
+                    source: source.into(),
+                })
+            }
             other => other.into(),
         })?;
         self.encoder.encode(self.engine.input_mut());

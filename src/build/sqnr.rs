@@ -12,11 +12,11 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+pub use crate::plan::{OutputSqnr, Sqnr};
 
 use super::runner::Runner;
+use crate::build::Result;
 use crate::engine::Engine;
-use crate::error::Result;
 use crate::map::MapView;
 use crate::model::Model;
 
@@ -26,32 +26,6 @@ pub const OBJECT_SCORE: f64 = 0.1;
 const MAX_BYTES: usize = 256 << 20;
 /// Maximum SQNR in dB, also that of an output without error. Differences beyond are rounding of f32.
 const MOST: f64 = 140.0;
-
-/// Signal-to-noise ratios of a network's outputs against the float network's.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Sqnr {
-    /// The figure to compare networks by, in dB.
-    pub figure: f64,
-    /// Number of frames measured.
-    pub frames: usize,
-    /// Number of object cells in those frames.
-    pub object_cells: u64,
-    /// Each output, in network order.
-    pub outputs: Vec<OutputSqnr>,
-}
-
-/// The SQNR of one output.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OutputSqnr {
-    /// Its name.
-    pub name: String,
-    /// Over all cells, in dB.
-    pub all: f64,
-    /// Over object cells, in dB.
-    pub objects: f64,
-}
 
 /// The float network's outputs on the frames to measure.
 pub struct Reference<'a> {

@@ -3,7 +3,7 @@
 use crate::cuda::{CudaError, StageError};
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
-use crate::model::ModelError;
+use crate::model::{ModelError, PfnError};
 use crate::plan::PlanError;
 use crate::points::FrameError;
 
@@ -20,7 +20,10 @@ pub enum DetectorError {
     /// The points are unusable; the detector remains usable.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The engine refused its program, or failed.
+    /// The pillar feature network does not match the model.
+    #[error(transparent)]
+    Pfn(#[from] PfnError),
+    /// The engine refused its program, does not match the model, or failed.
     #[error(transparent)]
     Engine(EngineError),
     /// TensorRT is missing, or refused the engine.

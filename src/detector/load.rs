@@ -98,12 +98,18 @@ pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine
     Ok(Box::new(engine))
 }
 
-/// Names the plan in the error of an engine that does not match its model.
-pub(super) fn mismatch(plan: &Plan) -> impl Fn(DetectorError) -> DetectorError {
+/// Names the plan in the error of a PFN or an engine that does not match its model.
+pub(super) fn in_plan(plan: &Plan) -> impl Fn(DetectorError) -> DetectorError {
+    let path = plan.path();
     move |error| match error {
         DetectorError::Engine(EngineError::Mismatch { what }) => PlanError::Broken {
-            path: plan.path().into(),
+            path: path.into(),
             what,
+        }
+        .into(),
+        DetectorError::Pfn(source) => PlanError::Pfn {
+            path: path.into(),
+            source,
         }
         .into(),
         other => other,

@@ -21,9 +21,9 @@ use crate::cpu::{self, Pool};
 use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
 use crate::detection::{Detection, Dropped, Times};
-use crate::engine::LayerTime;
+use crate::engine::{Engine, LayerTime};
 use crate::map::Location;
-use crate::model::{Decode, Model, NmsStep};
+use crate::model::{Decode, Model, NmsStep, Pfn};
 use crate::plan::{Plan, PlanError};
 use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
 use crate::stages::{Encoder, Points};
@@ -63,6 +63,28 @@ pub struct Options {
     pub tensorrt: Option<PathBuf>,
     /// Time budget of a frame, for [`Detector::deadline`]. It changes no result.
     pub budget: Budget,
+}
+
+impl Options {
+    /// Returns `model` with these options applied.
+    fn apply(&self, model: &Model) -> Model {
+        let mut model = model.clone();
+        if let Some(decode) = &self.decode {
+            model.decode = decode.clone();
+        }
+        if let Some(nms) = &self.nms {
+            model.nms = nms.clone();
+        }
+        if let Some(score) = self.score {
+            for band in &mut model.decode.score {
+                band.fill(score);
+            }
+        }
+        if let Some(scale) = self.intensity_scale {
+            model.points.intensity_scale = scale;
+        }
+        model
+    }
 }
 
 /// A loaded plan with its buffers.
@@ -139,23 +161,58 @@ impl Detector {
         options: &Options,
         device: Option<&Arc<dyn cuda::Device>>,
     ) -> Result<Self> {
-        let mut model = plan.model().clone();
-        model.decode = options.decode.clone().unwrap_or(model.decode);
-        model.nms = options.nms.clone().unwrap_or(model.nms);
-        if let Some(score) = options.score {
-            model
-                .decode
-                .score
-                .iter_mut()
-                .for_each(|band| band.fill(score));
-        }
-        if let Some(scale) = options.intensity_scale {
-            model.points.intensity_scale = scale;
-        }
         let pool = Arc::new(Pool::new(options.threads));
+        let engine = match (load::engine_target(plan)?, device) {
+            (EngineTarget::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
+            _ => load::cpu_engine(plan, &pool)?,
+        };
+        Self::assemble(plan.model(), plan.pfn(), engine, device, options, pool)
+            .map_err(load::in_plan(plan))
+    }
+
+    /// Creates a detector around the caller's engine. Its stages run on `device`, or on the CPU if that is `None`. An
+    /// engine with maps on a device needs the stages on the same device.
+    ///
+    /// # Errors
+    /// [`DetectorError::Pfn`], [`DetectorError::Engine`] if the engine does not match the model, and
+    /// [`DetectorError::Cuda`].
+    pub fn with_engine(
+        model: &Model,
+        pfn: &Pfn,
+        engine: Box<dyn Engine>,
+        device: Option<&Arc<dyn cuda::Device>>,
+        options: &Options,
+    ) -> Result<Self> {
+        let pool = Arc::new(Pool::new(options.threads));
+        Self::assemble(model, pfn, engine, device, options, pool)
+    }
+
+    fn assemble(
+        model: &Model,
+        pfn: &Pfn,
+        engine: Box<dyn Engine>,
+        device: Option<&Arc<dyn cuda::Device>>,
+        options: &Options,
+        pool: Arc<Pool>,
+    ) -> Result<Self> {
+        let model = options.apply(model);
         let stages = match device {
-            None => Self::cpu_stages(plan, &model, &pool)?,
-            Some(device) => Self::cuda_stages(plan, &model, &pool, options, device)?,
+            None => {
+                let encoder = cpu::Encoder::new(&model, pfn, &pool)?;
+                let decoder = cpu::Decoder::new(&model, &pool);
+                let pipeline = Pipeline::new(&model, encoder, engine, decoder)?;
+                Stages::Cpu(Box::new(pipeline))
+            }
+            Some(device) => {
+                let location = engine.location();
+                let encoder = cuda::Encoder::new(&model, pfn, device, location)?;
+                let decoder = cuda::Decoder::new(&model, device, location)?;
+                let mut pipeline = Pipeline::new(&model, encoder, engine, decoder)?;
+                if location == Location::Device {
+                    pipeline.record(device)?;
+                }
+                Stages::Cuda(device.clone(), Box::new(pipeline))
+            }
         };
         Ok(Self {
             model,
@@ -164,42 +221,6 @@ impl Detector {
             deadline: Deadline::new(options.budget),
             warned_intensity: false,
         })
-    }
-
-    fn cpu_stages(plan: &Plan, model: &Model, pool: &Arc<Pool>) -> Result<Stages> {
-        let engine = load::cpu_engine(plan, pool)?;
-        let encoder = cpu::Encoder::new(model, plan.pfn(), pool);
-        let encoder = encoder.map_err(|source| PlanError::Pfn {
-            path: plan.path().into(),
-            source,
-        })?;
-        let decoder = cpu::Decoder::new(model, pool);
-        let pipeline = Pipeline::new(model, encoder, engine, decoder);
-        Ok(Stages::Cpu(Box::new(
-            pipeline.map_err(load::mismatch(plan))?,
-        )))
-    }
-
-    fn cuda_stages(
-        plan: &Plan,
-        model: &Model,
-        pool: &Arc<Pool>,
-        options: &Options,
-        device: &Arc<dyn cuda::Device>,
-    ) -> Result<Stages> {
-        let engine = match load::engine_target(plan)? {
-            EngineTarget::Cpu => load::cpu_engine(plan, pool)?,
-            EngineTarget::TensorRt => load::tensorrt_engine(plan, options, device)?,
-        };
-        let location = engine.location();
-        let encoder = cuda::Encoder::new(model, plan.pfn(), device, location)?;
-        let decoder = cuda::Decoder::new(model, device, location)?;
-        let pipeline = Pipeline::new(model, encoder, engine, decoder);
-        let mut pipeline = Box::new(pipeline.map_err(load::mismatch(plan))?);
-        if location == Location::Device {
-            pipeline.record(device)?;
-        }
-        Ok(Stages::Cuda(device.clone(), pipeline))
     }
 
     /// The plan's model description with the options applied.

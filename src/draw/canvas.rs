@@ -7,7 +7,8 @@
 use std::path::Path as FilePath;
 
 use tiny_skia::{
-    Color, FillRule, LineCap, LineJoin, Path, PathBuilder, Pixmap, Shader, Stroke, Transform,
+    Color, ColorU8, FillRule, LineCap, LineJoin, Path, PathBuilder, Pixmap, Shader, Stroke,
+    Transform,
 };
 
 use super::color::Rgb;
@@ -164,6 +165,33 @@ impl Canvas {
     /// Fills a circle.
     pub(super) fn disc(&mut self, [x, y]: [f32; 2], radius: f32, paint: Paint) {
         self.fill(PathBuilder::from_circle(x, y, radius), paint);
+    }
+
+    /// Fills a circle of a few pixels. A frame has up to 300,000 points; tiny-skia builds a path and a pipeline for
+    /// each, which takes 9 µs.
+    pub(super) fn dot(&mut self, [x, y]: [f32; 2], radius: f32, paint: Paint) {
+        let (width, height) = (self.pixmap.width() as usize, self.pixmap.height() as usize);
+        // The casts saturate: a range outside of the canvas is empty.
+        let range = |center: f32, limit: usize| {
+            let low = (center - radius - 0.5).floor() as usize;
+            low..((center + radius + 0.5).ceil() as usize).min(limit)
+        };
+        let columns = range(x, width);
+        let pixels = self.pixmap.pixels_mut();
+        for row in range(y, height) {
+            for column in columns.clone() {
+                let (dx, dy) = (column as f32 + 0.5 - x, row as f32 + 0.5 - y);
+                let inside = radius + 0.5 - (dx * dx + dy * dy).sqrt();
+                let coverage = inside.clamp(0.0, 1.0) * paint.alpha;
+                let pixel = &mut pixels[row * width + column];
+                let below = [pixel.red(), pixel.green(), pixel.blue()].map(f32::from);
+                let [r, g, b] = [0, 1, 2].map(|k| {
+                    let above = paint.rgb[k] * 255.0;
+                    (below[k] + (above - below[k]) * coverage + 0.5) as u8
+                });
+                *pixel = ColorU8::from_rgba(r, g, b, u8::MAX).premultiply();
+            }
+        }
     }
 
     /// Draws a circle's outline, `width` pixels wide.

@@ -5,8 +5,9 @@
 //! `fonts-roboto-unhinted`:
 //!
 //! ```text
-//! pyftsubset Roboto-Regular.ttf --layout-features='' --no-hinting --name-IDs=0,1,2,3,4,5,6,13,14
-//!   --unicodes=U+0020-007E,U+00A0-00FF,U+0370-03FF,U+2010-2015,U+2018-201E,U+2026,U+2030,U+2032,U+2033,U+2202,U+2206,U+2211,U+2212,U+221A,U+221E,U+2248,U+2260,U+2264,U+2265
+//! pyftsubset Roboto-Regular.ttf --layout-features='' --no-hinting --notdef-outline --no-recalc-timestamp
+//!   --name-IDs=0,1,2,3,4,5,6,13,14
+//!   --unicodes=20-7E,A0-FF,370-3FF,2010-2015,2018-201E,2026,2030,2032,2033,2202,2206,2211,2212,221A,221E,2248,2260,2264,2265
 //!   --drop-tables+=GSUB,GPOS,GDEF,kern,DSIG,gasp,fpgm,prep,cvt,hdmx,VDMX,LTSH
 //! ```
 //!

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::detection::Times;
-use crate::detector::Detector;
-use crate::error::Result;
+use crate::detector::{Detector, DetectorError};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::results::nuscenes::{Results, SampleBox, sample_token};
 
@@ -40,7 +39,7 @@ pub fn run(
     frames: &[PathBuf],
     max_boxes: usize,
     mut done: impl FnMut(),
-) -> Result<Run> {
+) -> Result<Run, DetectorError> {
     let classes = detector.model().classes.clone();
     let options = ReadOptions {
         layout: None,

@@ -19,9 +19,11 @@
 // The memory map is the only unsafe call of this file.
 #![allow(unsafe_code)]
 
+pub mod config;
 mod manifest;
 mod quantization;
 mod tensorrt;
+mod version;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -31,9 +33,15 @@ use std::sync::Arc;
 
 pub use manifest::{Accuracy, Manifest, PfnShape, Target};
 use memmap2::Mmap;
-pub use quantization::{Calibrated, Candidate, Quantization};
+pub use quantization::{
+    Calibrated, CalibrationKey, Candidate, OutputSqnr, Quantization, Quantizer, QuantizerKind, Sqnr,
+};
 use sha2::{Digest, Sha256};
-pub use tensorrt::{BuiltOn, IoFormats, LayerCounts, TensorDesc, TensorRtOptions, TensorRtTarget};
+pub use tensorrt::{
+    BuiltOn, HardwareCompatibility, IoFormats, LayerCounts, TensorDesc, TensorRtOptions,
+    TensorRtTarget,
+};
+pub use version::{Family, Version};
 
 use crate::files;
 use crate::model::{Model, ModelError};

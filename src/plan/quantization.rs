@@ -2,10 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::build::calibrate::Key;
-use crate::build::config::Config;
-use crate::build::quantize::Quantizer;
-use crate::build::sqnr::Sqnr;
+use super::config::Config;
 
 /// How an INT8 network was quantised, and its accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,7 +34,7 @@ pub struct Calibrated {
     pub frames: usize,
     /// SHA-256 of the network, frames and options, as in the calibration file. The network is the equalised one, if
     /// equalisation was applied.
-    pub key: Key,
+    pub key: CalibrationKey,
 }
 
 /// A configuration that was evaluated.
@@ -50,4 +47,78 @@ pub struct Candidate {
     pub chosen: bool,
     /// Its accuracy.
     pub sqnr: Sqnr,
+}
+
+/// SHA-256 hashes of a calibration's inputs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationKey {
+    /// The network, the PFN, and the model's points, grid and pillars. Thresholds are excluded, because they
+    /// do not affect calibration.
+    pub model: String,
+    /// Names and contents of the frames, in order, without their folders.
+    pub frames: String,
+    /// The options that affect the result.
+    pub options: String,
+}
+
+/// A Q/DQ pair.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantizer {
+    /// The tensor's ONNX name.
+    pub tensor: String,
+    /// The layer of a weight; `None` for activations.
+    pub layer: Option<String>,
+    /// Activation or weight.
+    pub kind: QuantizerKind,
+    /// The channel axis if `amax` is per channel; `None` if it is per tensor.
+    pub axis: Option<usize>,
+    /// Largest magnitude that codes represent: one value, or one per channel.
+    pub amax: Vec<f32>,
+    /// The tensor's own calibrated amax, if it shares the scale of a tensor with a larger one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_amax: Option<f32>,
+    /// Share of the calibration's values beyond `amax`, 0 to 1. The owner of the calibration sets it, see
+    /// `build::calibrate::Calibration::saturated`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saturated: Option<f64>,
+    /// Names of the layers that read the tensor through the pair.
+    pub readers: Vec<String>,
+}
+
+/// The kind of tensor that a pair quantises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuantizerKind {
+    /// A value that depends on the frame.
+    Activation,
+    /// A constant.
+    Weight,
+}
+
+/// Signal-to-noise ratios of a network's outputs against the float network's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sqnr {
+    /// The figure to compare networks by, in dB.
+    pub figure: f64,
+    /// Number of frames measured.
+    pub frames: usize,
+    /// Number of object cells in those frames.
+    pub object_cells: u64,
+    /// Each output, in network order.
+    pub outputs: Vec<OutputSqnr>,
+}
+
+/// The SQNR of one output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSqnr {
+    /// Its name.
+    pub name: String,
+    /// Over all cells, in dB.
+    pub all: f64,
+    /// Over object cells, in dB.
+    pub objects: f64,
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::tensorrt::{HardwareCompatibility, Version};
+use super::version::Version;
 use crate::map::Element;
 
 /// The engine of a TensorRT plan. For a bare engine that another program built, unknown fields are empty.
@@ -139,4 +139,17 @@ pub struct LayerCounts {
     pub quantized: usize,
     /// Quantised layers that do not read INT8 in the engine.
     pub fallbacks: usize,
+}
+
+/// The GPUs that an engine runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HardwareCompatibility {
+    /// GPUs equal to the one it was built on.
+    #[default]
+    None,
+    /// Ampere and newer; slower.
+    AmperePlus,
+    /// GPUs of the same compute capability.
+    SameComputeCapability,
 }

@@ -5,7 +5,7 @@
 //! cloud has the capacity.
 
 use super::field::{self, FieldType, Values};
-use super::{Column, FrameError, Layout, LayoutError, MAX_POINTS, PointCloud};
+use super::{Column, Layout, LayoutError, MAX_POINTS, PointCloud};
 
 /// A column's place in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,12 +203,6 @@ pub enum RecordError {
         /// Bytes available.
         bytes: usize,
     },
-}
-
-impl From<RecordError> for crate::Error {
-    fn from(error: RecordError) -> Self {
-        FrameError::Records(error).into()
-    }
 }
 
 #[cfg(test)]

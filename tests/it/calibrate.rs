@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use centerpoint::build::calibrate::{
-    AmaxMethod, Calibration, Histogram, Key, Options, TensorStats, calibrate, load_or_run,
+    AmaxMethod, Calibration, CalibrationKey, Histogram, Options, TensorStats, calibrate,
+    load_or_run,
 };
 use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
@@ -490,7 +491,7 @@ fn every_input_of_the_demos_convolutions_has_statistics() {
     assert!(compared > 20, "{compared} convolutions");
     let key = |frames: &[PathBuf]| {
         let (model, pfn, graph) = (&folder.model, &folder.pfe.pfn, &folder.rpn.graph);
-        Key::new(model, pfn, graph, frames, &Options::default()).unwrap()
+        CalibrationKey::new(model, pfn, graph, frames, &Options::default()).unwrap()
     };
     assert_eq!(key(&frames[..3]), found.key);
     assert_ne!(key(&frames[1..3]).frames, found.key.frames);

@@ -21,6 +21,7 @@ const LAYERS: &[&str] = &[
     "bag",
     // A plan with its stages and its engine.
     "detector",
+    "stages",
     "engine",
     // Stages and devices.
     "cuda",
@@ -29,7 +30,6 @@ const LAYERS: &[&str] = &[
     "plan",
     "program",
     // What everything speaks of.
-    "stages",
     "detection",
     "deadline",
     "model",

@@ -21,13 +21,14 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Calibration, CalibrationError, Histogram, MAX_BINS, Options, TensorStats};
+use crate::build::Result;
 use crate::build::folder::producer;
 use crate::build::hash::{sha256, sha256_file};
 use crate::build::onnx::Graph;
-use crate::error::Result;
 use crate::files::{self, FileError};
 use crate::model::Model;
 use crate::model::Pfn;
+pub use crate::plan::CalibrationKey;
 use crate::points::FrameError;
 
 /// Version of the format and of the counting rules.
@@ -35,20 +36,7 @@ const VERSION: u32 = 1;
 /// Maximum file length; the file of a large network has a few megabytes.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// SHA-256 hashes of a calibration's inputs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Key {
-    /// The network, the PFN, and the model's points, grid and pillars. Thresholds are excluded, because they
-    /// do not affect calibration.
-    pub model: String,
-    /// Names and contents of the frames, in order, without their folders.
-    pub frames: String,
-    /// The options that affect the result.
-    pub options: String,
-}
-
-impl Key {
+impl CalibrationKey {
     /// Hashes the inputs of a calibration.
     ///
     /// # Errors
@@ -106,7 +94,7 @@ pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
 struct Written<'a> {
     version: u32,
     producer: String,
-    key: &'a Key,
+    key: &'a CalibrationKey,
     tensors: &'a BTreeMap<String, TensorStats>,
 }
 
@@ -118,7 +106,7 @@ struct Stored {
     version: Version,
     #[allow(dead_code)]
     producer: String,
-    key: Key,
+    key: CalibrationKey,
     tensors: BTreeMap<String, TensorStats>,
 }
 
@@ -197,7 +185,7 @@ impl Calibration {
     ///
     /// # Errors
     /// [`CalibrationError::Stale`], which lists the changes.
-    pub fn check(&self, key: &Key, path: &Path) -> Result<(), CalibrationError> {
+    pub fn check(&self, key: &CalibrationKey, path: &Path) -> Result<(), CalibrationError> {
         let parts = [
             ("from another model", &self.key.model, &key.model),
             ("from other frames", &self.key.frames, &key.frames),

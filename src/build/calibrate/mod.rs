@@ -22,14 +22,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use amax::{Amax, AmaxMethod, MAX_CODE, ZERO_AMAX, scale};
-pub use cache::{Key, frames_hash};
+pub use cache::{CalibrationKey, frames_hash};
 pub use error::CalibrationError;
 pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
 pub(crate) use occupancy::Occupancy;
 pub use stats::TensorStats;
 
 use super::onnx::Graph;
-use crate::error::Result;
+use crate::build::Result;
 use crate::model::Model;
 use crate::model::Pfn;
 use crate::points::Layout;
@@ -59,7 +59,7 @@ impl Default for Options {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
     /// Hashes of the inputs.
-    pub key: Key,
+    pub key: CalibrationKey,
     /// Statistics by ONNX value name, including the network's input.
     pub tensors: BTreeMap<String, TensorStats>,
 }
@@ -83,7 +83,7 @@ pub fn calibrate(
     options: &Options,
     progress: &(dyn Fn(usize) + Sync),
 ) -> Result<Calibration> {
-    let key = Key::new(model, pfn, graph, frames, options)?;
+    let key = CalibrationKey::new(model, pfn, graph, frames, options)?;
     let tensors = pass::run(model, pfn, graph, frames, options, progress)?;
     Ok(Calibration { key, tensors })
 }
@@ -104,7 +104,7 @@ pub fn load_or_run(
 ) -> Result<Calibration> {
     if cache.exists() {
         let calibration = Calibration::read(cache)?;
-        let key = Key::new(model, pfn, graph, frames, options)?;
+        let key = CalibrationKey::new(model, pfn, graph, frames, options)?;
         calibration.check(&key, cache)?;
         return Ok(calibration);
     }

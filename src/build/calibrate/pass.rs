@@ -13,11 +13,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::occupancy::Occupancy;
 use super::stats::{Collector, NotFinite, Summary};
 use super::{CalibrationError, Histogram, Options, TensorStats};
+use crate::build::compile;
 use crate::build::onnx::Graph;
 use crate::build::runner::Runner;
-use crate::build::{BuildError, compile};
+use crate::build::{BuildError, Result};
 use crate::cpu::pool::Pool;
-use crate::error::{Error, Result};
 use crate::map::MapView;
 use crate::model::Model;
 use crate::model::Pfn;
@@ -98,7 +98,7 @@ struct Shared<'a> {
     /// The first failed frame. Later frames stop and earlier ones continue, so every run reports the same one.
     failed: AtomicUsize,
     /// Its error.
-    error: Mutex<Option<(usize, Error)>>,
+    error: Mutex<Option<(usize, BuildError)>>,
     /// In network order.
     tensors: Mutex<Vec<Arc<Turnstile>>>,
 }
@@ -119,12 +119,12 @@ struct State {
 
 /// Why a frame stopped early.
 enum Stop {
-    Failed(Error),
+    Failed(BuildError),
     /// An earlier frame failed.
     Late,
 }
 
-impl<E: Into<Error>> From<E> for Stop {
+impl<E: Into<BuildError>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -214,7 +214,7 @@ impl Shared<'_> {
     }
 
     /// Records the error of a frame.
-    fn fail(&self, number: usize, error: Error) {
+    fn fail(&self, number: usize, error: BuildError) {
         let mut first = lock(&self.error);
         if first.as_ref().is_none_or(|(known, _)| number < *known) {
             *first = Some((number, error));

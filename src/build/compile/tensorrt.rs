@@ -13,6 +13,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use crate::build::Result;
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes, encode};
@@ -21,7 +22,6 @@ use crate::engine::tensorrt::layers::{LayerTable, inspector, log};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
-use crate::error::Result;
 use crate::files::{self, FileError};
 use crate::map::Element;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};

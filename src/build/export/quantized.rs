@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::pfe;
+use crate::build::Result;
 use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::hash;
 use crate::build::onnx::{Graph, encode};
 use crate::build::recipe::Outcome;
-use crate::error::Result;
 use crate::files;
 
 /// Writes the quantised `source` into the folder `out`, which [`folder::make`] has created: the FP32 network

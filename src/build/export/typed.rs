@@ -7,12 +7,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::quantized::write_graph;
+use crate::build::Result;
 use crate::build::compile::tensorrt::tensors;
 use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::trtexec::Commands;
-use crate::error::Result;
 use crate::files::{self, FileError};
 use crate::plan::TensorDesc;
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{MANIFEST, MODEL, PFE, RPN};
+use crate::build::Result;
 use crate::build::export::TypedNetwork;
 use crate::build::{BuildError, hash};
-use crate::error::Result;
 use crate::files::{self, FileError};
 use crate::plan::Quantization;
 

@@ -21,10 +21,10 @@ mod read;
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 pub use placement::{Placement, QuantizableLayer, layer_name, layers};
 pub use read::{Pairs, read};
+
+pub use crate::plan::{Quantizer, QuantizerKind};
 
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};
@@ -41,41 +41,6 @@ pub struct Quantized {
     pub quantizers: Vec<Quantizer>,
     /// Options that had no effect.
     pub warnings: Vec<String>,
-}
-
-/// A Q/DQ pair.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Quantizer {
-    /// The tensor's ONNX name.
-    pub tensor: String,
-    /// The layer of a weight; `None` for activations.
-    pub layer: Option<String>,
-    /// Activation or weight.
-    pub kind: QuantizerKind,
-    /// The channel axis if `amax` is per channel; `None` if it is per tensor.
-    pub axis: Option<usize>,
-    /// Largest magnitude that codes represent: one value, or one per channel.
-    pub amax: Vec<f32>,
-    /// The tensor's own calibrated amax, if it shares the scale of a tensor with a larger one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub own_amax: Option<f32>,
-    /// Share of the calibration's values beyond `amax`, 0 to 1. The owner of the calibration sets it, see
-    /// [`super::calibrate::Calibration::saturated`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub saturated: Option<f64>,
-    /// Names of the layers that read the tensor through the pair.
-    pub readers: Vec<String>,
-}
-
-/// The kind of tensor that a pair quantises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum QuantizerKind {
-    /// A value that depends on the frame.
-    Activation,
-    /// A constant.
-    Weight,
 }
 
 /// The values of `graph` that [`insert_qdq`] needs an amax for, in order of execution.

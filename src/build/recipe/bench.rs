@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::split::Split;
 use super::{Job, Outcome, Progress};
+use crate::build::Result;
 use crate::build::bias::{self, Collector};
-use crate::build::calibrate::{self, AmaxMethod, Calibration, Key, Occupancy};
+use crate::build::calibrate::{self, AmaxMethod, Calibration, CalibrationKey, Occupancy};
 use crate::build::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, FramesConfig, PfnPolicy,
     PlacementConfig,
@@ -17,9 +18,8 @@ use crate::build::onnx::Graph;
 use crate::build::quantize::{self, Quantized, Quantizer, QuantizerKind};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
-use crate::build::{BuildError, Result as BuildResult, compile};
+use crate::build::{BuildError, compile};
 use crate::cpu::pool::Pool;
-use crate::error::Result;
 use crate::model::Pfn;
 use crate::plan::{Calibrated, Candidate, Quantization};
 use crate::program::Payload;
@@ -46,8 +46,8 @@ pub(crate) struct Trial {
     network: usize,
     pub(crate) pfn: Pfn,
     pub(crate) quantized: Quantized,
-    /// Key of the calibration that its ranges come from.
-    pub(crate) key: Key,
+    /// CalibrationKey of the calibration that its ranges come from.
+    pub(crate) key: CalibrationKey,
     pub(super) sqnr: Option<Sqnr>,
 }
 
@@ -285,7 +285,7 @@ impl<'a> Bench<'a> {
         reference.measure(&mut runner, || self.progress.advance())
     }
 
-    pub(super) fn runner(&self, pfn: &Pfn, payload: Payload) -> BuildResult<Runner> {
+    pub(super) fn runner(&self, pfn: &Pfn, payload: Payload) -> Result<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
         Runner::new(&folder.model, pfn, payload, self.pool.clone(), path)

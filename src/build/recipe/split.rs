@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::build::Result;
 use crate::build::calibrate::CalibrationError;
 use crate::build::config::FramesConfig;
-use crate::error::Result;
 use crate::synth::Rng;
 
 /// Random stream for the choice of frames, separate from other uses of a seed.

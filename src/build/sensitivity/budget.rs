@@ -15,7 +15,7 @@ use std::cmp::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::{Evaluate, Measurement, Mix, SensitivityError};
-use crate::error::Result;
+use crate::build::Result;
 
 /// The required accuracy of a mix.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

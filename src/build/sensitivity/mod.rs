@@ -26,7 +26,7 @@ pub use report::Report;
 
 use self::budget::LayerCost;
 use self::report::{QuantizableLayer, Recorder};
-use crate::error::Result;
+use crate::build::Result;
 
 /// Which layers are in INT8, in the order of [`Report::layers`]. As text, one character per layer: `8` for INT8,
 /// `f` for float.

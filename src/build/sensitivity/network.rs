@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use super::report::QuantizableLayer;
 use super::{Evaluate, Measurement, Mix, SensitivityError};
-use crate::build::calibrate::Key;
+use crate::build::Result;
+use crate::build::calibrate::CalibrationKey;
+use crate::build::compile;
 use crate::build::config::Config;
 use crate::build::onnx::Graph;
 use crate::build::quantize::{QuantizerKind as Kind, layers};
 use crate::build::recipe::{self, Bench, Job, Progress};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{OutputSqnr, Reference, Sqnr};
-use crate::build::{Result as BuildResult, compile};
 use crate::cpu::{self, Pool};
 use crate::engine::{Engine, Heads};
-use crate::error::Result;
 use crate::eval::nuscenes::{self, MAX_BOXES};
 use crate::eval::report::median;
 use crate::model::Model;
@@ -54,7 +54,7 @@ pub struct Network<'a> {
     job: &'a Job<'a>,
     bench: Bench<'a>,
     config: Config,
-    key: Key,
+    key: CalibrationKey,
     frames: Vec<PathBuf>,
     labels: Option<Results>,
     warnings: Vec<String>,
@@ -143,7 +143,7 @@ impl<'a> Network<'a> {
     }
 
     /// Hashes of the calibration's inputs.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &CalibrationKey {
         &self.key
     }
 
@@ -222,7 +222,7 @@ impl<'a> Network<'a> {
         })
     }
 
-    fn runner(&self, built: Built) -> BuildResult<Runner> {
+    fn runner(&self, built: Built) -> Result<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
         Runner::new(
@@ -426,7 +426,7 @@ fn describe(
     graph: &Graph,
     program: &Program,
     int8: &[&str],
-) -> BuildResult<(Vec<QuantizableLayer>, Vec<Vec<String>>)> {
+) -> Result<(Vec<QuantizableLayer>, Vec<Vec<String>>)> {
     let mut described: Vec<QuantizableLayer> = Vec::new();
     let mut nodes: Vec<Vec<String>> = Vec::new();
     let operators = program.layers();

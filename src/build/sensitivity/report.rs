@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::{Action, Goal, Search};
 use super::{Evaluate, Measurement, Mix, SensitivityError};
+use crate::build::Result;
 use crate::build::config::{Config, Recipe};
 use crate::build::folder::producer;
-use crate::error::Result;
 use crate::eval::report::aligned;
 use crate::files;
 

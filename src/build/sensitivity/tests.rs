@@ -4,7 +4,7 @@ use std::path::Path;
 use super::budget::{Action, LayerCost, Search, search};
 use super::report::{LayerSensitivity, QuantizableLayer, Recorder};
 use super::*;
-use crate::error::Error;
+use crate::build::BuildError;
 
 /// Layers with known noise powers, which add up. The loss of mAP equals the noise.
 struct NoiseModel {

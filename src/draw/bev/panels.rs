@@ -23,7 +23,7 @@ impl Picture {
     /// first; a name without a free place is skipped.
     pub(super) fn names(&mut self, boxes: &[&Box3d], classes: &[String], mut taken: Vec<Rect>) {
         let unit = self.view.unit;
-        let size = 8.5 * unit;
+        let size = 9.0 * unit;
         let [left, top, right, bottom] = self.view.map();
         for (i, b) in boxes.iter().enumerate().take(MAX_NAMES) {
             let name = class_name(b.class, classes);

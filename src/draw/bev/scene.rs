@@ -27,7 +27,7 @@ impl Picture {
         }
     }
 
-    /// Draws the rings' radii on top of the points where no box is, and returns their rectangles.
+    /// Draws the rings' radii on top of the points, inside the map and where no box is; returns their rectangles.
     pub(super) fn ring_labels(&mut self, boxes: &[Rect]) -> Vec<Rect> {
         let size = 9.0 * self.view.unit;
         let label = |radius: f32| {
@@ -39,7 +39,11 @@ impl Picture {
             (text, [x - half[0], y - half[1], x + half[0], y + half[1]])
         };
         let mut labels: Vec<(String, Rect)> = self.view.rings().map(label).collect();
-        labels.retain(|(_, rect)| !boxes.iter().any(|b| overlap(rect, b)));
+        let [left, top, right, bottom] = self.view.map();
+        labels.retain(|(_, r)| {
+            let inside = r[0] >= left && r[1] >= top && r[2] <= right && r[3] <= bottom;
+            inside && !boxes.iter().any(|b| overlap(r, b))
+        });
         for (text, rect) in &labels {
             self.haloed_text([rect[0], rect[3]], size, FAINT_TEXT, text);
         }
@@ -78,7 +82,7 @@ impl Picture {
                 alpha: if old { 0.35 } else { 0.85 },
             };
             let radius = (0.85 + 0.45 * distance) * self.view.unit;
-            self.canvas.disc(self.view.pixel(at), radius, paint);
+            self.canvas.dot(self.view.pixel(at), radius, paint);
         }
         [low, high]
     }

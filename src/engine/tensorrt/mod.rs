@@ -31,9 +31,8 @@ mod loader;
 pub mod request;
 #[cfg(feature = "tensorrt")]
 pub(crate) mod runtime;
-pub mod version;
 
+pub use crate::plan::{Family, HardwareCompatibility, Version};
 pub use error::{ParserError, TensorRtError};
 pub use library::Library;
-pub use request::{BuildRequest, Built, HardwareCompatibility, LoadRequest, Monitor, Progress};
-pub use version::{Family, Version};
+pub use request::{BuildRequest, Built, LoadRequest, Monitor, Progress};

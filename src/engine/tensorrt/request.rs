@@ -3,21 +3,7 @@
 use std::path::Path;
 
 use crate::model::Model;
-
-use serde::{Deserialize, Serialize};
-
-/// The GPUs that an engine runs on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum HardwareCompatibility {
-    /// GPUs equal to the one it was built on.
-    #[default]
-    None,
-    /// Ampere and newer; slower.
-    AmperePlus,
-    /// GPUs of the same compute capability.
-    SameComputeCapability,
-}
+use crate::plan::HardwareCompatibility;
 
 /// A network to build, with the options.
 #[derive(Clone, Debug)]

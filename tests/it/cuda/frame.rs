@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cpu::decode::{Decoder, decode};
+use centerpoint::cpu::decode::{CandidateList, decode};
 use centerpoint::cpu::features::{Features, features};
 use centerpoint::cpu::nms::{Nms, suppress};
 use centerpoint::cpu::pillars::{Pillars, voxelize};
 use centerpoint::cpu::pool::Pool;
 use centerpoint::cpu::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, DeviceMap, Pipeline};
+use centerpoint::cuda::{Buffer, DeviceMap};
 use centerpoint::detector::Options;
 use centerpoint::engine::cpu;
 use centerpoint::map::{Element, MapFormat};
@@ -118,7 +118,8 @@ fn a_cloud_of_other_columns_does_not_affect_the_next() {
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
 fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     use centerpoint::engine::Engine as _;
-    let program = cpu::Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    use centerpoint::program::Program;
+    let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
     let weights = Arc::new(plan.section("weights").unwrap());
     let pool = Arc::new(Pool::new(2));
     let mut engine =
@@ -173,7 +174,7 @@ impl Stages {
 
 /// The boxes of head maps on the CPU.
 pub(crate) fn boxes_of(model: &Model, maps: &[(MapDesc, Vec<f32>)]) -> (Vec<Box3d>, Dropped) {
-    let mut decoder = Decoder::new(model);
+    let mut decoder = CandidateList::new(model);
     decoder.clear();
     for (index, task) in model.head.tasks.iter().enumerate() {
         let views = task.outputs.each_ref().map(|name| {
@@ -236,11 +237,10 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             height,
             width,
         };
-        let engine = FixedEngine {
-            input: (desc, input.clone()),
-            outputs,
-        };
-        let mut frame = Pipeline::new(model, plan.pfn(), &device, Box::new(engine)).unwrap();
+        let engine = Box::new(FixedEngine::new((desc, input.clone()), outputs));
+        let options = Options::default();
+        let mut detector =
+            Detector::with_engine(model, plan.pfn(), engine, Some(&device), &options).unwrap();
 
         let mut state = Scatter::new(model.grid.max_pillars);
         let mut values = vec![0.0; channels * height * width];
@@ -263,8 +263,9 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
                 &mut view,
             );
 
-            let (dropped, times) = frame.detect(&cloud).unwrap();
-            assert_eq!(bits(frame.boxes()), bits(&expected));
+            let found = detector.detect(&cloud).unwrap();
+            let (dropped, times) = (found.dropped, found.times);
+            assert_eq!(bits(found.boxes), bits(&expected));
             assert_eq!(
                 dropped,
                 Dropped {
@@ -285,9 +286,9 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             let points = Buffer::new(&device, "points", cloud.data()).unwrap();
             #[allow(unsafe_code)]
             // SAFETY: the buffer holds the cloud's rows.
-            let again = unsafe { frame.detect_device(points.ptr(), cloud.len(), cloud.layout()) };
-            assert_eq!(again.unwrap().0, dropped);
-            assert_eq!(bits(frame.boxes()), bits(&expected));
+            let again = unsafe { detector.detect_device(points.ptr(), cloud.len()) }.unwrap();
+            assert_eq!(again.dropped, dropped);
+            assert_eq!(bits(again.boxes), bits(&expected));
         }
     }
 }
@@ -308,16 +309,15 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
     };
     let layout = MapLayout::nchw(channels, height, width);
     let memory = Buffer::<f32>::zeroed(&device, "BEV map", channels * height * width).unwrap();
-    let engine = FixedEngine {
-        input: (
-            desc,
-            DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap(),
-        ),
-        outputs: Vec::new(),
-    };
-    let error = Pipeline::new(model, plan.pfn(), &device, Box::new(engine))
+    let map = DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap();
+    let engine = Box::new(FixedEngine::new((desc, map), Vec::new()));
+    let options = Options::default();
+    let error = Detector::with_engine(model, plan.pfn(), engine, Some(&device), &options)
         .map(|_| ())
         .unwrap_err();
     let text = Error::from(error).to_string();
-    assert!(text.contains(&model.head.tasks[0].outputs[0]), "{text}");
+    assert!(
+        text.contains(&model.head.tasks[0].outputs.heatmap),
+        "{text}"
+    );
 }

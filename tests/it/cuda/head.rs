@@ -80,14 +80,14 @@ pub(super) fn cut_to_half(heads: &mut Heads) {
 }
 
 /// Copies the maps of a task to a device.
-pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> [DeviceMap; 6] {
+pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> HeadMaps<DeviceMap> {
     let buffer = |bytes: &[u8]| Buffer::new(device, "head maps", bytes).unwrap();
     let Form::Packed(element, vector) = form else {
         let memory = buffer(bytemuck::cast_slice(&heads.data));
         let map = |layout| DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap();
-        return heads.layouts.map(map);
+        return heads.layouts.map(map).into();
     };
-    std::array::from_fn(|kind| {
+    let maps: [DeviceMap; 6] = std::array::from_fn(|kind| {
         let from = heads.layouts[kind];
         let cells = from.height * from.width;
         let layout = MapLayout {
@@ -117,7 +117,8 @@ pub(super) fn upload(device: &Arc<dyn Device>, heads: &Heads, form: Form) -> [De
             ..MapFormat::f32(layout)
         };
         DeviceMap::new(&memory, format).unwrap()
-    })
+    });
+    maps.into()
 }
 
 /// The demo network's head maps of a frame.

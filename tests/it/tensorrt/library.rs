@@ -252,7 +252,7 @@ fn an_engine_is_built_with_its_progress_and_its_layers() {
     let built: Built = library.build(&request(&onnx), &notes).unwrap();
     let version = Version::new(Family::TensorRtRtx, 1, 7, 1);
     assert_eq!(library.version(), version);
-    assert_eq!(Version::of_plan(&built.plan), Some(version));
+    assert_eq!(Version::from_plan_header(&built.plan), Some(version));
     assert_eq!(built.timing_cache, None);
     let layers = built.layer_log.unwrap();
     for part in [

@@ -144,7 +144,7 @@ pub(in super::super) struct Words256<const N: usize>([__m256i; N]);
 impl<const N: usize> Words256<N> {
     /// Reads 16 codes per register.
     #[inline(always)]
-    unsafe fn words(from: *const i8) -> [__m256i; N] {
+    unsafe fn load_words(from: *const i8) -> [__m256i; N] {
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         unsafe {
             let mut words = [_mm256_setzero_si256(); N];
@@ -202,7 +202,7 @@ impl Wide for Words256<4> {
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
-        unsafe { Self::words(from) }
+        unsafe { Self::load_words(from) }
     }
 
     #[inline(always)]
@@ -225,7 +225,7 @@ impl Narrow for Words256<2> {
     #[inline(always)]
     unsafe fn inputs(from: *const i8) -> Self::Inputs {
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
-        unsafe { Self::words(from) }
+        unsafe { Self::load_words(from) }
     }
 
     #[inline(always)]

@@ -1,0 +1,177 @@
+//! The options of a quantisation, which a plan records: the keys of `quantize.toml` and their defaults.
+
+use serde::{Deserialize, Serialize};
+
+/// All options; see the reference in the book.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Source of the other options.
+    pub recipe: Recipe,
+    /// Which mean error to subtract from the biases.
+    pub bias_correction: BiasCorrection,
+    /// How to determine the ranges of activations.
+    pub calibration: CalibrationConfig,
+    /// Cross-layer equalisation.
+    pub equalize: EqualizeConfig,
+    /// Which layers to quantise.
+    pub placement: PlacementConfig,
+    /// Which frames to calibrate and measure on.
+    pub frames: FramesConfig,
+}
+
+/// Source of the options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recipe {
+    /// Those of pytorch-quantization: histogram and MSE, deconvolutions in float.
+    Nvidia,
+    /// The candidate with the least measured error on held-out frames.
+    Best,
+    /// The configuration as it is.
+    #[default]
+    Custom,
+}
+
+/// Cells whose mean error is subtracted from the biases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BiasCorrection {
+    /// Leaves the biases unchanged.
+    Off,
+    /// All cells.
+    #[default]
+    All,
+    /// Cells below a pillar.
+    Occupied,
+    /// Cells unaffected by any point of the frame.
+    Background,
+}
+
+/// How to determine the ranges of activations; see `build::calibrate`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CalibrationConfig {
+    /// How to pick the amax of a histogram.
+    pub method: CalibrationMethod,
+    /// For [`CalibrationMethod::Percentile`], in percent.
+    pub percentile: f64,
+    /// Initial number of histogram bins.
+    pub bins: usize,
+    /// Cells counted by the histograms.
+    pub cells: Cells,
+}
+
+impl Default for CalibrationConfig {
+    fn default() -> Self {
+        Self {
+            method: CalibrationMethod::Percentile,
+            percentile: 99.999,
+            bins: 2048,
+            cells: Cells::Occupied,
+        }
+    }
+}
+
+/// How to pick the amax of a histogram; [`super::calibrate::AmaxMethod`] adds the percentile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CalibrationMethod {
+    /// Greatest absolute value.
+    Max,
+    /// Least mean squared error.
+    Mse,
+    /// Least Kullback–Leibler divergence.
+    Entropy,
+    /// Covers [`CalibrationConfig::percentile`] percent of the values.
+    Percentile,
+}
+
+/// Cells counted by the histograms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cells {
+    /// All cells.
+    All,
+    /// Cells below a pillar.
+    Occupied,
+}
+
+/// Cross-layer equalisation; see `build::equalize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EqualizeConfig {
+    /// Exponent of a channel's amax, 0 to 1; 0 disables equalisation.
+    pub alpha: f64,
+    /// Whether to shift each channel's background to a whole number of codes.
+    pub background: bool,
+}
+
+impl Default for EqualizeConfig {
+    fn default() -> Self {
+        Self {
+            alpha: 0.5,
+            background: true,
+        }
+    }
+}
+
+/// Which layers to quantise; see `build::quantize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PlacementConfig {
+    /// Globs of layer names to keep in float.
+    pub skip: Vec<String>,
+    /// Whether to quantise the first convolution.
+    pub first_layer: bool,
+    /// Whether to quantise the convolutions that produce the outputs.
+    pub heads: bool,
+    /// Whether to quantise deconvolutions.
+    pub deconvolutions: bool,
+    /// How to treat the pillar feature network, which always runs in float.
+    pub pfn: PfnPolicy,
+}
+
+impl Default for PlacementConfig {
+    fn default() -> Self {
+        Self {
+            skip: Vec::new(),
+            first_layer: true,
+            heads: true,
+            deconvolutions: true,
+            pfn: PfnPolicy::Float,
+        }
+    }
+}
+
+/// How to treat the pillar feature network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PfnPolicy {
+    /// Leave it unchanged.
+    Float,
+    /// Round its weights to INT8, with a scale for each output.
+    Weights,
+}
+
+/// Which frames to calibrate and measure on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FramesConfig {
+    /// Maximum number of frames; 0 is all.
+    pub limit: usize,
+    /// Seed of the choice of `limit` frames.
+    pub seed: u64,
+    /// Holds every n-th frame out of calibration, to measure on; 0 holds out none.
+    pub held_out: usize,
+}
+
+impl Default for FramesConfig {
+    fn default() -> Self {
+        Self {
+            limit: 0,
+            seed: 0,
+            held_out: 4,
+        }
+    }
+}
