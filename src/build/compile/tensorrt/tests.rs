@@ -154,5 +154,8 @@ fn a_timing_cache_may_not_exist_yet() {
     std::fs::write(&path, "times").unwrap();
     assert_eq!(read_cache(&path).unwrap().as_deref(), Some(&b"times"[..]));
     let error = read_cache(folder.path()).unwrap_err();
-    assert!(matches!(error, crate::Error::File(_)), "{error}");
+    assert!(
+        matches!(error, crate::build::BuildError::File(_)),
+        "{error}"
+    );
 }
