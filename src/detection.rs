@@ -1,6 +1,6 @@
-//! What the detector returns for one frame: boxes, losses, and the duration of each stage.
+//! The detector's result for one frame: boxes, losses, and the duration of each stage.
 //!
-//! Both are plain `Copy` data. Field names and order are those of the JSON output.
+//! Losses and durations are plain `Copy` data. Their field names and order are those of the JSON output.
 
 use std::time::Instant;
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes::Box3d;
 
-/// The objects of one frame; borrowed from the detector until the next one.
+/// The objects of one frame, borrowed from the detector until the next frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Detection<'a> {
     /// The boxes, best first.
     pub boxes: &'a [Box3d],
-    /// What the frame lost; all zero in an ordinary frame except for points out of range.
+    /// The frame's losses. In an ordinary frame only points out of range are counted.
     pub dropped: Dropped,
     /// Time of each stage in ms; `read` is 0.
     pub times: Times,
 }
 
-/// The losses of a frame on the way to its boxes; all 0 if nothing was lost.
+/// The losses of a frame; all 0 if nothing was lost.
 ///
 /// The first two counters are ordinary losses (no return, beyond the grid). The others mean that a limit of the
 /// model or the program was reached.
@@ -30,13 +30,13 @@ pub struct Dropped {
     pub non_finite: u64,
     /// Points outside the model's range.
     pub out_of_range: u64,
-    /// Points beyond `max_points_per_pillar` of their pillar.
+    /// Points beyond their pillar's `max_points_per_pillar`.
     pub pillar_points: u64,
     /// Points of pillars beyond `max_pillars`.
     pub pillars: u64,
     /// Candidate boxes beyond the limit of NMS.
     pub candidates: u64,
-    /// Candidate boxes with a NaN or infinity: the network's weights or input are broken.
+    /// Candidate boxes with a NaN or infinity, caused by broken weights or input of the network.
     pub non_finite_candidates: u64,
     /// Points of older sweeps beyond the limit of an accumulated cloud.
     pub sweep_points: u64,
@@ -56,7 +56,7 @@ impl Dropped {
         ]
     }
 
-    /// Whether a limit was reached, which lost data that the model could have used.
+    /// Whether a limit was reached, losing data that the model could have used.
     pub fn overflowed(&self) -> bool {
         [
             self.pillar_points,
@@ -106,7 +106,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// The times with their stages' names, in the order of the JSON output.
+    /// The times with their stage names, in the order of the JSON output.
     pub fn stages(&self) -> [(&'static str, f64); 8] {
         [
             ("read", self.read),
@@ -134,7 +134,7 @@ impl Clock {
         Self { start, last: start }
     }
 
-    /// Writes the milliseconds since the last lap.
+    /// Stores the milliseconds since the last lap in `ms`.
     pub(crate) fn lap(&mut self, ms: &mut f64) {
         let now = Instant::now();
         *ms = (now - self.last).as_secs_f64() * 1e3;

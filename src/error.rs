@@ -5,40 +5,40 @@ use crate::files::FileError;
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Anything that can go wrong, by the stage in which it did.
+/// Any error of this crate, by the module that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A model description is missing, malformed or contradicts itself.
+    /// A model description is missing, malformed or inconsistent.
     #[error(transparent)]
     Model(#[from] crate::model::ModelError),
-    /// A pillar feature network does not fit its model.
+    /// A pillar feature network does not match its model.
     #[error(transparent)]
     Pfn(#[from] crate::model::PfnError),
     /// A point cloud or a sweep list could not be read.
     #[error(transparent)]
     Frame(#[from] crate::points::FrameError),
-    /// A plan file could not be opened, or does not fit.
+    /// A plan file could not be opened or used.
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     /// An engine refused its payload or failed to run.
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
-    /// TensorRT refused an engine, or is not there.
+    /// TensorRT is missing, or refused an engine.
     #[error(transparent)]
     TensorRt(#[from] crate::engine::tensorrt::TensorRtError),
-    /// A stage on a GPU failed.
+    /// A GPU stage failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
     /// An offline step failed.
     #[cfg(feature = "build")]
     #[error(transparent)]
     Build(crate::build::BuildError),
-    /// The sensitivity of a network's layers could not be measured.
+    /// A network's layer sensitivity could not be measured.
     #[cfg(feature = "build")]
     #[error(transparent)]
     Sensitivity(#[from] crate::build::sensitivity::SensitivityError),
-    /// Ranges could not be found, or a calibration does not fit.
+    /// Ranges could not be determined, or a calibration does not match.
     #[cfg(feature = "build")]
     #[error(transparent)]
     Calibration(#[from] crate::build::calibrate::CalibrationError),
@@ -46,7 +46,7 @@ pub enum Error {
     #[cfg(any(feature = "cli", feature = "build"))]
     #[error(transparent)]
     Eval(#[from] crate::eval::EvalError),
-    /// A bag, or a frame of it, could not be read.
+    /// A bag or one of its frames could not be read.
     #[cfg(feature = "mcap")]
     #[error(transparent)]
     Bag(#[from] crate::bag::BagError),

@@ -1,7 +1,7 @@
-//! Maps: what the encoder writes, engines read and write, and the decoder reads.
+//! Maps: the encoder writes them, engines read and write them, and the decoder reads them.
 //!
-//! A map is [C, H, W] with batch 1. A layout carries strides, so that an engine may keep its own (NHWC with a
-//! border, NCHW, a slice of the channels of a larger tensor) and the stages before and after it work in place.
+//! A map is [C, H, W] with batch 1. A layout carries strides, so an engine may keep its own layout (NHWC with a border,
+//! NCHW, a slice of a larger tensor's channels) and the stages before and after it work in place.
 
 use std::fmt;
 
@@ -27,7 +27,8 @@ impl MapDesc {
     }
 }
 
-/// Where element (c, y, x) of a map lies: `offset + c·stride_c + y·stride_y + x·stride_x`.
+/// The memory layout of a map. Element (c, y, x) has the index
+/// `offset + c·stride_c + y·stride_y + x·stride_x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapLayout {
     /// Channels C.
@@ -38,11 +39,11 @@ pub struct MapLayout {
     pub width: usize,
     /// Index of element (0, 0, 0).
     pub offset: usize,
-    /// Elements from one channel to the next.
+    /// Stride between channels.
     pub stride_c: usize,
-    /// Elements from one row to the next.
+    /// Stride between rows.
     pub stride_y: usize,
-    /// Elements from one column to the next.
+    /// Stride between columns.
     pub stride_x: usize,
 }
 
@@ -53,7 +54,7 @@ impl MapLayout {
         self.offset + c * self.stride_c + y * self.stride_y + x * self.stride_x
     }
 
-    /// A dense NCHW map.
+    /// The layout of a dense NCHW map.
     pub fn nchw(channels: usize, height: usize, width: usize) -> Self {
         let (stride_c, stride_y) = (height * width, width);
         Self {
@@ -86,7 +87,7 @@ pub struct HeadMaps<T> {
 }
 
 impl HeadMaps<&'static str> {
-    /// The names that AWML's exporter gives the maps.
+    /// The map names of AWML's exporter.
     pub const NAMES: Self = Self {
         heatmap: "heatmap",
         reg: "reg",
@@ -98,7 +99,7 @@ impl HeadMaps<&'static str> {
 }
 
 impl<T> From<[T; 6]> for HeadMaps<T> {
-    /// In the order of the fields.
+    /// Takes the items in field order.
     fn from([heatmap, reg, height, dim, rot, vel]: [T; 6]) -> Self {
         Self {
             heatmap,
@@ -112,7 +113,7 @@ impl<T> From<[T; 6]> for HeadMaps<T> {
 }
 
 impl<T> HeadMaps<T> {
-    /// The items in the order of the fields.
+    /// The items in field order.
     pub fn into_array(self) -> [T; 6] {
         [
             self.heatmap,
@@ -168,40 +169,40 @@ impl<T> HeadMaps<T> {
         }
     }
 
-    /// The items in the order of the fields.
+    /// The items in field order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.each_ref().into_array().into_iter()
     }
 }
 
-/// A map to read: values and where they lie.
+/// A readable map: values and layout.
 #[derive(Clone, Copy, Debug)]
 pub struct MapView<'a> {
     /// The storage that `layout` indexes.
     pub data: &'a [f32],
-    /// Where each element lies.
+    /// The layout of the elements.
     pub layout: MapLayout,
 }
 
-/// A map to write: values and where they lie.
+/// A writable map: values and layout.
 #[derive(Debug)]
 pub struct MapViewMut<'a> {
     /// The storage that `layout` indexes.
     pub data: MapDataMut<'a>,
-    /// Where each element lies.
+    /// The layout of the elements.
     pub layout: MapLayout,
 }
 
-/// Where maps lie.
+/// The memory that holds maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// In host memory.
+    /// Host memory.
     Host,
-    /// On a GPU.
+    /// GPU memory.
     Device,
 }
 
-/// How a map stores its values; the numbers are those of `Element` in `kernels/common.cuh`.
+/// How a map stores its values. The numbers are those of `Element` in `kernels/common.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Element {
@@ -237,22 +238,22 @@ impl fmt::Display for Element {
     }
 }
 
-/// How a map's elements lie in its memory. Element (c, y, x) has index `offset + c / vector · stride_c +
-/// y · stride_y + x · stride_x + c % vector`.
+/// A map's element type and memory layout. Element (c, y, x) has the index
+/// `offset + c / vector · stride_c + y · stride_y + x · stride_x + c % vector`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MapFormat {
-    /// How values are stored.
+    /// Element type.
     pub element: Element,
     /// Value of code 1, if the elements are codes.
     pub scale: f32,
-    /// Channels that lie side by side: 1 for linear layouts; 4 or 32 for TensorRT's CHW4 and CHW32.
+    /// Adjacent channels: 1 for linear layouts, 4 or 32 for TensorRT's CHW4 and CHW32.
     pub vector: u32,
-    /// Sizes, and offset and strides in elements.
+    /// Sizes; offset and strides in elements.
     pub layout: MapLayout,
 }
 
 impl MapFormat {
-    /// A linear map of f32.
+    /// A linear f32 map.
     pub fn f32(layout: MapLayout) -> Self {
         Self {
             element: Element::F32,
@@ -262,7 +263,7 @@ impl MapFormat {
         }
     }
 
-    /// Index of the last element, counted from the first, with the padding of its vector.
+    /// Index of the last element relative to the first, including the padding of its vector.
     fn last_index(&self) -> u128 {
         let (layout, vector) = (&self.layout, self.vector as usize);
         let stride = |size: usize, stride: usize| (size.max(1) - 1) as u128 * stride as u128;
@@ -272,8 +273,8 @@ impl MapFormat {
             + (vector - 1) as u128
     }
 
-    /// Why kernels cannot reach each element inside memory of `bytes` bytes, if they cannot. They index with
-    /// 32 bits.
+    /// Checks that kernels, which index with 32 bits, can access every element in memory of `bytes` bytes. Returns the
+    /// problem, if there is one.
     pub(crate) fn problem(&self, bytes: usize) -> Option<String> {
         let vector = self.vector;
         if !(vector.is_power_of_two() && vector <= 32) {
@@ -292,12 +293,12 @@ impl MapFormat {
     }
 }
 
-/// The storage of a map to write.
+/// The storage of a writable map.
 #[derive(Debug)]
 pub enum MapDataMut<'a> {
     /// Values.
     F32(&'a mut [f32]),
-    /// Signed 8-bit codes: a value is its code times the scale.
+    /// Signed 8-bit codes. A value is its code times the scale.
     I8 {
         /// The codes; see [`quantize`].
         codes: &'a mut [i8],
@@ -307,7 +308,7 @@ pub enum MapDataMut<'a> {
 }
 
 impl MapViewMut<'_> {
-    /// Writes element (c, y, x), quantised where the map holds codes.
+    /// Writes element (c, y, x), quantised if the map holds codes.
     pub fn set(&mut self, c: usize, y: usize, x: usize, value: f32) {
         let index = self.layout.index(c, y, x);
         match &mut self.data {
@@ -317,12 +318,12 @@ impl MapViewMut<'_> {
     }
 }
 
-/// The code of a value, as ONNX QuantizeLinear to int8 with zero point 0: `value / scale` rounded half
-/// to even, in -128..=127; NaN is 0.
+/// The code of a value, like ONNX QuantizeLinear to int8 with zero point 0: `value / scale` rounded half to even, in
+/// -128..=127; NaN becomes 0.
 #[inline]
 pub fn quantize(value: f32, scale: f32) -> i8 {
-    // 1.5 · 2²³: a small number added to it is rounded half to even to an integer, which is then in
-    // the low bits. Unlike a rounding function this becomes vector code on every processor.
+    // 1.5 · 2²³. Adding it rounds a small number half to even to an integer, which is then in the low bits. Unlike a
+    // rounding function, this vectorises on every processor.
     const SHIFT: f32 = 12_582_912.0;
     let ratio = (value / scale).clamp(-128.0, 127.0);
     if ratio.is_nan() {
@@ -356,11 +357,11 @@ mod tests {
             -0.50000006,
         ];
         let ties = (-300..300).map(|i| i as f32 * 0.5);
-        // Every 9973rd number of all.
+        // Every 9973rd f32 bit pattern.
         let all = (0..u32::MAX / 9973).map(|i| f32::from_bits(i * 9973));
         for value in special.into_iter().chain(small).chain(ties).chain(all) {
             for scale in [1.0, 0.3, 1e-30, 1e30] {
-                // The cast saturates and makes 0 of NaN.
+                // The cast saturates and maps NaN to 0.
                 let expected = (value / scale).round_ties_even() as i8;
                 assert_eq!(quantize(value, scale), expected, "{value:e} / {scale:e}");
             }

@@ -1,11 +1,11 @@
-//! The stages around an engine, [`Encoder`] and [`Decoder`], each once for the CPU and once for CUDA.
+//! The stages around an engine, [`Encoder`] and [`Decoder`], each implemented for the CPU and for CUDA.
 //!
 //! ```text
 //! points ─ Encoder ─ BEV map ─ engine ─ head maps ─ Decoder ─ boxes
 //! ```
 //!
-//! A frame calls `load`, `encode`, the engine, `decode` for each task, `suppress`, and `finish` of both. On the CPU
-//! each call computes; on a GPU it may only enqueue work, and `finish` waits for it.
+//! A frame calls `load`, `encode`, the engine, `decode` for each task, `suppress`, and `finish` of both. On the CPU each
+//! call computes. On a GPU it may only enqueue work, and `finish` waits for it.
 
 use crate::boxes::Box3d;
 use crate::cpu;
@@ -18,44 +18,44 @@ use crate::points::{PointCloud, SweepBuffer};
 /// The points of one frame.
 #[derive(Clone, Copy)]
 pub enum Points<'a> {
-    /// One cloud: a single sweep, or several that were accumulated.
+    /// One cloud: a single sweep, or several accumulated ones.
     Cloud(&'a PointCloud),
-    /// The sweeps that [`SweepBuffer::accumulate`] takes.
+    /// The sweeps that [`SweepBuffer::accumulate`] would combine.
     Sweeps(&'a SweepBuffer),
 }
 
-/// Points to the BEV map: voxelisation, pillar features, scatter. Allocates nothing after construction.
+/// Converts points to the BEV map: voxelisation, pillar features, scatter. Allocates nothing after construction.
 pub trait Encoder {
-    /// Takes the points of a frame, and may already compute whatever does not need the map.
+    /// Loads the points of a frame. May already compute everything that does not need the map.
     ///
     /// # Errors
     /// A column that the model needs is missing, or the device fails.
     fn load(&mut self, points: Points<'_>) -> Result<(), StageError>;
-    /// Writes the BEV map of the points that were loaded. `map` is the same in every frame.
+    /// Writes the BEV map of the loaded points. `map` is the same in every frame.
     ///
     /// # Errors
-    /// The device fails, or the map is out of reach.
+    /// The device fails, or cannot access the map.
     fn encode(&mut self, map: MapMut<'_>) -> Result<(), StageError>;
-    /// Waits for the encoded frame and reports what it lost and how long its stages took.
+    /// Waits for the encoded frame, and reports its losses and stage times.
     ///
     /// # Errors
     /// The device fails.
     fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError>;
 }
 
-/// Head maps to boxes: decoding and non-maximum suppression. Allocates nothing after construction.
+/// Converts head maps to boxes: decoding and non-maximum suppression. Allocates nothing after construction.
 pub trait Decoder {
-    /// Takes the candidates of a task from its head maps. Tasks come in order; the first begins a frame.
+    /// Collects a task's candidates from its head maps. Tasks come in order; the first one starts a frame.
     ///
     /// # Errors
-    /// The device fails, or a map is out of reach.
+    /// The device fails, or cannot access a map.
     fn decode(&mut self, task: usize, maps: HeadMaps<MapRef<'_>>) -> Result<(), StageError>;
     /// Suppresses overlapping candidates of all tasks.
     ///
     /// # Errors
     /// The device fails.
     fn suppress(&mut self) -> Result<(), StageError>;
-    /// Waits for the boxes and reports what the frame lost and how long the stages took.
+    /// Waits for the boxes, and reports losses and stage times.
     ///
     /// # Errors
     /// The device fails.

@@ -134,7 +134,7 @@ const ENGINE: &str = "engine";
 /// its header.
 fn library(path: &Path, bytes: &[u8], built_with: Option<Version>) -> Result<Version> {
     let built_with = built_with.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
-    let version = Version::of_plan(bytes);
+    let version = Version::from_plan_header(bytes);
     built_with.or(version).ok_or_else(|| {
         BuildError::NotAnEngine {
             path: path.into(),

@@ -1,4 +1,4 @@
-//! Why a plan cannot be loaded, or a frame not be processed.
+//! Errors from loading a plan or processing a frame.
 
 use crate::cuda::{CudaError, StageError};
 use crate::engine::EngineError;
@@ -7,29 +7,29 @@ use crate::model::{ModelError, PfnError};
 use crate::plan::PlanError;
 use crate::points::FrameError;
 
-/// Anything that goes wrong in a detector, by the layer in which it did.
+/// Any detector error, by the layer that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DetectorError {
     /// The plan's model description is invalid.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The plan cannot be opened, or does not fit.
+    /// The plan cannot be opened or used.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The points cannot be used; the detector stays usable.
+    /// The points are unusable; the detector remains usable.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The pillar feature network does not fit the model.
+    /// The pillar feature network does not match the model.
     #[error(transparent)]
     Pfn(#[from] PfnError),
-    /// The engine refused its program, does not fit the model, or failed.
+    /// The engine refused its program, does not match the model, or failed.
     #[error(transparent)]
     Engine(EngineError),
-    /// TensorRT is missing or refused an engine.
+    /// TensorRT is missing, or refused the engine.
     #[error(transparent)]
     TensorRt(#[from] TensorRtError),
-    /// A GPU failed; the detector must be loaded anew.
+    /// A GPU failed; load the detector again.
     #[error(transparent)]
     Cuda(#[from] CudaError),
 }

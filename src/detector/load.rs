@@ -1,4 +1,4 @@
-//! From a plan to its engine, checked against the model description.
+//! Creates a plan's engine and checks it against the model description.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use crate::engine::{Engine, EngineError, cpu};
 use crate::plan::{Plan, PlanError};
 use crate::program::Program;
 
-/// What a plan is made for.
+/// The engine that a plan is built for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EngineTarget {
     Cpu,
     TensorRt,
 }
 
-/// What a plan is made for.
-pub(super) fn kind(plan: &Plan) -> Result<Kind> {
+/// Reads the engine that a plan is built for.
+pub(super) fn engine_target(plan: &Plan) -> Result<EngineTarget> {
     match plan.manifest().target.engine.as_str() {
-        "cpu" => Ok(Kind::Cpu),
-        "tensorrt" => Ok(Kind::TensorRt),
+        "cpu" => Ok(EngineTarget::Cpu),
+        "tensorrt" => Ok(EngineTarget::TensorRt),
         other => Err(PlanError::Target {
             path: plan.path().into(),
             found: other.into(),
@@ -32,7 +32,7 @@ pub(super) fn kind(plan: &Plan) -> Result<Kind> {
     }
 }
 
-/// Adds to the error of a GPU that cannot be used what that means for this plan.
+/// Appends `advice` to the error of an unavailable GPU.
 pub(super) fn unavailable(advice: &'static str) -> impl Fn(DetectorError) -> DetectorError {
     move |error| match error {
         DetectorError::Cuda(CudaError::Unavailable { reason }) => CudaError::Unavailable {
@@ -43,7 +43,7 @@ pub(super) fn unavailable(advice: &'static str) -> impl Fn(DetectorError) -> Det
     }
 }
 
-/// The engine of a TensorRT plan on its device, checked against the model.
+/// Loads the engine of a TensorRT plan on its device, checked against the model.
 pub(super) fn tensorrt_engine(
     plan: &Plan,
     options: &Options,
@@ -52,7 +52,7 @@ pub(super) fn tensorrt_engine(
     let target = plan.manifest().target.tensorrt.as_ref();
     let target = target.ok_or_else(|| PlanError::Broken {
         path: plan.path().into(),
-        what: "the manifest says nothing of TensorRT; build the plan again with `cp-build compile`"
+        what: "the manifest has no TensorRT target; build the plan again with `cp-build compile`"
             .into(),
     })?;
     let library = Library::open(options.tensorrt.as_deref())?;
@@ -63,8 +63,8 @@ pub(super) fn tensorrt_engine(
             wanted,
             library: found,
             advice:
-                "name a library of that line with CENTERPOINT_TENSORRT, or build the plan again \
-                     with this one"
+                "set CENTERPOINT_TENSORRT to a library of the plan's version, or build the plan again with this \
+                library"
                     .into(),
         }
         .into());
@@ -84,7 +84,7 @@ pub(super) fn tensorrt_engine(
     Ok(engine)
 }
 
-/// The engine of a plan for the CPU.
+/// Creates the engine of a CPU plan.
 pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
     let broken = |e: EngineError| PlanError::Broken {
         path: plan.path().into(),
@@ -98,7 +98,7 @@ pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine
     Ok(Box::new(engine))
 }
 
-/// Adds the plan to the errors of a PFN or an engine that does not fit its model.
+/// Names the plan in the error of a PFN or an engine that does not match its model.
 pub(super) fn in_plan(plan: &Plan) -> impl Fn(DetectorError) -> DetectorError {
     let path = plan.path();
     move |error| match error {

@@ -1,8 +1,8 @@
-//! The detector: a plan and all its buffers, from points to boxes.
+//! The detector: a plan with all its buffers, from points to boxes.
 //!
-//! An encoder, an engine and a decoder, on the CPU or on a GPU (see [`crate::stages`]). Everything is allocated when
-//! the plan is loaded; a frame allocates nothing once the first has passed, and gives the same bytes whatever
-//! the number of threads.
+//! It combines an encoder, an engine and a decoder, on the CPU or on a GPU (see [`crate::stages`]). Loading the plan
+//! allocates everything; after the first frame, frames allocate nothing. The results have the same bytes for any number of
+//! threads.
 
 mod error;
 mod load;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use error::DetectorError;
-use load::Kind;
+use load::EngineTarget;
 use pipeline::Pipeline;
 
 use crate::boxes::Box3d;
@@ -31,10 +31,10 @@ use crate::stages::{Encoder, Points};
 /// Result of the detector.
 pub type Result<T, E = DetectorError> = std::result::Result<T, E>;
 
-/// Where a plan runs.
+/// The device that runs a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// Where the plan was made for.
+    /// The device that the plan was built for.
     #[default]
     Auto,
     /// The CPU.
@@ -43,30 +43,30 @@ pub enum Device {
     Cuda,
 }
 
-/// How a plan is run.
+/// Options for running a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
-    /// CPU threads, the caller's included; 0 is one per core.
+    /// CPU threads, including the caller's; 0 for one per core.
     pub threads: usize,
-    /// Where to run.
+    /// The device to run on.
     pub device: Device,
-    /// Least score of every class, instead of the plan's thresholds.
+    /// Score threshold for every class, instead of the plan's thresholds.
     pub score: Option<f32>,
-    /// Candidate selection instead of the plan's; its numbers of classes and candidates must be the plan's.
+    /// Candidate selection, instead of the plan's. The numbers of classes and candidates must equal the plan's.
     pub decode: Option<Decode>,
-    /// Suppression instead of the plan's.
+    /// Suppression steps, instead of the plan's.
     pub nms: Option<Vec<NmsStep>>,
-    /// Factor from the clouds' intensity to the model's scale, instead of the plan's.
+    /// Factor that converts the clouds' intensity to the model's scale, instead of the plan's.
     pub intensity_scale: Option<f32>,
-    /// For a plan of TensorRT: the library, or the folder that holds it; `None`: as
-    /// [`Library::open`](crate::engine::tensorrt::Library::open) finds it.
+    /// For a TensorRT plan: the library, or the folder that contains it. `None` searches as
+    /// [`Library::open`](crate::engine::tensorrt::Library::open) does.
     pub tensorrt: Option<PathBuf>,
-    /// What a frame may take, for [`Detector::deadline`]. It changes no result.
+    /// Time budget of a frame, for [`Detector::deadline`]. It changes no result.
     pub budget: Budget,
 }
 
 impl Options {
-    /// `model` with these options in place of its own values.
+    /// Returns `model` with these options applied.
     fn apply(&self, model: &Model) -> Model {
         let mut model = model.clone();
         if let Some(decode) = &self.decode {
@@ -96,7 +96,7 @@ pub struct Detector {
     warned_intensity: bool,
 }
 
-/// Where the stages run.
+/// The pipeline, by the device that runs the stages.
 enum Stages {
     Cpu(Box<Pipeline<cpu::Encoder, cpu::Decoder>>),
     Cuda(
@@ -106,51 +106,52 @@ enum Stages {
 }
 
 impl Detector {
-    /// Opens a plan and allocates everything that its frames need.
+    /// Opens a plan and allocates everything that frames need.
     ///
     /// # Errors
-    /// [`PlanError`] or [`crate::model::ModelError`] for a plan that cannot be used,
-    /// [`cuda::CudaError::Unavailable`] where the GPU that was asked for cannot be used,
-    /// [`crate::engine::tensorrt::TensorRtError`] where TensorRT cannot be used or the engine does not fit.
+    /// [`PlanError`] or [`crate::model::ModelError`] if the plan is unusable,
+    /// [`cuda::CudaError::Unavailable`] if the requested GPU is unavailable,
+    /// [`crate::engine::tensorrt::TensorRtError`] if TensorRT is unavailable or the engine does not match.
     pub fn load(path: &Path, options: &Options) -> Result<Self> {
         Self::new(&Plan::open(path)?, options)
     }
 
-    /// As [`Detector::load`], from an opened plan.
+    /// Like [`Detector::load`], from an opened plan.
     ///
     /// # Errors
-    /// As [`Detector::load`].
+    /// The same as [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
-        match (load::kind(plan)?, options.device) {
-            (Kind::Cpu, Device::Auto | Device::Cpu) => Self::with(plan, options, None),
-            (Kind::TensorRt, Device::Cpu) => Err(PlanError::Target {
+        match (load::engine_target(plan)?, options.device) {
+            (EngineTarget::Cpu, Device::Auto | Device::Cpu) => Self::with(plan, options, None),
+            (EngineTarget::TensorRt, Device::Cpu) => Err(PlanError::Target {
                 path: plan.path().into(),
                 found: plan.manifest().target.engine.clone(),
-                wanted: "the CPU was asked for".into(),
+                wanted: "the CPU was requested".into(),
                 advice:
                     "leave out `--device cpu`, or build a plan with `cp-build compile --target cpu`"
                         .into(),
             }
             .into()),
-            (Kind::TensorRt, Device::Auto | Device::Cuda) => Self::on_gpu(plan, options).map_err(
-                load::unavailable("; this plan is for TensorRT, which runs nowhere else"),
-            ),
-            (Kind::Cpu, Device::Cuda) => {
+            (EngineTarget::TensorRt, Device::Auto | Device::Cuda) => Self::on_gpu(plan, options)
+                .map_err(load::unavailable(
+                    "; this plan needs TensorRT, which runs only on a GPU",
+                )),
+            (EngineTarget::Cpu, Device::Cuda) => {
                 Self::on_gpu(plan, options).map_err(load::unavailable(", or use `--device cpu`"))
             }
         }
     }
 
-    /// On the machine's GPU.
+    /// Loads the plan on the machine's GPU.
     fn on_gpu(plan: &Plan, options: &Options) -> Result<Self> {
         Self::on(plan, options, &cuda::open()?)
     }
 
-    /// As [`Detector::new`], on a device that the caller has opened, whatever the options say. All stages of
-    /// a TensorRT plan run there; of a plan for the CPU those before and after its engine.
+    /// Like [`Detector::new`], but uses the given device regardless of the options. For a TensorRT plan all stages run on
+    /// it; for a CPU plan those before and after the engine.
     ///
     /// # Errors
-    /// As [`Detector::load`].
+    /// The same as [`Detector::load`].
     pub fn on(plan: &Plan, options: &Options, device: &Arc<dyn cuda::Device>) -> Result<Self> {
         Self::with(plan, options, Some(device))
     }
@@ -161,19 +162,19 @@ impl Detector {
         device: Option<&Arc<dyn cuda::Device>>,
     ) -> Result<Self> {
         let pool = Arc::new(Pool::new(options.threads));
-        let engine = match (load::kind(plan)?, device) {
-            (Kind::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
+        let engine = match (load::engine_target(plan)?, device) {
+            (EngineTarget::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
             _ => load::cpu_engine(plan, &pool)?,
         };
         Self::assemble(plan.model(), plan.pfn(), engine, device, options, pool)
             .map_err(load::in_plan(plan))
     }
 
-    /// A detector around an engine that the caller has made. Its stages run on `device`, or on the CPU without one;
-    /// they reach an engine with maps on a device only if it is the same.
+    /// Creates a detector around the caller's engine. Its stages run on `device`, or on the CPU if that is `None`. An
+    /// engine with maps on a device needs the stages on the same device.
     ///
     /// # Errors
-    /// [`DetectorError::Pfn`], [`DetectorError::Engine`] for an engine that does not fit the model, and
+    /// [`DetectorError::Pfn`], [`DetectorError::Engine`] if the engine does not match the model, and
     /// [`DetectorError::Cuda`].
     pub fn with_engine(
         model: &Model,
@@ -222,7 +223,7 @@ impl Detector {
         })
     }
 
-    /// The plan's model description, with the options applied.
+    /// The plan's model description with the options applied.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -232,7 +233,7 @@ impl Detector {
         self.pool.threads()
     }
 
-    /// The device that stages run on; `None` where all of them run on the CPU.
+    /// The device that stages run on; `None` if all run on the CPU.
     pub fn device(&self) -> Option<&dyn cuda::Device> {
         match &self.stages {
             Stages::Cpu(_) => None,
@@ -240,40 +241,39 @@ impl Detector {
         }
     }
 
-    /// Whether frames kept to [`Options::budget`]: every frame that gave a result was counted, with its
-    /// `times.total`.
+    /// Statistics on whether frames met [`Options::budget`]. Every successful frame counts, with its `times.total`.
     pub fn deadline(&self) -> &Deadline {
         &self.deadline
     }
 
-    /// Finds the objects in one cloud: one sweep, or several that were accumulated.
+    /// Detects the objects in one cloud: a single sweep, or several accumulated ones.
     ///
     /// # Errors
-    /// [`crate::points::FrameError`] where the cloud lacks a column that the model needs, and
-    /// [`crate::engine::EngineError`] where the engine fails: the detector stays usable.
-    /// [`cuda::CudaError`] where a GPU fails: it does not.
+    /// [`crate::points::FrameError`] if the cloud lacks a column that the model needs, and [`crate::engine::EngineError`]
+    /// if the engine fails; the detector remains usable after both. [`cuda::CudaError`] if a GPU fails; the detector is
+    /// then unusable.
     pub fn detect(&mut self, cloud: &PointCloud) -> Result<Detection<'_>> {
         self.run(cloud.layout(), Points::Cloud(cloud))
     }
 
-    /// Finds the objects in the sweeps that [`SweepBuffer::accumulate`] takes, without copying them together
-    /// first where the stages run on a GPU.
+    /// Detects the objects in the sweeps that [`SweepBuffer::accumulate`] would combine. If the stages run on a GPU, the
+    /// sweeps are not combined on the host first.
     ///
     /// # Errors
-    /// As [`Detector::detect`].
+    /// The same as [`Detector::detect`].
     pub fn detect_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<Detection<'_>> {
         self.run(sweeps.layout(), Points::Sweeps(sweeps))
     }
 
-    /// Finds the objects in `count` points in GPU memory: packed rows of `f32` in the model's columns, intensities
-    /// in the clouds' scale.
+    /// Detects the objects in `count` points in GPU memory: packed rows of `f32` in the model's columns, with
+    /// intensities in the clouds' scale.
     ///
     /// # Safety
-    /// `points` points to that many rows in memory of the GPU's primary context (CUDA's runtime allocates there), or of
-    /// the device that [`Detector::on`] got. They have been written, and stay as they are until this returns.
+    /// `points` points to that many rows in memory of the GPU's primary context (as CUDA's runtime allocates it), or
+    /// of the device given to [`Detector::on`]. They are written before the call and stay unchanged until it returns.
     ///
     /// # Errors
-    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; as [`Detector::detect`].
+    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; otherwise the same as [`Detector::detect`].
     #[allow(unsafe_code)]
     pub unsafe fn detect_device(
         &mut self,
@@ -289,7 +289,7 @@ impl Detector {
         Ok(self.finished(done))
     }
 
-    /// The boxes of the last frame that gave a result, best first.
+    /// The boxes of the last successful frame, best first.
     pub fn boxes(&self) -> &[Box3d] {
         match &self.stages {
             Stages::Cpu(pipeline) => pipeline.decoder().boxes(),
@@ -297,11 +297,11 @@ impl Detector {
         }
     }
 
-    /// Runs the network once more on the last frame's map, which changes nothing, and gives the time of each
-    /// layer. With the network go neither graph nor the other stages: the sum is not the frame's `engine`.
+    /// Runs the network again on the last frame's map, which changes nothing, and returns the time of each layer. This runs
+    /// neither a CUDA graph nor the other stages, so the sum differs from the frame's `engine` time.
     ///
     /// # Errors
-    /// As [`Detector::detect`].
+    /// The same as [`Detector::detect`].
     pub fn profile(&mut self) -> Result<Vec<LayerTime>> {
         let engine = match &mut self.stages {
             Stages::Cpu(pipeline) => pipeline.engine_mut(),
@@ -328,12 +328,12 @@ impl Detector {
         }
     }
 
-    /// Warns once of frames without the intensity that the model was trained with.
+    /// Warns once about frames without the intensity that the model was trained with.
     fn warn(&mut self, layout: Layout) {
         let missing = self.model.points.columns.contains(&Column::Intensity)
             && layout.position(Column::Intensity).is_none();
         if missing && !self.warned_intensity {
-            log::warn!("the frames have no intensity, which the model was trained with: using 0");
+            log::warn!("the frames have no intensity, which the model was trained with; using 0");
             self.warned_intensity = true;
         }
     }

@@ -1,4 +1,4 @@
-//! One frame through encoder, engine and decoder: the same steps on the CPU and on a GPU.
+//! Runs a frame through encoder, engine and decoder: the same steps on the CPU and on a GPU.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::stages::{Decoder, Encoder};
 
 /// An encoder, an engine and a decoder that fit together.
 pub(super) struct Pipeline<E, D> {
-    /// All stages of a frame, where they only enqueue. It goes before the buffers that it uses.
+    /// All stages of a frame, if they only enqueue work. Declared first, so it is freed before the buffers that it uses.
     graph: Option<Graph>,
     encoder: E,
     engine: Box<dyn Engine>,
@@ -20,7 +20,7 @@ pub(super) struct Pipeline<E, D> {
 }
 
 impl<E: Encoder, D: Decoder> Pipeline<E, D> {
-    /// Checks that the engine's maps are those that `model` describes.
+    /// Checks that the engine's maps match `model`.
     pub(super) fn new(
         model: &Model,
         encoder: E,
@@ -36,7 +36,7 @@ impl<E: Encoder, D: Decoder> Pipeline<E, D> {
         })
     }
 
-    /// Records the stages as one graph. All of them must run on `device`, the engine included.
+    /// Records the stages as one CUDA graph. All of them, including the engine, must run on `device`.
     pub(super) fn record(&mut self, device: &Arc<dyn Device>) -> Result<(), DetectorError> {
         let mut times = Times::default();
         self.stages(&mut times)?;
@@ -44,7 +44,7 @@ impl<E: Encoder, D: Decoder> Pipeline<E, D> {
         Ok(())
     }
 
-    /// Runs the frame that `load` gives to the encoder.
+    /// Runs the frame that `load` passes to the encoder.
     pub(super) fn run(
         &mut self,
         load: impl FnOnce(&mut E) -> Result<(), StageError>,
@@ -64,7 +64,7 @@ impl<E: Encoder, D: Decoder> Pipeline<E, D> {
         Ok((dropped, times))
     }
 
-    /// Everything between the loaded points and the finished boxes.
+    /// Runs everything between the loaded points and the finished boxes.
     fn stages(&mut self, times: &mut Times) -> Result<(), DetectorError> {
         self.encoder.encode(self.engine.input_map())?;
         let mut clock = Clock::start();

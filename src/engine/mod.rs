@@ -1,7 +1,7 @@
-//! Engines run the backbone-neck-head network: a BEV map in, head maps out.
+//! Engines run the backbone-neck-head network, which turns a BEV map into head maps.
 //!
-//! Batch is always 1. An engine keeps its maps in a layout of its own and in its own memory; the stages before and
-//! after it read and write them in place ([`MapMut`], [`MapRef`]).
+//! The batch size is always 1. An engine keeps its maps in its own memory and layout; the stages before and after it
+//! read and write them in place ([`MapMut`], [`MapRef`]).
 
 pub mod cpu;
 pub mod tensorrt;
@@ -13,35 +13,34 @@ use crate::program::ProgramError;
 
 /// A loaded network with its buffers.
 ///
-/// A frame writes [`Engine::input_map`] (its content persists from frame to frame; the engine never writes it), calls
-/// [`Engine::run`], and reads [`Engine::output_map`]. Maps never move.
+/// For each frame, write [`Engine::input_map`], call [`Engine::run`], and read [`Engine::output_map`]. The input map
+/// keeps its content from frame to frame; the engine never writes it. Maps never move.
 pub trait Engine: Send {
     /// The network's input.
     fn input(&self) -> &MapDesc;
     /// The network's outputs, in the network's order.
     fn outputs(&self) -> &[MapDesc];
-    /// Where the maps lie.
+    /// The memory that holds the maps.
     fn location(&self) -> Location;
-    /// The input map, to be filled. Only its elements may be written: what lies between them, such as a border, is
-    /// the engine's.
+    /// The input map. Write only its elements: the memory between them, such as a border, belongs to the engine.
     fn input_map(&mut self) -> MapMut<'_>;
     /// Output `index` of [`Engine::outputs`], valid until the next [`Engine::run`].
     fn output_map(&self, index: usize) -> Option<MapRef<'_>>;
-    /// Runs the network on the input. With maps on a device it only enqueues, which can be recorded, so it must be
-    /// the same for every frame. Allocates nothing.
+    /// Runs the network on the input. If the maps are on a device, this only enqueues work. A CUDA graph may record
+    /// it, so the work must be the same for every frame. Allocates nothing.
     ///
     /// # Errors
-    /// [`EngineError`], after which a device is lost.
+    /// [`EngineError`]. If the maps are on a device, the device is unusable afterwards.
     fn run(&mut self) -> Result<(), EngineError>;
-    /// Runs the network on the same input once more, with the same outputs, and waits; returns the time of each
-    /// layer in the order in which they ran. Never recorded.
+    /// Runs the network again on the same input, with the same outputs, and waits. Returns the time of each layer in
+    /// execution order. Never recorded.
     ///
     /// # Errors
-    /// As [`Engine::run`].
+    /// The same as [`Engine::run`].
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError>;
 }
 
-/// A map to write: in host memory, or on a GPU.
+/// A writable map, in host memory or on a GPU.
 #[derive(Debug)]
 pub enum MapMut<'a> {
     /// In host memory.
@@ -60,7 +59,7 @@ impl<'a> MapMut<'a> {
     }
 }
 
-/// A map to read: in host memory, or on a GPU.
+/// A readable map, in host memory or on a GPU.
 #[derive(Clone, Debug)]
 pub enum MapRef<'a> {
     /// In host memory.
@@ -87,18 +86,18 @@ impl<'a> MapRef<'a> {
     }
 }
 
-/// An engine's outputs that are the head maps of each task.
+/// The engine outputs that hold each task's head maps.
 #[derive(Clone, Debug)]
 pub struct Heads {
-    /// Indices of the engine's outputs, by task.
+    /// Indices of engine outputs, by task.
     outputs: Vec<HeadMaps<usize>>,
 }
 
 impl Heads {
-    /// Finds the maps that `model` describes among the engine's, and checks the sizes of all of them.
+    /// Finds the head maps that `model` describes among the engine's outputs, and checks the sizes of all maps.
     ///
     /// # Errors
-    /// [`EngineError::Mismatch`] for an output that is missing, or a map of another size.
+    /// [`EngineError::Mismatch`] if an output is missing or a map has another size.
     pub fn find(engine: &dyn Engine, model: &Model) -> Result<Self, EngineError> {
         check_input(engine, model)?;
         let (height, width) = model.head_size();
@@ -117,7 +116,7 @@ impl Heads {
                 let (found, expected) = (all[index].shape(), [channels, height, width]);
                 if found != expected {
                     return Err(mismatch(format!(
-                        "output `{name}` is {found:?} (C, H, W), the model description gives {expected:?}"
+                        "output `{name}` is {found:?} (C, H, W), but the model description says {expected:?}"
                     )));
                 }
                 Ok(index)
@@ -131,10 +130,10 @@ impl Heads {
         self.outputs.len()
     }
 
-    /// The head maps of a task, from the engine that was searched.
+    /// A task's head maps. `engine` must be the one given to [`Heads::find`].
     ///
     /// # Errors
-    /// [`EngineError::Mismatch`] for a task or an output that another engine lacks.
+    /// [`EngineError::Mismatch`] if there is no such task, or the engine lacks the output.
     pub fn maps<'a>(
         &self,
         engine: &'a dyn Engine,
@@ -149,7 +148,7 @@ impl Heads {
     }
 }
 
-/// Checks that an engine reads the BEV map that `model` describes.
+/// Checks that the engine's input is the BEV map that `model` describes.
 fn check_input(engine: &dyn Engine, model: &Model) -> Result<(), EngineError> {
     let input = engine.input();
     let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
@@ -158,7 +157,7 @@ fn check_input(engine: &dyn Engine, model: &Model) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(mismatch(format!(
-        "the network reads `{}` of {found:?} (C, H, W), the model description gives {expected:?}",
+        "input `{}` is {found:?} (C, H, W), but the model description says {expected:?}",
         input.name
     )))
 }
@@ -167,16 +166,16 @@ fn mismatch(what: String) -> EngineError {
     EngineError::Mismatch { what }
 }
 
-/// How long a layer of a network took.
+/// The run time of one layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerTime {
-    /// Its name in the engine: that of the network's node, or of several that became one.
+    /// Its name in the engine: the name of the network's node, or of several fused nodes.
     pub name: String,
     /// Milliseconds.
     pub ms: f64,
 }
 
-/// Why an engine could not be built or run.
+/// An error from building or running an engine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -186,13 +185,13 @@ pub enum EngineError {
     /// A GPU failed.
     #[error(transparent)]
     Cuda(#[from] CudaError),
-    /// The network is not the one that the model describes.
+    /// The network does not match the model description.
     #[error("{what}")]
     Mismatch {
-        /// What differs, with the values found and expected.
+        /// The difference, with the values found and expected.
         what: String,
     },
-    /// The network's feature maps are larger than an engine holds.
+    /// The feature maps exceed the engine's memory limit.
     #[error(
         "feature maps need {bytes} bytes, the limit is {limit}; use a smaller grid or fewer channels"
     )]
@@ -202,12 +201,12 @@ pub enum EngineError {
         /// Bytes allowed.
         limit: u64,
     },
-    /// The asked-for device cannot be used on this machine.
+    /// The requested device cannot be used on this machine.
     #[error("device {device} is not available: {reason}")]
     Device {
-        /// What was asked for, such as `cuda`.
+        /// The requested device, such as `cuda`.
         device: String,
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
 }

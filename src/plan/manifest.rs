@@ -1,4 +1,4 @@
-//! The manifest of a plan: what it was made from and for, and what was measured on it.
+//! A plan's manifest: its origin, its target, and measurements.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,40 +7,40 @@ use serde::{Deserialize, Serialize};
 
 use super::{PlanError, Quantization, TensorRtTarget};
 
-/// What a plan was made from and for.
+/// A plan's origin, target and measurements.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Program and version that wrote the plan, such as `centerpoint 0.1.0`.
     pub producer: String,
-    /// What the engine payload runs on.
+    /// The platform that runs the engine payload.
     pub target: Target,
-    /// Features and sizes of the PFN's layers, in order.
+    /// Sizes of the PFN's layers, in order.
     pub pfn: Vec<PfnShape>,
     /// SHA-256 of each input file, by file name.
     pub inputs: BTreeMap<String, String>,
-    /// Steps that changed the network on its way here, as a list for people.
+    /// Steps that transformed the network, as a list for users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<String>,
     /// How the network was quantised, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
-    /// Measured accuracy, where it was measured.
+    /// Measured accuracy, if it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<Accuracy>,
 }
 
-/// What an engine payload runs on.
+/// The platform that runs an engine payload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// `cpu` or `tensorrt`.
     pub engine: String,
-    /// `fp32`, `fp16` or `int8`; `unknown` of an engine that another program built.
+    /// `fp32`, `fp16` or `int8`; `unknown` if another program built the engine.
     pub precision: String,
-    /// Version of the payload's format or of the library that made it.
+    /// Version of the payload's format, or of the library that built it.
     pub version: String,
-    /// More about a TensorRT engine.
+    /// Details of a TensorRT engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensorrt: Option<TensorRtTarget>,
 }
@@ -68,10 +68,10 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    /// Takes what a plan keeps out of the output of `cp-build eval --format json`.
+    /// Reads the fields that a plan keeps from the output of `cp-build eval --format json`.
     ///
     /// # Errors
-    /// [`PlanError::Accuracy`] where the file is not such an output.
+    /// [`PlanError::Accuracy`] if the file is not such an output.
     pub fn read(path: &Path) -> Result<Self, PlanError> {
         #[derive(Deserialize)]
         struct Scores {

@@ -1,4 +1,4 @@
-//! The plan file: one file that holds everything inference needs.
+//! The plan file: a single file with everything that inference needs.
 //!
 //! ```text
 //! 0   magic        8 bytes  "CPPLAN\r\n"
@@ -11,12 +11,12 @@
 //! …   sections     each at a multiple of 64
 //! ```
 //!
-//! All numbers are little endian. Sections of a CPU plan: `manifest` (JSON, [`Manifest`]), `model`
-//! (the text of `model.toml`), `pfn` (f32: weight then bias of each layer), `program` (JSON) and
-//! `weights` (packed as the engine reads them). The file is memory-mapped and nothing of the weights is
-//! copied. The same inputs make the same bytes: no times, no paths.
+//! All numbers are little endian. A CPU plan has the sections `manifest` (JSON, [`Manifest`]), `model` (the text of
+//! `model.toml`), `pfn` (f32: weight then bias of each layer), `program` (JSON) and `weights` (packed in the engine's
+//! order). The file is memory-mapped, and the weights are not copied. The same inputs produce the same bytes: a plan
+//! contains no times and no paths.
 
-// The memory map is the one unsafe call of this file.
+// The memory map is the only unsafe call of this file.
 #![allow(unsafe_code)]
 
 pub mod config;
@@ -47,7 +47,7 @@ use crate::files;
 use crate::model::{Model, ModelError};
 use crate::model::{Pfn, PfnError, PfnLayer};
 
-/// The format's version; a reader takes no other.
+/// The format's version; readers accept no other.
 pub const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"CPPLAN\r\n";
@@ -55,11 +55,11 @@ const HEADER: usize = 64;
 const ROW: usize = 32;
 const ALIGN: usize = 64;
 const MAX_SECTIONS: usize = 64;
-/// Most bytes of the manifest and of the model description, which are parsed into memory. An INT8
-/// plan's manifest has a number for every output channel.
+/// Most bytes of the manifest and of the model description, which are parsed into memory. The manifest of an INT8 plan
+/// has a number for every output channel.
 const MAX_TEXT: usize = 1 << 20;
 
-/// Bytes of one section; keeps the map alive.
+/// The bytes of one section; keeps the map alive.
 #[derive(Clone)]
 pub struct Section {
     map: Arc<Mmap>,
@@ -68,7 +68,7 @@ pub struct Section {
 
 impl AsRef<[u8]> for Section {
     fn as_ref(&self) -> &[u8] {
-        // The range was checked against the file when the plan was opened.
+        // `open` checked the range against the file.
         self.map.get(self.range.clone()).unwrap_or(&[])
     }
 }
@@ -83,11 +83,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Maps a plan and checks everything but the engine's payload: magic, version, length, table,
-    /// checksum, manifest, model description and PFN.
+    /// Maps a plan and checks everything except the engine's payload: magic, version, length, table, checksum, manifest,
+    /// model description and PFN.
     ///
     /// # Errors
-    /// [`PlanError`] that names the file, what was found and what was expected.
+    /// [`PlanError`] with the file, the value found and the value expected.
     pub fn open(path: &Path) -> Result<Self, PlanError> {
         let io = |source| PlanError::Io {
             path: path.into(),
@@ -110,11 +110,11 @@ impl Plan {
             let bytes = section.range.len();
             if bytes > MAX_TEXT {
                 return Err(broken(format!(
-                    "section `{name}` has {bytes} bytes, more than any real one ({MAX_TEXT})"
+                    "section `{name}` has {bytes} bytes, the limit is {MAX_TEXT}"
                 )));
             }
             std::str::from_utf8(section.map.get(section.range.clone()).unwrap_or(&[]))
-                .map_err(|e| broken(format!("section `{name}` is no UTF-8: {e}")))
+                .map_err(|e| broken(format!("section `{name}` is not UTF-8: {e}")))
         };
         let manifest: Manifest = serde_json::from_str(text("manifest")?)
             .map_err(|e| broken(format!("section `manifest`: {e}")))?;
@@ -136,12 +136,12 @@ impl Plan {
         })
     }
 
-    /// The file.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What the plan was made from and for.
+    /// The manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -151,7 +151,7 @@ impl Plan {
         &self.model
     }
 
-    /// The pillar feature network, BN folded.
+    /// The pillar feature network, with BN folded in.
     pub fn pfn(&self) -> &Pfn {
         &self.pfn
     }
@@ -159,7 +159,7 @@ impl Plan {
     /// A section's bytes.
     ///
     /// # Errors
-    /// [`PlanError::Broken`] where the plan has no such section.
+    /// [`PlanError::Broken`] if the plan has no such section.
     pub fn section(&self, name: &str) -> Result<Section, PlanError> {
         self.sections
             .get(name)
@@ -178,19 +178,19 @@ impl Plan {
     }
 }
 
-/// Everything that a plan is written from.
+/// The contents of a plan to write.
 pub struct Contents<'a> {
-    /// What the plan was made from and for; `pfn` is filled in here.
+    /// The manifest; `write` fills in its `pfn`.
     pub manifest: Manifest,
     /// Text of the model description.
     pub model_text: &'a str,
-    /// The pillar feature network, BN folded.
+    /// The pillar feature network, with BN folded in.
     pub pfn: &'a Pfn,
-    /// The engine's sections by name (at most 8 bytes).
+    /// The engine's sections, with names of at most 8 bytes.
     pub engine: Vec<(&'static str, &'a [u8])>,
 }
 
-/// Writes a plan to `path`; a reader never sees half of one.
+/// Writes a plan to `path` atomically.
 ///
 /// # Errors
 /// [`PlanError::Write`].
@@ -201,15 +201,15 @@ pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
     })
 }
 
-/// Maps a file, to be read only.
+/// Maps a file read-only.
 pub(crate) fn map(path: &Path) -> std::io::Result<Mmap> {
     let file = std::fs::File::open(path)?;
-    // SAFETY: the map is read-only and private. Another process that shortens the file while it is
-    // mapped would make reads fault; plans are replaced by rename (`write`), never rewritten.
+    // SAFETY: the map is read-only and private. If another process truncated the mapped file, reads would fault; but plans
+    // are replaced by rename (`write`), never rewritten.
     unsafe { Mmap::map(&file) }
 }
 
-/// Writes section after section: a large engine, which may be mapped, is not copied.
+/// Writes the sections one by one, without copying a large engine, which may be mapped.
 fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<()> {
     contents.manifest.pfn = contents
         .pfn
@@ -237,7 +237,7 @@ fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<
 
     let mut head = vec![0u8; HEADER + ROW * sections.len()];
     let mut end = head.len();
-    // What the file holds from the table's end on: padding, and sections.
+    // The file's parts after the table: padding and sections.
     let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * sections.len());
     for (i, (name, section)) in sections.iter().enumerate() {
         let offset = end.next_multiple_of(ALIGN);
@@ -261,7 +261,7 @@ fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<
 
 fn not_a_plan(path: &Path, start: &[u8]) -> PlanError {
     if start.starts_with(&MAGIC) {
-        let what = format!("{} bytes are less than the header's {HEADER}", start.len());
+        let what = format!("{} bytes, but the header alone has {HEADER}", start.len());
         return PlanError::Broken {
             path: path.into(),
             what,
@@ -270,7 +270,7 @@ fn not_a_plan(path: &Path, start: &[u8]) -> PlanError {
     PlanError::NotAPlan { path: path.into() }
 }
 
-/// Little-endian integer of `N` bytes at `at`; zero past the end (all callers checked the length).
+/// Little-endian integer of `N` bytes at `at`. Zero past the end; all callers have checked the length.
 fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     let mut value = [0u8; 8];
     for (to, from) in value.iter_mut().zip(bytes.iter().skip(at).take(N)) {
@@ -299,14 +299,16 @@ fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>,
     let length = number::<8>(bytes, 16);
     if length != bytes.len() as u64 {
         return Err(broken(format!(
-            "{} bytes, the header says {length}",
+            "{} bytes, but the header says {length}",
             bytes.len()
         )));
     }
     let count = number::<4>(bytes, 12) as usize;
     let table = HEADER + ROW * count.min(MAX_SECTIONS + 1);
     if count > MAX_SECTIONS || table > bytes.len() {
-        return Err(broken(format!("a table of {count} sections does not fit")));
+        return Err(broken(format!(
+            "the file has no room for a table of {count} sections"
+        )));
     }
     if Sha256::digest(&bytes[HEADER..])[..] != bytes[24..56] {
         return Err(broken(
@@ -324,7 +326,7 @@ fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>,
             .filter(|end| *end <= bytes.len() as u64);
         let Some(end) = end.filter(|_| offset.is_multiple_of(ALIGN as u64)) else {
             return Err(broken(format!(
-                "section `{name}` at {offset} with {length} bytes is outside of the file or unaligned"
+                "section `{name}` at {offset} with {length} bytes is outside the file or unaligned"
             )));
         };
         let section = Section {
@@ -332,7 +334,7 @@ fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>,
             range: offset as usize..end as usize,
         };
         if sections.insert(name.clone(), section).is_some() {
-            return Err(broken(format!("section `{name}` is there twice")));
+            return Err(broken(format!("section `{name}` exists twice")));
         }
     }
     Ok(sections)
@@ -354,7 +356,7 @@ fn read_pfn(shapes: &[PfnShape], bytes: &[u8]) -> Result<Pfn, String> {
     if expected.checked_mul(4) != Some(bytes.len()) {
         let found = bytes.len();
         return Err(format!(
-            "section `pfn` has {found} bytes, its layers need {expected} values"
+            "section `pfn` has {found} bytes, but its layers need {expected} values"
         ));
     }
     let layers = shapes
@@ -372,7 +374,7 @@ fn read_pfn(shapes: &[PfnShape], bytes: &[u8]) -> Result<Pfn, String> {
     Ok(Pfn { layers })
 }
 
-/// Why a plan was refused.
+/// An error from reading or writing a plan.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
@@ -392,19 +394,19 @@ pub enum PlanError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// Some other kind of file.
+    /// The file is not a plan.
     #[error(
         "{path}: not a centerpoint plan; make one with `cp-build compile` \
-         (a bare TensorRT engine is no plan)"
+         (a bare TensorRT engine is not a plan)"
     )]
     NotAPlan {
         /// The file.
         path: PathBuf,
     },
-    /// Written by another version.
+    /// The plan has another format version.
     #[error(
         "{path}: plan format {found}, this program reads {expected}; build the plan again with \
-         `cp-build compile`"
+        `cp-build compile`"
     )]
     Version {
         /// The file.
@@ -414,15 +416,17 @@ pub enum PlanError {
         /// Version that this program reads.
         expected: u32,
     },
-    /// A file of scores that cannot be read.
-    #[error("{path}: no scores: {what}; make them with `cp-build eval --plan … --format json`")]
+    /// A file of scores is invalid.
+    #[error(
+        "{path}: not a file of scores: {what}; make one with `cp-build eval --plan … --format json`"
+    )]
     Accuracy {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         what: String,
     },
-    /// Damaged, or contradicts itself.
+    /// The plan is damaged or inconsistent.
     #[error("{path}: broken plan: {what}")]
     Broken {
         /// The file.
@@ -430,25 +434,25 @@ pub enum PlanError {
         /// What is wrong, with the values found and expected.
         what: String,
     },
-    /// The model description in it does not hold.
+    /// The plan's model description is invalid.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The PFN in it is not the one that its model describes.
-    #[error("{path}: the PFN does not fit the model description")]
+    /// The plan's PFN does not match its model description.
+    #[error("{path}: the PFN does not match the model description")]
     Pfn {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The mismatch.
         source: PfnError,
     },
-    /// Made for something else than what is asked for.
+    /// The plan's target is not the requested one.
     #[error("{path}: made for `{found}`, but {wanted}; {advice}")]
     Target {
         /// The file.
         path: PathBuf,
         /// The plan's target.
         found: String,
-        /// What was asked for.
+        /// The request.
         wanted: String,
         /// What to do.
         advice: String,

@@ -1,31 +1,30 @@
-//! What the manifest of a TensorRT plan keeps: which library built the engine, for which GPUs, with which
-//! options, its inputs and outputs, and what became of the quantised layers.
+//! The manifest's record of a TensorRT engine: the library that built it, its GPUs, its options, its inputs and outputs,
+//! and the fate of the quantised layers.
 
 use serde::{Deserialize, Serialize};
 
 use super::version::Version;
 use crate::map::Element;
 
-/// The engine of a TensorRT plan. What is not known of a bare engine that another program built is empty.
+/// The engine of a TensorRT plan. For a bare engine that another program built, unknown fields are empty.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRtTarget {
-    /// The library that built the engine, and that runs it.
+    /// The library that built the engine; it also runs it.
     pub library: Version,
-    /// The GPU that it was built on; `None` where TensorRT-RTX built it without one.
+    /// The GPU that it was built on; `None` if TensorRT-RTX built it without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub built_on: Option<BuiltOn>,
-    /// Compute capabilities that it was built for, such as 89 for 8.9; empty: that of the GPU it was built
-    /// on.
+    /// Compute capabilities that it was built for, such as 89 for 8.9; empty for that of the GPU it was built on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub compute_capabilities: Vec<u32>,
-    /// How it was built.
+    /// Its build options.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<TensorRtOptions>,
     /// Its input and outputs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tensors: Vec<TensorDesc>,
-    /// What the network's layers became; the table itself is in section `layers`.
+    /// Counts of layers; the whole table is in section `layers`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<LayerCounts>,
 }
@@ -38,48 +37,48 @@ pub struct BuiltOn {
     pub gpu: String,
     /// Its compute capability, such as 87 for 8.7.
     pub compute_capability: u32,
-    /// The newest CUDA that its driver knows, such as `12.6`.
+    /// The newest CUDA version that its driver supports, such as `12.6`.
     pub driver: String,
 }
 
-/// How an engine was built; the names are those of `cp-build compile`.
+/// An engine's build options, named like those of `cp-build compile`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRtOptions {
-    /// Most scratch memory in MiB; `None`: the library's default.
+    /// Most scratch memory in MiB; `None` for the library's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace: Option<u64>,
-    /// SHA-256 of the timing cache that was read.
+    /// SHA-256 of the timing cache used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timing_cache: Option<String>,
-    /// 0 to 5; `None`: the library's default.
+    /// 0 to 5; `None` for the library's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimization_level: Option<u8>,
     /// The DLA core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dla: Option<u32>,
-    /// Whether what the DLA cannot run may run on the GPU.
+    /// Whether layers that the DLA cannot run may run on the GPU.
     #[serde(default)]
     pub gpu_fallback: bool,
-    /// Whether later versions of the library run the engine.
+    /// Whether later versions of the library can run the engine.
     #[serde(default)]
     pub version_compatible: bool,
-    /// Whether a version-compatible engine goes without the lean runtime within it.
+    /// Whether a version-compatible engine lacks the lean runtime.
     #[serde(default)]
     pub exclude_lean_runtime: bool,
-    /// On which GPUs it runs.
+    /// The GPUs that it runs on.
     #[serde(default)]
     pub hardware_compatible: HardwareCompatibility,
-    /// The network's input.
+    /// Element type of the network's input.
     pub input_type: Element,
-    /// The network's outputs.
+    /// Element type of the network's outputs.
     pub output_type: Element,
-    /// Layouts that the library could choose from for both.
+    /// Layouts that the library may choose from, for inputs and outputs.
     #[serde(default)]
     pub io_formats: IoFormats,
 }
 
-/// The library's defaults, and FP16 inputs and outputs in linear layouts.
+/// The library's defaults, with FP16 inputs and outputs in linear layouts.
 impl Default for TensorRtOptions {
     fn default() -> Self {
         Self {
@@ -98,14 +97,14 @@ impl Default for TensorRtOptions {
     }
 }
 
-/// Layouts of inputs and outputs.
+/// Memory layouts of inputs and outputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IoFormats {
     /// \[C, H, W\], element by element.
     #[default]
     Linear,
-    /// Whichever the engine is fastest with, of those that this crate's kernels read and write.
+    /// The engine's fastest layout that this crate's kernels read and write.
     Any,
 }
 
@@ -126,7 +125,7 @@ pub struct TensorDesc {
     pub dims: Vec<usize>,
 }
 
-/// How many layers became what.
+/// Counts of an engine's layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerCounts {
@@ -138,19 +137,19 @@ pub struct LayerCounts {
     pub reformats: usize,
     /// The network's layers whose inputs are quantised.
     pub quantized: usize,
-    /// Those of them that do not read INT8 in the engine.
+    /// Quantised layers that do not read INT8 in the engine.
     pub fallbacks: usize,
 }
 
-/// On which GPUs an engine runs.
+/// The GPUs that an engine runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HardwareCompatibility {
-    /// On that which it was built on, and equal ones.
+    /// GPUs equal to the one it was built on.
     #[default]
     None,
-    /// On Ampere and all that came after; slower.
+    /// Ampere and newer; slower.
     AmperePlus,
-    /// On all of the same compute capability.
+    /// GPUs of the same compute capability.
     SameComputeCapability,
 }

@@ -1,16 +1,16 @@
-//! Versions of TensorRT and of its plans.
+//! Versions of TensorRT and of its serialised engines.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A line of libraries with one set of interfaces.
+/// A family of libraries that share one set of interfaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// TensorRT (libnvinfer).
     TensorRt,
-    /// TensorRT-RTX (libtensorrt_rtx): its numbers are its own.
+    /// TensorRT-RTX (libtensorrt_rtx), which has its own version numbers.
     TensorRtRtx,
 }
 
@@ -18,7 +18,7 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Version {
-    /// Whose numbers these are.
+    /// The family that the numbers belong to.
     pub family: Family,
     /// First number.
     pub major: u32,
@@ -29,7 +29,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// That of these numbers.
+    /// Creates a version.
     pub fn new(family: Family, major: u32, minor: u32, patch: u32) -> Self {
         Self {
             family,
@@ -39,9 +39,9 @@ impl Version {
         }
     }
 
-    /// What a library's `getInferLibVersion` says: 8601 is TensorRT 8.6.1, 101601 TensorRT 10.16.1, and 10701
-    /// TensorRT-RTX 1.7.1. `None` for other numbers.
-    pub fn of_library(number: i32) -> Option<Self> {
+    /// Decodes the result of a library's `getInferLibVersion`: 8601 is TensorRT 8.6.1, 101601 is TensorRT 10.16.1, and
+    /// 10701 is TensorRT-RTX 1.7.1. `None` for other numbers.
+    pub fn from_library_number(number: i32) -> Option<Self> {
         let number = u32::try_from(number).ok()?;
         let (minor, patch) = (number / 100 % 100, number % 100);
         match number {
@@ -62,8 +62,8 @@ impl Version {
         }
     }
 
-    /// Two or three numbers, such as `10.3.0`. Those from 8 on are TensorRT's, smaller ones TensorRT-RTX's.
-    /// `None` for another text.
+    /// Parses two or three numbers, such as `10.3.0`. Major versions from 8 on are TensorRT's, smaller ones
+    /// TensorRT-RTX's. `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let numbers: Option<Vec<u32>> = text.split('.').map(|n| n.parse().ok()).collect();
         let (major, minor, patch) = match numbers?[..] {
@@ -78,16 +78,15 @@ impl Version {
         Some(Self::new(family, major, minor, patch))
     }
 
-    /// The library that wrote a plan, by the plan's header: a tag of which the last three letters are `trt`,
-    /// and from byte 24 on major, minor and patch, one byte each. `None` for what is no plan, or has another
-    /// header.
+    /// Reads the version of the library that wrote a serialised engine from its header: a tag that ends in `trt`, and
+    /// from byte 24 on major, minor and patch, one byte each. `None` for other data or another header.
     ///
-    /// No document of NVIDIA's tells this format. For TensorRT-RTX 1.7 it was seen in plans of ours; for
-    /// TensorRT it is what NVIDIA said in a [public thread] and what Autoware relies on, and has not been tried
-    /// by us. So it is good for a clear message, and no more: the library has the last word on a plan.
+    /// NVIDIA does not document this format. For TensorRT-RTX 1.7 it was observed in our own engines. For TensorRT it rests
+    /// on NVIDIA's statement in a [public thread] and on Autoware, which relies on it; we have not tried it. Use it for error
+    /// messages only: the library has the last word on an engine.
     ///
     /// [public thread]: https://github.com/NVIDIA/TensorRT/issues/3073
-    pub fn of_plan(bytes: &[u8]) -> Option<Self> {
+    pub fn from_plan_header(bytes: &[u8]) -> Option<Self> {
         if bytes.get(1..4)? != b"trt" {
             return None;
         }
@@ -118,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_libraries() {
+    fn library_numbers_become_versions() {
         for (number, version) in [
             (8601, "TensorRT 8.6.1"),
             (9300, "TensorRT 9.3.0"),
@@ -128,42 +127,42 @@ mod tests {
             (101601, "TensorRT 10.16.1"),
             (110400, "TensorRT 11.4.0"),
         ] {
-            let found = Version::of_library(number).map(|v| v.to_string());
+            let found = Version::from_library_number(number).map(|v| v.to_string());
             assert_eq!(found.as_deref(), Some(version), "{number}");
         }
         for number in [-1, 0, 999, 1_000_000, i32::MAX] {
-            assert_eq!(Version::of_library(number), None, "{number}");
+            assert_eq!(Version::from_library_number(number), None, "{number}");
         }
     }
 
     #[test]
-    fn numbers_of_people() {
-        let of = |text: &str| Version::parse(text).map(|v| v.to_string());
-        assert_eq!(of("10.3.0").as_deref(), Some("TensorRT 10.3.0"));
-        assert_eq!(of("11.4").as_deref(), Some("TensorRT 11.4.0"));
-        assert_eq!(of("1.7.1").as_deref(), Some("TensorRT-RTX 1.7.1"));
+    fn written_versions_are_parsed() {
+        let parsed = |text: &str| Version::parse(text).map(|v| v.to_string());
+        assert_eq!(parsed("10.3.0").as_deref(), Some("TensorRT 10.3.0"));
+        assert_eq!(parsed("11.4").as_deref(), Some("TensorRT 11.4.0"));
+        assert_eq!(parsed("1.7.1").as_deref(), Some("TensorRT-RTX 1.7.1"));
         for text in ["", "10", "10.", "10.x", "10.3.0.26", "-1.2"] {
-            assert_eq!(of(text), None, "{text}");
+            assert_eq!(parsed(text), None, "{text}");
         }
     }
 
     #[test]
-    fn headers_of_plans() {
+    fn plan_headers_become_versions() {
         let plan = |tag: &[u8], version: [u8; 4]| {
             let mut bytes = vec![0; 64];
             bytes[..tag.len()].copy_from_slice(tag);
             bytes[24..28].copy_from_slice(&version);
             bytes
         };
-        let of = |bytes: &[u8]| Version::of_plan(bytes).map(|v| v.to_string());
+        let read = |bytes: &[u8]| Version::from_plan_header(bytes).map(|v| v.to_string());
         let rtx = plan(b"vtrt", [1, 7, 1, 116]);
-        assert_eq!(of(&rtx).as_deref(), Some("TensorRT-RTX 1.7.1"));
+        assert_eq!(read(&rtx).as_deref(), Some("TensorRT-RTX 1.7.1"));
         let jetson = plan(b"ftrt", [10, 3, 0, 26]);
-        assert_eq!(of(&jetson).as_deref(), Some("TensorRT 10.3.0"));
+        assert_eq!(read(&jetson).as_deref(), Some("TensorRT 10.3.0"));
         for length in [0, 3, 4, 24, 26] {
-            assert_eq!(of(&rtx[..length]), None, "{length}");
+            assert_eq!(read(&rtx[..length]), None, "{length}");
         }
-        assert_eq!(of(&plan(b"ONNX", [10, 3, 0, 26])), None);
-        assert_eq!(of(&plan(b"ftrt", [0, 3, 0, 26])), None);
+        assert_eq!(read(&plan(b"ONNX", [10, 3, 0, 26])), None);
+        assert_eq!(read(&plan(b"ftrt", [0, 3, 0, 26])), None);
     }
 }

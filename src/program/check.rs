@@ -1,5 +1,5 @@
-//! Checks a program, which may come from a broken or hostile file, before anything is allocated:
-//! every index, shape and section that [`crate::engine::cpu::exec`] relies on.
+//! Validates a program, which may come from a damaged or hostile file, before anything is allocated: every index, shape and
+//! section that the CPU engine relies on.
 
 use crate::program::layout::{LANES, wide_bias_len, wide_len};
 use crate::program::layout::{MAX_DIM, MAX_KERNEL, MAX_MAP, MAX_PRODUCTS, SCALES};
@@ -8,18 +8,18 @@ use crate::program::{
     ALIGN, Conv, Op, OpKind, Program, ProgramError, Section, Tensor, WeightLayout,
 };
 
-/// Largest distance of a tap: a kernel of [`MAX_KERNEL`] with as large a dilation, and padding.
+/// Largest distance of a tap: a kernel of [`MAX_KERNEL`] with equally large dilation, plus padding.
 const MAX_TAP: i32 = (MAX_KERNEL * MAX_KERNEL + MAX_KERNEL) as i32;
 
 impl Program {
-    /// Checks the program against a weight blob of `blob_len` bytes.
+    /// Validates the program against a weight blob of `blob_len` bytes.
     pub fn validate(&self, blob_len: usize) -> Result<(), ProgramError> {
         for (index, tensor) in self.tensors.iter().enumerate() {
             self.check_tensor(tensor).map_err(|what| {
                 ProgramError::payload(format!("tensor {index} `{}`: {what}", tensor.name))
             })?;
         }
-        let mut written = Written::new(self.tensors.len());
+        let mut written = WrittenChannels::new(self.tensors.len());
         let input = self.tensor(self.input).map_err(ProgramError::payload)?;
         if input.slice_of.is_some() {
             return Err(ProgramError::payload(
@@ -55,10 +55,10 @@ impl Program {
         let count = self.tensors.len();
         self.tensors
             .get(index)
-            .ok_or_else(|| format!("tensor {index} of {count} is used"))
+            .ok_or_else(|| format!("tensor {index} does not exist, there are {count}"))
     }
 
-    /// The tensor whose buffer holds tensor `index`, and the first channel in it.
+    /// The tensor whose buffer holds tensor `index`, and the first channel within it.
     pub(crate) fn root(&self, index: usize) -> (usize, usize) {
         match self.tensors.get(index).and_then(|tensor| tensor.slice_of) {
             Some(slice) => (slice.tensor, slice.channel),
@@ -68,16 +68,16 @@ impl Program {
 
     fn check_tensor(&self, tensor: &Tensor) -> Result<(), String> {
         let shape = [tensor.channels, tensor.height, tensor.width];
-        // Each size is checked first, so that the product cannot overflow 64 bits.
+        // Checking each size first keeps the product within 64 bits.
         let fits = shape.iter().all(|&d| (1..=MAX_DIM).contains(&d))
             && shape.iter().map(|&d| d as u64).product::<u64>() <= MAX_MAP as u64;
         if !fits {
             return Err(format!(
-                "shape {shape:?} is not of 1 to {MAX_DIM} with a product of at most {MAX_MAP}"
+                "shape {shape:?} must have sizes of 1 to {MAX_DIM} and a product of at most {MAX_MAP}"
             ));
         }
         if let Some(scale) = tensor.scale.filter(|scale| !SCALES.contains(scale)) {
-            return Err(format!("scale is {scale}, must be in {SCALES:?}"));
+            return Err(format!("scale is {scale}, expected {SCALES:?}"));
         }
         let Some(slice) = tensor.slice_of else {
             return Ok(());
@@ -91,7 +91,7 @@ impl Program {
             || [whole.height, whole.width] != [tensor.height, tensor.width]
         {
             return Err(format!(
-                "{shape:?} from channel {} is no slice of `{}`, {:?}",
+                "{shape:?} from channel {} is not a slice of `{}`, {:?}",
                 slice.channel,
                 whole.name,
                 [whole.channels, whole.height, whole.width]
@@ -100,9 +100,14 @@ impl Program {
         Ok(())
     }
 
-    /// Checks an operator: its inputs are written and of the right shape, its output is not yet
-    /// written and in another buffer, its constants are in the blob.
-    fn check_op(&self, op: &Op, blob_len: usize, written: &mut Written) -> Result<(), String> {
+    /// Checks an operator: its inputs are written and have the right shape, its output is not written yet and lies in
+    /// another buffer, and its constants are in the blob.
+    fn check_op(
+        &self,
+        op: &Op,
+        blob_len: usize,
+        written: &mut WrittenChannels,
+    ) -> Result<(), String> {
         let output = self.tensor(op.output)?;
         for index in op.inputs() {
             written.check(self, index)?;
@@ -126,7 +131,7 @@ impl Program {
                 return Ok(());
             }
             Err(format!(
-                "an input is {found:?}, must be {expected:?} as the output"
+                "an input is {found:?}, expected {expected:?} like the output"
             ))
         };
         match &op.kind {
@@ -163,7 +168,7 @@ impl Program {
                 let expected = [input.channels, input.height * block, input.width * block];
                 let found = [output.channels * block * block, output.height, output.width];
                 if expected != found {
-                    return Err(format!("the output holds {found:?}, must be {expected:?}"));
+                    return Err(format!("the output holds {found:?}, expected {expected:?}"));
                 }
             }
             OpKind::MaxPool {
@@ -178,7 +183,9 @@ impl Program {
                 let input = self.tensor(*input)?;
                 if input.channels != output.channels {
                     let (found, expected) = (input.channels, output.channels);
-                    return Err(format!("the input has {found} channels, not {expected}"));
+                    return Err(format!(
+                        "the input has {found} channels, expected {expected}"
+                    ));
                 }
             }
         }
@@ -204,21 +211,21 @@ impl Op {
     }
 }
 
-/// Checks that sizes are in `least..=MAX_KERNEL`.
+/// Checks that all values are in `least..=MAX_KERNEL`.
 fn check_range(what: &str, values: &[usize], least: usize) -> Result<(), String> {
     if values.iter().all(|v| (least..=MAX_KERNEL).contains(v)) {
         return Ok(());
     }
     Err(format!(
-        "{what} is {values:?}, must be {least} to {MAX_KERNEL}"
+        "{what} is {values:?}, expected {least} to {MAX_KERNEL}"
     ))
 }
 
-/// Checks that a tensor holds values.
+/// Checks that a tensor holds f32.
 fn need_floats(tensor: &Tensor) -> Result<(), String> {
     match tensor.scale {
         None => Ok(()),
-        Some(_) => Err(format!("`{}` holds codes, must hold f32", tensor.name)),
+        Some(_) => Err(format!("`{}` holds codes, expected f32", tensor.name)),
     }
 }
 
@@ -226,22 +233,22 @@ fn need_floats(tensor: &Tensor) -> Result<(), String> {
 fn need_codes(tensor: &Tensor) -> Result<(), String> {
     match tensor.scale {
         Some(_) => Ok(()),
-        None => Err(format!("`{}` holds f32, must hold codes", tensor.name)),
+        None => Err(format!("`{}` holds f32, expected codes", tensor.name)),
     }
 }
 
-/// Checks that two tensors hold the same kind of elements.
+/// Checks that two tensors have the same element type and scale.
 fn same_scale(a: &Tensor, b: &Tensor) -> Result<(), String> {
     if a.scale == b.scale {
         return Ok(());
     }
     Err(format!(
-        "`{}` has scale {:?} and `{}` {:?}, must be equal",
+        "`{}` has scale {:?} but `{}` has {:?}, expected the same",
         a.name, a.scale, b.name, b.scale
     ))
 }
 
-/// Checks that a section holds `len` values of f32 and is in the blob.
+/// Checks that a section holds `len` f32 values and lies in the blob.
 fn check_floats(
     what: &str,
     section: &Section,
@@ -252,7 +259,7 @@ fn check_floats(
     check_section(what, section, bytes, blob_len)
 }
 
-/// Checks that a section has `expected` bytes and is in the blob.
+/// Checks that a section has `expected` bytes and lies in the blob.
 fn check_section(
     what: &str,
     section: &Section,
@@ -261,7 +268,7 @@ fn check_section(
 ) -> Result<(), String> {
     let Section { offset, len: bytes } = *section;
     if expected != Some(bytes) {
-        return Err(format!("{what} has {bytes} bytes, must have {expected:?}"));
+        return Err(format!("{what} has {bytes} bytes, expected {expected:?}"));
     }
     let inside = offset.checked_add(bytes).is_some_and(|end| end <= blob_len);
     if !inside || !offset.is_multiple_of(ALIGN) {
@@ -279,25 +286,28 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
     check_range("up", &conv.up, 1)?;
     let (channels, groups) = (input.channels, conv.groups);
     if groups == 0 || !channels.is_multiple_of(groups) || !output.channels.is_multiple_of(groups) {
-        let expected = format!("divide {channels} and {} channels", output.channels);
-        return Err(format!("groups is {groups}, must {expected}"));
+        let out_channels = output.channels;
+        return Err(format!(
+            "groups is {groups}, which must divide {channels} and {out_channels} channels"
+        ));
     }
     let integer = conv.layout.is_integer();
-    match integer {
-        true => need_codes(input)?,
-        false => need_floats(input).and(need_floats(output))?,
+    if integer {
+        need_codes(input)?;
+    } else {
+        need_floats(input).and(need_floats(output))?;
     }
     let whole = conv.layout == WeightLayout::NarrowQuad || channels.is_multiple_of(LANES);
     if conv.layout.is_narrow() && (groups != 1 || conv.residual.is_some() || !whole) {
         let found = format!("{groups} groups, {channels} channels");
         return Err(format!(
-            "narrow layout with a residual or {found}, needs 1 group, 16·n"
+            "the narrow layout has a residual or {found}, expected no residual, 1 group and 16·n channels"
         ));
     }
     let expected = conv.up[0] * conv.up[1];
     if conv.phases.len() != expected {
         return Err(format!(
-            "has {} phases, must have {expected}",
+            "has {} phases, expected {expected}",
             conv.phases.len()
         ));
     }
@@ -306,13 +316,13 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
         let near = |tap: &[i32; 2]| tap.iter().all(|d| (-MAX_TAP..=MAX_TAP).contains(d));
         if taps > MAX_KERNEL * MAX_KERNEL || !phase.taps.iter().all(near) {
             return Err(format!(
-                "has {taps} taps, or one farther than {MAX_TAP} pixels"
+                "has {taps} taps, or one more than {MAX_TAP} pixels away"
             ));
         }
         let products = taps * (channels / groups);
         if integer && products > MAX_PRODUCTS {
             return Err(format!(
-                "adds {products} products of codes, at most {MAX_PRODUCTS} fit a sum"
+                "adds {products} products of codes, but a sum holds at most {MAX_PRODUCTS}"
             ));
         }
         let out_channels = output.channels;
@@ -325,9 +335,10 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
             WeightLayout::Quad => int8_wide_len(groups, channels, out_channels, taps),
             WeightLayout::NarrowQuad => int8_narrow_len(channels, out_channels, taps),
         };
-        let bias = match conv.layout.is_narrow() {
-            false => wide_bias_len(groups, out_channels),
-            true => out_channels,
+        let bias = if conv.layout.is_narrow() {
+            out_channels
+        } else {
+            wide_bias_len(groups, out_channels)
         };
         check_section("weights", &phase.weights, weights, blob_len)?;
         check_floats("bias", &phase.bias, Some(bias), blob_len)?;
@@ -345,10 +356,10 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
     Ok(())
 }
 
-/// The channels of each buffer that have been written: sorted ranges without overlap.
-struct Written(Vec<Vec<(usize, usize)>>);
+/// The written channels of each buffer, as sorted ranges without overlap.
+struct WrittenChannels(Vec<Vec<(usize, usize)>>);
 
-impl Written {
+impl WrittenChannels {
     fn new(tensors: usize) -> Self {
         Self(vec![Vec::new(); tensors])
     }
@@ -360,7 +371,7 @@ impl Written {
         Ok((root, (first, first + channels)))
     }
 
-    /// Notes that tensor `index` is written; twice is an error.
+    /// Marks tensor `index` as written. Writing twice is an error.
     fn add(&mut self, program: &Program, index: usize) -> Result<(), String> {
         let (root, range) = Self::range(program, index)?;
         let ranges = &mut self.0[root];
@@ -372,7 +383,7 @@ impl Written {
         Ok(())
     }
 
-    /// Checks that all of tensor `index` has been written.
+    /// Checks that tensor `index` is written completely.
     fn check(&self, program: &Program, index: usize) -> Result<(), String> {
         let (root, (mut first, end)) = Self::range(program, index)?;
         for range in &self.0[root] {

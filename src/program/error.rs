@@ -1,27 +1,25 @@
-//! Why a program could not be made, read or run.
+//! Errors from building, reading and validating a program.
 
-/// Why a program is invalid.
+/// An error in a program or its network.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// The payload contradicts itself or is cut short.
+    /// The payload is inconsistent or truncated.
     #[error("engine payload: {what}; build the plan again with `cp-build compile`")]
     Payload {
         /// What is wrong, with the values found and expected.
         what: String,
     },
-    /// A node of the network has an attribute or an input that cannot be.
-    #[error(
-        "node `{node}`: {field} must be {expected}, but is {found}; correct the network's export"
-    )]
+    /// A node of the network has an invalid attribute or input.
+    #[error("node `{node}`: {field} is {found}, expected {expected}; correct the network's export")]
     Node {
         /// The node's name in the network.
         node: String,
         /// The attribute or input, such as `weight` or `stride`.
         field: &'static str,
-        /// What it must be.
+        /// The valid values.
         expected: String,
-        /// What it is.
+        /// The value found.
         found: String,
     },
 }

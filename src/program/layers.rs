@@ -1,19 +1,19 @@
-//! What a program consists of, for people: names, kinds, shapes, arithmetic.
+//! Lists a program's operators for users: names, kinds, shapes, arithmetic.
 
 use crate::program::{Conv, OpKind, Program};
 
 /// One operator of a program.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Layer {
+pub struct ProgramLayer {
     /// Name of the node in the network.
     pub name: String,
-    /// Kind with what was fused into it, such as `INT8 Conv 3x3 s2 + ReLU`.
+    /// Kind, including fused operators, such as `INT8 Conv 3x3 s2 + ReLU`.
     pub kind: String,
     /// The tensors read.
-    pub inputs: Vec<LayerTensor>,
+    pub inputs: Vec<ProgramTensor>,
     /// The tensor written.
-    pub output: LayerTensor,
-    /// Multiply-adds of convolutions; padding of channels is not counted.
+    pub output: ProgramTensor,
+    /// Multiply-adds of convolutions, excluding padding of channels.
     pub macs: u64,
     /// Bytes of constants, as stored.
     pub weight_bytes: u64,
@@ -21,22 +21,22 @@ pub struct Layer {
 
 /// A tensor that an operator reads or writes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LayerTensor {
+pub struct ProgramTensor {
     /// Its name in the network.
     pub name: String,
     /// Channels, rows, columns.
     pub shape: [usize; 3],
-    /// Of a tensor of 8-bit codes: the value of code 1.
+    /// The value of code 1, if the tensor holds 8-bit codes.
     pub scale: Option<f32>,
 }
 
 impl Program {
-    /// The operators in the order of execution. The program must be valid ([`Program::validate`]);
-    /// operators with indices out of range are left out.
-    pub fn layers(&self) -> Vec<Layer> {
+    /// The operators in execution order. The program must be valid ([`Program::validate`]); operators with indices out of
+    /// range are omitted.
+    pub fn layers(&self) -> Vec<ProgramLayer> {
         let describe = |index: usize| {
             let tensor = self.tensors.get(index)?;
-            Some(LayerTensor {
+            Some(ProgramTensor {
                 name: tensor.name.clone(),
                 shape: [tensor.channels, tensor.height, tensor.width],
                 scale: tensor.scale,
@@ -51,7 +51,7 @@ impl Program {
                 _ => (0, 0),
             };
             let kind = kind(&op.kind);
-            Some(Layer {
+            Some(ProgramLayer {
                 name: op.name.clone(),
                 kind,
                 inputs,
@@ -64,7 +64,7 @@ impl Program {
     }
 }
 
-/// Multiply-adds and bytes of weights and bias.
+/// Multiply-adds, and bytes of weights, multipliers and biases.
 fn cost(conv: &Conv, input: [usize; 3], output: [usize; 3]) -> (u64, u64) {
     let steps = |axis: usize| output[axis + 1].div_ceil(conv.up[axis].max(1)) as u64;
     let per_tap = steps(0)
@@ -87,7 +87,7 @@ fn cost(conv: &Conv, input: [usize; 3], output: [usize; 3]) -> (u64, u64) {
     (per_tap.saturating_mul(taps), bytes)
 }
 
-/// The kind in words.
+/// The kind as text.
 fn kind(kind: &OpKind) -> String {
     let with_relu = |text: String, relu: bool| if relu { text + " + ReLU" } else { text };
     match kind {

@@ -5,7 +5,7 @@
 //!   streams, whatever the width of its registers.
 //! - *Narrow*: `[output channel][tap][input channel]`.
 //! - *Wide, INT8*: `[group][block of 16 output channels][tap][quad][16][4]`; a quad is four input channels.
-//! - *Narrow, INT8*: as narrow, with input channels in whole fragments of 32.
+//! - *Narrow, INT8*: like narrow, with input channels in whole fragments of 32.
 //!
 //! Missing channels are 0.
 
@@ -13,14 +13,14 @@
 pub(crate) const MAX_DIM: usize = 1 << 16;
 /// Most values of one feature map: 1 GiB of f32.
 pub(crate) const MAX_MAP: usize = 1 << 28;
-/// Scales of quantisation: codes times the scale, and the reciprocal, are normal numbers of f32.
+/// Valid quantisation scales. Codes times the scale, and the reciprocal, are normal f32 numbers.
 pub(crate) const SCALES: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
-/// Most products of two codes that surely fit into a sum of 32 bits.
+/// Most products of two codes whose sum always fits into 32 bits.
 pub(crate) const MAX_PRODUCTS: usize = i32::MAX as usize / (128 * 128);
 /// Largest kernel size, stride, dilation, padding or block.
 pub(crate) const MAX_KERNEL: usize = 64;
 
-/// Lanes of a block: the width that all kernels share, in f32.
+/// Lanes of a block: the f32 width that all kernels share.
 pub(crate) const LANES: usize = 16;
 
 /// Input channels in a fragment of the wide layout.
@@ -28,7 +28,7 @@ pub(crate) const QUAD: usize = 4;
 /// Input channels in a fragment of the narrow layout.
 pub(crate) const NARROW: usize = 32;
 
-/// Number of weights (bytes) that a phase of a wide convolution has.
+/// Number of weights (bytes) in a phase of a wide INT8 convolution.
 pub(crate) fn int8_wide_len(
     groups: usize,
     channels: usize,
@@ -39,13 +39,13 @@ pub(crate) fn int8_wide_len(
     wide_len(groups, groups.checked_mul(whole_quads)?, out_channels, taps)
 }
 
-/// Number of weights (bytes) that a phase of a narrow convolution has.
+/// Number of weights (bytes) in a phase of a narrow INT8 convolution.
 pub(crate) fn int8_narrow_len(channels: usize, out_channels: usize, taps: usize) -> Option<usize> {
     let channels = channels.checked_next_multiple_of(NARROW)?;
     channels.checked_mul(taps)?.checked_mul(out_channels)
 }
 
-/// Number of weights that a phase of a wide convolution has.
+/// Number of weights in a phase of a wide f32 convolution.
 pub(crate) fn wide_len(
     groups: usize,
     channels: usize,
@@ -59,7 +59,7 @@ pub(crate) fn wide_len(
         .checked_mul(LANES)
 }
 
-/// Number of bias values that a phase of a wide convolution has.
+/// Number of bias values in a phase of a wide convolution.
 pub(crate) fn wide_bias_len(groups: usize, out_channels: usize) -> usize {
     groups * (out_channels / groups).next_multiple_of(LANES)
 }

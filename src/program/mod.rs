@@ -1,8 +1,8 @@
 //! The payload of a CPU plan: a list of operators over feature maps, and one blob of packed weights.
 //!
-//! [`crate::build::lower::ProgramBuilder`] makes it, [`crate::engine::cpu::CpuEngine`] runs it. The program is kept as JSON; the
-//! blob is memory-mapped and used in place, so it holds the weights in the order in which the
-//! kernels read them (see [`layout`]), in sections aligned to [`ALIGN`] bytes.
+//! [`crate::build::lower::ProgramBuilder`] builds it and [`crate::engine::cpu::CpuEngine`] runs it. The program is stored
+//! as JSON. The blob is memory-mapped and used in place, so it holds the weights in the kernels' order (see [`layout`]), in
+//! sections aligned to [`ALIGN`] bytes.
 
 mod check;
 mod error;
@@ -10,22 +10,22 @@ mod layers;
 pub mod layout;
 
 pub use error::ProgramError;
-pub use layers::{Layer, LayerTensor};
+pub use layers::{ProgramLayer, ProgramTensor};
 use serde::{Deserialize, Serialize};
 
 /// Alignment of every section of the weight blob, and of the blob itself, in bytes.
 pub const ALIGN: usize = 64;
 
-/// A network in the form that the engine runs, with its weights.
+/// A network in the engine's form, with its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Payload {
-    /// What to compute.
+    /// The operators and tensors.
     pub program: Program,
-    /// The sections that [`Section`]s point to. Keep it aligned to [`ALIGN`] bytes in a file.
+    /// The bytes that [`Section`]s refer to. Keep them aligned to [`ALIGN`] bytes in a file.
     pub weights: Vec<u8>,
 }
 
-/// Operators in the order of execution, and the feature maps between them.
+/// Operators in execution order, and the feature maps between them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -40,10 +40,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Reads a program's JSON; [`crate::engine::cpu::CpuEngine::new`] and [`Program::validate`] check it.
+    /// Reads a program's JSON without validating it; [`crate::engine::cpu::CpuEngine::new`] and [`Program::validate`] do.
     ///
     /// # Errors
-    /// [`ProgramError::Payload`] with the place in the text.
+    /// [`ProgramError::Payload`] with the position in the text.
     pub fn from_json(text: &[u8]) -> Result<Self, ProgramError> {
         serde_json::from_slice(text).map_err(|e| ProgramError::Payload {
             what: format!("the program: {e}"),
@@ -51,12 +51,12 @@ impl Program {
     }
 }
 
-/// A feature map, [1, C, H, W], of f32 or of signed 8-bit codes.
+/// A feature map, [1, C, H, W], of f32 or signed 8-bit codes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tensor {
-    /// Name of the tensor: that of the node that makes it, or of the last one fused into it. Empty for
-    /// a copy of another tensor inside a Concat, which observers are not shown.
+    /// Name: that of the node that produces it, or of the last node fused into that. Empty for a copy of another tensor
+    /// inside a Concat, which observers do not see.
     pub name: String,
     /// Channels C.
     pub channels: usize,
@@ -64,20 +64,20 @@ pub struct Tensor {
     pub height: usize,
     /// Columns W.
     pub width: usize,
-    /// Set if the tensor is a range of channels of another one, as the inputs of a Concat are. The
-    /// other one is not a slice itself.
+    /// Set if the tensor is a range of channels of another one, like the inputs of a Concat. The other one is not a slice
+    /// itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice_of: Option<SliceOf>,
-    /// Set if the tensor holds signed 8-bit codes: a value is its code times this, with zero point 0.
+    /// Set if the tensor holds signed 8-bit codes. A value is its code times this scale, with zero point 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
 }
 
-/// Where a tensor lies inside another.
+/// The position of a tensor inside another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SliceOf {
-    /// Index of the whole in [`Program::tensors`].
+    /// Index of the whole tensor in [`Program::tensors`].
     pub tensor: usize,
     /// The first channel.
     pub channel: usize,
@@ -105,14 +105,13 @@ pub struct Op {
     pub kind: OpKind,
 }
 
-/// What an operator computes. Numbers named `input`, `a`, `b`, `residual` index
-/// [`Program::tensors`].
+/// An operator's computation. The fields `input`, `a`, `b` and `residual` are indices in [`Program::tensors`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OpKind {
     /// Convolution in all its forms.
     Conv(Conv),
-    /// `input · scale[c] + shift[c]`: a BatchNormalization at inference.
+    /// `input · scale[c] + shift[c]`: BatchNormalization at inference.
     Affine {
         /// Tensor read.
         input: usize,
@@ -142,7 +141,7 @@ pub enum OpKind {
         /// Tensor read.
         input: usize,
     },
-    /// Channels become pixels, as ONNX DepthToSpace. Block 1 is a copy.
+    /// Rearranges channels into pixels, like ONNX DepthToSpace. Block 1 is a copy.
     DepthToSpace {
         /// Tensor read.
         input: usize,
@@ -151,7 +150,7 @@ pub enum OpKind {
         /// Order of the channels.
         mode: DepthToSpaceMode,
     },
-    /// Maximum of a window; pixels outside the map do not count.
+    /// Maximum over windows, ignoring pixels outside the map.
     MaxPool {
         /// Tensor read.
         input: usize,
@@ -159,82 +158,80 @@ pub enum OpKind {
         kernel: [usize; 2],
         /// Step in rows and columns.
         stride: [usize; 2],
-        /// Rows above and columns to the left of the map where the first window begins.
+        /// Rows above the map and columns left of it where the first window begins.
         pad: [usize; 2],
     },
-    /// Codes of values: `input / scale` rounded half to even, in -128..=127, with the output's scale.
+    /// Converts values to codes: `input / scale` rounded half to even, in -128..=127, with the output's scale.
     Quantize {
         /// Tensor read, f32.
         input: usize,
     },
-    /// Values of codes: `code · scale`, with the input's scale.
+    /// Converts codes to values: `code · scale`, with the input's scale.
     Dequantize {
         /// Tensor read, codes.
         input: usize,
     },
 }
 
-/// Which channels make the pixels of a block, as the attribute `mode` of ONNX DepthToSpace.
+/// The order of channels within a block, like the attribute `mode` of ONNX DepthToSpace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DepthToSpaceMode {
-    /// Pixel (a, b), channel c from channel `(a · block + b) · C + c`. ONNX's default.
+    /// Pixel (a, b), channel c comes from channel `(a · block + b) · C + c`. ONNX's default.
     Dcr,
-    /// Pixel (a, b), channel c from channel `(c · block + a) · block + b`.
+    /// Pixel (a, b), channel c comes from channel `(c · block + a) · block + b`.
     Crd,
 }
 
-/// A convolution, transposed convolution, or convolution followed by DepthToSpace, with bias,
-/// residual and ReLU.
+/// A convolution, a transposed convolution, or a convolution followed by DepthToSpace, with bias, residual and ReLU.
 ///
-/// An input of codes is multiplied with weights of codes in integers, and then, each a separate f32
-/// operation: `sum · multiplier[c] + bias[c]`, the residual (its values) added, ReLU; an output of
-/// codes is that divided by its scale, rounded half to even, in -128..=127, NaN to 0.
+/// If the input holds codes, they are multiplied by code weights in integers. These f32 operations follow, each rounded
+/// separately: `sum · multiplier[c] + bias[c]`, plus the residual (as values), then ReLU. If the output holds codes, the
+/// result is divided by its scale, rounded half to even and clamped to -128..=127, with 0 for NaN.
 ///
-/// The output is `up` times finer than the steps of the convolution. Phase (a, b), number
-/// `a · up[1] + b`, computes the output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels
-/// `(i · stride[0] + dy, j · stride[1] + dx)` for each of its taps (dy, dx); pixels outside the map are
-/// 0.
-/// A plain convolution has one phase; a transposed one with stride s has s² phases and steps of 1;
-/// DepthToSpace behind a convolution makes block² phases with the same taps and different channels.
+/// The output is `up` times finer than the steps of the convolution. Phase (a, b), number `a · up[1] + b`, computes the
+/// output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels `(i · stride[0] + dy, j · stride[1] + dx)` for each
+/// of its taps (dy, dx). Pixels outside the map are 0. A plain convolution has one phase. A transposed one with stride s
+/// has s² phases and steps of 1. DepthToSpace after a convolution yields block² phases with the same taps and different
+/// channels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conv {
     /// Tensor read.
     pub input: usize,
-    /// Tensor of the output's shape that is added before the ReLU.
+    /// Tensor of the output's shape, added before the ReLU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub residual: Option<usize>,
-    /// The node's kernel size, for people.
+    /// The node's kernel size, for display only.
     pub kernel: [usize; 2],
     /// Input pixels per step, in rows and columns.
     pub stride: [usize; 2],
     /// Output pixels per step, in rows and columns.
     pub up: [usize; 2],
-    /// Groups: group g maps the g-th part of the input's channels to the g-th part of the output's.
+    /// Groups. Group g maps the g-th part of the input's channels to the g-th part of the output's.
     pub groups: usize,
     /// Clamp negative values to 0 afterwards.
     pub relu: bool,
-    /// Order of the weights, and so which kernel runs.
+    /// Order of the weights, which also selects the kernel.
     pub layout: WeightLayout,
     /// `up[0] · up[1]` phases.
     pub phases: Vec<Phase>,
 }
 
-/// Kind and order of packed weights; see [`layout`] and `pack8.rs`.
+/// Type and order of packed weights; see [`layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightLayout {
     /// `[group][output channels / 16][tap][input channel][16]`: lanes are output channels.
     Wide,
-    /// `[output channel][tap][input channel]`: lanes are input channels, a multiple of 16. For the
-    /// last convolutions of heads, which have one to five output channels.
+    /// `[output channel][tap][input channel]`: lanes are input channels, a multiple of 16. For the last convolutions of
+    /// heads, which have one to five output channels.
     Narrow,
-    /// 8-bit codes, `[group][output channels / 16][tap][input channels / 4][16][4]`: the twin of
-    /// [`WeightLayout::Wide`] for inputs of codes.
+    /// 8-bit codes, `[group][output channels / 16][tap][input channels / 4][16][4]`: [`WeightLayout::Wide`] for inputs of
+    /// codes.
     Quad,
-    /// 8-bit codes, `[output channel][tap][input channel]`, with the input channels in whole parts of
-    /// 32: the twin of [`WeightLayout::Narrow`] for inputs of codes.
+    /// 8-bit codes, `[output channel][tap][input channel]`, with input channels in whole fragments of 32:
+    /// [`WeightLayout::Narrow`] for inputs of codes.
     NarrowQuad,
 }
 
@@ -256,13 +253,13 @@ impl WeightLayout {
 pub struct Phase {
     /// Offsets (dy, dx) of the input pixels.
     pub taps: Vec<[i32; 2]>,
-    /// Weights in the conv's [`WeightLayout`].
+    /// Weights in the convolution's [`WeightLayout`].
     pub weights: Section,
-    /// With weights of codes: the value of 1 in a sum of products of codes (input scale times weight
-    /// scale), f32, laid out as the bias.
+    /// For code weights: the value of 1 in a sum of products of codes (input scale times weight scale), f32, in the order
+    /// of the bias.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<Section>,
-    /// Bias, f32: wide `[group][output channels rounded up to 16]`, narrow `[output channel]`.
+    /// Bias, f32. Wide: `[group][output channels rounded up to 16]`; narrow: `[output channel]`.
     pub bias: Section,
 }
 
@@ -277,7 +274,7 @@ pub struct Section {
 }
 
 impl Section {
-    /// The bytes of the section.
+    /// The section's byte range.
     pub(crate) fn range(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len
     }

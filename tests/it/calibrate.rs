@@ -109,7 +109,14 @@ fn options(threads: usize) -> Options {
 
 fn run(frames: &[PathBuf], graph: &Graph, threads: usize) -> Result<Calibration, Error> {
     let (model, pfn) = (model(), common::pfn());
-    calibrate(&model, &pfn, graph, frames, &options(threads), &|_| {})
+    Ok(calibrate(
+        &model,
+        &pfn,
+        graph,
+        frames,
+        &options(threads),
+        &|_| {},
+    )?)
 }
 
 /// A map by cell and channel.

@@ -120,7 +120,7 @@ fn every_kind_of_damage_has_its_message() {
     );
     assert_refused(&sealed(with(64 + 8, &65u64.to_le_bytes())), "unaligned");
     assert_refused(&sealed(with(64, b"other\0\0\0")), "no section `manifest`");
-    assert_refused(&sealed(with(64, b"model\0\0\0")), "there twice");
+    assert_refused(&sealed(with(64, b"model\0\0\0")), "exists twice");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The engine inspector's JSON.
+//! Reads the engine inspector's JSON.
 //!
 //! ```text
 //! { "Layers": [ { "Name": …, "LayerType": …, "Inputs": [ { "Name": …, "Dimensions": […],
@@ -6,42 +6,41 @@
 //!   "Bindings": […] }
 //! ```
 //!
-//! `Format/Datatype` is a sentence about both (`Row major linear FP16 format`); layers that TensorRT's
-//! compiler made give the type alone there, and newer libraries have `Datatype` and `Format` instead. An
-//! engine that was built without details lists names only.
+//! `Format/Datatype` describes both (`Row major linear FP16 format`). For layers made by TensorRT's compiler it holds the
+//! type alone, and newer libraries have `Datatype` and `Format` instead. An engine built without details lists names only.
 
 use serde::Deserialize;
 
-use super::{Layer, LayerTensor, element, nodes};
+use super::{EngineLayer, LayerTensor, element, nodes};
 
 #[derive(Deserialize)]
 struct Engine {
     #[serde(rename = "Layers")]
-    layers: Vec<Told>,
+    layers: Vec<LayerInfo>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Told {
+enum LayerInfo {
     Name(String),
-    Layer(Box<Detailed>),
+    Layer(Box<DetailedLayer>),
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[derive(Default)]
-struct Detailed {
+struct DetailedLayer {
     name: String,
     layer_type: String,
-    inputs: Vec<Tensor>,
-    outputs: Vec<Tensor>,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
     tactic_name: String,
     metadata: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
-struct Tensor {
+struct TensorInfo {
     name: String,
     dimensions: Vec<i64>,
     datatype: String,
@@ -53,9 +52,9 @@ struct Tensor {
 /// The layers in the inspector's JSON.
 ///
 /// # Errors
-/// Text that is none.
-pub fn read(json: &str) -> serde_json::Result<Vec<Layer>> {
-    // Between the names in metadata there is an unescaped record separator, which JSON does not allow.
+/// The text is not the inspector's JSON.
+pub fn read(json: &str) -> serde_json::Result<Vec<EngineLayer>> {
+    // Metadata separates names by an unescaped record separator, which JSON does not allow.
     let printable: String = json
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -64,13 +63,13 @@ pub fn read(json: &str) -> serde_json::Result<Vec<Layer>> {
     Ok(engine.layers.into_iter().map(layer).collect())
 }
 
-fn layer(told: Told) -> Layer {
-    match told {
-        Told::Name(name) => Layer {
+fn layer(info: LayerInfo) -> EngineLayer {
+    match info {
+        LayerInfo::Name(name) => EngineLayer {
             name,
-            ..Layer::default()
+            ..EngineLayer::default()
         },
-        Told::Layer(layer) => Layer {
+        LayerInfo::Layer(layer) => EngineLayer {
             name: layer.name,
             kind: layer.layer_type,
             inputs: layer.inputs.into_iter().map(tensor).collect(),
@@ -81,20 +80,20 @@ fn layer(told: Told) -> Layer {
     }
 }
 
-fn tensor(told: Tensor) -> LayerTensor {
-    let words = if told.datatype.is_empty() {
-        &told.both
+fn tensor(tensor: TensorInfo) -> LayerTensor {
+    let description = if tensor.datatype.is_empty() {
+        &tensor.both
     } else {
-        &told.datatype
+        &tensor.datatype
     };
     LayerTensor {
-        element: element(words),
-        name: told.name,
-        dims: told.dimensions,
-        format: if told.format.is_empty() {
-            told.both
+        element: element(description),
+        name: tensor.name,
+        dims: tensor.dimensions,
+        format: if tensor.format.is_empty() {
+            tensor.both
         } else {
-            told.format
+            tensor.format
         },
     }
 }

@@ -1,4 +1,4 @@
-//! The builder's account of an engine, in its log: no GPU is needed for it.
+//! Reads the builder's log of an engine's layers, which needs no GPU.
 //!
 //! ```text
 //! Name: …, LayerType: …, Inputs: [ { Name: …, Dimensions: […], …, Datatype: …, Format: … }, … ],
@@ -7,9 +7,9 @@
 //!  Name: …, IOMode: …, DataType: …, Dimensions: […], …, ProfileInfo: [ { …, Format: … }]
 //! ```
 
-use super::{Layer, LayerTensor, element, nodes};
+use super::{EngineLayer, LayerTensor, element, nodes};
 
-/// An input or output of an engine, as the log tells.
+/// An input or output of an engine, from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IoTensor {
     /// Whether it is an input.
@@ -19,7 +19,7 @@ pub struct IoTensor {
 }
 
 /// The layers in a log.
-pub fn layers(text: &str) -> Vec<Layer> {
+pub fn layers(text: &str) -> Vec<EngineLayer> {
     text.lines().filter_map(layer).collect()
 }
 
@@ -28,12 +28,12 @@ pub fn io_tensors(text: &str) -> Vec<IoTensor> {
     text.lines().filter_map(io_tensor).collect()
 }
 
-fn layer(line: &str) -> Option<Layer> {
+fn layer(line: &str) -> Option<EngineLayer> {
     let (name, rest) = line.strip_prefix("Name: ")?.split_once(", LayerType: ")?;
     let (kind, rest) = rest.split_once(", ")?;
-    // Metadata comes last; a node's name may hold anything.
+    // Metadata comes last. A node's name may contain anything.
     let (rest, metadata) = rest.split_once(", Metadata: ").unwrap_or((rest, ""));
-    Some(Layer {
+    Some(EngineLayer {
         name: name.to_owned(),
         kind: kind.to_owned(),
         inputs: tensors(rest, "Inputs: "),
@@ -59,7 +59,7 @@ fn io_tensor(line: &str) -> Option<IoTensor> {
     })
 }
 
-/// The tensors in the list behind `key`.
+/// The tensors in the list after `key`.
 fn tensors(text: &str, key: &str) -> Vec<LayerTensor> {
     let list = text
         .split_once(key)
@@ -84,7 +84,7 @@ fn tensors(text: &str, key: &str) -> Vec<LayerTensor> {
     found
 }
 
-/// The text from its first character, which opens a bracket, to the one that closes it.
+/// The text from its first character, an opening bracket, to the matching closing bracket.
 fn bracketed(text: &str, open: char, close: char) -> &str {
     let mut depth = 0usize;
     for (at, c) in text.char_indices() {
@@ -100,7 +100,7 @@ fn bracketed(text: &str, open: char, close: char) -> &str {
     text
 }
 
-/// The value behind `key`, to the next comma or the end of its tensor.
+/// The value after `key`, up to the next comma or the end of its tensor.
 fn field<'a>(text: &'a str, key: &str) -> &'a str {
     let Some((_, value)) = text.split_once(key) else {
         return "";

@@ -1,9 +1,9 @@
-//! The layer table: what an engine computes, and what became of the network's quantised layers.
+//! The layer table: an engine's layers, and the fate of the network's quantised layers.
 //!
-//! Where a GPU can load the engine, the engine inspector's JSON tells ([`inspector`]); where none can, as
-//! when TensorRT-RTX builds for another machine, the builder's log does ([`log`]). Both give the same
-//! [`Layer`]s. [`LayerTable::new`] then looks up each layer of the network that reads quantised values:
-//! strongly typed networks say where INT8 may be used, the library decides where it is.
+//! If a GPU can load the engine, the layers come from the engine inspector's JSON ([`inspector`]). Otherwise, as when
+//! TensorRT-RTX builds for another machine, they come from the builder's log ([`log`]). Both yield [`EngineLayer`]s.
+//! [`LayerTable::new`] then looks up each layer of the network that reads quantised values: a strongly typed network
+//! allows INT8, but the library decides where to use it.
 
 pub mod inspector;
 pub mod log;
@@ -17,25 +17,25 @@ use crate::build::onnx::{Graph, Node};
 use crate::plan::LayerCounts;
 use crate::plan::{Family, Version};
 
-/// A layer of an engine: one kernel, or a few that the library runs as one.
+/// A layer of an engine: one kernel, or several that the library runs as one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Layer {
-    /// Its name: those of the network's nodes in it, or one that the library made up.
+pub struct EngineLayer {
+    /// Its name: the names of its nodes, or one that the library invented.
     pub name: String,
-    /// Its kind, such as `CaskConvolution`, `Reformat` or `kgen`; empty where only names are told.
+    /// Its kind, such as `CaskConvolution`, `Reformat` or `kgen`; empty if only names are known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    /// The maps that it reads; weights are not among them.
+    /// The maps that it reads, excluding weights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<LayerTensor>,
-    /// What it writes.
+    /// The maps that it writes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<LayerTensor>,
     /// The kernel that the library chose.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tactic: String,
-    /// The network's nodes in it.
+    /// The network's nodes that it computes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
@@ -48,26 +48,26 @@ pub struct LayerTensor {
     pub name: String,
     /// Its shape.
     pub dims: Vec<i64>,
-    /// The type of its values: `fp32`, `fp16` or `int8`; other types as the library spells them, in small
-    /// letters; empty where it does not tell.
+    /// The type of its values: `fp32`, `fp16` or `int8`; other types in lower case, as the library spells them; empty if
+    /// unknown.
     pub element: String,
-    /// Its layout, in the library's words.
+    /// Its layout, as the library describes it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub format: String,
 }
 
-impl Layer {
-    /// Whether a map that it reads is in INT8.
+impl EngineLayer {
+    /// Whether it reads a map in INT8.
     pub fn reads_int8(&self) -> bool {
         self.inputs.iter().any(|tensor| tensor.element == "int8")
     }
 
-    /// Whether its kind or its name says that it only changes types or layouts.
+    /// Whether its kind or name shows that it only changes types or layouts.
     fn is_reformat(&self) -> bool {
         self.kind.eq_ignore_ascii_case("reformat") || self.name.starts_with("Reformatting CopyNode")
     }
 
-    /// Whether it makes one map of one other of the same shape.
+    /// Whether it converts one map to one map of the same shape.
     fn keeps_shape(&self) -> bool {
         match (&self.inputs[..], &self.outputs[..]) {
             ([from], [to]) => from.dims == to.dims,
@@ -75,18 +75,16 @@ impl Layer {
         }
     }
 
-    /// What may be the names of its nodes: where the library does not tell them, its own name joins them.
+    /// Candidate names of its nodes. If the library does not list them, they are joined in the layer's name.
     fn node_names(&self) -> Vec<&str> {
-        match self.nodes.is_empty() {
-            false => self.nodes.iter().map(String::as_str).collect(),
-            true => {
-                let joined = self.name.split(" + ").flat_map(|name| name.split(" || "));
-                joined.map(str::trim).collect()
-            }
+        if !self.nodes.is_empty() {
+            return self.nodes.iter().map(String::as_str).collect();
         }
+        let joined = self.name.split(" + ").flat_map(|name| name.split(" || "));
+        joined.map(str::trim).collect()
     }
 
-    /// The types that it reads, as `fp16 and int8`.
+    /// The types that it reads, such as `fp16 and int8`.
     fn reads(&self) -> String {
         let mut found: Vec<&str> = self.inputs.iter().map(|t| t.element.as_str()).collect();
         found.retain(|element| !element.is_empty());
@@ -96,7 +94,7 @@ impl Layer {
     }
 }
 
-/// What a layer of the network with quantised inputs became.
+/// What became of a layer of the network with quantised inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -104,8 +102,8 @@ pub enum Outcome {
     Int8,
     /// It reads these types instead.
     Fallback(String),
-    /// No layer of the engine names it: it went away (a Concat whose inputs are written in place), or it
-    /// runs under a name that the library does not tell.
+    /// No layer of the engine names it: it was optimised away (such as a Concat whose inputs are written in place), or it
+    /// runs under a name that the library does not reveal.
     Unlisted,
 }
 
@@ -120,7 +118,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A layer of the network whose inputs are quantised.
+/// A layer of the network with quantised inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuantizedLayer {
@@ -132,30 +130,30 @@ pub struct QuantizedLayer {
     pub outcome: Outcome,
 }
 
-/// The layers of an engine and what became of those of its network.
+/// The layers of an engine, and what became of its network's quantised layers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerTable {
-    /// The engine's layers, in its order, without those that only make streams wait for each other.
-    pub layers: Vec<Layer>,
+    /// The engine's layers, in its order, without those that only synchronise streams.
+    pub layers: Vec<EngineLayer>,
     /// The network's layers that read quantised values, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quantized: Vec<QuantizedLayer>,
-    /// How many became what.
+    /// Counts of the outcomes.
     pub counts: LayerCounts,
 }
 
 impl LayerTable {
-    /// Looks up the layers of `graph`, the network that the engine was built of, among the engine's. Layers
-    /// that only make streams wait for each other are left out.
-    pub fn new(mut layers: Vec<Layer>, graph: &Graph) -> Self {
+    /// Looks up the layers of `graph`, from which the engine was built, among the engine's layers. Skips layers that only
+    /// synchronise streams.
+    pub fn new(mut layers: Vec<EngineLayer>, graph: &Graph) -> Self {
         layers.retain(|layer| !matches!(layer.kind.as_str(), "signal" | "wait"));
         let operators: HashMap<String, &str> = graph
             .nodes()
             .map(|node| (parsers_name(node), node.op()))
             .collect();
-        // For each node its layers, for each layer whether it computes nothing.
-        let mut by_node: HashMap<&str, Vec<&Layer>> = HashMap::new();
+        // The layers of each node.
+        let mut by_node: HashMap<&str, Vec<&EngineLayer>> = HashMap::new();
         let mut reformats = 0;
         for layer in &layers {
             let nodes: Vec<&str> = layer
@@ -201,8 +199,8 @@ impl LayerTable {
         }
     }
 
-    /// What a user should know who expected INT8: a line for every quantised layer that is not, or one for
-    /// all where `library` is TensorRT-RTX, whose convolutions are not known to compute in INT8.
+    /// Warnings for a user who expects INT8: one for every quantised layer that does not run in INT8. If `library` is
+    /// TensorRT-RTX, whose convolutions are not known to compute in INT8, one warning for all.
     pub fn warnings(&self, library: Version) -> Vec<String> {
         let fell: Vec<&QuantizedLayer> = self
             .quantized
@@ -210,7 +208,7 @@ impl LayerTable {
             .filter(|layer| match layer.outcome {
                 Outcome::Int8 => false,
                 Outcome::Fallback(_) => true,
-                // Others may go away.
+                // Other operators may be optimised away.
                 Outcome::Unlisted => is_convolution(&layer.operator),
             })
             .collect();
@@ -218,10 +216,9 @@ impl LayerTable {
             return match (self.quantized.len(), fell.len()) {
                 (0, _) => Vec::new(),
                 (all, fell) => vec![format!(
-                    "{library} emulates INT8 as far as is known: {} of {all} quantised layers read INT8, but \
-                     what their kernels compute in is chosen on the GPU, and NVIDIA lists no INT8 \
-                     convolutions for it. Expect the values of INT8, not its speed; TensorRT (libnvinfer) \
-                     computes in INT8",
+                    "{library} emulates INT8, as far as is known: {} of {all} quantised layers read INT8, but the GPU's \
+                    compiler chooses the type that their kernels compute in, and NVIDIA lists no INT8 convolutions \
+                    for it. Expect the values of INT8, not its speed; TensorRT (libnvinfer) computes in INT8",
                     all - fell
                 )],
             };
@@ -234,7 +231,7 @@ impl LayerTable {
             } = layer;
             match outcome {
                 Outcome::Unlisted => format!(
-                    "node \"{node}\" ({operator}) is quantised, but the engine's layers do not name it"
+                    "node \"{node}\" ({operator}) is quantised, but no layer of the engine names it"
                 ),
                 outcome => format!(
                     "node \"{node}\" ({operator}) is quantised, but the engine reads {outcome} there"
@@ -254,7 +251,7 @@ fn is_convolution(operator: &str) -> bool {
     matches!(operator, "Conv" | "ConvTranspose")
 }
 
-/// A node's name as the ONNX parser gives it to TensorRT.
+/// The name that TensorRT's ONNX parser assigns to a node.
 fn parsers_name(node: Node<'_>) -> String {
     match (node.proto.name(), node.output(0)) {
         ("", Some(output)) => format!("node_of_{output}"),
@@ -262,7 +259,7 @@ fn parsers_name(node: Node<'_>) -> String {
     }
 }
 
-/// Whether a node reads a map that was quantised. A layer of which only the weight is does not count.
+/// Whether a node reads a quantised map. Quantised weights alone do not count.
 fn reads_quantized(graph: &Graph, node: Node<'_>) -> bool {
     node.proto.input.iter().any(|value| {
         let producer = graph.producer(value);
@@ -272,8 +269,8 @@ fn reads_quantized(graph: &Graph, node: Node<'_>) -> bool {
     })
 }
 
-/// Of the layers that a node is part of. One that reads INT8 decides: behind it, others may finish the sum.
-fn outcome(layers: &[&Layer]) -> Outcome {
+/// The outcome for the layers that contain a node. One layer that reads INT8 decides: others after it may finish the sum.
+fn outcome(layers: &[&EngineLayer]) -> Outcome {
     match layers {
         [] => Outcome::Unlisted,
         layers if layers.iter().any(|layer| layer.reads_int8()) => Outcome::Int8,
@@ -281,9 +278,9 @@ fn outcome(layers: &[&Layer]) -> Outcome {
     }
 }
 
-/// The element type in a library's words: `Int8`, `Half`, `Row major linear FP16 format`.
-fn element(words: &str) -> String {
-    let mut tokens = words.split(|c: char| !c.is_ascii_alphanumeric());
+/// Finds the element type in a library's description: `Int8`, `Half`, `Row major linear FP16 format`.
+fn element(description: &str) -> String {
+    let mut tokens = description.split(|c: char| !c.is_ascii_alphanumeric());
     let name = |token: &str| {
         let token = token.to_ascii_lowercase();
         match token.as_str() {
@@ -298,7 +295,7 @@ fn element(words: &str) -> String {
     tokens.find_map(name).unwrap_or_default()
 }
 
-/// The nodes in a layer's metadata: `[ONNX Layer: a][ONNX Layer: b]`, with separators of any kind between.
+/// The nodes in a layer's metadata: `[ONNX Layer: a][ONNX Layer: b]`, with any separators between.
 fn nodes(metadata: &str) -> Vec<String> {
     let marked = metadata.split("[ONNX Layer: ").skip(1);
     let name = |text: &str| {

@@ -1,5 +1,5 @@
-//! Builds a [`Payload`] node by node: shapes are inferred and every attribute is checked here, so
-//! that an error names the node. [`ProgramBuilder::finish`] fuses and packs (see [`crate::build::lower`]).
+//! Builds a [`Payload`] node by node. Infers shapes and checks every attribute here, so errors name the node.
+//! [`ProgramBuilder::finish`] fuses and packs (see [`crate::build::lower`]).
 
 use crate::build::lower::spec::{
     ConvSpec, ConvWeight, Direction, MaxPoolSpec, bad, bias, check_groups, check_len, check_pads,
@@ -13,9 +13,9 @@ use crate::program::{DepthToSpaceMode, Payload};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(super) usize);
 
-/// Name and size of a tensor being built.
+/// Name, size and scale of a tensor in the network being built.
 #[derive(Clone, Debug)]
-pub(super) struct Map {
+pub(super) struct TensorInfo {
     pub(super) name: String,
     /// Channels, rows, columns.
     pub(super) shape: [usize; 3],
@@ -23,7 +23,7 @@ pub(super) struct Map {
     pub(super) scale: Option<f32>,
 }
 
-/// A node as given, before fusion.
+/// A node of the network.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) name: String,
@@ -31,7 +31,7 @@ pub(super) struct Node {
     pub(super) kind: NodeKind,
 }
 
-/// What a node computes; the inputs are tensor numbers.
+/// A node's computation; inputs are tensor numbers.
 #[derive(Clone, Debug)]
 pub(super) enum NodeKind {
     Conv(ConvNode),
@@ -64,7 +64,7 @@ pub(super) enum NodeKind {
         input: usize,
         spec: MaxPoolSpec,
     },
-    /// The output's [`Map`] has the scale.
+    /// The output's [`TensorInfo`] holds the scale.
     Quantize {
         input: usize,
     },
@@ -73,7 +73,7 @@ pub(super) enum NodeKind {
     },
 }
 
-/// A convolution of either direction, with what was fused into it.
+/// A convolution of either direction, with the nodes fused into it.
 #[derive(Clone, Debug)]
 pub(super) struct ConvNode {
     pub(super) input: usize,
@@ -89,7 +89,7 @@ pub(super) struct ConvNode {
     pub(super) weight: Weight,
     pub(super) bias: Vec<f32>,
     pub(super) relu: bool,
-    /// DepthToSpace behind the convolution.
+    /// DepthToSpace after the convolution: block and mode.
     pub(super) shuffle: Option<(usize, DepthToSpaceMode)>,
 }
 
@@ -122,10 +122,10 @@ impl Weight {
     }
 }
 
-/// Builds the payload of a CPU plan; see the module's head.
+/// Builds the payload of a CPU plan; see the module documentation.
 #[derive(Clone, Debug, Default)]
 pub struct ProgramBuilder {
-    pub(super) tensors: Vec<Map>,
+    pub(super) tensors: Vec<TensorInfo>,
     pub(super) nodes: Vec<Node>,
     pub(super) input: Option<usize>,
     pub(super) outputs: Vec<(usize, String)>,
@@ -137,12 +137,12 @@ impl ProgramBuilder {
         Self::default()
     }
 
-    /// Channels, rows and columns of a tensor; zeros if it is of another builder.
+    /// Channels, rows and columns of a tensor; zeros if it belongs to another builder.
     pub fn shape(&self, x: TensorId) -> [usize; 3] {
         self.tensors.get(x.0).map_or([0; 3], |map| map.shape)
     }
 
-    /// The network's one input, [1, C, H, W].
+    /// Adds the network's only input, [1, C, H, W].
     pub fn input(
         &mut self,
         name: &str,
@@ -158,7 +158,7 @@ impl ProgramBuilder {
         Ok(TensorId(id))
     }
 
-    /// A convolution (ONNX Conv) or a transposed one (ONNX ConvTranspose).
+    /// Adds a convolution (ONNX Conv) or a transposed one (ONNX ConvTranspose).
     pub fn conv(
         &mut self,
         name: &str,
@@ -212,7 +212,7 @@ impl ProgramBuilder {
         self.node(name, shape, NodeKind::Conv(node))
     }
 
-    /// `x · scale[c] + shift[c]`: a BatchNormalization that could not be folded into a convolution.
+    /// Adds `x · scale[c] + shift[c]`: a BatchNormalization that cannot be folded into a convolution.
     pub fn affine(
         &mut self,
         name: &str,
@@ -237,19 +237,19 @@ impl ProgramBuilder {
         )
     }
 
-    /// `max(x, 0)` (ONNX Relu).
+    /// Adds `max(x, 0)` (ONNX Relu).
     pub fn relu(&mut self, name: &str, x: TensorId) -> Result<TensorId, ProgramError> {
         let shape = self.check(name, x)?;
         self.node(name, shape, NodeKind::Relu { input: x.0 })
     }
 
-    /// `1 / (1 + exp(-x))` (ONNX Sigmoid).
+    /// Adds `1 / (1 + exp(-x))` (ONNX Sigmoid).
     pub fn sigmoid(&mut self, name: &str, x: TensorId) -> Result<TensorId, ProgramError> {
         let shape = self.check(name, x)?;
         self.node(name, shape, NodeKind::Sigmoid { input: x.0 })
     }
 
-    /// `a + b` of equal shapes (ONNX Add).
+    /// Adds `a + b` of equal shapes (ONNX Add).
     pub fn add(
         &mut self,
         name: &str,
@@ -278,7 +278,7 @@ impl ProgramBuilder {
         )
     }
 
-    /// The channels of `inputs` one after the other (ONNX Concat, axis 1).
+    /// Concatenates the channels of `inputs` (ONNX Concat, axis 1).
     pub fn concat(&mut self, name: &str, inputs: &[TensorId]) -> Result<TensorId, ProgramError> {
         let Some((&first, rest)) = inputs.split_first() else {
             return Err(bad(name, "number of inputs", "at least 1", 0));
@@ -301,7 +301,7 @@ impl ProgramBuilder {
         self.node(name, shape, NodeKind::Concat { inputs })
     }
 
-    /// Channels become pixels (ONNX DepthToSpace).
+    /// Rearranges channels into pixels (ONNX DepthToSpace).
     pub fn depth_to_space(
         &mut self,
         name: &str,
@@ -332,7 +332,7 @@ impl ProgramBuilder {
         )
     }
 
-    /// Maximum of windows (ONNX MaxPool).
+    /// Adds a maximum over windows (ONNX MaxPool).
     pub fn max_pool(
         &mut self,
         name: &str,
@@ -364,8 +364,8 @@ impl ProgramBuilder {
         )
     }
 
-    /// 8-bit codes of `x`: `x / scale` rounded half to even, in -128..=127 (ONNX QuantizeLinear to int8
-    /// with zero point 0). Only [`ProgramBuilder::dequantize`] takes the result.
+    /// Converts `x` to 8-bit codes: `x / scale` rounded half to even, in -128..=127 (ONNX QuantizeLinear to int8 with zero
+    /// point 0). Only [`ProgramBuilder::dequantize`] accepts the result.
     pub fn quantize(
         &mut self,
         name: &str,
@@ -379,53 +379,53 @@ impl ProgramBuilder {
         Ok(id)
     }
 
-    /// The values of codes: code · scale (ONNX DequantizeLinear with zero point 0).
+    /// Converts codes to values: code · scale (ONNX DequantizeLinear with zero point 0).
     pub fn dequantize(&mut self, name: &str, x: TensorId) -> Result<TensorId, ProgramError> {
         let map = self.tensors.get(x.0).filter(|map| map.scale.is_some());
         let shape = map
             .map(|map| map.shape)
-            .ok_or_else(|| bad(name, "input", "codes that `quantize` made", x))?;
+            .ok_or_else(|| bad(name, "input", "codes from `quantize`", x))?;
         self.node(name, shape, NodeKind::Dequantize { input: x.0 })
     }
 
-    /// Gives a tensor the name under which observers see it, instead of the name of its node.
+    /// Sets the name under which observers see a tensor. The default is its node's name.
     pub fn name_tensor(&mut self, x: TensorId, name: &str) {
         if let Some(map) = self.tensors.get_mut(x.0) {
             name.clone_into(&mut map.name);
         }
     }
 
-    /// Makes `x` an output of the network, called `name`.
+    /// Makes `x` the network output `name`.
     pub fn output(&mut self, x: TensorId, name: &str) -> Result<(), ProgramError> {
         self.check(name, x)?;
         self.outputs.push((x.0, name.to_owned()));
         Ok(())
     }
 
-    /// Fuses, packs the weights, and makes the payload.
+    /// Fuses nodes, packs the weights and returns the payload.
     pub fn finish(self) -> Result<Payload, ProgramError> {
         crate::build::lower::lower(self)
     }
 
-    /// The shape of `x`, or an error that `node` has a wrong input.
+    /// The shape of `x`, or an error that `node` has an invalid input.
     fn check(&self, node: &str, x: TensorId) -> Result<[usize; 3], ProgramError> {
         let map = self.tensors.get(x.0);
         map.filter(|map| map.scale.is_none())
             .map(|map| map.shape)
-            .ok_or_else(|| bad(node, "input", "a tensor of f32 of this builder", x))
+            .ok_or_else(|| bad(node, "input", "an f32 tensor of this builder", x))
     }
 
     /// Adds a tensor.
     fn tensor(&mut self, name: &str, shape: [usize; 3]) -> Result<usize, ProgramError> {
         let [channels, height, width] = shape;
-        // Each size is checked first, so that the product cannot overflow 64 bits.
+        // Checking each size first keeps the product within 64 bits.
         let fits = shape.iter().all(|&d| (1..=MAX_DIM).contains(&d))
             && (channels as u64) * (height as u64) * (width as u64) <= MAX_MAP as u64;
         if !fits {
             let expected = format!("sizes of 1 to {MAX_DIM} with a product of at most {MAX_MAP}");
             return Err(bad(name, "shape of the output", expected, shape));
         }
-        self.tensors.push(Map {
+        self.tensors.push(TensorInfo {
             name: name.to_owned(),
             shape,
             scale: None,
@@ -433,7 +433,7 @@ impl ProgramBuilder {
         Ok(self.tensors.len() - 1)
     }
 
-    /// Adds a node and the tensor it makes.
+    /// Adds a node and its output tensor.
     fn node(
         &mut self,
         name: &str,

@@ -1,29 +1,28 @@
-//! Where codes flow instead of values: from a network with Quantize and Dequantize nodes to one where
-//! convolutions read codes.
+//! Rewrites a network with Quantize and Dequantize nodes to one in which convolutions read codes.
 //!
-//! - A convolution with weights of codes whose input is dequantised codes reads those codes.
-//! - A Quantize behind Concat, DepthToSpace or MaxPool, which only move values, is moved in front of
-//!   them, where it can become part of the convolution that makes the value. (MaxPool commutes with
-//!   rounding because that is monotone.)
-//! - Codes that are dequantised and quantised again with the same scale stay as they are.
-//! - A network's input that is only read through one Quantize is codes.
+//! - A convolution with code weights whose input is dequantised codes reads those codes.
+//! - A Quantize after Concat, DepthToSpace or MaxPool, which only move values, moves in front of them. There it can
+//!   become part of the convolution that produces the value. (MaxPool commutes with rounding because rounding is
+//!   monotone.)
+//! - Codes that are dequantised and quantised again with the same scale stay unchanged.
+//! - If one Quantize is the only reader of the network's input, the input becomes codes.
 //!
-//! What is left of Quantize and Dequantize afterwards is an operator.
+//! The remaining Quantize and Dequantize nodes become operators.
 
 use std::collections::HashMap;
 
-use crate::build::lower::builder::{ConvNode, Map, Node, NodeKind, ProgramBuilder, Weight};
+use crate::build::lower::builder::{ConvNode, Node, NodeKind, ProgramBuilder, TensorInfo, Weight};
 use crate::build::lower::fuse::inputs;
 use crate::program::layout::MAX_PRODUCTS;
 
-/// What the readers of a tensor want.
+/// The form in which a tensor's readers want it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Demand {
     /// Nobody reads it.
     Nothing,
-    /// All read its codes with this scale.
+    /// All readers want codes with this scale.
     Codes(f32),
-    /// Somebody reads its values.
+    /// At least one reader wants values.
     Values,
 }
 
@@ -37,10 +36,10 @@ impl Demand {
     }
 }
 
-/// Rewrites the network as the module's head says.
+/// Rewrites the network; see the module documentation.
 pub(super) fn place(network: &mut ProgramBuilder, input: usize) {
     let nodes = conversions_first(std::mem::take(&mut network.nodes), input);
-    let mut placing = Placing {
+    let mut placement = CodePlacement {
         demands: demands(&nodes, network),
         network,
         aliases: HashMap::new(),
@@ -48,11 +47,11 @@ pub(super) fn place(network: &mut ProgramBuilder, input: usize) {
         codes: HashMap::new(),
     };
     for node in nodes {
-        placing.node(node);
+        placement.node(node);
     }
 }
 
-/// If only one Quantize reads the network's input, makes its output the input.
+/// If one Quantize is the only reader of the network's input, makes its output the input.
 pub(super) fn input(network: &mut ProgramBuilder, input: usize) -> usize {
     let readers = |node: &Node| inputs(&node.kind).contains(&input);
     let mut found = network.nodes.iter().enumerate().filter(|(_, n)| readers(n));
@@ -66,7 +65,7 @@ pub(super) fn input(network: &mut ProgramBuilder, input: usize) -> usize {
     network.nodes.remove(at).output
 }
 
-/// The nodes in an order in which Quantize and Dequantize come right behind what they read.
+/// Reorders the nodes: each Quantize and Dequantize directly follows its input's producer.
 fn conversions_first(nodes: Vec<Node>, input: usize) -> Vec<Node> {
     let mut waiting: HashMap<usize, Vec<Node>> = HashMap::new();
     let mut others = Vec::new();
@@ -97,7 +96,7 @@ fn conversions_first(nodes: Vec<Node>, input: usize) -> Vec<Node> {
     ordered
 }
 
-/// What the readers of each tensor want.
+/// The form in which the readers of each tensor want it.
 fn demands(nodes: &[Node], network: &ProgramBuilder) -> Vec<Demand> {
     let mut demands = vec![Demand::Nothing; network.tensors.len()];
     for (tensor, _) in &network.outputs {
@@ -118,7 +117,7 @@ fn demands(nodes: &[Node], network: &ProgramBuilder) -> Vec<Demand> {
     demands
 }
 
-/// Whether a node only moves elements, or picks the largest.
+/// Whether a node only moves elements or picks the largest.
 fn only_moves(kind: &NodeKind) -> bool {
     matches!(
         kind,
@@ -126,19 +125,19 @@ fn only_moves(kind: &NodeKind) -> bool {
     )
 }
 
-/// The network being rewritten; its nodes are those that stay, so far.
-struct Placing<'a> {
+/// The network being rewritten; its nodes are those kept so far.
+struct CodePlacement<'a> {
     network: &'a mut ProgramBuilder,
     demands: Vec<Demand>,
-    /// For tensors of codes that nodes made: the tensors that take their place.
+    /// Maps tensors of codes from Quantize nodes to the tensors that replace them.
     aliases: HashMap<usize, usize>,
-    /// For tensors that Dequantize makes: the codes that it reads.
+    /// Maps tensors that Dequantize produces to the codes that it reads.
     dequantized: HashMap<usize, usize>,
-    /// The codes of a tensor with a scale (its bits).
+    /// Maps a tensor and a scale (its bits) to the tensor's codes.
     codes: HashMap<(usize, u32), usize>,
 }
 
-impl Placing<'_> {
+impl CodePlacement<'_> {
     fn node(&mut self, mut node: Node) {
         match &mut node.kind {
             NodeKind::Quantize { input } => {
@@ -168,7 +167,7 @@ impl Placing<'_> {
         self.network.nodes.push(node);
     }
 
-    /// Adds a node that only moves elements, for codes.
+    /// Adds a node that only moves elements, converted to codes.
     fn mover(&mut self, node: Node, scale: f32) {
         let Node {
             name,
@@ -190,35 +189,35 @@ impl Placing<'_> {
         self.codes.insert((output, scale.to_bits()), codes);
     }
 
-    /// The codes of tensor `x`; `name` names the node where they have to be made.
+    /// The codes of tensor `x`. If they do not exist yet, adds a node named `name`.
     fn codes(&mut self, name: &str, x: usize, scale: f32) -> usize {
         let key = (x, scale.to_bits());
         if let Some(&known) = self.codes.get(&key) {
             return known;
         }
-        let made = match self.dequantized.get(&x) {
+        let codes = match self.dequantized.get(&x) {
             Some(&codes) if self.network.tensors[codes].scale == Some(scale) => codes,
             _ => self.push(name, NodeKind::Quantize { input: x }, x, scale),
         };
-        self.codes.insert(key, made);
-        made
+        self.codes.insert(key, codes);
+        codes
     }
 
-    /// Adds a node that makes the codes of tensor `x`, and the tensor, which has the name of `x`.
+    /// Adds a node that produces the codes of tensor `x`, and the tensor of codes, which is named like `x`.
     fn push(&mut self, name: &str, kind: NodeKind, x: usize, scale: f32) -> usize {
         let output = self.network.tensors.len();
-        let map = Map {
+        let info = TensorInfo {
             scale: Some(scale),
             ..self.network.tensors[x].clone()
         };
-        self.network.tensors.push(map);
+        self.network.tensors.push(info);
         let name = name.to_owned();
         self.network.nodes.push(Node { name, output, kind });
         output
     }
 }
 
-/// Whether a convolution of an input with `channels` can compute with codes.
+/// Whether a convolution of an input with `channels` channels can compute with codes.
 fn fits_integers(conv: &ConvNode, channels: usize) -> bool {
     let products = conv.kernel[0] * conv.kernel[1] * (channels / conv.groups);
     matches!(conv.weight, Weight::I8 { .. }) && products <= MAX_PRODUCTS

@@ -1,8 +1,8 @@
-//! Which nodes run inside others, and which tensors lie inside others.
+//! Fuses nodes into the ones before them, and plans which tensors are slices of others.
 
 use std::collections::HashMap;
 
-use crate::build::lower::builder::{ConvNode, Map, Node, NodeKind, ProgramBuilder};
+use crate::build::lower::builder::{ConvNode, Node, NodeKind, ProgramBuilder, TensorInfo};
 use crate::program::{DepthToSpaceMode, SliceOf};
 
 /// The tensors that a node reads.
@@ -21,8 +21,7 @@ pub(super) fn inputs(kind: &NodeKind) -> Vec<usize> {
     }
 }
 
-/// Moves Relu, Add, DepthToSpace and Quantize into the nodes before them, where nobody else reads
-/// what lies between.
+/// Moves Relu, Add, DepthToSpace and Quantize into the nodes before them if no other node reads the intermediate tensor.
 pub(super) fn fuse(network: &mut ProgramBuilder) {
     let ProgramBuilder {
         tensors,
@@ -31,7 +30,7 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
         ..
     } = network;
     let uses = uses(nodes, tensors.len(), outputs);
-    // For each tensor the place in `kept` of the node that makes it; the network's input has none.
+    // Index in `kept` of the node that produces each tensor; `None` for the network's input.
     let mut producer: Vec<Option<usize>> = vec![None; tensors.len()];
     let mut kept: Vec<Node> = Vec::new();
     for node in std::mem::take(nodes) {
@@ -41,12 +40,12 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
                 .flatten()
                 .filter(|&p| fuse_relu(&mut kept[p].kind)),
             NodeKind::Add { a, b, relu } => {
-                // A convolution of integers takes codes as its residual as they are.
+                // An integer convolution takes codes as its residual without conversion.
                 let codes = |x: usize| match producer[x].map(|p| &kept[p].kind) {
                     Some(NodeKind::Dequantize { input }) => *input,
                     _ => x,
                 };
-                // The later of the two can take the other as its residual.
+                // The later producer can take the other operand as its residual.
                 let (last, other) = if producer[codes(*a)] > producer[codes(*b)] {
                     (*a, *b)
                 } else {
@@ -83,7 +82,7 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
     *nodes = kept;
 }
 
-/// How often each tensor is read, outputs included.
+/// Number of reads of each tensor, including as a network output.
 fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usize> {
     let mut uses = vec![0usize; tensors];
     let read = nodes.iter().flat_map(|node| inputs(&node.kind));
@@ -94,11 +93,11 @@ fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usiz
 }
 
 /// Whether a node is a convolution that computes with codes.
-fn is_integer(kind: &NodeKind, tensors: &[Map]) -> bool {
+fn is_integer(kind: &NodeKind, tensors: &[TensorInfo]) -> bool {
     matches!(kind, NodeKind::Conv(conv) if tensors[conv.input].scale.is_some())
 }
 
-/// Removes the conversions whose results nobody reads.
+/// Removes conversions whose results are never read.
 pub(super) fn drop_unread(network: &mut ProgramBuilder) {
     let mut uses = uses(&network.nodes, network.tensors.len(), &network.outputs);
     let mut kept = Vec::with_capacity(network.nodes.len());
@@ -116,7 +115,7 @@ pub(super) fn drop_unread(network: &mut ProgramBuilder) {
     network.nodes = kept;
 }
 
-/// Adds a Relu to a node that can have one.
+/// Adds a Relu to a node that supports it. Returns whether it did.
 fn fuse_relu(kind: &mut NodeKind) -> bool {
     match kind {
         NodeKind::Conv(ConvNode { relu, .. })
@@ -129,7 +128,7 @@ fn fuse_relu(kind: &mut NodeKind) -> bool {
     }
 }
 
-/// Adds a residual to a convolution that has none.
+/// Adds a residual to a convolution that has neither residual nor ReLU. Returns whether it did.
 fn fuse_add(kind: &mut NodeKind, other: usize, add_relu: bool) -> bool {
     match kind {
         NodeKind::Conv(ConvNode {
@@ -146,7 +145,7 @@ fn fuse_add(kind: &mut NodeKind, other: usize, add_relu: bool) -> bool {
     }
 }
 
-/// Adds a DepthToSpace to a convolution that makes whole pixels.
+/// Adds a DepthToSpace to a plain convolution. Returns whether it did.
 fn fuse_shuffle(kind: &mut NodeKind, block: usize, mode: DepthToSpaceMode) -> bool {
     match kind {
         NodeKind::Conv(ConvNode {
@@ -163,10 +162,10 @@ fn fuse_shuffle(kind: &mut NodeKind, block: usize, mode: DepthToSpaceMode) -> bo
     }
 }
 
-/// Which tensors are slices of a Concat's output, in numbers of the network.
+/// Plans which tensors are slices of a Concat's output, by the network's tensor numbers.
 pub(super) fn plan_slices(
     nodes: &[Node],
-    tensors: &[Map],
+    tensors: &[TensorInfo],
     network_input: usize,
 ) -> HashMap<usize, SliceOf> {
     let mut slices: HashMap<usize, SliceOf> = HashMap::new();
@@ -185,7 +184,7 @@ pub(super) fn plan_slices(
             let Some(writer) = writes.get(&part) else {
                 continue;
             };
-            // A kernel must not read the buffer that it writes, and a slice has no slices.
+            // A kernel must not read the buffer that it writes, and a slice cannot contain slices.
             let reads_sibling = inputs(&writer.kind).iter().any(|read| parts.contains(read));
             let is_concat = matches!(writer.kind, NodeKind::Concat { .. });
             let twice = parts.iter().filter(|&&other| other == part).count() > 1;

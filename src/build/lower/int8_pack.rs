@@ -6,19 +6,19 @@ use crate::build::lower::pack::Order;
 use crate::program::WeightLayout;
 use crate::program::layout::{NARROW, QUAD};
 
-/// What the kernels read besides the input, for one phase.
+/// The constants that the kernels read for one phase.
 #[derive(Debug)]
 pub(super) struct PackedCodes {
     /// Codes of the weights.
     pub(super) weights: Vec<i8>,
-    /// Value of a sum of 1, `s_x · s_w[c]`, laid out as the bias.
+    /// Value of a sum of 1, `s_x · s_w[c]`, in the order of the bias.
     pub(super) multiplier: Vec<f32>,
     /// Bias.
     pub(super) bias: Vec<f32>,
 }
 
-/// Weights, multipliers and bias of one phase; see [`crate::build::lower::pack::pack`]. `codes` are the node's weights
-/// and `scales` the values of code 1 for each of its output channels; `input_scale` is that of the input.
+/// Packs the weights, multipliers and bias of one phase; see [`crate::build::lower::pack::pack`]. `codes` are the node's
+/// weights, `scales` the values of code 1 for each of its output channels, and `input_scale` that of the input.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn pack_codes(
     conv: &ConvNode,

@@ -1,12 +1,11 @@
-//! From a checked network to the payload: decides which convolutions compute with codes, fuses what
-//! costs nothing inside a convolution, decides which tensors are slices of a Concat, splits
-//! convolutions into phases and packs their weights.
+//! Lowers a checked network to the payload: decides which convolutions compute with codes, fuses operators that are free
+//! inside a convolution, decides which tensors are slices of a Concat, splits convolutions into phases and packs their
+//! weights.
 //!
-//! Fused into the convolution before it: Add (the other operand becomes its residual), Relu,
-//! DepthToSpace (it permutes output channels at build time), and behind a convolution of codes also
-//! Quantize. The inputs of a Concat are written in place. Sibling convolutions of equal geometry are
-//! *not* merged: one with 32 output channels already runs near the processor's peak, and merged ones
-//! would keep all their outputs alive at once.
+//! A convolution absorbs a following Add (the other operand becomes its residual), Relu and DepthToSpace (which permutes
+//! output channels at build time), and a convolution of codes also a following Quantize. The inputs of a Concat are
+//! written in place. Sibling convolutions of equal geometry are *not* merged: one with 32 output channels already runs
+//! near the processor's peak, and merged ones would keep all their outputs alive at once.
 
 mod builder;
 mod codes;
@@ -30,9 +29,8 @@ use crate::program::{
     WeightLayout,
 };
 
-/// Most output channels for which lanes over input channels are faster than padding the output
-/// channels to 16.
-const NARROW: usize = 8;
+/// Most output channels for which lanes over input channels are faster than padding the output channels to 16.
+const MAX_NARROW_CHANNELS: usize = 8;
 
 /// Fuses, plans the slices and packs the weights.
 pub(super) fn lower(mut network: ProgramBuilder) -> Result<Payload, ProgramError> {
@@ -86,9 +84,9 @@ pub(super) fn lower(mut network: ProgramBuilder) -> Result<Payload, ProgramError
 
 /// The payload under construction.
 struct Lowering<'a> {
-    network_tensors: &'a [crate::build::lower::builder::Map],
+    network_tensors: &'a [crate::build::lower::builder::TensorInfo],
     slices: &'a HashMap<usize, SliceOf>,
-    /// From the network's tensor numbers to the program's.
+    /// Maps the network's tensor numbers to the program's.
     numbers: HashMap<usize, usize>,
     tensors: Vec<Tensor>,
     ops: Vec<Op>,
@@ -96,7 +94,7 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    /// The program's number of a network tensor, which is added when first asked for.
+    /// The program's number of a network tensor. Adds the tensor on first use.
     fn tensor(&mut self, number: usize) -> usize {
         if let Some(&known) = self.numbers.get(&number) {
             return known;
@@ -173,7 +171,7 @@ impl Lowering<'_> {
         self.ops.push(Op { name, output, kind });
     }
 
-    /// Copies the inputs of a Concat that could not be written in place.
+    /// Copies the inputs of a Concat that cannot be written in place.
     fn concat(&mut self, name: &str, number: usize, inputs: &[usize]) {
         let whole = self.tensor(number);
         let mut channel = 0;
@@ -223,7 +221,7 @@ impl Lowering<'_> {
             None => conv.out_channels,
         };
         let scale = self.tensors[input].scale;
-        let narrow = out_channels <= NARROW && conv.groups == 1 && residual.is_none();
+        let narrow = out_channels <= MAX_NARROW_CHANNELS && conv.groups == 1 && residual.is_none();
         let layout = match (scale, narrow && channels.is_multiple_of(LANES)) {
             (None, true) => WeightLayout::Narrow,
             (None, false) => WeightLayout::Wide,
@@ -287,7 +285,7 @@ impl Lowering<'_> {
     }
 }
 
-/// One element of a kernel that takes part in a phase.
+/// One kernel element that contributes to a phase.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tap {
     /// Offset (dy, dx) of the input pixel.

@@ -1,4 +1,4 @@
-//! Packs weights in the order of [`crate::program::layout`].
+//! Packs f32 weights in the order of [`crate::program::layout`].
 
 use crate::build::lower::Tap;
 use crate::build::lower::builder::ConvNode;
@@ -34,8 +34,8 @@ impl Blob {
     }
 }
 
-/// Weights and bias of one phase. `channel` gives the node's output channel for output channel `c`
-/// of the phase.
+/// Packs the weights and bias of one phase. `channel(c)` is the node's output channel for output channel `c` of the
+/// phase.
 pub(super) fn pack(
     conv: &ConvNode,
     layout: WeightLayout,
@@ -59,7 +59,7 @@ pub(super) fn pack(
     (weights, bias)
 }
 
-/// The order of the weights of one phase, for any type of weights.
+/// The order of one phase's weights, for any weight type.
 pub(super) struct Order<'a> {
     pub(super) conv: &'a ConvNode,
     pub(super) layout: WeightLayout,
@@ -71,8 +71,8 @@ pub(super) struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Index in the node's weights: output channel `c` of the phase, which is the node's output channel
-    /// `o`, and the group's input channel `i`.
+    /// Index in the node's weights, for output channel `c` of the phase (the node's output channel `o`) and input channel
+    /// `i` of the group.
     pub(super) fn index(&self, c: usize, o: usize, i: usize, tap: &Tap) -> usize {
         let conv = self.conv;
         let (group_in, group_out) = (self.channels / conv.groups, self.out_channels / conv.groups);
@@ -85,8 +85,8 @@ impl Order<'_> {
         ((row * columns + column) * kh + ky) * kw + kx
     }
 
-    /// The phase's weights: `weight(c, i, tap)` for output channel `c` of the phase and the group's input
-    /// channel `i`. Input channels come in whole fragments of `wide` or `narrow`; missing ones are 0.
+    /// The phase's weights: `weight(c, i, tap)` for output channel `c` of the phase and input channel `i` of the group.
+    /// Input channels come in whole fragments of `wide` or `narrow`; missing ones are 0.
     pub(super) fn weights<T: Default>(
         &self,
         wide: usize,
@@ -123,7 +123,7 @@ impl Order<'_> {
         weights
     }
 
-    /// One value per output channel, as bias; missing channels are 0.
+    /// One value per output channel, in the order of the bias; missing channels are 0.
     pub(super) fn scalars(&self, value: impl Fn(usize) -> f32) -> Vec<f32> {
         match self.layout {
             WeightLayout::Narrow | WeightLayout::NarrowQuad => {
@@ -136,7 +136,7 @@ impl Order<'_> {
         }
     }
 
-    /// Output channels in the lanes of all blocks of all groups.
+    /// The output channel of each lane, for all blocks of all groups.
     fn lanes(&self) -> Vec<Option<usize>> {
         let group_out = self.out_channels / self.conv.groups;
         let lanes = group_out.next_multiple_of(LANES);

@@ -1,15 +1,14 @@
-//! Attributes of the nodes that [`crate::build::lower::ProgramBuilder`] takes, in the terms of ONNX, and their
-//! checks.
+//! Attributes of the nodes that [`crate::build::lower::ProgramBuilder`] accepts, in ONNX terms, and their checks.
 
 use crate::program::ProgramError;
 use crate::program::layout::{MAX_DIM, MAX_KERNEL, SCALES};
 
-/// The weights of a convolution, in the order that its specification gives.
+/// The weights of a convolution, in the order of its direction.
 #[derive(Clone, Copy, Debug)]
 pub enum ConvWeight<'a> {
     /// Values.
     F32(&'a [f32]),
-    /// Signed 8-bit codes: the value is the code times the scale of its output channel.
+    /// Signed 8-bit codes. A value is its code times the scale of its output channel.
     I8 {
         /// Codes, in -127..=127.
         codes: &'a [i8],
@@ -18,23 +17,23 @@ pub enum ConvWeight<'a> {
     },
 }
 
-/// Which way a convolution goes.
+/// The kind of convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// ONNX Conv: weights `[O, I / groups, kh, kw]`, padding adds zeros.
+    /// ONNX Conv: weights `[O, I / groups, kh, kw]`; padding adds zeros.
     Forward,
-    /// ONNX ConvTranspose: weights `[I, O / groups, kh, kw]`, padding cuts rows and columns off the full
-    /// result, strides are output pixels per input pixel.
+    /// ONNX ConvTranspose: weights `[I, O / groups, kh, kw]`; padding removes rows and columns of the full result, and
+    /// strides are output pixels per input pixel.
     Transposed {
-        /// Rows and columns added at the bottom and the right.
+        /// Rows and columns added at the bottom and right.
         output_padding: [usize; 2],
     },
 }
 
-/// Attributes of a convolution with batch 1, as ONNX Conv or ConvTranspose.
+/// Attributes of a convolution with batch 1, like those of ONNX Conv or ConvTranspose.
 #[derive(Clone, Copy, Debug)]
 pub struct ConvSpec<'a> {
-    /// Which of the two.
+    /// Conv or ConvTranspose.
     pub direction: Direction,
     /// Output channels O.
     pub out_channels: usize,
@@ -44,7 +43,7 @@ pub struct ConvSpec<'a> {
     pub stride: [usize; 2],
     /// Padding: top, left, bottom, right (ONNX's order of `pads`).
     pub pad: [usize; 4],
-    /// Distance of taps in rows and columns.
+    /// Distance between taps in rows and columns.
     pub dilation: [usize; 2],
     /// Groups.
     pub groups: usize,
@@ -56,18 +55,18 @@ pub struct ConvSpec<'a> {
     pub relu: bool,
 }
 
-/// Attributes of a maximum over windows, as ONNX MaxPool with `ceil_mode` 0 and dilation 1.
+/// Attributes of max pooling, like those of ONNX MaxPool with `ceil_mode` 0 and dilation 1.
 #[derive(Clone, Copy, Debug)]
 pub struct MaxPoolSpec {
     /// Window's rows and columns.
     pub kernel: [usize; 2],
     /// Step in rows and columns.
     pub stride: [usize; 2],
-    /// Padding, which never wins: top, left, bottom, right.
+    /// Padding, which the maximum ignores: top, left, bottom, right.
     pub pad: [usize; 4],
 }
 
-/// An [`ProgramError::Node`].
+/// A [`ProgramError::Node`].
 pub(super) fn bad(
     node: &str,
     field: &'static str,
@@ -118,7 +117,7 @@ pub(super) fn check_len<T>(
     }
     let expected = match len {
         Some(len) => format!("{len} values"),
-        None => "countable".to_owned(),
+        None => "a number of values that fits into memory".to_owned(),
     };
     Err(bad(
         node,
@@ -128,7 +127,7 @@ pub(super) fn check_len<T>(
     ))
 }
 
-/// Checks a scale of quantisation.
+/// Checks a quantisation scale.
 pub(super) fn check_scale(node: &str, scale: f32) -> Result<(), ProgramError> {
     if SCALES.contains(&scale) {
         return Ok(());
@@ -137,7 +136,7 @@ pub(super) fn check_scale(node: &str, scale: f32) -> Result<(), ProgramError> {
     Err(bad(node, "scale", expected, scale))
 }
 
-/// Checks weights, of which there must be `len` for `out_channels` output channels.
+/// Checks that there are `len` weights for `out_channels` output channels.
 pub(super) fn check_weight(
     node: &str,
     weight: ConvWeight<'_>,
@@ -154,7 +153,7 @@ pub(super) fn check_weight(
                 Some(at) => Err(bad(
                     node,
                     "weight",
-                    "codes of -127 to 127: scales of at least the largest magnitude / 127",
+                    "codes of -127 to 127, so scales of at least the largest magnitude / 127",
                     format_args!("-128 at {at}"),
                 )),
                 None => Ok(()),
@@ -163,7 +162,7 @@ pub(super) fn check_weight(
     }
 }
 
-/// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels and padding.
+/// Number of windows of `kernel` with `dilation` and `stride` over `len` pixels plus padding.
 pub(super) fn windows(
     len: usize,
     pad: usize,
@@ -177,7 +176,7 @@ pub(super) fn windows(
         .map_or(0, |rest| rest / stride + 1)
 }
 
-/// Checks groups and the number of output channels.
+/// Checks the number of groups and of output channels.
 pub(super) fn check_groups(
     node: &str,
     groups: usize,
@@ -199,7 +198,7 @@ pub(super) fn check_groups(
     Ok(())
 }
 
-/// The bias, or zeros.
+/// The bias, or zeros if there is none.
 pub(super) fn bias(node: &str, bias: Option<&[f32]>, len: usize) -> Result<Vec<f32>, ProgramError> {
     let Some(bias) = bias else {
         return Ok(vec![0.0; len]);

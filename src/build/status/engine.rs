@@ -2,7 +2,7 @@
 
 use std::fmt::{Result, Write};
 
-use crate::build::engine_layers::{Layer, LayerTable, LayerTensor};
+use crate::build::engine_layers::{EngineLayer, LayerTable, LayerTensor};
 use crate::engine::tensorrt::HardwareCompatibility;
 use crate::eval::report::aligned;
 use crate::plan::{IoFormats, TensorDesc, TensorRtOptions, TensorRtTarget};
@@ -156,7 +156,7 @@ pub fn table(text: &mut String, table: &LayerTable) -> Result {
     Ok(())
 }
 
-fn write_layer(text: &mut String, i: usize, layer: &Layer) -> Result {
+fn write_layer(text: &mut String, i: usize, layer: &EngineLayer) -> Result {
     let tensors = |all: &[LayerTensor]| -> String {
         let all: Vec<String> = all.iter().map(layer_tensor).collect();
         format!("{{{}}}", all.join(",\n     "))

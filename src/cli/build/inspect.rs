@@ -11,7 +11,7 @@ use crate::build::onnx::Graph;
 use crate::build::quantize;
 use crate::build::status::{self, engine};
 use crate::plan::{Plan, PlanError, Quantization, TensorRtTarget};
-use crate::program::{Layer, LayerTensor, Program};
+use crate::program::{Program, ProgramLayer, ProgramTensor};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]
@@ -294,8 +294,8 @@ fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>) -> String {
     }
 }
 
-fn write_layer(text: &mut String, i: usize, layer: &Layer) -> std::fmt::Result {
-    let describe = |t: &LayerTensor| describe(&t.name, t.shape, t.scale);
+fn write_layer(text: &mut String, i: usize, layer: &ProgramLayer) -> std::fmt::Result {
+    let describe = |t: &ProgramTensor| describe(&t.name, t.shape, t.scale);
     let inputs: Vec<String> = layer.inputs.iter().map(describe).collect();
     writeln!(text, "Layer {i:<4} | {} [Op: {}]", layer.name, layer.kind)?;
     writeln!(text, "    {{{}}}", inputs.join(",\n     "))?;

@@ -1,8 +1,8 @@
-//! Where each tensor lies in the one block of memory that the engine works in.
+//! Places every tensor in one block of memory, the arena.
 //!
-//! A map is NHWC with a border of zeros as wide as its readers' padding, so that no kernel looks at
-//! edges. Buffers of f32 and of 8-bit codes lie side by side; those whose lifetimes do not overlap
-//! share memory: the largest are placed first, each in the smallest gap that holds it.
+//! A map is NHWC with a border of zeros, as wide as its readers' padding, so kernels need no special case at edges.
+//! Buffers whose lifetimes do not overlap share memory, whether they hold f32 or 8-bit codes. The largest are placed
+//! first, each in the smallest gap that holds it.
 
 use bytemuck::Pod;
 
@@ -10,22 +10,22 @@ use crate::engine::EngineError;
 use crate::map::MapLayout;
 use crate::program::{Conv, OpKind, Program, ProgramError};
 
-/// Most bytes of an arena.
+/// Largest arena, in bytes.
 const MAX_ARENA: u64 = 4 << 30;
-/// Buffers begin at multiples of this many bytes, a cache line.
+/// Alignment of buffers in bytes, a cache line.
 pub(super) const LINE: usize = 64;
-/// Bytes behind a buffer of codes that kernels may read (and multiply by zero): they read whole
-/// vectors, also where a pixel's channels end before.
+/// Bytes after a buffer of codes that kernels may read. They read whole vectors, past the end of a pixel's channels,
+/// and multiply the excess by zero.
 pub(super) const SLACK: usize = 64;
 
-/// Tasks per operator where the map has as many rows, for balance between threads.
+/// Tasks per operator, if the map has that many rows, to balance the threads' load.
 pub(super) const MIN_BANDS: usize = 16;
 
-/// An element of a map: f32, or a code.
+/// An element of a map: f32 or an 8-bit code.
 pub(super) trait Element: Pod + Send + Sync {
-    /// Below or equal to all others.
+    /// The least value.
     const LOWEST: Self;
-    /// The larger of two; of a number and NaN the number.
+    /// The larger value. If one is NaN, the other.
     fn larger(self, other: Self) -> Self;
 }
 
@@ -45,22 +45,22 @@ impl Element for i8 {
     }
 }
 
-/// Where a tensor lies. Lengths and indices count elements: f32, or codes of a byte.
+/// The position of a tensor in the arena. Lengths and indices count elements: f32, or codes of one byte.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct TensorPlace {
     /// First byte of the buffer in the arena.
     pub(super) offset: usize,
-    /// Length of the buffer, with the slack of codes.
+    /// Length of the buffer, including the slack after codes.
     pub(super) len: usize,
-    /// Set if the elements are codes: value of code 1.
+    /// The value of code 1 if the elements are codes.
     pub(super) scale: Option<f32>,
     /// Width of the border, in pixels.
     pub(super) border: usize,
-    /// From one row of the buffer to the next.
+    /// Stride between rows.
     pub(super) row: usize,
-    /// From one pixel to the next.
+    /// Stride between pixels.
     pub(super) pixel: usize,
-    /// First channel of the tensor in the buffer's pixels.
+    /// The tensor's first channel within the buffer's pixels.
     pub(super) channel: usize,
     /// Channels of the tensor.
     pub(super) channels: usize,
@@ -70,23 +70,23 @@ pub(super) struct Place {
     pub(super) width: usize,
 }
 
-impl Place {
-    /// From the start of a row of the buffer to element (c 0, x 0) of the map.
+impl TensorPlace {
+    /// Index of element (c 0, x 0) of the map within a row of the buffer.
     pub(super) fn inset(&self) -> usize {
         self.border * self.pixel + self.channel
     }
 
-    /// Index in the buffer of element (c 0, y 0, x 0) of the map.
+    /// Index of element (c 0, y 0, x 0) of the map within the buffer.
     pub(super) fn start(&self) -> usize {
         self.border * self.row + self.inset()
     }
 
-    /// The buffer's bytes in the arena.
+    /// The buffer's byte range in the arena.
     pub(super) fn buffer(&self) -> std::ops::Range<usize> {
         self.offset..self.offset + self.len * element(self.scale)
     }
 
-    /// The map in its buffer.
+    /// The map's layout within its buffer.
     pub(super) fn layout(&self) -> MapLayout {
         MapLayout {
             channels: self.channels,
@@ -100,7 +100,7 @@ impl Place {
     }
 }
 
-/// Bytes of an element of a tensor with this scale.
+/// Bytes per element of a tensor with this scale.
 pub(super) fn element(scale: Option<f32>) -> usize {
     match scale {
         Some(_) => size_of::<i8>(),
@@ -113,18 +113,18 @@ fn slack(scale: Option<f32>) -> usize {
     scale.map_or(0, |_| SLACK)
 }
 
-/// A buffer to be placed.
+/// A buffer to place.
 #[derive(Debug)]
 struct Buffer {
     tensor: usize,
     /// Bytes.
     len: usize,
-    /// First and last operator between which the buffer is in use.
+    /// First and last operator that use the buffer.
     life: (usize, usize),
 }
 
 /// Places the tensors of a validated program; returns the places and the arena's length in bytes.
-pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError> {
+pub(super) fn plan(program: &Program) -> Result<(Vec<TensorPlace>, usize), EngineError> {
     let count = program.tensors.len();
     let mut borders = vec![0usize; count];
     // The network's input and outputs live forever: from before the first operator to after the last.
@@ -193,7 +193,7 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
                 tensor.name
             ))));
         };
-        places.push(Place {
+        places.push(TensorPlace {
             offset,
             len: (tensor.height + 2 * border) * row + slack(tensor.scale),
             scale: tensor.scale,
@@ -209,7 +209,7 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<Place>, usize), EngineError
     Ok((places, len))
 }
 
-/// Pixels beyond the map's edges that a convolution reads.
+/// Pixels that a convolution reads beyond the map's edges.
 fn border(conv: &Conv, program: &Program, output: usize) -> usize {
     let (input, output) = (&program.tensors[conv.input], &program.tensors[output]);
     let axis = |axis: usize, len: usize, output_len: usize| {
@@ -227,13 +227,13 @@ fn border(conv: &Conv, program: &Program, output: usize) -> usize {
     axis(0, input.height, output.height).max(axis(1, input.width, output.width))
 }
 
-/// Offsets by tensor, and the total length.
+/// Returns each tensor's offset and the total length.
 fn place(buffers: &[Buffer], tensors: usize) -> (Vec<Option<usize>>, usize) {
     let mut order: Vec<&Buffer> = buffers.iter().collect();
     order.sort_by_key(|buffer| (std::cmp::Reverse(buffer.len), buffer.tensor));
     let mut offsets = vec![None; tensors];
     let mut total = 0;
-    // Placed buffers by offset.
+    // Placed buffers, sorted by offset.
     let mut placed: Vec<(usize, &Buffer)> = Vec::new();
     for buffer in order {
         let mut best: Option<(usize, usize)> = None;
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn buffers_alive_at_once_do_not_overlap() {
-        // A linear congruence makes 60 buffers of all kinds.
+        // A linear congruential generator makes 60 buffers of varied sizes and lifetimes.
         let mut state = 7u64;
         let mut next = |n: u64| {
             state = state

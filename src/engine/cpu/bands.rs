@@ -1,4 +1,4 @@
-//! Splits an operator into bands of output rows, one task each.
+//! Splits an operator's output into bands of rows, one task per band.
 
 use std::ops::Range;
 
@@ -6,63 +6,63 @@ use bytemuck::Pod;
 
 use crate::cpu::pool::Pool;
 use crate::engine::EngineError;
-use crate::engine::cpu::arena::{Element, Place};
+use crate::engine::cpu::arena::{Element, TensorPlace};
 use crate::engine::cpu::simd::Isa;
 use crate::engine::cpu::skip::{Active, Runs};
 use crate::program::ProgramError;
 
-/// What operators run with.
+/// Everything an operator needs from the engine.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Context<'a> {
+pub(super) struct StepContext<'a> {
     pub(super) pool: &'a Pool,
     pub(super) isa: Isa,
     /// The weight blob.
     pub(super) weights: &'a [u8],
-    /// What the operator computes; `None` for everything.
+    /// The pixels that the operator computes; `None` for all.
     pub(super) active: Option<Active<'a>>,
-    /// Whether the network's input may have negative codes.
+    /// Whether the network's input may contain negative codes.
     pub(super) signed_input: bool,
 }
 
-impl<'a> Context<'a> {
-    /// The pixels of row `y` of the output, whose width is given, that are computed.
+impl<'a> StepContext<'a> {
+    /// The runs of pixels to compute in row `y` of an output of this width.
     pub(super) fn runs(&self, y: usize, width: usize) -> Runs<'a> {
         self.active
             .map_or(Runs::all(width), |active| active.runs(y))
     }
 
-    /// A section of the blob as values.
+    /// A section of the weight blob as values.
     pub(super) fn values<T: Pod>(&self, range: &Range<usize>) -> Result<&'a [T], EngineError> {
         let bytes = self.weights.get(range.clone());
         bytes
             .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
             .ok_or_else(|| {
                 let what =
-                    format!("weights at {range:?} are not in memory, or not aligned to 4 bytes");
+                    format!("weights at {range:?} are outside the blob, or not aligned to 4 bytes");
                 ProgramError::payload(what).into()
             })
     }
 }
 
-/// Where an operator writes.
+/// An operator's output.
 #[derive(Debug)]
 pub(super) struct Target {
-    pub(super) output: Place,
-    /// Whether this operator is the first to write the buffer: it then also clears its border.
+    pub(super) output: TensorPlace,
+    /// Whether this operator writes the buffer first. If so, it also clears the border.
     pub(super) clears_border: bool,
 }
 
 impl Target {
-    /// Calls `f(y, rows)` in parallel for bands of `band` output rows; `rows` are whole rows of the
-    /// buffer, beginning with row `y` of the map. What is not computed is filled before.
+    /// Calls `f(y, rows)` in parallel for bands of `band` output rows. `rows` are whole rows of the buffer; the first is
+    /// row `y` of the map. Pixels that are not computed are filled from the reference beforehand.
     pub(super) fn bands<T: Element>(
         &self,
-        context: Context<'_>,
+        context: StepContext<'_>,
         buffer: &mut [T],
         band: usize,
         f: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        let Place {
+        let TensorPlace {
             border,
             row,
             pixel,
@@ -100,11 +100,11 @@ impl Target {
     }
 }
 
-/// The output's buffer, to be written, and two inputs' buffers, which are others.
+/// Splits the arena into the output's buffer and the buffers of two inputs, which must not be the output's.
 pub(super) fn split<'a, I: Element, O: Element>(
     arena: &'a mut [u8],
-    output: &Place,
-    inputs: [Place; 2],
+    output: &TensorPlace,
+    inputs: [TensorPlace; 2],
 ) -> (&'a mut [O], [&'a [I]; 2]) {
     let (buffer, inputs) = split_bytes(arena, output, inputs);
     (
@@ -113,11 +113,11 @@ pub(super) fn split<'a, I: Element, O: Element>(
     )
 }
 
-/// As [`split`], where the inputs' elements differ.
+/// Like [`split`], for inputs whose element types differ.
 pub(super) fn split_bytes<'a>(
     arena: &'a mut [u8],
-    output: &Place,
-    inputs: [Place; 2],
+    output: &TensorPlace,
+    inputs: [TensorPlace; 2],
 ) -> (&'a mut [u8], [&'a [u8]; 2]) {
     let range = output.buffer();
     let (before, rest) = arena.split_at_mut(range.start);

@@ -1,11 +1,11 @@
-//! Runs a convolution: bands of output rows in parallel, and within a band one block of output
-//! channels after the other, so that a block's weights and the band's input stay in the L2 cache.
+//! Runs a convolution. Bands of output rows run in parallel. Within a band, output channels run block by block, so a
+//! block's weights and the band's input stay in the L2 cache.
 
 use std::ops::Range;
 
 use crate::engine::EngineError;
-use crate::engine::cpu::arena::{Element, MIN_BANDS, Place, element};
-use crate::engine::cpu::bands::{Context, Target, split_bytes};
+use crate::engine::cpu::arena::{Element, MIN_BANDS, TensorPlace, element};
+use crate::engine::cpu::bands::{StepContext, Target, split_bytes};
 use crate::engine::cpu::int8_kernels::{
     Int8Output, Int8Residual, Int8Row, int8_narrow_row, int8_wide_channels, int8_wide_row,
 };
@@ -14,16 +14,16 @@ use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
 use crate::program::{Conv, Phase, WeightLayout};
 
-/// Input bytes that a band should not exceed.
+/// Target limit for a band's input, in bytes.
 const BAND_BYTES: usize = 256 << 10;
 
-/// A convolution with everything that can be known before it runs; see [`Conv`].
+/// A convolution with everything that is known before it runs; see [`Conv`].
 #[derive(Debug)]
 pub(super) struct ConvStep {
-    input: Place,
+    input: TensorPlace,
     /// Whether the input's codes may be negative.
     signed: Signed,
-    residual: Option<Place>,
+    residual: Option<TensorPlace>,
     stride: [usize; 2],
     up: [usize; 2],
     groups: usize,
@@ -34,12 +34,12 @@ pub(super) struct ConvStep {
     band: usize,
 }
 
-/// What is known of the sign of a convolution's input codes.
+/// The sign of a convolution's input codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signed {
-    /// Never negative: behind a ReLU.
+    /// Never negative, because a ReLU precedes.
     No,
-    /// As the frame's input is, which is what the convolution reads.
+    /// The convolution reads the frame's input, whose sign is checked for each frame.
     AsInput,
     /// May be negative.
     Yes,
@@ -48,10 +48,10 @@ pub(super) enum Signed {
 /// A phase of a convolution. Ranges are bytes in the weight blob.
 #[derive(Debug)]
 struct PhaseStep {
-    /// From tap (0, 0) to each tap, in elements of the input.
+    /// Offset of each tap from tap (0, 0), in input elements.
     taps: Vec<isize>,
     weights: Range<usize>,
-    /// Empty where the weights are f32.
+    /// Empty if the weights are f32.
     multiplier: Range<usize>,
     bias: Range<usize>,
 }
@@ -70,7 +70,7 @@ enum Constants<'a> {
     },
 }
 
-/// A buffer that is read.
+/// An input buffer.
 #[derive(Clone, Copy)]
 enum Buffer<'a> {
     F32(&'a [f32]),
@@ -78,7 +78,7 @@ enum Buffer<'a> {
 }
 
 impl<'a> Buffer<'a> {
-    fn new(place: &Place, bytes: &'a [u8]) -> Self {
+    fn new(place: &TensorPlace, bytes: &'a [u8]) -> Self {
         match place.scale {
             None => Self::F32(bytemuck::cast_slice(bytes)),
             Some(scale) => Self::I8 {
@@ -89,14 +89,14 @@ impl<'a> Buffer<'a> {
     }
 }
 
-/// What all tasks of a convolution share.
+/// State that all tasks of a convolution share.
 struct Task<'a> {
     conv: &'a ConvStep,
-    output: &'a Place,
-    context: Context<'a>,
+    output: &'a TensorPlace,
+    context: StepContext<'a>,
     input: Buffer<'a>,
-    residual: Option<(Place, Buffer<'a>)>,
-    /// Output channels of a group.
+    residual: Option<(TensorPlace, Buffer<'a>)>,
+    /// Output channels per group.
     per_group: usize,
 }
 
@@ -104,10 +104,10 @@ impl ConvStep {
     /// Prepares a validated convolution.
     pub(super) fn new(
         conv: &Conv,
-        input: Place,
+        input: TensorPlace,
         signed: Signed,
-        residual: Option<Place>,
-        output: &Place,
+        residual: Option<TensorPlace>,
+        output: &TensorPlace,
     ) -> Self {
         let offset = |&[dy, dx]: &[i32; 2]| {
             dy as isize * input.row as isize + dx as isize * input.pixel as isize
@@ -138,10 +138,10 @@ impl ConvStep {
     pub(super) fn run(
         &self,
         target: &Target,
-        context: Context<'_>,
+        context: StepContext<'_>,
         arena: &mut [u8],
     ) -> Result<(), EngineError> {
-        // Sections are looked at here, because the tasks cannot fail.
+        // Tasks cannot return errors, so check the sections here.
         for phase in &self.phases {
             self.constants(phase, context)?;
         }
@@ -168,7 +168,7 @@ impl ConvStep {
     fn constants<'a>(
         &self,
         phase: &PhaseStep,
-        context: Context<'a>,
+        context: StepContext<'a>,
     ) -> Result<Constants<'a>, EngineError> {
         let bias = context.values(&phase.bias)?;
         Ok(match self.layout {
@@ -206,8 +206,7 @@ impl Task<'_> {
         });
     }
 
-    /// Computes the output channels `outputs` of a group, in one phase, for the band of rows that
-    /// begins with row `y`.
+    /// Computes the output channels `outputs` of a group in one phase, for the band that begins with row `y`.
     fn block<O: Element>(
         &self,
         y: usize,
@@ -227,7 +226,7 @@ impl Task<'_> {
         for (r, row) in band.skip(a).step_by(conv.up[0]) {
             let y = y + r;
             for run in self.context.runs(y, output.width) {
-                // The steps whose pixels of this phase are in the run.
+                // The steps whose pixels of this phase lie in the run.
                 let step = |x: usize| x.saturating_sub(b).div_ceil(conv.up[1]);
                 let steps = step(run.start)..step(run.end);
                 if steps.is_empty() {
@@ -253,7 +252,7 @@ impl Task<'_> {
         }
     }
 
-    /// Computes the output channels of a part of a row; `row` begins with the first one's first.
+    /// Computes the output channels of a part of a row. `row` begins with the first output channel of the first step.
     fn row<O: Element>(
         &self,
         part: &Part,
@@ -263,7 +262,7 @@ impl Task<'_> {
     ) {
         let (conv, output, isa) = (self.conv, self.output, self.context.isa);
         let channels = conv.input.channels / conv.groups;
-        // Blocks of output channels before this part's.
+        // Blocks of output channels that precede this part's.
         let blocks = part.group * self.per_group.div_ceil(LANES) + part.outputs.start / LANES;
         let taps = &phase.taps;
         let (step, output_step) = (conv.stride[1] * conv.input.pixel, conv.up[1] * output.pixel);
@@ -351,7 +350,7 @@ impl Task<'_> {
                     _ => int8_wide_row(isa, row),
                 }
             }
-            // A validated program has weights of its input's kind.
+            // In a validated program the weights' type matches the input's.
             _ => {}
         }
     }
@@ -359,12 +358,12 @@ impl Task<'_> {
 
 /// A part of an output row: a run of steps of a phase, and channels of a group.
 struct Part {
-    /// Index of the first input channel of tap (0, 0) of the first step.
+    /// Index of the first input channel at tap (0, 0) of the first step.
     start: usize,
     /// Index of the first residual.
     residual: usize,
     group: usize,
-    /// Output channels in the group.
+    /// Output channels within the group.
     outputs: Range<usize>,
     /// Number of steps.
     width: usize,

@@ -1,64 +1,64 @@
-//! Runs one operator: prepares it once, then calls the kernels band by band (see [`super::bands`]).
+//! Runs one operator: prepares it once, then calls the kernels for each band (see [`super::bands`]).
 
 use std::ops::Range;
 
 use crate::engine::EngineError;
-use crate::engine::cpu::arena::{Element, MIN_BANDS, Place};
-use crate::engine::cpu::bands::{Context, Target, split};
+use crate::engine::cpu::arena::{Element, MIN_BANDS, TensorPlace};
+use crate::engine::cpu::bands::{StepContext, Target, split};
 use crate::engine::cpu::conv::ConvStep;
 use crate::engine::cpu::kernels::positive;
 use crate::map::quantize;
 use crate::program::DepthToSpaceMode;
 
-/// An operator with everything that can be known before it runs.
+/// An operator with everything that is known before it runs.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) kind: StepKind,
     pub(super) target: Target,
 }
 
-/// The operators; see [`super::program::OpKind`].
+/// The operators; see [`OpKind`](crate::program::OpKind).
 #[derive(Debug)]
 pub(super) enum StepKind {
     Conv(ConvStep),
-    /// `input · scale + shift`; ranges of bytes in the weight blob.
+    /// `input · scale + shift`. The ranges are bytes in the weight blob.
     Affine {
-        input: Place,
+        input: TensorPlace,
         scale: Range<usize>,
         shift: Range<usize>,
         relu: bool,
     },
     Add {
-        a: Place,
-        b: Place,
+        a: TensorPlace,
+        b: TensorPlace,
         relu: bool,
     },
     Relu {
-        input: Place,
+        input: TensorPlace,
     },
     Sigmoid {
-        input: Place,
+        input: TensorPlace,
     },
     Quantize {
-        input: Place,
+        input: TensorPlace,
         scale: f32,
     },
     Dequantize {
-        input: Place,
+        input: TensorPlace,
         scale: f32,
     },
     DepthToSpace {
-        input: Place,
+        input: TensorPlace,
         block: usize,
         mode: DepthToSpaceMode,
     },
     MaxPool(MaxPoolStep),
 }
 
-/// A maximum over windows; see [`super::program::OpKind::MaxPool`].
+/// Max pooling; see [`OpKind::MaxPool`](crate::program::OpKind::MaxPool).
 #[derive(Debug)]
 pub(super) struct MaxPoolStep {
-    pub(super) input: Place,
+    pub(super) input: TensorPlace,
     pub(super) kernel: [usize; 2],
     pub(super) stride: [usize; 2],
     pub(super) pad: [usize; 2],
@@ -66,7 +66,11 @@ pub(super) struct MaxPoolStep {
 
 impl Step {
     /// Runs the operator.
-    pub(super) fn run(&self, context: Context<'_>, arena: &mut [u8]) -> Result<(), EngineError> {
+    pub(super) fn run(
+        &self,
+        context: StepContext<'_>,
+        arena: &mut [u8],
+    ) -> Result<(), EngineError> {
         let codes = self.target.output.scale.is_some();
         match &self.kind {
             StepKind::Conv(conv) => conv.run(&self.target, context, arena)?,
@@ -114,12 +118,12 @@ impl Step {
         Ok(())
     }
 
-    /// Calls `f(output, [a, b])` for each pixel's channels; both inputs have the output's shape.
+    /// Calls `f(output, [a, b])` with the channels of each pixel; both inputs have the output's shape.
     fn pixels<I: Element, O: Element>(
         &self,
-        context: Context<'_>,
+        context: StepContext<'_>,
         arena: &mut [u8],
-        places: [Place; 2],
+        places: [TensorPlace; 2],
         f: impl Fn(&mut [O], [&[I]; 2]) + Sync,
     ) {
         let output = &self.target.output;
@@ -140,12 +144,12 @@ impl Step {
         });
     }
 
-    /// Makes each element from the one at its place.
+    /// Computes each element from the input element at the same position.
     fn map<I: Element, O: Element>(
         &self,
-        context: Context<'_>,
+        context: StepContext<'_>,
         arena: &mut [u8],
-        input: &Place,
+        input: &TensorPlace,
         f: impl Fn(I) -> O + Sync,
     ) {
         self.pixels(context, arena, [*input; 2], |out: &mut [O], [x, _]| {
@@ -155,9 +159,9 @@ impl Step {
 
     fn depth_to_space<T: Element>(
         &self,
-        context: Context<'_>,
+        context: StepContext<'_>,
         arena: &mut [u8],
-        place: &Place,
+        place: &TensorPlace,
         block: usize,
         mode: DepthToSpaceMode,
     ) {
@@ -189,10 +193,10 @@ impl Step {
         });
     }
 
-    fn max_pool<T: Element>(&self, context: Context<'_>, arena: &mut [u8], step: &MaxPoolStep) {
+    fn max_pool<T: Element>(&self, context: StepContext<'_>, arena: &mut [u8], step: &MaxPoolStep) {
         let (output, place) = (&self.target.output, &step.input);
         let (buffer, [input, _]) = split::<T, T>(arena, output, [*place; 2]);
-        // The part of a window inside the map.
+        // The part of a window that lies inside the map.
         let window = |at: usize, axis: usize, len: usize| {
             let first = at * step.stride[axis];
             let end = (first + step.kernel[axis])

@@ -1,27 +1,26 @@
-//! Convolution kernels: one row of output pixels at a time.
+//! f32 convolution kernels. Each call computes one row of output pixels.
 //!
-//! *Wide*: lanes are output channels. A tile of pixels by blocks of 16 channels stays in registers
-//! while the reduction runs over taps and input channels, in that order, starting from the bias; each
-//! step multiplies one broadcast input value with the weights of its blocks. *Narrow*: lanes are
-//! input channels, added up at the end; for convolutions with so few output channels that a block
-//! would be mostly padding.
+//! *Wide*: lanes are output channels. A tile of pixels by blocks of 16 channels stays in registers during the
+//! reduction, which starts from the bias and runs over taps and input channels, in that order. Each step multiplies
+//! one broadcast input value by the weights of its blocks. *Narrow*: lanes are input channels, which are added up at
+//! the end. It serves convolutions with so few output channels that a block would be mostly padding.
 //!
-//! Neither looks at the map's edges: maps have a border of zeros.
+//! Maps have a border of zeros, so neither kernel checks for edges.
 #![allow(unsafe_code)]
 
 use crate::engine::cpu::simd::{Isa, Kernel, Lanes, dispatch};
 use crate::program::layout::LANES;
 
-/// One row of steps of a convolution, for one group.
+/// One row of a convolution's steps, for one group.
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     /// The input's buffer.
     pub(super) input: &'a [f32],
-    /// Index in `input` of the first channel of tap (0, 0) of the first step.
+    /// Index in `input` of the first channel at tap (0, 0) of the first step.
     pub(super) start: usize,
-    /// From tap (0, 0) to each tap, in elements.
+    /// Offset of each tap from tap (0, 0), in elements.
     pub(super) taps: &'a [isize],
-    /// From one step to the next, in input elements.
+    /// Stride between steps, in input elements.
     pub(super) step: usize,
     /// Input channels.
     pub(super) channels: usize,
@@ -29,15 +28,15 @@ pub(super) struct Row<'a> {
     pub(super) weights: &'a [f32],
     /// Bias of the blocks or channels to compute.
     pub(super) bias: &'a [f32],
-    /// Values to add, laid out as `output`.
+    /// Values to add, in the layout of `output`.
     pub(super) residual: Option<Residual<'a>>,
-    /// From the first channel to compute of the first step's output pixel on.
+    /// Starts at the first channel to compute of the first step's output pixel.
     pub(super) output: &'a mut [f32],
-    /// From one step to the next, in output elements.
+    /// Stride between steps, in output elements.
     pub(super) output_step: usize,
     /// Number of steps.
     pub(super) width: usize,
-    /// Output channels to compute: wide, at most 32 (16 where registers are few); narrow, any.
+    /// Output channels to compute. Wide: at most [`wide_channels`]; narrow: any number.
     pub(super) output_channels: usize,
     /// Clamp negative values to 0.
     pub(super) relu: bool,
@@ -46,19 +45,19 @@ pub(super) struct Row<'a> {
 /// A row of the residual.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Residual<'a> {
-    /// From the first channel of the first step's pixel on.
+    /// Starts at the first channel of the first step's pixel.
     pub(super) values: &'a [f32],
-    /// From one step to the next, in elements.
+    /// Stride between steps, in elements.
     pub(super) step: usize,
 }
 
 impl Row<'_> {
-    /// Panics unless the row lies inside its slices. Loaded programs are validated, so this never
-    /// happens; it is here so that no other code has to be trusted.
+    /// Panics unless the row lies inside its slices. Programs are validated on load, so this never happens; the check
+    /// makes the `unsafe` code here independent of all other code.
     fn check(&self, weights: usize, bias: usize) {
         let last = (self.width - 1) * self.step;
         let reach = |tap: isize| self.start.checked_add_signed(tap);
-        // The kernels also form the address of tap (0, 0), whether or not it is among the taps.
+        // The kernels form the address of tap (0, 0) even if it is not among the taps.
         let inside = self.taps.iter().chain(&[0]).all(|&tap| {
             reach(tap).is_some_and(|first| first + last + self.channels <= self.input.len())
         });
@@ -75,7 +74,7 @@ impl Row<'_> {
     }
 }
 
-/// Output channels that [`wide_row`] computes at once.
+/// Most output channels that one call of [`wide_row`] computes.
 pub(super) fn wide_channels(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni | Isa::Avx512 => 2 * LANES,
@@ -97,7 +96,7 @@ pub(super) fn wide_row(isa: Isa, row: Row<'_>) {
     dispatch(isa, Wide(row));
 }
 
-/// Computes a row with lanes over input channels, whose number is a multiple of 16.
+/// Computes a row with lanes over input channels. Their number must be a multiple of 16.
 pub(super) fn narrow_row(isa: Isa, row: Row<'_>) {
     if row.width == 0 {
         return;
@@ -110,14 +109,14 @@ pub(super) fn narrow_row(isa: Isa, row: Row<'_>) {
     dispatch(isa, Narrow(row));
 }
 
-/// See [`wide_row`], which has checked the row.
+/// See [`wide_row`], which checks the row.
 struct Wide<'a>(Row<'a>);
 
 impl Kernel for Wide<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(mut self) {
         let row = &mut self.0;
-        // SAFETY: `wide_row` checked the row; the tiles cover its steps exactly.
+        // SAFETY: `wide_row` checked the row, and the tiles cover its steps exactly.
         unsafe {
             match (row.output_channels > LANES, L::LARGE) {
                 (true, _) => {
@@ -141,36 +140,36 @@ impl Kernel for Wide<'_> {
     }
 }
 
-/// Computes as many tiles of `PX` steps as fit after step `done`; returns the next step.
+/// Computes as many tiles of `PX` steps as fit from step `done` on; returns the next step.
 ///
 /// # Safety
-/// The row was checked, has `BLOCKS` blocks, and the processor has the instruction set of `L`.
+/// The row is checked and has `BLOCKS` blocks, and the processor has the instruction set of `L`.
 #[inline(always)]
 unsafe fn wide_tiles<L: Lanes, const PX: usize, const BLOCKS: usize>(
     row: &mut Row<'_>,
     mut done: usize,
 ) -> usize {
     while row.width - done >= PX {
-        // SAFETY: steps `done..done + PX` are in the row.
+        // SAFETY: the caller upholds the contract, and the row contains steps `done..done + PX`.
         unsafe { wide_tile::<L, PX, BLOCKS>(row, done) };
         done += PX;
     }
     done
 }
 
-/// Computes `PX` steps from step `first` on.
+/// Computes `PX` steps, starting at step `first`.
 ///
 /// # Safety
-/// As [`wide_tiles`], and the steps are in the row.
+/// The same as [`wide_tiles`], and the row contains the steps.
 #[inline(always)]
 unsafe fn wide_tile<L: Lanes, const PX: usize, const BLOCKS: usize>(
     row: &mut Row<'_>,
     first: usize,
 ) {
     let block_len = row.taps.len() * row.channels * LANES;
-    // SAFETY: `Row::check` has shown that all steps' taps, and their channels, are in the input, that
-    // the weights and biases hold `BLOCKS` blocks, and that all steps' pixels, up to
-    // `output_channels`, are in the output and the residual. `finish` keeps within the latter.
+    // SAFETY: `Row::check` ensures that the input contains all steps' taps and their channels, that the weights and
+    // biases hold `BLOCKS` blocks, and that the output and the residual contain all steps' pixels up to
+    // `output_channels`. `finish` writes no further.
     unsafe {
         let bias = row.bias.as_ptr();
         let mut sums: [[L; BLOCKS]; PX] =
@@ -199,16 +198,16 @@ unsafe fn wide_tile<L: Lanes, const PX: usize, const BLOCKS: usize>(
     }
 }
 
-/// Adds the residual, applies the ReLU and stores up to 16 channels, from `channel` on, of a step.
+/// Adds the residual, applies the ReLU, and stores up to 16 channels of a step, starting at `channel`.
 ///
 /// # Safety
-/// The row was checked, `step < width`, `channel < output_channels`, and the processor has the
-/// instruction set of `L`.
+/// The row is checked, `step < width`, `channel < output_channels`, and the processor has the instruction set of
+/// `L`.
 #[inline(always)]
 unsafe fn finish<L: Lanes>(row: &mut Row<'_>, step: usize, channel: usize, mut sum: L) {
     let count = (row.output_channels - channel).min(LANES);
-    // SAFETY: `Row::check` has shown that channels `channel..channel + count` of the step are in the
-    // output and in the residual.
+    // SAFETY: `Row::check` ensures that the output and the residual contain channels `channel..channel + count` of
+    // the step. Partial vectors go through local arrays of 16 values.
     unsafe {
         if let Some(residual) = row.residual {
             let from = residual.values.as_ptr().add(step * residual.step + channel);
@@ -237,13 +236,13 @@ unsafe fn finish<L: Lanes>(row: &mut Row<'_>, step: usize, channel: usize, mut s
     }
 }
 
-/// `v` where it is above 0, else 0 (also for NaN), as [`Lanes::relu`] has it.
+/// `v` if it is above 0, else 0 (also for NaN), like [`Lanes::relu`].
 #[inline(always)]
 pub(super) fn positive(v: f32) -> f32 {
     if v > 0.0 { v } else { 0.0 }
 }
 
-/// See [`narrow_row`], which has checked the row.
+/// See [`narrow_row`], which checks the row.
 struct Narrow<'a>(Row<'a>);
 
 impl Kernel for Narrow<'_> {
@@ -267,10 +266,10 @@ impl Kernel for Narrow<'_> {
     }
 }
 
-/// Computes `CHANNELS` output channels, from `channel` on, of the whole row; returns their number.
+/// Computes `CHANNELS` output channels of the whole row, starting at `channel`; returns `CHANNELS`.
 ///
 /// # Safety
-/// The row was checked, has the channels, and the processor has the instruction set of `L`.
+/// The row is checked and has the channels, and the processor has the instruction set of `L`.
 #[inline(always)]
 unsafe fn narrow_channels<L: Lanes, const PX: usize, const CHANNELS: usize>(
     row: &mut Row<'_>,
@@ -278,12 +277,12 @@ unsafe fn narrow_channels<L: Lanes, const PX: usize, const CHANNELS: usize>(
 ) -> usize {
     let mut done = 0;
     while row.width - done >= PX {
-        // SAFETY: the caller's promise, and the steps are in the row.
+        // SAFETY: the caller upholds the contract, and the row contains the steps.
         unsafe { narrow_tile::<L, PX, CHANNELS>(row, done, channel) };
         done += PX;
     }
     while row.width > done {
-        // SAFETY: as above.
+        // SAFETY: the same as above.
         unsafe { narrow_tile::<L, 1, CHANNELS>(row, done, channel) };
         done += 1;
     }
@@ -293,7 +292,7 @@ unsafe fn narrow_channels<L: Lanes, const PX: usize, const CHANNELS: usize>(
 /// Computes `CHANNELS` output channels of `PX` steps.
 ///
 /// # Safety
-/// As [`narrow_channels`], and the steps are in the row.
+/// The same as [`narrow_channels`], and the row contains the steps.
 #[inline(always)]
 unsafe fn narrow_tile<L: Lanes, const PX: usize, const CHANNELS: usize>(
     row: &mut Row<'_>,
@@ -301,7 +300,7 @@ unsafe fn narrow_tile<L: Lanes, const PX: usize, const CHANNELS: usize>(
     channel: usize,
 ) {
     let per_output = row.taps.len() * row.channels;
-    // SAFETY: as in `wide_tile`; the weights hold `output_channels` channels.
+    // SAFETY: the same as in `wide_tile`; the weights and biases hold `output_channels` channels.
     unsafe {
         let zero = L::splat(&0.0);
         let mut sums = [[zero; CHANNELS]; PX];

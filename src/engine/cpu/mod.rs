@@ -1,20 +1,20 @@
 //! The CPU engine: convolutional networks in f32 and INT8, in plain Rust, on any instruction set.
 //!
-//! It runs a [`Program`]: `CpuEngine::new(program, weights, pool, &options)`, then as any [`Engine`]. Besides,
-//! [`CpuEngine::run_with`] shows every tensor (calibration), and `profile` times every layer. The weights are
-//! read in place, for instance from a memory-mapped file; see [`Weights`].
+//! It runs a [`Program`]: `CpuEngine::new(program, weights, pool, &options)`, then like any [`Engine`].
+//! [`CpuEngine::run_with`] also shows every tensor, for calibration, and `profile` times every layer. The engine
+//! reads the weights in place, for instance from a memory-mapped file; see [`Weights`].
 //!
 //! # How it computes
-//! Maps are NHWC with a border of zeros (`arena.rs`); weights lie in blocks of 16 output channels, one
-//! layout for all instruction sets ([`crate::program::layout`]); a tile of pixels by 16 or 32 output channels stays in
-//! registers while the reduction runs (`kernels.rs`). Every output element is one chain of fused
-//! multiply-adds in a fixed order (tap by tap, channel by channel, from the bias), so the bytes of
-//! the result depend neither on the instruction set nor on the number of threads.
+//! Maps are NHWC with a border of zeros (`arena.rs`). Weights are stored in blocks of 16 output channels, in one
+//! layout for all instruction sets ([`crate::program::layout`]). A tile of pixels by 16 or 32 output channels stays
+//! in registers during the reduction (`kernels.rs`). Every output element is one chain of fused multiply-adds in a
+//! fixed order (tap by tap, channel by channel, starting from the bias). The result's bytes therefore depend neither
+//! on the instruction set nor on the number of threads.
 //!
-//! What of a frame is empty is not computed again (`skip.rs`).
+//! Pixels that see only empty input are copied, not computed (`skip.rs`).
 //!
-//! In INT8 (the compiler decides which convolutions run so) the sums are exact integers, and what
-//! follows is a fixed sequence of f32 operations ([`crate::program::Conv`], `int8_kernels`): the same bytes again.
+//! The compiler decides which convolutions run in INT8. Their sums are exact integers, followed by a fixed sequence
+//! of f32 operations ([`crate::program::Conv`], `int8_kernels`), so their bytes are reproducible too.
 
 mod arena;
 mod bands;
@@ -33,8 +33,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cpu::pool::Pool;
-use crate::engine::cpu::arena::{LINE, Place};
-use crate::engine::cpu::bands::Context;
+use crate::engine::cpu::arena::{LINE, TensorPlace};
+use crate::engine::cpu::bands::StepContext;
 use crate::engine::cpu::exec::Step;
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
@@ -43,58 +43,57 @@ use crate::engine::{MapMut, MapRef};
 use crate::map::{Location, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::program::Program;
 
-/// The owner of the weight blob: `Arc::new(vec)`, or a memory map behind a type that gives the
-/// blob's part of it. It must give the same bytes each time, aligned to 4 bytes; alignment to
-/// [`crate::program::ALIGN`] is fastest.
+/// The owner of the weight blob: `Arc::new(vec)`, or a type that wraps a memory map and returns the blob's part of
+/// it. `as_ref` must return the same bytes each time, aligned to 4 bytes. Alignment to [`crate::program::ALIGN`] is
+/// fastest.
 pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// What [`CpuEngine::run_with`] calls with the name and the values of each tensor.
+/// A callback of [`CpuEngine::run_with`]; receives each tensor's name and values.
 pub type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
 
-/// How to run.
+/// Execution options.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Instruction set; `None` takes the one that the environment variable `CENTERPOINT_ISA` names
-    /// (see [`Isa::name`]), or else the best of this machine.
+    /// Instruction set. `None` uses the one named by the environment variable `CENTERPOINT_ISA` (see [`Isa::name`]), or
+    /// else the best that this machine has.
     pub isa: Option<Isa>,
-    /// Whether to skip what is empty: pixels that see only zeros of the input. The results are the
-    /// same bytes. Default: yes. It takes one run when the engine is made.
+    /// Whether to skip pixels that see only zeros of the input. The results have the same bytes. Default: yes. Costs
+    /// one run when the engine is created.
     pub skip_empty: Option<bool>,
 }
 
-/// A program ready to run: its weights, its memory, its threads.
+/// A program that is ready to run, with its weights, memory and threads.
 pub struct CpuEngine {
     input: MapDesc,
     outputs: Vec<MapDesc>,
-    input_place: Place,
-    output_places: Vec<Place>,
+    input_place: TensorPlace,
+    output_places: Vec<TensorPlace>,
     steps: Vec<Step>,
-    /// Names of the operators, as many as steps.
+    /// Operator names, one per step.
     names: Vec<String>,
-    /// Tensors that are complete after each step, for observers.
-    completed: Vec<Vec<(String, Place)>>,
+    /// Tensors that each step completes, for observers.
+    completed: Vec<Vec<(String, TensorPlace)>>,
     weights: Weights,
     pool: Arc<Pool>,
     isa: Isa,
-    arena: Vec<Line>,
-    /// What of a frame is computed; `None` if all of each is.
+    arena: Vec<CacheLine>,
+    /// Selects the pixels to compute; `None` computes all.
     skip: Option<Skip>,
-    /// Time of each step in the last run, if asked for.
+    /// Time of each step in the last run, if timing is on.
     times: Option<Vec<Duration>>,
 }
 
-/// A cache line of the arena, which aligns it.
+/// A cache line of the arena. It sets the arena's alignment.
 #[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]
-struct Line([u8; LINE]);
+struct CacheLine([u8; LINE]);
 
 impl CpuEngine {
     /// Checks the program, plans its memory and allocates it.
     ///
     /// # Errors
-    /// [`EngineError::Program`] if the program contradicts itself or the weights,
-    /// [`EngineError::Memory`] if its maps are too large, [`EngineError::Device`] if the asked-for
-    /// instruction set is missing.
+    /// [`EngineError::Program`] if the program is inconsistent or does not match the weights, [`EngineError::Memory`] if
+    /// its maps are too large, [`EngineError::Device`] if the requested instruction set is missing.
     pub fn new(
         program: Program,
         weights: Weights,
@@ -110,18 +109,18 @@ impl CpuEngine {
             .try_reserve_exact(lines)
             .map_err(|error| EngineError::Device {
                 device: "cpu".to_owned(),
-                reason: format!("no memory for {len} bytes of feature maps: {error}"),
+                reason: format!("cannot allocate {len} bytes for feature maps: {error}"),
             })?;
-        arena.resize(lines, Line([0; LINE]));
+        arena.resize(lines, CacheLine([0; LINE]));
 
-        let desc = |name: &str, place: &Place| MapDesc {
+        let desc = |name: &str, place: &TensorPlace| MapDesc {
             name: name.to_owned(),
             channels: place.channels,
             height: place.height,
             width: place.width,
         };
         let input_place = places[program.input];
-        let output_places: Vec<Place> = program
+        let output_places: Vec<TensorPlace> = program
             .outputs
             .iter()
             .map(|output| places[output.tensor])
@@ -147,16 +146,16 @@ impl CpuEngine {
         if options.skip_empty.unwrap_or(true)
             && let Some(skip) = Skip::new(&program, engine.arena_bytes())
         {
-            engine.skip = Some(engine.reference(skip)?);
+            engine.skip = Some(engine.record_references(skip)?);
         }
         Ok(engine)
     }
 
-    /// Runs on an input of zeros and keeps what the operators write.
-    fn reference(&mut self, mut skip: Skip) -> Result<Skip, EngineError> {
+    /// Runs on an input of zeros and records each operator's output as its reference.
+    fn record_references(&mut self, mut skip: Skip) -> Result<Skip, EngineError> {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         for (index, step) in self.steps.iter().enumerate() {
-            let context = Context {
+            let context = StepContext {
                 pool: &self.pool,
                 isa: self.isa,
                 weights: (*self.weights).as_ref(),
@@ -164,14 +163,14 @@ impl CpuEngine {
                 signed_input: false,
             };
             step.run(context, arena)?;
-            skip.learn(index, &step.target.output, arena);
+            skip.record(index, &step.target.output, arena);
         }
         Ok(skip)
     }
 
-    /// Runs the network and shows every tensor of f32 to `observer` once, by name, as soon as it is complete:
-    /// the network's input first, then each operator's output (after its fused ReLU), and a Concat
-    /// when the last of its parts is written. Borders are not part of the views.
+    /// Runs the network and passes every f32 tensor to `observer` once, by name, as soon as it is complete: first the
+    /// network's input, then each operator's output (after its fused ReLU). A Concat is complete when its last part is
+    /// written. The views exclude borders.
     pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
         let place = self.input_place;
         if place.scale.is_none() {
@@ -181,19 +180,19 @@ impl CpuEngine {
         self.execute(Some(observer))
     }
 
-    /// Turns the timing of operators on or off; off costs nothing.
+    /// Turns operator timing on or off. Timing costs nothing while off.
     pub fn set_timing(&mut self, on: bool) {
         self.times = on.then(|| vec![Duration::ZERO; self.steps.len()]);
     }
 
-    /// Time of each operator of the program in the last run, in the order of [`Program::layers`];
+    /// Time of each operator in the last run, in the order of [`Program::layers`];
     /// empty if timing is off.
     pub fn layer_times(&self) -> &[Duration] {
         self.times.as_deref().unwrap_or_default()
     }
 
-    /// Part of each operator's output that the last run computed, in the order of
-    /// [`Program::layers`]; what is empty is not (see [`Options::skip_empty`]).
+    /// Fraction of each operator's output that the last run computed, in the order of [`Program::layers`]. The rest was
+    /// copied (see [`Options::skip_empty`]).
     pub fn layer_shares(&self) -> Vec<f32> {
         match &self.skip {
             Some(skip) => skip.computed().collect(),
@@ -201,7 +200,7 @@ impl CpuEngine {
         }
     }
 
-    /// Size of the memory in which all feature maps lie.
+    /// Size of the memory that holds all feature maps, in bytes.
     pub fn arena_bytes(&self) -> usize {
         size_of_val(&self.arena[..])
     }
@@ -218,7 +217,7 @@ impl CpuEngine {
         }
         let skip = self.skip.as_ref();
         for (index, step) in self.steps.iter().enumerate() {
-            let context = Context {
+            let context = StepContext {
                 pool: &self.pool,
                 isa: self.isa,
                 weights: (*self.weights).as_ref(),
@@ -241,7 +240,7 @@ impl CpuEngine {
 }
 
 impl CpuEngine {
-    /// The input map, to be filled; see [`Engine::input_map`].
+    /// The input map; see [`Engine::input_map`].
     pub fn input_mut(&mut self) -> MapViewMut<'_> {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let buffer = &mut arena[self.input_place.buffer()];
@@ -303,8 +302,8 @@ impl Engine for CpuEngine {
     }
 }
 
-/// A map of f32 of the arena.
-fn view<'a>(arena: &'a [u8], place: &Place) -> MapView<'a> {
+/// A view of an f32 map in the arena.
+fn view<'a>(arena: &'a [u8], place: &TensorPlace) -> MapView<'a> {
     MapView {
         data: bytemuck::cast_slice(&arena[place.buffer()]),
         layout: place.layout(),

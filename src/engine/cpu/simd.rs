@@ -1,13 +1,13 @@
-//! Instruction sets, and sixteen f32 lanes that every one of them offers.
+//! Instruction sets, and sixteen f32 lanes on each of them.
 //!
-//! A kernel is written once, generic over [`Lanes`], and [`dispatch`] compiles it for each
-//! instruction set. All of them compute every element with the same operations in the same order
-//! (fused multiply-add included), so results have the same bytes everywhere.
+//! Each kernel is written once, generic over [`Lanes`], and [`dispatch`] compiles it for every instruction set. All of
+//! them compute an element with the same operations in the same order, including fused multiply-adds, so results have
+//! the same bytes everywhere.
 #![allow(unsafe_code)]
 
 use crate::engine::EngineError;
 
-/// An instruction set that the engine has kernels for.
+/// An instruction set with kernels in this engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
@@ -18,11 +18,11 @@ pub enum Isa {
     AvxVnni,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// AArch64 with the dot product instructions.
+    /// AArch64 with the dot-product instructions.
     NeonDot,
     /// AArch64.
     Neon,
-    /// Any processor; slow where the compiler may not assume a fused multiply-add.
+    /// Any processor. Slow if the compiler cannot assume a fused multiply-add.
     Portable,
 }
 
@@ -38,7 +38,7 @@ impl Isa {
         Self::Portable,
     ];
 
-    /// Name, as the environment variable `CENTERPOINT_ISA` and `cp-build inspect` have it.
+    /// Name, as used by the environment variable `CENTERPOINT_ISA` and `cp-build inspect`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Avx512Vnni => "avx512vnni",
@@ -51,7 +51,7 @@ impl Isa {
         }
     }
 
-    /// Whether this machine has it.
+    /// Whether this machine supports it.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -78,7 +78,7 @@ impl Isa {
         }
     }
 
-    /// The one asked for, else that named by `CENTERPOINT_ISA`, else the machine's best.
+    /// The requested instruction set, else the one that `CENTERPOINT_ISA` names, else the machine's best.
     pub(super) fn choose(asked: Option<Self>) -> Result<Self, EngineError> {
         let refuse = |device: &str, reason: &str| EngineError::Device {
             device: device.to_owned(),
@@ -108,25 +108,24 @@ impl Isa {
 /// Sixteen f32 lanes.
 ///
 /// # Safety
-/// The methods of an implementation may be called only on a processor that has its instruction set;
-/// [`dispatch`] sees to that. Pointers must be valid for the 16 values (one, for `splat`).
+/// Call an implementation's methods only on a processor that has its instruction set; [`dispatch`] ensures this.
+/// Pointers must be valid for 16 values (one value for `splat`).
 pub(super) trait Lanes: Copy {
-    /// Registers that hold sixteen lanes times this many pixels and blocks: whether a tile can be
-    /// 12 pixels by 2 blocks (32 registers of 16 lanes).
+    /// Whether the registers hold a tile of 12 pixels by 2 blocks (32 registers of 16 lanes).
     const LARGE: bool;
-    /// Sixteen consecutive values.
+    /// Reads sixteen consecutive values.
     unsafe fn load(from: *const f32) -> Self;
     /// Writes sixteen consecutive values.
     unsafe fn store(self, to: *mut f32);
-    /// One value in all lanes.
+    /// Reads one value into all lanes.
     unsafe fn splat(from: *const f32) -> Self;
     /// `self + a · b`, rounded once.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `self + other`.
     unsafe fn add(self, other: Self) -> Self;
-    /// `self` where it is above 0, else 0 (also for NaN).
+    /// `self` if it is above 0, else 0 (also for NaN).
     unsafe fn relu(self) -> Self;
-    /// The sum of the lanes: halves are added until one lane is left (i + 8, i + 4, i + 2, i + 1).
+    /// The sum of the lanes. Adds halves until one lane is left (i + 8, i + 4, i + 2, i + 1).
     unsafe fn sum(self) -> f32;
 }
 
@@ -139,23 +138,23 @@ pub(super) trait Kernel {
     unsafe fn run<L: Lanes>(self);
 }
 
-/// Runs a kernel with an instruction set; one that the machine lacks falls back to the portable one.
+/// Runs a kernel with an instruction set. Falls back to the portable lanes if the machine lacks the instruction set.
 pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
     if !isa.is_available() {
-        // SAFETY: needs no instruction set.
+        // SAFETY: portable lanes need no instruction set; the kernel upholds its own pointers.
         return unsafe { kernel.run::<Portable>() };
     }
     match isa {
-        // SAFETY: just checked that the processor has it.
+        // SAFETY: `is_available` has just confirmed the instruction set.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni | Isa::Avx512 => unsafe { x86::avx512(kernel) },
-        // SAFETY: just checked that the processor has it.
+        // SAFETY: `is_available` has just confirmed the instruction set.
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni | Isa::Avx2 => unsafe { x86::avx2(kernel) },
-        // SAFETY: every AArch64 processor that runs Rust's targets has NEON.
+        // SAFETY: every AArch64 processor that Rust targets has NEON.
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDot | Isa::Neon => unsafe { kernel.run::<neon::Neon>() },
-        // SAFETY: needs no instruction set.
+        // SAFETY: portable lanes need no instruction set; the kernel upholds its own pointers.
         _ => unsafe { kernel.run::<Portable>() },
     }
 }
@@ -169,19 +168,19 @@ impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a valid pointer; see `Lanes`.
         Self(unsafe { from.cast::<[f32; 16]>().read() })
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a valid pointer; see `Lanes`.
         unsafe { to.cast::<[f32; 16]>().write(self.0) }
     }
 
     #[inline(always)]
     unsafe fn splat(from: *const f32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a valid pointer; see `Lanes`.
         Self([unsafe { *from }; 16])
     }
 
@@ -220,14 +219,14 @@ pub(super) mod x86 {
     /// Runs a kernel with AVX-512F.
     #[target_feature(enable = "avx512f")]
     pub(super) fn avx512<K: Kernel>(kernel: K) {
-        // SAFETY: this function's own requirement.
+        // SAFETY: the caller of this function guarantees the instruction set.
         unsafe { kernel.run::<Avx512>() }
     }
 
     /// Runs a kernel with AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn avx2<K: Kernel>(kernel: K) {
-        // SAFETY: this function's own requirement.
+        // SAFETY: the caller of this function guarantees the instruction set.
         unsafe { kernel.run::<Avx2>() }
     }
 
@@ -235,56 +234,54 @@ pub(super) mod x86 {
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx512(pub(in super::super) __m512);
 
-    // SAFETY, for all unsafe blocks below: the caller promises the instruction set and valid
-    // pointers; see `Lanes`.
     impl Lanes for Avx512 {
         const LARGE: bool = true;
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(unsafe { _mm512_loadu_ps(from) })
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe { _mm512_storeu_ps(to, self.0) }
         }
 
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(unsafe { _mm512_set1_ps(*from) })
         }
 
         #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
         }
 
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(unsafe { _mm512_add_ps(self.0, other.0) })
         }
 
         #[inline(always)]
         unsafe fn relu(self) -> Self {
             // The second operand wins for NaN and for two zeros.
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(unsafe { _mm512_max_ps(self.0, _mm512_setzero_ps()) })
         }
 
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
-            // SAFETY: as above; AVX-512F includes AVX.
+            // SAFETY: the caller guarantees AVX-512F, which includes AVX.
             unsafe {
                 let high = _mm512_castpd_ps(_mm512_castpd256_pd512(_mm512_extractf64x4_pd::<1>(
                     _mm512_castps_pd(self.0),
                 )));
-                sum8(_mm256_add_ps(
+                sum_register(_mm256_add_ps(
                     _mm512_castps512_ps256(self.0),
                     _mm512_castps512_ps256(high),
                 ))
@@ -301,13 +298,13 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe {
                 _mm256_storeu_ps(to, self.0);
                 _mm256_storeu_ps(to.add(8), self.1);
@@ -316,14 +313,14 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             let v = unsafe { _mm256_broadcast_ss(&*from) };
             Self(v, v)
         }
 
         #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe {
                 Self(
                     _mm256_fmadd_ps(a.0, b.0, self.0),
@@ -334,7 +331,7 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe {
                 Self(
                     _mm256_add_ps(self.0, other.0),
@@ -346,7 +343,7 @@ pub(super) mod x86 {
         #[inline(always)]
         unsafe fn relu(self) -> Self {
             // The second operand wins for NaN and for two zeros.
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe {
                 let zero = _mm256_setzero_ps();
                 Self(_mm256_max_ps(self.0, zero), _mm256_max_ps(self.1, zero))
@@ -355,18 +352,18 @@ pub(super) mod x86 {
 
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
-            // SAFETY: as above.
-            unsafe { sum8(_mm256_add_ps(self.0, self.1)) }
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
+            unsafe { sum_register(_mm256_add_ps(self.0, self.1)) }
         }
     }
 
-    /// The sum of eight lanes, in the order of [`Lanes::sum`].
+    /// The sum of one register's eight lanes, in the order of [`Lanes::sum`].
     ///
     /// # Safety
     /// The processor has AVX.
     #[inline(always)]
-    unsafe fn sum8(v: __m256) -> f32 {
-        // SAFETY: the caller's promise.
+    unsafe fn sum_register(v: __m256) -> f32 {
+        // SAFETY: the caller guarantees a valid pointer; see `Lanes`.
         unsafe {
             let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
@@ -384,14 +381,12 @@ pub(super) mod neon {
     #[derive(Clone, Copy)]
     pub(in super::super) struct Neon(pub(in super::super) [float32x4_t; 4]);
 
-    // SAFETY, for all unsafe blocks below: every AArch64 processor that runs Rust's targets has NEON,
-    // and the caller promises valid pointers; see `Lanes`.
     impl Lanes for Neon {
         const LARGE: bool = false;
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(std::array::from_fn(|i| unsafe {
                 vld1q_f32(from.add(4 * i))
             }))
@@ -400,20 +395,20 @@ pub(super) mod neon {
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             for (i, v) in self.0.into_iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
                 unsafe { vst1q_f32(to.add(4 * i), v) }
             }
         }
 
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self([unsafe { vld1q_dup_f32(from) }; 4])
         }
 
         #[inline(always)]
         unsafe fn fma(self, a: Self, b: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(std::array::from_fn(|i| unsafe {
                 vfmaq_f32(self.0[i], a.0[i], b.0[i])
             }))
@@ -421,7 +416,7 @@ pub(super) mod neon {
 
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             Self(std::array::from_fn(|i| unsafe {
                 vaddq_f32(self.0[i], other.0[i])
             }))
@@ -431,7 +426,7 @@ pub(super) mod neon {
         unsafe fn relu(self) -> Self {
             // A comparison and a selection, because `vmaxq_f32` keeps NaN.
             Self(self.0.map(|v| {
-                // SAFETY: as above.
+                // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
                 unsafe {
                     let zero = vdupq_n_f32(0.0);
                     vbslq_f32(vcgtq_f32(v, zero), v, zero)
@@ -442,7 +437,7 @@ pub(super) mod neon {
         #[inline(always)]
         unsafe fn sum(self) -> f32 {
             let [v0, v1, v2, v3] = self.0;
-            // SAFETY: as above.
+            // SAFETY: the caller guarantees the instruction set and valid pointers; see `Lanes`.
             unsafe {
                 let v = vaddq_f32(vaddq_f32(v0, v2), vaddq_f32(v1, v3));
                 let v = vadd_f32(vget_low_f32(v), vget_high_f32(v));

@@ -1,12 +1,11 @@
-//! Skipping what is empty: exact, because a pixel that sees nothing but empty input has the value
-//! that it has for an input of zeros.
+//! Skips empty pixels. This is exact: a pixel that sees only empty input has the value that it has for an input of
+//! zeros.
 //!
-//! When an engine is made it runs once on an input of zeros and keeps what every operator wrote, its
-//! [`Reference`]. In each frame the input's pixels that are not zero are marked, and every operator's
-//! pixels that read a marked one ([`Reach`]): a byte per pixel, one tensor after the other before
-//! anything is computed. An operator then computes the groups of [`GROUP`] pixels in which one is
-//! marked, and copies the others from its reference. Padding at the map's edges is the same in both
-//! runs, so it needs no thought.
+//! A new engine runs once on an input of zeros and records every operator's output, the operator's [`Reference`]. In
+//! each frame the non-zero pixels of the input are marked. Then, before anything is computed, the marks spread from
+//! tensor to tensor: every pixel that reads a marked one ([`Reach`]) is marked too, with a byte per pixel. An operator
+//! computes the groups of [`GROUP`] pixels that contain a mark, and copies the others from its reference. Padding at
+//! the map's edges is the same in both runs, so it needs no special case.
 
 mod reference;
 
@@ -15,38 +14,37 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::pool::Pool;
-use crate::engine::cpu::arena::{Element, MIN_BANDS, Place, element};
+use crate::engine::cpu::arena::{Element, MIN_BANDS, TensorPlace, element};
 use crate::engine::cpu::skip::reference::Reference;
 use crate::program::{Op, OpKind, Program, Tensor};
 
-/// Pixels that are computed or copied together: the smallest efficient tile of the kernels.
+/// Pixels that are computed or copied together: the smallest tile that the kernels compute efficiently.
 pub(super) const GROUP: usize = 4;
-/// A convolution that has to compute more than this part of its groups computes everything: the
-/// kernels are at their best on whole rows.
+/// A convolution that would compute more than this fraction of its groups computes all of them, because the kernels
+/// are fastest on whole rows.
 const DENSE: f32 = 0.95;
-/// The same for operators with little arithmetic, where a run of pixels costs about as much as what it
-/// saves.
+/// The same limit for operators with little arithmetic, where a run of pixels costs about as much as it saves.
 const DENSE_LIGHT: f32 = 0.5;
-/// Multiply-adds per output pixel from which on an operator has much arithmetic.
+/// Fewest multiply-adds per output pixel for which [`DENSE`] applies.
 const HEAVY: usize = 8192;
 
 /// Marks of the current frame, and the references.
 #[derive(Debug)]
 pub(super) struct Skip {
     input: usize,
-    /// Bytes that references may still take.
+    /// Bytes left for references.
     left: usize,
-    /// By tensor of the program.
+    /// By tensor.
     maps: Vec<Marks>,
     /// By operator.
     steps: Vec<StepMarks>,
-    /// Rows under work: a row of an input, and a row of steps.
+    /// Work rows: a row of an input and a row of steps.
     rows: [Vec<u8>; 2],
-    /// Whether the frame's input has negative codes.
+    /// Whether the frame's input contains negative codes.
     negative: AtomicBool,
 }
 
-/// Pixels of a tensor that may differ from the reference: 1 in a byte per pixel, rows padded with 0
+/// The pixels of a tensor that may differ from the reference: a byte per pixel, 1 if marked. Rows are padded with 0
 /// to whole groups.
 #[derive(Clone, Debug)]
 struct Marks {
@@ -56,28 +54,28 @@ struct Marks {
     row: usize,
 }
 
-/// What an operator does to marks.
+/// An operator's tensors, reference and marking result.
 #[derive(Debug)]
 struct StepMarks {
     output: usize,
-    /// The tensor that the output is a slice of, which gets its marks too.
+    /// The tensor that the output is a slice of, which receives its marks too.
     whole: Option<usize>,
     inputs: Vec<(usize, Reach)>,
     reference: Option<Reference>,
-    /// Part of the groups above which all are computed.
+    /// Fraction of the groups above which all are computed.
     dense: f32,
-    /// Part of the groups that this frame computes.
+    /// Fraction of the groups that the current frame computes.
     computed: f32,
 }
 
-/// What an operator computes of its output.
+/// The pixels of an operator's output to compute, and the reference for the others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Active<'a> {
     marks: &'a Marks,
     reference: &'a Reference,
 }
 
-/// Which pixels of an input an operator reads for an output pixel: rows
+/// The input pixels that an operator reads for an output pixel: rows
 /// `y / up · stride + first ..= y / up · stride + last`, columns likewise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reach {
@@ -88,7 +86,7 @@ struct Reach {
 }
 
 impl Reach {
-    /// The pixel of the same place.
+    /// The pixel at the same position.
     const PIXEL: Self = Self {
         stride: [1; 2],
         up: [1; 2],
@@ -96,7 +94,7 @@ impl Reach {
         last: [0; 2],
     };
 
-    /// The input indices below `len` read for step `i`.
+    /// The input indices below `len` that step `i` reads.
     fn range(&self, axis: usize, i: usize, len: usize) -> Range<usize> {
         let at = (i * self.stride[axis]) as isize;
         let clamp = |v: isize| v.clamp(0, len as isize) as usize;
@@ -104,7 +102,7 @@ impl Reach {
     }
 }
 
-/// The tensors that an operator reads, and how.
+/// The tensors that an operator reads, each with its reach.
 fn reaches(op: &Op) -> Vec<(usize, Reach)> {
     match &op.kind {
         OpKind::Conv(conv) => {
@@ -162,8 +160,8 @@ fn products(program: &Program, op: &Op) -> usize {
 }
 
 impl Skip {
-    /// For a validated program; `None` if it would take more than `most` bytes. References take as much
-    /// at most, too.
+    /// Prepares the marks of a validated program. Returns `None` if they would take more than `most` bytes. References
+    /// may take another `most` bytes.
     pub(super) fn new(program: &Program, most: usize) -> Option<Self> {
         let pixels = |t: &Tensor| (t.height * t.width.next_multiple_of(GROUP)) as u64;
         if program.tensors.iter().map(pixels).sum::<u64>() > most as u64 {
@@ -187,10 +185,17 @@ impl Skip {
         let written: HashSet<usize> = program.ops.iter().map(|op| op.output).collect();
         let step = |op: &Op| {
             let root = program.root(op.output).0;
-            // Slices that nobody writes as such have the marks of the whole.
-            let marked = |(input, reach)| match written.contains(&input) {
-                true => (input, reach),
-                false => (program.root(input).0, reach),
+            // A slice that no operator writes by itself has the marks of the whole tensor.
+            let marked = |(input, reach)| {
+                let written = written.contains(&input);
+                (
+                    if written {
+                        input
+                    } else {
+                        program.root(input).0
+                    },
+                    reach,
+                )
             };
             StepMarks {
                 output: op.output,
@@ -215,8 +220,8 @@ impl Skip {
         })
     }
 
-    /// Keeps what operator `index` has just written for an input of zeros.
-    pub(super) fn learn(&mut self, index: usize, place: &Place, arena: &[u8]) {
+    /// Records the output that operator `index` has just written for an input of zeros.
+    pub(super) fn record(&mut self, index: usize, place: &TensorPlace, arena: &[u8]) {
         let reference = Reference::new(place, &arena[place.buffer()]);
         let left = |reference: &Reference| self.left.checked_sub(reference.bytes());
         if let Some((reference, left)) = reference.and_then(|r| left(&r).map(|left| (r, left))) {
@@ -225,8 +230,8 @@ impl Skip {
         }
     }
 
-    /// Marks a frame's pixels, from its input on.
-    pub(super) fn mark(&mut self, pool: &Pool, input: &Place, arena: &[u8]) {
+    /// Marks a frame's pixels, from the input through all operators.
+    pub(super) fn mark(&mut self, pool: &Pool, input: &TensorPlace, arena: &[u8]) {
         *self.negative.get_mut() = false;
         self.maps[self.input].mark_input(pool, input, &arena[input.buffer()], &self.negative);
         for step in &self.steps {
@@ -235,7 +240,7 @@ impl Skip {
             }
         }
         for step in &mut self.steps {
-            // The output is none of the inputs, so its marks can be lent out.
+            // The output is not among the inputs, so its marks can be taken out meanwhile.
             let mut output = std::mem::take(&mut self.maps[step.output].marks);
             output.fill(0);
             let mut map = Marks {
@@ -256,17 +261,17 @@ impl Skip {
         }
     }
 
-    /// Whether the input of the frame that was marked has negative codes.
+    /// Whether the marked frame's input contains negative codes.
     pub(super) fn has_negative_codes(&self) -> bool {
         self.negative.load(Ordering::Relaxed)
     }
 
-    /// Part of each operator's output that the frame that was marked computes.
+    /// Fraction of each operator's output that the marked frame computes.
     pub(super) fn computed(&self) -> impl Iterator<Item = f32> {
         self.steps.iter().map(|step| step.computed)
     }
 
-    /// What operator `index` computes in the frame that was marked; `None` for everything.
+    /// The pixels that operator `index` computes in the marked frame; `None` for all.
     pub(super) fn active(&self, index: usize) -> Option<Active<'_>> {
         let step = &self.steps[index];
         let reference = step.reference.as_ref().filter(|_| step.computed < 1.0)?;
@@ -278,7 +283,7 @@ impl Skip {
 }
 
 impl Marks {
-    /// The same sizes.
+    /// The same dimensions, without marks.
     fn without_marks(&self) -> Self {
         Self {
             marks: Vec::new(),
@@ -286,8 +291,14 @@ impl Marks {
         }
     }
 
-    /// Marks the pixels that are not zero; notes negative codes.
-    fn mark_input(&mut self, pool: &Pool, place: &Place, buffer: &[u8], negative: &AtomicBool) {
+    /// Marks the non-zero pixels, and notes negative codes.
+    fn mark_input(
+        &mut self,
+        pool: &Pool,
+        place: &TensorPlace,
+        buffer: &[u8],
+        negative: &AtomicBool,
+    ) {
         let size = element(place.scale);
         let width = self.width;
         let (row, band) = (self.row, self.height.div_ceil(MIN_BANDS));
@@ -346,7 +357,7 @@ impl Reach {
     fn spread_row(&self, columns: &[u8], steps: &mut [u8]) {
         let stride = self.stride[1];
         for dx in self.first[1]..=self.last[1] {
-            // The first step whose column is in the map.
+            // The first step whose column lies in the map.
             let skip = (-dx).max(0) as usize;
             let first = skip.div_ceil(stride);
             let column = (first * stride) as isize + dx;
@@ -365,13 +376,13 @@ impl Reach {
     }
 }
 
-/// `to |= from`, as far as both reach.
+/// `to |= from`, over the shorter length.
 fn or(to: &mut [u8], from: &[u8]) {
     to.iter_mut().zip(from).for_each(|(to, from)| *to |= from);
 }
 
 impl<'a> Active<'a> {
-    /// The runs of pixels of row `y` that are computed.
+    /// The runs of pixels to compute in row `y`.
     pub(super) fn runs(self, y: usize) -> Runs<'a> {
         let row = self.marks.row;
         Runs {
@@ -381,8 +392,8 @@ impl<'a> Active<'a> {
         }
     }
 
-    /// Copies what is not computed of row `y`; `pixels` begins with the row's first element of the
-    /// tensor, of `channels`, and pixels are `pixel` elements apart.
+    /// Copies the pixels of row `y` that are not computed from the reference. `pixels` begins with the row's first
+    /// element of the tensor, which has `channels` channels; pixels are `pixel` elements apart.
     pub(super) fn fill<T: Element>(
         &self,
         y: usize,

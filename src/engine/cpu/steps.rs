@@ -1,14 +1,14 @@
-//! From a validated program to the steps that run: every operator with its tensors placed, and what
-//! can be known before a frame.
+//! Converts a validated program into executable steps: operators with placed tensors and everything that is known
+//! before a frame.
 
-use crate::engine::cpu::arena::Place;
+use crate::engine::cpu::arena::TensorPlace;
 use crate::engine::cpu::bands::Target;
 use crate::engine::cpu::conv::{ConvStep, Signed};
 use crate::engine::cpu::exec::{MaxPoolStep, Step, StepKind};
 use crate::program::{Conv, Op, OpKind, Program, Section};
 
-/// The operators of a validated program, with their tensors placed.
-pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
+/// Prepares the operators of a validated program.
+pub(super) fn steps(program: &Program, places: &[TensorPlace]) -> Vec<Step> {
     let mut written = vec![false; program.tensors.len()];
     let mut signed = vec![false; program.tensors.len()];
     signed[program.input] = true;
@@ -87,8 +87,7 @@ pub(super) fn steps(program: &Program, places: &[Place]) -> Vec<Step> {
     program.ops.iter().map(step).collect()
 }
 
-/// Whether an operator's output can have negative values, if the tensors that it reads can as `signed`
-/// says (by the tensors that hold them).
+/// Whether an operator's output can be negative. `signed` says which root tensors can be.
 fn may_be_negative(op: &Op, program: &Program, signed: &[bool]) -> bool {
     match &op.kind {
         OpKind::Conv(Conv { relu, .. })
@@ -102,8 +101,11 @@ fn may_be_negative(op: &Op, program: &Program, signed: &[bool]) -> bool {
     }
 }
 
-/// For each operator the tensors that are complete after it and not before.
-pub(super) fn completed(program: &Program, places: &[Place]) -> Vec<Vec<(String, Place)>> {
+/// For each operator, the tensors that it completes.
+pub(super) fn completed(
+    program: &Program,
+    places: &[TensorPlace],
+) -> Vec<Vec<(String, TensorPlace)>> {
     let mut last_write = vec![None; program.tensors.len()];
     for (index, op) in program.ops.iter().enumerate() {
         last_write[op.output] = Some(index);

@@ -1,11 +1,11 @@
-//! From what TensorRT logged to a reason that says what to do.
+//! Converts TensorRT's logged errors to a reason with advice.
 
 use super::{Family, ParserError, Version};
 
-/// What may be in a library's errors, and what to do then.
-type Row = (&'static [&'static str], &'static str);
+/// Substrings of a library's errors, in lower case, and the advice for them.
+type Advice = (&'static [&'static str], &'static str);
 
-/// What a GPU without memory is called.
+/// Signs of too little GPU memory.
 const NO_MEMORY: &[&str] = &[
     "out of memory",
     "outofmemory",
@@ -13,24 +13,23 @@ const NO_MEMORY: &[&str] = &[
     "cuda error 2 ",
 ];
 
-/// A driver that cannot be used.
-const DRIVER: Row = (
+/// Signs of an unusable driver.
+const DRIVER: Advice = (
     &[
         "driver version is insufficient",
         "cuda error 35",
         "cuda initialization failure",
         "no cuda-capable",
     ],
-    "the NVIDIA driver is missing, or too old for this TensorRT: see whether `nvidia-smi` works, or update \
-     the driver",
+    "the NVIDIA driver is missing, or too old for this TensorRT: check that `nvidia-smi` works, or update the \
+    driver",
 );
 
-/// For building. The first row that fits counts.
-const BUILD: &[Row] = &[
+/// Advice for building. The first matching row counts.
+const BUILD: &[Advice] = &[
     (
         NO_MEMORY,
-        "the GPU has too little free memory: end other programs on it, or allow less scratch memory with \
-         --workspace",
+        "the GPU has too little free memory: end other programs on it, or reduce scratch memory with --workspace",
     ),
     (
         &[
@@ -38,8 +37,8 @@ const BUILD: &[Row] = &[
             "allowed formats",
             "setallowedformats",
         ],
-        "a format that was asked for an input or output does not exist for its type: allow linear, or one \
-         that fits (HWC8 is for FP16, CHW4 and CHW32 are for INT8)",
+        "a requested input or output format does not exist for its type: allow linear, or a format that fits (HWC8 \
+        is for FP16, CHW4 and CHW32 are for INT8)",
     ),
     (
         &[
@@ -47,12 +46,12 @@ const BUILD: &[Row] = &[
             "insufficient memory",
             "could not find any implementation",
         ],
-        "a layer found no kernel: raise --workspace; if that does not help, the layer is not supported in \
-         this precision on this GPU, and a newer TensorRT may have it",
+        "no kernel was found for a layer: raise --workspace; if that does not help, this GPU does not support the \
+        layer in this precision, and a newer TensorRT may",
     ),
     (
         &["builder_resource", "builder resource"],
-        "TensorRT's own files were not found: put the folder of the library into LD_LIBRARY_PATH",
+        "TensorRT's own files were not found: add the library's folder to LD_LIBRARY_PATH",
     ),
     (
         &[
@@ -62,18 +61,17 @@ const BUILD: &[Row] = &[
             "unsupported sm",
             "unsupported gpu",
         ],
-        "this library has no kernels for that GPU: choose another compute capability, or another version of \
-         TensorRT",
+        "this library has no kernels for that GPU: choose another compute capability or another version of TensorRT",
     ),
     DRIVER,
     (
         &["dla"],
-        "let layers that the DLA does not have run on the GPU (--gpu-fallback), or build without --dla",
+        "let the GPU run layers that the DLA does not support (--gpu-fallback), or build without --dla",
     ),
 ];
 
-/// As [`BUILD`], for loading.
-const LOAD: &[Row] = &[
+/// Advice for loading, like [`BUILD`].
+const LOAD: &[Advice] = &[
     (
         NO_MEMORY,
         "the GPU has too little free memory: end other programs on it",
@@ -81,8 +79,7 @@ const LOAD: &[Row] = &[
     DRIVER,
     (
         &["host code", "hostcode", "lean runtime"],
-        "it is a version-compatible engine, which carries code of its own: load it as one, or build it without \
-         that option",
+        "it is a version-compatible engine, which contains host code: load it as one, or build it without that option",
     ),
     (
         &[
@@ -93,68 +90,72 @@ const LOAD: &[Row] = &[
             "target gpu",
             "sm version",
         ],
-        "it was built for another GPU: build it anew on this one",
+        "it was built for another GPU: build it again on this one",
     ),
     (
         &["version", "magic", "serialization", "header", "deserializ"],
-        "it was built by another version of TensorRT, or is damaged: build it anew with this one",
+        "it was built by another version of TensorRT, or is damaged: build it again with this one",
     ),
 ];
 
-/// Why a build failed, and what to do.
+/// The reason for a failed build, with advice.
 pub(super) fn build(errors: &[String]) -> String {
     with_advice(
         errors,
         BUILD,
-        "run again with RUST_LOG=tensorrt=trace to see what it did before",
+        "run again with RUST_LOG=tensorrt=trace to see what led to it",
     )
 }
 
-/// Why an engine could not be loaded, and what to do. `plan` is the version in its header.
+/// The reason why an engine could not be loaded, with advice. `plan` is the version in its header.
 pub(super) fn load(errors: &[String], library: Version, plan: Option<Version>) -> String {
     match plan {
         Some(plan) if plan != library => {
-            let said = said(errors);
-            let advice = match plan.family == library.family {
-                true => "use that version, or build the engine anew with this one",
-                false => match plan.family {
-                    Family::TensorRtRtx => "open libtensorrt_rtx.so.1, or build the engine anew",
-                    Family::TensorRt => "open libnvinfer, or build the engine anew",
-                },
+            let text = error_text(errors);
+            let advice = if plan.family == library.family {
+                "use that version, or build the engine again with this one"
+            } else {
+                match plan.family {
+                    Family::TensorRtRtx => "open libtensorrt_rtx.so.1, or build the engine again",
+                    Family::TensorRt => "open libnvinfer, or build the engine again",
+                }
             };
-            format!("{said}; the engine's header says that it was built by {plan}: {advice}")
+            format!("{text}; according to its header, {plan} built the engine: {advice}")
         }
-        _ => with_advice(errors, LOAD, "build it anew with this version, on this GPU"),
+        _ => with_advice(
+            errors,
+            LOAD,
+            "build it again with this version, on this GPU",
+        ),
     }
 }
 
-/// What TensorRT said, as one line.
-pub(super) fn said(errors: &[String]) -> String {
+/// TensorRT's errors as one line.
+pub(super) fn error_text(errors: &[String]) -> String {
     match errors {
-        [] => "it did not say why".into(),
+        [] => "it gave no reason".into(),
         errors => errors.join(" / "),
     }
 }
 
-fn with_advice(errors: &[String], table: &[Row], otherwise: &str) -> String {
-    let said = said(errors);
-    let lower = said.to_lowercase();
+fn with_advice(errors: &[String], table: &[Advice], otherwise: &str) -> String {
+    let text = error_text(errors);
+    let lower = text.to_lowercase();
     let found = table
         .iter()
         .find(|(marks, _)| marks.iter().any(|mark| lower.contains(mark)));
-    format!("{said}; {}", found.map_or(otherwise, |(_, advice)| advice))
+    format!("{text}; {}", found.map_or(otherwise, |(_, advice)| advice))
 }
 
-/// What the parser said of a node, and what to do. `code` is ErrorCode of NvOnnxParser.h.
+/// Adds advice to a parser error. `code` is ErrorCode of NvOnnxParser.h.
 pub(super) fn parser(code: i32, node: i32, mut error: ParserError) -> ParserError {
     let advice = match code {
         2 => "there is too little memory",
-        3 => "this is no ONNX file that it can read: export the network again",
+        3 => "it cannot read this ONNX file: export the network again",
         // Invalid node; unsupported graph, node, attribute, input, data type, dynamic node, shape.
         6..=13 => {
-            "this TensorRT does not have that operator or this use of it: `cp-build compile` rewrites the \
-             networks that it knows, so give it the model as it was exported; else change the export, or use a \
-             newer TensorRT"
+            "this TensorRT does not support that operator or this use of it. `cp-build compile` rewrites the networks \
+            that it knows, so give it the model as exported; otherwise change the export, or use a newer TensorRT"
         }
         _ => "",
     };

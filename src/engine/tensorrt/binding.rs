@@ -1,15 +1,13 @@
-//! Inputs and outputs of an engine: checked against the model description, and laid out in memory as the
-//! kernels read and write them.
+//! Checks an engine's inputs and outputs against the model description, and computes their memory layout.
 //!
-//! | format | C × H × W values lie as | channels are padded to |
+//! | format | memory layout of C × H × W values | channels are padded to |
 //! |---|---|---|
 //! | LINEAR | `[C][H][W]` | |
 //! | CHW2, CHW4, CHW16, CHW32 | `[C / n][H][W][n]` | a multiple of n |
 //! | HWC | `[H][W][C]` | |
 //! | HWC8, HWC16 | `[H][W][C]` | a multiple of 8, 16 |
 //!
-//! What pads an input is 0 and stays so: the memory comes zeroed, and the scatter kernel writes no channel
-//! past the last.
+//! An input's padding is 0 and stays 0: the memory is allocated zeroed, and the scatter kernel writes no padding channel.
 
 use std::path::Path;
 
@@ -17,22 +15,22 @@ use super::TensorRtError;
 use crate::map::{Element, MapDesc, MapFormat, MapLayout};
 use crate::model::Model;
 
-/// An input or output, as the engine itself describes it.
+/// An input or output, as the engine describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     /// Its name.
     pub name: String,
     /// Whether it is an input.
     pub input: bool,
-    /// Number of TensorRT's `DataType`.
+    /// TensorRT's `DataType`, as a number.
     pub data_type: i32,
-    /// Number of TensorRT's `TensorFormat`.
+    /// TensorRT's `TensorFormat`, as a number.
     pub format: i32,
-    /// Its shape; -1 for what is not fixed.
+    /// Its shape; -1 for a dynamic size.
     pub dims: Vec<i64>,
-    /// Values that lie side by side along `vector_axis`.
+    /// Number of adjacent values along `vector_axis`.
     pub vector: i32,
-    /// The axis that is vectorised; -1: none.
+    /// The vectorised axis; -1 for none.
     pub vector_axis: i32,
 }
 
@@ -41,9 +39,9 @@ pub struct Tensor {
 pub struct Binding {
     /// Name and size.
     pub desc: MapDesc,
-    /// How its values lie in memory.
+    /// Element type and layout.
     pub map: MapFormat,
-    /// Size of the memory.
+    /// Size of the memory, in bytes.
     pub bytes: usize,
 }
 
@@ -54,17 +52,16 @@ pub struct Bindings {
     pub input: Binding,
     /// The head's maps, task by task.
     pub outputs: Vec<Binding>,
-    /// Outputs that the model does not name, which the engine writes all the same: name and bytes, at least
-    /// as many as it writes.
+    /// Outputs that the model does not name but the engine writes: name, and bytes that surely suffice.
     pub others: Vec<(String, usize)>,
 }
 
-/// TensorRT's names of its `DataType`s, by number.
+/// TensorRT's `DataType` names, by number.
 const TYPES: [&str; 12] = [
     "FP32", "FP16", "INT8", "INT32", "BOOL", "UINT8", "FP8", "BF16", "INT64", "INT4", "FP4", "E8M0",
 ];
 
-/// TensorRT's names of its `TensorFormat`s, by number.
+/// TensorRT's `TensorFormat` names, by number.
 const FORMATS: [&str; 13] = [
     "LINEAR",
     "CHW2",
@@ -81,17 +78,17 @@ const FORMATS: [&str; 13] = [
     "DHWC",
 ];
 
-/// How channels lie.
+/// The memory order of channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
-    /// Blocks of that many channels, one after the other; within a block they lie side by side.
+    /// Blocks of this many adjacent channels, one block after the other.
     Blocks(usize),
-    /// All channels of a cell side by side, padded to a multiple of that.
+    /// All channels of a cell adjacent, padded to a multiple of this number.
     Last(usize),
 }
 
 impl Format {
-    fn of(number: i32) -> Option<Self> {
+    fn from_number(number: i32) -> Option<Self> {
         Some(match number {
             0 => Self::Blocks(1),
             1 => Self::Blocks(2),
@@ -105,14 +102,14 @@ impl Format {
         })
     }
 
-    /// Channels that TensorRT counts as a vector.
+    /// Channels in one TensorRT vector.
     fn vector(self) -> usize {
         match self {
             Self::Blocks(channels) | Self::Last(channels) => channels,
         }
     }
 
-    /// Layout and [`MapFormat::vector`] of a map, and how many values its memory holds.
+    /// A map's layout, its [`MapFormat::vector`], and the number of values in its memory.
     fn layout(self, [channels, height, width]: [usize; 3]) -> (MapLayout, u32, usize) {
         let padded = channels.next_multiple_of(self.vector());
         let mut layout = MapLayout::nchw(channels, height, width);
@@ -134,13 +131,12 @@ impl Format {
     }
 }
 
-/// Checks an engine's inputs and outputs against the model and lays out their memory. `scale` is the value
-/// of code 1 of an INT8 input; `path` names the plan in errors.
+/// Checks an engine's inputs and outputs against the model and computes their memory layout. `scale` is the value of
+/// code 1 of an INT8 input; `path` names the plan in errors.
 ///
 /// # Errors
-/// [`TensorRtError::Binding`]: not exactly one input; an output that the model names is missing; another
-/// shape; a type or format that the kernels cannot handle; a shape that is not fixed; an INT8 input without
-/// its scale.
+/// [`TensorRtError::Binding`] if there is not exactly one input, an output that the model names is missing, a shape
+/// differs or is not fixed, the kernels cannot handle a type or format, or an INT8 input has no scale.
 pub fn bind(
     path: &Path,
     tensors: &[Tensor],
@@ -158,8 +154,8 @@ pub fn bind(
         [input] => binding(input, size, scale).map_err(|problem| refuse(&input.name, problem))?,
         _ => {
             let problem = format!(
-                "the engine has {} inputs ({}), but must have one, the BEV map of {}; export the \
-                 backbone, neck and head only",
+                "the engine has {} inputs ({}), expected one, the BEV map of {}; export the backbone, neck and head \
+                only",
                 inputs.len(),
                 names(&inputs),
                 shape(&size)
@@ -175,8 +171,7 @@ pub fn bind(
         for (name, channels) in wanted.into_array() {
             let Some(output) = outputs.iter().find(|output| output.name == *name) else {
                 let problem = format!(
-                    "the engine has no such output, it has {}; name them in the model description \
-                     (`outputs` of the task)",
+                    "the engine has no such output; it has {}; name them in the model description (`outputs` of the task)",
                     names(&outputs)
                 );
                 return Err(refuse(name, problem));
@@ -200,7 +195,7 @@ pub fn bind(
     })
 }
 
-/// A tensor that must be a map of `size` (C, H, W), or what is wrong with it.
+/// Checks that a tensor is a map of `size` (C, H, W). Returns its binding, or what is wrong.
 fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Binding, String> {
     check_fixed(tensor)?;
     let [channels, height, width] = size;
@@ -213,7 +208,7 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
             .any(|(d, e)| *d != e as i64)
     {
         return Err(format!(
-            "its shape is {}, the model description gives {}; compile the network that belongs to it",
+            "its shape is {}, but the model description says {}; compile the network that belongs to it",
             shape(&tensor.dims),
             shape(&expected)
         ));
@@ -223,13 +218,14 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
         (1, _) => Element::F16,
         (2, true) => Element::I8,
         (other, input) => {
-            let (supported, option) = match input {
-                true => ("FP32, FP16 and INT8", "--inputIOFormats"),
-                false => ("FP32 and FP16", "--outputIOFormats"),
+            let (supported, option) = if input {
+                ("FP32, FP16 or INT8", "--inputIOFormats")
+            } else {
+                ("FP32 or FP16", "--outputIOFormats")
             };
             return Err(format!(
-                "its type is {}, supported are {supported}; build the engine with another, with \
-                 trtexec by `{option}=fp16:chw`",
+                "its type is {}, expected {supported}; build the engine with another type, with trtexec by \
+                `{option}=fp16:chw`",
                 name_of(&TYPES, other),
             ));
         }
@@ -238,24 +234,24 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
         (Element::I8, Some(scale)) if scale.is_finite() && scale > 0.0 => scale,
         (Element::I8, Some(scale)) => {
             return Err(format!(
-                "the plan says that code 1 stands for {scale}, which must be above 0; build the plan \
-                 again with `cp-build compile`"
+                "the plan says that code 1 stands for {scale}, which must be above 0; build the plan again with \
+                `cp-build compile`"
             ));
         }
         (Element::I8, None) => {
             return Err(
-                "it takes INT8 codes, and the plan does not say what value code 1 has; build the plan \
-                 with `cp-build compile`, which writes that down, or give the engine an FP16 input"
+                "it takes INT8 codes, but the plan does not say what value code 1 has; build the plan with `cp-build \
+                compile`, which records it, or give the engine an FP16 input"
                     .into(),
             );
         }
         _ => 1.0,
     };
-    let format = Format::of(tensor.format).ok_or_else(|| {
-        let supported: Vec<&str> = (0..).zip(FORMATS).filter(|(i, _)| Format::of(*i).is_some()).map(|(_, name)| name).collect();
+    let format = Format::from_number(tensor.format).ok_or_else(|| {
+        let supported: Vec<&str> = (0..).zip(FORMATS).filter(|(i, _)| Format::from_number(*i).is_some()).map(|(_, name)| name).collect();
         format!(
-            "its format is {}, supported are {}; build the engine with one of them, with trtexec by \
-             `--inputIOFormats` and `--outputIOFormats`",
+            "its format is {}, expected one of {}; build the engine with one of these, with trtexec by \
+            `--inputIOFormats` and `--outputIOFormats`",
             name_of(&FORMATS, tensor.format),
             supported.join(", ")
         )
@@ -284,45 +280,46 @@ fn binding(tensor: &Tensor, size: [usize; 3], scale: Option<f32>) -> Result<Bind
     })
 }
 
-/// Refuses shapes that are not fixed.
+/// Refuses dynamic shapes.
 fn check_fixed(tensor: &Tensor) -> Result<(), String> {
-    match tensor.dims.iter().all(|dim| *dim >= 0) {
-        true => Ok(()),
-        false => Err(format!(
-            "its shape {} is not fixed; export the network with a batch of 1 and fixed sizes, and build \
-             the engine again",
-            shape(&tensor.dims)
-        )),
+    if tensor.dims.iter().all(|dim| *dim >= 0) {
+        return Ok(());
     }
+    Err(format!(
+        "its shape {} is not fixed; export the network with a batch of 1 and fixed sizes, and build the engine \
+again",
+        shape(&tensor.dims)
+    ))
 }
 
-/// Refuses an engine that says something else of the vectorised axis than its format does: the layout would
-/// be a guess.
+/// Refuses an engine whose vectorised axis contradicts its format, because its layout is then unknown.
 fn check_vector(tensor: &Tensor, format: Format) -> Result<(), String> {
-    // Linear formats have a vector of one value along no axis, or along any.
+    // Linear formats report a vector of one value, along no axis or any axis.
     let (found, expected) = (tensor.vector.max(1) as usize, format.vector());
     if found == expected && (tensor.vector_axis == 1 || expected == 1) {
         return Ok(());
     }
     Err(format!(
-        "its format is {}, of {expected} values along axis 1, but the engine reports {found} along axis \
-         {}; build the engine with a linear format",
+        "its format is {}, with {expected} values along axis 1, but the engine reports {found} along axis {}; build \
+        the engine with a linear format",
         name_of(&FORMATS, tensor.format),
         tensor.vector_axis
     ))
 }
 
-/// Bytes that are enough for an output of whatever type and format: no type is larger than 8 bytes, and
-/// formats pad the vectorised axis, or for the DLA rows to 64 bytes.
+/// Bytes that suffice for an output of any type and format: no type exceeds 8 bytes, and formats pad the vectorised axis
+/// or, for the DLA, rows to 64 bytes.
 fn room(tensor: &Tensor) -> Result<usize, String> {
     check_fixed(tensor)?;
     let last = tensor.dims.len().saturating_sub(1);
     let mut bytes = Some(8usize);
     for (axis, dim) in tensor.dims.iter().enumerate() {
-        let pad = match i32::try_from(axis) == Ok(tensor.vector_axis) {
-            true => tensor.vector.max(1) as usize,
-            false if axis == last => 64,
-            false => 1,
+        let pad = if i32::try_from(axis) == Ok(tensor.vector_axis) {
+            tensor.vector.max(1) as usize
+        } else if axis == last {
+            64
+        } else {
+            1
         };
         let dim = usize::try_from(*dim).ok();
         let dim = dim.and_then(|dim| dim.checked_next_multiple_of(pad));
@@ -332,11 +329,11 @@ fn room(tensor: &Tensor) -> Result<usize, String> {
     }
     bytes.ok_or_else(|| {
         let shape = shape(&tensor.dims);
-        format!("its shape {shape} is larger than any memory; build the engine without this output")
+        format!("its shape {shape} exceeds any memory; build the engine without this output")
     })
 }
 
-/// The names of tensors, as a list for people.
+/// The names of tensors, as a list for users.
 fn names(tensors: &[&Tensor]) -> String {
     match tensors {
         [] => "none".into(),
@@ -353,7 +350,7 @@ fn shape<T: ToString>(dims: &[T]) -> String {
     dims.join("x")
 }
 
-/// TensorRT's name of a number, or the number.
+/// TensorRT's name for a number, or the number.
 fn name_of(names: &[&str], number: i32) -> String {
     let name = usize::try_from(number).ok().and_then(|i| names.get(i));
     name.map_or_else(|| number.to_string(), ToString::to_string)

@@ -1,4 +1,4 @@
-//! Builds engines: a [`BuildRequest`] to the shim, and what the library says on the way back.
+//! Builds engines: passes a [`BuildRequest`] to the shim and collects the library's answers.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -8,24 +8,24 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ffi::{self, text};
-use super::listen::{Heard, Listener};
+use super::listen::{CapturedLog, Listener};
 use super::loader::{Function, Opened};
 use super::{
     BuildRequest, Built, Family, HardwareCompatibility, Monitor, ParserError, Progress,
     TensorRtError, advice,
 };
 
-/// What a build's callbacks are given. The library calls from several threads.
+/// The receiver of a build's callbacks. The library calls from several threads.
 struct Sink<'a> {
     monitor: &'a dyn Monitor,
-    told: Mutex<Told>,
+    output: Mutex<Output>,
 }
 
 #[derive(Default)]
-struct Told {
-    /// Whether the monitor said to stop.
+struct Output {
+    /// Whether the monitor cancelled the build.
     stopped: bool,
-    /// What the monitor panicked with.
+    /// The monitor's panic, if it panicked.
     panic: Option<Box<dyn Any + Send>>,
     errors: Vec<ParserError>,
     plan: Vec<u8>,
@@ -33,13 +33,13 @@ struct Told {
 }
 
 impl Sink<'_> {
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Builds an engine, as [`Library::build`](super::Library::build) says, with the functions that make the
-/// library's builder and parser. The driver is initialised where the library needs it.
+/// Builds an engine; see [`Library::build`](super::Library::build). The functions create the library's builder and
+/// parser. The driver must be initialised if the library needs it.
 pub(super) fn build(
     library: &Opened,
     (create_builder, create_parser): (Function, Function),
@@ -48,7 +48,7 @@ pub(super) fn build(
 ) -> Result<Built, TensorRtError> {
     let sink = Sink {
         monitor,
-        told: Mutex::default(),
+        output: Mutex::default(),
     };
     let capabilities: Vec<i32> = request
         .compute_capabilities
@@ -87,20 +87,20 @@ pub(super) fn build(
     };
     let mut refused = ptr::null();
     let listener = Listener::new();
-    // SAFETY: the functions are those of a library, and of its parser, that fit the shim. All that `call`
-    // points to outlives it, and its callbacks are given the sink that they want.
+    // SAFETY: the functions come from a library and its parser that match the shim. Everything that `call` points to
+    // outlives the call, and its callbacks receive the sink that they expect.
     let ended = unsafe { (library.shim.build)(&raw const call, &mut refused) };
-    let heard = listener.finish();
-    let mut told = sink
-        .told
+    let log = listener.finish();
+    let mut output = sink
+        .output
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
-    if let Some(panic) = told.panic.take() {
+    if let Some(panic) = output.panic.take() {
         resume_unwind(panic);
     }
-    // SAFETY: a constant of the shim's, or null.
+    // SAFETY: the shim sets a constant string, or null.
     let refused = unsafe { text(refused) };
-    finish(library, request, ended, &refused, told, heard)
+    finish(library, request, ended, &refused, output, log)
 }
 
 fn flags(request: &BuildRequest<'_>) -> u32 {
@@ -114,90 +114,95 @@ fn flags(request: &BuildRequest<'_>) -> u32 {
     .fold(0, |flags, (_, flag)| flags | flag)
 }
 
-/// The result of a build that ended as `ended`.
+/// Converts the status `ended` and the collected output to a result.
 fn finish(
     library: &Opened,
     request: &BuildRequest<'_>,
     ended: i32,
     refused: &str,
-    told: Told,
-    heard: Heard,
+    output: Output,
+    log: CapturedLog,
 ) -> Result<Built, TensorRtError> {
     let path = request.path.to_path_buf();
-    let said = advice::said(&heard.errors);
+    let text = advice::error_text(&log.errors);
     match ended {
-        ffi::BUILT if !told.plan.is_empty() => Ok(Built {
-            plan: told.plan,
-            timing_cache: told.timing_cache,
+        ffi::BUILT if !output.plan.is_empty() => Ok(Built {
+            plan: output.plan,
+            timing_cache: output.timing_cache,
             inspector: None,
-            layer_log: heard.layers,
+            layer_log: log.layers,
         }),
         ffi::NO_BUILDER => Err(TensorRtError::Unavailable {
-            reason: format!("{} makes no builder: {said}", library.version),
+            reason: format!("{} created no builder: {text}", library.version),
         }),
         ffi::NO_PARSER => Err(TensorRtError::Unavailable {
             reason: format!(
-                "the ONNX parser beside {} makes no parser: {said}",
+                "the ONNX parser beside {} could not be created: {text}",
                 library.path.display()
             ),
         }),
         ffi::PARSE => Err(TensorRtError::Parse {
             path,
-            errors: told.errors,
+            errors: output.errors,
         }),
         ffi::OPTION => {
             let (option, advice) = option(refused, library.version.family);
             Err(TensorRtError::Option {
                 option: option.into(),
                 library: library.version,
-                advice: match heard.errors.is_empty() {
-                    true => advice.into(),
-                    false => format!("{advice} ({said})"),
+                advice: if log.errors.is_empty() {
+                    advice.into()
+                } else {
+                    format!("{advice} ({text})")
                 },
             })
         }
         _ => Err(TensorRtError::Build {
             path,
             library: library.version,
-            reason: match told.stopped {
-                true => "it was told to stop".into(),
-                false => advice::build(&heard.errors),
+            reason: if output.stopped {
+                "the build was cancelled".into()
+            } else {
+                advice::build(&log.errors)
             },
         }),
     }
 }
 
-/// An option of shim.cpp's as on the command line, and what to do without it.
+/// Maps an option of shim.cpp to its command-line name and advice.
 fn option(name: &str, family: Family) -> (&'static str, &'static str) {
     match (name, family) {
         ("DLA", Family::TensorRtRtx) => ("--dla", "RTX cards have no DLA; leave it out"),
         ("DLA", Family::TensorRt) => (
             "--dla",
-            "this machine has no such DLA core; on a Jetson the cores are 0 and 1",
+            "this machine has no such DLA core; Jetsons with a DLA have cores 0 and 1",
         ),
         ("hardware compatibility", _) => (
             "--hardware-compatible",
             "leave it out, or use a newer library",
         ),
-        ("timing cache", _) => ("--timing-cache", "this library keeps none; leave it out"),
+        ("timing cache", _) => (
+            "--timing-cache",
+            "this library has no timing cache; leave it out",
+        ),
         ("compute capability", Family::TensorRt) => (
             "--compute-capability",
             "this library builds for the GPU that is present; leave it out",
         ),
         ("compute capability", Family::TensorRtRtx) => (
             "--compute-capability",
-            "give compute capabilities that this version of TensorRT-RTX knows, such as 86, 89 or 120",
+            "use compute capabilities that this version of TensorRT-RTX knows, such as 86, 89 or 120",
         ),
-        _ => ("(of an unknown name)", "leave it out"),
+        _ => ("(unknown)", "leave it out"),
     }
 }
 
-/// The sink that `user` is.
+/// Converts `user` back to the sink.
 ///
 /// # Safety
-/// `user` is that of a [`ffi::Build`] whose build has not ended.
+/// `user` belongs to a [`ffi::Build`] whose build has not ended.
 unsafe fn sink<'a>(user: *mut c_void) -> &'a Sink<'a> {
-    // SAFETY: as promised.
+    // SAFETY: the caller guarantees that `user` is the sink of a running build.
     unsafe { &*user.cast_const().cast() }
 }
 
@@ -208,13 +213,13 @@ unsafe extern "C" fn progress(
     parent: *const c_char,
     number: i32,
 ) -> i32 {
-    // SAFETY: shim.h: `user` of the build; strings that are valid during the call, `parent` perhaps null.
+    // SAFETY: shim.h guarantees the build's `user` and strings that are valid during the call; `parent` may be null.
     let (sink, phase, parent) = unsafe {
         let named = (!parent.is_null()).then(|| text(parent));
         (sink(user), text(phase), named)
     };
     let number = u64::try_from(number).unwrap_or(0);
-    let news = match event {
+    let progress = match event {
         0 => Progress::Begin {
             phase: &phase,
             parent: parent.as_deref(),
@@ -226,49 +231,49 @@ unsafe extern "C" fn progress(
         },
         _ => Progress::End { phase: &phase },
     };
-    if sink.told().stopped {
+    if sink.output().stopped {
         return 0;
     }
-    // Nothing may unwind into the library: a panic stops the build, and goes on after it.
-    match catch_unwind(AssertUnwindSafe(|| sink.monitor.progress(news))) {
+    // A panic must not unwind into the library. It stops the build and resumes afterwards.
+    match catch_unwind(AssertUnwindSafe(|| sink.monitor.progress(progress))) {
         Ok(true) => 1,
         Ok(false) => {
-            sink.told().stopped = true;
+            sink.output().stopped = true;
             0
         }
         Err(panic) => {
-            let mut told = sink.told();
-            told.stopped = true;
-            told.panic.get_or_insert(panic);
+            let mut output = sink.output();
+            output.stopped = true;
+            output.panic.get_or_insert(panic);
             0
         }
     }
 }
 
 unsafe extern "C" fn parser_error(user: *mut c_void, error: *const ffi::ParserError) {
-    // SAFETY: shim.h: `user` of the build; a struct whose strings are valid during the call.
-    let (sink, told, code, node) = unsafe {
+    // SAFETY: shim.h guarantees the build's `user`, and a struct whose strings are valid during the call.
+    let (sink, error, code, node) = unsafe {
         let error = &*error;
-        let told = ParserError {
+        let parsed = ParserError {
             node: text(error.node_name).into_owned(),
             operator: text(error.node_operator).into_owned(),
             what: text(error.description).into_owned(),
         };
-        (sink(user), told, error.code, error.node)
+        (sink(user), parsed, error.code, error.node)
     };
-    sink.told().errors.push(advice::parser(code, node, told));
+    sink.output().errors.push(advice::parser(code, node, error));
 }
 
 unsafe extern "C" fn take_plan(user: *mut c_void, bytes: *const c_void, count: usize) {
-    // SAFETY: shim.h: `user` of the build; the vector is the sink's, the bytes are valid during the call.
-    unsafe { ffi::take_bytes((&raw mut sink(user).told().plan).cast(), bytes, count) }
+    // SAFETY: shim.h guarantees the build's `user` and bytes that are valid during the call; the vector is the sink's.
+    unsafe { ffi::take_bytes((&raw mut sink(user).output().plan).cast(), bytes, count) }
 }
 
 unsafe extern "C" fn take_timing_cache(user: *mut c_void, bytes: *const c_void, count: usize) {
     let mut cache: Vec<u8> = Vec::new();
-    // SAFETY: as in `take_plan`.
+    // SAFETY: the same as in `take_plan`; the vector is local.
     unsafe {
         ffi::take_bytes((&raw mut cache).cast(), bytes, count);
-        sink(user).told().timing_cache = Some(cache);
+        sink(user).output().timing_cache = Some(cache);
     }
 }

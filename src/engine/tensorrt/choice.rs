@@ -1,20 +1,19 @@
-//! Which of the shims in a program fits a library.
+//! Chooses the shim that fits a library.
 //!
-//! A shim calls C++ interfaces by their place in tables that its headers define, and no library checks that.
-//! A wrong shim crashes. Within a major version the tables only grow, so a shim fits libraries of its major
-//! version that are as old as its headers, or newer. TensorRT-RTX changed its tables with 1.5.
-//! This was compared in the headers of TensorRT 10.0, 10.3, 10.16, 11.1, 11.4 and TensorRT-RTX 1.3 to 1.7.
+//! A shim calls C++ interfaces by their position in the vtables that its headers define. No library checks this, and a
+//! wrong shim crashes. Within a major version vtables only grow, so a shim fits libraries of its major version that are as
+//! old as its headers or newer. TensorRT-RTX 1.5 changed its vtables. This was verified by comparing the headers of
+//! TensorRT 10.0, 10.3, 10.16, 11.1, 11.4 and TensorRT-RTX 1.3 to 1.7.
 
 use super::{Family, Version};
 
-/// The first of TensorRT-RTX with the interfaces that it has now; `build/tensorrt.rs` has it, too.
+/// The first TensorRT-RTX with its current interfaces; `build/tensorrt.rs` has the same constant.
 const RTX_BREAK: (u32, u32) = (1, 5);
 
-/// The place in `shims`, the versions of headers, of the one to use with the library `found`: that of the
-/// newest headers that fit.
+/// Chooses the shim for the library `found`. `shims` are header versions; returns the index of the newest that fits.
 ///
 /// # Errors
-/// Where none fits, what to do.
+/// If none fits, what to do.
 pub fn choose(found: Version, shims: &[Version]) -> Result<usize, String> {
     let best = shims
         .iter()
@@ -38,7 +37,7 @@ fn fits(library: Version, shim: Version) -> bool {
 fn advice(found: Version, shims: &[Version]) -> String {
     let Version { major, minor, .. } = found;
     if found.family == Family::TensorRt && !(10..=11).contains(&major) {
-        return "use TensorRT 10 or 11; on a Jetson these come with JetPack 6 and 7".into();
+        return "use TensorRT 10 or 11; on a Jetson they come with JetPack 6 and 7".into();
     }
     if found.family == Family::TensorRtRtx && major != 1 {
         return "use TensorRT-RTX 1".into();
@@ -83,7 +82,7 @@ mod tests {
         assert_eq!(choose(trt(11, 4, 0), &shims), Ok(1));
         assert_eq!(choose(rtx(5), &shims), Ok(2));
         assert_eq!(choose(rtx(7), &shims), Ok(2));
-        // Of two that fit, that which knows more.
+        // If two fit, the newer one is chosen.
         assert_eq!(
             choose(
                 trt(10, 9, 0),
@@ -94,9 +93,9 @@ mod tests {
     }
 
     #[test]
-    fn all_else_is_refused_with_what_to_do() {
+    fn other_libraries_are_refused_with_advice() {
         let shims = [trt(10, 3, 0), trt(11, 1, 0), rtx(5)];
-        for (found, words) in [
+        for (found, expected) in [
             (trt(10, 0, 1), "use TensorRT 10.3 or newer"),
             (trt(11, 0, 0), "use TensorRT 11.1 or newer"),
             (trt(12, 0, 0), "use TensorRT 10 or 11"),
@@ -104,7 +103,7 @@ mod tests {
             (rtx(3), "use TensorRT-RTX 1.5 or newer"),
         ] {
             let advice = choose(found, &shims).unwrap_err();
-            assert!(advice.contains(words), "{found}: {advice}");
+            assert!(advice.contains(expected), "{found}: {advice}");
         }
         let advice = choose(trt(10, 16, 1), &[trt(11, 4, 0), rtx(5)]).unwrap_err();
         assert!(advice.contains("headers of TensorRT 10.16"), "{advice}");

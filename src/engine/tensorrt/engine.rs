@@ -1,49 +1,49 @@
-//! A TensorRT engine between the stages on the device: the counterpart of the CPU engine.
+//! A TensorRT engine on the device: the counterpart of the CPU engine.
 //!
-//! All memory is the device's own: a buffer for each input and output, and the scratch memory of the one
-//! context. It is given to the context once, before the first frame, and never moves, so that a run is one
-//! call that can be recorded.
+//! All memory is on the device: a buffer for each input and output, and the scratch memory of the only execution context.
+//! The context receives it once, before the first frame, and it never moves. A run is therefore one call, which a CUDA
+//! graph can record.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::binding::{self, Bindings};
-use super::runtime::{Context, Runtime};
+use super::runtime::{ExecutionContext, Runtime};
 use super::{LoadRequest, TensorRtError};
 use crate::cuda::{Buffer, CudaError, Device, DeviceMap, StreamWork};
 use crate::engine::{EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDesc, MapFormat};
 
-/// What the device is told that it runs.
+/// Name of the engine's work in device errors.
 const WHAT: &str = "TensorRT engine";
 
 /// An engine that is ready to run.
 pub(super) struct Engine {
     bindings: Bindings,
-    /// Of the outputs.
+    /// Descriptions of the outputs.
     descs: Vec<MapDesc>,
-    running: Arc<Running>,
+    state: Arc<RunState>,
     /// The memory of the input, then of the outputs.
     maps: Vec<DeviceMap>,
     work: StreamWork,
     device: Arc<dyn Device>,
 }
 
-/// What a run needs; held by whoever may run it.
-struct Running {
-    context: Mutex<Context>,
+/// Everything a run needs, shared with recorded work.
+struct RunState {
+    context: Mutex<ExecutionContext>,
 }
 
 impl Engine {
-    /// Loads an engine, checks its inputs and outputs, and gives it all its memory.
+    /// Loads an engine, checks its inputs and outputs, and allocates its memory.
     ///
     /// # Errors
-    /// [`TensorRtError::Load`], [`TensorRtError::Binding`], and [`TensorRtError::Cuda`] for memory.
+    /// [`TensorRtError::Load`], [`TensorRtError::Binding`], or [`TensorRtError::Cuda`] for device memory.
     pub(super) fn new(
         runtime: Runtime,
         request: &LoadRequest<'_>,
         device: &Arc<dyn Device>,
     ) -> Result<Self, TensorRtError> {
-        // The library works in the context that is current to the thread: with this call it is the device's.
+        // The library uses the thread's current CUDA context. This call makes the device's context current.
         let nothing: StreamWork = Arc::new(|_| Ok(()));
         device.enqueue(WHAT, &nothing)?;
 
@@ -53,7 +53,7 @@ impl Engine {
         let scratch = engine.scratch_bytes();
         let mut context = engine.context(request.path)?;
 
-        // Even if none is needed: null would mean that none was set.
+        // Allocate even if no bytes are needed: the library takes null for missing.
         context.set_scratch(Buffer::zeroed(device, "TensorRT scratch memory", scratch)?);
         let mut maps = Vec::new();
         let mut allocate = |name: &str, what, bytes, map: Option<MapFormat>| {
@@ -64,7 +64,7 @@ impl Engine {
             let refused = |problem| TensorRtError::Binding {
                 path: request.path.into(),
                 tensor: name.into(),
-                problem: format!("its memory was refused: {problem}"),
+                problem: format!("TensorRT refused its memory: {problem}"),
             };
             context.set_memory(name, buffer).map_err(refused)
         };
@@ -86,23 +86,23 @@ impl Engine {
             allocate(name, "an unused output", *bytes, None)?;
         }
 
-        let running = Arc::new(Running {
+        let state = Arc::new(RunState {
             context: Mutex::new(context),
         });
-        let run = running.clone();
+        let run = state.clone();
         Ok(Self {
             descs: bindings.outputs.iter().map(|o| o.desc.clone()).collect(),
             bindings,
             maps,
             work: Arc::new(move |stream| run.context().enqueue(stream).map_err(failed)),
-            running,
+            state,
             device: device.clone(),
         })
     }
 }
 
-impl Running {
-    fn context(&self) -> MutexGuard<'_, Context> {
+impl RunState {
+    fn context(&self) -> MutexGuard<'_, ExecutionContext> {
         self.context.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -138,16 +138,16 @@ impl crate::engine::Engine for Engine {
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
         let layers = Arc::new(Mutex::new(Vec::new()));
-        let (running, told) = (self.running.clone(), layers.clone());
+        let (state, times) = (self.state.clone(), layers.clone());
         let work: StreamWork = Arc::new(move |stream| {
-            let mut layers = told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut layers = times.lock().unwrap_or_else(PoisonError::into_inner);
             let mut add = |name: &str, ms| {
                 layers.push(LayerTime {
                     name: name.into(),
                     ms: f64::from(ms),
                 });
             };
-            running.context().profile(stream, &mut add).map_err(failed)
+            state.context().profile(stream, &mut add).map_err(failed)
         });
         self.device.enqueue(WHAT, &work)?;
         let mut layers = layers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +157,7 @@ impl crate::engine::Engine for Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // A context must not go while it runs. What this answers, an earlier call has answered already.
+        // Wait for the last run before the context is freed. Earlier calls have reported any error.
         let _ = self.device.wait();
     }
 }

@@ -1,21 +1,21 @@
-//! What can go wrong with TensorRT.
+//! TensorRT errors.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use super::Version;
 
-/// Why an engine could not be built or loaded.
+/// An error from building or loading an engine.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorRtError {
-    /// This program or this machine has no TensorRT that could be used.
+    /// This program or machine has no usable TensorRT.
     #[error("TensorRT is not available: {reason}")]
     Unavailable {
-        /// Why not, and what to do.
+        /// The reason, and what to do.
         reason: String,
     },
-    /// A library could not be opened, or is none of TensorRT's.
+    /// A library could not be opened, or is not TensorRT's.
     #[error("{path}: {reason}")]
     Library {
         /// The library.
@@ -23,30 +23,30 @@ pub enum TensorRtError {
         /// The reason.
         reason: String,
     },
-    /// A library of a version that this program has no shim for.
+    /// This program has no shim for the library's version.
     #[error(
         "{path}: this is {found}, but this program was built with the headers of {shims}; {advice}"
     )]
     Version {
         /// The library.
         path: PathBuf,
-        /// What it is.
+        /// The library's version.
         found: Version,
-        /// Versions of the headers, as a list for people.
+        /// Versions of the headers, as a list for users.
         shims: String,
         /// What to do.
         advice: String,
     },
-    /// TensorRT's parser does not take the network.
+    /// TensorRT's parser refused the network.
     #[error("{path}: TensorRT's ONNX parser refused {}", list(.errors))]
     Parse {
         /// The network's file.
         path: PathBuf,
-        /// What it said, node by node.
+        /// The parser's errors, node by node.
         errors: Vec<ParserError>,
     },
-    /// An option that this library, or this GPU, does not have.
-    #[error("{library} does not take the option {option}: {advice}")]
+    /// The library or the GPU does not support an option.
+    #[error("{library} does not support the option {option}: {advice}")]
     Option {
         /// The option, as on the command line.
         option: String,
@@ -62,10 +62,10 @@ pub enum TensorRtError {
         path: PathBuf,
         /// The library.
         library: Version,
-        /// What it logged as errors.
+        /// The errors that it logged.
         reason: String,
     },
-    /// The library is not of the line that built the engine.
+    /// The library belongs to another family or major version than the engine.
     #[error("{path}: the engine is for {wanted}, but the library is {library}: {advice}")]
     Mismatch {
         /// The plan.
@@ -84,10 +84,10 @@ pub enum TensorRtError {
         path: PathBuf,
         /// The library.
         library: Version,
-        /// What it logged as errors, and what to do.
+        /// The errors that it logged, and what to do.
         reason: String,
     },
-    /// An input or output is not what the model description says, or cannot be read by the kernels.
+    /// An input or output differs from the model description, or the kernels cannot read it.
     #[error("{path}: tensor `{tensor}` of the engine: {problem}")]
     Binding {
         /// The plan.
@@ -97,17 +97,17 @@ pub enum TensorRtError {
         /// What is wrong, with the values found and expected.
         problem: String,
     },
-    /// The device's error on the way.
+    /// The device failed.
     #[error(transparent)]
     Cuda(#[from] crate::cuda::CudaError),
 }
 
-/// What TensorRT's parser said of one node.
+/// An error of TensorRT's parser about one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParserError {
-    /// Name of the node, or "" where the parser does not tell.
+    /// Name of the node, or "" if unknown.
     pub node: String,
-    /// Its operator, or "".
+    /// Its operator, or "" if unknown.
     pub operator: String,
     /// What is wrong with it.
     pub what: String,
@@ -115,20 +115,20 @@ pub struct ParserError {
 
 impl fmt::Display for ParserError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.node.is_empty() {
-            true => f.write_str(&self.what),
-            false => write!(
-                f,
-                "node \"{}\" ({}): {}",
-                self.node, self.operator, self.what
-            ),
+        if self.node.is_empty() {
+            return f.write_str(&self.what);
         }
+        write!(
+            f,
+            "node \"{}\" ({}): {}",
+            self.node, self.operator, self.what
+        )
     }
 }
 
 fn list(errors: &[ParserError]) -> String {
     match errors {
-        [] => "the network without saying why".into(),
+        [] => "the network without giving a reason".into(),
         errors => errors
             .iter()
             .map(ToString::to_string)

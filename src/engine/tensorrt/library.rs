@@ -1,4 +1,4 @@
-//! TensorRT's libraries: opened at run time, their version asked before anything else.
+//! TensorRT's libraries, opened at run time; their version is queried before anything else.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Family, builder, engine::Engine, loader, loader::Opened, runtime::Ru
 use crate::cuda::CudaError;
 use crate::cuda::Device;
 
-/// An opened TensorRT. It stays open until the process ends.
+/// An opened TensorRT library. It stays open until the process ends.
 pub struct Library {
     #[cfg(feature = "tensorrt")]
     opened: Opened,
@@ -22,7 +22,7 @@ pub struct Library {
 
 #[cfg(not(feature = "tensorrt"))]
 impl Library {
-    /// Opens `path`: only with the feature `tensorrt`.
+    /// Fails: opening a library needs the feature `tensorrt`.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`].
@@ -63,9 +63,9 @@ impl Library {
 
 #[cfg(feature = "tensorrt")]
 impl Library {
-    /// Opens `path`: a library, or a folder that holds one. Without it, `CENTERPOINT_TENSORRT` in the
-    /// environment says the same; without that, the first is taken that the system's loader finds and this
-    /// program has a shim for, of TensorRT 11, 10, their lean runtimes, and TensorRT-RTX.
+    /// Opens `path`, a library or a folder that contains one. If `path` is `None`, uses the environment variable
+    /// `CENTERPOINT_TENSORRT` in the same way. If that is unset, opens the first library that the system's loader finds and
+    /// this program has a shim for, in the order TensorRT 11, TensorRT 10, their lean runtimes, TensorRT-RTX.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`], [`TensorRtError::Library`], [`TensorRtError::Version`].
@@ -79,16 +79,16 @@ impl Library {
         self.opened.version
     }
 
-    /// Builds an engine, one at a time. TensorRT needs the GPU that the engine is for; TensorRT-RTX does not,
-    /// where compute capabilities are given.
+    /// Builds an engine; concurrent calls wait for each other. TensorRT needs the GPU that the engine is for. TensorRT-RTX
+    /// does not if compute capabilities are given.
     ///
     /// # Errors
-    /// [`TensorRtError::Unavailable`] without a driver, or for a lean runtime, which builds nothing;
-    /// [`TensorRtError::Library`] for the parser beside it;
+    /// [`TensorRtError::Unavailable`] if there is no driver, or the library is a lean runtime, which cannot build;
+    /// [`TensorRtError::Library`] if the parser beside it cannot be used;
     /// [`TensorRtError::Parse`], [`TensorRtError::Option`], [`TensorRtError::Build`].
     ///
     /// # Panics
-    /// As `monitor` does, once the library has stopped.
+    /// If `monitor` panics; the panic resumes once the library has stopped.
     pub fn build(
         &self,
         request: &BuildRequest<'_>,
@@ -98,15 +98,15 @@ impl Library {
         let Some(create_builder) = library.create_builder else {
             return Err(TensorRtError::Unavailable {
                 reason: format!(
-                    "{} is a lean runtime, which runs engines and builds none; install the whole of \
-                     TensorRT, and name it with {}",
+                    "{} is a lean runtime, which runs engines but cannot build them; install the full TensorRT, and \
+                    set {} to its library or folder",
                     library.path.display(),
                     loader::VARIABLE
                 ),
             });
         };
         let capabilities = request.compute_capabilities;
-        // Before the library is called: without a driver it gives objects that are none.
+        // Check before calling the library: without a driver it returns broken objects.
         let gpu = crate::cuda::gpu();
         let here = match library.version.family {
             Family::TensorRtRtx if !capabilities.is_empty() => {
@@ -126,15 +126,14 @@ impl Library {
         Ok(built)
     }
 
-    /// What the engine inspector tells of an engine, where this machine's GPU can load it.
+    /// The engine inspector's JSON, if this machine's GPU can load the engine.
     fn inspect(&self, request: &BuildRequest<'_>, plan: &[u8]) -> Option<String> {
         let runtime = self.runtime(crate::cuda::open().ok()?).ok()?;
         let engine = runtime.try_engine(request.path, plan, request.version_compatible);
         engine.ok()?.layers()
     }
 
-    /// Loads an engine for frames on `device`: checks it against the model, and allocates all that its runs
-    /// need.
+    /// Loads an engine for frames on `device`: checks it against the model, and allocates everything that runs need.
     ///
     /// # Errors
     /// [`TensorRtError::Unavailable`], [`TensorRtError::Load`], [`TensorRtError::Binding`];
@@ -157,17 +156,17 @@ impl Library {
     }
 }
 
-/// Held by the build that runs. TensorRT-RTX 1.7 keeps the GPUs that it builds for in one place: a build beside
-/// one for other GPUs fails.
+/// Held during a build. TensorRT-RTX 1.7 keeps the target GPUs in global state, so concurrent builds for different GPUs
+/// fail.
 #[cfg(feature = "tensorrt")]
 static BUILDING: Mutex<()> = Mutex::new(());
 
-/// Why nothing can be built on this machine.
+/// Explains that building needs a GPU.
 #[cfg(feature = "tensorrt")]
 fn no_gpu(error: CudaError) -> TensorRtError {
     match error {
         CudaError::Unavailable { reason } => TensorRtError::Unavailable {
-            reason: format!("engines are built on the GPU that they are for, but {reason}"),
+            reason: format!("TensorRT builds engines on the GPU that they are for, but {reason}"),
         },
         other => other.into(),
     }

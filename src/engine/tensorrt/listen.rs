@@ -1,40 +1,40 @@
-//! The libraries' log: to the `log` crate, target `tensorrt`; and what the call that is going on needs of it.
+//! Forwards the libraries' log to the `log` crate, target `tensorrt`, and captures the lines that a call needs.
 //!
-//! A library has one logger, whatever is made or run with it, and some of its lines come from threads of its
-//! own. So a call that wants to know why it failed listens while it lasts: it hears the lines of its own
-//! thread, and those of threads on which nobody listens.
+//! A library has a single logger for everything that is created or run with it, and some lines come from its own threads.
+//! A call that wants to know why it failed therefore listens while it runs: it captures the lines of its own thread, and
+//! those of threads on which no call listens.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-/// Whether a line is the builder's account of the layers that it chose, at severity verbose. TensorRT begins
-/// it with the first, TensorRT-RTX 1.7 with the second.
-fn tells_layers(line: &str) -> bool {
+/// Whether a line is the builder's verbose list of the layers that it chose. The first prefix is TensorRT's, the second
+/// TensorRT-RTX 1.7's.
+fn lists_layers(line: &str) -> bool {
     line.starts_with("Engine Layer Information:") || line.starts_with("Layers:")
 }
 
-/// Most errors that are kept of one call.
+/// Most errors to keep per call.
 const LIMIT: usize = 32;
 
-/// What a listener heard.
+/// The lines that a listener captured.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct CapturedLog {
     /// Errors and internal errors.
     pub(super) errors: Vec<String>,
-    /// The last line that [`tells_layers`].
+    /// The last list of layers; see [`lists_layers`].
     pub(super) layers: Option<String>,
 }
 
-struct Listening {
+struct ActiveListener {
     id: u64,
     thread: ThreadId,
     quiet: bool,
-    heard: Heard,
+    log: CapturedLog,
 }
 
 struct Listeners {
     next: u64,
-    all: Vec<Listening>,
+    all: Vec<ActiveListener>,
 }
 
 static LISTENERS: Mutex<Listeners> = Mutex::new(Listeners {
@@ -46,8 +46,8 @@ fn listeners() -> MutexGuard<'static, Listeners> {
     LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Listens from its making to [`Listener::finish`]. Where nothing is said this allocates nothing, once as many
-/// have listened at a time before.
+/// Listens from its creation to [`Listener::finish`]. If nothing is logged, this allocates nothing once as many calls
+/// have listened at the same time before.
 pub(super) struct Listener(u64);
 
 impl Listener {
@@ -55,7 +55,7 @@ impl Listener {
         Self::with(false)
     }
 
-    /// For a try that may fail: errors are logged as details.
+    /// For an attempt that may fail: errors are logged at debug level.
     pub(super) fn quiet() -> Self {
         Self::with(true)
     }
@@ -64,24 +64,24 @@ impl Listener {
         let mut listeners = listeners();
         let id = listeners.next;
         listeners.next += 1;
-        listeners.all.push(Listening {
+        listeners.all.push(ActiveListener {
             id,
             thread: thread::current().id(),
             quiet,
-            heard: Heard::default(),
+            log: CapturedLog::default(),
         });
         Self(id)
     }
 
-    /// What was heard.
-    pub(super) fn finish(self) -> Heard {
+    /// Stops listening and returns the captured lines.
+    pub(super) fn finish(self) -> CapturedLog {
         self.take().unwrap_or_default()
     }
 
-    fn take(&self) -> Option<Heard> {
+    fn take(&self) -> Option<CapturedLog> {
         let mut listeners = listeners();
         let at = listeners.all.iter().position(|one| one.id == self.0)?;
-        Some(listeners.all.remove(at).heard)
+        Some(listeners.all.remove(at).log)
     }
 }
 
@@ -91,7 +91,7 @@ impl Drop for Listener {
     }
 }
 
-/// Takes a line of a library. `severity` is ILogger's: 0 internal error, 1 error, 2 warning, 3 info, 4 verbose.
+/// Handles a line of a library's log. `severity` is ILogger's: 0 internal error, 1 error, 2 warning, 3 info, 4 verbose.
 pub(super) fn line(severity: i32, line: &str) {
     let mut level = match severity {
         ..=1 => log::Level::Error,
@@ -99,13 +99,13 @@ pub(super) fn line(severity: i32, line: &str) {
         3 => log::Level::Info,
         _ => log::Level::Trace,
     };
-    if level == log::Level::Error || tells_layers(line) {
+    if level == log::Level::Error || lists_layers(line) {
         let thread = thread::current().id();
         let mut listeners = listeners();
         let own = listeners.all.iter_mut().rfind(|one| one.thread == thread);
         match own {
             Some(own) => {
-                own.hear(level, line);
+                own.capture(level, line);
                 if own.quiet {
                     level = level.max(log::Level::Debug);
                 }
@@ -113,18 +113,18 @@ pub(super) fn line(severity: i32, line: &str) {
             None => listeners
                 .all
                 .iter_mut()
-                .for_each(|one| one.hear(level, line)),
+                .for_each(|one| one.capture(level, line)),
         }
     }
     log::log!(target: "tensorrt", level, "{line}");
 }
 
-impl Listening {
-    fn hear(&mut self, level: log::Level, line: &str) {
+impl ActiveListener {
+    fn capture(&mut self, level: log::Level, line: &str) {
         if level != log::Level::Error {
-            self.heard.layers = Some(line.to_owned());
-        } else if self.heard.errors.len() < LIMIT {
-            self.heard.errors.push(line.trim().to_owned());
+            self.log.layers = Some(line.to_owned());
+        } else if self.log.errors.len() < LIMIT {
+            self.log.errors.push(line.trim().to_owned());
         }
     }
 }
@@ -133,33 +133,33 @@ impl Listening {
 mod tests {
     use super::*;
 
-    // One test: threads of nobody are heard by all.
+    // A single test, because every listener captures the lines of threads without one.
     #[test]
-    fn a_call_hears_its_own_thread_and_those_of_nobody() {
+    fn a_call_captures_its_own_thread_and_threads_without_listener() {
         let outer = Listener::new();
         line(1, "first");
         line(2, "a warning");
         thread::scope(|scope| {
-            scope.spawn(|| line(0, "of a thread of the library"));
+            scope.spawn(|| line(0, "from a library thread"));
             scope.spawn(|| {
                 let other = Listener::quiet();
-                line(1, "of another call");
+                line(1, "from another call");
                 assert!(
                     other
                         .finish()
                         .errors
-                        .contains(&"of another call".to_owned())
+                        .contains(&"from another call".to_owned())
                 );
             });
         });
         line(4, "Layers:\nName: a");
-        let heard = outer.finish();
-        assert_eq!(heard.errors, ["first", "of a thread of the library"]);
-        assert!(heard.layers.unwrap().contains("Name: a"));
-        line(1, "after all");
+        let log = outer.finish();
+        assert_eq!(log.errors, ["first", "from a library thread"]);
+        assert!(log.layers.unwrap().contains("Name: a"));
+        line(1, "after finishing");
         assert!(Listener::new().finish().errors.is_empty());
 
-        // A call within a call.
+        // A nested call.
         let outer = Listener::new();
         let inner = Listener::new();
         line(1, "inner");

@@ -1,7 +1,7 @@
-//! Finds and opens TensorRT's libraries, and picks the shim of each by its version.
+//! Finds and opens TensorRT's libraries, and picks the shim that matches each one's version.
 //!
-//! An opened library is never closed: it has threads and a driver's context of its own, and none of NVIDIA's
-//! documents says that it can be unloaded. So its functions stay valid as long as the process.
+//! An opened library is never closed: it owns threads and a driver context, and no NVIDIA document says that it can be
+//! unloaded. Its functions therefore stay valid until the process ends.
 #![allow(unsafe_code)]
 
 use std::env;
@@ -13,10 +13,10 @@ use super::choice::choose;
 use super::ffi::{self, Shim};
 use super::{Family, TensorRtError, Version};
 
-/// Names the library, or the folder that holds it.
+/// Environment variable that names the library or its folder.
 pub(super) const VARIABLE: &str = "CENTERPOINT_TENSORRT";
 
-/// File names of libraries, the first that is there counts.
+/// File names of libraries, in order of preference.
 const NAMES: [(&str, Family, u32); 5] = [
     ("libnvinfer.so.11", Family::TensorRt, 11),
     ("libnvinfer.so.10", Family::TensorRt, 10),
@@ -29,7 +29,7 @@ const NAMES: [(&str, Family, u32); 5] = [
 #[derive(Clone, Copy)]
 pub(super) struct Function(*mut c_void);
 
-// SAFETY: the address of a function of a library that stays open; callers see to how it is called.
+// SAFETY: this is the address of a function in a library that stays open. Callers ensure correct calls.
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
@@ -40,24 +40,24 @@ impl Function {
     }
 }
 
-/// An opened library, and what it is used with.
+/// An opened library with its shim.
 #[derive(Clone)]
 pub(super) struct Opened {
-    /// As it was opened, for errors and for what lies beside it.
+    /// The path used to open it, for errors and to find files beside it.
     pub(super) path: PathBuf,
     pub(super) version: Version,
     pub(super) shim: &'static Shim,
     pub(super) create_runtime: Function,
-    /// None in lean runtimes.
+    /// `None` for lean runtimes.
     pub(super) create_builder: Option<Function>,
 }
 
-/// Opens what `path`, the environment or the system names, see [`Library::open`](super::Library::open).
+/// Opens the library that `path`, the environment or the system names; see [`Library::open`](super::Library::open).
 pub(super) fn open(path: Option<&Path>) -> Result<Opened, TensorRtError> {
     if ffi::shims().is_empty() {
         return Err(TensorRtError::Unavailable {
             reason: format!(
-                "this program was built without its headers: {}",
+                "this program was built without TensorRT's headers: {}",
                 ffi::problems()
             ),
         });
@@ -69,7 +69,7 @@ pub(super) fn open(path: Option<&Path>) -> Result<Opened, TensorRtError> {
     }
 }
 
-/// The library that a path names, absolute: a bare file name would be searched for.
+/// The absolute path of the library that `path` names. The loader would search for a bare file name.
 fn file(path: &Path) -> Result<PathBuf, TensorRtError> {
     let error = |reason: String| TensorRtError::Library {
         path: path.to_path_buf(),
@@ -86,7 +86,7 @@ fn file(path: &Path) -> Result<PathBuf, TensorRtError> {
         .iter()
         .map(|(name, ..)| path.join(name))
         .find(|file| file.is_file())
-        .ok_or_else(|| error(format!("this folder holds none of {}", names(&NAMES))))
+        .ok_or_else(|| error(format!("this folder contains none of {}", names(&NAMES))))
 }
 
 fn names(list: &[(&str, Family, u32)]) -> String {
@@ -94,7 +94,7 @@ fn names(list: &[(&str, Family, u32)]) -> String {
     names.join(", ")
 }
 
-/// The first library that the system's loader finds.
+/// Opens the first library that the system's loader finds.
 fn search() -> Result<Opened, TensorRtError> {
     let known: Vec<_> = NAMES
         .into_iter()
@@ -115,34 +115,34 @@ fn search() -> Result<Opened, TensorRtError> {
     }
     Err(refused.unwrap_or_else(|| TensorRtError::Unavailable {
         reason: format!(
-            "none of {} was found; install TensorRT (JetPack has it as `nvidia-tensorrt`), or name the \
-             library or its folder with {VARIABLE}",
+            "found none of {}; install TensorRT (on JetPack, the package `nvidia-tensorrt`), or set {VARIABLE} to \
+            the library or its folder",
             names(&known)
         ),
     }))
 }
 
-/// Opens a library by path or name; asks its version before anything else.
+/// Opens a library by path or name, and queries its version before anything else.
 fn load(path: &Path) -> Result<Opened, TensorRtError> {
     let error = |reason: String| TensorRtError::Library {
         path: path.to_path_buf(),
         reason,
     };
-    // SAFETY: the file was named as TensorRT's library, by the user or by its name; its initialisers are
-    // trusted as the library itself is.
+    // SAFETY: the user or a standard file name identifies the file as TensorRT's library. Its initialisers are trusted
+    // like the library itself.
     let library = unsafe { libloading::Library::new(path) }
         .map_err(|e| error(format!("it cannot be opened: {}", reason(&e))))?;
     let Some(get_version) = function(&library, c"getInferLibVersion") else {
         return Err(error(
-            "it is none of TensorRT's libraries, it has no getInferLibVersion".into(),
+            "it is not a TensorRT library: it has no getInferLibVersion".into(),
         ));
     };
-    // SAFETY: all of TensorRT's libraries have it with this type: `int32_t getInferLibVersion()`.
+    // SAFETY: in all of TensorRT's libraries the function has this type: `int32_t getInferLibVersion()`.
     let get_version: extern "C" fn() -> i32 = unsafe { mem::transmute(get_version.0) };
     let number = get_version();
-    let version = Version::of_library(number).ok_or_else(|| {
+    let version = Version::from_library_number(number).ok_or_else(|| {
         error(format!(
-            "it says that its version is {number}, which is none of TensorRT's"
+            "it reports version number {number}, which is not one of TensorRT's"
         ))
     })?;
     let versions: Vec<Version> = ffi::shims().iter().map(|(version, _)| *version).collect();
@@ -162,20 +162,20 @@ fn load(path: &Path) -> Result<Opened, TensorRtError> {
         create_runtime,
         create_builder: function(&library, c"createInferBuilder_INTERNAL"),
     };
-    // Never closed.
+    // Keep the library open; see the module documentation.
     mem::forget(library);
     log::debug!("{version} from {}", opened.path.display());
     Ok(opened)
 }
 
 fn list(versions: &[Version]) -> String {
-    let words: Vec<String> = versions.iter().map(ToString::to_string).collect();
-    words.join(" and of ")
+    let texts: Vec<String> = versions.iter().map(ToString::to_string).collect();
+    texts.join(" and of ")
 }
 
 impl Opened {
-    /// Opens the ONNX parser of the same version, which lies beside the library, or where the system's loader
-    /// found that. Gives its createNvOnnxParser_INTERNAL.
+    /// Opens the ONNX parser of the same version, from the library's folder or through the system's loader. Returns its
+    /// createNvOnnxParser_INTERNAL.
     pub(super) fn parser(&self) -> Result<Function, TensorRtError> {
         let name = match self.version.family {
             Family::TensorRt => format!("libnvonnxparser.so.{}", self.version.major),
@@ -183,9 +183,10 @@ impl Opened {
                 format!("libtensorrt_onnxparser_rtx.so.{}", self.version.major)
             }
         };
-        let path = match self.path.is_absolute() {
-            true => self.path.with_file_name(&name),
-            false => PathBuf::from(&name),
+        let path = if self.path.is_absolute() {
+            self.path.with_file_name(&name)
+        } else {
+            PathBuf::from(&name)
         };
         let error = |reason: String| TensorRtError::Library {
             path: path.clone(),
@@ -201,7 +202,7 @@ impl Opened {
                     .into(),
             ));
         }
-        // SAFETY: as in `load`.
+        // SAFETY: the parser has its standard name and lies beside the library; it is trusted like the library, see `load`.
         let library = unsafe { libloading::Library::new(&path) }
             .map_err(|e| error(format!("it cannot be opened: {}", reason(&e))))?;
         let create = function(&library, c"createNvOnnxParser_INTERNAL")
@@ -211,15 +212,15 @@ impl Opened {
     }
 }
 
-/// The loader's own words.
+/// The loader's own message.
 fn reason(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn function(library: &libloading::Library, name: &std::ffi::CStr) -> Option<Function> {
-    // SAFETY: the symbol's address is only taken; the library stays open where it is used.
+    // SAFETY: this only takes the symbol's address, and the library stays open.
     let symbol = unsafe { library.get::<*mut c_void>(name.to_bytes_with_nul()) }.ok()?;
-    // SAFETY: the address is only passed on.
+    // SAFETY: this only reads the address.
     let address = unsafe { symbol.try_as_raw_ptr() }?;
     (!address.is_null()).then_some(Function(address))
 }

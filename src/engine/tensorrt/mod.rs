@@ -1,16 +1,15 @@
-//! TensorRT engines: built for a GPU, run on one.
+//! Builds TensorRT engines for a GPU and runs them on one.
 //!
 //! ```text
 //! offline   Library::open → Library::build(&BuildRequest) → Built { plan, layers, timing cache }
-//! on a GPU  Library::open → Library::load(&LoadRequest) → an engine that a frame's graph records
+//! on a GPU  Library::open → Library::load(&LoadRequest) → an engine that a frame's CUDA graph records
 //! ```
 //!
-//! TensorRT is C++ without a C interface. `shim.cpp` turns the part of it that is needed here into C; it is
-//! compiled once for each set of TensorRT's headers that `build.rs` finds (feature `tensorrt`), and the
-//! library itself is opened at run time. So one program serves TensorRT 10, 11 and TensorRT-RTX, and starts
-//! without any of them.
+//! TensorRT has a C++ interface only. `shim.cpp` wraps the part that this crate needs in C. It is compiled once for each
+//! set of TensorRT headers that `build.rs` finds (feature `tensorrt`), and the library itself is opened at run time. One
+//! program therefore supports TensorRT 10, TensorRT 11 and TensorRT-RTX, and starts without any of them.
 //!
-//! What needs neither headers nor library is always there: versions, the check of bindings, the layer table.
+//! Versions, the check of bindings and the layer table need neither headers nor library and are always available.
 
 #[cfg(feature = "tensorrt")]
 mod advice;

@@ -1,22 +1,22 @@
-//! What is asked of TensorRT's builder, what comes of it, and what is needed to load that.
+//! Requests to TensorRT's builder and loader, and the builder's result.
 
 use std::path::Path;
 
 use crate::model::Model;
 use crate::plan::HardwareCompatibility;
 
-/// A network to build an engine of, and how.
+/// A network to build, with the options.
 #[derive(Clone, Debug)]
 pub struct BuildRequest<'a> {
-    /// The network: ONNX, strongly typed, of fixed shapes.
+    /// The network: strongly typed ONNX with fixed shapes.
     pub onnx: &'a [u8],
     /// Its name in errors.
     pub path: &'a Path,
-    /// Most bytes of scratch memory; `None`: as the library likes.
+    /// Most bytes of scratch memory; `None` for the library's default.
     pub workspace: Option<usize>,
-    /// What an earlier build learned about kernels' speed. One that does not fit counts as empty.
+    /// Kernel timings of an earlier build. An unsuitable cache counts as empty.
     pub timing_cache: Option<&'a [u8]>,
-    /// 0 (quick build) to 5 (quick engine); `None`: the library's default.
+    /// 0 (fastest build) to 5 (fastest engine); `None` for the library's default.
     pub optimization_level: Option<u8>,
     /// The DLA core to run on.
     pub dla_core: Option<u32>,
@@ -24,20 +24,20 @@ pub struct BuildRequest<'a> {
     pub gpu_fallback: bool,
     /// Whether later versions of the library can run the engine.
     pub version_compatible: bool,
-    /// Whether a version-compatible engine goes without the lean runtime within it.
+    /// Whether to leave the lean runtime out of a version-compatible engine.
     pub exclude_lean_runtime: bool,
-    /// On which GPUs it runs.
+    /// The GPUs that it runs on.
     pub hardware_compatibility: HardwareCompatibility,
-    /// TensorRT-RTX: compute capabilities such as 89; empty: that of the GPU present.
+    /// TensorRT-RTX: compute capabilities such as 89; empty for that of the GPU present.
     pub compute_capabilities: &'a [u32],
-    /// Formats that inputs may have, a bit for each of TensorRT's `TensorFormat`s; 0: linear.
+    /// Formats that inputs may have, one bit for each of TensorRT's `TensorFormat`s; 0 for linear.
     pub input_formats: u32,
-    /// As `input_formats`, for outputs.
+    /// The same for outputs.
     pub output_formats: u32,
 }
 
 impl<'a> BuildRequest<'a> {
-    /// A network with the library's defaults for everything.
+    /// A request with the library's defaults.
     pub fn new(onnx: &'a [u8], path: &'a Path) -> Self {
         Self {
             onnx,
@@ -62,11 +62,11 @@ impl<'a> BuildRequest<'a> {
 pub struct Built {
     /// The serialised engine.
     pub plan: Vec<u8>,
-    /// What the build learned, to be given to the next; `None` from libraries that keep none.
+    /// Kernel timings for the next build; `None` if the library has no timing cache.
     pub timing_cache: Option<Vec<u8>>,
     /// The engine inspector's JSON; `None` without a GPU that could load the engine.
     pub inspector: Option<String>,
-    /// The builder's own account of layers and tensors, from its log.
+    /// The builder's list of layers and tensors, from its log.
     pub layer_log: Option<String>,
 }
 
@@ -77,22 +77,22 @@ pub struct LoadRequest<'a> {
     pub path: &'a Path,
     /// The serialised engine.
     pub plan: &'a [u8],
-    /// What its input and outputs must be.
+    /// The model that its input and outputs must match.
     pub model: &'a Model,
     /// Value of code 1 of an INT8 input.
     pub input_scale: Option<f32>,
-    /// Whether it may bring code for the host, which is run: version-compatible engines do.
+    /// Whether it may contain code that runs on the host, as version-compatible engines do.
     pub host_code: bool,
 }
 
-/// What a builder tells of its progress.
+/// A step of a builder's progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress<'a> {
-    /// A phase begins, perhaps within another.
+    /// A phase begins, possibly within another.
     Begin {
-        /// Its name, unique among those that run.
+        /// Its name, unique among running phases.
         phase: &'a str,
-        /// The phase that it is a part of.
+        /// The enclosing phase.
         parent: Option<&'a str>,
         /// Number of its steps.
         steps: u64,
@@ -111,13 +111,13 @@ pub enum Progress<'a> {
     },
 }
 
-/// Is told of a builder's progress, from any of its threads.
+/// Receives a builder's progress, from any of its threads.
 pub trait Monitor: Sync {
-    /// Takes the news; says whether to go on.
+    /// Handles one step; returns whether to continue.
     fn progress(&self, progress: Progress<'_>) -> bool;
 }
 
-/// Goes on, silently.
+/// Ignores progress and continues.
 impl Monitor for () {
     fn progress(&self, _: Progress<'_>) -> bool {
         true

@@ -1,11 +1,11 @@
-//! The library's objects that run an engine, each the owner of what it came from:
+//! The library objects that run an engine. Each owns the one it came from:
 //!
 //! ```text
-//! Library::runtime(device) → Runtime → LoadedEngine → Context
+//! Library::runtime(device) → Runtime → LoadedEngine → ExecutionContext
 //! ```
 //!
-//! So they are freed in the order that the library wants, and the device outlives them all. One thread at a
-//! time may use them.
+//! They are therefore freed in the order that the library requires, and the device outlives them all. Only one thread at
+//! a time may use them.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -22,12 +22,12 @@ use super::loader::Opened;
 use super::{TensorRtError, Version, advice};
 use crate::cuda::{Buffer, Device, Stream};
 
-/// Loads engines.
+/// Deserialises engines.
 pub(crate) struct Runtime {
     raw: NonNull<c_void>,
     shim: &'static Shim,
     version: Version,
-    // Dropped last.
+    // Dropped last, because fields drop in order of declaration.
     _device: Arc<dyn Device>,
 }
 
@@ -37,28 +37,28 @@ pub(crate) struct LoadedEngine {
     runtime: Runtime,
 }
 
-/// Runs an engine, in memory that the caller hands over.
-pub(crate) struct Context {
+/// An execution context of an engine, with its memory.
+pub(crate) struct ExecutionContext {
     raw: NonNull<c_void>,
     engine: LoadedEngine,
     /// Dropped after the library's context.
     memory: Vec<Buffer<u8>>,
 }
 
-// SAFETY: the library's objects may be used by any thread, by one at a time; none of these is `Sync`, and
-// `Context`'s calls that change something take `&mut self`.
+// SAFETY: any thread may use the library's objects, one thread at a time. None of these types is `Sync`, and
+// `ExecutionContext`'s methods that change state take `&mut self`.
 unsafe impl Send for Runtime {}
-// SAFETY: as above.
+// SAFETY: the same as for `Runtime`.
 unsafe impl Send for LoadedEngine {}
-// SAFETY: as above.
-unsafe impl Send for Context {}
+// SAFETY: the same as for `Runtime`.
+unsafe impl Send for ExecutionContext {}
 
 impl Runtime {
-    /// Makes a runtime of a library. That there is a `device` says that the driver has been initialised:
-    /// without it libraries give objects that are none.
+    /// Creates a runtime. The `device` proves that the driver is initialised; without a driver, libraries return broken
+    /// objects.
     pub(super) fn new(library: &Opened, device: Arc<dyn Device>) -> Result<Self, TensorRtError> {
         let listener = Listener::new();
-        // SAFETY: the function is createInferRuntime_INTERNAL of a library that fits the shim.
+        // SAFETY: the address is createInferRuntime_INTERNAL of the library, and `choose` matched the shim to its version.
         let raw = unsafe { (library.shim.runtime_new)(library.create_runtime.address()) };
         let errors = listener.finish().errors;
         match NonNull::new(raw) {
@@ -70,16 +70,16 @@ impl Runtime {
             }),
             None => Err(TensorRtError::Unavailable {
                 reason: format!(
-                    "{} makes no runtime: {}",
+                    "{} created no runtime: {}",
                     library.version,
-                    advice::said(&errors)
+                    advice::error_text(&errors)
                 ),
             }),
         }
     }
 
-    /// Loads an engine. `path` names it in errors. `host_code` allows it to bring code for the host, which is
-    /// run: version-compatible engines do.
+    /// Deserialises an engine. `path` names it in errors. `host_code` allows it to contain code that runs on the host, as
+    /// version-compatible engines do.
     ///
     /// # Errors
     /// [`TensorRtError::Load`].
@@ -92,7 +92,7 @@ impl Runtime {
         self.load(path, bytes, host_code, Listener::new())
     }
 
-    /// As [`Runtime::engine`]; what the library says against it is logged as a detail.
+    /// Like [`Runtime::engine`], but logs the library's errors at debug level.
     pub(super) fn try_engine(
         self,
         path: &Path,
@@ -109,7 +109,7 @@ impl Runtime {
         host_code: bool,
         listener: Listener,
     ) -> Result<LoadedEngine, TensorRtError> {
-        // SAFETY: the runtime is alive; the library keeps nothing of the bytes.
+        // SAFETY: the runtime is alive, and the library keeps no reference to the bytes.
         let raw = unsafe {
             (self.shim.engine_new)(
                 self.raw.as_ptr(),
@@ -124,7 +124,7 @@ impl Runtime {
             None => Err(TensorRtError::Load {
                 path: path.to_path_buf(),
                 library: self.version,
-                reason: advice::load(&errors, self.version, Version::of_plan(bytes)),
+                reason: advice::load(&errors, self.version, Version::from_plan_header(bytes)),
             }),
         }
     }
@@ -135,12 +135,12 @@ impl LoadedEngine {
         self.runtime.shim
     }
 
-    /// Version of the library.
+    /// The library's version.
     pub(crate) fn version(&self) -> Version {
         self.runtime.version
     }
 
-    /// Its inputs and outputs, in the library's order.
+    /// The engine's inputs and outputs, in the library's order.
     pub(crate) fn tensors(&self) -> Vec<Tensor> {
         // SAFETY: the engine is alive.
         let count = unsafe { (self.shim().tensor_count)(self.raw.as_ptr()) };
@@ -158,14 +158,14 @@ impl LoadedEngine {
             vector: 0,
             vector_axis: 0,
         };
-        // SAFETY: the engine is alive, and the struct is written.
+        // SAFETY: the engine is alive, and `tensor` is valid for writing.
         let found = unsafe { (self.shim().tensor)(self.raw.as_ptr(), index, &mut tensor) };
         if found == 0 {
             return None;
         }
         let rank = usize::try_from(tensor.rank).unwrap_or(0).min(8);
         Some(Tensor {
-            // SAFETY: the engine's string.
+            // SAFETY: the string belongs to the engine, which is alive.
             name: unsafe { ffi::text(tensor.name) }.into_owned(),
             input: tensor.is_input != 0,
             data_type: tensor.r#type,
@@ -186,24 +186,24 @@ impl LoadedEngine {
     /// The engine inspector's JSON.
     pub(crate) fn layers(&self) -> Option<String> {
         let mut bytes: Vec<u8> = Vec::new();
-        // SAFETY: the engine is alive; `take_bytes` is given the vector that it wants.
-        let given = unsafe {
+        // SAFETY: the engine is alive, and `take_bytes` receives the `Vec<u8>` that it expects.
+        let found = unsafe {
             (self.shim().layers)(self.raw.as_ptr(), (&raw mut bytes).cast(), ffi::take_bytes)
         };
-        (given != 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        (found != 0).then(|| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A context of it. `path` names the engine in errors.
+    /// Creates an execution context. `path` names the engine in errors.
     ///
     /// # Errors
     /// [`TensorRtError::Load`].
-    pub(crate) fn context(self, path: &Path) -> Result<Context, TensorRtError> {
+    pub(crate) fn context(self, path: &Path) -> Result<ExecutionContext, TensorRtError> {
         let listener = Listener::new();
         // SAFETY: the engine is alive.
         let raw = unsafe { (self.shim().context_new)(self.raw.as_ptr()) };
         let errors = listener.finish().errors;
         match NonNull::new(raw) {
-            Some(raw) => Ok(Context {
+            Some(raw) => Ok(ExecutionContext {
                 raw,
                 engine: self,
                 memory: Vec::new(),
@@ -217,7 +217,7 @@ impl LoadedEngine {
     }
 }
 
-impl Context {
+impl ExecutionContext {
     fn shim(&self) -> &'static Shim {
         self.engine.shim()
     }
@@ -225,107 +225,108 @@ impl Context {
     /// Sets the scratch memory, of at least [`LoadedEngine::scratch_bytes`].
     pub(crate) fn set_scratch(&mut self, memory: Buffer<u8>) {
         let bytes = i64::try_from(memory.len()).unwrap_or(i64::MAX);
-        // SAFETY: the context is alive, and keeps the memory.
+        // SAFETY: the context is alive, and `self` keeps the memory.
         unsafe { (self.shim().set_scratch)(self.raw.as_ptr(), memory.ptr().address(), bytes) }
         self.memory.push(memory);
     }
 
-    /// Sets the memory of an input or output, which is as long as the engine's tensor.
+    /// Sets the memory of an input or output, which must be as long as the engine's tensor.
     ///
     /// # Errors
-    /// What the library reported.
+    /// The library's error message.
     pub(crate) fn set_memory(&mut self, tensor: &str, memory: Buffer<u8>) -> Result<(), String> {
         let name = CString::new(tensor).map_err(|e| e.to_string())?;
         let listener = Listener::new();
         let address = memory.ptr().address();
         self.memory.push(memory);
-        // SAFETY: the context is alive, copies the name, and keeps the memory.
+        // SAFETY: the context is alive and copies the name, and `self` keeps the memory.
         let set = unsafe { (self.shim().set_address)(self.raw.as_ptr(), name.as_ptr(), address) };
-        answer(set, listener)
+        check(set, listener)
     }
 
-    /// Enqueues a run on a stream. Allocates nothing here.
+    /// Enqueues a run on a stream. This side allocates nothing.
     ///
     /// # Errors
-    /// What the library said.
+    /// The library's error message.
     pub(crate) fn enqueue(&mut self, stream: &Stream) -> Result<(), String> {
         let listener = Listener::new();
-        // SAFETY: context and stream are alive.
+        // SAFETY: the context and the stream are alive.
         let done = unsafe { (self.shim().enqueue)(self.raw.as_ptr(), stream.as_raw()) };
-        answer(done, listener)
+        check(done, listener)
     }
 
-    /// As [`Context::enqueue`], but waits for the run, and tells the milliseconds of each layer. Not while the
-    /// stream is recorded.
+    /// Like [`ExecutionContext::enqueue`], but waits for the run and calls `layer` with each layer's name and
+    /// milliseconds. Must not be called while the stream is recorded.
     ///
     /// # Errors
-    /// What the library said.
+    /// The library's error message.
     pub(crate) fn profile(
         &mut self,
         stream: &Stream,
         layer: &mut dyn FnMut(&str, f32),
     ) -> Result<(), String> {
-        let mut told = Told { layer, panic: None };
+        let mut times = LayerTimes { layer, panic: None };
         let listener = Listener::new();
-        // SAFETY: as in `enqueue`; `told_layer` is given the `Told` that it wants, within this call.
+        // SAFETY: the same as in `enqueue`. `report_layer` receives the `LayerTimes` that it expects, within this call.
         let done = unsafe {
             (self.shim().profile)(
                 self.raw.as_ptr(),
                 stream.as_raw(),
-                (&raw mut told).cast(),
-                told_layer,
+                (&raw mut times).cast(),
+                report_layer,
             )
         };
-        if let Some(panic) = told.panic {
+        if let Some(panic) = times.panic {
             resume_unwind(panic);
         }
-        answer(done, listener)
+        check(done, listener)
     }
 }
 
-/// Who is told of layers, and what it panicked with.
-struct Told<'a> {
+/// The receiver of layer times, and its panic if it panicked.
+struct LayerTimes<'a> {
     layer: &'a mut dyn FnMut(&str, f32),
     panic: Option<Box<dyn Any + Send>>,
 }
 
-unsafe extern "C" fn told_layer(user: *mut c_void, name: *const c_char, ms: f32) {
-    // SAFETY: `profile` gives its `Told`, which nobody else uses meanwhile.
-    let told = unsafe { &mut *user.cast::<Told<'_>>() };
-    // SAFETY: shim.h: a string that is valid during the call.
+unsafe extern "C" fn report_layer(user: *mut c_void, name: *const c_char, ms: f32) {
+    // SAFETY: `profile` passes its `LayerTimes`, which nothing else uses during the call.
+    let times = unsafe { &mut *user.cast::<LayerTimes<'_>>() };
+    // SAFETY: shim.h guarantees that the string is valid during the call.
     let name = unsafe { ffi::text(name) };
-    // Nothing may unwind into the library.
-    if told.panic.is_none() {
-        let called = catch_unwind(AssertUnwindSafe(|| (told.layer)(&name, ms)));
-        told.panic = called.err();
+    // A panic must not unwind into the library.
+    if times.panic.is_none() {
+        let called = catch_unwind(AssertUnwindSafe(|| (times.layer)(&name, ms)));
+        times.panic = called.err();
     }
 }
 
-fn answer(done: i32, listener: Listener) -> Result<(), String> {
+fn check(done: i32, listener: Listener) -> Result<(), String> {
     let errors = listener.finish().errors;
-    match done {
-        0 => Err(advice::said(&errors)),
-        _ => Ok(()),
+    if done == 0 {
+        Err(advice::error_text(&errors))
+    } else {
+        Ok(())
     }
 }
 
-impl Drop for Context {
+impl Drop for ExecutionContext {
     fn drop(&mut self) {
-        // SAFETY: made by the shim, and freed once, before its engine.
+        // SAFETY: the shim created it; it is freed once, before its engine.
         unsafe { (self.shim().context_free)(self.raw.as_ptr()) }
     }
 }
 
 impl Drop for LoadedEngine {
     fn drop(&mut self) {
-        // SAFETY: made by the shim, and freed once, before its runtime.
+        // SAFETY: the shim created it; it is freed once, before its runtime.
         unsafe { (self.shim().engine_free)(self.raw.as_ptr()) }
     }
 }
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        // SAFETY: made by the shim, and freed once.
+        // SAFETY: the shim created it; it is freed once.
         unsafe { (self.shim.runtime_free)(self.raw.as_ptr()) }
     }
 }

@@ -1,10 +1,10 @@
-// The one place that speaks to TensorRT's C++ interfaces. Compiled once for every header set that
-// build.rs finds, with CP_PREFIX one of trt10, trt11, rtx1; exports the single symbol <prefix>_shim.
+// The only code that calls TensorRT's C++ interfaces. It is compiled once for every header set that build.rs finds, with
+// CP_PREFIX set to trt10, trt11 or rtx1, and exports a single symbol, <prefix>_shim.
 //
-// The interfaces' vtables differ between major versions and the libraries do not check, so a shim must only
-// be used with a library of its own major version (library.rs sees to that). Nothing of a library is linked:
-// its functions come as addresses. TensorRT's namespaces are renamed, lest the linker takes an inline function
-// of one header set for that of another.
+// The interfaces' vtables differ between major versions and the libraries do not check them, so a shim must only be used
+// with a library of its own major version (choice.rs ensures this). Nothing is linked against a library: its functions
+// are passed as addresses. TensorRT's namespaces are renamed to keep the linker from merging inline functions of
+// different header sets.
 #define CP_JOIN2(a, b) a##_##b
 #define CP_JOIN(a, b) CP_JOIN2(a, b)
 #define nvinfer1 CP_JOIN(CP_PREFIX, nvinfer)
@@ -18,8 +18,8 @@
 
 #include "shim.h"
 
-// TensorRT-RTX has a part of TensorRT's interfaces. The tests set this to 0 with RTX's oldest headers, which
-// have all that TensorRT 10's have of what is used here.
+// TensorRT-RTX has a subset of TensorRT's interfaces. The tests set this to 0 with RTX's oldest headers, which have
+// everything that this file uses of TensorRT 10's.
 #ifndef CP_RTX
 #ifdef TRT_MAJOR_RTX
 #define CP_RTX 1
@@ -41,8 +41,8 @@ public:
     std::atomic<CpLog> to{nullptr};
 };
 
-// A library keeps the first logger that it is given as long as any of its objects lives, whatever logger the
-// others came with. So there is one, and it is never destroyed.
+// A library keeps the first logger that it receives while any of its objects lives, and ignores later ones. There is
+// therefore a single logger, which is never destroyed.
 Logger &logger() {
     static Logger *const one = new Logger;
     return *one;
@@ -73,7 +73,7 @@ public:
 
 const char *text(const char *string) { return string ? string : ""; }
 
-// Gives the name of an option that the library does not take, or null.
+// Returns the name of an option that the library does not support, or null.
 const char *configure(const CpBuild &request, const nv::IBuilder &builder, nv::INetworkDefinition &network,
                       nv::IBuilderConfig &config) {
     static_cast<void>(builder);
@@ -83,7 +83,7 @@ const char *configure(const CpBuild &request, const nv::IBuilder &builder, nv::I
     if (request.flags & CP_VERSION_COMPATIBLE) config.setFlag(nv::BuilderFlag::kVERSION_COMPATIBLE);
     if (request.flags & CP_EXCLUDE_LEAN_RUNTIME) config.setFlag(nv::BuilderFlag::kEXCLUDE_LEAN_RUNTIME);
     if (request.hardware_compatibility) {
-        // By number: headers before 10.9 do not name 2, which later libraries of the same major take.
+        // Cast from a number: headers before 10.9 do not name 2, but later libraries of the same major version accept it.
         const auto level = static_cast<nv::HardwareCompatibilityLevel>(request.hardware_compatibility);
         config.setHardwareCompatibilityLevel(level);
         if (config.getHardwareCompatibilityLevel() != level) return "hardware compatibility";
@@ -126,7 +126,7 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
     const std::unique_ptr<nv::IBuilder> builder(static_cast<nv::IBuilder *>(
         reinterpret_cast<CreateBuilder>(request->create_builder)(&logger(), NV_TENSORRT_VERSION)));
     if (!builder) return CP_NO_BUILDER;
-    // Deprecated where every network is so.
+    // Deprecated in versions whose networks are always strongly typed.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
     const auto typed = 1u << static_cast<uint32_t>(nv::NetworkDefinitionCreationFlag::kSTRONGLY_TYPED);
@@ -140,10 +140,10 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
     if (!parser->parse(request->onnx, request->onnx_bytes)) {
         for (int i = 0; i < parser->getNbErrors(); ++i) {
             const auto *error = parser->getError(i);
-            const CpParserError told = {static_cast<int32_t>(error->code()), error->node(),
+            const CpParserError parser_error = {static_cast<int32_t>(error->code()), error->node(),
                                         text(error->nodeName()), text(error->nodeOperator()),
                                         text(error->desc())};
-            request->parser_error(request->user, &told);
+            request->parser_error(request->user, &parser_error);
         }
         return CP_PARSE;
     }
@@ -156,7 +156,7 @@ int32_t build(const CpBuild *request, const char **refused) noexcept {
     if (!cache || !config->setTimingCache(*cache, false)) {
         if (request->timing_cache_bytes) {
             logger().log(nv::ILogger::Severity::kWARNING,
-                         "The timing cache is broken, or of another TensorRT or GPU; it counts as empty.");
+                         "The timing cache is damaged, or belongs to another TensorRT or GPU; starting with an empty one.");
         }
         cache.reset(config->createTimingCache(nullptr, 0));
         if (cache && !config->setTimingCache(*cache, false)) cache.reset();
@@ -186,9 +186,9 @@ void *runtime_new(void *create) noexcept {
 void runtime_free(void *runtime) noexcept { delete &runtime_of(runtime); }
 
 void *engine_new(void *runtime, const void *bytes, size_t count, int32_t host_code) noexcept {
-    auto &made = runtime_of(runtime);
-    made.setEngineHostCodeAllowed(host_code != 0);
-    return made.deserializeCudaEngine(bytes, count);
+    auto &object = runtime_of(runtime);
+    object.setEngineHostCodeAllowed(host_code != 0);
+    return object.deserializeCudaEngine(bytes, count);
 }
 
 void engine_free(void *engine) noexcept { delete &engine_of(engine); }
@@ -196,18 +196,18 @@ void engine_free(void *engine) noexcept { delete &engine_of(engine); }
 int32_t tensor_count(void *engine) noexcept { return engine_of(engine).getNbIOTensors(); }
 
 int32_t tensor(void *engine, int32_t index, CpTensor *tensor) noexcept {
-    auto &made = engine_of(engine);
-    const char *name = made.getIOTensorName(index);
+    auto &object = engine_of(engine);
+    const char *name = object.getIOTensorName(index);
     if (!name) return 0;
     tensor->name = name;
-    tensor->is_input = made.getTensorIOMode(name) == nv::TensorIOMode::kINPUT;
-    tensor->type = static_cast<int32_t>(made.getTensorDataType(name));
-    tensor->format = static_cast<int32_t>(made.getTensorFormat(name));
-    const auto dims = made.getTensorShape(name);
+    tensor->is_input = object.getTensorIOMode(name) == nv::TensorIOMode::kINPUT;
+    tensor->type = static_cast<int32_t>(object.getTensorDataType(name));
+    tensor->format = static_cast<int32_t>(object.getTensorFormat(name));
+    const auto dims = object.getTensorShape(name);
     tensor->rank = dims.nbDims;
     for (int32_t i = 0; i < 8; ++i) tensor->dims[i] = i < dims.nbDims ? dims.d[i] : 0;
-    tensor->vector = made.getTensorComponentsPerElement(name);
-    tensor->vector_axis = made.getTensorVectorizedDim(name);
+    tensor->vector = object.getTensorComponentsPerElement(name);
+    tensor->vector_axis = object.getTensorVectorizedDim(name);
     return 1;
 }
 
@@ -255,12 +255,12 @@ int32_t enqueue(void *context, void *stream) noexcept {
 }
 
 int32_t profile(void *context, void *stream, void *user, void (*layer)(void *, const char *, float)) noexcept {
-    auto &made = context_of(context);
+    auto &object = context_of(context);
     Profiler profiler(user, layer);
-    made.setProfiler(&profiler);
-    // Emits the times, and so waits for the stream.
-    const bool done = made.enqueueV3(static_cast<cudaStream_t>(stream));
-    made.setProfiler(nullptr);
+    object.setProfiler(&profiler);
+    // With a profiler this waits for the stream and reports the times.
+    const bool done = object.enqueueV3(static_cast<cudaStream_t>(stream));
+    object.setProfiler(nullptr);
     return done;
 }
 

@@ -7,7 +7,7 @@ use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::engine::cpu::Isa;
-use centerpoint::program::LayerTensor;
+use centerpoint::program::ProgramTensor;
 
 /// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
@@ -292,7 +292,7 @@ fn equals_the_naive_reference_byte_for_byte() {
             .payload()
             .unwrap_or_else(|error| panic!("{seed}: {error}"));
         for layer in payload.program.layers() {
-            let codes = |t: &LayerTensor| if t.scale.is_some() { "i8" } else { "f32" };
+            let codes = |t: &ProgramTensor| if t.scale.is_some() { "i8" } else { "f32" };
             let inputs: Vec<_> = layer.inputs.iter().map(codes).collect();
             let kind: Vec<&str> = layer
                 .kind

@@ -137,7 +137,10 @@ fn networks_become_the_same_engines_each_time() {
                     assert!(first.engine == again.engine, "{name}: another engine");
                     assert_eq!(first.layers, again.layers, "{name}");
                 }
-                assert_eq!(Version::of_plan(&first.engine), Some(library.version()));
+                assert_eq!(
+                    Version::from_plan_header(&first.engine),
+                    Some(library.version())
+                );
                 check(&name, &model, graph, &first);
                 check_int8(&name, graph, &first, int8);
                 sizes.push(first.engine.len());
@@ -280,7 +283,7 @@ fn inputs_and_outputs_have_the_requested_types() {
                     .all(|t| t.element == outputs && t.scale.is_none())
             );
             let reader = compiled.layers.unwrap();
-            let reads = |l: &&centerpoint::build::engine_layers::Layer| {
+            let reads = |l: &&centerpoint::build::engine_layers::EngineLayer| {
                 l.inputs.iter().any(|t| t.name == "spatial_features")
             };
             let reader = reader.layers.iter().find(reads).unwrap();

@@ -197,7 +197,7 @@ fn linked(objects: &BTreeMap<&str, &PathBuf>, program: &Path) -> BTreeMap<String
         .lines()
         .map(|line| {
             let (prefix, number) = line.split_once(' ').unwrap();
-            let version = Version::of_library(number.parse().unwrap()).unwrap();
+            let version = Version::from_library_number(number.parse().unwrap()).unwrap();
             (prefix.to_owned(), version)
         })
         .collect()

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use centerpoint::build::engine_layers::{Layer, LayerTable, LayerTensor, Outcome, inspector, log};
+use centerpoint::build::engine_layers::{
+    EngineLayer, LayerTable, LayerTensor, Outcome, inspector, log,
+};
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
 use centerpoint::build::onnx::tensor::{from_codes, from_floats};
@@ -170,7 +172,7 @@ fn the_inspectors_layers_are_read() {
     assert_eq!(layers.len(), 4);
     assert_eq!(
         layers[1],
-        Layer {
+        EngineLayer {
             name: "w + /a/Conv + /a/Relu".into(),
             kind: "CaskConvolution".into(),
             inputs: vec![tensor("x_q", "int8", INT8)],
@@ -245,7 +247,7 @@ fn the_logs_layers_are_read() {
     let nhwc = "(NHWC) Channel major format";
     assert_eq!(
         layers[1],
-        Layer {
+        EngineLayer {
             name: "/a/Conv_myl0_1".into(),
             kind: "correlation".into(),
             inputs: vec![tensor("x_q", "int8", nhwc)],

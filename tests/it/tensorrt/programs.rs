@@ -68,7 +68,10 @@ fn the_programs_compile_inspect_and_name_what_is_missing() {
     assert_eq!(of_engine.built_on, None);
     assert_eq!(of_engine.options, Some(TensorRtOptions::default()));
     let engine = plan.section("engine").unwrap();
-    assert_eq!(Version::of_plan(engine.as_ref()), Some(of_engine.library));
+    assert_eq!(
+        Version::from_plan_header(engine.as_ref()),
+        Some(of_engine.library)
+    );
     let table = plan.section("layers").unwrap();
     let table: LayerTable = serde_json::from_slice(table.as_ref()).unwrap();
     assert_eq!(of_engine.layers, Some(table.counts));

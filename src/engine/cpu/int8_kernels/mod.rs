@@ -1,16 +1,15 @@
-//! INT8 convolution kernels: one row of output pixels at a time, the twins of those in `kernels.rs`.
+//! INT8 convolution kernels, the counterparts of those in `kernels.rs`. Each call computes one row of output pixels.
 //!
-//! Sums of products of codes are exact 32-bit integers; what follows is
-//! `y = sum · multiplier[c] + bias[c]` (two roundings), plus the residual, ReLU, and for an output of
-//! codes `y / scale` rounded half to even, in -128..=127, 0 for NaN. Every instruction set does these
-//! same operations.
+//! Sums of products of codes are exact 32-bit integers. A result is `y = sum · multiplier[c] + bias[c]` (two roundings),
+//! plus the residual, then ReLU. If the output holds codes, `y / scale` is rounded half to even and clamped to
+//! -128..=127, with 0 for NaN. Every instruction set performs these same operations.
 //!
-//! *Wide*: lanes are output channels. A tile of steps by blocks of 16 channels stays in registers while
-//! the reduction runs over taps and fours of input channels; each step multiplies four input codes,
-//! broadcast, with the weights of its blocks. *Narrow*: lanes are input channels, added up at the end;
-//! for convolutions with so few output channels that a block would be mostly padding.
+//! *Wide*: lanes are output channels. A tile of steps by blocks of 16 channels stays in registers during the reduction
+//! over taps and quads of input channels. Each step multiplies four broadcast input codes by the weights of its blocks.
+//! *Narrow*: lanes are input channels, which are added up at the end. It serves convolutions with so few output channels
+//! that a block would be mostly padding.
 //!
-//! Codes behind a pixel's channels are multiplied with weights of 0.
+//! Codes past a pixel's channels are multiplied by weights of 0.
 
 mod narrow;
 #[cfg(test)]
@@ -24,20 +23,20 @@ use crate::engine::cpu::simd::Isa;
 use crate::program::layout::LANES;
 use crate::program::layout::{NARROW, QUAD};
 
-/// One row of steps of an INT8 convolution, for one group.
+/// One row of an INT8 convolution's steps, for one group.
 #[derive(Debug)]
 pub(super) struct Int8Row<'a> {
-    /// The input's buffer, up to at least 64 bytes behind the last pixel that is read.
+    /// The input's buffer, with at least 64 bytes after the last pixel read.
     pub(super) input: &'a [i8],
-    /// Index in `input` of the first channel of tap (0, 0) of the first step.
+    /// Index in `input` of the first channel at tap (0, 0) of the first step.
     pub(super) start: usize,
-    /// From tap (0, 0) to each tap, in elements.
+    /// Offset of each tap from tap (0, 0), in elements.
     pub(super) taps: &'a [isize],
-    /// From one step to the next, in input elements.
+    /// Stride between steps, in input elements.
     pub(super) step: usize,
     /// Input channels.
     pub(super) channels: usize,
-    /// Input codes may be negative; else they are in 0..=127.
+    /// Whether input codes may be negative; otherwise they are in 0..=127.
     pub(super) signed: bool,
     /// Weights of the blocks or channels to compute.
     pub(super) weights: &'a [i8],
@@ -45,27 +44,27 @@ pub(super) struct Int8Row<'a> {
     pub(super) multiplier: &'a [f32],
     /// Bias of the blocks or channels to compute.
     pub(super) bias: &'a [f32],
-    /// Values to add, laid out as `output`.
+    /// Values to add, in the layout of `output`.
     pub(super) residual: Option<Int8Residual<'a>>,
-    /// From the first channel to compute of the first step's output pixel on.
+    /// Starts at the first channel to compute of the first step's output pixel.
     pub(super) output: Int8Output<'a>,
-    /// From one step to the next, in output elements.
+    /// Stride between steps, in output elements.
     pub(super) output_step: usize,
     /// Number of steps.
     pub(super) width: usize,
-    /// Output channels to compute: wide, at most [`int8_wide_channels`]; narrow, any.
+    /// Output channels to compute. Wide: at most [`int8_wide_channels`]; narrow: any number.
     pub(super) output_channels: usize,
     /// Clamp negative values to 0.
     pub(super) relu: bool,
 }
 
-/// A row of the residual, from the first channel of the first step's pixel on; `step` leads from one
-/// step to the next, in elements.
+/// A row of the residual. Starts at the first channel of the first step's pixel; `step` is the stride between steps, in
+/// elements.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Int8Residual<'a> {
     /// Values.
     F32 { values: &'a [f32], step: usize },
-    /// Codes, and the value of code 1.
+    /// Codes; `scale` is the value of code 1.
     I8 {
         codes: &'a [i8],
         scale: f32,
@@ -73,22 +72,22 @@ pub(super) enum Int8Residual<'a> {
     },
 }
 
-/// Where results go.
+/// The destination of results.
 #[derive(Debug)]
 pub(super) enum Int8Output<'a> {
-    /// As values.
+    /// Values.
     F32(&'a mut [f32]),
-    /// As codes; `scale` is the value of code 1.
+    /// Codes; `scale` is the value of code 1.
     I8 { codes: &'a mut [i8], scale: f32 },
 }
 
 impl Int8Row<'_> {
-    /// Panics unless the row lies inside its slices; see `Row::check`. `read`: input channels that the
-    /// kernel reads of a pixel.
+    /// Panics unless the row lies inside its slices; see `Row::check`. `read` is the number of input channels that the
+    /// kernel reads per pixel.
     fn check(&self, read: usize, weights: usize, lanes: usize) {
         let last = (self.width - 1) * self.step;
         let reach = |tap: isize| self.start.checked_add_signed(tap);
-        // The kernels also form the address of tap (0, 0), whether or not it is among the taps.
+        // The kernels form the address of tap (0, 0) even if it is not among the taps.
         let inside =
             self.taps.iter().chain(&[0]).all(|&tap| {
                 reach(tap).is_some_and(|first| first + last + read <= self.input.len())
@@ -112,7 +111,7 @@ impl Int8Row<'_> {
     }
 }
 
-/// Output channels that [`int8_wide_row`] computes at once.
+/// Most output channels that one call of [`int8_wide_row`] computes.
 pub(super) fn int8_wide_channels(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni => 4 * LANES,
@@ -132,7 +131,7 @@ pub(super) fn int8_wide_row(isa: Isa, row: Int8Row<'_>) {
     dispatch(isa, row.signed, WideRow(row));
 }
 
-/// Computes a row without residual with lanes over input channels.
+/// Computes a row with lanes over input channels. The row must have no residual.
 pub(super) fn int8_narrow_row(isa: Isa, row: Int8Row<'_>) {
     if row.width == 0 {
         return;

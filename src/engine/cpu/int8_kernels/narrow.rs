@@ -1,20 +1,20 @@
-//! Lanes over input channels; see the module above.
+//! The narrow kernel: lanes are input channels.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
 
 use crate::engine::cpu::int8_kernels::{Int8Output, Int8Row};
-use crate::engine::cpu::int8_simd::{Kernel, Narrow, Registers, Set, Sums};
+use crate::engine::cpu::int8_simd::{InstructionSet, Kernel, Narrow, Registers, Sums};
 use crate::engine::cpu::kernels::positive;
 use crate::map::quantize;
 use crate::program::layout::NARROW;
 
-/// See [`int8_narrow_row`], which has checked the row.
+/// See [`int8_narrow_row`](super::int8_narrow_row), which checks the row.
 pub(super) struct NarrowRow<'a>(pub(super) Int8Row<'a>);
 
 impl Kernel for NarrowRow<'_> {
     #[inline(always)]
-    unsafe fn run<S: Set>(mut self) {
+    unsafe fn run<S: InstructionSet>(mut self) {
         let row = &mut self.0;
         let mut channel = 0;
         while channel < row.output_channels {
@@ -35,42 +35,42 @@ impl Kernel for NarrowRow<'_> {
     }
 }
 
-/// Computes `CHANNELS` output channels, from `channel` on, of the whole row; returns their number.
+/// Computes `CHANNELS` output channels of the whole row, starting at `channel`; returns `CHANNELS`.
 ///
 /// # Safety
-/// The row was checked, has the channels, and the processor has the instruction set of `S`.
+/// The row is checked and has the channels, and the processor has the instruction set of `S`.
 #[inline(always)]
-unsafe fn narrow<S: Set, const PX: usize, const CHANNELS: usize>(
+unsafe fn narrow<S: InstructionSet, const PX: usize, const CHANNELS: usize>(
     row: &mut Int8Row<'_>,
     channel: usize,
 ) -> usize {
-    // SAFETY: the caller's promise; the tiles' steps are in the row.
+    // SAFETY: the caller upholds the contract, and the row contains the tiles' steps.
     unsafe {
-        let begin = narrow_begin::<S, CHANNELS>(row, channel);
+        let start = narrow_start::<S, CHANNELS>(row, channel);
         let mut done = 0;
         while row.width - done >= PX {
-            narrow_tile::<S, PX, CHANNELS>(row, begin, done, channel);
+            narrow_tile::<S, PX, CHANNELS>(row, start, done, channel);
             done += PX;
         }
         while row.width > done {
-            narrow_tile::<S, 1, CHANNELS>(row, begin, done, channel);
+            narrow_tile::<S, 1, CHANNELS>(row, start, done, channel);
             done += 1;
         }
     }
     CHANNELS
 }
 
-/// What the sums begin with; see [`wide_begin`].
+/// The sums' start values; see `wide_start` in `wide.rs`.
 ///
 /// # Safety
-/// As [`narrow`].
+/// The same as [`narrow`].
 #[inline(always)]
-unsafe fn narrow_begin<S: Set, const CHANNELS: usize>(
+unsafe fn narrow_start<S: InstructionSet, const CHANNELS: usize>(
     row: &Int8Row<'_>,
     channel: usize,
 ) -> [S::Narrow; CHANNELS] {
     let per_output = row.taps.len() * row.channels.next_multiple_of(NARROW);
-    // SAFETY: `Int8Row::check` has shown that the weights hold the channels.
+    // SAFETY: `Int8Row::check` ensures that the weights hold the channels; `zeros` reads a local array.
     unsafe {
         let mut sums = [S::Narrow::zero(); CHANNELS];
         if S::OFFSET {
@@ -90,20 +90,20 @@ unsafe fn narrow_begin<S: Set, const CHANNELS: usize>(
 /// Computes `CHANNELS` output channels of `PX` steps.
 ///
 /// # Safety
-/// As [`narrow`], and the steps are in the row.
+/// The same as [`narrow`], and the row contains the steps.
 #[inline(always)]
-unsafe fn narrow_tile<S: Set, const PX: usize, const CHANNELS: usize>(
+unsafe fn narrow_tile<S: InstructionSet, const PX: usize, const CHANNELS: usize>(
     row: &mut Int8Row<'_>,
-    begin: [S::Narrow; CHANNELS],
+    start: [S::Narrow; CHANNELS],
     first: usize,
     channel: usize,
 ) {
     let channels = row.channels.next_multiple_of(NARROW);
     let per_output = row.taps.len() * channels;
-    // SAFETY: `Int8Row::check` has shown that all steps' taps, and their channels in whole fragments of 32,
-    // are in the input, and that the weights hold `output_channels` channels.
+    // SAFETY: `Int8Row::check` ensures that the input contains all steps' taps, with channels in whole fragments of 32,
+    // and that the weights hold `output_channels` channels.
     unsafe {
-        let mut sums = [begin; PX];
+        let mut sums = [start; PX];
         let base = row.input.as_ptr().add(row.start + first * row.step);
         let mut weights = row.weights.as_ptr().add(channel * per_output);
         for &tap in row.taps {
@@ -135,7 +135,7 @@ unsafe fn narrow_tile<S: Set, const PX: usize, const CHANNELS: usize>(
                 weights = weights.add(NARROW);
             }
         }
-        // First all totals, while the sums are in registers, then what follows them.
+        // Compute all totals first, while the sums are in registers.
         let mut totals = [[[0; 4]; CHANNELS]; 2];
         for four in 0..PX.div_ceil(4) {
             for output in 0..CHANNELS {
@@ -155,14 +155,14 @@ unsafe fn narrow_tile<S: Set, const PX: usize, const CHANNELS: usize>(
     }
 }
 
-/// From totals to the results of one channel of at most four steps.
+/// Converts totals to the results of one channel of at most four steps.
 ///
 /// # Safety
-/// The row was checked, the steps are in the row, and `channel < output_channels`.
+/// The row is checked and contains the steps, and `channel < output_channels`.
 #[inline(always)]
 unsafe fn finish(row: &mut Int8Row<'_>, steps: Range<usize>, channel: usize, totals: [i32; 4]) {
-    // SAFETY: `Int8Row::check` has shown that multipliers and biases hold the channel, and that the steps'
-    // pixels, up to `output_channels`, are in the output.
+    // SAFETY: `Int8Row::check` ensures that multipliers and biases hold the channel, and that the output contains the
+    // steps' pixels up to `output_channels`.
     unsafe {
         let multiplier = *row.multiplier.get_unchecked(channel);
         let bias = *row.bias.get_unchecked(channel);

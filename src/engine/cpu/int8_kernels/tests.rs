@@ -1,8 +1,8 @@
-//! Every instruction set of this machine against plain loops, byte for byte.
+//! Compares every instruction set of this machine with plain loops, byte for byte.
 
 use super::*;
 
-/// Pseudo-random numbers (a linear congruential generator), the same in each run.
+/// Pseudo-random numbers from a linear congruential generator, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -16,7 +16,7 @@ impl Random {
         choices[self.below(choices.len())]
     }
 
-    /// Codes, the least and the greatest of which are frequent.
+    /// Codes from `least` to 127; both limits are frequent.
     fn codes(&mut self, len: usize, least: i8) -> Vec<i8> {
         let count = (127 - i32::from(least) + 1) as usize;
         let code = |random: &mut Self| match random.below(8) {
@@ -27,14 +27,14 @@ impl Random {
         (0..len).map(|_| code(self)).collect()
     }
 
-    /// Values in about ±`size`.
+    /// Values between about -`size` and `size`.
     fn values(&mut self, len: usize, size: f32) -> Vec<f32> {
         let value = |random: &mut Self| (random.below(20_001) as f32 / 10_000.0 - 1.0) * size;
         (0..len).map(|_| value(self)).collect()
     }
 }
 
-/// A row, its weights in the order `[output channel][tap][input channel]`.
+/// A row, with its weights in the order `[output channel][tap][input channel]`.
 struct Case {
     narrow: bool,
     input: Vec<i8>,
@@ -50,7 +50,7 @@ struct Case {
     residual: (Option<Vec<f32>>, Option<Vec<i8>>),
     residual_scale: f32,
     residual_step: usize,
-    /// Of an output of codes.
+    /// Scale of an output of codes.
     scale: Option<f32>,
     output_step: usize,
     width: usize,
@@ -143,7 +143,7 @@ impl Case {
                 if let Some(codes) = &self.residual.1 {
                     y += f32::from(codes[at]) * self.residual_scale;
                 }
-                // As `positive`: 0 also for NaN and -0.
+                // Like `positive`: 0 also for NaN and -0.
                 let above = y > 0.0;
                 if self.relu && !above {
                     y = 0.0;
@@ -166,7 +166,7 @@ impl Case {
         output
     }
 
-    /// The weights in the order of the kernels.
+    /// The weights in the kernels' order.
     fn packed(&self) -> Vec<i8> {
         let (channels, taps) = (self.channels, self.taps.len());
         let weight = |c: usize, t: usize, i: usize| {
@@ -198,7 +198,7 @@ impl Case {
         packed
     }
 
-    /// What a kernel makes of it.
+    /// Runs a kernel on the case.
     fn run(&self, isa: Isa) -> Output {
         let weights = self.packed();
         let mut output = self.empty_output();
@@ -245,7 +245,7 @@ impl Case {
         output
     }
 
-    /// Compares a kernel with the specification; all NaN are one.
+    /// Compares a kernel with the specification; all NaN count as equal.
     fn compare(&self, isa: Isa) {
         let (found, expected) = (self.run(isa), self.reference());
         let bits = |output: &Output| -> Vec<u32> {
@@ -272,7 +272,7 @@ fn available() -> impl Iterator<Item = Isa> {
 }
 
 #[test]
-fn kernels_give_the_bytes_of_the_specification() {
+fn kernels_produce_the_bytes_of_the_specification() {
     for isa in available() {
         let mut random = Random(1);
         for _ in 0..150 {
@@ -284,7 +284,7 @@ fn kernels_give_the_bytes_of_the_specification() {
 
 #[test]
 fn halves_round_to_even_and_limits_hold() {
-    // A sum of 1 · 127 makes y exactly the bias less 127; the scale is 2.
+    // All weights are 0, so y is exactly the bias; the scale is 2.
     for isa in available() {
         for narrow in [false, true] {
             let mut case = Case::new(&mut Random(2), narrow, 16);
@@ -308,7 +308,7 @@ fn halves_round_to_even_and_limits_hold() {
 }
 
 #[test]
-fn values_that_are_no_numbers_are_defined() {
+fn extreme_values_have_defined_results() {
     let odd = [
         f32::NAN,
         f32::INFINITY,
@@ -354,7 +354,7 @@ fn the_largest_sums_are_exact() {
     }
 }
 
-/// Whether a kernel refuses a row that reaches one element beyond a slice.
+/// Whether a kernel refuses a case after `shrink` has changed it.
 fn refuses(isa: Isa, narrow: bool, shrink: impl Fn(&mut Case)) -> bool {
     let mut case = Case::new(&mut Random(5), narrow, 16);
     shrink(&mut case);
@@ -364,7 +364,7 @@ fn refuses(isa: Isa, narrow: bool, shrink: impl Fn(&mut Case)) -> bool {
 #[test]
 fn rows_beyond_their_slices_are_refused() {
     for isa in available() {
-        // A kernel reads whole fragments of a pixel's channels, of which there are 5.
+        // A kernel reads whole fragments of a pixel's 5 channels.
         for (narrow, read) in [(false, 8), (true, 32)] {
             let end = |len: usize| {
                 refuses(isa, narrow, |case| {

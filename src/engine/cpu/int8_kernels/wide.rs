@@ -1,22 +1,22 @@
-//! Lanes over output channels; see the module above.
+//! The wide kernel: lanes are output channels.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::engine::cpu::int8_kernels::{Int8Output, Int8Residual, Int8Row};
-use crate::engine::cpu::int8_simd::{Floats, Kernel, Registers, Set, Sums, Wide};
+use crate::engine::cpu::int8_simd::{Floats, InstructionSet, Kernel, Registers, Sums, Wide};
 use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
 
-/// See [`int8_wide_row`], which has checked the row.
+/// See [`int8_wide_row`](super::int8_wide_row), which checks the row.
 pub(super) struct WideRow<'a>(pub(super) Int8Row<'a>);
 
 impl Kernel for WideRow<'_> {
     #[inline(always)]
-    unsafe fn run<S: Set>(mut self) {
+    unsafe fn run<S: InstructionSet>(mut self) {
         let row = &mut self.0;
-        // SAFETY: `int8_wide_row` checked the row; the tiles cover its steps exactly.
+        // SAFETY: `int8_wide_row` checked the row, and the tiles cover its steps exactly.
         unsafe {
             match (row.output_channels.div_ceil(LANES), S::REGISTERS) {
                 (4, Registers::Large) => wide::<S, 6, 4, 4>(row),
@@ -31,38 +31,38 @@ impl Kernel for WideRow<'_> {
     }
 }
 
-/// Memory that begins with a cache line: a vector that crosses two is slow to read back.
+/// Memory aligned to a cache line, because a vector that crosses two lines is slow to read back.
 #[repr(C, align(64))]
-struct Line<T>(T);
+struct CacheAligned<T>(T);
 
-/// Computes the row in tiles of `BLOCKS` blocks by `MANY`, `FEW` and single steps.
+/// Computes the row in tiles of `BLOCKS` blocks by `MANY`, `FEW` or one step.
 ///
 /// # Safety
-/// The row was checked, has `BLOCKS` blocks, and the processor has the instruction set of `S`.
+/// The row is checked and has `BLOCKS` blocks, and the processor has the instruction set of `S`.
 #[inline(always)]
-unsafe fn wide<S: Set, const MANY: usize, const FEW: usize, const BLOCKS: usize>(
+unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLOCKS: usize>(
     row: &mut Int8Row<'_>,
 ) {
-    let mut memory = Line(MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit());
+    let mut memory = CacheAligned(MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit());
     let sums = memory.0.as_mut_ptr().cast::<i32>();
-    // SAFETY: the caller's promise; the tiles' steps are in the row, and no tile has more sums than
-    // the largest, which fit into `memory`.
+    // SAFETY: the caller upholds the contract, the row contains the tiles' steps, and `memory` holds the sums of the
+    // largest tile.
     unsafe {
-        let begin = wide_begin::<S, BLOCKS>(row);
+        let start = wide_start::<S, BLOCKS>(row);
         let mut done = 0;
         while done < row.width {
             let left = row.width - done;
-            // A tile of few steps is slower per step, but not as much as one that is not needed.
+            // A small tile is slower per step, but cheaper than computing steps that are not needed.
             let (first, steps) = if left == MANY || left >= MANY.max(2 * FEW + 1) {
-                wide_tile::<S, MANY, BLOCKS>(row, begin, done, sums);
+                wide_tile::<S, MANY, BLOCKS>(row, start, done, sums);
                 (done, MANY)
             } else if row.width >= FEW {
-                // The last tile may begin in the one before it, whose results it repeats.
+                // The last tile may overlap the one before it and repeat its results.
                 let first = done.min(row.width - FEW);
-                wide_tile::<S, FEW, BLOCKS>(row, begin, first, sums);
+                wide_tile::<S, FEW, BLOCKS>(row, start, first, sums);
                 (first, FEW)
             } else {
-                wide_tile::<S, 1, BLOCKS>(row, begin, done, sums);
+                wide_tile::<S, 1, BLOCKS>(row, start, done, sums);
                 (done, 1)
             };
             done = first + steps;
@@ -71,14 +71,17 @@ unsafe fn wide<S: Set, const MANY: usize, const FEW: usize, const BLOCKS: usize>
     }
 }
 
-/// What the sums begin with: 0, or the negative of what inputs of 0 would add.
+/// The sums' start values: 0, or the negative of what inputs of code 0 would add.
 ///
 /// # Safety
-/// As [`wide`].
+/// The same as [`wide`].
 #[inline(always)]
-unsafe fn wide_begin<S: Set, const BLOCKS: usize>(row: &Int8Row<'_>) -> [S::Wide; BLOCKS] {
+unsafe fn wide_start<S: InstructionSet, const BLOCKS: usize>(
+    row: &Int8Row<'_>,
+) -> [S::Wide; BLOCKS] {
     let len = row.taps.len() * row.channels.div_ceil(QUAD);
-    // SAFETY: `Int8Row::check` has shown that the weights hold `BLOCKS` blocks of `len` times 64.
+    // SAFETY: `Int8Row::check` ensures that the weights hold `BLOCKS` blocks of `len` times 64 codes; `zeros` reads a local
+    // array.
     unsafe {
         let mut sums = [S::Wide::zero(); BLOCKS];
         if S::OFFSET {
@@ -95,23 +98,23 @@ unsafe fn wide_begin<S: Set, const BLOCKS: usize>(row: &Int8Row<'_>) -> [S::Wide
     }
 }
 
-/// Writes the sums of `PX` steps from step `first` on to `to`, `[step][block][16]`.
+/// Writes the sums of `PX` steps, starting at step `first`, to `to` as `[step][block][16]`.
 ///
 /// # Safety
-/// As [`wide`], the steps are in the row, and `to` is valid for writing the sums.
+/// The same as [`wide`]. The row contains the steps, and `to` is valid for writing the sums.
 #[inline(always)]
-unsafe fn wide_tile<S: Set, const PX: usize, const BLOCKS: usize>(
+unsafe fn wide_tile<S: InstructionSet, const PX: usize, const BLOCKS: usize>(
     row: &Int8Row<'_>,
-    begin: [S::Wide; BLOCKS],
+    start: [S::Wide; BLOCKS],
     first: usize,
     to: *mut i32,
 ) {
     let quads = row.channels.div_ceil(QUAD);
     let block_len = row.taps.len() * quads * LANES * QUAD;
-    // SAFETY: `Int8Row::check` has shown that all steps' taps, and their channels in whole quads, are in the
-    // input, and that the weights hold `BLOCKS` blocks.
+    // SAFETY: `Int8Row::check` ensures that the input contains all steps' taps, with channels in whole quads, and that the
+    // weights hold `BLOCKS` blocks. The caller guarantees `to`.
     unsafe {
-        let mut sums = [begin; PX];
+        let mut sums = [start; PX];
         let base = row.input.as_ptr().add(row.start + first * row.step);
         let mut weights = row.weights.as_ptr();
         for &tap in row.taps {
@@ -136,10 +139,10 @@ unsafe fn wide_tile<S: Set, const PX: usize, const BLOCKS: usize>(
     }
 }
 
-/// From sums, `[step][block][16]`, to the results of `blocks` blocks.
+/// Converts sums, `[step][block][16]`, to the results of `blocks` blocks.
 ///
 /// # Safety
-/// The row was checked and has the blocks, the steps are in the row, and the processor has the
+/// The row is checked, has the blocks and contains the steps; `sums` holds the steps' sums; the processor has the
 /// instruction set of `F`.
 #[inline(always)]
 unsafe fn finish<F: Floats>(
@@ -151,8 +154,8 @@ unsafe fn finish<F: Floats>(
     for block in 0..blocks {
         let channel = block * LANES;
         let count = (row.output_channels - channel).min(LANES);
-        // SAFETY: `Int8Row::check` has shown that multipliers and biases hold the block, and that
-        // channels `channel..channel + count` of the steps are in the output and in the residual.
+        // SAFETY: `Int8Row::check` ensures that multipliers and biases hold the block, and that the output and the residual
+        // contain channels `channel..channel + count` of the steps. Partial vectors go through local arrays of 16 values.
         unsafe {
             let multiplier = F::load(row.multiplier.as_ptr().add(channel));
             let bias = F::load(row.bias.as_ptr().add(channel));
@@ -208,17 +211,16 @@ unsafe fn finish<F: Floats>(
     }
 }
 
-/// A pointer to 16 elements, the first `count` of which are those at `from`; the others, if any, are
-/// those of `all`.
+/// Returns a pointer to 16 elements. The first `count` are those at `from`; the others, if any, come from `all`.
 ///
 /// # Safety
-/// `from` is valid for reading `count` elements, at most 16.
+/// `from` is valid for reading `count` elements, and `count` is at most 16.
 #[inline(always)]
 unsafe fn whole<T: Copy>(from: *const T, count: usize, all: &mut [T; LANES]) -> *const T {
     if count == LANES {
         return from;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees `count` readable elements, and `all` has 16.
     unsafe { std::ptr::copy_nonoverlapping(from, all.as_mut_ptr(), count) };
     all.as_ptr()
 }

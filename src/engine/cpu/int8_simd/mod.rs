@@ -1,10 +1,9 @@
-//! Sums of products of 8-bit codes, and the way from such sums back to codes, that every instruction
-//! set offers.
+//! Sums of products of 8-bit codes, and the conversion of sums to results, on every instruction set.
 //!
-//! A kernel is written once, generic over [`Set`], and [`dispatch`] compiles it for each instruction
-//! set, once for inputs that are never negative (behind a ReLU) and once for any inputs: most
-//! instruction sets multiply unsigned with signed codes only. Integer sums are exact, and what follows
-//! them are the same f32 operations in the same order, so results have the same bytes everywhere.
+//! Each kernel is written once, generic over [`InstructionSet`], and [`dispatch`] compiles it twice for every
+//! instruction set: for inputs that are never negative (after a ReLU) and for any inputs, because most instruction sets
+//! only multiply unsigned by signed codes. Integer sums are exact, and the f32 operations after them are the same in
+//! the same order, so results have the same bytes everywhere.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "aarch64")]
@@ -15,23 +14,22 @@ mod x86;
 use crate::engine::cpu::simd::{Isa, Lanes, Portable};
 use crate::map::quantize;
 
-/// An instruction set, for one kind of inputs.
+/// An instruction set, for signed or for non-negative inputs.
 ///
 /// # Safety
-/// Here and in the traits below: the methods of an implementation may be called only on a processor
-/// that has its instruction set; [`dispatch`] sees to that. Pointers must be valid for the values that
-/// a method names.
-pub(super) trait Set {
-    /// What the wide kernel works with.
+/// This applies to the traits below too. Call an implementation's methods only on a processor that has its instruction
+/// set; [`dispatch`] ensures this. Pointers must be valid for the values that a method names.
+pub(super) trait InstructionSet {
+    /// Sums of the wide kernel.
     type Wide: Wide;
-    /// What the narrow kernel works with.
+    /// Sums of the narrow kernel.
     type Narrow: Narrow;
-    /// What both use to get from sums to results.
+    /// Lanes that convert sums to results.
     type Floats: Floats;
-    /// How much fits into the registers.
+    /// The tile sizes that fit into the registers.
     const REGISTERS: Registers;
-    /// Whether inputs are taken as code + 128, so that sums have to begin with the negative of what
-    /// inputs of 0 would give.
+    /// Whether inputs enter the multiplication as code + 128. If so, sums start from the negative of what inputs of code
+    /// 0 would add.
     const OFFSET: bool = false;
 }
 
@@ -54,9 +52,9 @@ pub(super) enum Registers {
 pub(super) trait Sums: Copy {
     /// Input codes.
     type Inputs: Copy;
-    /// The weights that they are multiplied with.
+    /// Weights to multiply the inputs by.
     type Weights: Copy;
-    /// Zeros.
+    /// All zeros.
     unsafe fn zero() -> Self;
     /// Adds the products of inputs and weights.
     unsafe fn dot(self, x: Self::Inputs, w: Self::Weights) -> Self;
@@ -66,7 +64,7 @@ pub(super) trait Sums: Copy {
 
 /// Sixteen sums, one per output channel.
 pub(super) trait Wide: Sums {
-    /// Reads 4 input codes, for all channels.
+    /// Reads 4 input codes and broadcasts them to all channels.
     unsafe fn quad(from: *const i8) -> Self::Inputs;
     /// Reads 64 weights, `[16][4]`.
     unsafe fn weights(from: *const i8) -> Self::Weights;
@@ -74,31 +72,31 @@ pub(super) trait Wide: Sums {
     unsafe fn store(self, to: *mut i32);
 }
 
-/// Partial sums over input channels, for one output channel; only their total means something.
+/// Partial sums over input channels, for one output channel. Only their total is meaningful.
 pub(super) trait Narrow: Sums {
-    /// Codes taken at once: 32 or 64.
+    /// Codes per step: 32 or 64.
     const CODES: usize;
     /// Reads [`Self::CODES`] input codes.
     unsafe fn inputs(from: *const i8) -> Self::Inputs;
-    /// Reads as many weights.
+    /// Reads [`Self::CODES`] weights.
     unsafe fn weights(from: *const i8) -> Self::Weights;
-    /// Reads 32 input codes; the others, if any, are 0.
+    /// Reads 32 input codes and sets the others, if any, to 0.
     #[inline(always)]
     unsafe fn half_inputs(from: *const i8) -> Self::Inputs {
-        // SAFETY: the caller's promise; sets that take 64 codes at once have their own.
+        // SAFETY: the caller guarantees 32 valid codes. Sets that read 64 codes at once override this method.
         unsafe { Self::inputs(from) }
     }
-    /// Reads 32 weights; the others, if any, are 0.
+    /// Reads 32 weights and sets the others, if any, to 0.
     #[inline(always)]
     unsafe fn half_weights(from: *const i8) -> Self::Weights {
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         unsafe { Self::weights(from) }
     }
-    /// The totals of four.
+    /// The totals of four partial sums.
     unsafe fn totals(sums: [Self; 4]) -> [i32; 4];
 }
 
-/// Sixteen f32 lanes with what leads from integer sums to results.
+/// Sixteen f32 lanes that convert integer sums to results.
 pub(super) trait Floats: Lanes {
     /// Reads sixteen sums, each rounded to the nearest f32 (half to even).
     unsafe fn load_sums(from: *const i32) -> Self;
@@ -106,7 +104,7 @@ pub(super) trait Floats: Lanes {
     unsafe fn load_codes(from: *const i8) -> Self;
     /// `self · other`.
     unsafe fn mul(self, other: Self) -> Self;
-    /// Writes sixteen codes: [`quantize`] of each lane.
+    /// Applies [`quantize`] to each lane and writes the sixteen codes.
     unsafe fn store_codes(self, scale: Self, to: *mut i8);
 }
 
@@ -116,60 +114,60 @@ pub(super) trait Kernel {
     ///
     /// # Safety
     /// The processor has the instruction set of `S`.
-    unsafe fn run<S: Set>(self);
+    unsafe fn run<S: InstructionSet>(self);
 }
 
-/// Runs a kernel with an instruction set; one that the machine lacks falls back to the portable one.
+/// Runs a kernel with an instruction set. Falls back to the portable one if the machine lacks the instruction set.
 /// `signed`: input codes may be negative.
 pub(super) fn dispatch<K: Kernel>(isa: Isa, signed: bool, kernel: K) {
     if !isa.is_available() {
-        // SAFETY: needs no instruction set.
+        // SAFETY: plain Rust needs no instruction set.
         return unsafe { kernel.run::<Plain>() };
     }
     match (isa, signed) {
-        // SAFETY: just checked that the processor has it.
+        // SAFETY: `is_available` has just confirmed the instruction set.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Vnni, false) => unsafe { x86::avx512_vnni::<K, x86::Avx512Vnni>(kernel) },
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Vnni, true) => unsafe { x86::avx512_vnni::<K, x86::Avx512VnniOffset>(kernel) },
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "x86_64")]
         (Isa::AvxVnni, false) => unsafe { x86::avx_vnni::<K, x86::AvxVnni>(kernel) },
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "x86_64")]
         (Isa::AvxVnni, true) => unsafe { x86::avx_vnni::<K, x86::AvxVnniOffset>(kernel) },
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, false) => unsafe { x86::avx2::<K, x86::Avx2Unsigned>(kernel) },
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2, true) => unsafe { x86::avx2::<K, x86::Avx2Signed>(kernel) },
-        // Processors with AVX-512 and without VNNI are few, and all have AVX2.
+        // Processors with AVX-512 but without VNNI are rare, and all have AVX2.
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) => dispatch(Isa::Avx2, signed, kernel),
-        // SAFETY: as above.
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         #[cfg(target_arch = "aarch64")]
         (Isa::NeonDot, _) => unsafe { neon::neon_dot(kernel) },
-        // SAFETY: every AArch64 processor that runs Rust's targets has NEON.
+        // SAFETY: every AArch64 processor that Rust targets has NEON.
         #[cfg(target_arch = "aarch64")]
         (Isa::Neon, _) => unsafe { kernel.run::<neon::Plain>() },
-        // SAFETY: needs no instruction set.
+        // SAFETY: plain Rust needs no instruction set.
         _ => unsafe { kernel.run::<Plain>() },
     }
 }
 
-/// Plain Rust.
+/// The portable instruction set, in plain Rust.
 struct Plain;
 
-impl Set for Plain {
+impl InstructionSet for Plain {
     type Wide = PlainWide;
     type Narrow = PlainNarrow;
     type Floats = Portable;
     const REGISTERS: Registers = Registers::Two;
 }
 
-/// [`Sums`] in plain Rust, of `N` times four products.
+/// [`Sums`] in plain Rust: `N` sums, each of four products at a time.
 #[derive(Clone, Copy)]
 struct PlainSums<const N: usize>([i32; N]);
 /// [`Wide`] in plain Rust.
@@ -204,19 +202,19 @@ impl<const N: usize> Sums for PlainSums<N> {
 impl Wide for PlainWide {
     #[inline(always)]
     unsafe fn quad(from: *const i8) -> Self::Inputs {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         [unsafe { from.cast::<[i8; 4]>().read() }; 16]
     }
 
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         unsafe { from.cast::<[[i8; 4]; 16]>().read() }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut i32) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         unsafe { to.cast::<[i32; 16]>().write(self.0) }
     }
 }
@@ -226,13 +224,13 @@ impl Narrow for PlainNarrow {
 
     #[inline(always)]
     unsafe fn inputs(from: *const i8) -> Self::Inputs {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         unsafe { from.cast::<[[i8; 4]; 8]>().read() }
     }
 
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         unsafe { Self::inputs(from) }
     }
 
@@ -245,13 +243,13 @@ impl Narrow for PlainNarrow {
 impl Floats for Portable {
     #[inline(always)]
     unsafe fn load_sums(from: *const i32) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         Self(unsafe { from.cast::<[i32; 16]>().read() }.map(|sum| sum as f32))
     }
 
     #[inline(always)]
     unsafe fn load_codes(from: *const i8) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         Self(unsafe { from.cast::<[i8; 16]>().read() }.map(f32::from))
     }
 
@@ -263,7 +261,7 @@ impl Floats for Portable {
     #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
         let codes: [i8; 16] = std::array::from_fn(|i| quantize(self.0[i], scale.0[i]));
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees a pointer valid for the values; see `InstructionSet`.
         unsafe { to.cast::<[i8; 16]>().write(codes) }
     }
 }

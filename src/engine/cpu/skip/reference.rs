@@ -1,31 +1,31 @@
-//! What an operator writes for an input of zeros, in little memory: mostly one vector, or a few
-//! behind a DepthToSpace, and some more along the edges. Groups of equal content are kept once.
+//! Stores what an operator writes for an input of zeros, compactly. Most pixels share one vector, or a few after a
+//! DepthToSpace, with some more along the edges. Groups of equal content are stored once.
 
 use std::collections::HashMap;
 
-use crate::engine::cpu::arena::{Element, Place, element};
+use crate::engine::cpu::arena::{Element, TensorPlace, element};
 use crate::engine::cpu::skip::GROUP;
 
-/// The different groups of a reference may take one in this many bytes of its map; a map with more is
-/// always computed.
+/// The distinct groups of a reference may take 1 / `MOST_OF_MAP` of their map's bytes. A map that needs more is always
+/// computed.
 const MOST_OF_MAP: usize = 2;
 
-/// What an operator writes for an input of zeros.
+/// An operator's output for an input of zeros.
 #[derive(Debug)]
 pub(super) struct Reference {
-    /// By row and group: which of the groups in `data`.
+    /// By row and group: the index of the group in `data`.
     ids: Vec<u32>,
     /// Groups per row.
     row: usize,
     /// Words per group.
     group: usize,
-    /// Different groups, [`GROUP`] pixels of all channels each; in words, which aligns them.
+    /// Distinct groups, [`GROUP`] pixels of all channels each. Words give them their alignment.
     data: Vec<u32>,
 }
 
 impl Reference {
-    /// What a buffer holds; `None` if that takes too much memory.
-    pub(super) fn new(place: &Place, buffer: &[u8]) -> Option<Self> {
+    /// Stores a buffer's content. Returns `None` if that takes too much memory.
+    pub(super) fn new(place: &TensorPlace, buffer: &[u8]) -> Option<Self> {
         let size = element(place.scale);
         let channels = place.channels * size;
         let row = place.width.div_ceil(GROUP);
@@ -67,12 +67,12 @@ impl Reference {
         Some(reference)
     }
 
-    /// Memory in use.
+    /// Memory in use, in bytes.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(&self.ids[..]) + size_of_val(&self.data[..])
     }
 
-    /// The group before the next one, or that above it, if it has this content: most have.
+    /// The preceding group, or the one above, if it has this content. Most have.
     fn near(&self, content: &[u8]) -> Option<u32> {
         let next = self.ids.len();
         let near = [next.checked_sub(1), next.checked_sub(self.row)];

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 
-/// A model of a 24 × 20 grid (W × H) with 40 channels, one class, and a head of half that size.
+/// A model with a 24 × 20 grid (W × H), 40 channels, one class, and a head of half that size.
 fn model() -> Model {
     let text = r#"
 name = "odd"
@@ -52,7 +52,7 @@ fn tensor(name: &str, input: bool, dims: &[i64]) -> Tensor {
     }
 }
 
-/// What an engine of that model has: f32, linear.
+/// The inputs and outputs of an engine for that model: f32, linear.
 fn tensors() -> Vec<Tensor> {
     let outputs = [
         ("heatmap", 1),
@@ -75,8 +75,8 @@ fn refusal(tensors: &[Tensor]) -> String {
     bound(tensors).unwrap_err().to_string()
 }
 
-/// Number, type, vector and its axis of each format, as TensorRT reports them; then the index of (c, y, x) in
-/// C × H × W as its documentation of `TensorFormat` says it, and the number of values.
+/// For each format: number, type, vector and its axis, as TensorRT reports them; then the index of (c, y, x) in
+/// C × H × W according to the documentation of `TensorFormat`, and the number of values.
 type Naive = fn([usize; 3], [usize; 3]) -> (usize, usize);
 const NAIVE: [(i32, i32, i32, i32, Naive); 8] = [
     (0, 0, -1, -1, |[c, y, x], [cs, h, w]| {
@@ -104,7 +104,7 @@ fn last(n: usize, [c, y, x]: [usize; 3], [channels, h, w]: [usize; 3]) -> (usize
 }
 
 #[test]
-fn every_element_of_every_format_is_where_tensorrt_has_it() {
+fn every_element_of_every_format_is_where_tensorrt_puts_it() {
     for (format, data_type, vector, vector_axis, naive) in NAIVE {
         let mut tensors = tensors();
         for tensor in &mut tensors {
@@ -133,7 +133,7 @@ fn every_element_of_every_format_is_where_tensorrt_has_it() {
                     for x in 0..size[2] {
                         let (expected, count) = naive([c, y, x], size);
                         let (l, v) = (&map.layout, map.vector as usize);
-                        // As `map_index` of `kernels/common.cuh`.
+                        // Like `map_index` in `kernels/common.cuh`.
                         let found = c / v * l.stride_c + y * l.stride_y + x * l.stride_x + c % v;
                         assert_eq!(found, expected, "format {format}, ({c}, {y}, {x})");
                         values = count;
@@ -157,12 +157,12 @@ fn every_element_of_every_format_is_where_tensorrt_has_it() {
 }
 
 #[test]
-fn inputs_that_are_not_the_models_are_refused() {
+fn inputs_that_do_not_match_the_model_are_refused() {
     let mut wrong = tensors();
     wrong[0].dims[1] = 32;
     let text = refusal(&wrong);
-    let expected = "x.plan: tensor `spatial_features` of the engine: its shape is 1x32x20x24, the model \
-                    description gives 1x40x20x24";
+    let expected = "x.plan: tensor `spatial_features` of the engine: its shape is 1x32x20x24, but the model \
+                       description says 1x40x20x24";
     assert!(text.starts_with(expected), "{text}");
 
     let mut wrong = tensors();
@@ -190,7 +190,7 @@ fn outputs_that_are_missing_or_wrong_are_refused() {
     let mut wrong = tensors();
     wrong[4].name = "size".into();
     let text = refusal(&wrong);
-    let expected = "tensor `dim` of the engine: the engine has no such output, it has heatmap, reg, \
+    let expected = "tensor `dim` of the engine: the engine has no such output; it has heatmap, reg, \
                     height, size, rot, vel; name them";
     assert!(text.contains(expected), "{text}");
 
@@ -198,29 +198,29 @@ fn outputs_that_are_missing_or_wrong_are_refused() {
     wrong[1].dims = vec![1, 1, 12, 10];
     let text = refusal(&wrong);
     assert!(
-        text.contains("1x1x12x10, the model description gives 1x1x10x12"),
+        text.contains("1x1x12x10, but the model description says 1x1x10x12"),
         "{text}"
     );
-    // Swapped names are seen by their channels.
+    // Swapped names show in the channels.
     let mut wrong = tensors();
     let name = wrong[1].name.clone();
     wrong[1].name = std::mem::replace(&mut wrong[2].name, name);
-    assert!(refusal(&wrong).contains("1x2x10x12, the model description gives 1x1x10x12"));
+    assert!(refusal(&wrong).contains("1x2x10x12, but the model description says 1x1x10x12"));
 }
 
 #[test]
 fn types_and_formats_that_the_kernels_cannot_handle_are_refused() {
     for (index, data_type, name, words) in [
-        (0, 3, "INT32", "FP32, FP16 and INT8; build"),
-        (1, 2, "INT8", "FP32 and FP16; build"),
+        (0, 3, "INT32", "FP32, FP16 or INT8; build"),
+        (1, 2, "INT8", "FP32 or FP16; build"),
         (2, 7, "BF16", "--outputIOFormats=fp16:chw"),
         (0, 6, "FP8", "--inputIOFormats=fp16:chw"),
-        (0, 99, "99", "supported"),
+        (0, 99, "99", "expected"),
     ] {
         let mut wrong = tensors();
         wrong[index].data_type = data_type;
         let text = refusal(&wrong);
-        let found = format!("its type is {name}, supported are ");
+        let found = format!("its type is {name}, expected ");
         assert!(text.contains(&found) && text.contains(words), "{text}");
     }
     for (format, name) in [
@@ -234,7 +234,7 @@ fn types_and_formats_that_the_kernels_cannot_handle_are_refused() {
         wrong[0].format = format;
         let text = refusal(&wrong);
         let expected = format!(
-            "its format is {name}, supported are LINEAR, CHW2, HWC8, CHW4, CHW16, CHW32, HWC, HWC16; build"
+            "its format is {name}, expected one of LINEAR, CHW2, HWC8, CHW4, CHW16, CHW32, HWC, HWC16; build"
         );
         assert!(text.contains(&expected), "{text}");
     }
@@ -249,7 +249,7 @@ fn types_and_formats_that_the_kernels_cannot_handle_are_refused() {
 }
 
 #[test]
-fn codes_need_their_scale() {
+fn int8_inputs_need_a_scale() {
     let mut codes = tensors();
     codes[0].data_type = 2;
     let input = bound(&codes).unwrap().input;
@@ -265,7 +265,7 @@ fn codes_need_their_scale() {
 }
 
 #[test]
-fn other_outputs_get_enough_memory() {
+fn unnamed_outputs_get_enough_memory() {
     let mut more = tensors();
     more.push(tensor("debug", false, &[1, 3, 10, 12]));
     let vectorised = Tensor {
@@ -289,7 +289,7 @@ fn other_outputs_get_enough_memory() {
 
     let mut endless = tensors();
     endless.push(tensor("debug", false, &[i64::MAX, 4]));
-    assert!(refusal(&endless).contains("larger than any memory"));
+    assert!(refusal(&endless).contains("exceeds any memory"));
     let mut dynamic = tensors();
     dynamic.push(tensor("debug", false, &[1, -1]));
     assert!(refusal(&dynamic).contains("1x-1 is not fixed"));

@@ -1,5 +1,5 @@
-// What TensorRT's headers name of the CUDA runtime: two opaque handles. With this no CUDA toolkit is
-// needed to compile the shim, and nothing of the runtime is linked.
+// The only names of the CUDA runtime that TensorRT's headers use: two opaque handles. With this file the shim compiles
+// without a CUDA toolkit and links nothing of the runtime.
 #pragma once
 
 typedef struct CUstream_st *cudaStream_t;

@@ -88,8 +88,7 @@ fn engines_that_fail_to_load_are_errors() {
             ),
             "{text}"
         );
-        let expected =
-            "tensor `rot` of the engine: its memory was refused: no address can be set for rot";
+        let expected = "tensor `rot` of the engine: TensorRT refused its memory: no address can be set for rot";
         assert!(text.ends_with(expected), "{text}");
 
         // The first run, before the frame is recorded.
@@ -117,31 +116,31 @@ fn engines_with_other_inputs_or_outputs_are_refused_by_name() {
             "heatmap",
             "heatmap",
             "scores",
-            "the engine has no such output, it has ",
+            "the engine has no such output; it has ",
         ),
         (
             "rot",
             "output 0",
             "output 2",
-            "its type is INT8, supported are FP32 and FP16",
+            "its type is INT8, expected FP32 or FP16",
         ),
         (
             "spatial_features",
             "input 0",
             "input 3",
-            "its type is INT32, supported are",
+            "its type is INT32, expected",
         ),
         (
             "spatial_features",
             "input 0",
             "input 2",
-            "it takes INT8 codes, and the plan does not say",
+            "it takes INT8 codes, but the plan does not say",
         ),
         (
             "spatial_features",
             "1 32 256 256",
             "1 64 256 256",
-            "its shape is 1x64x256x256, the model",
+            "its shape is 1x64x256x256, but the model",
         ),
         (
             "spatial_features",
@@ -153,13 +152,13 @@ fn engines_with_other_inputs_or_outputs_are_refused_by_name() {
             "dim",
             "1 3 128 128",
             "1 3 64 64",
-            "its shape is 1x3x64x64, the model description gives 1x3x128x128",
+            "its shape is 1x3x64x64, but the model description says 1x3x128x128",
         ),
         (
             "vel",
             "output 0 0",
             "output 0 10",
-            "its format is DLA_HWC4, supported are LINEAR, ",
+            "its format is DLA_HWC4, expected one of LINEAR, ",
         ),
         (
             "reg",
@@ -301,7 +300,7 @@ fn incomplete_plans_are_refused() {
     assert!(
         error
             .to_string()
-            .contains("the manifest says nothing of TensorRT"),
+            .contains("the manifest has no TensorRT target"),
         "{error}"
     );
 
@@ -331,7 +330,7 @@ fn incomplete_plans_are_refused() {
     );
     let text = error.to_string();
     assert!(
-        text.contains("made for `tensorrt`, but the CPU was asked for; leave out"),
+        text.contains("made for `tensorrt`, but the CPU was requested; leave out"),
         "{text}"
     );
 }

@@ -1,45 +1,45 @@
-//! [`super::Set`] for x86-64.
+//! [`InstructionSet`](super::InstructionSet) for x86-64.
 //!
-//! VNNI multiplies unsigned inputs with signed weights, so inputs that may be negative are taken as
-//! code + 128. AVX2 has the same multiplication, but it adds two products in 16 bits, which only
-//! inputs in 0..=127 cannot overflow; other inputs are widened to 16 bits.
+//! VNNI multiplies unsigned inputs by signed weights, so inputs that may be negative enter as code + 128. AVX2 has the
+//! same multiplication but adds two products in 16 bits, which cannot overflow only for inputs in 0..=127; other inputs
+//! are widened to 16 bits.
 //!
-//! There are no closures here: they would be compiled without the instruction set, and each intrinsic in
-//! them would become a call.
+//! This module has no closures: they would be compiled without the instruction set, and each intrinsic in them would
+//! become a call.
 
 mod avx2;
 mod avx512;
 
 use crate::engine::cpu::int8_simd::x86::avx2::{Bytes256, Pair256, Words256};
 use crate::engine::cpu::int8_simd::x86::avx512::Vnni512;
-use crate::engine::cpu::int8_simd::{Kernel, Registers, Set};
+use crate::engine::cpu::int8_simd::{InstructionSet, Kernel, Registers};
 use crate::engine::cpu::simd::x86::{Avx2, Avx512};
 
 /// Runs a kernel with AVX-512 F, BW, VL and VNNI.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-pub(super) fn avx512_vnni<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
+pub(super) fn avx512_vnni<K: Kernel, S: InstructionSet>(kernel: K) {
+    // SAFETY: the caller of this function guarantees the instruction set.
     unsafe { kernel.run::<S>() }
 }
 
 /// Runs a kernel with AVX2, FMA and AVX-VNNI.
 #[target_feature(enable = "avxvnni,avx2,fma")]
-pub(super) fn avx_vnni<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
+pub(super) fn avx_vnni<K: Kernel, S: InstructionSet>(kernel: K) {
+    // SAFETY: the caller of this function guarantees the instruction set.
     unsafe { kernel.run::<S>() }
 }
 
 /// Runs a kernel with AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn avx2<K: Kernel, S: Set>(kernel: K) {
-    // SAFETY: this function's own requirement.
+pub(super) fn avx2<K: Kernel, S: InstructionSet>(kernel: K) {
+    // SAFETY: the caller of this function guarantees the instruction set.
     unsafe { kernel.run::<S>() }
 }
 
 /// AVX-512 VNNI for inputs in 0..=127.
 pub(super) struct Avx512Vnni;
 
-impl Set for Avx512Vnni {
+impl InstructionSet for Avx512Vnni {
     type Wide = Vnni512<false>;
     type Narrow = Vnni512<false>;
     type Floats = Avx512;
@@ -49,7 +49,7 @@ impl Set for Avx512Vnni {
 /// AVX-512 VNNI for any inputs.
 pub(super) struct Avx512VnniOffset;
 
-impl Set for Avx512VnniOffset {
+impl InstructionSet for Avx512VnniOffset {
     type Wide = Vnni512<true>;
     type Narrow = Vnni512<true>;
     type Floats = Avx512;
@@ -60,7 +60,7 @@ impl Set for Avx512VnniOffset {
 /// AVX-VNNI for inputs in 0..=127.
 pub(super) struct AvxVnni;
 
-impl Set for AvxVnni {
+impl InstructionSet for AvxVnni {
     type Wide = Pair256<true, false>;
     type Narrow = Bytes256<true, false>;
     type Floats = Avx2;
@@ -70,7 +70,7 @@ impl Set for AvxVnni {
 /// AVX-VNNI for any inputs.
 pub(super) struct AvxVnniOffset;
 
-impl Set for AvxVnniOffset {
+impl InstructionSet for AvxVnniOffset {
     type Wide = Pair256<true, true>;
     type Narrow = Bytes256<true, true>;
     type Floats = Avx2;
@@ -81,7 +81,7 @@ impl Set for AvxVnniOffset {
 /// AVX2 for inputs in 0..=127.
 pub(super) struct Avx2Unsigned;
 
-impl Set for Avx2Unsigned {
+impl InstructionSet for Avx2Unsigned {
     type Wide = Pair256<false, false>;
     type Narrow = Bytes256<false, false>;
     type Floats = Avx2;
@@ -91,7 +91,7 @@ impl Set for Avx2Unsigned {
 /// AVX2 for any inputs.
 pub(super) struct Avx2Signed;
 
-impl Set for Avx2Signed {
+impl InstructionSet for Avx2Signed {
     type Wide = Words256<4>;
     type Narrow = Words256<2>;
     type Floats = Avx2;
