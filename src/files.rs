@@ -282,7 +282,8 @@ fn put_into_place<F>(file: NamedTempFile<F>, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 

@@ -265,8 +265,7 @@ fn late_frames_and_skipped_scans_are_counted() {
             (&6.into(), &misses.into())
         );
         assert_eq!(found["longest_run"], misses);
-        let line =
-            format!("missed by {misses} of 6 frames, {misses} at the longest one after the other");
+        let line = format!("missed by {misses} of 6 frames, at most {misses} in a row");
         assert!(text.contains(&line), "{text}");
     }
     // No frame takes less than the 10 µs between two scans: all scans but the newest are skipped, and late.

@@ -344,15 +344,15 @@ fn files_of_other_writers_are_read_correctly() {
         .args([script.as_ref(), folder.path(), &real])
         .output()
         .unwrap();
-    let lines = String::from_utf8_lossy(&output.stdout);
-    print!("{lines}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    print!("{printed}");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let mut compared = 0;
-    for line in lines.lines().filter(|line| !line.starts_with("skipped")) {
+    for line in printed.lines().filter(|line| !line.starts_with("skipped")) {
         let [file, columns, expected] = line.split(' ').collect::<Vec<_>>()[..] else {
             panic!("the script printed `{line}`");
         };
