@@ -62,8 +62,8 @@ fn memory_is_bounded_by_a_few_messages() {
                 usage.peak
             });
             println!("{compression:?}, chunks {chunks}, cut {cut}: peaks of {peaks:?} bytes");
-            // A chunk, its message, the decoded message and the cloud, plus 200 bytes of index per frame. Blocks outside
-            // chunks are 4 MiB.
+            // A chunk, its message, the decoded message and the cloud, plus 200 bytes of index per frame. Blocks
+            // outside chunks are 4 MiB.
             let limit = if chunks {
                 8 * MESSAGE
             } else {
