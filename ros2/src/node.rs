@@ -5,8 +5,8 @@
 //! /tf, /tf_static    ─┘                     transforms ─────────────┘       └ ~/debug/…, /diagnostics
 //! ```
 //!
-//! Topics, parameters and diagnostics have the names of Autoware's `lidar_centerpoint`. Boxes are published on one topic
-//! per message type: `~/output/detections` (`vision_msgs`), `~/output/objects` (Autoware), `~/output/markers`.
+//! Topics, parameters and diagnostics have the names of Autoware's `lidar_centerpoint`. Boxes are published on one
+//! topic per message type: `~/output/detections` (`vision_msgs`), `~/output/objects` (Autoware), `~/output/markers`.
 
 use std::path::PathBuf;
 use std::sync::Arc;

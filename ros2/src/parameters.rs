@@ -1,7 +1,7 @@
 //! ROS parameters: read from the command line and YAML files, then taken by name with type and range checks.
 //!
-//! A file has `ros__parameters` below a node's name or a pattern such as `/**`. Nested names are joined with dots. Later
-//! values replace earlier ones.
+//! A file has `ros__parameters` below a node's name or a pattern such as `/**`. Nested names are joined with dots.
+//! Later values replace earlier ones.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -170,8 +170,8 @@ impl Publishers {
             || self.markers.wanted()
     }
 
-    /// Updates which topics have subscribers, at most once per [`UPDATE_PERIOD`]. Reads the middleware's list of readers,
-    /// because its match events can be lost when many arrive at once.
+    /// Updates which topics have subscribers, at most once per [`UPDATE_PERIOD`]. Reads the middleware's list of
+    /// readers, because its match events can be lost when many arrive at once.
     pub(crate) fn update_wanted(&mut self, now: Instant) {
         if self.updated.is_some_and(|last| now - last < UPDATE_PERIOD) {
             return;

@@ -1,8 +1,8 @@
 //! The node's settings: its parameters, checked against the plan's model.
 //!
 //! Names are those of Autoware's `lidar_centerpoint`, so its `*_ml_package.param.yaml`, `*_common.param.yaml` and
-//! `detection_class_remapper.param.yaml` work unchanged. Thresholds are applied, parameters of the model (grid, classes,
-//! sizes) must match the plan, and parameters for building engines are ignored.
+//! `detection_class_remapper.param.yaml` work unchanged. Thresholds are applied, parameters of the model (grid,
+//! classes, sizes) must match the plan, and parameters for building engines are ignored.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
