@@ -130,7 +130,7 @@ fn broken_lists_are_errors_that_name_the_file() {
         ),
         (
             changed("/sweeps/1/file", json!("list.json")),
-            "list.json: unknown kind",
+            "list.json: unknown frame format",
         ),
     ] {
         let folder = folder_with(&text);
