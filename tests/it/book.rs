@@ -514,7 +514,10 @@ fn the_reference_of_commands_lists_every_option() {
         .lines()
         .skip_while(|line| *line != "Commands:")
         .skip(1)
-        .map_while(|line| line.split_whitespace().next())
+        .take_while(|line| !line.is_empty())
+        // Descriptions that wrap continue on lines with a deeper indentation.
+        .filter(|line| !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
         .filter(|name| *name != "help")
         .map(|name| format!("cp-build {name}"));
     let programs = ["cp-bench", "cp-infer", "cp-ros2"].map(String::from);

@@ -162,7 +162,7 @@ fn contradictions_are_named() {
             ),
             (
                 |g| g.node[3].op_type = Some("Einsum".into()),
-                "node \"/Relu\" (Einsum): this operator is not supported",
+                "node \"/Relu\" (Einsum): unsupported operator",
             ),
             (
                 |g| g.node[6].attribute[0].i = Some(i64::MIN),
