@@ -68,13 +68,9 @@ pub enum Error {
         /// The reason.
         source: crate::eval::EvalError,
     },
-    /// The C library could not be installed.
-    #[cfg(feature = "build")]
-    #[error(transparent)]
-    Install(#[from] crate::capi::install::InstallError),
     /// Arguments that do not go together.
     #[error("{0}")]
-    Usage(&'static str),
+    Usage(String),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),

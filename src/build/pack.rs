@@ -4,7 +4,6 @@
 //! input. Packing only reads the engine's header and needs no GPU. The loader checks the engine's inputs and
 //! outputs against the description.
 
-use crate::files::FileError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +47,10 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         accuracy,
     } = sources;
     // Memory-mapped, so the engine takes no memory of the process.
-    let bytes = plan::map(engine).map_err(FileError::new(engine, "read"))?;
+    let bytes = plan::map(engine).map_err(|source| BuildError::Io {
+        path: engine.into(),
+        source,
+    })?;
     let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
         path,

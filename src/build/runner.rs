@@ -8,7 +8,7 @@ use super::calibrate::CalibrationError;
 use super::{BuildError, Result};
 use crate::cpu::{self, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
-use crate::engine::{Engine, Heads};
+use crate::engine::{Engine, check_input};
 use crate::model::{Model, Pfn};
 use crate::points::{self, FrameError, Layout, ReadOptions};
 use crate::program::Payload;
@@ -60,7 +60,7 @@ impl Runner {
                 source,
             },
         )?;
-        Heads::find(&engine, model).map_err(|e| BuildError::graph(network, e.to_string()))?;
+        check_input(&engine, model).map_err(|e| BuildError::graph(network, e.to_string()))?;
         let default_layout = Layout::new(&model.points.columns);
         let default_layout =
             default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;

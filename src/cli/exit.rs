@@ -10,8 +10,6 @@ use crate::build::BuildError;
 use crate::build::calibrate::{CalibrationError, RangeError};
 #[cfg(feature = "build")]
 use crate::build::sensitivity::SensitivityError;
-#[cfg(feature = "build")]
-use crate::capi::install::InstallError;
 use crate::chain::Chain;
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
@@ -81,10 +79,6 @@ pub fn code(error: &Error) -> u8 {
         #[cfg(feature = "build")]
         Error::Sensitivity(error) => of_sensitivity(error),
         Error::Eval(error) | Error::Score { source: error, .. } => of_eval(error),
-        #[cfg(feature = "build")]
-        Error::Install(InstallError::Prefix(_) | InstallError::Libdir(_)) => USAGE,
-        #[cfg(feature = "build")]
-        Error::Install(_) => FAILURE,
     }
 }
 
@@ -147,7 +141,8 @@ fn of_calibration(error: &CalibrationError) -> u8 {
             source: RangeError::Bins(_) | RangeError::Percentile(_),
             ..
         } => USAGE,
-        CalibrationError::Raw { .. }
+        CalibrationError::Io { .. }
+        | CalibrationError::Raw { .. }
         | CalibrationError::NoFrames
         | CalibrationError::Columns { .. } => INPUT,
         _ => CALIBRATION,
@@ -159,7 +154,7 @@ fn of_sensitivity(error: &SensitivityError) -> u8 {
     match error {
         SensitivityError::Goal(_) => REQUIREMENT,
         SensitivityError::NoLayers { .. } => USAGE,
-        SensitivityError::NoFrames => INPUT,
+        SensitivityError::Io { .. } | SensitivityError::NoFrames => INPUT,
         _ => CALIBRATION,
     }
 }

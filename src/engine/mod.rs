@@ -149,7 +149,7 @@ impl Heads {
 }
 
 /// Checks that the engine's input is the BEV map that `model` describes.
-fn check_input(engine: &dyn Engine, model: &Model) -> Result<(), EngineError> {
+pub(crate) fn check_input(engine: &dyn Engine, model: &Model) -> Result<(), EngineError> {
     let input = engine.input();
     let expected = [model.bev_channels(), model.grid.ny, model.grid.nx];
     let found = input.shape();

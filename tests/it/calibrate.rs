@@ -12,6 +12,7 @@ use centerpoint::build::folder::Folder;
 use centerpoint::build::onnx::Graph;
 use centerpoint::build::onnx::proto::{AttributeProto, GraphProto};
 use centerpoint::build::onnx::tensor::from_floats;
+use centerpoint::chain::Chain;
 use centerpoint::model::Pfn;
 use centerpoint::points::{Layout, list_frames};
 use centerpoint::{Error, Model};
@@ -279,7 +280,7 @@ fn errors_name_unusable_frames() {
     let (model, pfn, graph) = (model(), common::pfn(), graph(1.0));
     let fail = |model: &Model, pfn: &Pfn, paths: &[PathBuf], options: &Options| {
         let done = calibrate(model, pfn, &graph, paths, options, &|_| {});
-        done.unwrap_err().to_string()
+        Chain(&done.unwrap_err()).to_string()
     };
     let text = fail(&model, &pfn, &[], &options(2));
     assert!(text.contains("no frames"), "{text}");

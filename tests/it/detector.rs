@@ -4,6 +4,7 @@
 use crate::common::{MODEL, write_plan};
 use std::time::Instant;
 
+use centerpoint::chain::Chain;
 use centerpoint::cuda::CudaError;
 use centerpoint::deadline::{Budget, Counts, Level};
 use centerpoint::detector::{DetectorError, Device, Options};
@@ -121,7 +122,7 @@ fn a_missing_column_is_an_error_and_the_detector_stays_usable() {
     let folder = tempfile::tempdir().unwrap();
     // The PFN has 3 inputs, but the description now requires 4: rejected with both numbers.
     let error = Detector::load(&write_plan(folder.path(), &model), &Options::default()).err();
-    let message = error.unwrap().to_string();
+    let message = Chain(&error.unwrap()).to_string();
     assert!(
         message.contains("tiny.plan") && message.contains("in_features is 3"),
         "{message}"

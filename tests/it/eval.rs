@@ -190,7 +190,7 @@ fn the_program_reports_mismatches() {
     let other = dir.path().join("other.json");
     std::fs::write(&other, r#"{"results":{"000001":[],"x":[]}}"#).unwrap();
     let (code, out, errors) = eval(&["--gt", &gt, "--pred", other.to_str().unwrap()]);
-    assert_eq!((code, out.as_str()), (10, ""));
+    assert_eq!((code, out.as_str()), (3, ""));
     for part in [
         "other.json",
         "3 only in the labels (000000, 000002, 000003)",
@@ -201,7 +201,7 @@ fn the_program_reports_mismatches() {
 
     std::fs::write(&other, r#"{"results":{"000001":[{}]}}"#).unwrap();
     let (code, _, errors) = eval(&["--gt", other.to_str().unwrap(), "--pred", &pred]);
-    assert_eq!(code, 10);
+    assert_eq!(code, 3);
     for part in [
         "other.json",
         "sample `000001`, box 0",
@@ -211,7 +211,7 @@ fn the_program_reports_mismatches() {
     }
 
     let (code, _, errors) = eval(&["--gt", "nowhere.json", "--pred", &pred]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 3);
     assert!(errors.contains("nowhere.json: cannot read"), "{errors}");
 
     for usage in [
@@ -283,7 +283,7 @@ fn the_program_scores_a_plan_on_frames() {
     )
     .unwrap();
     let (code, _, errors) = run(&[]);
-    assert_eq!(code, 10);
+    assert_eq!(code, 3);
     assert!(
         errors.contains("1 only in the predictions (000002)"),
         "{errors}"
@@ -294,7 +294,7 @@ fn the_program_scores_a_plan_on_frames() {
     assert_eq!(code, 3);
     assert!(errors.contains("000002.bin"), "{errors}");
     let (code, _, errors) = run(&["--labels", "nowhere.json"]);
-    assert_eq!(code, 1);
+    assert_eq!(code, 3);
     assert!(errors.contains("nowhere.json: cannot read"), "{errors}");
 }
 

@@ -164,5 +164,5 @@ fn a_model_is_not_replaced_or_quantised_twice() {
     let mut args = quantize(&["--recipe", "custom", "--force"]);
     args[2] = "q";
     let message = refused(folder.path(), &args, 4);
-    assert!(message.contains("quantised already"), "{message}");
+    assert!(message.contains("already quantised"), "{message}");
 }

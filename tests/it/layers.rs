@@ -37,6 +37,7 @@ const LAYERS: &[&str] = &[
     "map",
     "boxes",
     "files",
+    "chain",
 ];
 
 /// A source file: its module's path, and the paths of the crate that its code names.

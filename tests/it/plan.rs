@@ -112,11 +112,11 @@ fn every_kind_of_damage_has_its_message() {
     assert_refused(&with(12, &u32::MAX.to_le_bytes()), "4294967295 sections");
     assert_refused(
         &sealed(with(64 + 8, &u64::MAX.to_le_bytes())),
-        "outside of the file",
+        "outside the file",
     );
     assert_refused(
         &sealed(with(64 + 16, &u64::MAX.to_le_bytes())),
-        "outside of the file",
+        "outside the file",
     );
     assert_refused(&sealed(with(64 + 8, &65u64.to_le_bytes())), "unaligned");
     assert_refused(&sealed(with(64, b"other\0\0\0")), "no section `manifest`");

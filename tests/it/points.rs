@@ -7,6 +7,7 @@ use crate::frames;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use centerpoint::chain::Chain;
 use centerpoint::points::{self, Column, FrameError, Layout, PointCloud, ReadOptions};
 use frames::{ENCODINGS, Encoding, Field, XYZI};
 use proptest::prelude::*;
@@ -170,7 +171,8 @@ fn invalid_frames_are_named() {
         ("missing.bin", "No such file"),
         ("missing.pcd", "No such file"),
     ] {
-        let text = points::read(&at(name), &OPTIONS).unwrap_err().to_string();
+        let error = points::read(&at(name), &OPTIONS).unwrap_err();
+        let text = Chain(&error).to_string();
         assert!(text.contains(name) && text.contains(part), "{text}");
     }
     let sparse = fs::File::create(at("huge.bin")).unwrap();

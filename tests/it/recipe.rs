@@ -187,7 +187,7 @@ fn the_command_reports_its_result() {
             2,
             ["`frames.held_out`", "held-out"],
         ),
-        (&["--config", "none.toml"], 1, ["none.toml", "cannot read"]),
+        (&["--config", "none.toml"], 2, ["none.toml", "cannot read"]),
     ] {
         let run = build(dir.path(), &[&base[..], args].concat());
         let err = text(&run.stderr);

@@ -123,7 +123,7 @@ fn a_calibration_moves_to_another_machine() {
     let message = refused(
         &deep,
         &quantize("int8.plan", &[&args[..], &moved].concat()),
-        9,
+        6,
     );
     assert!(
         message.contains("moved.json") && message.contains("frames"),

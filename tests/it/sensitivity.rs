@@ -123,7 +123,7 @@ fn sqnr_matches_that_of_the_plans_held_out_frames() {
     std::fs::remove_file(folder.path().join("labels.json")).unwrap();
     let args = ["sensitivity", "--model", "model", "--frames", "calib"];
     let args = [&args[..], &["--out", "report.json", "--min-sqnr", "200"]].concat();
-    let message = refused(folder.path(), &args, 2);
+    let message = refused(folder.path(), &args, 7);
     assert!(message.contains("200 dB"), "{message}");
     // The report still has all measurements.
     let report = read(&folder.path().join("report.json"));
@@ -170,7 +170,7 @@ fn a_second_run_yields_the_same_report_and_other_inputs_are_refused() {
 
     std::fs::write(folder.path().join("q.toml"), "[calibration]\nbins = 1024\n").unwrap();
     let other = [&ARGS[..], &["--config", "q.toml"]].concat();
-    let message = refused(folder.path(), &other, 9);
+    let message = refused(folder.path(), &other, 6);
     assert!(
         message.contains("config.calibration.bins was 2048, now 1024"),
         "{message}"
@@ -180,7 +180,7 @@ fn a_second_run_yields_the_same_report_and_other_inputs_are_refused() {
         "the report is untouched"
     );
     let fewer = [&ARGS[..], &["--limit", "2"]].concat();
-    assert!(refused(folder.path(), &fewer, 9).contains("frames was "));
+    assert!(refused(folder.path(), &fewer, 6).contains("frames was "));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use centerpoint::chain::Chain;
 use centerpoint::results::nuscenes::{Results, SampleBox};
 use centerpoint::synth::{CLASSES, Config, Dataset, LabelledFrame, generate, write_dataset};
 
@@ -103,7 +104,7 @@ fn a_folder_with_files_is_only_replaced_with_force() {
     fs::write(folder.path().join("notes.txt"), "mine").unwrap();
     let mut job = dataset(folder.path(), 1);
     job.frames = 2;
-    let refusal = write_dataset(&job, &|| ()).unwrap_err().to_string();
+    let refusal = Chain(&write_dataset(&job, &|| ()).unwrap_err()).to_string();
     assert!(refusal.contains("--force"), "{refusal}");
     assert!(
         refusal.contains(folder.path().to_str().unwrap()),

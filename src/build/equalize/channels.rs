@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::fold::convolution;
+use super::fold::{Factors, convolution};
 use super::{EqualizeReport, EqualizedTensor, LeftOut, MAX_FACTOR, is_convolution};
 use crate::build::onnx::shapes::axis;
 use crate::build::onnx::{Graph, Node, Shapes};
@@ -217,7 +217,7 @@ impl<'a> Channels<'a> {
             .map(|channel| by_class[self.classes.root(channel)])
             .collect();
         let maps = self.maps;
-        Ok(Factors { maps, factors })
+        Ok(Factors::new(maps, factors))
     }
 
     /// Computes the factor of each class from the maxima of the maps that convolutions read.
@@ -265,7 +265,7 @@ impl<'a> Channels<'a> {
         let factors: Vec<f64> = factors.collect();
         let report = self.report(&conv_inputs, &factors, &amax, &reasons);
         let maps = self.maps;
-        Ok((Factors { maps, factors }, report))
+        Ok((Factors::new(maps, factors), report))
     }
 
     /// The mean logarithm of the maxima of each group. If a group has pinned channels only those count,
@@ -325,20 +325,5 @@ impl<'a> Channels<'a> {
             }
         }
         report
-    }
-}
-
-/// The factor of every channel.
-pub(super) struct Factors<'a> {
-    maps: HashMap<&'a str, Range<usize>>,
-    factors: Vec<f64>,
-}
-
-impl Factors<'_> {
-    /// The factors of a map's channels; empty if the value is not a map.
-    pub(super) fn of_map(&self, value: &str) -> &[f64] {
-        let map = self.maps.get(value).cloned();
-        map.and_then(|map| self.factors.get(map))
-            .unwrap_or_default()
     }
 }

@@ -1,10 +1,10 @@
 //! Folds the factors of channels into weights and biases.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use ndarray::{ArrayD, Axis};
 
-use super::channels::Factors;
 use super::is_convolution;
 use crate::build::Result;
 use crate::build::fuse::constant_name;
@@ -45,6 +45,26 @@ pub(super) fn convolution(graph: &Graph, node: Node<'_>) -> Result<Option<Consta
     match node.input(2) {
         None => Ok(Some((weight, None))),
         Some(name) => Ok(graph.f32_array(name)?.map(|bias| (weight, Some(bias)))),
+    }
+}
+
+/// The factor of every channel.
+pub(super) struct Factors<'a> {
+    maps: HashMap<&'a str, Range<usize>>,
+    factors: Vec<f64>,
+}
+
+impl<'a> Factors<'a> {
+    /// `maps` holds the range of each map's channels in `factors`.
+    pub(super) fn new(maps: HashMap<&'a str, Range<usize>>, factors: Vec<f64>) -> Self {
+        Self { maps, factors }
+    }
+
+    /// The factors of a map's channels; empty if the value is not a map.
+    pub(super) fn of_map(&self, value: &str) -> &[f64] {
+        let map = self.maps.get(value).cloned();
+        map.and_then(|map| self.factors.get(map))
+            .unwrap_or_default()
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::graph::Graph;
 use super::node::Node;
+pub(crate) use super::values::axis;
 use super::values::{self, Ints};
 use super::window::Window;
 use crate::build::{BuildError, Result};
@@ -364,20 +365,6 @@ impl Shapes {
 /// A shape as text, for messages.
 pub(crate) fn text(dims: Option<&[usize]>) -> String {
     dims.map_or("unknown".to_owned(), |dims| format!("{dims:?}"))
-}
-
-/// Converts an axis, which counts from the end if it is negative, to one that counts from 0.
-pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
-    let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
-    let positive = if axis < 0 {
-        axis.checked_add(rank_i)
-    } else {
-        Some(axis)
-    };
-    let found = positive.and_then(|a| usize::try_from(a).ok());
-    found
-        .filter(|&a| a < rank)
-        .ok_or_else(|| node.error(format!("axis {axis} of a tensor with {rank} axes")))
 }
 
 /// The permutation of a Transpose; reverses the axes if the node has none.

@@ -5,7 +5,6 @@ use std::path::Path;
 use super::graph::Graph;
 use super::node::Node;
 use super::proto::TensorProto;
-use super::shapes;
 use super::tensor::{self, element};
 use crate::build::Result;
 
@@ -79,7 +78,7 @@ pub(super) fn fold<'a>(
         "Gather" => match (inputs(0), value(0), value(1)) {
             (Some(x), Some(data), Some(indices)) if x.dims.len() == 1 => {
                 let at = |&i: &i64| {
-                    let i = shapes::axis(node, i, data.len())?;
+                    let i = axis(node, i, data.len())?;
                     Ok(data.get(i).copied().unwrap_or_default())
                 };
                 Some(indices.iter().map(at).collect::<Result<_>>()?)
@@ -161,4 +160,18 @@ pub(super) fn slice_range<'a>(
     }
     let (start, end) = (clamp(start, len), clamp(end, len));
     Ok(Some(start..end.max(start)))
+}
+
+/// Converts an axis, which counts from the end if it is negative, to one that counts from 0.
+pub(crate) fn axis(node: Node<'_>, axis: i64, rank: usize) -> Result<usize> {
+    let rank_i = i64::try_from(rank).unwrap_or(i64::MAX);
+    let positive = if axis < 0 {
+        axis.checked_add(rank_i)
+    } else {
+        Some(axis)
+    };
+    let found = positive.and_then(|a| usize::try_from(a).ok());
+    found
+        .filter(|&a| a < rank)
+        .ok_or_else(|| node.error(format!("axis {axis} of a tensor with {rank} axes")))
 }

@@ -70,7 +70,11 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     let inputs = match (&args.pred, &args.gt, &args.plan, &args.frames) {
         (Some(pred), Some(gt), ..) => read(pred, gt)?,
         (.., Some(plan), Some(frames)) => detect(plan, frames, &args)?,
-        _ => return Err(Error::Usage("pass --pred and --gt, or --plan and --frames")),
+        _ => {
+            return Err(Error::Usage(
+                "pass --pred and --gt, or --plan and --frames".into(),
+            ));
+        }
     };
     let classes = if args.classes.is_empty() {
         inputs.classes.as_deref()

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::files::FileError;
 
-use crate::capi::install::{Target, install, items};
+use crate::Error;
+use crate::capi::install::{InstallError, Target, install, items};
 
 /// Arguments of `cp-build install`.
 #[derive(clap::Args)]
@@ -32,8 +33,28 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             .filter(|d| !d.is_empty())
             .map(PathBuf::from),
     };
-    for path in install(&items(from, &target)?, &target)? {
+    for path in install(&items(from, &target).map_err(failure)?, &target).map_err(failure)? {
         super::print(&format!("{}\n", path.display()))?;
     }
     Ok(())
+}
+
+/// What the program says and exits with.
+fn failure(error: InstallError) -> Error {
+    match error {
+        InstallError::Io { path, source } => Error::File(FileError {
+            path,
+            action: "install",
+            source,
+        }),
+        InstallError::NoLibrary { path } => Error::File(FileError {
+            path,
+            action: "install",
+            source: std::io::Error::other(
+                "not found; build it with `cargo build --release`, then run \
+                 `target/release/cp-build install`",
+            ),
+        }),
+        other => Error::Usage(other.to_string()),
+    }
 }

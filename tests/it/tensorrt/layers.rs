@@ -237,7 +237,10 @@ fn an_engine_that_lists_only_names_becomes_a_table_of_names() {
         "{warnings:?}"
     );
     assert!(warnings[1].contains("\"node_of_b\" (Conv)"), "{warnings:?}");
-    assert!(warnings[1].ends_with("do not name it"), "{warnings:?}");
+    assert!(
+        warnings[1].ends_with("no layer of the engine names it"),
+        "{warnings:?}"
+    );
 }
 
 #[test]

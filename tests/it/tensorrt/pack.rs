@@ -260,7 +260,7 @@ fn invalid_engines_and_foreign_files_are_refused() {
         ),
         (pack(&rpn, "c", &[]), 4, "looks like an ONNX network"),
         (pack("q/manifest.json", "c", &[]), 4, "this is a text"),
-        (pack("gone", "c", &[]), 1, "gone: cannot read"),
+        (pack("gone", "c", &[]), 4, "gone: cannot read"),
         (pack("x.engine", toml, &[]), 4, "--pfe"),
         (
             pack("x.engine", "q", &["--pfe", "q/pts_voxel_encoder.onnx"]),
