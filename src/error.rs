@@ -66,7 +66,7 @@ pub enum Error {
         /// Name of the labels.
         labels: String,
         /// The reason.
-        source: crate::eval::EvalError,
+        source: Box<crate::eval::EvalError>,
     },
     /// Arguments that do not go together.
     #[error("{0}")]
@@ -118,11 +118,11 @@ impl From<crate::build::BuildError> for Error {
     fn from(error: crate::build::BuildError) -> Self {
         use crate::build::BuildError;
         match error {
-            BuildError::Calibration(error) => Self::Calibration(error),
-            BuildError::Sensitivity(error) => Self::Sensitivity(error),
+            BuildError::Calibration(error) => Self::Calibration(*error),
+            BuildError::Sensitivity(error) => Self::Sensitivity(*error),
             BuildError::Eval(error) => Self::Eval(error),
             BuildError::Results(error) => Self::Results(error),
-            BuildError::Detector(error) => error.into(),
+            BuildError::Detector(error) => (*error).into(),
             BuildError::File(error) => Self::File(error),
             other => Self::Build(other),
         }

@@ -98,8 +98,7 @@ impl Folder {
                 path: path.join(RPN),
                 what: "this network is for TensorRT's builder; use the model folder that it was exported from"
                     .into(),
-            }
-            .into());
+            });
         }
         let description = path.join(MODEL);
         let model_text = read_text(&description)?;
@@ -121,8 +120,7 @@ impl Folder {
             return Err(BuildError::Folder {
                 path: path.join(MANIFEST),
                 what: format!("it records a quantisation, but {RPN} has no Q/DQ pairs"),
-            }
-            .into());
+            });
         }
         folder.quantization = manifest.quantization;
         folder.recorded_steps = manifest.steps;
@@ -164,8 +162,7 @@ impl Folder {
                     "quantised with a different PFN than the one in {}; use the PFN from the same folder",
                     pfe_path.display()
                 ),
-            }
-            .into());
+            });
         }
         Ok(Self {
             path: path.into(),
@@ -206,7 +203,7 @@ impl Folder {
     /// # Errors
     /// [`BuildError`] with the node that the engine does not support.
     pub fn cpu_payload(&self) -> Result<Payload> {
-        Ok(compile::cpu(&self.rpn.graph)?)
+        compile::cpu(&self.rpn.graph)
     }
 
     /// The changes to both networks, one line each, for manifests and reports: the recorded steps of a
@@ -362,8 +359,7 @@ fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
                  `grid.max_points_per_pillar` is {}",
                 model.grid.max_points_per_pillar
             ),
-        )
-        .into());
+        ));
     }
     Ok(())
 }

@@ -195,10 +195,10 @@ pub enum BuildError {
     },
     /// The calibration failed, or does not fit.
     #[error(transparent)]
-    Calibration(#[from] CalibrationError),
+    Calibration(Box<CalibrationError>),
     /// The sensitivity of a network's layers could not be measured.
     #[error(transparent)]
-    Sensitivity(#[from] SensitivityError),
+    Sensitivity(Box<SensitivityError>),
     /// Results could not be scored.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -207,7 +207,7 @@ pub enum BuildError {
     Results(#[from] ResultsError),
     /// A plan or a frame could not be run.
     #[error(transparent)]
-    Detector(DetectorError),
+    Detector(Box<DetectorError>),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -224,12 +224,24 @@ pub enum BuildError {
 /// Result of the offline steps.
 pub type Result<T, E = BuildError> = std::result::Result<T, E>;
 
+impl From<CalibrationError> for BuildError {
+    fn from(error: CalibrationError) -> Self {
+        Self::Calibration(Box::new(error))
+    }
+}
+
+impl From<SensitivityError> for BuildError {
+    fn from(error: SensitivityError) -> Self {
+        Self::Sensitivity(Box::new(error))
+    }
+}
+
 /// Everything that can go wrong in a detector can go wrong where a build runs one.
 macro_rules! from_detector {
     ($($error:ty),*) => {
         $(impl From<$error> for BuildError {
             fn from(error: $error) -> Self {
-                Self::Detector(error.into())
+                Self::Detector(Box::new(error.into()))
             }
         })*
     };

@@ -64,12 +64,12 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         (false, Some(pfe)) => (model.to_path_buf(), pfe.to_path_buf(), None),
         (true, Some(_)) => {
             let what = "a model folder contains the PFN; leave out --pfe";
-            return Err(refused(model.into(), what).into());
+            return Err(refused(model.into(), what));
         }
         (false, None) => {
             let what =
                 "not a folder; give a model folder, or add --pfe with the PFN of the description";
-            return Err(refused(model.into(), what).into());
+            return Err(refused(model.into(), what));
         }
     };
     let (model_text, pfn) = folder::read_stages(&description, &pfe)?;
@@ -79,7 +79,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
     };
     if typed.is_some() && input_scale.is_some() {
         let what = "it already records the scale of the engine's input; leave out --input-scale";
-        return Err(refused(model.join(MANIFEST), what).into());
+        return Err(refused(model.join(MANIFEST), what));
     }
     let precision = match (&typed, &quantization) {
         (Some(typed), _) => typed.precision.clone(),
@@ -137,13 +137,12 @@ const ENGINE: &str = "engine";
 fn library(path: &Path, bytes: &[u8], built_with: Option<Version>) -> Result<Version> {
     let built_with = built_with.filter(|_| matches!(bytes, [_, b't', b'r', b't', ..]));
     let version = Version::from_plan_header(bytes);
-    built_with.or(version).ok_or_else(|| {
-        BuildError::NotAnEngine {
+    built_with
+        .or(version)
+        .ok_or_else(|| BuildError::NotAnEngine {
             path: path.into(),
             what: describe(bytes).into(),
-        }
-        .into()
-    })
+        })
 }
 
 /// Says what a file is that is not an engine, and what to do.

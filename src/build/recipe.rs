@@ -151,8 +151,7 @@ pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
             found: first.frames.held_out.to_string(),
             expected: "at most the number of frames: the recipe `best` chooses by the error on \
                        held-out frames",
-        })
-        .into());
+        }));
     }
     let mut best: Option<Trial> = None;
     let mut candidates = Vec::with_capacity(configs.len());

@@ -121,8 +121,8 @@ pub unsafe extern "C" fn cp_class_name(
     detector: *const cp_detector,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: the module's contract.
     name("class", index, || {
+        // SAFETY: the module's contract.
         Ok(&unsafe { detector_ref(detector) }?.classes)
     })
 }
@@ -133,8 +133,8 @@ pub unsafe extern "C" fn cp_column_name(
     detector: *const cp_detector,
     index: usize,
 ) -> *const c_char {
-    // SAFETY: the module's contract.
     name("column", index, || {
+        // SAFETY: the module's contract.
         Ok(&unsafe { detector_ref(detector) }?.columns)
     })
 }

@@ -78,7 +78,8 @@ pub fn code(error: &Error) -> u8 {
         Error::Calibration(error) => of_calibration(error),
         #[cfg(feature = "build")]
         Error::Sensitivity(error) => of_sensitivity(error),
-        Error::Eval(error) | Error::Score { source: error, .. } => of_eval(error),
+        Error::Eval(error) => of_eval(error),
+        Error::Score { source, .. } => of_eval(source),
     }
 }
 

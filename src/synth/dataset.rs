@@ -170,5 +170,5 @@ fn remove_old(out: &Path, frames: &Path) -> Result<(), FileError> {
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| FileError::new(path, "encode")(io::Error::from(error)))?;
-    Ok(files::write(path, &bytes)?)
+    files::write(path, &bytes)
 }

@@ -207,13 +207,13 @@ fn uses(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
         if before == Some(':') || !after.starts_with("::") {
             continue;
         }
-        expand(&after[2..], base, module.len(), &mut found);
+        expand(&after[2..], base, &mut found);
     }
     found
 }
 
 /// Adds the paths that begin with `base` and go on with `text`: `a::b`, `super::a`, or `{a, b::{c}}`.
-fn expand(text: &str, mut base: Vec<String>, depth: usize, found: &mut BTreeSet<Vec<String>>) {
+fn expand(text: &str, mut base: Vec<String>, found: &mut BTreeSet<Vec<String>>) {
     let text = text.trim_start();
     if let Some(list) = text.strip_prefix('{') {
         let (mut level, mut start) = (0, 0);
@@ -221,12 +221,12 @@ fn expand(text: &str, mut base: Vec<String>, depth: usize, found: &mut BTreeSet<
             match c {
                 '{' => level += 1,
                 '}' if level == 0 => {
-                    expand(&list[start..at], base, depth, found);
+                    expand(&list[start..at], base, found);
                     return;
                 }
                 '}' => level -= 1,
                 ',' if level == 0 => {
-                    expand(&list[start..at], base.clone(), depth, found);
+                    expand(&list[start..at], base.clone(), found);
                     start = at + 1;
                 }
                 _ => {}
@@ -244,7 +244,7 @@ fn expand(text: &str, mut base: Vec<String>, depth: usize, found: &mut BTreeSet<
         _ => base.push(word.to_owned()),
     }
     match after.strip_prefix("::") {
-        Some(after) => expand(after, base, depth, found),
+        Some(after) => expand(after, base, found),
         None if base.is_empty() => {}
         None => {
             found.insert(base);

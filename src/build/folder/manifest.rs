@@ -63,7 +63,7 @@ impl FolderManifest {
         }
         for name in [PFE, RPN] {
             let Some(expected) = manifest.files.get(name) else {
-                return Err(broken(format!("`files` has no entry for `{name}`")).into());
+                return Err(broken(format!("`files` has no entry for `{name}`")));
             };
             let found = folder.join(name);
             if hash::sha256_file(&found)? != *expected {
@@ -73,8 +73,7 @@ impl FolderManifest {
                         "does not match {MANIFEST} in this folder; copy all files from one folder, or \
                          create the folder again"
                     ),
-                }
-                .into());
+                });
             }
         }
         Ok(Some(manifest))
@@ -101,8 +100,7 @@ pub fn make(folder: &Path, force: bool) -> Result<()> {
     if let Some(name) = names.find(|name| !force && folder.join(name).exists()) {
         return Err(BuildError::Exists {
             path: folder.join(name),
-        }
-        .into());
+        });
     }
     std::fs::create_dir_all(folder).map_err(FileError::new(folder, "create"))?;
     Ok(())

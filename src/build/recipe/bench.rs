@@ -72,7 +72,7 @@ impl<'a> Bench<'a> {
     ) -> Result<Self> {
         if job.folder.is_quantized() {
             let what = "the network is already quantised; use the float network";
-            return Err(BuildError::graph(job.folder.rpn.graph.path(), what).into());
+            return Err(BuildError::graph(job.folder.rpn.graph.path(), what));
         }
         Ok(Self {
             job,

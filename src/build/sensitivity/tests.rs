@@ -197,7 +197,9 @@ fn a_report_of_other_inputs_is_refused_with_the_differences() {
     )
     .unwrap();
     let refused = |found: Result<Report>| match found {
-        Err(BuildError::Sensitivity(error @ SensitivityError::OtherInputs { .. })) => {
+        Err(BuildError::Sensitivity(error))
+            if matches!(*error, SensitivityError::OtherInputs { .. }) =>
+        {
             error.to_string()
         }
         other => panic!("{other:?}"),

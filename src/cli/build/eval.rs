@@ -84,7 +84,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     let scores = score(&inputs, args.metric, classes).map_err(|error| Error::Score {
         predictions: inputs.prediction_name.clone(),
         labels: inputs.label_name.clone(),
-        source: error,
+        source: Box::new(error),
     })?;
     warn(&inputs, &scores, args.classes.is_empty());
     let text = match args.format {
