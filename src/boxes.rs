@@ -37,6 +37,12 @@ impl Box3d {
     }
 }
 
+/// The name of `class`, or its index if it has no name.
+pub(crate) fn class_name(class: u32, classes: &[String]) -> String {
+    let name = usize::try_from(class).ok().and_then(|i| classes.get(i));
+    name.cloned().unwrap_or_else(|| format!("class {class}"))
+}
+
 /// Most corners of a rectangle clipped at four lines: 8 in exact arithmetic, but where rounding makes an
 /// outline zigzag across a line, each line can add half as many corners as there are.
 const MAX_CORNERS: usize = 19;

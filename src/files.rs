@@ -103,7 +103,7 @@ impl OutputFile {
             .map_err(FileError::new(path, "create"))
     }
 
-    #[cfg(feature = "build")]
+    #[cfg(any(feature = "build", test))]
     /// Opens `path` for a file of the mode `mode`, whatever the umask. An existing file is replaced with its mode,
     /// and a link itself rather than its target.
     pub(crate) fn create_with_mode(path: &Path, mode: u32) -> Result<Self, FileError> {
@@ -214,7 +214,7 @@ impl Seek for Destination {
     }
 }
 
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 /// Makes `path` a symbolic link to `to`, and replaces an existing file or link.
 pub(crate) fn write_link(path: &Path, to: &str) -> Result<(), FileError> {
     let link = || {
@@ -225,26 +225,26 @@ pub(crate) fn write_link(path: &Path, to: &str) -> Result<(), FileError> {
     link().map_err(FileError::new(path, "create"))
 }
 
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 #[cfg(unix)]
 fn symlink(to: &str, path: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(to, path)
 }
 
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 #[cfg(unix)]
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(fs::Permissions::from_mode(mode))
 }
 
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 #[cfg(not(unix))]
 fn symlink(_: &str, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 #[cfg(not(unix))]
 fn set_mode(_: &File, _: u32) -> io::Result<()> {
     Ok(())

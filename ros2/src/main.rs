@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use centerpoint::chain::Chain;
 use centerpoint::cli::{self, DeviceArg};
 use centerpoint::detector::Options;
 use clap::Parser;
@@ -67,7 +68,7 @@ struct Args {
 fn status(error: &NodeError) -> u8 {
     match error {
         NodeError::Name(_) | NodeError::Parameter(_) => 2,
-        NodeError::Detector(error) => cli::status(error),
+        NodeError::Detector(error) => cli::exit::code(error),
         _ => 1,
     }
 }
@@ -98,7 +99,7 @@ fn main() -> ExitCode {
     };
     // The middleware logs its internals at info, and harmless events as warnings.
     let filter = format!("{level},ros2_client=error,rustdds=error");
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter)).init();
+    cli::init_log(&filter);
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
@@ -122,7 +123,7 @@ fn main() -> ExitCode {
             eprintln!("cp-ros2: {counts}");
             ExitCode::SUCCESS
         }
-        Err(error) => fail(&error, status(&error)),
+        Err(error) => fail(&Chain(&error), status(&error)),
     }
 }
 

@@ -8,6 +8,7 @@
 //! Topics, parameters and diagnostics have the names of Autoware's `lidar_centerpoint`. Boxes are published on one
 //! topic per message type: `~/output/detections` (`vision_msgs`), `~/output/objects` (Autoware), `~/output/markers`.
 
+use centerpoint::chain::Chain;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -260,7 +261,8 @@ impl Loop {
             // The cloud lacks a column that the model needs; the next one may have it.
             Err(DetectorError::Frame(error)) => {
                 count(&shared.counters.malformed);
-                self.unreadable.warn(|| format!("skipped a cloud: {error}"));
+                self.unreadable
+                    .warn(|| format!("skipped a cloud: {}", Chain(&error)));
                 return Ok(());
             }
             Err(error) => return Err(centerpoint::Error::from(error).into()),

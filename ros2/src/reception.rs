@@ -2,6 +2,7 @@
 //!
 //! Clouds are decoded here, so that a malformed one never replaces a valid one in the mailbox.
 
+use centerpoint::chain::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -78,7 +79,7 @@ impl Reception {
                 .shared
                 .transforms
                 .extend(&message, is_static)
-                .map_err(|e| e.to_string()),
+                .map_err(|e| Chain(&e).to_string()),
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = done {
@@ -96,7 +97,7 @@ impl Reception {
                 self.count_lost(&info);
                 cloud::read(&message, &mut cloud.points)
                     .map(|()| cloud.header = message.header)
-                    .map_err(|e| e.to_string())
+                    .map_err(|e| Chain(&e).to_string())
             }
             Err(error) => Err(error.to_string()),
         };

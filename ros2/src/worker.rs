@@ -1,5 +1,6 @@
 //! Detects boxes in a cloud, accumulating sweeps by their poses from TF.
 
+use centerpoint::chain::Chain;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,7 +102,10 @@ impl Worker {
             .lookup(&self.world_frame, &cloud.header.frame_id, stamp_ns)
             .map_err(|error| {
                 self.no_pose.warn(|| {
-                    format!("no pose for the cloud, so past sweeps are left out: {error}")
+                    format!(
+                        "no pose for the cloud, so past sweeps are left out: {}",
+                        Chain(&error)
+                    )
                 });
             })
             .ok();
@@ -121,7 +125,7 @@ fn push_or_restart(
     restarted: &mut Throttle,
 ) -> Result<(), SweepError> {
     sweeps.push(cloud, stamp_ns, pose).or_else(|error| {
-        restarted.warn(|| format!("{error}; restarting the sweeps"));
+        restarted.warn(|| format!("{}; restarting the sweeps", Chain(&error)));
         sweeps.clear();
         sweeps.push(cloud, stamp_ns, pose)
     })

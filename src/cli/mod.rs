@@ -42,7 +42,7 @@ pub(crate) fn layout(text: &str) -> Result<Layout, String> {
 }
 
 /// Parses a number above 0.
-pub(crate) fn positive(text: &str) -> Result<f32, String> {
+pub fn positive(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
     if value.is_finite() && value > 0.0 {
         Ok(value)

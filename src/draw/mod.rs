@@ -40,9 +40,3 @@ pub enum DrawError {
     #[error(transparent)]
     File(#[from] FileError),
 }
-
-/// The name of `class`, or its index if it has no name.
-pub(crate) fn class_name(class: u32, classes: &[String]) -> String {
-    let name = usize::try_from(class).ok().and_then(|i| classes.get(i));
-    name.cloned().unwrap_or_else(|| format!("class {class}"))
-}

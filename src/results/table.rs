@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::FrameResult;
-use crate::draw::class_name;
+use crate::boxes::class_name;
 
 /// Formats the frame as a table; the last line ends with a line break too. Unlike the formats for machines
 /// this never fails: it shows NaN and infinity as they are, and a class without a name by its index.

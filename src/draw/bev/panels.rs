@@ -2,9 +2,10 @@
 
 use super::{BevOptions, FAINT_TEXT, GRID, Picture, TEXT, TITLE_BACKGROUND, View};
 use crate::boxes::Box3d;
+use crate::boxes::class_name;
 use crate::draw::canvas::{Rect, paint};
 use crate::draw::color::{self, SCALE_STEPS};
-use crate::draw::{class_name, font};
+use crate::draw::font;
 
 /// Most names drawn; more would hide the boxes.
 const MAX_NAMES: usize = 80;

@@ -44,7 +44,7 @@ fn compile(
         compute_capabilities: compute_capabilities.to_vec(),
         timing_cache: None,
     };
-    build(graph, request, &())
+    Ok(build(graph, request, &())?)
 }
 
 /// Makes a BEV map with a pillar in every fourth cell.
