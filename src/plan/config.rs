@@ -73,7 +73,7 @@ impl Default for CalibrationConfig {
     }
 }
 
-/// How to pick the amax of a histogram; [`super::calibrate::AmaxMethod`] adds the percentile.
+/// How to pick the amax of a histogram; `build::calibrate::AmaxMethod` adds the percentile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CalibrationMethod {

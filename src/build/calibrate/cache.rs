@@ -167,7 +167,7 @@ impl Calibration {
     /// Writes the calibration file atomically.
     ///
     /// # Errors
-    /// [`FileError`](crate::files::FileError) with the path.
+    /// [`FileError`] with the path.
     pub fn write(&self, path: &Path) -> Result<()> {
         let written = Written {
             version: VERSION,
