@@ -257,7 +257,7 @@ fn random_overlaps_equal_counted_ones() {
 }
 
 #[test]
-fn circles_are_strict_and_use_the_kept_boxs_class() {
+fn circles_are_strict_and_use_the_class_of_the_kept_box() {
     let radius = [2.0, 0.5, 1.0];
     let at = |x: f32, class: u32| Box3d {
         class,
