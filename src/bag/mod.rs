@@ -31,6 +31,7 @@ pub use frames::{BagFrame, FrameOptions, Frames};
 pub use index::BlockError;
 use index::{BagFile, Index};
 
+use crate::chain::Chain;
 use crate::points::RecordError;
 
 /// Type of cloud topics.
@@ -356,7 +357,7 @@ pub enum BagError {
         topics: String,
     },
     /// A chunk is damaged; its messages are lost.
-    #[error("{path}: the chunk at byte {offset} is lost: {reason}")]
+    #[error("{path}: the chunk at byte {offset} is lost: {}", Chain(.reason))]
     Chunk {
         /// The file.
         path: PathBuf,
@@ -366,7 +367,7 @@ pub enum BagError {
         reason: BlockError,
     },
     /// A message does not match its type.
-    #[error("{path}: {topic} at {log_time} ns: {reason}")]
+    #[error("{path}: {topic} at {log_time} ns: {}", Chain(.reason))]
     Message {
         /// The file.
         path: PathBuf,
@@ -378,7 +379,7 @@ pub enum BagError {
         reason: CdrError,
     },
     /// A cloud is inconsistent.
-    #[error("{path}: {frame}: {reason}")]
+    #[error("{path}: {frame}: {}", Chain(.reason))]
     Cloud {
         /// The file.
         path: PathBuf,

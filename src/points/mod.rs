@@ -23,6 +23,7 @@ mod records;
 mod sweep_list;
 mod sweeps;
 
+use crate::chain::Chain;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -205,7 +206,7 @@ pub enum FrameError {
     #[error("{0}: no frames in this folder; supported are {SUPPORTED}")]
     NoFrames(PathBuf),
     /// A `.bin` file is invalid.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {}", Chain(.reason))]
     Bin {
         /// The file.
         path: PathBuf,
@@ -213,7 +214,7 @@ pub enum FrameError {
         reason: BinError,
     },
     /// A `.pcd` file is invalid.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {}", Chain(.reason))]
     Pcd {
         /// The file.
         path: PathBuf,
@@ -221,7 +222,7 @@ pub enum FrameError {
         reason: PcdError,
     },
     /// A `.npy` file is invalid.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {}", Chain(.reason))]
     Npy {
         /// The file.
         path: PathBuf,
@@ -229,7 +230,7 @@ pub enum FrameError {
         reason: NpyError,
     },
     /// A list of sweeps, or a sweep in it, is invalid.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {}", Chain(.reason))]
     Sweeps {
         /// The list, or the frame that does not fit it.
         path: PathBuf,

@@ -7,6 +7,7 @@
 //! A running vehicle feeds a [`SweepBuffer`] sweep by sweep; [`super::read_sweeps`] fills one from a list of
 //! files.
 
+use crate::chain::Chain;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
@@ -320,7 +321,7 @@ pub enum SweepError {
         before: i64,
     },
     /// A listed pose is invalid.
-    #[error("{file}: {reason}")]
+    #[error("{file}: {}", Chain(.reason))]
     Pose {
         /// The sweep, as listed.
         file: PathBuf,

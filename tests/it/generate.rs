@@ -54,6 +54,8 @@ fn subcommands(help: &str) -> Vec<String> {
         return Vec::new();
     };
     let lines = list.lines().take_while(|line| line.starts_with("  "));
+    // Deeper lines continue a description.
+    let lines = lines.filter(|line| !line.starts_with("   "));
     let names = lines.filter_map(|line| line.split_whitespace().next());
     names
         .filter(|name| *name != "help")

@@ -187,7 +187,7 @@ fn a_malformed_message_loses_one_frame() {
             STEP + LOG_DELAY
         ),
         "unknown encoding [00, 07]".into(),
-        format!("drive.mcap: /points@{}: the points' fields", 3 * STEP),
+        format!("drive.mcap: /points@{}: fields of the points", 3 * STEP),
         "3 frames could not be processed".into(),
     ] {
         assert!(errors.contains(&part), "{part}: {errors}");

@@ -7,6 +7,7 @@ use centerpoint::build::calibrate::{
     AmaxMethod, CalibrationError, Histogram, RangeError, ZERO_AMAX, raw, scale,
 };
 use centerpoint::build::hash::sha256;
+use centerpoint::chain::Chain;
 use centerpoint::map::quantize;
 use serde_json::Value;
 
@@ -162,7 +163,7 @@ fn degenerate_tensors_have_sane_ranges() {
             .chunks_exact(4)
             .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
         let first = values.clone().position(|x| !x.is_finite()).unwrap();
-        let text = read(&folder, &cases[name]).unwrap_err().to_string();
+        let text = Chain(&read(&folder, &cases[name]).unwrap_err()).to_string();
         let value = values.clone().nth(first).unwrap();
         let expected = format!("value {first} is {value}");
         assert!(

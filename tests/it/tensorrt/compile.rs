@@ -373,7 +373,7 @@ fn unsupported_options_are_refused_by_name() {
     assert!(
         error
             .to_string()
-            .contains("--timing-cache: TensorRT-RTX times no kernels"),
+            .contains("--timing-cache: TensorRT-RTX does not time kernels"),
         "{error}"
     );
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
