@@ -99,7 +99,7 @@ fn the_programs_compile_inspect_and_name_what_is_missing() {
         all
     };
     for (args, status, words) in [
-        (more(&["--dla", "0"]), 2, "--dla: RTX cards have no DLA"),
+        (more(&["--dla", "0"]), 2, "--dla: RTX GPUs have no DLA"),
         (more(&["--timing-cache", "t"]), 2, "--timing-cache: "),
         (
             more(&["--input-type", "int8"]),
@@ -165,7 +165,9 @@ fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
     let (said, warned) = toy::built(folder.path(), &compile);
     assert!(said.contains("int8.plan: tensorrt int8, "), "{said}");
     // The library also warns about scales that it keeps in FP32.
-    let ours = warned.lines().filter(|line| line.contains("cp_build"));
+    let ours = warned
+        .lines()
+        .filter(|line| line.contains("centerpoint::cli"));
     assert_eq!(ours.count(), 1, "{warned}");
     assert!(
         warned.contains("28 of 28 quantised layers read INT8"),

@@ -269,8 +269,9 @@ fn plans_of_another_line_of_libraries_are_refused() {
                 "{error}"
             );
             let text = error.to_string();
-            let expected =
-                format!("the engine is for {wanted}, but the library is {found}: name a library");
+            let expected = format!(
+                "the engine is for {wanted}, but the library is {found}: set CENTERPOINT_TENSORRT"
+            );
             assert!(text.contains(&expected), "{text}");
         }
         // The library itself judges minor versions.
