@@ -19,6 +19,7 @@ use crate::plan::PlanError;
 use crate::results::ResultsError;
 
 /// The table, for `--help`.
+#[cfg(feature = "build")]
 pub(crate) const HELP: &str = "\
 Exit status: 0 success; 1 an output could not be written, or another failure; 2 wrong usage, or an invalid option; \
 3 input data (frames, bags, labels, results) cannot be used; 4 the plan, the model or the network cannot be used; \
