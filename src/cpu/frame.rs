@@ -14,28 +14,28 @@ use crate::map::{HeadMaps, MapView, MapViewMut};
 use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
 use crate::points::{FrameError, Layout, PointCloud, SweepBuffer};
 
-/// Points to the BEV map, on the CPU. Allocated once.
+/// Converts points to the BEV map on the CPU. Allocated once.
 pub struct Encoder {
     spec: PointSpec,
     grid: Grid,
     pool: Arc<Pool>,
-    /// Points in the model's columns, where a cloud has others.
+    /// Points converted to the model's columns.
     points: Vec<f32>,
-    /// Sweeps, moved to the newest one's frame.
+    /// Combined sweeps.
     accumulated: PointCloud,
     pillars: Pillars,
     features: Features,
     scatter: Scatter,
-    /// Points past the model's capacity, and of sweeps past an accumulated cloud's.
+    /// Points dropped because a capacity was reached.
     surplus_points: usize,
     times: Times,
 }
 
 impl Encoder {
-    /// Buffers for `model`.
+    /// Allocates the buffers for `model`.
     ///
     /// # Errors
-    /// [`PfnError`] where the PFN's weights do not fit the model.
+    /// [`PfnError`] if the PFN's weights do not match the model.
     pub fn new(model: &Model, pfn: &Pfn, pool: &Arc<Pool>) -> Result<Self, PfnError> {
         Ok(Self {
             points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
@@ -75,10 +75,10 @@ impl Encoder {
         self.load_cloud(cloud)
     }
 
-    /// As [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] takes.
+    /// Like [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] combines.
     ///
     /// # Errors
-    /// As [`Encoder::load`].
+    /// The same as [`Encoder::load`].
     pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), FrameError> {
         let empty = PointCloud::empty(Layout::XYZIT);
         let mut cloud = std::mem::replace(&mut self.accumulated, empty);
@@ -96,7 +96,7 @@ impl Encoder {
         clock.lap(&mut self.times.scatter);
     }
 
-    /// Reports what the frame lost and how long its stages took.
+    /// Reports the frame's losses and stage times.
     pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
         *dropped += *self.pillars.dropped();
         dropped.sweep_points += self.surplus_points as u64;
@@ -128,7 +128,7 @@ impl Encoder {
     }
 }
 
-/// Head maps to boxes, on the CPU. Allocated once.
+/// Converts head maps to boxes on the CPU. Allocated once.
 pub struct Decoder {
     model: Model,
     pool: Arc<Pool>,
@@ -138,7 +138,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Buffers for `model`.
+    /// Allocates the buffers for `model`.
     pub fn new(model: &Model, pool: &Arc<Pool>) -> Self {
         Self {
             candidates: CandidateList::new(model),
@@ -149,7 +149,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the candidates of a task from its head maps. Tasks come in order; the first begins a frame.
+    /// Collects a task's candidates from its head maps. Tasks come in order; the first one starts a frame.
     pub fn decode(&mut self, task: usize, maps: &HeadMaps<MapView<'_>>) {
         if task == 0 {
             self.candidates.clear();
@@ -167,7 +167,7 @@ impl Decoder {
         clock.lap(&mut self.times.nms);
     }
 
-    /// Reports what the frame lost and how long the stages took.
+    /// Reports the frame's losses and stage times.
     pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
         dropped.candidates += self.candidates.surplus();
         dropped.non_finite_candidates += self.candidates.non_finite();

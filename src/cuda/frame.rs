@@ -1,10 +1,10 @@
-//! The stages of a frame on the device, put together: [`Encoder`] and [`Decoder`].
+//! [`Encoder`] and [`Decoder`]: the stages before and after the engine, on a device.
 //!
-//! With an engine whose maps lie on the device, their calls only enqueue, and the detector records a whole frame
-//! as one graph. With an engine on the host each of them records a graph of its own, from the points to the
-//! pillars' features and from the head maps to the boxes; what lies between is copied to the host and back.
-//! That is how a plan for the CPU runs on a GPU: it waits for the device twice a frame, and is there to be right,
-//! not to be fast. Graphs are recorded at construction, after an empty frame was run.
+//! If the engine's maps are on the device, calls only enqueue work, and the detector records the whole frame as one
+//! graph. If they are on the host, the encoder and the decoder each record a graph: points to pillar features, and
+//! head maps to boxes. Features and head maps are then copied to the host and back. A CPU plan runs this way on a GPU.
+//! It waits for the device twice a frame, so it is correct rather than fast. The graphs are recorded at construction,
+//! after an empty frame has run.
 
 #![allow(unsafe_code)]
 
@@ -36,9 +36,9 @@ const ENGINE: usize = 4;
 const DECODE: usize = 5;
 const NMS: usize = 6;
 
-/// Points to the BEV map, on a device. Allocated once.
+/// Converts points to the BEV map on a device. Allocated once.
 pub struct Encoder {
-    // Graphs go before the buffers that they use.
+    // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
     device: Arc<dyn Device>,
     input: Input,
@@ -46,6 +46,8 @@ pub struct Encoder {
     features: Features,
     totals: Pinned<pillars::Totals>,
     scatter: MapWriter,
+    /// The engine's map, kept allocated for a graph that has recorded its address.
+    map: Option<DeviceMap>,
     /// Points past the capacity.
     surplus_points: usize,
     scatter_ms: f64,
@@ -57,7 +59,7 @@ enum MapWriter {
     Host(Box<HostScatter>),
 }
 
-/// The features' way to a map on the host.
+/// Buffers that bring the features to a map on the host.
 struct HostScatter {
     scatter: host_scatter::Scatter,
     features: Pinned<f32>,
@@ -103,6 +105,7 @@ impl Encoder {
             features: Features::new(model, pfn, device)?,
             totals: Pinned::zeroed(device, "counters", 1)?,
             scatter,
+            map: None,
             surplus_points: 0,
             scatter_ms: 0.0,
         };
@@ -123,23 +126,23 @@ impl Encoder {
         Ok(self.start()?)
     }
 
-    /// As [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] takes.
+    /// Like [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] takes.
     ///
     /// # Errors
-    /// As [`Encoder::load`].
+    /// Like [`Encoder::load`].
     pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), StageError> {
         self.surplus_points = self.input.set_sweeps(sweeps)?.points_over_capacity;
         Ok(self.start()?)
     }
 
-    /// As [`Encoder::load`], for `count` rows of `layout` on the device.
+    /// Like [`Encoder::load`], for `count` rows of `layout` on the device.
     ///
     /// # Safety
     /// `points` points to that many rows in memory of this device. They have been written, and stay as they are
     /// until the frame is finished.
     ///
     /// # Errors
-    /// As [`Encoder::load`].
+    /// Like [`Encoder::load`].
     pub unsafe fn load_device(
         &mut self,
         points: DevicePtr<f32>,
@@ -151,7 +154,7 @@ impl Encoder {
         Ok(self.start()?)
     }
 
-    /// Launches what needs no map, and waits for it.
+    /// With maps on the host: computes the features and waits for them.
     fn start(&mut self) -> Result<(), CudaError> {
         let (Some(graph), MapWriter::Host(host)) = (&mut self.graph, &mut self.scatter) else {
             return Ok(());
@@ -176,6 +179,7 @@ impl Encoder {
         self.points_to_features()?;
         if let MapWriter::Device(scatter) = &mut self.scatter {
             scatter::scatter(self.features.values(), &self.pillars, scatter, map)?;
+            self.map = Some(map.clone());
         }
         Ok(self.device.mark(SCATTER)?)
     }
@@ -198,7 +202,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Waits for the encoded frame and reports what it lost and how long its stages took.
+    /// Waits for the encoded frame and reports its losses and stage times.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -234,9 +238,9 @@ impl Encoder {
     }
 }
 
-/// Head maps to boxes, on a device. Allocated once.
+/// Converts head maps to boxes on a device. Allocated once.
 pub struct Decoder {
-    // Graphs go before the buffers that they use.
+    // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
     device: Arc<dyn Device>,
     /// The head maps by task: the engine's, or copies of them.
@@ -249,7 +253,7 @@ pub struct Decoder {
     values: Vec<u32>,
 }
 
-/// The way of head maps from the host, one after the other, each NCHW.
+/// Buffers that bring head maps from the host to the device, one after the other, each NCHW.
 struct HostMaps {
     /// First value of each map, by task.
     starts: Vec<HeadMaps<usize>>,
@@ -295,7 +299,7 @@ impl Decoder {
         Ok(decoder)
     }
 
-    /// Takes the head maps of a task. Tasks come in order; the first begins a frame.
+    /// Registers the head maps of a task. Tasks come in order; the first one starts a frame.
     ///
     /// # Errors
     /// [`StageError::Location`] for a decoder of maps on the host.
@@ -310,7 +314,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// As [`Decoder::decode`], for maps on the host.
+    /// Like [`Decoder::decode`], for maps on the host.
     ///
     /// # Errors
     /// [`StageError::Location`] for a decoder of maps on the device.
@@ -342,7 +346,7 @@ impl Decoder {
         }
     }
 
-    /// Waits for the boxes and reports what the frame lost and how long the stages took.
+    /// Waits for the boxes and reports the frame's losses and stage times.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -380,7 +384,7 @@ impl Decoder {
 }
 
 impl HostMaps {
-    /// Its buffers, and the maps on the device.
+    /// Allocates the buffers and describes the maps in them.
     fn new(
         model: &Model,
         device: &Arc<dyn Device>,
@@ -415,7 +419,7 @@ impl HostMaps {
         Ok((host, heads))
     }
 
-    /// Takes a map of the engine; `start` is its place among the values.
+    /// Copies a map of the engine to the values from `start` on.
     fn take(&mut self, start: usize, map: MapView<'_>) {
         let layout = map.layout;
         let rows = self.values[start..].chunks_exact_mut(layout.width);
