@@ -80,11 +80,16 @@ pub fn fuse(graph: &mut Graph, inputs: InputDims<'_>) -> Result<FuseReport> {
             };
             let is_bn = node.op() == "BatchNormalization";
             let node_text = node.describe();
-            match round.fold(graph, &shapes, node, &affine) {
-                Ok(into) => report.fused.push(Fused {
-                    node: node_text,
-                    into,
-                }),
+            // A fold that is refused halfway must leave nothing in the round.
+            let mut fold = Round::default();
+            match fold.fold(graph, &shapes, node, &affine) {
+                Ok(into) => {
+                    round.extend(fold);
+                    report.fused.push(Fused {
+                        node: node_text,
+                        into,
+                    });
+                }
                 Err(Refusal::Reason(reason)) if is_bn => report.kept.push(Kept {
                     node: node_text,
                     reason,
@@ -339,6 +344,13 @@ impl Round {
         let tensor = tensor::from_array(&name, values);
         self.tensors.insert(name.clone(), tensor);
         Ok(name)
+    }
+
+    /// Takes over the edits of one fold.
+    fn extend(&mut self, fold: Self) {
+        self.renamed.extend(fold.renamed);
+        self.replaced.extend(fold.replaced);
+        self.tensors.extend(fold.tensors);
     }
 
     fn apply(self, graph: &mut Graph) -> Result<()> {

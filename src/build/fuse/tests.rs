@@ -255,3 +255,30 @@ fn a_transpose_that_does_not_move_the_last_axis_to_1_blocks_folding() {
     );
     assert_eq!(data(&graph, "w"), [1.0; 6]);
 }
+
+#[test]
+fn a_refused_bias_leaves_the_weight_as_it_was() {
+    let mut tensors = vec![
+        from_floats("c.weight", &[1, 1, 1, 1], &[3.0]),
+        from_floats("c.bias", &[1], &[f32::MAX]),
+        from_floats("d.weight", &[1, 1, 1, 1], &[3.0]),
+    ];
+    tensors.extend(norm("n", &[2.0], &[0.0]));
+    tensors.extend(norm("m", &[2.0], &[0.0]));
+    let nodes = vec![
+        node("Conv", &["x", "c.weight", "c.bias"], "y"),
+        bn("n", "y", "z"),
+        node("Conv", &["z", "d.weight"], "u"),
+        bn("m", "u", "out"),
+    ];
+    let mut graph = graph(nodes, tensors);
+    let report = fuse(&mut graph, &[]).unwrap();
+    assert_eq!(ops(&graph), ["Conv", "BatchNormalization", "Conv"]);
+    assert_eq!(data(&graph, "c.weight"), [3.0]);
+    assert_eq!(data(&graph, "d.weight"), [6.0]);
+    assert_eq!(report.kept.len(), 1);
+    assert_eq!(
+        report.kept[0].reason,
+        "the folded weights would not be finite"
+    );
+}
