@@ -16,13 +16,13 @@
 //! result to the last byte, for any number of threads. The network is calibrated only once for each alpha. Only
 //! the current and the best candidate are in memory.
 
-mod bench;
 mod split;
+mod workbench;
 
 use std::path::{Path, PathBuf};
 
-pub(crate) use self::bench::Bench;
-use self::bench::Trial;
+use self::workbench::Trial;
+pub(crate) use self::workbench::Workbench;
 use super::calibrate::{self, CalibrationError};
 use super::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, ConfigError,
@@ -140,7 +140,7 @@ pub trait Progress: Sync {
 pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.overrides)?;
     let frames = configs.first().map(|c| c.frames.clone());
-    let mut bench = Bench::new(job, &frames.unwrap_or_default(), progress)?;
+    let mut bench = Workbench::new(job, &frames.unwrap_or_default(), progress)?;
     let reference = bench.reference()?;
     if let (Some(first), None) = (configs.first(), &reference)
         && first.recipe == Recipe::Best

@@ -6,7 +6,7 @@ pub mod engine;
 use std::fmt::Write;
 
 use super::calibrate::{AmaxMethod, Calibration, TensorStats};
-use super::quantize::{Quantizer, QuantizerKind as Kind};
+use super::quantize::{Quantizer, QuantizerKind};
 use crate::eval::report::{aligned, median};
 
 /// Methods in the table of a calibration, as named on the command line.
@@ -23,12 +23,12 @@ const METHODS: [AmaxMethod; 4] = [
 /// *Own amax* is the amax of a tensor that shares the scale of a tensor with a larger one. *Beyond* is the share of
 /// calibration values that the range clips, if recorded.
 pub fn quantizers(quantizers: &[Quantizer]) -> String {
-    let select = |kind: Kind| quantizers.iter().filter(move |q| q.kind == kind);
-    let activations = select(Kind::Activation).count();
-    let weights = select(Kind::Weight).count();
+    let select = |kind: QuantizerKind| quantizers.iter().filter(move |q| q.kind == kind);
+    let activations = select(QuantizerKind::Activation).count();
+    let weights = select(QuantizerKind::Weight).count();
     let mut text = format!("---- {activations} Activation Quantizer(s) ----\n");
     let mut rows = vec![row(["tensor", "amax", "own amax", "beyond", "read by"])];
-    for quantizer in select(Kind::Activation) {
+    for quantizer in select(QuantizerKind::Activation) {
         let own = quantizer.own_amax.map_or("-".to_owned(), number);
         rows.push(vec![
             quantizer.tensor.clone(),
@@ -41,7 +41,7 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
     text += &aligned(&rows);
     let _ = writeln!(text, "\n---- {weights} Weight Quantizer(s) ----");
     let mut rows = vec![row(["layer", "axis", "channels", "min", "median", "max"])];
-    for quantizer in select(Kind::Weight) {
+    for quantizer in select(QuantizerKind::Weight) {
         let layer = quantizer.layer.as_ref().unwrap_or(&quantizer.tensor);
         let axis = quantizer
             .axis
@@ -170,7 +170,7 @@ mod tests {
         Quantizer {
             tensor: "conv.weight".into(),
             layer: Some("conv".into()),
-            kind: Kind::Weight,
+            kind: QuantizerKind::Weight,
             axis: Some(0),
             amax: amax.to_vec(),
             own_amax: None,
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(cells, ["conv", "0", "16", "0.0000", "1.8750", "3.7500"]);
         // Even impossible ones: an activation with several channels, a weight without any.
         let odd = Quantizer {
-            kind: Kind::Activation,
+            kind: QuantizerKind::Activation,
             ..weight(&[1.0, 20.0])
         };
         let text = quantizers(&[odd, weight(&[])]);
@@ -202,7 +202,7 @@ mod tests {
         let shared = Quantizer {
             tensor: "a".into(),
             layer: None,
-            kind: Kind::Activation,
+            kind: QuantizerKind::Activation,
             axis: None,
             amax: vec![5.0],
             own_amax: Some(1e-9),

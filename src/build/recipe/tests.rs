@@ -1,8 +1,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::bench::{centre, levels, placement, round_pfn};
 use super::split::Split;
+use super::workbench::{centre, levels, placement, round_pfn};
 use super::*;
 use crate::build::config::FramesConfig;
 use crate::build::onnx::Graph;
@@ -142,7 +142,7 @@ fn equalisation_and_alignment_keep_the_outputs() {
         threads: 2,
     };
     let config = configs(&overrides).unwrap().remove(0);
-    let mut bench = Bench::new(&job, &config.frames, &Silent).unwrap();
+    let mut bench = Workbench::new(&job, &config.frames, &Silent).unwrap();
     let at = bench.network(&config).unwrap();
     let network = &bench.networks[at];
     assert_eq!(bench.networks.len(), 2);

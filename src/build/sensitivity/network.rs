@@ -16,8 +16,8 @@ use crate::build::calibrate::CalibrationKey;
 use crate::build::compile;
 use crate::build::config::Config;
 use crate::build::onnx::Graph;
-use crate::build::quantize::{QuantizerKind as Kind, layers};
-use crate::build::recipe::{self, Bench, Job, Progress};
+use crate::build::quantize::{QuantizerKind, layers};
+use crate::build::recipe::{self, Job, Progress, Workbench};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{OutputSqnr, Reference, Sqnr};
 use crate::cpu::{self, Pool};
@@ -52,7 +52,7 @@ pub struct Subject<'a> {
 /// A network whose mixes are measured.
 pub struct Network<'a> {
     job: &'a Job<'a>,
-    bench: Bench<'a>,
+    bench: Workbench<'a>,
     config: Config,
     key: CalibrationKey,
     frames: Vec<PathBuf>,
@@ -92,11 +92,11 @@ impl<'a> Network<'a> {
             [one] => one.clone(),
             _ => recipe::run(job, progress)?.record.config,
         };
-        let mut bench = Bench::new(job, &config.frames, progress)?;
+        let mut bench = Workbench::new(job, &config.frames, progress)?;
         let trial = bench.trial(&config)?;
         let graph = &job.folder.rpn.graph;
         let weights = trial.quantized.quantizers.iter();
-        let weights = weights.filter(|q| q.kind == Kind::Weight);
+        let weights = weights.filter(|q| q.kind == QuantizerKind::Weight);
         let int8 = weights.flat_map(|q| q.readers.iter().map(String::as_str));
         let int8: Vec<&str> = int8.collect();
         let program = compile::cpu(graph)?.program;

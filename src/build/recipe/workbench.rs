@@ -42,7 +42,7 @@ pub(super) struct CalibratedNetwork {
 /// A configuration and its INT8 network.
 pub(crate) struct Trial {
     pub(super) config: Config,
-    /// Index into [`Bench::networks`].
+    /// Index into [`Workbench::networks`].
     network: usize,
     pub(crate) pfn: Pfn,
     pub(crate) quantized: Quantized,
@@ -52,7 +52,7 @@ pub(crate) struct Trial {
 }
 
 /// State shared by all trials.
-pub(crate) struct Bench<'a> {
+pub(crate) struct Workbench<'a> {
     job: &'a Job<'a>,
     pub(super) split: Split,
     pool: Arc<Pool>,
@@ -60,7 +60,7 @@ pub(crate) struct Bench<'a> {
     pub(super) networks: Vec<CalibratedNetwork>,
 }
 
-impl<'a> Bench<'a> {
+impl<'a> Workbench<'a> {
     /// Creates a workbench for the frames of `job` selected by `frames`.
     ///
     /// # Errors
