@@ -5,6 +5,7 @@
 use centerpoint::Box3d;
 use centerpoint::bag::messages::{Header, Quaternion, Vector3};
 use centerpoint::draw::class_color;
+use centerpoint::model::AUTOWARE_LABELS;
 
 use crate::messages::{
     BoundingBox3D, ColorRGBA, DetectedObject, DetectedObjectKinematics, DetectedObjects,
@@ -70,7 +71,7 @@ fn label(class: &str) -> u8 {
     } else {
         class
     };
-    let mut labels = ObjectClassification::LABELS.iter();
+    let mut labels = AUTOWARE_LABELS.iter();
     let found = labels.position(|label| class.eq_ignore_ascii_case(label));
     found.unwrap_or(0) as u8
 }

@@ -125,24 +125,10 @@ pub(crate) struct Detection3DArray {
 /// `autoware_perception_msgs/ObjectClassification`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct ObjectClassification {
-    /// Index into [`ObjectClassification::LABELS`].
+    /// Index into [`AUTOWARE_LABELS`](centerpoint::model::AUTOWARE_LABELS).
     pub(crate) label: u8,
     /// Probability of the label, 0..=1.
     pub(crate) probability: f32,
-}
-
-impl ObjectClassification {
-    /// The labels' names by number, as Autoware's models spell them; also the order of Autoware's remap matrices.
-    pub(crate) const LABELS: [&str; 8] = [
-        "UNKNOWN",
-        "CAR",
-        "TRUCK",
-        "BUS",
-        "TRAILER",
-        "MOTORBIKE",
-        "BICYCLE",
-        "PEDESTRIAN",
-    ];
 }
 
 /// `autoware_perception_msgs/DetectedObjectKinematics`.

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use centerpoint::Model;
 use centerpoint::deadline::Budget;
-use centerpoint::model::{Decode, NmsKind, NmsStep};
+use centerpoint::model::{AUTOWARE_LABELS, Decode, NmsKind, NmsStep};
 
-use crate::messages::ObjectClassification;
 use crate::parameters::{ParameterError, Parameters, Value};
 
 /// What to do if a parameter contradicts the plan.
@@ -376,9 +375,8 @@ fn same(a: &Value, b: &Value) -> bool {
 
 /// Checks that the plan's remapping of classes by area matches Autoware's three matrices.
 fn check_remap(p: &mut Parameters, model: &Model) -> Result<(), ParameterError> {
-    const LABELS: [&str; 8] = ObjectClassification::LABELS;
     let name = "allow_remapping_by_area_matrix";
-    let cells = Some(LABELS.len() * LABELS.len());
+    let cells = Some(AUTOWARE_LABELS.len() * AUTOWARE_LABELS.len());
     let allow = p.numbers(name, 0.0..=1.0, cells)?;
     let min = p.numbers("min_area_matrix", 0.0..=f64::MAX, cells)?;
     let max = p.numbers("max_area_matrix", 0.0..=f64::MAX, cells)?;
@@ -389,8 +387,8 @@ fn check_remap(p: &mut Parameters, model: &Model) -> Result<(), ParameterError> 
     let rules = (0..allow.len())
         .filter(|&i| allow[i] != 0.0)
         .filter_map(|i| {
-            let from = class(LABELS[i / LABELS.len()])?;
-            let to = class(LABELS[i % LABELS.len()])?;
+            let from = class(AUTOWARE_LABELS[i / AUTOWARE_LABELS.len()])?;
+            let to = class(AUTOWARE_LABELS[i % AUTOWARE_LABELS.len()])?;
             Some((from, to, min[i] as f32, max[i] as f32))
         });
     let rules: Vec<_> = rules.collect();

@@ -16,20 +16,8 @@ use super::file::{
     RawPoints, RawRemap, RawTask, Scope, read_text, to_toml,
 };
 use super::problem::Problem;
-use super::{Model, ModelError, Rotation, SizeOrder, check};
+use super::{AUTOWARE_LABELS, Model, ModelError, Rotation, SizeOrder, check};
 use crate::map::HeadMaps;
-
-/// The labels of `autoware_perception_msgs/ObjectClassification`, in the order of the remap matrices.
-pub(crate) const LABELS: [&str; 8] = [
-    "UNKNOWN",
-    "CAR",
-    "TRUCK",
-    "BUS",
-    "TRAILER",
-    "MOTORBIKE",
-    "BICYCLE",
-    "PEDESTRIAN",
-];
 
 /// Points per pillar; a constant of Autoware's code, not a parameter.
 const MAX_POINTS_PER_PILLAR: usize = 32;
@@ -276,7 +264,7 @@ impl Parameters {
         let Some(allow) = &self.allow_remapping_by_area_matrix else {
             return Ok(Vec::new());
         };
-        let cells = LABELS.len() * LABELS.len();
+        let cells = AUTOWARE_LABELS.len() * AUTOWARE_LABELS.len();
         let (Some(min), Some(max)) = (&self.min_area_matrix, &self.max_area_matrix) else {
             return Err(missing(
                 "min_area_matrix",
@@ -298,8 +286,8 @@ impl Parameters {
         Ok((0..cells)
             .filter(|&i| allow[i] != 0)
             .map(|i| RawRemap {
-                from: LABELS[i / LABELS.len()].into(),
-                to: LABELS[i % LABELS.len()].into(),
+                from: AUTOWARE_LABELS[i / AUTOWARE_LABELS.len()].into(),
+                to: AUTOWARE_LABELS[i % AUTOWARE_LABELS.len()].into(),
                 min_area: min[i],
                 max_area: Some(max[i]),
             })

@@ -22,6 +22,20 @@ use serde::{Deserialize, Serialize};
 use crate::map::HeadMaps;
 use crate::points::Column;
 
+/// The labels of `autoware_perception_msgs/ObjectClassification` by number, as Autoware's models spell them; also the
+/// order of Autoware's remap matrices.
+#[doc(hidden)]
+pub const AUTOWARE_LABELS: [&str; 8] = [
+    "UNKNOWN",
+    "CAR",
+    "TRUCK",
+    "BUS",
+    "TRAILER",
+    "MOTORBIKE",
+    "BICYCLE",
+    "PEDESTRIAN",
+];
+
 /// A checked model description.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
