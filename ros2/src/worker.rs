@@ -8,7 +8,7 @@ use centerpoint::bag::messages::{Header, TFMessage};
 use centerpoint::bag::tf::{TfBuffer, TfError};
 use centerpoint::detection::Detection;
 use centerpoint::detector::{Detector, Result};
-use centerpoint::points::{Layout, PointCloud, Pose, SweepBuffer, SweepError};
+use centerpoint::points::{Layout, PointCloud, Pose, SweepBuffer};
 
 use crate::throttle::Throttle;
 
@@ -109,24 +109,17 @@ impl Worker {
                 });
             })
             .ok();
-        if push_or_restart(sweeps, &cloud.points, stamp_ns, pose, &mut self.restarted).is_err() {
-            return self.detector.detect(&cloud.points);
+        match sweeps.push_or_restart(&cloud.points, stamp_ns, pose) {
+            Ok(None) => {}
+            Ok(Some(reason)) => self
+                .restarted
+                .warn(|| format!("{}; restarting the sweeps", Chain(&reason))),
+            Err(error) => {
+                self.restarted
+                    .warn(|| format!("{}; detecting in this cloud alone", Chain(&error)));
+                return self.detector.detect(&cloud.points);
+            }
         }
         self.detector.detect_sweeps(sweeps)
     }
-}
-
-/// Adds a sweep; on an error (time ran backwards, or the columns changed) warns and restarts the buffer with it.
-fn push_or_restart(
-    sweeps: &mut SweepBuffer,
-    cloud: &PointCloud,
-    stamp_ns: i64,
-    pose: Option<Pose>,
-    restarted: &mut Throttle,
-) -> Result<(), SweepError> {
-    sweeps.push(cloud, stamp_ns, pose).or_else(|error| {
-        restarted.warn(|| format!("{}; restarting the sweeps", Chain(&error)));
-        sweeps.clear();
-        sweeps.push(cloud, stamp_ns, pose)
-    })
 }

@@ -1,13 +1,15 @@
 //! The clouds of a bag as frames: a name, a stamp, and past sweeps placed by the bag's transforms.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 
 use super::messages::{PointCloud2, TFMessage};
 use super::reader::{Message, TopicReader};
 use super::tf::{TfBuffer, TfError};
 use super::{Bag, BagError, POINT_CLOUD, TRANSFORMS, Topic, cdr, cloud};
-use crate::points::{Layout, PointCloud, Pose, SweepBuffer, SweepError};
+use crate::chain::Chain;
+use crate::points::{Layout, PointCloud, Pose, SweepBuffer};
 
 /// How far past a cloud transforms are read, in ns of log time: a transform may be recorded after the cloud that
 /// needs it.
@@ -36,6 +38,7 @@ pub struct Frames {
     accumulated: PointCloud,
     /// How often each stamp has occurred.
     stamps: BTreeMap<i64, u32>,
+    /// Whether a warning about past sweeps was logged. Only the first is, because its cause often affects all frames.
     warned: bool,
 }
 
@@ -144,39 +147,34 @@ impl Frames {
             self.buffer.clear();
         }
         let pose = transforms.pose(frame_id, stamp_ns);
-        if let Err(error) = &pose
-            && !self.warned
-        {
-            self.warned = true;
-            log::warn!(
-                "{}: {}@{stamp_ns}: no pose, so past sweeps are left out: {error} (reported once)",
-                self.bag.path.display(),
-                self.topic
-            );
+        if let Err(error) = &pose {
+            self.warn(stamp_ns, error);
         }
-        // Fails only if the layout has no room for a column t.
-        push_or_restart(&mut self.buffer, &self.message, stamp_ns, pose.ok()).ok()?;
+        let pushed = self
+            .buffer
+            .push_or_restart(&self.message, stamp_ns, pose.ok());
+        if let Ok(Some(error)) | Err(error) = &pushed {
+            self.warn(stamp_ns, error);
+        }
+        pushed.ok()?;
         Some(
             self.buffer
                 .accumulate(&mut self.accumulated)
                 .points_over_capacity,
         )
     }
-}
 
-/// Adds a sweep; restarts the buffer with it if time ran backwards or the columns changed.
-fn push_or_restart(
-    buffer: &mut SweepBuffer,
-    cloud: &PointCloud,
-    stamp_ns: i64,
-    pose: Option<Pose>,
-) -> Result<(), SweepError> {
-    let pushed = buffer.push(cloud, stamp_ns, pose);
-    if let Err(SweepError::Backwards { .. } | SweepError::LayoutChanged { .. }) = pushed {
-        buffer.clear();
-        return buffer.push(cloud, stamp_ns, pose);
+    fn warn(&mut self, stamp_ns: i64, error: &(dyn Error + 'static)) {
+        if !self.warned {
+            log::warn!(
+                "{}: {}@{stamp_ns}: past sweeps are left out: {} (only the first case is reported)",
+                self.bag.path.display(),
+                self.topic,
+                Chain(error)
+            );
+            self.warned = true;
+        }
     }
-    pushed
 }
 
 /// The bag's transforms up to some log time.
@@ -244,9 +242,12 @@ impl Transforms {
         }
     }
 
-    fn warn(&mut self, error: &dyn std::error::Error) {
+    fn warn(&mut self, error: &(dyn Error + 'static)) {
         if !self.warned {
-            log::warn!("transforms: {error} (only the first error is reported)");
+            log::warn!(
+                "transforms: {} (only the first error is reported)",
+                Chain(error)
+            );
             self.warned = true;
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use centerpoint::bag::messages::{Header, TFMessage, TransformStamped};
 use centerpoint::bag::{Bag, BagError, FrameOptions, Frames};
 use mcap::Compression;
 use proptest::prelude::*;
@@ -273,4 +274,46 @@ fn clouds_in_another_encoding_are_rejected() {
     let error = Bag::open(Path::new(path)).unwrap();
     let error = error.cloud_topic(Some("/points")).unwrap_err().to_string();
     assert!(error.contains("encoded as `ros1`, not `cdr`"), "{error}");
+}
+
+/// Where the stamps jump back, the past sweeps do not belong to the frame: it starts anew, with a warning.
+#[test]
+fn a_jump_back_in_time_restarts_the_sweeps() {
+    let folder = Folder::new();
+    let mut entries = clouds(6, 10);
+    for (index, entry) in entries.iter_mut().enumerate() {
+        entry.3 = cdr(&cloud(index as u64 % 3, 10));
+    }
+    let still = TransformStamped {
+        header: Header {
+            frame_id: "map".into(),
+            ..Header::default()
+        },
+        child_frame_id: "lidar".into(),
+        ..TransformStamped::default()
+    };
+    let transforms = TFMessage {
+        transforms: vec![still],
+    };
+    entries.push(("/tf_static", "tf2_msgs/msg/TFMessage", 0, cdr(&transforms)));
+    let path = folder.write("loop.mcap", &bag(&entries, options(None, 4096)));
+
+    let opened = Bag::open(&path).unwrap();
+    let topic = opened.cloud_topic(None).unwrap().clone();
+    let two = FrameOptions {
+        sweeps: 2,
+        ..OPTIONS
+    };
+    let mut frames = Frames::new(opened, &topic, &two);
+    let mut points = Vec::new();
+    while let Some(frame) = frames.next_frame() {
+        points.push(frame.unwrap().cloud.len());
+    }
+    assert_eq!(points, [10, 20, 20, 10, 20, 20]);
+
+    let run = infer(&["--bag", path.to_str().unwrap()]);
+    let errors = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(0), "{errors}");
+    let warning = "/points@0: past sweeps are left out: time runs backwards";
+    assert_eq!(errors.matches(warning).count(), 1, "{errors}");
 }
