@@ -30,29 +30,25 @@ const SIDE_BY_SIDE: u64 = 1 << 63;
 /// The device that the tests of the stages run on: the GPU if [`DEVICE`] says so, else an emulated device. `seed`
 /// selects the order of its blocks and threads (0: natural, 1: reversed, else random; 3, 7, 11 …: two blocks at a
 /// time).
-pub(crate) fn device(seed: u64) -> Option<Arc<dyn Device>> {
+pub(crate) fn device(seed: u64) -> Arc<dyn Device> {
     // Opened once, because that loads all kernels.
     static GPU: LazyLock<Arc<dyn Device>> = LazyLock::new(|| cuda::open().unwrap());
     match std::env::var(DEVICE) {
-        Ok(name) if name == "cuda" => Some(GPU.clone()),
+        Ok(name) if name == "cuda" => GPU.clone(),
         Ok(name) => panic!("{DEVICE} may be `cuda`, not `{name}`"),
         Err(_) => emulated(seed, seed % 4 == 3),
     }
 }
 
 /// An emulated device regardless of [`DEVICE`]; with `side_by_side`, two blocks run at a time.
-pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Option<Arc<dyn Device>> {
-    assert!(
-        library::COMPILER.is_some(),
-        "no C++ compiler: install g++, or name one in CXX"
-    );
-    Some(Arc::new(Recorded::new(Emulation {
+pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Arc<dyn Device> {
+    Arc::new(Recorded::new(Emulation {
         seed,
         side_by_side,
         launches: AtomicU64::new(0),
         memory: Mutex::default(),
         lost: Mutex::default(),
-    })))
+    }))
 }
 
 /// Launches a kernel of the tests.

@@ -332,7 +332,7 @@ fn family(headers: &Path) -> String {
 /// Builds the library unless it exists.
 fn build(headers: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (compiler, version) = emulation::library::COMPILER.as_ref().unwrap();
+    let (compiler, version) = &*emulation::library::COMPILER;
     let flags = [
         "-std=c++17",
         "-O1",

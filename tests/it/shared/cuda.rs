@@ -38,7 +38,7 @@ fn features_of_real_frames_equal_the_cpu() {
 #[test]
 #[ignore = "needs ../shared"]
 fn trained_pfns_on_their_frames() {
-    let device = emulation::device(1).unwrap();
+    let device = emulation::device(1);
     for (case, golden) in [(haohaonju(), Some(haohaonju_golden())), (carkusl(), None)] {
         let cloud = PointCloud::new(Layout::NUSCENES, case.points()).unwrap();
         let mut sides = Sides::new(&case.model, &case.pfn(), &device);

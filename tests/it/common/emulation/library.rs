@@ -35,18 +35,19 @@ const CHECKED_FLAGS: &[&str] = &[
     "-fno-omit-frame-pointer",
 ];
 
-/// The C++ compiler and its version: `CXX`, else g++ or c++. `None` if there is none.
-pub(crate) static COMPILER: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
+/// The C++ compiler and its version: `CXX`, else g++ or c++.
+pub(crate) static COMPILER: LazyLock<(String, String)> = LazyLock::new(|| {
     let named = std::env::var("CXX").ok();
     let mut candidates = named.as_deref().into_iter().chain(["g++", "c++"]);
-    candidates.find_map(|program| {
+    let found = candidates.find_map(|program| {
         let output = Command::new(program).arg("--version").output().ok()?;
         let version = String::from_utf8_lossy(&output.stdout).into_owned();
         output
             .status
             .success()
             .then(|| (program.to_owned(), version))
-    })
+    });
+    found.expect("no C++ compiler: install g++, or name one in CXX")
 });
 
 /// The libraries of this repository's kernels and of those of the tests.
@@ -215,7 +216,7 @@ impl Library {
 
     /// Builds the library unless it exists.
     fn build(&self) -> PathBuf {
-        let (compiler, version) = COMPILER.as_ref().unwrap();
+        let (compiler, version) = &*COMPILER;
         let mut flags = FLAGS.to_vec();
         if checked() {
             flags.extend(CHECKED_FLAGS);

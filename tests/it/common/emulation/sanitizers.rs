@@ -11,7 +11,7 @@ use super::{CHECKED, DEVICE};
 
 /// Runs this test program with `arguments` and these environment variables under sanitizers.
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let (compiler, _) = COMPILER.as_ref().expect("a C++ compiler");
+    let (compiler, _) = &*COMPILER;
     let runtimes = ["libasan.so", "libubsan.so"].map(|name| runtime(compiler, name));
     let [Some(asan), Some(_)] = runtimes else {
         panic!("{compiler} has no libasan.so or libubsan.so");
