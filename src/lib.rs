@@ -1,14 +1,16 @@
 //! CenterPoint (pillars) lidar detection: points in, 3D boxes out.
 //!
-//! The way of the data, and the module that is each step:
+//! Data flows from left to right; each name is a module:
 //!
 //! ```text
-//! frame.bin ─ points ─ sweeps ─ pillars ─ features ─ scatter ─ engine ─ decode ─ nms ─ boxes ─ results
-//! model.onnx ─ build: import ─ fuse ─ compile ─ X.plan
+//! frame.bin ─ points ─ stages ─ engine ─ stages ─ boxes ─ results
+//! model.onnx ─ build ─ X.plan
 //! ```
 //!
-//! [`detector::Detector`] runs the first line; module `build` makes the plan file that it loads. Module
-//! [`cuda`] has the stages around the engine once more, as kernels.
+//! [`detector::Detector`] runs the first line on a plan, which module `build` makes. The [`stages`] around the engine
+//! (pillars, features and scatter before it, decode and NMS after it) exist twice, with the same names and the same
+//! bytes: in [`cpu`] and, as kernels, in [`cuda`].
+//!
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
@@ -36,7 +38,6 @@ pub mod error;
 pub mod eval;
 #[doc(hidden)]
 pub mod files;
-
 pub mod map;
 pub mod model;
 pub mod plan;

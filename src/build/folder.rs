@@ -20,7 +20,7 @@ use super::onnx::Graph;
 use super::{BuildError, compile, hash};
 use crate::build::Result;
 use crate::engine::tensorrt::Monitor;
-use crate::files::{self, FileError};
+use crate::files;
 use crate::model::Pfn;
 use crate::model::file::read_text;
 use crate::model::{Model, ModelError};
@@ -443,8 +443,8 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     make(out, force)?;
     let mut inputs = BTreeMap::new();
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
-        inputs.insert(name.into(), hash::sha256_file(from)?);
-        let bytes = std::fs::read(from).map_err(FileError::new(from, "read"))?;
+        let bytes = std::fs::read(from).map_err(BuildError::io(from))?;
+        inputs.insert(name.into(), hash::sha256(&bytes));
         files::write(&out.join(name), &bytes)?;
     }
     files::write(&out.join(MODEL), folder.model_text.as_bytes())?;

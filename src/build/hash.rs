@@ -17,10 +17,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// [`BuildError::Io`] if it cannot be read.
 pub fn sha256_file(path: &Path) -> Result<String> {
     use std::io::Read;
-    let io = |source| BuildError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
+    let io = BuildError::io(path);
     let mut file = std::fs::File::open(path).map_err(io)?;
     let mut hasher = Sha256::new();
     let mut chunk = vec![0_u8; 1 << 16];

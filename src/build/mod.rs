@@ -259,6 +259,14 @@ from_detector!(
 );
 
 impl BuildError {
+    /// A [`BuildError::Io`] about `path`, for `map_err`.
+    pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> Self + Copy {
+        |source| Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
     /// A [`BuildError::Graph`] about `path`.
     pub(crate) fn graph(path: &Path, what: impl Into<String>) -> Self {
         Self::Graph {

@@ -47,10 +47,7 @@ pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         accuracy,
     } = sources;
     // Memory-mapped, so the engine takes no memory of the process.
-    let bytes = plan::map(engine).map_err(|source| BuildError::Io {
-        path: engine.into(),
-        source,
-    })?;
+    let bytes = plan::map(engine).map_err(BuildError::io(engine))?;
     let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
         path,

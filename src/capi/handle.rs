@@ -10,10 +10,7 @@ use super::types::{cp_cloud, cp_field, cp_frame_info, cp_model_info, slice};
 use crate::cuda::DevicePtr;
 use crate::detection::Detection;
 use crate::detector::Detector;
-use crate::points::{
-    Column, Extent, FieldType, FrameError, Layout, PointCloud, Pose, RecordError, Records,
-    SweepBuffer,
-};
+use crate::points::{Column, Extent, FieldType, Layout, PointCloud, Pose, Records, SweepBuffer};
 
 /// Most fields of a point; real ones have a dozen.
 const MAX_FIELDS: usize = 1024;
@@ -288,7 +285,7 @@ impl KnownFields {
                 Some((field.name.to_str().ok()?, kind, field.offset as usize))
             });
         let records = Records::new(&Records::select_fields(usable), step, big_endian)
-            .map_err(|error: RecordError| crate::Error::from(FrameError::from(error)))?;
+            .map_err(crate::Error::from)?;
         Ok(Self {
             fields,
             step,

@@ -14,7 +14,6 @@ use crate::chain::Chain;
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
 use crate::eval::EvalError;
-use crate::files::FileError;
 use crate::plan::PlanError;
 use crate::results::ResultsError;
 
@@ -71,8 +70,7 @@ pub fn code(error: &Error) -> u8 {
         Error::TensorRt(error) => of_tensorrt(error),
         Error::Cuda(_) => DEVICE,
         Error::Results(error) => of_results(error),
-        Error::File(error) => of_file(error),
-        Error::Draw(_) => FAILURE,
+        Error::File(_) | Error::Draw(_) => FAILURE,
         #[cfg(feature = "build")]
         Error::Build(error) => of_build(error),
         #[cfg(feature = "build")]
@@ -84,18 +82,11 @@ pub fn code(error: &Error) -> u8 {
     }
 }
 
-fn of_file(error: &FileError) -> u8 {
-    match error.action {
-        "read" => INPUT,
-        _ => FAILURE,
-    }
-}
-
 fn of_results(error: &ResultsError) -> u8 {
     match error {
         ResultsError::SameName { .. } => USAGE,
-        ResultsError::File(error) => of_file(error),
-        ResultsError::TooLarge { .. }
+        ResultsError::Read { .. }
+        | ResultsError::TooLarge { .. }
         | ResultsError::Format { .. }
         | ResultsError::BadBox { .. } => INPUT,
         _ => FAILURE,

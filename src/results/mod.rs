@@ -92,7 +92,15 @@ pub enum ResultsError {
         /// The second frame.
         second: PathBuf,
     },
-    /// A file could not be read or written.
+    /// A file could not be read.
+    #[error("{path}: cannot read")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file could not be written.
     #[error(transparent)]
     File(#[from] FileError),
     /// A file is larger than any sensible result file.

@@ -76,7 +76,7 @@ impl Results {
     /// Peak memory is below 4 times the file's size.
     ///
     /// # Errors
-    /// [`ResultsError::File`], [`ResultsError::TooLarge`] above [`MAX_FILE_BYTES`], and
+    /// [`ResultsError::Read`], [`ResultsError::TooLarge`] above [`MAX_FILE_BYTES`], and
     /// [`ResultsError::Format`], which names the file, the sample, the box's index in it and the key.
     pub fn read(path: &Path) -> Result<Results, ResultsError> {
         read::read(path)

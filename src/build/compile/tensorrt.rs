@@ -13,16 +13,16 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use crate::build::Result;
 use crate::build::engine_layers::{LayerTable, inspector, log};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::onnx::{Graph, Shapes, encode};
+use crate::build::{BuildError, Result};
 use crate::cuda::{self, CudaError};
 use crate::engine::tensorrt::{
     BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, TensorRtError, Version,
 };
-use crate::files::{self, FileError};
+use crate::files;
 use crate::map::Element;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
@@ -56,8 +56,8 @@ pub struct Compiled {
 /// Builds the engine of `graph`, an FP32 network with or without Q/DQ pairs.
 ///
 /// # Errors
-/// [`TensorRtError`]; [`crate::build::BuildError`] for a network that FP16 cannot represent; [`FileError`] if the
-/// timing cache cannot be read or written.
+/// [`TensorRtError`]; [`BuildError`] for a network that FP16 cannot represent, or a timing cache that cannot be read
+/// or written.
 pub fn build(graph: &Graph, request: Request<'_>, monitor: &dyn Monitor) -> Result<Compiled> {
     let Request {
         library,
@@ -254,7 +254,7 @@ fn read_cache(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(FileError::new(path, "read")(error).into()),
+        Err(error) => Err(BuildError::io(path)(error)),
     }
 }
 

@@ -7,13 +7,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::quantized::write_graph;
-use crate::build::Result;
 use crate::build::compile::tensorrt::tensors;
 use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::trtexec::Commands;
-use crate::files::{self, FileError};
+use crate::build::{BuildError, Result};
+use crate::files;
 use crate::plan::TensorDesc;
 
 /// A folder manifest's entry for a strongly typed network.
@@ -32,7 +32,7 @@ pub struct TypedNetwork {
 /// that has the given input and output types. The other files do not change.
 ///
 /// # Errors
-/// As [`half::strongly_typed`]; [`FileError`].
+/// As [`half::strongly_typed`]; a file that cannot be read or written.
 pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedNetwork> {
     let mut network = half::strongly_typed(&source.rpn.graph, io)?;
     folder::bind(&mut network.graph, &source.pfe.pfn);
@@ -48,7 +48,7 @@ pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedNetwork>
         tensors,
     };
     let pfe = source.path().join(PFE);
-    let pfe = std::fs::read(&pfe).map_err(FileError::new(&pfe, "read"))?;
+    let pfe = std::fs::read(&pfe).map_err(BuildError::io(&pfe))?;
     files::write(&out.join(PFE), &pfe)?;
     files::write(&out.join(MODEL), source.model_text.as_bytes())?;
     let mut files = BTreeMap::new();

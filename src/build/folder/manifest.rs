@@ -49,7 +49,7 @@ impl FolderManifest {
         };
         let text = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(FileError::new(&path, "read"))?,
+            read => read.map_err(BuildError::io(&path))?,
         };
         let value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|e| broken(format!("not valid JSON: {e}")))?;

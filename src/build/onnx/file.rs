@@ -18,10 +18,7 @@ pub const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 /// Reads the file at `path`. Needs memory for the file itself, and at most three times its length plus
 /// one MiB for the messages; tensors share the file's memory.
 pub(super) fn read(path: &Path) -> Result<ModelProto> {
-    let io = |source| BuildError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
+    let io = BuildError::io(path);
     let file = std::fs::File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;
     let len = metadata.len();

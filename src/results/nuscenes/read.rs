@@ -22,7 +22,6 @@ use serde_json::{Deserializer, Map};
 
 use super::meta::Meta;
 use super::{MAX_FILE_BYTES, Results, SampleBox};
-use crate::files::FileError;
 use crate::results::ResultsError;
 
 /// See [`Results::read`].
@@ -46,7 +45,10 @@ fn parse(bytes: &[u8]) -> Result<Results, serde_json::Error> {
 
 /// Reads the file's bytes after checking its size.
 fn read_bytes(path: &Path) -> Result<Vec<u8>, ResultsError> {
-    let io = |reason| FileError::new(path, "read")(reason);
+    let io = |source| ResultsError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
     let too_large = |bytes| ResultsError::TooLarge {
         path: path.to_path_buf(),
         bytes,
