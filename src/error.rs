@@ -1,4 +1,4 @@
-//! The crate's error type: one variant per module that can fail, each with its own typed error.
+//! The umbrella over the errors of all layers, named only by programs and bindings.
 
 use crate::files::FileError;
 

@@ -46,7 +46,7 @@ impl FileError {
 ///
 /// # Errors
 /// [`FileError`].
-pub fn len(path: &Path) -> Result<u64, FileError> {
+pub(crate) fn len(path: &Path) -> Result<u64, FileError> {
     let metadata = fs::metadata(path).map_err(FileError::new(path, "read"))?;
     Ok(metadata.len())
 }
@@ -55,7 +55,7 @@ pub fn len(path: &Path) -> Result<u64, FileError> {
 ///
 /// # Errors
 /// [`FileError`]; an existing file is then unchanged.
-pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     write_with(path, |file| file.write_all(bytes))
 }
 
@@ -63,7 +63,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 ///
 /// # Errors
 /// [`FileError`], also for an error of `fill`; an existing file is then unchanged.
-pub fn write_with(
+pub(crate) fn write_with(
     path: &Path,
     fill: impl FnOnce(&mut OutputFile) -> io::Result<()>,
 ) -> Result<(), FileError> {
@@ -75,7 +75,7 @@ pub fn write_with(
 /// A buffered file that appears under its name when it is [finished](Self::finish), and not at all if it is
 /// dropped before.
 #[derive(Debug)]
-pub struct OutputFile {
+pub(crate) struct OutputFile {
     /// As the caller named it, for errors.
     path: PathBuf,
     file: BufWriter<Destination>,
@@ -97,7 +97,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// [`FileError`] if the folder does not exist or cannot be written.
-    pub fn create(path: &Path) -> Result<Self, FileError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, FileError> {
         Destination::open(path)
             .map(|file| Self::new(path, file))
             .map_err(FileError::new(path, "create"))
@@ -126,7 +126,7 @@ impl OutputFile {
     }
 
     /// The path, as the caller named it.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -134,7 +134,7 @@ impl OutputFile {
     ///
     /// # Errors
     /// [`FileError`]; an existing file is then unchanged.
-    pub fn finish(self) -> Result<(), FileError> {
+    pub(crate) fn finish(self) -> Result<(), FileError> {
         let Self { path, file } = self;
         let file = file
             .into_inner()

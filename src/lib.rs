@@ -1,61 +1,72 @@
 //! CenterPoint (pillars) lidar detection: points in, 3D boxes out.
 //!
-//! Data flows from left to right; each name is a module:
-//!
 //! ```text
-//! frame.bin ─ points ─ stages ─ engine ─ stages ─ boxes ─ results
+//! frame.bin ─ points ─ encoder ─ engine ─ decoder ─ boxes ─ results
 //! model.onnx ─ build ─ X.plan
 //! ```
 //!
-//! [`detector::Detector`] runs the first line on a plan, which module `build` makes. The [`stages`] around the engine
-//! (pillars, features and scatter before it, decode and NMS after it) exist twice, with the same names and the same
-//! bytes: in [`cpu`] and, as kernels, in [`cuda`].
+//! [`Detector`] runs the first line on a [`Plan`], which the second line makes. Encoder (pillars, features, scatter) and
+//! decoder (decode, NMS) exist twice, with the same names and the same bytes: on the CPU and as CUDA kernels.
+//!
+//! - [`points`] reads frames and accumulates sweeps, [`results`] formats boxes.
+//! - [`model`] describes a network; a plan holds a [`Model`].
+//! - [`engine`] and [`map`] are for an engine of your own, see [`Detector::with_engine`]; [`cuda`] opens a GPU for it.
+//! - Module `build` (feature `build`) imports and quantises networks.
 //!
 //! Lengths are metres, angles radians (counter-clockwise seen from above), times seconds, unless a
 //! name says otherwise. The vehicle frame is x forward, y left, z up.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// What only the programs call has no caller without them.
+#![cfg_attr(
+    not(all(feature = "cli", feature = "build")),
+    allow(dead_code, unreachable_pub, unused_imports)
+)]
+
 #[cfg(feature = "mcap")]
-pub mod bag;
+mod bag;
 #[cfg(feature = "cli")]
-pub mod bench;
-pub mod boxes;
+mod bench;
+mod boxes;
 #[cfg(feature = "build")]
 pub mod build;
-pub mod capi;
-pub mod chain;
+mod capi;
+mod chain;
 #[cfg(feature = "cli")]
-pub mod cli;
-pub mod cpu;
+mod cli;
+mod cpu;
 pub mod cuda;
-pub mod deadline;
-pub mod detection;
-pub mod detector;
-#[cfg(any(feature = "cli", feature = "mcap"))]
-pub mod draw;
+mod deadline;
+mod detection;
+mod detector;
+#[cfg(feature = "cli")]
+mod draw;
 pub mod engine;
-pub mod error;
+mod error;
 #[cfg(any(feature = "cli", feature = "build"))]
-pub mod eval;
+mod eval;
+mod files;
 #[doc(hidden)]
-pub mod files;
+pub mod internals;
 pub mod map;
 pub mod model;
-pub mod plan;
+mod plan;
 pub mod points;
-pub mod program;
+mod program;
 pub mod results;
-pub mod stages;
+mod stages;
 #[cfg(any(feature = "cli", feature = "build"))]
-pub mod synth;
+mod synth;
 #[cfg(feature = "build")]
-#[doc(hidden)]
-pub mod testing;
+mod testing;
 
 pub use boxes::Box3d;
-pub use detection::{Dropped, Times};
-pub use detector::Detector;
+pub use deadline::{Budget, Counts, Deadline, Level};
+pub use detection::{Detection, Dropped, Times};
+pub use detector::{Detector, DetectorError, Device, Options};
 pub use error::{Error, Result};
 pub use model::Model;
+pub use plan::{Plan, PlanError};
 pub use points::{Column, Layout, PointCloud};
 
 /// Compiles the README's example.

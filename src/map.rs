@@ -321,6 +321,7 @@ impl MapViewMut<'_> {
 /// The code of a value, like ONNX QuantizeLinear to int8 with zero point 0: `value / scale` rounded half to even, in
 /// -128..=127; NaN becomes 0.
 #[inline]
+#[doc(hidden)]
 pub fn quantize(value: f32, scale: f32) -> i8 {
     // 1.5 · 2²³. Adding it rounds a small number half to even to an integer, which is then in the low bits. Unlike a
     // rounding function, this vectorises on every processor.

@@ -7,7 +7,6 @@
 //! A frame calls `load`, `encode`, the engine, `decode` for each task, `suppress`, and `finish` of both. On the CPU each
 //! call computes. On a GPU it may only enqueue work, and `finish` waits for it.
 
-use crate::boxes::Box3d;
 use crate::cpu;
 use crate::cuda::{self, StageError};
 use crate::detection::{Dropped, Times};
@@ -17,7 +16,7 @@ use crate::points::{PointCloud, SweepBuffer};
 
 /// The points of one frame.
 #[derive(Clone, Copy)]
-pub enum Points<'a> {
+pub(crate) enum Points<'a> {
     /// One cloud: a single sweep, or several accumulated ones.
     Cloud(&'a PointCloud),
     /// The sweeps that [`SweepBuffer::accumulate`] would combine.
@@ -25,7 +24,7 @@ pub enum Points<'a> {
 }
 
 /// Converts points to the BEV map: voxelisation, pillar features, scatter. Allocates nothing after construction.
-pub trait Encoder {
+pub(crate) trait Encoder {
     /// Loads the points of a frame. May already compute everything that does not need the map.
     ///
     /// # Errors
@@ -44,7 +43,7 @@ pub trait Encoder {
 }
 
 /// Converts head maps to boxes: decoding and non-maximum suppression. Allocates nothing after construction.
-pub trait Decoder {
+pub(crate) trait Decoder {
     /// Collects a task's candidates from its head maps. Tasks come in order; the first one starts a frame.
     ///
     /// # Errors
@@ -60,8 +59,6 @@ pub trait Decoder {
     /// # Errors
     /// The device fails.
     fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError>;
-    /// The boxes of the last finished frame, best first.
-    fn boxes(&self) -> &[Box3d];
 }
 
 impl Encoder for cpu::Encoder {
@@ -98,10 +95,6 @@ impl Decoder for cpu::Decoder {
     fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError> {
         cpu::Decoder::finish(self, dropped, times);
         Ok(())
-    }
-
-    fn boxes(&self) -> &[Box3d] {
-        cpu::Decoder::boxes(self)
     }
 }
 
@@ -141,9 +134,5 @@ impl Decoder for cuda::Decoder {
 
     fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), StageError> {
         Ok(cuda::Decoder::finish(self, dropped, times)?)
-    }
-
-    fn boxes(&self) -> &[Box3d] {
-        cuda::Decoder::boxes(self)
     }
 }

@@ -8,9 +8,8 @@
 
 use std::path::Path;
 
-use centerpoint::detector::{Device, Options};
 use centerpoint::points::{ReadOptions, read};
-use centerpoint::{Box3d, Detector, Layout};
+use centerpoint::{Box3d, Detector, Device, Layout, Options};
 use serde_json::Value;
 
 /// The box of a JSON object. JSON has the fewest digits that read back as the same f32.

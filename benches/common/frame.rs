@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::Result;
-use centerpoint::Model;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::Pfn;
-use centerpoint::points::{self, Layout, ReadOptions};
+use centerpoint::points::ReadOptions;
+use centerpoint::{Layout, Model, points};
 
 /// A frame of the shipped calibration set, with about the median number of pillars.
 pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");

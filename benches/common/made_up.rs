@@ -7,10 +7,9 @@
 use std::path::Path;
 
 use centerpoint::Model;
+use centerpoint::internals::testing::Random;
 use centerpoint::map::{HeadMaps, MapLayout};
 use centerpoint::model::{Pfn, PfnLayer};
-
-use centerpoint::testing::Random;
 
 const MODEL: &str = r#"
 name = "bench"

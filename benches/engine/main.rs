@@ -18,8 +18,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use centerpoint::testing::Random;
-use centerpoint::testing::networks::Network;
+use centerpoint::internals::testing::Random;
+use centerpoint::internals::testing::networks::Network;
 use clap::{Parser, ValueEnum};
 
 use crate::runner::Runner;

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::Plan;
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::plan::Plan;
-use centerpoint::program::Program;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{CpuEngine, Options};
+use centerpoint::internals::program::Program;
 
 use crate::runner::{self, RunnerNetwork};
 

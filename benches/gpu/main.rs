@@ -17,14 +17,13 @@ mod null;
 use std::sync::Arc;
 use std::time::Instant;
 
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cuda::{self, Buffer, CopyEnd, CudaError, Device, DeviceMap};
-use centerpoint::detector::{DetectorError, Options};
-use centerpoint::map::MapFormat;
-use centerpoint::map::{HeadMaps, MapDesc, MapLayout};
+use centerpoint::cuda::{CudaError, Device, DeviceMap};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cuda::{Buffer, CopyEnd};
+use centerpoint::internals::testing::{FixedEngine, Random};
+use centerpoint::map::{HeadMaps, MapDesc, MapFormat, MapLayout};
 use centerpoint::model::Pfn;
-use centerpoint::testing::{FixedEngine, Random};
-use centerpoint::{Detector, Layout, Model, PointCloud, Times};
+use centerpoint::{Detector, DetectorError, Layout, Model, Options, PointCloud, Times, cuda};
 
 use crate::null::Null;
 

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use centerpoint::cuda::{CopyEnd, CudaError, Device, DevicePtr, Launch, StreamWork};
+use centerpoint::cuda::{CudaError, Device, DevicePtr};
+use centerpoint::internals::cuda::{CopyEnd, Launch, StreamWork};
 
 /// It reads as zeros.
 #[derive(Default)]

@@ -8,13 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use centerpoint::Model;
-use centerpoint::build::folder::PFE;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
-use centerpoint::plan::Plan;
-use centerpoint::testing::Random;
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::testing::Random;
+use centerpoint::{Model, Plan};
 
 use crate::runner::{self, Runner, RunnerNetwork};
 use crate::{DEMO, frame};
@@ -104,7 +102,12 @@ pub(crate) fn compare() -> Result<()> {
     for threads in [1, 2] {
         let mut ours = Command::new(std::env::current_exe()?);
         let ours = Runner::start(ours.args([SERVE, &threads.to_string()]))?;
-        let theirs = Runner::python(&python, "onnxruntime", &Path::new(DEMO).join(PFE), threads)?;
+        let theirs = Runner::python(
+            &python,
+            "onnxruntime",
+            &Path::new(DEMO).join("pts_voxel_encoder.onnx"),
+            threads,
+        )?;
         let Some(mut theirs) = theirs else {
             println!("skipped ONNX Runtime's PFN: onnxruntime is not installed");
             return Ok(());

@@ -3,8 +3,8 @@
 //! All messages have the cloud's frame and time. Yaw is about z and sizes are length, width, height, as in [`Box3d`].
 
 use centerpoint::Box3d;
-use centerpoint::bag::messages::{Header, Quaternion, Vector3};
-use centerpoint::draw::class_color;
+use centerpoint::internals::bag::messages::{Header, Quaternion, Vector3};
+use centerpoint::internals::draw::class_color;
 use centerpoint::model::AUTOWARE_LABELS;
 
 use crate::messages::{

@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use centerpoint::Dropped;
-use centerpoint::bag::messages::{Header, Time};
-use centerpoint::deadline::{Deadline, Level};
+use centerpoint::internals::bag::messages::{Header, Time};
+use centerpoint::{Deadline, Dropped, Level};
 
 use crate::counts::Counts;
 use crate::messages::{DiagnosticArray, DiagnosticStatus, KeyValue};
@@ -128,7 +127,7 @@ pub(crate) fn processing_time(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use centerpoint::deadline::Budget;
+    use centerpoint::Budget;
     use std::time::Duration;
 
     fn get<'a>(array: &'a DiagnosticArray, key: &str) -> &'a str {

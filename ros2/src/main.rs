@@ -20,9 +20,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use centerpoint::chain::Chain;
-use centerpoint::cli::{self, DeviceArg};
-use centerpoint::detector::Options;
+use centerpoint::Options;
+use centerpoint::internals::chain::Chain;
+use centerpoint::internals::cli;
+use centerpoint::internals::cli::DeviceArg;
 use clap::Parser;
 use node::{Config, NodeError};
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -7,7 +7,7 @@
 //! [autoware_msgs](https://github.com/autowarefoundation/autoware_msgs) and
 //! [autoware_internal_msgs](https://github.com/autowarefoundation/autoware_internal_msgs): metres, radians, seconds.
 
-use centerpoint::bag::messages::{Header, Quaternion, Time, Vector3};
+use centerpoint::internals::bag::messages::{Header, Quaternion, Time, Vector3};
 use serde::{Serialize, Serializer};
 
 /// `geometry_msgs/Point`.

@@ -7,9 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use centerpoint::Model;
-use centerpoint::deadline::Budget;
 use centerpoint::model::{AUTOWARE_LABELS, Decode, NmsKind, NmsStep};
+use centerpoint::{Budget, Model};
 
 use crate::parameters::{ParameterError, Parameters, Value};
 

@@ -1,14 +1,13 @@
 //! Detects boxes in a cloud, accumulating sweeps by their poses from TF.
 
-use centerpoint::chain::Chain;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use centerpoint::bag::messages::{Header, TFMessage};
-use centerpoint::bag::tf::{TfBuffer, TfError};
-use centerpoint::detection::Detection;
-use centerpoint::detector::{Detector, Result};
-use centerpoint::points::{Layout, PointCloud, Pose, SweepBuffer};
+use centerpoint::internals::bag::messages::{Header, TFMessage};
+use centerpoint::internals::bag::tf::{TfBuffer, TfError};
+use centerpoint::internals::chain::Chain;
+use centerpoint::points::{Pose, SweepBuffer};
+use centerpoint::{Detection, Detector, DetectorError, Layout, PointCloud};
 
 use crate::throttle::Throttle;
 
@@ -93,7 +92,7 @@ impl Worker {
         &mut self,
         cloud: &StampedCloud,
         transforms: &Transforms,
-    ) -> Result<Detection<'_>> {
+    ) -> Result<Detection<'_>, DetectorError> {
         let Some(sweeps) = &mut self.sweeps else {
             return self.detector.detect(&cloud.points);
         };

@@ -7,7 +7,7 @@ use crate::points::{Extent, FieldType, PointCloud, RecordError, Records};
 /// type or an unknown name.
 ///
 /// # Errors
-/// [`RecordError`] if x, y or z is missing, a field does not fit into a point, or the data are too short; `out` is then
+/// `RecordError` if x, y or z is missing, a field does not fit into a point, or the data are too short; `out` is then
 /// unchanged.
 pub fn read(message: &PointCloud2, out: &mut PointCloud) -> Result<(), RecordError> {
     let fields = message.fields.iter().filter(|field| field.count == 1);

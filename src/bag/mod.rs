@@ -11,24 +11,22 @@
 //! node in `ros2/`.
 
 mod cdr;
-#[doc(hidden)]
-pub mod cloud;
+pub(crate) mod cloud;
 mod frames;
 mod index;
-#[doc(hidden)]
-pub mod messages;
+pub(crate) mod messages;
 mod reader;
 mod record;
-#[doc(hidden)]
-pub mod tf;
+pub(crate) mod tf;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub use cdr::CdrError;
-pub use frames::{BagFrame, FrameOptions, Frames};
-pub use index::BlockError;
+pub(crate) use cdr::CdrError;
+pub(crate) use frames::BagFrame;
+pub use frames::{FrameOptions, Frames};
+pub(crate) use index::BlockError;
 use index::{BagFile, Index};
 
 use crate::chain::Chain;

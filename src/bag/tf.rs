@@ -14,7 +14,7 @@ use super::messages::{TFMessage, TransformStamped};
 use crate::points::{Pose, PoseError};
 
 /// How long samples are kept; the default of tf2.
-pub const HISTORY: Duration = Duration::from_secs(10);
+pub(crate) const HISTORY: Duration = Duration::from_secs(10);
 
 /// Maximum number of frames.
 const MAX_FRAMES: usize = 10_000;

@@ -10,7 +10,7 @@ use super::stats::{Summary, percentile};
 
 /// Time of a plan relative to the first one; 0.5 is half the time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Index of the reference plan.
     pub base: usize,
     /// Index of the compared plan.
@@ -27,7 +27,7 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares every recording but the first with the first.
-    pub fn all(recordings: &[Recording]) -> Vec<Self> {
+    pub(crate) fn all(recordings: &[Recording]) -> Vec<Self> {
         let latencies = recordings.iter().map(|recording| {
             let frames = recording.samples.iter();
             frames.map(|sample| sample.latency_ms).collect()
@@ -41,7 +41,7 @@ impl Comparison {
     }
 
     /// Increases both indices by `first`, for a report of several comparisons.
-    pub fn after(self, first: usize) -> Self {
+    pub(crate) fn after(self, first: usize) -> Self {
         Self {
             base: self.base + first,
             plan: self.plan + first,

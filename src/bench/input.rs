@@ -25,7 +25,7 @@ const SCANNERS: [(u32, usize); 3] = [(32, 40_000), (64, 120_000), (128, usize::M
 
 /// The source of frames.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Input {
+pub(crate) enum Input {
     /// Files and folders, read once before the measurement and used in turn.
     Files {
         /// The paths for [`points::list_frames`].
@@ -44,7 +44,7 @@ pub enum Input {
 
 /// InputDescription of an input, for reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct InputDescription {
+pub(crate) struct InputDescription {
     /// `files` or `synthetic`.
     pub kind: &'static str,
     /// Number of files, or sweeps of the scene, used in turn.
@@ -56,7 +56,7 @@ pub struct InputDescription {
 }
 
 /// Feeds a detector an endless series of frames.
-pub struct Feed {
+pub(crate) struct Feed {
     clouds: Vec<PointCloud>,
     /// The sweeps of a frame, if there are several.
     buffer: Option<SweepBuffer>,
@@ -69,7 +69,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`FrameError`] of a file, or if there are no files.
-    pub fn new(input: &Input, model: &Model) -> Result<Self> {
+    pub(crate) fn new(input: &Input, model: &Model) -> Result<Self> {
         let feed = match input {
             Input::Files { paths, layout } => {
                 let options = ReadOptions {
@@ -130,7 +130,7 @@ impl Feed {
     }
 
     /// InputDescription of the input.
-    pub fn description(&self) -> &InputDescription {
+    pub(crate) fn description(&self) -> &InputDescription {
         &self.description
     }
 
@@ -138,7 +138,7 @@ impl Feed {
     ///
     /// # Errors
     /// As for [`Detector::detect`].
-    pub fn detect<'a>(&mut self, detector: &'a mut Detector) -> Result<Detection<'a>> {
+    pub(crate) fn detect<'a>(&mut self, detector: &'a mut Detector) -> Result<Detection<'a>> {
         if self.buffer.is_some() {
             self.push()?;
         }

@@ -13,14 +13,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use clocks::{Clock, Temperature};
-pub use jetson::{Jetson, PowerMode};
+pub(crate) use clocks::{Clock, Temperature};
+pub(crate) use jetson::Jetson;
 
 use super::memory::kilobytes;
 
 /// Constant properties of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Name of the board, from the device tree or the firmware.
     pub board: Option<String>,
     /// The CPU's name.
@@ -43,7 +43,7 @@ pub struct Machine {
 
 /// Changing properties of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct State {
+pub(crate) struct State {
     /// Runnable processes, averaged over the last minute.
     pub load: Option<f64>,
     /// Clocks of the CPU's cores, one per group of cores that share a clock.
@@ -58,7 +58,7 @@ pub struct State {
 
 impl Machine {
     /// Reads the files under `root`.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let cpu_info = file(root, "proc/cpuinfo").unwrap_or_default();
         let cores = cpu_info
             .lines()
@@ -119,7 +119,7 @@ impl Machine {
 
 impl State {
     /// Reads the files under `root`.
-    pub fn read(root: &Path) -> Self {
+    pub(crate) fn read(root: &Path) -> Self {
         let load = file(root, "proc/loadavg");
         Self {
             load: load.and_then(|text| text.split_whitespace().next()?.parse().ok()),
@@ -186,3 +186,6 @@ fn pretty_name(os_release: &str) -> Option<String> {
         .find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     Some(name.trim_matches('"').to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,21 +9,20 @@
 //! so disturbances of the machine affect all of them alike. The program is `cp-bench`. Times are milliseconds
 //! unless a name says otherwise.
 
-pub mod compare;
-pub mod input;
-pub mod machine;
-pub mod memory;
-pub mod pictures;
+pub(crate) mod compare;
+pub(crate) mod input;
+pub(crate) mod machine;
+pub(crate) mod memory;
+pub(crate) mod pictures;
 mod profile;
-pub mod report;
-pub mod run;
-pub mod stats;
+pub(crate) mod report;
+pub(crate) mod run;
+pub(crate) mod stats;
 mod text;
 
-pub use compare::Comparison;
-pub use input::{Feed, Input};
-pub use machine::{Machine, State};
-pub use profile::Profile;
-pub use report::{Report, Run};
-pub use run::{Recording, Sample, Settings, Subject, measure};
-pub use stats::Summary;
+pub(crate) use compare::Comparison;
+pub(crate) use input::{Feed, Input};
+pub(crate) use machine::{Machine, State};
+pub(crate) use profile::Profile;
+pub(crate) use report::{Report, Run};
+pub(crate) use run::{Recording, Settings, Subject, measure};

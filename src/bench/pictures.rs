@@ -6,7 +6,7 @@ use super::run::Recording;
 use crate::draw::plot::{self, Curve, Curves, Histogram, Mark, Plot};
 
 /// The latencies of a run, with marked median and percentiles.
-pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Plot {
+pub(crate) fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Plot {
     let values: Vec<f64> = recording.samples.iter().map(|s| s.latency_ms).collect();
     let percentiles = run.latency_ms.percentiles.iter().map(|p| Mark {
         name: format!("{} %", p.percent),
@@ -29,7 +29,7 @@ pub fn histogram(run: &Run, recording: &Recording, machine: &Machine) -> Plot {
 
 /// Median latency over the points, sweeps or cells of a frame: the first of these that differs between runs, with
 /// one curve for each combination of the others. The fainter lines are the first requested percentile.
-pub fn curve(runs: &[Run], machine: &Machine) -> Plot {
+pub(crate) fn curve(runs: &[Run], machine: &Machine) -> Plot {
     type Quantity = fn(&Run) -> f64;
     let points: Quantity = |run| run.input.points[1] as f64;
     let sweeps: Quantity = |run| run.input.sweeps as f64;

@@ -10,7 +10,7 @@ use crate::engine::LayerTime;
 
 /// Times of each layer in ms, one value per frame.
 #[derive(Clone, Debug, Default)]
-pub struct Profile {
+pub(crate) struct Profile {
     frames: usize,
     /// In execution order; names need not be unique.
     layers: Vec<(String, Vec<f64>)>,
@@ -29,7 +29,7 @@ struct Row<'a> {
 
 impl Profile {
     /// Adds a frame; a network has the same layers in every frame.
-    pub fn add(&mut self, times: &[LayerTime]) {
+    pub(crate) fn add(&mut self, times: &[LayerTime]) {
         self.frames += 1;
         if self.layers.is_empty() {
             let layers = times.iter().map(|layer| (layer.name.clone(), Vec::new()));
@@ -41,7 +41,7 @@ impl Profile {
     }
 
     /// The JSON of `trtexec --exportProfile`: `{"count": frames}`, then one object per layer.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let count = serde_json::json!({ "count": self.frames });
         let mut layers = self.rows();
         layers.pop();

@@ -15,7 +15,7 @@ use crate::detection::Dropped;
 
 /// A measurement of one plan or more.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// This crate's version.
     pub version: &'static str,
     /// Settings of the measurement.
@@ -34,7 +34,7 @@ pub struct Report {
 
 /// [`Settings`] with the names of the command line's options.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct ReportedSettings {
+pub(crate) struct ReportedSettings {
     warm_up_ms: f64,
     duration_s: f64,
     iterations: usize,
@@ -56,7 +56,7 @@ impl From<&Settings> for ReportedSettings {
 
 /// A plan on an input.
 #[derive(Clone, Debug, Serialize)]
-pub struct Run {
+pub(crate) struct Run {
     /// The plan's file.
     pub plan: String,
     /// The model's name.
@@ -100,7 +100,7 @@ pub struct Run {
 
 /// A part of the latency.
 #[derive(Clone, Debug, Serialize)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// `pillars`, `features`, `scatter`, `engine`, `decode`, `nms`, `other`.
     pub name: &'static str,
     /// Times in ms.
@@ -110,7 +110,7 @@ pub struct Stage {
 
 /// DeadlineMisses deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct DeadlineMisses {
+pub(crate) struct DeadlineMisses {
     /// Time budget of a frame in ms.
     pub deadline_ms: f64,
     /// Frames, including skipped scans.
@@ -134,7 +134,7 @@ impl DeadlineMisses {
 
 /// Memory of the process, with all its plans, and of the device; in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Before loading a plan.
     pub start: Option<Resident>,
     /// After the last frame.
@@ -147,7 +147,7 @@ pub struct Memory {
 
 impl Run {
     /// Summarises a recording of `subject`, whose plan is the file `plan`.
-    pub fn new(
+    pub(crate) fn new(
         plan: &Path,
         subject: &Subject,
         recording: &Recording,
@@ -221,7 +221,7 @@ const PARTS: [Part; 7] = [
 /// A frame's times in ms, like `trtexec --exportTimes`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct FrameTimes {
+pub(crate) struct FrameTimes {
     /// Index of the run in the report.
     pub run: usize,
     /// Start of the frame, relative to that of the first measured frame of its run or comparison.
@@ -241,7 +241,7 @@ pub struct FrameTimes {
 
 /// The times of all frames of recordings that took turns, in execution order. `first` is the index of the first
 /// recording's run.
-pub fn times(recordings: &[Recording], first: usize) -> Vec<FrameTimes> {
+pub(crate) fn times(recordings: &[Recording], first: usize) -> Vec<FrameTimes> {
     let runs = recordings.iter().enumerate().flat_map(|(i, recording)| {
         let samples = recording.samples.iter();
         samples.map(move |sample| {

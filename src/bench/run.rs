@@ -17,7 +17,7 @@ use crate::detector::{Detector, Result};
 
 /// Settings of a measurement. The defaults are those of `trtexec`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Minimum warm-up per plan in ms. At least one frame is run, because the first one allocates.
     pub warm_up_ms: f64,
     /// Minimum duration of the measurement per plan, in seconds.
@@ -43,7 +43,7 @@ impl Default for Settings {
 }
 
 /// A loaded plan and its frames.
-pub struct Subject {
+pub(crate) struct Subject {
     /// The detector.
     pub detector: Detector,
     /// Its input.
@@ -52,7 +52,7 @@ pub struct Subject {
 
 /// One measured frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
+pub(crate) struct Sample {
     /// Start of the frame, in ms since that of the first measured one.
     pub start_ms: f64,
     /// From the cloud to the boxes.
@@ -65,7 +65,7 @@ pub struct Sample {
 
 /// The measurements of one plan.
 #[derive(Clone, Debug, Default)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// Frames before the measured ones.
     pub warm_up_frames: usize,
     /// Duration of the warm-up in ms, including frames of other plans.
@@ -92,7 +92,7 @@ pub struct Recording {
 ///
 /// # Errors
 /// The error of the first frame that fails.
-pub fn measure(
+pub(crate) fn measure(
     subjects: &mut [Subject],
     settings: &Settings,
     allocations: Option<fn() -> u64>,

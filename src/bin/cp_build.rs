@@ -1,5 +1,5 @@
 //! `cp-build`: the offline side, from exported networks to plans.
 
 fn main() -> std::process::ExitCode {
-    centerpoint::cli::build::main()
+    centerpoint::internals::cli::build::main()
 }

@@ -1,5 +1,5 @@
 //! `cp-infer`: runs a plan on frames and prints or draws the boxes.
 
 fn main() -> std::process::ExitCode {
-    centerpoint::cli::infer::main()
+    centerpoint::internals::cli::infer::main()
 }

@@ -5,7 +5,7 @@
 //! [`super::simplify`]), and Reshape, Squeeze and Unsqueeze nodes that keep a map's shape, produce no operator.
 
 mod qdq;
-pub mod tensorrt;
+pub(crate) mod tensorrt;
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use crate::build::lower::{ConvSpec, Direction, MaxPoolSpec, ProgramBuilder, Tens
 use crate::program::{DepthToSpaceMode, Payload, ProgramError};
 
 /// The operators that the CPU engine supports, including those that are removed.
-pub const CPU_OPERATORS: &[&str] = &[
+pub(crate) const CPU_OPERATORS: &[&str] = &[
     "Add",
     "BatchNormalization",
     "Cast (to its own type)",
@@ -50,7 +50,7 @@ const MAX_SPREAD: usize = 1 << 18;
 
 /// Compiles a graph with one input and outputs of shape [1, C, H, W] to the CPU engine's payload. The graph is a
 /// float network, or has Q/DQ pairs as written by [`super::quantize`] and pytorch-quantization. Runs remaining
-/// BatchNormalizations as they are; fold them beforehand with [`super::fuse`].
+/// BatchNormalizations as they are; fold them beforehand with `fuse`.
 ///
 /// # Errors
 /// [`BuildError::Operator`] for an unsupported operator, [`BuildError::Node`] for an unsupported form of an

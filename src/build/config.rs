@@ -36,12 +36,13 @@ mod error;
 
 use std::path::Path;
 
-pub use error::ConfigError;
+pub(crate) use error::ConfigError;
 
-pub use crate::plan::config::{
-    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, EqualizeConfig,
-    FramesConfig, PfnPolicy, PlacementConfig, Recipe,
+pub(crate) use crate::plan::config::{
+    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, EqualizeConfig, FramesConfig,
+    PfnPolicy, PlacementConfig,
 };
+pub use crate::plan::config::{Config, Recipe};
 use toml::{Table, Value};
 
 /// Maximum file size, far above that of any real configuration.
@@ -58,7 +59,7 @@ impl ConfigOverrides {
     /// Reads the keys of the file at `path`.
     ///
     /// # Errors
-    /// [`ConfigError`] with the file and the key.
+    /// `ConfigError` with the file and the key.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let io = |source| ConfigError::Io {
             path: path.into(),
@@ -115,7 +116,7 @@ impl ConfigOverrides {
     /// The chosen recipe.
     ///
     /// # Errors
-    /// [`ConfigError::Syntax`] for an unknown recipe.
+    /// `ConfigError::Syntax` for an unknown recipe.
     pub fn recipe(&self) -> Result<Recipe, ConfigError> {
         Ok(self.apply_to(&Config::default())?.recipe)
     }
@@ -123,7 +124,7 @@ impl ConfigOverrides {
     /// Returns `base` with these keys overridden.
     ///
     /// # Errors
-    /// [`ConfigError`] with the key.
+    /// `ConfigError` with the key.
     pub fn apply_to(&self, base: &Config) -> Result<Config, ConfigError> {
         let syntax = |message: String| ConfigError::Syntax {
             path: self.origin().into(),
@@ -142,7 +143,7 @@ impl ConfigOverrides {
     /// `placement.skip`.
     ///
     /// # Errors
-    /// [`ConfigError::Fixed`] for a fixed key with another value.
+    /// `ConfigError::Fixed` for a fixed key with another value.
     pub fn apply_to_fixed(&self, base: &Config) -> Result<Config, ConfigError> {
         let config = self.apply_to(base)?;
         let free = Config {

@@ -28,7 +28,7 @@ const ORIGIN: &str = "ConvTranspose with kernel = stride";
 const MAX_SHARED: usize = 3;
 
 /// Whether `node` is a deconvolution, rewritten or not.
-pub fn is_deconvolution(node: Node<'_>) -> bool {
+pub(crate) fn is_deconvolution(node: Node<'_>) -> bool {
     node.op() == "ConvTranspose" || node.proto.doc_string.as_deref() == Some(ORIGIN)
 }
 

@@ -22,18 +22,18 @@ mod fold;
 
 use std::collections::BTreeMap;
 
-pub use self::align::{Levels, align};
+pub(crate) use self::align::{Levels, align};
 use self::channels::Channels;
 use super::Result;
 use super::onnx::{Graph, Node};
 use crate::model::Pfn;
 
 /// Factors are clamped to 1/64 ..= 64; larger ones, for nearly dead or wild channels, do not help.
-pub const MAX_FACTOR: f64 = 64.0;
+pub(crate) const MAX_FACTOR: f64 = 64.0;
 
 /// A network that computes the same results as the one it was made from.
 #[derive(Clone, Debug)]
-pub struct Equalized {
+pub(crate) struct Equalized {
     /// Backbone, neck and head.
     pub graph: Graph,
     /// The pillar feature network.
@@ -44,7 +44,7 @@ pub struct Equalized {
 
 /// What [`equalize`] changed.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct EqualizeReport {
+pub(crate) struct EqualizeReport {
     /// Inputs of convolutions with channels that got factors.
     pub equalized: Vec<EqualizedTensor>,
     /// Inputs of convolutions with channels that got none.
@@ -53,7 +53,7 @@ pub struct EqualizeReport {
 
 impl EqualizeReport {
     /// One human-readable line per tensor.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let equalized = self.equalized.iter().map(|e| {
             let [least, largest] = e.factors;
             let (tensor, channels, dead) = (&e.tensor, e.channels, e.dead);
@@ -72,7 +72,7 @@ impl EqualizeReport {
 
 /// A tensor with channels that got factors.
 #[derive(Clone, Debug, PartialEq)]
-pub struct EqualizedTensor {
+pub(crate) struct EqualizedTensor {
     /// Its name.
     pub tensor: String,
     /// Number of channels that got a factor.
@@ -85,7 +85,7 @@ pub struct EqualizedTensor {
 
 /// A tensor with channels that could not get a factor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
+pub(crate) struct LeftOut {
     /// Its name.
     pub tensor: String,
     /// Number of channels without a factor.
@@ -103,7 +103,7 @@ pub struct LeftOut {
 /// # Errors
 /// [`super::BuildError`] if maxima are missing or have the wrong number of channels, for malformed
 /// nodes, and for weights that would not be finite.
-pub fn equalize(
+pub(crate) fn equalize(
     graph: &Graph,
     pfn: &Pfn,
     channel_amax: &BTreeMap<String, Vec<f32>>,

@@ -13,7 +13,7 @@ mod manifest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use manifest::{FolderManifest, make};
+pub(crate) use manifest::{FolderManifest, make};
 
 use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::onnx::Graph;
@@ -28,13 +28,13 @@ use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, T
 use crate::program::Payload;
 
 /// File name of the model description.
-pub const MODEL: &str = "model.toml";
+pub(crate) const MODEL: &str = "model.toml";
 /// File name of the pillar feature network.
-pub const PFE: &str = "pts_voxel_encoder.onnx";
+pub(crate) const PFE: &str = "pts_voxel_encoder.onnx";
 /// File name of backbone, neck and head.
-pub const RPN: &str = "pts_backbone_neck_head.onnx";
+pub(crate) const RPN: &str = "pts_backbone_neck_head.onnx";
 /// File name of the folder's manifest.
-pub const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// A checked model folder.
 pub struct Folder {
@@ -82,7 +82,7 @@ fn pfn_hash(pfn: &Pfn) -> String {
 }
 
 /// The program and version that wrote a file.
-pub fn producer() -> String {
+pub(crate) fn producer() -> String {
     concat!("centerpoint ", env!("CARGO_PKG_VERSION")).into()
 }
 
@@ -406,7 +406,6 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
 }
 
 /// Reads Autoware's YAML files. They lack the widths of the PFN's layers, so those come from the network.
-#[cfg(feature = "build")]
 fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
     let last = pfe.pfn.layers.len().saturating_sub(1);
     let widths = pfe.pfn.layers.iter().enumerate();
@@ -420,16 +419,6 @@ fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
         })
         .collect();
     Ok(crate::model::autoware::read(files, &widths)?)
-}
-
-#[cfg(not(feature = "build"))]
-fn autoware(files: &[PathBuf], _pfe: &Pfe) -> Result<(Model, String)> {
-    Err(ModelError::Syntax {
-        path: files.first().cloned().unwrap_or_default(),
-        message: "this program was built without YAML support; build it with `--features yaml`"
-            .into(),
-    }
-    .into())
 }
 
 /// Checks exported files and copies them into a model folder, with a manifest of their hashes.

@@ -59,8 +59,8 @@ pub struct Kept {
     pub reason: String,
 }
 
-/// Simplifies `graph` (see [`simplify`]) and folds the nodes that can be folded. `inputs` sets input
-/// dimensions that the file leaves open; see [`Shapes::infer`].
+/// Simplifies `graph` (see `simplify`) and folds the nodes that can be folded. `inputs` sets input
+/// dimensions that the file leaves open; see `Shapes::infer`.
 ///
 /// # Errors
 /// [`BuildError`] for malformed nodes and tensors. A node that cannot be folded is not an error.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{BuildError, Result};
 
 /// SHA-256 of `bytes`.
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
@@ -15,7 +15,7 @@ pub fn sha256(bytes: &[u8]) -> String {
 ///
 /// # Errors
 /// [`BuildError::Io`] if it cannot be read.
-pub fn sha256_file(path: &Path) -> Result<String> {
+pub(crate) fn sha256_file(path: &Path) -> Result<String> {
     use std::io::Read;
     let io = BuildError::io(path);
     let mut file = std::fs::File::open(path).map_err(io)?;

@@ -14,33 +14,37 @@
 
 mod affine;
 mod bias;
-pub mod calibrate;
-pub mod compile;
-pub mod config;
-pub mod deconv;
-pub mod engine_layers;
-pub mod equalize;
-pub mod export;
-pub mod folder;
-pub mod fuse;
-pub mod half;
-pub mod hash;
-pub mod import;
-pub mod lower;
-pub mod onnx;
-pub mod pack;
-pub mod quantize;
-pub mod recipe;
+pub(crate) mod calibrate;
+pub(crate) mod compile;
+pub(crate) mod config;
+pub(crate) mod deconv;
+pub(crate) mod engine_layers;
+pub(crate) mod equalize;
+pub(crate) mod export;
+pub(crate) mod folder;
+pub(crate) mod fuse;
+pub(crate) mod half;
+pub(crate) mod hash;
+pub(crate) mod import;
+pub(crate) mod lower;
+pub(crate) mod onnx;
+pub(crate) mod pack;
+pub(crate) mod quantize;
+pub(crate) mod recipe;
 mod runner;
-pub mod sensitivity;
-pub mod simplify;
-pub mod sqnr;
-pub mod status;
+pub(crate) mod sensitivity;
+pub(crate) mod simplify;
+pub(crate) mod sqnr;
+pub(crate) mod status;
 #[cfg(test)]
 mod testing;
-pub mod trtexec;
+pub(crate) mod trtexec;
 
 use std::path::{Path, PathBuf};
+
+pub use config::ConfigOverrides;
+pub use folder::{Folder, Network, Sources, import};
+pub use recipe::{Job, Outcome, Progress, quantize};
 
 use calibrate::CalibrationError;
 use sensitivity::SensitivityError;
@@ -222,7 +226,7 @@ pub enum BuildError {
 }
 
 /// Result of the offline steps.
-pub type Result<T, E = BuildError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = BuildError> = std::result::Result<T, E>;
 
 impl From<CalibrationError> for BuildError {
     fn from(error: CalibrationError) -> Self {

@@ -15,7 +15,7 @@ use crate::map::Element;
 use crate::plan::{self, Accuracy, Contents, Manifest, Target, TensorDesc, TensorRtTarget};
 
 /// The parts of the plan.
-pub struct Sources<'a> {
+pub(crate) struct Sources<'a> {
     /// The engine's file.
     pub engine: &'a Path,
     /// A model folder, maybe one that `cp-build compile --target onnx` wrote, or a description.
@@ -37,7 +37,7 @@ pub struct Sources<'a> {
 /// - [`BuildError::Folder`] for a folder whose files do not belong together, or that already records the scale.
 /// - As [`super::folder::Folder::read`] for description and PFN.
 /// - [`plan::PlanError`] if writing the plan fails.
-pub fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
+pub(crate) fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
     let Sources {
         engine,
         model,

@@ -38,7 +38,7 @@ use crate::program::Payload;
 /// The recipe of NVIDIA's pytorch-quantization and of the detectors quantised with it. Activations use a
 /// histogram of 2048 bins over all cells and the least mean squared error; weights use the greatest absolute
 /// value per output channel; deconvolutions stay in float. No other techniques apply.
-pub fn nvidia() -> Config {
+pub(crate) fn nvidia() -> Config {
     Config {
         recipe: Recipe::Nvidia,
         bias_correction: BiasCorrection::Off,
@@ -63,7 +63,7 @@ pub fn nvidia() -> Config {
 /// The candidates of `best`, all with every convolution in INT8. These settings measured well on the demo model.
 /// They cover several exponents, because channels are more uneven in some networks than in others. The last two
 /// are common recipes, for comparison.
-pub fn candidates() -> Vec<Config> {
+pub(crate) fn candidates() -> Vec<Config> {
     let candidate = |alpha, method, cells| Config {
         recipe: Recipe::Best,
         calibration: CalibrationConfig {
@@ -135,9 +135,9 @@ pub trait Progress: Sync {
 /// Runs the chosen recipe.
 ///
 /// # Errors
-/// [`super::config::ConfigError`] for invalid options, [`CalibrationError`] and [`crate::points::FrameError`] for
+/// `config::ConfigError` for invalid options, [`CalibrationError`] and [`crate::points::FrameError`] for
 /// frames, [`BuildError`] for the network.
-pub fn run(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
+pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.overrides)?;
     let frames = configs.first().map(|c| c.frames.clone());
     let mut bench = Workbench::new(job, &frames.unwrap_or_default(), progress)?;

@@ -16,7 +16,7 @@ use super::onnx::{Graph, Node, Shapes, make, shapes};
 ///
 /// # Errors
 /// [`BuildError::Node`](super::BuildError::Node) for a malformed node.
-pub fn simplify(graph: &mut Graph) -> Result<Vec<String>> {
+pub(crate) fn simplify(graph: &mut Graph) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     constants_to_initializers(graph)?;
     fold_constants(graph, &mut removed)?;

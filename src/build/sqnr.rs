@@ -12,23 +12,23 @@
 
 use std::path::{Path, PathBuf};
 
-pub use crate::plan::{OutputSqnr, Sqnr};
+pub(crate) use crate::plan::{OutputSqnr, Sqnr};
 
 use super::runner::Runner;
-use crate::build::Result;
-use crate::engine::Engine;
+use crate::build::{BuildError, Result};
+use crate::engine::{Engine, EngineError, MapRef};
 use crate::map::MapView;
 use crate::model::Model;
 
 /// Minimum score of an object cell.
-pub const OBJECT_SCORE: f64 = 0.1;
+pub(crate) const OBJECT_SCORE: f64 = 0.1;
 /// Maximum bytes of float outputs to keep for comparison; further frames are not measured.
 const MAX_BYTES: usize = 256 << 20;
 /// Maximum SQNR in dB, also that of an output without error. Differences beyond are rounding of f32.
 const MOST: f64 = 140.0;
 
 /// The float network's outputs on the frames to measure.
-pub struct Reference<'a> {
+pub(crate) struct Reference<'a> {
     model: &'a Model,
     frames: Vec<ReferenceFrame>,
 }
@@ -59,7 +59,7 @@ impl<'a> Reference<'a> {
                 break;
             }
             runner.run(path, None)?;
-            reference.add(path, runner.engine());
+            reference.add(path, runner.engine())?;
             done();
         }
         Ok(reference)
@@ -81,29 +81,29 @@ impl<'a> Reference<'a> {
     }
 
     /// Adds the outputs in `engine` of the frame at `path`.
-    pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) {
-        let count = engine.outputs().len();
-        let outputs = (0..count).filter_map(|i| host_map(engine, i));
-        let outputs = outputs.map(|view| cells(&view).flatten().collect());
+    ///
+    /// # Errors
+    /// [`EngineError::Mismatch`] if the engine lacks a heatmap of the model.
+    pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) -> Result<()> {
+        let all = engine.outputs();
+        let outputs = (0..all.len()).map(|i| Ok(cells(&host_map(engine, i)?).flatten().collect()));
         let objects = self.model.head.tasks.iter().map(|task| {
-            let heatmap = position(engine, &task.outputs.heatmap);
-            heatmap.map_or_else(Vec::new, |view| cells(&view).map(is_object).collect())
+            let heatmap = all.iter().position(|o| o.name == task.outputs.heatmap);
+            // No output has the index `all.len()`.
+            let heatmap = host_map(engine, heatmap.unwrap_or(all.len()))?;
+            Ok(cells(&heatmap).map(is_object).collect())
         });
         self.frames.push(ReferenceFrame {
             path: path.to_path_buf(),
-            objects: objects.collect(),
-            outputs: outputs.collect(),
+            objects: objects.collect::<Result<_>>()?,
+            outputs: outputs.collect::<Result<_>>()?,
         });
+        Ok(())
     }
 
     /// Number of frames.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.frames.len()
-    }
-
-    /// Whether there are no frames.
-    pub fn is_empty(&self) -> bool {
-        self.frames.is_empty()
     }
 
     /// Runs another version of the network on the same frames and compares; calls `done` after each.
@@ -114,7 +114,7 @@ impl<'a> Reference<'a> {
         let mut comparison = self.compare(runner.engine());
         for (index, frame) in self.frames.iter().enumerate() {
             runner.run(&frame.path, None)?;
-            comparison.add(index, runner.engine());
+            comparison.add(index, runner.engine())?;
             done();
         }
         Ok(comparison.finish())
@@ -164,14 +164,18 @@ pub(crate) struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Compares the outputs in `engine` with frame `index` of the reference. Does nothing if there is no such frame.
-    pub(crate) fn add(&mut self, index: usize, engine: &impl Engine) {
+    ///
+    /// # Errors
+    /// [`EngineError::Mismatch`] if the engine has another number of outputs than the reference.
+    pub(crate) fn add(&mut self, index: usize, engine: &impl Engine) -> Result<()> {
         let Some(frame) = self.reference.frames.get(index) else {
-            return;
+            return Ok(());
         };
+        if frame.outputs.len() != self.outputs.len() {
+            return Err(missing(self.outputs.len().min(frame.outputs.len())));
+        }
         for (i, (_, task, sums)) in self.outputs.iter_mut().enumerate() {
-            let (Some(view), Some(expected)) = (host_map(engine, i), frame.outputs.get(i)) else {
-                continue;
-            };
+            let (view, expected) = (host_map(engine, i)?, &frame.outputs[i]);
             let objects = frame.objects.get(*task).map_or(&[][..], |o| o);
             let expected = expected.chunks_exact(view.layout.channels.max(1));
             for (cell, (found, expected)) in cells(&view).zip(expected).enumerate() {
@@ -185,6 +189,7 @@ impl Comparison<'_> {
                 }
             }
         }
+        Ok(())
     }
 
     /// The ratios over all frames.
@@ -267,17 +272,15 @@ fn cells<'a>(view: &MapView<'a>) -> impl Iterator<Item = impl Iterator<Item = f3
     })
 }
 
-/// The output named `name`.
-fn position<'a>(engine: &'a impl Engine, name: &str) -> Option<MapView<'a>> {
-    host_map(
-        engine,
-        engine.outputs().iter().position(|o| o.name == name)?,
-    )
+/// Output `index` of an engine on the host.
+fn host_map(engine: &impl Engine, index: usize) -> Result<MapView<'_>> {
+    let map = engine.output_map(index);
+    map.and_then(MapRef::host).ok_or_else(|| missing(index))
 }
 
-/// Output `index` of an engine on the host.
-fn host_map(engine: &impl Engine, index: usize) -> Option<MapView<'_>> {
-    engine.output_map(index)?.host()
+fn missing(index: usize) -> BuildError {
+    let what = format!("the engine has no output {index} in host memory");
+    EngineError::Mismatch { what }.into()
 }
 
 /// Whether a cell is an object cell, by its heatmap logits.

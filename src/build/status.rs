@@ -1,7 +1,7 @@
 //! Readable tables of quantisers and calibrations: the ranges of activations and of weight channels, the share of
 //! calibration values beyond them, and their origin. TensorRT engines are in [`engine`].
 
-pub mod engine;
+pub(crate) mod engine;
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ const METHODS: [AmaxMethod; 4] = [
 ///
 /// *Own amax* is the amax of a tensor that shares the scale of a tensor with a larger one. *Beyond* is the share of
 /// calibration values that the range clips, if recorded.
-pub fn quantizers(quantizers: &[Quantizer]) -> String {
+pub(crate) fn quantizers(quantizers: &[Quantizer]) -> String {
     let select = |kind: QuantizerKind| quantizers.iter().filter(move |q| q.kind == kind);
     let activations = select(QuantizerKind::Activation).count();
     let weights = select(QuantizerKind::Weight).count();
@@ -56,7 +56,7 @@ pub fn quantizers(quantizers: &[Quantizer]) -> String {
 /// A table of the tensors of a calibration: for each method the amax and the share of values beyond it, then the
 /// number of channels and the minimum, median and maximum of their greatest values. `occupied` selects the cells
 /// with a pillar.
-pub fn calibration(calibration: &Calibration, occupied: bool) -> String {
+pub(crate) fn calibration(calibration: &Calibration, occupied: bool) -> String {
     let key = &calibration.key;
     let cells = if occupied { "occupied" } else { "all" };
     let mut text = format!(

@@ -22,7 +22,7 @@ const PLAN: &str = "model.plan";
 /// Commands to run in the network's folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Commands {
+pub(crate) struct Commands {
     /// Builds the engine with TensorRT 10.
     pub trtexec_10: String,
     /// Builds it with TensorRT 11.
@@ -33,7 +33,7 @@ pub struct Commands {
 
 impl Commands {
     /// The commands for a network with these inputs and outputs, in network order.
-    pub fn new(tensors: &[TensorDesc]) -> Self {
+    pub(crate) fn new(tensors: &[TensorDesc]) -> Self {
         let formats = |input: bool| {
             let all = tensors.iter().filter(|t| t.input == input);
             let formats: Vec<String> = all.map(|t| format!("{}:chw", t.element)).collect();

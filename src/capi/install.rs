@@ -18,7 +18,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::files::{self, FileError, OutputFile};
 
 /// `libcenterpoint.so.ABI`, the name that programs linked with the library load.
-pub const SONAME: &str = concat!("libcenterpoint.so.", env!("CENTERPOINT_ABI_VERSION"));
+pub(crate) const SONAME: &str = concat!("libcenterpoint.so.", env!("CENTERPOINT_ABI_VERSION"));
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SHARED: &str = "libcenterpoint.so";
@@ -30,7 +30,7 @@ const NATIVE: &[&str] = &["gcc_s", "util", "rt", "pthread", "m", "dl", "c"];
 
 /// The destination of an installation.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// Where the installation will be used; an absolute path.
     pub prefix: PathBuf,
     /// Library folder below the prefix, such as `lib` or `lib/aarch64-linux-gnu`.
@@ -41,7 +41,7 @@ pub struct Target {
 
 /// A file of an installation.
 #[derive(Clone, Debug)]
-pub struct Item {
+pub(crate) struct Item {
     /// Path below the prefix.
     pub to: PathBuf,
     /// Its content.
@@ -50,7 +50,7 @@ pub struct Item {
 
 /// The content of an [`Item`].
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// A text.
     Text(String),
     /// A copy of a file.
@@ -64,7 +64,7 @@ pub enum Content {
 /// An installation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InstallError {
+pub(crate) enum InstallError {
     /// A library is missing.
     #[error(
         "{path}: not found; build it with `cargo build --release`, then run \
@@ -97,7 +97,7 @@ pub enum InstallError {
 ///
 /// # Errors
 /// [`InstallError::NoLibrary`] if a library is missing in `from`; an invalid target.
-pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
+pub(crate) fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
     let Target { prefix, libdir, .. } = target;
     if !prefix.is_absolute() {
         return Err(InstallError::Prefix(prefix.clone()));
@@ -185,7 +185,7 @@ pub fn items(from: &Path, target: &Target) -> Result<Vec<Item>, InstallError> {
 ///
 /// # Errors
 /// [`InstallError::Io`] for the first file that cannot be written; the files before it remain.
-pub fn install(items: &[Item], target: &Target) -> Result<Vec<PathBuf>, InstallError> {
+pub(crate) fn install(items: &[Item], target: &Target) -> Result<Vec<PathBuf>, InstallError> {
     let root = match &target.destdir {
         None => target.prefix.clone(),
         // Concatenate the two, like `make install`.

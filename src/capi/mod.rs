@@ -14,10 +14,13 @@
 //! call; a detector comes from [`cp_load`] and has not been passed to [`cp_free`].
 #![allow(unsafe_code, non_camel_case_types)]
 #![allow(clippy::missing_safety_doc)] // the same for all: see above
+#![allow(unreachable_pub)] // C reaches all of it
 
 mod handle;
+#[cfg(test)]
+mod header;
 #[cfg(feature = "build")]
-pub mod install;
+pub(crate) mod install;
 mod status;
 mod types;
 

@@ -1,11 +1,11 @@
 //! The programs: arguments to work, and one table of exit codes. `src/bin` only calls them.
 
-pub mod bench;
+pub(crate) mod bench;
 #[cfg(feature = "build")]
-pub mod build;
-pub mod exit;
+pub(crate) mod build;
+pub(crate) mod exit;
 mod generate;
-pub mod infer;
+pub(crate) mod infer;
 
 pub use generate::parse;
 

@@ -15,7 +15,7 @@ use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
 use crate::points::{FrameError, Layout, PointCloud, SweepBuffer};
 
 /// Converts points to the BEV map on the CPU. Allocated once.
-pub struct Encoder {
+pub(crate) struct Encoder {
     spec: PointSpec,
     grid: Grid,
     pool: Arc<Pool>,
@@ -36,7 +36,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`PfnError`] if the PFN's weights do not match the model.
-    pub fn new(model: &Model, pfn: &Pfn, pool: &Arc<Pool>) -> Result<Self, PfnError> {
+    pub(crate) fn new(model: &Model, pfn: &Pfn, pool: &Arc<Pool>) -> Result<Self, PfnError> {
         Ok(Self {
             points: Vec::with_capacity(model.points.capacity * model.points.columns.len()),
             accumulated: PointCloud::empty(Layout::XYZIT),
@@ -52,17 +52,22 @@ impl Encoder {
     }
 
     /// Cells of the loaded frame's pillars, `y · width + x`.
-    pub fn cells(&self) -> &[u32] {
+    pub(crate) fn cells(&self) -> &[u32] {
         self.pillars.cells()
     }
 
     /// Features of the loaded frame's pillars, `[pillar][channel]`.
-    pub fn features(&self) -> &[f32] {
+    pub(crate) fn features(&self) -> &[f32] {
         self.features.values()
     }
 
     /// Writes the BEV map of pillars that were computed before; see [`Encoder::cells`] and [`Encoder::features`].
-    pub fn encode_pillars(&mut self, cells: &[u32], features: &[f32], mut map: MapViewMut<'_>) {
+    pub(crate) fn encode_pillars(
+        &mut self,
+        cells: &[u32],
+        features: &[f32],
+        mut map: MapViewMut<'_>,
+    ) {
         scatter::scatter(features, cells, &mut self.scatter, &mut map);
     }
 
@@ -70,7 +75,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`FrameError::MissingColumn`].
-    pub fn load(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
+    pub(crate) fn load(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
         self.surplus_points = 0;
         self.load_cloud(cloud)
     }
@@ -79,7 +84,7 @@ impl Encoder {
     ///
     /// # Errors
     /// The same as [`Encoder::load`].
-    pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), FrameError> {
+    pub(crate) fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), FrameError> {
         let empty = PointCloud::empty(Layout::XYZIT);
         let mut cloud = std::mem::replace(&mut self.accumulated, empty);
         self.surplus_points = sweeps.accumulate(&mut cloud).points_over_capacity;
@@ -89,7 +94,7 @@ impl Encoder {
     }
 
     /// Writes the BEV map of the loaded points. `map` is the same in every frame.
-    pub fn encode(&mut self, mut map: MapViewMut<'_>) {
+    pub(crate) fn encode(&mut self, mut map: MapViewMut<'_>) {
         let mut clock = Clock::start();
         let (features, cells) = (self.features.values(), self.pillars.cells());
         scatter::scatter(features, cells, &mut self.scatter, &mut map);
@@ -97,7 +102,7 @@ impl Encoder {
     }
 
     /// Reports the frame's losses and stage times.
-    pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
+    pub(crate) fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
         *dropped += *self.pillars.dropped();
         dropped.sweep_points += self.surplus_points as u64;
         times.pillars = self.times.pillars;
@@ -129,7 +134,7 @@ impl Encoder {
 }
 
 /// Converts head maps to boxes on the CPU. Allocated once.
-pub struct Decoder {
+pub(crate) struct Decoder {
     model: Model,
     pool: Arc<Pool>,
     candidates: CandidateList,
@@ -139,7 +144,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Allocates the buffers for `model`.
-    pub fn new(model: &Model, pool: &Arc<Pool>) -> Self {
+    pub(crate) fn new(model: &Model, pool: &Arc<Pool>) -> Self {
         Self {
             candidates: CandidateList::new(model),
             nms: Nms::new(model),
@@ -150,7 +155,7 @@ impl Decoder {
     }
 
     /// Collects a task's candidates from its head maps. Tasks come in order; the first one starts a frame.
-    pub fn decode(&mut self, task: usize, maps: &HeadMaps<MapView<'_>>) {
+    pub(crate) fn decode(&mut self, task: usize, maps: &HeadMaps<MapView<'_>>) {
         if task == 0 {
             self.candidates.clear();
             self.times.decode = 0.0;
@@ -161,14 +166,14 @@ impl Decoder {
     }
 
     /// Suppresses overlapping candidates of all tasks.
-    pub fn suppress(&mut self) {
+    pub(crate) fn suppress(&mut self) {
         let mut clock = Clock::start();
         nms::suppress(&self.model, self.candidates.candidates(), &mut self.nms);
         clock.lap(&mut self.times.nms);
     }
 
     /// Reports the frame's losses and stage times.
-    pub fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
+    pub(crate) fn finish(&self, dropped: &mut Dropped, times: &mut Times) {
         dropped.candidates += self.candidates.surplus();
         dropped.non_finite_candidates += self.candidates.non_finite();
         times.decode = self.times.decode;
@@ -176,7 +181,7 @@ impl Decoder {
     }
 
     /// The boxes of the last frame, best first.
-    pub fn boxes(&self) -> &[Box3d] {
+    pub(crate) fn boxes(&self) -> &[Box3d] {
         self.nms.boxes()
     }
 }

@@ -1,13 +1,13 @@
 //! The stages on the CPU, the reference for their CUDA twins in [`crate::cuda`]: the same names, the same order,
 //! the same bytes.
 
-pub mod decode;
-pub mod features;
+pub(crate) mod decode;
+pub(crate) mod features;
 mod frame;
-pub mod nms;
-pub mod pillars;
-pub mod pool;
-pub mod scatter;
+pub(crate) mod nms;
+pub(crate) mod pillars;
+pub(crate) mod pool;
+pub(crate) mod scatter;
 
-pub use frame::{Decoder, Encoder};
-pub use pool::Pool;
+pub(crate) use frame::{Decoder, Encoder};
+pub(crate) use pool::Pool;

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Upper limit of a pool's threads.
-pub const MAX_THREADS: usize = 256;
+pub(crate) const MAX_THREADS: usize = 256;
 
 /// `spin_loop` hints before a waiting thread sleeps: 30 to 100 µs, depending on the processor.
 const SPINS: u32 = 2000;

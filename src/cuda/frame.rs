@@ -37,7 +37,7 @@ const DECODE: usize = 5;
 const NMS: usize = 6;
 
 /// Converts points to the BEV map on a device. Allocated once.
-pub struct Encoder {
+pub(crate) struct Encoder {
     // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
     device: Arc<dyn Device>,
@@ -76,7 +76,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn new(
+    pub(crate) fn new(
         model: &Model,
         pfn: &Pfn,
         device: &Arc<dyn Device>,
@@ -121,7 +121,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`StageError::Points`] for a missing column; [`StageError::Cuda`].
-    pub fn load(&mut self, cloud: &PointCloud) -> Result<(), StageError> {
+    pub(crate) fn load(&mut self, cloud: &PointCloud) -> Result<(), StageError> {
         self.surplus_points = self.input.set(cloud.data(), cloud.layout())?;
         Ok(self.start()?)
     }
@@ -130,7 +130,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Like [`Encoder::load`].
-    pub fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), StageError> {
+    pub(crate) fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), StageError> {
         self.surplus_points = self.input.set_sweeps(sweeps)?.points_over_capacity;
         Ok(self.start()?)
     }
@@ -143,7 +143,7 @@ impl Encoder {
     ///
     /// # Errors
     /// Like [`Encoder::load`].
-    pub unsafe fn load_device(
+    pub(crate) unsafe fn load_device(
         &mut self,
         points: DevicePtr<f32>,
         count: usize,
@@ -172,7 +172,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`StageError::Location`] for an encoder of maps on the host; [`StageError::Cuda`].
-    pub fn encode(&mut self, map: &DeviceMap) -> Result<(), StageError> {
+    pub(crate) fn encode(&mut self, map: &DeviceMap) -> Result<(), StageError> {
         if let MapWriter::Host(_) = self.scatter {
             return Err(StageError::Location);
         }
@@ -188,7 +188,7 @@ impl Encoder {
     ///
     /// # Errors
     /// [`StageError::Location`] for an encoder of maps on the device; [`StageError::Cuda`].
-    pub fn encode_host(&mut self, mut map: MapViewMut<'_>) -> Result<(), StageError> {
+    pub(crate) fn encode_host(&mut self, mut map: MapViewMut<'_>) -> Result<(), StageError> {
         let MapWriter::Host(host) = &mut self.scatter else {
             return Err(StageError::Location);
         };
@@ -206,7 +206,11 @@ impl Encoder {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CudaError> {
+    pub(crate) fn finish(
+        &mut self,
+        dropped: &mut Dropped,
+        times: &mut Times,
+    ) -> Result<(), CudaError> {
         let mut totals = [pillars::Totals::zeroed()];
         self.totals.read(0, &mut totals)?;
         *dropped += totals[0].dropped();
@@ -239,7 +243,7 @@ impl Encoder {
 }
 
 /// Converts head maps to boxes on a device. Allocated once.
-pub struct Decoder {
+pub(crate) struct Decoder {
     // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
     device: Arc<dyn Device>,
@@ -267,7 +271,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn new(
+    pub(crate) fn new(
         model: &Model,
         device: &Arc<dyn Device>,
         location: Location,
@@ -303,7 +307,11 @@ impl Decoder {
     ///
     /// # Errors
     /// [`StageError::Location`] for a decoder of maps on the host.
-    pub fn decode(&mut self, task: usize, maps: HeadMaps<DeviceMap>) -> Result<(), StageError> {
+    pub(crate) fn decode(
+        &mut self,
+        task: usize,
+        maps: HeadMaps<DeviceMap>,
+    ) -> Result<(), StageError> {
         if self.host.is_some() {
             return Err(StageError::Location);
         }
@@ -318,7 +326,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`StageError::Location`] for a decoder of maps on the device.
-    pub fn decode_host(
+    pub(crate) fn decode_host(
         &mut self,
         task: usize,
         maps: HeadMaps<MapView<'_>>,
@@ -335,7 +343,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn suppress(&mut self) -> Result<(), CudaError> {
+    pub(crate) fn suppress(&mut self) -> Result<(), CudaError> {
         match (&mut self.host, &mut self.graph) {
             (Some(host), Some(graph)) => {
                 host.pinned.write(0, &host.values)?;
@@ -350,7 +358,11 @@ impl Decoder {
     ///
     /// # Errors
     /// [`CudaError`].
-    pub fn finish(&mut self, dropped: &mut Dropped, times: &mut Times) -> Result<(), CudaError> {
+    pub(crate) fn finish(
+        &mut self,
+        dropped: &mut Dropped,
+        times: &mut Times,
+    ) -> Result<(), CudaError> {
         self.result.read(0, &mut self.values)?;
         let (counts, _) = nms::split(&self.values);
         dropped.candidates += u64::from(counts.surplus);
@@ -364,7 +376,7 @@ impl Decoder {
     }
 
     /// The boxes of the last finished frame, best first.
-    pub fn boxes(&self) -> &[Box3d] {
+    pub(crate) fn boxes(&self) -> &[Box3d] {
         nms::split(&self.values).1
     }
 

@@ -13,12 +13,12 @@ use crate::model::Model;
 use crate::points::{Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer, SweepCounts};
 
 /// Most sweeps of a frame.
-pub const MAX_SWEEPS: usize = 256;
+pub(crate) const MAX_SWEEPS: usize = 256;
 
 /// The mirror of `Sweep` in `kernels/common.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     /// Its first point.
     pub first: u32,
     /// Seconds before the newest sweep.

@@ -12,23 +12,22 @@
 //! `device` holds the driver; the stages know it only as the trait [`Device`]. Imports go down: `frame`
 //! uses the stages, a stage uses `map` and the stages before it, and all use `device`.
 
-pub mod decode;
-pub mod device;
-pub mod features;
-pub mod frame;
-pub mod input;
-pub mod map;
-pub mod nms;
-pub mod pillars;
-pub mod scatter;
+pub(crate) mod decode;
+pub(crate) mod device;
+pub(crate) mod features;
+pub(crate) mod frame;
+pub(crate) mod input;
+pub(crate) mod map;
+pub(crate) mod nms;
+pub(crate) mod pillars;
+pub(crate) mod scatter;
 
-#[cfg(feature = "cuda")]
-pub use device::driver;
-
-pub use device::{
-    Buffer, CopyEnd, CudaError, Device, DevicePtr, Gpu, Graph, Launch, Pinned, StageError, Stream,
-    StreamWork, gpu, open,
-};
-pub use frame::{Decoder, Encoder};
-pub use input::Input;
+pub use device::{CudaError, Device, DevicePtr, open};
 pub use map::DeviceMap;
+
+#[cfg(any(feature = "build", feature = "tensorrt"))]
+pub(crate) use device::gpu;
+#[cfg(feature = "tensorrt")]
+pub(crate) use device::{Buffer, Stream, StreamWork};
+pub(crate) use device::{Graph, StageError};
+pub(crate) use frame::{Decoder, Encoder};

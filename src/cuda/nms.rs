@@ -183,7 +183,7 @@ impl Nms {
 
 /// Separates a copy of [`Nms::result`] into its totals and its boxes, best first. A truncated copy yields the boxes
 /// that are complete.
-pub fn split(words: &[u32]) -> (Totals, &[Box3d]) {
+pub(crate) fn split(words: &[u32]) -> (Totals, &[Box3d]) {
     let Some((totals, boxes)) = words.split_at_checked(TOTALS_WORDS) else {
         return (Totals::default(), &[]);
     };
@@ -255,4 +255,30 @@ pub fn suppress(decoder: &CandidateList, out: &mut Nms) -> Result<(), CudaError>
     }
     let output = Launch::for_threads("nms_output", OUTPUT_BLOCK as usize, OUTPUT_BLOCK);
     launch(device, &output, &candidates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_split_where_it_ends() {
+        let bbox = Box3d {
+            center: [1.0, 2.0, 0.0],
+            size: [4.0, 2.0, 1.5],
+            yaw: 0.5,
+            velocity: [0.0; 2],
+            score: 0.9,
+            class: 1,
+        };
+        let mut words = vec![2, 3, 4, 0];
+        for _ in 0..2 {
+            words.extend_from_slice(bytemuck::cast_slice::<Box3d, u32>(&[bbox]));
+        }
+        let (totals, boxes) = split(&words);
+        assert_eq!((totals.count, totals.surplus, totals.non_finite), (2, 3, 4));
+        assert_eq!(boxes, [bbox; 2]);
+        assert_eq!(split(&words[..25]).1, [bbox]);
+        assert_eq!(split(&words[..3]).1, []);
+    }
 }

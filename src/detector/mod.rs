@@ -29,7 +29,7 @@ use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
 use crate::stages::{Encoder, Points};
 
 /// Result of the detector.
-pub type Result<T, E = DetectorError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = DetectorError> = std::result::Result<T, E>;
 
 /// The device that runs a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

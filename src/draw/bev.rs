@@ -24,7 +24,7 @@ const GRID: Rgb = rgb8(120, 140, 180);
 
 /// Options of the picture.
 #[derive(Clone, Debug)]
-pub struct BevOptions<'a> {
+pub(crate) struct BevOptions<'a> {
     /// Width in pixels; the height follows from the range, with a title bar above.
     pub size_px: u32,
     /// `[min_x, min_y, max_x, max_y]` in metres.
@@ -60,7 +60,7 @@ impl Default for BevOptions<'_> {
 ///
 /// # Errors
 /// [`DrawError::View`] if the range is empty or not finite, or a side is not 64 to 4096 pixels long.
-pub fn render(
+pub(crate) fn render(
     points: &PointCloud,
     boxes: &[Box3d],
     labels: Option<&[Box3d]>,
@@ -117,3 +117,6 @@ impl Picture {
         self.text(at, size, rgb, text);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,37 +17,40 @@ use crate::files;
 
 /// A finished picture: 8-bit sRGB.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Image {
+pub(crate) struct Image {
     width: u32,
     height: u32,
     rgb: Vec<u8>,
 }
 
+#[cfg(test)]
 impl Image {
     /// Width in pixels.
-    pub fn width(&self) -> u32 {
+    pub(crate) fn width(&self) -> u32 {
         self.width
     }
 
     /// Height in pixels.
-    pub fn height(&self) -> u32 {
+    pub(crate) fn height(&self) -> u32 {
         self.height
     }
 
     /// Red, green and blue of the pixel in column `x` and row `y` from the top; `None` outside.
-    pub fn pixel(&self, x: u32, y: u32) -> Option<[u8; 3]> {
+    pub(crate) fn pixel(&self, x: u32, y: u32) -> Option<[u8; 3]> {
         if x >= self.width {
             return None;
         }
         let index = y as usize * self.width as usize + x as usize;
         self.rgb.as_chunks::<3>().0.get(index).copied()
     }
+}
 
+impl Image {
     /// Writes the picture as a PNG file.
     ///
     /// # Errors
     /// [`DrawError::File`].
-    pub fn write_png(&self, path: &FilePath) -> Result<(), DrawError> {
+    pub(crate) fn write_png(&self, path: &FilePath) -> Result<(), DrawError> {
         files::write_with(path, |file| {
             let mut encoder = png::Encoder::new(file, self.width, self.height);
             encoder.set_color(png::ColorType::Rgb);

@@ -1,24 +1,16 @@
 //! Pictures and plots: the bird's-eye view of a frame, histograms and curves.
 
-#[cfg(feature = "cli")]
-pub mod bev;
-#[cfg(feature = "cli")]
+pub(crate) mod bev;
 mod canvas;
 pub(crate) mod color;
-#[cfg(feature = "cli")]
 mod font;
-#[cfg(feature = "cli")]
-pub mod plot;
+pub(crate) mod plot;
 
-#[cfg(feature = "cli")]
-pub use canvas::Image;
 pub use color::class as class_color;
 
-#[cfg(feature = "cli")]
 use crate::files::FileError;
 
 /// A picture could not be drawn or written.
-#[cfg(feature = "cli")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DrawError {

@@ -9,8 +9,8 @@ mod histogram;
 use std::fmt::Write as _;
 use std::path::Path;
 
-pub use curves::{Curve, Curves, curves};
-pub use histogram::{Histogram, Mark, histogram};
+pub(crate) use curves::{Curve, Curves, curves};
+pub(crate) use histogram::{Histogram, Mark, histogram};
 
 use super::canvas::{Canvas, Image, Paint, Rect, paint};
 use super::color::{Rgb, rgb8};
@@ -36,7 +36,7 @@ const BOTTOM: f32 = 74.0;
 
 /// A finished plot.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plot {
+pub(crate) struct Plot {
     shapes: Vec<Shape>,
 }
 
@@ -70,7 +70,7 @@ impl Plot {
     ///
     /// # Errors
     /// [`DrawError::File`].
-    pub fn write(&self, path: &Path) -> Result<(), DrawError> {
+    pub(crate) fn write(&self, path: &Path) -> Result<(), DrawError> {
         let svg = path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("svg"));
@@ -85,7 +85,7 @@ impl Plot {
     ///
     /// # Errors
     /// [`DrawError::Size`] if there is not enough memory.
-    pub fn image(&self) -> Result<Image, DrawError> {
+    pub(crate) fn image(&self) -> Result<Image, DrawError> {
         let [width, height] = SIZE;
         let mut canvas = Canvas::new(width, height, BACKGROUND)?;
         for shape in &self.shapes {
@@ -113,7 +113,7 @@ impl Plot {
     }
 
     /// The plot as SVG. Texts stay text; `textLength` keeps their width where the viewer uses another font.
-    pub fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         let [width, height] = SIZE;
         let mut out = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \

@@ -3,8 +3,10 @@
 //! The batch size is always 1. An engine keeps its maps in its own memory and layout; the stages before and after it
 //! read and write them in place ([`MapMut`], [`MapRef`]).
 
-pub mod cpu;
-pub mod tensorrt;
+pub(crate) mod cpu;
+pub(crate) mod tensorrt;
+
+pub use tensorrt::TensorRtError;
 
 use crate::cuda::{CudaError, DeviceMap};
 use crate::map::{HeadMaps, Location, MapDesc, MapView, MapViewMut};
@@ -88,7 +90,7 @@ impl<'a> MapRef<'a> {
 
 /// The engine outputs that hold each task's head maps.
 #[derive(Clone, Debug)]
-pub struct Heads {
+pub(crate) struct Heads {
     /// Indices of engine outputs, by task.
     outputs: Vec<HeadMaps<usize>>,
 }
@@ -98,7 +100,7 @@ impl Heads {
     ///
     /// # Errors
     /// [`EngineError::Mismatch`] if an output is missing or a map has another size.
-    pub fn find(engine: &dyn Engine, model: &Model) -> Result<Self, EngineError> {
+    pub(crate) fn find(engine: &dyn Engine, model: &Model) -> Result<Self, EngineError> {
         check_input(engine, model)?;
         let (height, width) = model.head_size();
         let all = engine.outputs();
@@ -126,7 +128,7 @@ impl Heads {
     }
 
     /// Number of tasks.
-    pub fn tasks(&self) -> usize {
+    pub(crate) fn tasks(&self) -> usize {
         self.outputs.len()
     }
 
@@ -134,7 +136,7 @@ impl Heads {
     ///
     /// # Errors
     /// [`EngineError::Mismatch`] if there is no such task, or the engine lacks the output.
-    pub fn maps<'a>(
+    pub(crate) fn maps<'a>(
         &self,
         engine: &'a dyn Engine,
         task: usize,

@@ -10,7 +10,7 @@ use crate::results::nuscenes::{Results, SampleBox, sample_token};
 
 /// The boxes and latencies of a set of frames.
 #[derive(Clone, Debug, Default)]
-pub struct Run {
+pub(crate) struct Run {
     /// The boxes of each frame, by its [`sample_token`].
     pub results: Results,
     /// The latency of each frame, in order.
@@ -18,7 +18,7 @@ pub struct Run {
 }
 
 /// Default path of the labels of the frames in `dir`: `labels.json` in the folder, or else next to it.
-pub fn labels_path(dir: &Path) -> PathBuf {
+pub(crate) fn labels_path(dir: &Path) -> PathBuf {
     let inside = dir.join("labels.json");
     if inside.exists() {
         return inside;
@@ -34,7 +34,7 @@ pub fn labels_path(dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// The first frame that cannot be read or run, because a score over fewer frames would not be comparable.
-pub fn run(
+pub(crate) fn run(
     detector: &mut Detector,
     frames: &[PathBuf],
     max_boxes: usize,

@@ -1,11 +1,11 @@
 //! Detection metrics of nuScenes and T4, and the comparison of result files with labels.
 
 mod curve;
-pub mod frames;
+pub(crate) mod frames;
 mod matching;
-pub mod nuscenes;
-pub mod report;
-pub mod t4;
+pub(crate) mod nuscenes;
+pub(crate) mod report;
+pub(crate) mod t4;
 
 /// Why files could not be scored.
 #[derive(Debug, thiserror::Error)]

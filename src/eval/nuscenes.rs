@@ -24,7 +24,8 @@ use super::curve::{
 };
 use super::matching::{Sample, check, class_samples, precision_recall, take_nearest, unscored};
 use crate::results::nuscenes::{Results, SampleBox};
-pub use settings::{Class, Config, MAX_BOXES, TpError};
+pub use settings::Config;
+pub(crate) use settings::{Class, MAX_BOXES, TpError};
 
 /// The scores of one class.
 #[derive(Clone, Debug, PartialEq)]
@@ -115,7 +116,7 @@ impl Metrics {
 /// 0.9.
 ///
 /// # Errors
-/// [`EvalError`] if the sides have different samples, a box is invalid, a sample has too many predictions, or the
+/// `EvalError` if the sides have different samples, a box is invalid, a sample has too many predictions, or the
 /// settings are inconsistent.
 pub fn evaluate(
     labels: &Results,

@@ -9,7 +9,7 @@ use crate::detection::Times;
 /// Table of the scores of each class and their mean: average precision at each distance in metres and their mean (AP),
 /// and the errors in translation (ATE, m), scale (ASE, 1 − IoU), orientation (AOE, rad), velocity (AVE, m/s) and
 /// attribute (AAE, 1 − accuracy). `-` marks an error that a class does not define.
-pub fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
+pub(crate) fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
     let mut rows = vec![header(
         &metrics.dist_ths,
         &["AP", "ATE", "ASE", "AOE", "AVE", "AAE"],
@@ -34,7 +34,7 @@ pub fn nuscenes_table(metrics: &nuscenes::Metrics) -> String {
 
 /// Table of the average precision of each class and their mean at each distance in metres. `-` marks a class without
 /// labels and predictions.
-pub fn t4_table(metrics: &t4::Metrics) -> String {
+pub(crate) fn t4_table(metrics: &t4::Metrics) -> String {
     let mut rows = vec![header(&metrics.dist_ths, &["AP"])];
     for class in &metrics.classes {
         let scores = class.aps.iter().copied().chain([class.mean_ap()]);
@@ -53,7 +53,7 @@ pub fn t4_table(metrics: &t4::Metrics) -> String {
 }
 
 /// Table of the latency of each stage over the frames, in milliseconds. Empty without frames.
-pub fn times_table(times: &[Times]) -> String {
+pub(crate) fn times_table(times: &[Times]) -> String {
     if times.is_empty() {
         return String::new();
     }
@@ -69,7 +69,7 @@ pub fn times_table(times: &[Times]) -> String {
 
 /// Latency of each stage over the frames, in milliseconds: the median as `times_ms`, and `times_ms_mean`,
 /// `times_ms_p90` and `times_ms_max`. Empty without frames.
-pub fn times_json(times: &[Times]) -> Map<String, Value> {
+pub(crate) fn times_json(times: &[Times]) -> Map<String, Value> {
     let mut json = Map::new();
     for (stage, latency) in latencies(times) {
         for (key, ms) in [
@@ -119,7 +119,7 @@ impl Latency {
 }
 
 /// The median of ascending values: the middle one, or the mean of the two in the middle; 0 without values.
-pub fn median(sorted: &[f64]) -> f64 {
+pub(crate) fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     match (sorted.get(middle), sorted.len() % 2) {
         (Some(value), 1) => *value,

@@ -99,7 +99,7 @@ impl Metrics {
 /// Scores `predictions` against `labels`.
 ///
 /// # Errors
-/// [`EvalError`] if the sides have different samples or a box is invalid.
+/// `EvalError` if the sides have different samples or a box is invalid.
 pub fn evaluate(
     labels: &Results,
     predictions: &Results,

@@ -1,15 +1,15 @@
 //! The model description: everything that differs between CenterPoint-pillar networks, checked once.
 //!
-//! A model is described by a TOML file (`model.toml`, see [`mod@file`]); a plan carries the same text. The
+//! A model is described by a TOML file (`model.toml`, see `mod@file`); a plan carries the same text. The
 //! stages use the types here: class tables are resolved to one value per class, and sizes are derived and
 //! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
 //! AWML, Autoware `lidar_centerpoint`.
 
 #[cfg(feature = "build")]
-pub mod autoware;
+pub(crate) mod autoware;
 mod check;
 mod check_decode;
-pub mod file;
+pub(crate) mod file;
 mod pfn;
 mod problem;
 
@@ -149,7 +149,7 @@ pub struct Task {
 }
 
 /// Values per cell of each regression map; the heatmap has one per class.
-pub const HEAD_VALUES: HeadMaps<usize> = HeadMaps {
+pub(crate) const HEAD_VALUES: HeadMaps<usize> = HeadMaps {
     heatmap: 0,
     reg: 2,
     height: 1,

@@ -19,7 +19,7 @@
 // The memory map is the only unsafe call of this file.
 #![allow(unsafe_code)]
 
-pub mod config;
+pub(crate) mod config;
 mod manifest;
 mod quantization;
 mod tensorrt;
@@ -31,16 +31,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use manifest::{Accuracy, Manifest, PfnShape, Target};
+pub(crate) use manifest::{Accuracy, PfnShape};
+pub use manifest::{Manifest, Target};
 use memmap2::Mmap;
-pub use quantization::{
+pub(crate) use quantization::{
     Calibrated, CalibrationKey, Candidate, OutputSqnr, Quantization, Quantizer, QuantizerKind, Sqnr,
 };
 use sha2::{Digest, Sha256};
-pub use tensorrt::{
-    BuiltOn, HardwareCompatibility, IoFormats, LayerCounts, TensorDesc, TensorRtOptions,
-    TensorRtTarget,
-};
+pub(crate) use tensorrt::{BuiltOn, LayerCounts};
+pub use tensorrt::{HardwareCompatibility, IoFormats, TensorDesc, TensorRtOptions, TensorRtTarget};
 pub use version::{Family, Version};
 
 use crate::files;
@@ -48,7 +47,7 @@ use crate::model::{Model, ModelError};
 use crate::model::{Pfn, PfnError, PfnLayer};
 
 /// The format's version; readers accept no other.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 const MAGIC: [u8; 8] = *b"CPPLAN\r\n";
 const HEADER: usize = 64;

@@ -63,7 +63,7 @@ impl PointCloud {
     ///
     /// Returns the cloud's own values if they already have that form; otherwise writes them to `scratch`, which
     /// does not reallocate once it has the capacity. A missing [`Column::T`] becomes 0 (a single, newest
-    /// sweep), and so does a missing [`Column::Intensity`], which sets [`Selected::missing_intensity`].
+    /// sweep), and so does a missing [`Column::Intensity`], which sets `Selected::missing_intensity`.
     /// [`Column::Skip`] in `columns` becomes 0.
     ///
     /// # Errors

@@ -10,10 +10,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Most columns in a point row.
-pub const MAX_COLUMNS: usize = 16;
+pub(crate) const MAX_COLUMNS: usize = 16;
 
 /// Named layouts.
-pub const ALIASES: [(&str, Layout); 6] = [
+pub(crate) const ALIASES: [(&str, Layout); 6] = [
     ("kitti", Layout::KITTI),
     ("nuscenes", Layout::NUSCENES),
     ("waymo", Layout::WAYMO),
@@ -130,7 +130,7 @@ impl Layout {
     /// Creates a layout from `columns`.
     ///
     /// # Errors
-    /// More than [`MAX_COLUMNS`] columns, one of x, y, z missing, or a column other than
+    /// More than `MAX_COLUMNS` columns, one of x, y, z missing, or a column other than
     /// [`Column::Skip`] given twice.
     pub fn new(columns: &[Column]) -> Result<Layout, LayoutError> {
         let mut layout = Layout {
@@ -176,7 +176,7 @@ impl Layout {
     /// This layout with a [`Column::T`], which is appended if missing.
     ///
     /// # Errors
-    /// The layout already has [`MAX_COLUMNS`] columns.
+    /// The layout already has `MAX_COLUMNS` columns.
     pub fn with_t(self) -> Result<Layout, LayoutError> {
         if self.position(Column::T).is_some() {
             return Ok(self);

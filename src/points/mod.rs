@@ -28,21 +28,23 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-pub use bin::BinError;
-pub use cloud::{PointCloud, Selected};
-pub use field::FieldType;
-pub use layout::{ALIASES, Column, Layout, LayoutError, MAX_COLUMNS};
-pub use lzf::LzfError;
-pub use npy::NpyError;
-pub use pcd_header::PcdError;
-pub use records::{Extent, Field, RecordError, Records};
+pub use cloud::PointCloud;
+pub use layout::{Column, Layout, LayoutError};
 pub use sweep_list::read_sweeps;
-pub use sweeps::{Pose, PoseError, SweepBuffer, SweepCounts, SweepError, SweepPart};
+pub use sweeps::{Pose, PoseError, SweepBuffer, SweepError};
+
+pub(crate) use bin::BinError;
+pub(crate) use field::FieldType;
+pub(crate) use layout::MAX_COLUMNS;
+pub(crate) use npy::NpyError;
+pub(crate) use pcd_header::PcdError;
+pub(crate) use records::{Extent, RecordError, Records};
+pub(crate) use sweeps::SweepCounts;
 
 /// Largest frame file that is read, in bytes.
-pub const MAX_FILE_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Most points in a frame; a real sweep has a few hundred thousand.
-pub const MAX_POINTS: u64 = 1 << 24;
+pub(crate) const MAX_POINTS: u64 = 1 << 24;
 /// The supported file names, for messages.
 const SUPPORTED: &str = ".bin, .pcd.bin, .pcd and .npy";
 

@@ -20,7 +20,7 @@ pub struct Field {
 
 /// A checked description of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Records {
+pub(crate) struct Records {
     fields: Vec<Field>,
     layout: Layout,
     step: usize,
@@ -44,7 +44,11 @@ impl Records {
     /// # Errors
     /// [`RecordError::Layout`] if the columns do not form a layout, [`RecordError::Outside`] if a field ends
     /// past the record.
-    pub fn new(fields: &[Field], step: usize, big_endian: bool) -> Result<Self, RecordError> {
+    pub(crate) fn new(
+        fields: &[Field],
+        step: usize,
+        big_endian: bool,
+    ) -> Result<Self, RecordError> {
         if let Some(&field) = fields.iter().find(|field| {
             let end = field.offset.checked_add(field.kind.size());
             end.is_none_or(|end| end > step)
@@ -63,7 +67,7 @@ impl Records {
     /// Selects the fields that map to a column from all fields of a record (name, type and byte offset). If
     /// several names map to one column (`intensity`, `i`, `reflectivity`), the first in this order wins,
     /// whatever the order of the fields; unknown names are skipped.
-    pub fn select_fields<'a>(
+    pub(crate) fn select_fields<'a>(
         fields: impl IntoIterator<Item = (&'a str, FieldType, usize)>,
     ) -> Vec<Field> {
         let mut found: Vec<(Field, usize)> = Vec::new();
@@ -86,13 +90,8 @@ impl Records {
     }
 
     /// Columns of the resulting clouds.
-    pub fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         self.layout
-    }
-
-    /// Bytes of a record.
-    pub fn step(&self) -> usize {
-        self.step
     }
 
     /// Reads the records in `bytes` into `out`, replacing its layout and points.
@@ -100,7 +99,7 @@ impl Records {
     /// # Errors
     /// [`RecordError::TooMany`], or [`RecordError::Length`] if the extent needs more bytes than there are;
     /// `out` is unchanged.
-    pub fn read(
+    pub(crate) fn read(
         &self,
         bytes: &[u8],
         extent: Extent,

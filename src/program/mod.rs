@@ -7,21 +7,21 @@
 mod check;
 mod error;
 mod layers;
-pub mod layout;
+pub(crate) mod layout;
 
 pub use error::ProgramError;
-pub use layers::{ProgramLayer, ProgramTensor};
+pub(crate) use layers::{ProgramLayer, ProgramTensor};
 use serde::{Deserialize, Serialize};
 
 /// Alignment of every section of the weight blob, and of the blob itself, in bytes.
-pub const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// A network in the engine's form, with its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Payload {
     /// The operators and tensors.
     pub program: Program,
-    /// The bytes that [`Section`]s refer to. Keep them aligned to [`ALIGN`] bytes in a file.
+    /// The bytes that `Section`s refer to. Keep them aligned to `ALIGN` bytes in a file.
     pub weights: Vec<u8>,
 }
 

@@ -26,7 +26,7 @@ const ALL: i32 = 1;
 
 /// `google.protobuf.Timestamp`.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Timestamp {
+pub(crate) struct Timestamp {
     #[prost(int64, tag = "1")]
     pub seconds: i64,
     #[prost(int32, tag = "2")]
@@ -35,7 +35,7 @@ pub struct Timestamp {
 
 impl Timestamp {
     /// Converts nanoseconds since the epoch.
-    pub fn from_nanoseconds(nanoseconds: i64) -> Self {
+    pub(crate) fn from_nanoseconds(nanoseconds: i64) -> Self {
         const SECOND: i64 = 1_000_000_000;
         Self {
             seconds: nanoseconds.div_euclid(SECOND),
@@ -45,7 +45,7 @@ impl Timestamp {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Vector3 {
+pub(crate) struct Vector3 {
     #[prost(double, tag = "1")]
     pub x: f64,
     #[prost(double, tag = "2")]
@@ -55,7 +55,7 @@ pub struct Vector3 {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Quaternion {
+pub(crate) struct Quaternion {
     #[prost(double, tag = "1")]
     pub x: f64,
     #[prost(double, tag = "2")]
@@ -67,7 +67,7 @@ pub struct Quaternion {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Pose {
+pub(crate) struct Pose {
     #[prost(message, optional, tag = "1")]
     pub position: Option<Vector3>,
     #[prost(message, optional, tag = "2")]
@@ -75,7 +75,7 @@ pub struct Pose {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-pub struct Color {
+pub(crate) struct Color {
     #[prost(double, tag = "1")]
     pub r: f64,
     #[prost(double, tag = "2")]
@@ -87,7 +87,7 @@ pub struct Color {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct PackedElementField {
+pub(crate) struct PackedElementField {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(fixed32, tag = "2")]
@@ -98,7 +98,7 @@ pub struct PackedElementField {
 
 /// `foxglove.PointCloud`.
 #[derive(Clone, PartialEq, Message)]
-pub struct FoxglovePoints {
+pub(crate) struct FoxglovePoints {
     #[prost(message, optional, tag = "1")]
     pub timestamp: Option<Timestamp>,
     #[prost(string, tag = "2")]
@@ -114,7 +114,7 @@ pub struct FoxglovePoints {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct SceneEntityDeletion {
+pub(crate) struct SceneEntityDeletion {
     #[prost(message, optional, tag = "1")]
     pub timestamp: Option<Timestamp>,
     #[prost(int32, tag = "2")]
@@ -122,7 +122,7 @@ pub struct SceneEntityDeletion {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct KeyValuePair {
+pub(crate) struct KeyValuePair {
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(string, tag = "2")]
@@ -130,7 +130,7 @@ pub struct KeyValuePair {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct ArrowPrimitive {
+pub(crate) struct ArrowPrimitive {
     #[prost(message, optional, tag = "1")]
     pub pose: Option<Pose>,
     #[prost(double, tag = "2")]
@@ -146,7 +146,7 @@ pub struct ArrowPrimitive {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct CubePrimitive {
+pub(crate) struct CubePrimitive {
     #[prost(message, optional, tag = "1")]
     pub pose: Option<Pose>,
     #[prost(message, optional, tag = "2")]
@@ -156,7 +156,7 @@ pub struct CubePrimitive {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct TextPrimitive {
+pub(crate) struct TextPrimitive {
     #[prost(message, optional, tag = "1")]
     pub pose: Option<Pose>,
     #[prost(bool, tag = "2")]
@@ -170,7 +170,7 @@ pub struct TextPrimitive {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub struct SceneEntity {
+pub(crate) struct SceneEntity {
     #[prost(message, optional, tag = "1")]
     pub timestamp: Option<Timestamp>,
     #[prost(string, tag = "2")]
@@ -189,7 +189,7 @@ pub struct SceneEntity {
 
 /// `foxglove.SceneUpdate`.
 #[derive(Clone, PartialEq, Message)]
-pub struct SceneUpdate {
+pub(crate) struct SceneUpdate {
     #[prost(message, repeated, tag = "1")]
     pub deletions: Vec<SceneEntityDeletion>,
     #[prost(message, repeated, tag = "2")]
@@ -199,7 +199,7 @@ pub struct SceneUpdate {
 impl FoxglovePoints {
     /// Replaces the message's contents with all columns of `cloud` but skipped ones, as 32-bit floats, and reuses
     /// its memory.
-    pub fn set(&mut self, cloud: &PointCloud, stamp_ns: i64, frame_id: &str) {
+    pub(crate) fn set(&mut self, cloud: &PointCloud, stamp_ns: i64, frame_id: &str) {
         let layout = cloud.layout();
         let columns = layout.columns().iter().zip(0u32..);
         self.timestamp = Some(Timestamp::from_nanoseconds(stamp_ns));
@@ -227,7 +227,7 @@ impl SceneUpdate {
     ///
     /// # Errors
     /// A number that is not finite, or a class without a name.
-    pub fn new(
+    pub(crate) fn new(
         result: &FrameResult<'_>,
         classes: &[String],
         stamp_ns: i64,

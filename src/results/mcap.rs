@@ -24,7 +24,7 @@ use crate::points::PointCloud;
 
 /// The time and coordinate frame of a cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp<'a> {
+pub(crate) struct Stamp<'a> {
     /// Nanoseconds since the epoch of the source's clock.
     pub ns: i64,
     /// The coordinate frame.
@@ -32,7 +32,7 @@ pub struct Stamp<'a> {
 }
 
 /// A writer of one MCAP file.
-pub struct McapFile {
+pub(crate) struct McapFile {
     writer: Writer<OutputFile>,
     path: PathBuf,
     /// Channel ids of points and boxes.
@@ -47,7 +47,7 @@ impl McapFile {
     ///
     /// # Errors
     /// [`ResultsError::File`].
-    pub fn create(path: &Path) -> Result<Self, ResultsError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, ResultsError> {
         let file = OutputFile::create(path)?;
         let options = WriteOptions::new()
             .compression(Some(Compression::Zstd))
@@ -85,7 +85,7 @@ impl McapFile {
     /// # Errors
     /// [`ResultsError::NonFinite`] or [`ResultsError::UnknownClass`], before any of the frame is written;
     /// [`ResultsError::File`].
-    pub fn write(
+    pub(crate) fn write(
         &mut self,
         stamp: Stamp<'_>,
         cloud: &PointCloud,
@@ -125,7 +125,7 @@ impl McapFile {
     ///
     /// # Errors
     /// [`ResultsError::File`].
-    pub fn finish(mut self) -> Result<(), ResultsError> {
+    pub(crate) fn finish(mut self) -> Result<(), ResultsError> {
         let done = self.writer.finish().map_err(io_error);
         done.map_err(FileError::new(&self.path, "write"))?;
         Ok(self.writer.into_inner().finish()?)

@@ -3,13 +3,13 @@
 //! Each text format is a pure function from a [`FrameResult`] and the model's class names to a string;
 //! the caller writes the string.
 
-#[cfg(feature = "mcap")]
-pub mod foxglove;
+#[cfg(all(feature = "cli", feature = "mcap"))]
+pub(crate) mod foxglove;
 pub mod json;
 pub mod kitti;
-#[cfg(feature = "mcap")]
-pub mod mcap;
-pub mod nuscenes;
+#[cfg(all(feature = "cli", feature = "mcap"))]
+pub(crate) mod mcap;
+pub(crate) mod nuscenes;
 pub mod table;
 
 use std::path::PathBuf;

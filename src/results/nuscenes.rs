@@ -24,11 +24,11 @@ use crate::files;
 
 /// The largest file that [`Results::read`] accepts, in bytes. It holds the nuScenes validation split with the
 /// devkit's limit of 500 boxes in every sample.
-pub const MAX_FILE_BYTES: u64 = 2 << 30;
+pub(crate) const MAX_FILE_BYTES: u64 = 2 << 30;
 
 /// The sample token of a frame's file: its name without folder and extension, `a` for `frames/a.bin` and
 /// `frames/a.pcd.bin`.
-pub fn sample_token(frame: &Path) -> String {
+pub(crate) fn sample_token(frame: &Path) -> String {
     let stem = frame.file_stem().unwrap_or(frame.as_os_str());
     let stem = stem.to_string_lossy();
     stem.strip_suffix(".pcd").unwrap_or(&stem).to_owned()
@@ -39,7 +39,7 @@ pub fn sample_token(frame: &Path) -> String {
 pub struct Results {
     /// Free-form metadata (`use_lidar`, how the file was made, …), at most 1000 values.
     pub meta: serde_json::Map<String, serde_json::Value>,
-    /// The boxes of each sample by its token; see [`sample_token`].
+    /// The boxes of each sample by its token; see `sample_token`.
     pub results: BTreeMap<String, Vec<SampleBox>>,
 }
 

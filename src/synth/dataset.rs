@@ -17,7 +17,7 @@ use crate::results::nuscenes::{Results, SampleBox};
 
 /// A data set to write.
 #[derive(Clone, Debug)]
-pub struct Dataset {
+pub(crate) struct Dataset {
     /// Seed of the data set.
     pub seed: u64,
     /// Index of the first frame.
@@ -36,7 +36,7 @@ pub struct Dataset {
 
 /// Totals of a written data set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DatasetTotals {
+pub(crate) struct DatasetTotals {
     /// Points in all frames.
     pub points: u64,
     /// Labels in all frames.
@@ -51,7 +51,7 @@ pub(super) fn token(index: u64) -> String {
 /// Writes the frames, labels and manifest of `dataset`. Calls `progress` after each frame, from any thread.
 /// # Errors
 /// [`FileError`] if a file cannot be written, or the folder is not empty and `force` is not set.
-pub fn write_dataset(
+pub(crate) fn write_dataset(
     dataset: &Dataset,
     progress: &(dyn Fn() + Sync),
 ) -> Result<DatasetTotals, SynthError> {
@@ -172,3 +172,6 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
         .map_err(|error| FileError::new(path, "encode")(io::Error::from(error)))?;
     files::write(path, &bytes)
 }
+
+#[cfg(test)]
+mod tests;

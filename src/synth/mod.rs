@@ -31,8 +31,8 @@ use crate::files::FileError;
 use crate::points::{FrameError, Layout, PointCloud};
 use crate::results::nuscenes::SampleBox;
 
-pub use dataset::{Dataset, DatasetTotals, write_dataset};
-pub use scanner::Scanner;
+pub(crate) use dataset::{Dataset, write_dataset};
+pub(crate) use scanner::Scanner;
 
 use builder::{Class, Motion, Object};
 pub(crate) use rng::Rng;
@@ -51,14 +51,14 @@ pub enum SynthError {
 }
 
 /// Class names, as used in labels.
-pub const CLASSES: [&str; 5] = ["car", "truck", "bus", "bicycle", "pedestrian"];
+pub(crate) const CLASSES: [&str; 5] = ["car", "truck", "bus", "bicycle", "pedestrian"];
 
 /// Objects whose centre is farther than this from the vehicle get no label, in metres.
-pub const LABEL_RANGE: f64 = 100.0;
+pub(crate) const LABEL_RANGE: f64 = 100.0;
 
 /// Settings for making frames.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Config {
+pub(crate) struct Config {
     /// The scanner.
     pub scanner: Scanner,
     /// Sweeps in a frame, including the newest.
@@ -79,7 +79,7 @@ impl Default for Config {
 
 /// A frame with its labels.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LabelledFrame {
+pub(crate) struct LabelledFrame {
     /// Rows of x, y, z, intensity (0..=1), age of the sweep; newest sweep first.
     pub cloud: PointCloud,
     /// All objects within [`LABEL_RANGE`], including those without points.
@@ -94,7 +94,11 @@ const FIRST_SWEEP_STREAM: u64 = 1;
 ///
 /// # Errors
 /// Never, whatever the input: the rows are whole by construction.
-pub fn generate(seed: u64, index: u64, config: &Config) -> Result<LabelledFrame, FrameError> {
+pub(crate) fn generate(
+    seed: u64,
+    index: u64,
+    config: &Config,
+) -> Result<LabelledFrame, FrameError> {
     let scene = scene::generate(Rng::new(seed, index, SCENE_STREAM));
     // From the world to the newest vehicle frame; the vehicle is at the world's origin, on the ground.
     let to_vehicle = Pose {

@@ -16,7 +16,7 @@ use super::solids::{Solid, Surface};
 
 /// The scanner's properties. Elevations are degrees above the horizon, lengths metres.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Scanner {
+pub(crate) struct Scanner {
     /// Number of beams.
     pub beams: u32,
     /// Elevation of the lowest beam.

@@ -1,7 +1,7 @@
 //! Support for this crate's tests and benches, which cannot include each other's files. Not part of the public API.
 
-pub mod nets;
-pub mod networks;
+pub(crate) mod nets;
+pub(crate) mod networks;
 
 use crate::cuda::DeviceMap;
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};

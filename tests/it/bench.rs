@@ -4,8 +4,6 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use centerpoint::bench::memory::Resident;
-use centerpoint::bench::stats::Summary;
 use serde_json::Value;
 
 use crate::common::repository;
@@ -391,75 +389,4 @@ fn invalid_measurements_are_errors() {
         assert_eq!(run.status.code(), Some(status), "{args}: {errors}");
         assert!(errors.contains(words), "{args}: {errors}");
     }
-}
-
-#[test]
-#[ignore = "needs CENTERPOINT_PYTHON"]
-fn percentiles_equal_those_of_numpy() {
-    let python = crate::oracle::python();
-    // The unit tests cover cases such as 90 % of 100: NumPy's floats are off by one for some (99.9 % of 1000).
-    let percentiles = [0.0, 12.5, 50.0, 75.0, 96.875, 100.0, 90.0, 95.0, 99.0, 99.9];
-    // Whole numbers, which text preserves, with ties.
-    let mut state = 12_345u32;
-    for count in [1, 2, 3, 7, 8, 64, 97, 101, 997, 1024, 4999] {
-        let values: Vec<f64> = (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                f64::from(state >> 16)
-            })
-            .collect();
-        let script = format!(
-            "import numpy as n; v = n.array({values:?}); \
-             print(v.min(), v.max(), v.mean(), n.median(v), v.std() / v.mean() * 100, \
-             *n.percentile(v, {percentiles:?}, method='inverted_cdf'))"
-        );
-        let run = Command::new(&python)
-            .args(["-c", &script])
-            .output()
-            .unwrap();
-        let text = String::from_utf8(run.stdout).unwrap();
-        let expected: Vec<f64> = text
-            .split_whitespace()
-            .map(|v| v.parse().unwrap())
-            .collect();
-        let found = Summary::new(&values, &percentiles);
-        let mut all = vec![
-            found.min,
-            found.max,
-            found.mean,
-            found.median,
-            found.variation,
-        ];
-        all.extend(found.percentiles.iter().map(|p| p.value));
-        assert_eq!(
-            all.len(),
-            expected.len(),
-            "{}",
-            String::from_utf8_lossy(&run.stderr)
-        );
-        for (found, expected) in all.iter().zip(&expected) {
-            let error = (found - expected).abs();
-            assert!(
-                error <= 1e-9 * expected.max(1.0),
-                "{count}: {all:?}, {expected:?}"
-            );
-        }
-    }
-}
-
-#[test]
-fn memory_matches_the_system() {
-    let found = Resident::read(Path::new("/")).unwrap();
-    assert!(found.peak >= found.now && found.now > 1 << 20, "{found:?}");
-    // Compare with pages in /proc/self/statm, while nothing large is allocated or freed.
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let page = Command::new("getconf").arg("PAGESIZE").output().unwrap();
-    let page: u64 = String::from_utf8(page.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .unwrap();
-    let differ = found.now.abs_diff(pages * page);
-    assert!(differ < 512 << 20, "{found:?}, {pages} pages of {page}");
 }

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use centerpoint::build::config::Config;
-use centerpoint::model::{Model, ModelError};
+use centerpoint::Model;
+use centerpoint::internals::build::config::Config;
+use centerpoint::model::ModelError;
 use toml::{Table, Value};
 
 use crate::common::repository;

@@ -336,8 +336,10 @@ fn every_format_and_the_picture_are_written() {
         "--bev",
         "pictures",
     ]);
-    let results =
-        centerpoint::results::nuscenes::Results::read(&folder.path().join("results.json")).unwrap();
+    let results = centerpoint::internals::results::nuscenes::Results::read(
+        &folder.path().join("results.json"),
+    )
+    .unwrap();
     assert_eq!(results.results["a"].len(), 2);
     assert_eq!(results.results["b"][0].sample_token, "b");
     for picture in ["pictures/a.png", "pictures/b.png"] {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use centerpoint::build::onnx::tensor::from_floats;
+use centerpoint::internals::build::onnx::tensor::from_floats;
 
 use crate::common::MODEL;
 use crate::frames::{Encoding, XYZI, bin, pcd};

@@ -4,10 +4,10 @@
 use std::process::{Command, Output};
 
 use crate::common::repository;
-use centerpoint::build::folder::Folder;
-use centerpoint::eval::nuscenes::{Config, evaluate};
-use centerpoint::plan::Plan;
-use centerpoint::results::nuscenes::Results;
+use centerpoint::Plan;
+use centerpoint::build::Folder;
+use centerpoint::internals::eval::nuscenes::{Config, evaluate};
+use centerpoint::internals::results::nuscenes::Results;
 
 const FP32: &str = "engines/demo/fp32.plan";
 pub(crate) const INT8: &str = "engines/demo/int8.plan";

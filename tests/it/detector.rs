@@ -4,12 +4,12 @@
 use crate::common::{MODEL, write_plan};
 use std::time::Instant;
 
-use centerpoint::chain::Chain;
 use centerpoint::cuda::CudaError;
-use centerpoint::deadline::{Budget, Counts, Level};
-use centerpoint::detector::{DetectorError, Device, Options};
+use centerpoint::internals::chain::Chain;
 use centerpoint::points::SweepBuffer;
-use centerpoint::{Box3d, Detector, Layout, PointCloud};
+use centerpoint::{
+    Box3d, Budget, Counts, Detector, DetectorError, Device, Layout, Level, Options, PointCloud,
+};
 
 fn detector(model: &str, options: &Options) -> Result<Detector, DetectorError> {
     let folder = tempfile::tempdir().unwrap();

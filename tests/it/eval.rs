@@ -6,8 +6,8 @@ use crate::common;
 use std::path::Path;
 use std::process::Command;
 
-use centerpoint::eval::{nuscenes, t4};
-use centerpoint::results::nuscenes::{Results, SampleBox};
+use centerpoint::internals::eval::{nuscenes, t4};
+use centerpoint::internals::results::nuscenes::{Results, SampleBox};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use centerpoint::build::folder::Folder;
-use centerpoint::plan::Plan;
+use centerpoint::Plan;
+use centerpoint::build::Folder;
 
+use crate::common;
 use crate::toy::{self, Net, built, refused};
 
 const PFE: &str = "pts_voxel_encoder.onnx";
@@ -140,8 +141,8 @@ fn a_record_without_pairs_is_rejected() {
     let mut manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(at("q/manifest.json")).unwrap()).unwrap();
     for name in [PFE, RPN] {
-        let hash = centerpoint::build::hash::sha256_file(&at(&format!("model/{name}"))).unwrap();
-        manifest["files"][name] = hash.into();
+        let bytes = std::fs::read(at(&format!("model/{name}"))).unwrap();
+        manifest["files"][name] = common::sha256(&bytes).into();
     }
     std::fs::write(at("model/manifest.json"), manifest.to_string()).unwrap();
     let message = refused(

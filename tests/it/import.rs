@@ -7,12 +7,12 @@ use crate::oracle;
 
 use std::path::Path;
 
+use centerpoint::Model;
 use centerpoint::build::BuildError;
-use centerpoint::build::import::{Matching, Pfe, Rpn, read_pfe, read_rpn};
-use centerpoint::build::onnx::encode;
-use centerpoint::build::onnx::proto::GraphProto;
-use centerpoint::build::onnx::tensor::from_floats;
-use centerpoint::model::Model;
+use centerpoint::internals::build::import::{Matching, Rpn, read_pfe, read_rpn};
+use centerpoint::internals::build::onnx::encode;
+use centerpoint::internals::build::onnx::proto::GraphProto;
+use centerpoint::internals::build::onnx::tensor::from_floats;
 use centerpoint::model::Pfn;
 use nets::{model, node, value};
 
@@ -41,22 +41,22 @@ fn reference(pfn: &Pfn, points: usize, at: impl Fn(usize, usize) -> f64) -> Vec<
 }
 
 /// Largest difference between the reference with the imported weights and ONNX Runtime's output.
-pub(crate) fn difference(pfe: &Pfe, case: &oracle::Case) -> f64 {
+pub(crate) fn difference(pfn: &Pfn, case: &oracle::Case) -> f64 {
     let [output] = &case.outputs[..] else {
         panic!("{}: not one output", case.name);
     };
-    let channels = pfe.pfn.layers.last().unwrap().out_features;
+    let channels = pfn.layers.last().unwrap().out_features;
     // [P, M, C], or [1, C, P, M]; the latter's output has the channels first, too.
     let (pillars, points, maps) = match case.input_shape[..] {
         [p, m, _] => (p, m, false),
         [1, _, p, m] => (p, m, true),
         _ => panic!("{:?}", case.input_shape),
     };
-    let columns = pfe.pfn.layers[0].in_features;
+    let columns = pfn.layers[0].in_features;
     let mut worst = 0.0_f64;
     // Only samples the pillars of large inputs.
     for p in (0..pillars).step_by(pillars.div_ceil(500)) {
-        let features = reference(&pfe.pfn, points, |m, c| {
+        let features = reference(pfn, points, |m, c| {
             f64::from(if maps {
                 case.input[(c * pillars + p) * points + m]
             } else {
@@ -88,7 +88,7 @@ fn pfns_of_all_exporters_give_onnx_runtimes_features() {
     assert_eq!(good.len(), 10);
     for case in good {
         let pfe = read_pfe(&case.model).unwrap();
-        let worst = difference(&pfe, case);
+        let worst = difference(&pfe.pfn, case);
         println!("{}: {worst:.1e}", case.name);
         assert!(worst <= 1e-5, "{}: {worst}", case.name);
     }

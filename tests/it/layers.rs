@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// The modules of the crate, top to bottom: each may use those after it, never one before it.
 const LAYERS: &[&str] = &[
+    // Names for programs and tests.
+    "internals",
     // Arguments, results, errors of everything below.
     "cli",
     "capi",
@@ -173,7 +175,7 @@ fn read(root: &Path) -> Vec<Source> {
     sources
 }
 
-fn list(folder: &Path, files: &mut Vec<PathBuf>) {
+pub(crate) fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -213,7 +215,7 @@ fn uses(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
 }
 
 /// Adds the paths that begin with `base` and go on with `text`: `a::b`, `super::a`, or `{a, b::{c}}`.
-fn expand(text: &str, mut base: Vec<String>, found: &mut BTreeSet<Vec<String>>) {
+pub(crate) fn expand(text: &str, mut base: Vec<String>, found: &mut BTreeSet<Vec<String>>) {
     let text = text.trim_start();
     if let Some(list) = text.strip_prefix('{') {
         let (mut level, mut start) = (0, 0);
@@ -253,7 +255,7 @@ fn expand(text: &str, mut base: Vec<String>, found: &mut BTreeSet<Vec<String>>) 
 }
 
 /// The text without comments, string literals, and the test module at its end.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let text = match text.find("#[cfg(test)]\nmod ") {
         Some(at)
             if text[at..]

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use centerpoint::Column;
-use centerpoint::model::{Candidates, Model, ModelError, NmsKind, Rotation, SizeOrder};
+use centerpoint::model::{Candidates, ModelError, NmsKind, Rotation, SizeOrder};
+use centerpoint::{Column, Model};
 use proptest::prelude::*;
 
 /// A complete description; the tests edit single lines.
@@ -387,7 +387,7 @@ proptest! {
 #[cfg(feature = "build")]
 mod autoware {
     use super::*;
-    use centerpoint::model::autoware;
+    use centerpoint::internals::model::autoware;
 
     const ML_PACKAGE: &str = "/**:
   ros__parameters:

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use centerpoint::boxes::Box3d;
-use centerpoint::build::deconv;
-use centerpoint::build::folder::Folder;
-use centerpoint::build::fuse::fuse;
-use centerpoint::build::half::{Io, strongly_typed};
-use centerpoint::build::onnx::Graph;
-use centerpoint::build::quantize::{Placement, insert_qdq, tensors_to_calibrate};
-use centerpoint::cpu::decode::{CandidateList, decode};
-use centerpoint::cpu::nms::{Nms, suppress};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::build::Folder;
+use centerpoint::internals::build::deconv;
+use centerpoint::internals::build::fuse::fuse;
+use centerpoint::internals::build::half::{Io, strongly_typed};
+use centerpoint::internals::build::onnx::Graph;
+use centerpoint::internals::build::quantize::{Placement, insert_qdq, tensors_to_calibrate};
+use centerpoint::internals::cpu::decode::{CandidateList, decode};
+use centerpoint::internals::cpu::nms::{Nms, suppress};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::map::{MapLayout, MapView};
-use centerpoint::model::Model;
+use centerpoint::{Box3d, Model};
 
 use crate::bev::bev;
 use crate::common::repository;

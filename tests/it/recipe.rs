@@ -4,12 +4,10 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use centerpoint::build::config::{ConfigOverrides, Recipe};
-use centerpoint::build::folder::{Folder, Network};
-use centerpoint::build::recipe::{self, Job, Outcome, Progress};
-use centerpoint::detector::{Detector, Options};
-use centerpoint::plan::Plan;
-use centerpoint::points::{self, Layout, ReadOptions};
+use centerpoint::build::{ConfigOverrides, Folder, Job, Network, Outcome, Progress, quantize};
+use centerpoint::internals::build::config::Recipe;
+use centerpoint::points::ReadOptions;
+use centerpoint::{Detector, Layout, Options, Plan, points};
 
 use crate::common::repository;
 
@@ -35,7 +33,7 @@ fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
         calibration: None,
         threads,
     };
-    let outcome = recipe::run(&job, &Silent).unwrap();
+    let outcome = quantize(&job, &Silent).unwrap();
     let network = Network {
         payload: &outcome.payload,
         pfn: &outcome.pfn,

@@ -6,8 +6,8 @@
 
 use std::path::Path;
 
-use centerpoint::build::folder::Folder;
-use centerpoint::plan::Plan;
+use centerpoint::Plan;
+use centerpoint::build::Folder;
 
 use crate::toy::{self, Net, built, refused};
 

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use centerpoint::build::sensitivity::{Mix, Report};
-use centerpoint::plan::Plan;
+use centerpoint::Plan;
+use centerpoint::internals::build::sensitivity::Report;
 use serde_json::Value;
 
 use crate::toy::{self, Net, built, refused};
@@ -137,7 +137,7 @@ fn sqnr_matches_that_of_the_plans_held_out_frames() {
         let noise: f64 = values.iter().map(|db| 10_f64.powf(-db / 10.0)).sum();
         -10.0 * (noise / values.len() as f64).log10()
     };
-    let measured = report.measurements[&Mix::int8(10)];
+    let measured = report.int8().unwrap();
     let all = mean(sqnr.outputs.iter().map(|o| o.all).collect());
     let objects = mean(sqnr.outputs.iter().map(|o| o.objects).collect());
     assert!((measured.all - all).abs() < 1e-9, "{measured:?} {all}");

@@ -4,7 +4,8 @@
 
 use std::fs;
 
-use centerpoint::points::{self, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
+use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
+use centerpoint::{Layout, PointCloud, points};
 use nalgebra::{Isometry3, Translation3, Vector3};
 use serde_json::{Value, json};
 

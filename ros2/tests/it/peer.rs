@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use centerpoint::detector::Options;
-use centerpoint::points::{self, ReadOptions};
-use centerpoint::{Box3d, Detector, PointCloud};
+use centerpoint::points::ReadOptions;
+use centerpoint::{Box3d, Detector, Options, PointCloud, points};
 use serde_json::Value;
 
 use super::{NODE, text};

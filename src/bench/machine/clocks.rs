@@ -8,7 +8,7 @@ use super::{entries, file, key, number};
 
 /// A clock and its limits, in MHz.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// The clocked unit: `cores 0-3`, or the device's name.
     pub name: String,
     /// Current value.
@@ -23,7 +23,7 @@ pub struct Clock {
 
 /// A sensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Temperature {
+pub(crate) struct Temperature {
     /// Its name, such as `gpu-thermal`.
     pub name: String,
     /// °C.

@@ -21,7 +21,7 @@ use super::{entries, file, number};
 
 /// Constant properties of a Jetson.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Jetson {
+pub(crate) struct Jetson {
     /// Release of Jetson Linux, such as `R36.4.3`.
     pub l4t: Option<String>,
     /// The mode that limits clocks and cores.
@@ -30,7 +30,7 @@ pub struct Jetson {
 
 /// A power mode of `nvpmodel`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PowerMode {
+pub(crate) struct PowerMode {
     /// Its number.
     pub id: u32,
     /// Its name, if listed in `/etc/nvpmodel.conf`.

@@ -3,5 +3,5 @@
 mod alloc;
 
 fn main() -> std::process::ExitCode {
-    centerpoint::cli::bench::main(alloc::count)
+    centerpoint::internals::cli::bench::main(alloc::count)
 }

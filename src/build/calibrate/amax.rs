@@ -22,7 +22,7 @@ const FIRST: usize = 128;
 /// Levels of a code's absolute value.
 const LEVELS: usize = 128;
 /// Largest code.
-pub const MAX_CODE: f32 = 127.0;
+pub(crate) const MAX_CODE: f32 = 127.0;
 /// Greatest amax with scale 1: up to here, activations count as zero (pytorch-quantization's epsilon,
 /// 2⁻²⁴).
 pub const ZERO_AMAX: f32 = 1.0 / (1 << 24) as f32;

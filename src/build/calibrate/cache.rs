@@ -28,7 +28,7 @@ use crate::build::onnx::Graph;
 use crate::files::{self, FileError};
 use crate::model::Model;
 use crate::model::Pfn;
-pub use crate::plan::CalibrationKey;
+pub(crate) use crate::plan::CalibrationKey;
 use crate::points::FrameError;
 
 /// Version of the format and of the counting rules.
@@ -76,7 +76,7 @@ impl CalibrationKey {
 ///
 /// # Errors
 /// [`FrameError::NotAFile`], [`crate::build::BuildError::Io`] for a frame that cannot be read.
-pub fn frames_hash(frames: &[PathBuf]) -> Result<String> {
+pub(crate) fn frames_hash(frames: &[PathBuf]) -> Result<String> {
     let mut contents = String::new();
     for path in frames {
         // Opening a pipe would wait for its writer.

@@ -19,11 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::cache::Bins;
 
 /// Default number of bins of the first batch.
-pub const BINS: usize = 2048;
+pub(crate) const BINS: usize = 2048;
 /// Minimum number of initial bins: twice the number that an 8-bit code needs.
-pub const MIN_BINS: usize = 256;
+pub(crate) const MIN_BINS: usize = 256;
 /// Maximum number of bins.
-pub const MAX_BINS: usize = 8192;
+pub(crate) const MAX_BINS: usize = 8192;
 
 /// Counters of each bin while counting a batch. Real maps contain runs of equal values, and reading a counter
 /// that was just written stalls, so neighbouring values use different counters.
@@ -273,5 +273,59 @@ impl Counts {
                 self.counts[bin][i % LANES] += 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::calibrate::AmaxMethod;
+
+    /// Later batches exceed the bins of the first by far.
+    #[test]
+    fn ranges_grow_from_nothing_and_the_number_of_bins_stays_limited() {
+        let mut histogram = Histogram::new(2048).unwrap();
+        for batch in [
+            &[0.0; 7][..],
+            &[1e-45, 0.0],
+            &[1e-30, 5e-31],
+            &[],
+            &[1.0, -0.25],
+            &[3.4e38, f32::MAX],
+        ] {
+            histogram.add(batch).unwrap();
+            let bins = histogram.bins();
+            assert!(bins.len() <= MAX_BINS, "{}", bins.len());
+            assert!(histogram.range() >= histogram.max());
+        }
+        assert_eq!(histogram.total(), 15);
+        assert_eq!(histogram.bins()[0], 13);
+        // The width has doubled repeatedly, but at least half of the bins are always in use.
+        assert!(histogram.bins().len() > MAX_BINS / 2);
+        assert_eq!(histogram.amax(AmaxMethod::Max).unwrap().amax, f32::MAX);
+
+        let before = histogram.clone();
+        let error = histogram.add(&[1.0, f32::NAN]).unwrap_err();
+        assert!(
+            matches!(error, RangeError::NotFinite { index: 1, .. }),
+            "{error}"
+        );
+        assert_eq!(histogram, before);
+        assert_eq!(Histogram::new(100), Err(RangeError::Bins(100)));
+    }
+
+    /// Merged bins have the same counts as bins of twice the width.
+    #[test]
+    fn merged_bins_keep_their_values() {
+        let low: Vec<f32> = (0..2048).map(|i| (i as f32 + 0.5) / 2048.0).collect();
+        let mut histogram = Histogram::new(2048).unwrap();
+        histogram.add(&low).unwrap();
+        histogram.add(&[15.99]).unwrap();
+        // Bins of width max/2048 up to 16 would be more than 8192, which takes two doublings.
+        let width = low[2047] / 2048.0 * 4.0;
+        assert_eq!(histogram.width(), width);
+        assert_eq!(histogram.bins()[..512].iter().sum::<u64>(), 2048);
+        assert!(histogram.bins()[..511].iter().all(|&n| n == 4));
+        assert_eq!(histogram.bins().iter().sum::<u64>(), 2049);
     }
 }

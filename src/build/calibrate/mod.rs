@@ -15,18 +15,20 @@ mod error;
 mod histogram;
 mod occupancy;
 mod pass;
-pub mod raw;
+pub(crate) mod raw;
 mod stats;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use amax::{Amax, AmaxMethod, MAX_CODE, ZERO_AMAX, scale};
-pub use cache::{CalibrationKey, frames_hash};
+pub(crate) use amax::{Amax, MAX_CODE};
+pub use amax::{AmaxMethod, ZERO_AMAX, scale};
+pub(crate) use cache::{CalibrationKey, frames_hash};
 pub use error::CalibrationError;
-pub use histogram::{BINS, Histogram, MAX_BINS, MIN_BINS, RangeError};
+pub(crate) use histogram::{BINS, MAX_BINS};
+pub use histogram::{Histogram, RangeError};
 pub(crate) use occupancy::Occupancy;
-pub use stats::TensorStats;
+pub(crate) use stats::TensorStats;
 
 use super::onnx::Graph;
 use crate::build::Result;
@@ -75,7 +77,7 @@ pub struct Calibration {
 /// [`CalibrationError`] if there are no frames, a frame lacks a column, or a value is not finite.
 /// [`crate::points::FrameError`] for an unreadable frame, [`crate::build::BuildError`] for a network that cannot
 /// be run.
-pub fn calibrate(
+pub(crate) fn calibrate(
     model: &Model,
     pfn: &Pfn,
     graph: &Graph,
@@ -93,7 +95,7 @@ pub fn calibrate(
 /// # Errors
 /// Those of [`calibrate`] and [`Calibration::read`]; [`CalibrationError::Stale`] if the file was made from
 /// another model, from other frames or with other options.
-pub fn load_or_run(
+pub(crate) fn load_or_run(
     cache: &Path,
     model: &Model,
     pfn: &Pfn,
@@ -149,3 +151,6 @@ impl Calibration {
         Some(stats.all.share_beyond(amax))
     }
 }
+
+#[cfg(test)]
+mod tests;

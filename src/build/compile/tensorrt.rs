@@ -27,7 +27,7 @@ use crate::map::Element;
 use crate::plan::{BuiltOn, IoFormats, Target, TensorDesc, TensorRtOptions, TensorRtTarget};
 
 /// Compute capabilities supported by TensorRT-RTX.
-pub const RTX_COMPUTE_CAPABILITIES: [u32; 6] = [75, 80, 86, 89, 120, 121];
+pub(crate) const RTX_COMPUTE_CAPABILITIES: [u32; 6] = [75, 80, 86, 89, 120, 121];
 
 /// How to build an engine.
 pub struct Request<'a> {

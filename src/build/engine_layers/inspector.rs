@@ -53,7 +53,7 @@ struct TensorInfo {
 ///
 /// # Errors
 /// The text is not the inspector's JSON.
-pub fn read(json: &str) -> serde_json::Result<Vec<EngineLayer>> {
+pub(crate) fn read(json: &str) -> serde_json::Result<Vec<EngineLayer>> {
     // Metadata separates names by an unescaped record separator, which JSON does not allow.
     let printable: String = json
         .chars()

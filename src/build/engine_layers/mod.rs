@@ -5,8 +5,8 @@
 //! [`LayerTable::new`] then looks up each layer of the network that reads quantised values: a strongly typed network
 //! allows INT8, but the library decides where to use it.
 
-pub mod inspector;
-pub mod log;
+pub(crate) mod inspector;
+pub(crate) mod log;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -304,3 +304,6 @@ fn nodes(metadata: &str) -> Vec<String> {
     };
     marked.map(name).collect()
 }
+
+#[cfg(test)]
+mod tests;

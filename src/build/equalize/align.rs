@@ -32,7 +32,7 @@ const SAME: f64 = 1e-4;
 
 /// Background and range of a quantised tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Levels {
+pub(crate) struct Levels {
     /// The values of each channel in cells that nothing in the frame reaches.
     pub background: Vec<Vec<f32>>,
     /// Largest magnitude of each channel on real frames.
@@ -46,7 +46,11 @@ pub struct Levels {
 ///
 /// # Errors
 /// [`BuildError`](crate::build::BuildError) for malformed nodes and weights that would not be finite.
-pub fn align(graph: &Graph, pfn: &Pfn, tensors: &BTreeMap<String, Levels>) -> Result<(Graph, Pfn)> {
+pub(crate) fn align(
+    graph: &Graph,
+    pfn: &Pfn,
+    tensors: &BTreeMap<String, Levels>,
+) -> Result<(Graph, Pfn)> {
     let channels = Channels::new(graph, pfn)?;
     let factors = channels.choose_factors(graph, |members| {
         let members = members.iter().filter_map(|&(tensor, channel)| {

@@ -5,5 +5,5 @@ mod quantized;
 mod typed;
 
 pub use pfe::pfe;
-pub use quantized::write_quantized;
-pub use typed::{TypedNetwork, write_typed};
+pub(crate) use quantized::write_quantized;
+pub(crate) use typed::{TypedNetwork, write_typed};

@@ -16,7 +16,7 @@ use crate::files;
 ///
 /// # Errors
 /// [`FileError`](crate::files::FileError).
-pub fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result<()> {
+pub(crate) fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) -> Result<()> {
     let points = source.model.grid.max_points_per_pillar;
     let pfe = pfe(&outcome.pfn, points, &out.join(PFE))?;
     let mut network = outcome.quantized.graph.clone();

@@ -19,7 +19,7 @@ use crate::plan::TensorDesc;
 /// A folder manifest's entry for a strongly typed network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TypedNetwork {
+pub(crate) struct TypedNetwork {
     /// `fp16`, or `int8` with Q/DQ pairs.
     pub precision: String,
     /// The network's input and outputs.
@@ -33,7 +33,7 @@ pub struct TypedNetwork {
 ///
 /// # Errors
 /// As [`half::strongly_typed`]; a file that cannot be read or written.
-pub fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedNetwork> {
+pub(crate) fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedNetwork> {
     let mut network = half::strongly_typed(&source.rpn.graph, io)?;
     folder::bind(&mut network.graph, &source.pfe.pfn);
     let tensors = tensors(&network.graph, io, network.input_scale)?;

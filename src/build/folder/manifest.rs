@@ -14,7 +14,7 @@ use crate::plan::Quantization;
 
 /// How a folder was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FolderManifest {
+pub(crate) struct FolderManifest {
     /// The program and version that wrote the folder.
     pub producer: String,
     /// SHA-256 of the source files, by name.
@@ -41,7 +41,7 @@ impl FolderManifest {
     ///
     /// # Errors
     /// [`BuildError::Folder`] for a manifest that cannot be read and for a file that does not match it.
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
+    pub(crate) fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(MANIFEST);
         let broken = |what: String| BuildError::Folder {
             path: path.clone(),
@@ -83,7 +83,7 @@ impl FolderManifest {
     ///
     /// # Errors
     /// [`FileError`].
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(MANIFEST);
         let text = serde_json::to_string_pretty(self)
             .map_err(|e| FileError::new(&path, "encode")(e.into()))?;
@@ -95,7 +95,7 @@ impl FolderManifest {
 ///
 /// # Errors
 /// [`BuildError::Exists`] if the folder already contains a model and `force` is not set.
-pub fn make(folder: &Path, force: bool) -> Result<()> {
+pub(crate) fn make(folder: &Path, force: bool) -> Result<()> {
     let mut names = [MODEL, PFE, RPN, MANIFEST].into_iter();
     if let Some(name) = names.find(|name| !force && folder.join(name).exists()) {
         return Err(BuildError::Exists {

@@ -10,5 +10,6 @@ mod pfe;
 mod rpn;
 
 pub use outputs::Matching;
-pub use pfe::{Pfe, read_pfe};
+pub(crate) use pfe::Pfe;
+pub use pfe::read_pfe;
 pub use rpn::{Rpn, read_rpn};

@@ -14,7 +14,8 @@ mod int8_pack;
 mod pack;
 mod spec;
 
-pub use builder::{ProgramBuilder, TensorId};
+pub use builder::ProgramBuilder;
+pub(crate) use builder::TensorId;
 pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 
 use std::collections::HashMap;

@@ -13,7 +13,7 @@ use crate::files;
 
 /// Largest file that is read, in bytes: the limit of the protobuf format itself. Larger networks keep
 /// their weights in external files, which are not supported.
-pub const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
+pub(crate) const MAX_FILE_BYTES: u64 = (1 << 31) - 1;
 
 /// Reads the file at `path`. Needs memory for the file itself, and at most three times its length plus
 /// one MiB for the messages; tensors share the file's memory.
@@ -78,4 +78,67 @@ pub fn decode(path: &Path, bytes: Bytes) -> Result<ModelProto> {
         return Err(not_onnx("it contains no graph".to_owned()));
     }
     Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use prost::Message as _;
+
+    use super::{decode, encode};
+    use crate::build::onnx::Graph;
+    use crate::build::onnx::proto::*;
+    use crate::build::onnx::tensor::from_floats;
+    use crate::testing::nets::{model, node, value};
+
+    #[test]
+    fn every_field_survives_reading_and_writing() {
+        let pair = StringStringEntryProto {
+            key: Some("k".into()),
+            value: Some("v".into()),
+        };
+        let mut full = model(GraphProto {
+            node: vec![node("Relu", &["x"], &["out"])],
+            initializer: vec![from_floats("w", &[2, 2], &[0.5, -1.0, 2.0, -0.0])],
+            input: vec![value("x", &[1, 4, 16, 16])],
+            output: vec![value("out", &[1, 4, 16, 16])],
+            ..Default::default()
+        });
+        full.metadata_props = vec![pair.clone()];
+        full.functions = vec![FunctionProto {
+            name: Some("f".into()),
+            attribute: vec!["a".into()],
+            metadata_props: vec![pair.clone()],
+            ..Default::default()
+        }];
+        let graph = full.graph.as_mut().unwrap();
+        graph.quantization_annotation = vec![TensorAnnotation {
+            tensor_name: Some("x".into()),
+            quant_parameter_tensor_names: vec![pair.clone()],
+        }];
+        graph.node[0].attribute.push(AttributeProto {
+            name: Some("all".into()),
+            r#type: Some(0),
+            f: Some(-0.0),
+            floats: vec![1.0, f32::NAN],
+            strings: vec!["é".as_bytes().to_vec().into()],
+            tp: Some(Box::new(TypeProto {
+                denotation: Some("d".into()),
+                optional_type: Some(OptionalTypeProto {
+                    elem_type: Some(Box::default()),
+                }),
+                ..Default::default()
+            })),
+            sparse_tensors: vec![SparseTensorProto {
+                dims: vec![3],
+                ..Default::default()
+            }],
+            ..Default::default()
+        });
+        let bytes = full.encode_to_vec();
+        let path = Path::new("full.onnx");
+        let graph = Graph::new(path, decode(path, bytes.clone().into()).unwrap()).unwrap();
+        assert!(encode(&graph.to_model()) == bytes);
+    }
 }

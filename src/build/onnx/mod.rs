@@ -14,20 +14,19 @@
 //! | [`shapes`], `values` | the shapes of all values, and the small integer constants they depend on |
 
 mod file;
-pub mod graph;
+pub(crate) mod graph;
 pub(crate) mod make;
-pub mod node;
-pub mod opset;
-pub mod proto;
+pub(crate) mod node;
+pub(crate) mod opset;
+pub(crate) mod proto;
 mod scan;
-pub mod shapes;
-pub mod tensor;
+pub(crate) mod shapes;
+pub(crate) mod tensor;
 mod values;
-pub mod window;
+pub(crate) mod window;
 
-pub use file::{MAX_FILE_BYTES, decode, encode};
+pub use file::{decode, encode};
 pub use graph::Graph;
-pub use node::Node;
-pub use shapes::Shapes;
-pub use tensor::Tensor;
-pub use window::Window;
+pub(crate) use node::Node;
+pub(crate) use shapes::Shapes;
+pub(crate) use window::Window;

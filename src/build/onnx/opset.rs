@@ -47,7 +47,7 @@ fn ir_version(opset: i64) -> i64 {
 ///
 /// # Errors
 /// [`BuildError::Node`](crate::build::BuildError::Node) for the first node whose meaning would change.
-pub fn raise(graph: &mut Graph, to: i64) -> Result<()> {
+pub(crate) fn raise(graph: &mut Graph, to: i64) -> Result<()> {
     let from = graph.opset();
     if from >= to {
         return Ok(());

@@ -18,13 +18,13 @@ const MAX_RANK: usize = 16;
 
 /// Shapes of values by name; see [`Shapes::infer`].
 #[derive(Clone, Debug, Default)]
-pub struct Shapes {
+pub(crate) struct Shapes {
     dims: HashMap<String, Vec<usize>>,
     ints: HashMap<String, Vec<i64>>,
 }
 
 /// Input dimensions by name, which take precedence over the file's.
-pub type InputDims<'a> = &'a [(&'a str, &'a [usize])];
+pub(crate) type InputDims<'a> = &'a [(&'a str, &'a [usize])];
 
 impl Shapes {
     /// Infers shapes from the graph's inputs, whose own shapes come from `inputs` or else from the file.
@@ -32,7 +32,7 @@ impl Shapes {
     ///
     /// # Errors
     /// [`BuildError::Node`] for a node whose attributes and inputs contradict each other.
-    pub fn infer(graph: &Graph, inputs: InputDims<'_>) -> Result<Self> {
+    pub(crate) fn infer(graph: &Graph, inputs: InputDims<'_>) -> Result<Self> {
         let mut shapes = Self::default();
         for input in graph.inputs()? {
             let fixed = inputs.iter().find(|(name, _)| *name == input.name);
@@ -83,12 +83,12 @@ impl Shapes {
     }
 
     /// The shape of a value, if it is known.
-    pub fn get(&self, value: &str) -> Option<&[usize]> {
+    pub(crate) fn get(&self, value: &str) -> Option<&[usize]> {
         self.dims.get(value).map(Vec::as_slice)
     }
 
     /// The elements of a small integer value that does not depend on the input's data.
-    pub fn ints(&self, value: &str) -> Option<&[i64]> {
+    pub(crate) fn ints(&self, value: &str) -> Option<&[i64]> {
         self.ints.get(value).map(Vec::as_slice)
     }
 
@@ -97,7 +97,7 @@ impl Shapes {
     ///
     /// # Errors
     /// [`BuildError::Node`] for an axis out of range, or axes that are not constant.
-    pub fn axes(&self, node: Node<'_>, rank: usize) -> Result<Option<Vec<usize>>> {
+    pub(crate) fn axes(&self, node: Node<'_>, rank: usize) -> Result<Option<Vec<usize>>> {
         let axes = match (node.ints("axes")?, node.input(1)) {
             (Some(axes), _) => axes,
             (None, None) => return Ok(None),
@@ -371,7 +371,7 @@ pub(crate) fn text(dims: Option<&[usize]>) -> String {
 ///
 /// # Errors
 /// [`BuildError::Node`] if it is not a permutation of `rank` axes.
-pub fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
+pub(crate) fn permutation(node: Node<'_>, rank: usize) -> Result<Vec<usize>> {
     let Some(perm) = node.ints("perm")? else {
         return Ok((0..rank).rev().collect());
     };

@@ -14,28 +14,28 @@ use super::proto::TensorProto;
 use crate::build::{BuildError, Result};
 
 /// ONNX's numbers for the element types that CenterPoint networks use (`TensorProto.DataType`).
-pub mod element {
+pub(crate) mod element {
     /// 32-bit float.
-    pub const FLOAT: i32 = 1;
+    pub(crate) const FLOAT: i32 = 1;
     /// 8-bit unsigned integer.
-    pub const UINT8: i32 = 2;
+    pub(crate) const UINT8: i32 = 2;
     /// 8-bit signed integer.
-    pub const INT8: i32 = 3;
+    pub(crate) const INT8: i32 = 3;
     /// 32-bit signed integer.
-    pub const INT32: i32 = 6;
+    pub(crate) const INT32: i32 = 6;
     /// 64-bit signed integer.
-    pub const INT64: i32 = 7;
+    pub(crate) const INT64: i32 = 7;
     /// Boolean, one byte.
-    pub const BOOL: i32 = 9;
+    pub(crate) const BOOL: i32 = 9;
     /// IEEE 16-bit float.
-    pub const FLOAT16: i32 = 10;
+    pub(crate) const FLOAT16: i32 = 10;
     /// 64-bit float.
-    pub const DOUBLE: i32 = 11;
+    pub(crate) const DOUBLE: i32 = 11;
     /// Brain float: the upper 16 bits of a 32-bit float.
-    pub const BFLOAT16: i32 = 16;
+    pub(crate) const BFLOAT16: i32 = 16;
 
     /// Whether type `to` can represent every value of type `from`.
-    pub fn holds(from: i32, to: i32) -> bool {
+    pub(crate) fn holds(from: i32, to: i32) -> bool {
         let held_by: &[i32] = match from {
             FLOAT16 | BFLOAT16 => &[FLOAT, DOUBLE],
             FLOAT | INT32 => &[DOUBLE],
@@ -46,7 +46,7 @@ pub mod element {
     }
 
     /// ONNX's name for an element type, for messages.
-    pub fn name(element: i32) -> String {
+    pub(crate) fn name(element: i32) -> String {
         match element {
             FLOAT => "FLOAT".to_owned(),
             UINT8 => "UINT8".to_owned(),
@@ -76,7 +76,7 @@ pub struct Tensor<T> {
 ///
 /// # Errors
 /// [`BuildError::Tensor`] if a dimension is negative or the product overflows.
-pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
+pub(crate) fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
     let bad = || {
         fail(
             path,
@@ -101,7 +101,7 @@ pub fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usize)> {
 /// # Errors
 /// [`BuildError::Tensor`] if the elements are not floats, lie in another file, or do not match the
 /// dimensions.
-pub fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
+pub(crate) fn floats(path: &Path, tensor: &TensorProto) -> Result<Tensor<f32>> {
     let bits = |v: &i32| u16::try_from(*v).unwrap_or(0);
     let source = Source::new(path, tensor)?;
     let data = match source.element {
@@ -149,7 +149,7 @@ pub(crate) fn array(path: &Path, tensor: &TensorProto) -> Result<ArrayD<f32>> {
 ///
 /// # Errors
 /// As [`floats`].
-pub fn integers(path: &Path, tensor: &TensorProto) -> Result<Tensor<i64>> {
+pub(crate) fn integers(path: &Path, tensor: &TensorProto) -> Result<Tensor<i64>> {
     let source = Source::new(path, tensor)?;
     let narrow = &tensor.int32_data;
     let data = match source.element {
@@ -202,7 +202,7 @@ pub fn from_codes(name: &str, dims: &[usize], data: &[i8]) -> TensorProto {
 
 /// A FLOAT16 tensor, each element rounded half to even. The number of elements in `data` must be the
 /// product of `dims`.
-pub fn from_halves(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
+pub(crate) fn from_halves(name: &str, dims: &[usize], data: &[f32]) -> TensorProto {
     let bytes = data.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes());
     raw(name, dims, element::FLOAT16, bytes.collect())
 }

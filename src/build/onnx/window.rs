@@ -6,7 +6,7 @@ use crate::build::Result;
 
 /// The window of a Conv, ConvTranspose or MaxPool over a map [1, C, H, W].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub(crate) struct Window {
     /// Rows and columns of the kernel.
     pub kernel: [usize; 2],
     /// Step in rows and columns; for ConvTranspose, output pixels per input pixel.
@@ -28,7 +28,11 @@ impl Window {
     /// # Errors
     /// [`BuildError::Node`](crate::build::BuildError::Node) if an attribute has an invalid length or
     /// value, or contradicts the weight.
-    pub fn new(node: Node<'_>, size: [usize; 2], kernel: Option<[usize; 2]>) -> Result<Self> {
+    pub(crate) fn new(
+        node: Node<'_>,
+        size: [usize; 2],
+        kernel: Option<[usize; 2]>,
+    ) -> Result<Self> {
         let attribute = sizes::<2>(node, "kernel_shape", 1)?;
         let kernel = match (attribute, kernel) {
             (Some(attribute), Some(kernel)) if attribute != kernel => {
@@ -107,7 +111,7 @@ impl Window {
     /// # Errors
     /// [`BuildError::Node`](crate::build::BuildError::Node) if the window is larger than the padded
     /// map.
-    pub fn output(&self, node: Node<'_>, size: [usize; 2]) -> Result<[usize; 2]> {
+    pub(crate) fn output(&self, node: Node<'_>, size: [usize; 2]) -> Result<[usize; 2]> {
         let mut out = [0; 2];
         for axis in 0..2 {
             let padded = size[axis] + self.pad[axis] + self.pad[axis + 2];
@@ -126,7 +130,7 @@ impl Window {
     ///
     /// # Errors
     /// [`BuildError::Node`](crate::build::BuildError::Node) if its padding crops the whole output.
-    pub fn output_transposed(&self, node: Node<'_>, size: [usize; 2]) -> Result<[usize; 2]> {
+    pub(crate) fn output_transposed(&self, node: Node<'_>, size: [usize; 2]) -> Result<[usize; 2]> {
         let mut out = [0; 2];
         for axis in 0..2 {
             let full = size[axis]

@@ -21,10 +21,11 @@ mod read;
 
 use std::collections::BTreeMap;
 
-pub use placement::{Placement, QuantizableLayer, layer_name, layers};
-pub use read::{Pairs, read};
+pub use placement::Placement;
+pub(crate) use placement::layers;
+pub(crate) use read::read;
 
-pub use crate::plan::{Quantizer, QuantizerKind};
+pub(crate) use crate::plan::{Quantizer, QuantizerKind};
 
 use super::onnx::{Graph, opset};
 use super::{BuildError, Result};

@@ -54,7 +54,7 @@ impl Default for Placement {
 
 /// A node that multiplies a value with a weight or with another value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuantizableLayer {
+pub(crate) struct QuantizableLayer {
     /// The weight's name without `.weight`, such as `pts_backbone.blocks.0.0`, or the node's name if the
     /// weight has no such name.
     pub name: String,
@@ -76,7 +76,7 @@ pub struct QuantizableLayer {
 ///
 /// # Errors
 /// [`BuildError::Node`](crate::build::BuildError::Node) for a node without inputs or outputs.
-pub fn layers(graph: &Graph) -> Result<Vec<QuantizableLayer>> {
+pub(crate) fn layers(graph: &Graph) -> Result<Vec<QuantizableLayer>> {
     let nodes: Vec<Node<'_>> = graph.nodes().collect();
     // Values computed without any layer.
     let inputs = graph.inputs()?;
@@ -115,7 +115,7 @@ pub(super) fn is_layer(node: Node<'_>) -> bool {
 }
 
 /// The name of a layer; see [`QuantizableLayer::name`]. Looks through existing pairs.
-pub fn layer_name(graph: &Graph, node: Node<'_>) -> String {
+pub(crate) fn layer_name(graph: &Graph, node: Node<'_>) -> String {
     let mut value = node.input(1);
     while let Some(name) = value {
         if let Some(stem) = name.strip_suffix(".weight") {

@@ -8,7 +8,7 @@ use crate::build::onnx::{Graph, Node};
 
 /// The pairs of a graph.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pairs {
+pub(crate) struct Pairs {
     /// The pairs in order of execution, each with `amax = 127 · scale`.
     pub quantizers: Vec<Quantizer>,
     /// Descriptions of the other pairs, with the reason why they are not listed.
@@ -20,7 +20,7 @@ pub struct Pairs {
 ///
 /// # Errors
 /// [`crate::build::BuildError`] for malformed nodes and tensors.
-pub fn read(graph: &Graph) -> Result<Pairs> {
+pub(crate) fn read(graph: &Graph) -> Result<Pairs> {
     let mut pairs = Pairs::default();
     for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
         match pair(graph, node)? {

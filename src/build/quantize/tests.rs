@@ -57,7 +57,8 @@ fn net() -> Graph {
 /// The value that the map input of each layer reads, with the layer's name.
 fn reads(graph: &Graph) -> Vec<(String, String)> {
     let layers = layers(graph).unwrap();
-    let input = |l: &QuantizableLayer| graph.producer(&l.output).unwrap().input(0).unwrap();
+    let input =
+        |l: &placement::QuantizableLayer| graph.producer(&l.output).unwrap().input(0).unwrap();
     let all = layers.iter().map(|l| (l.name.clone(), input(l).to_owned()));
     all.collect()
 }

@@ -99,7 +99,7 @@ pub enum Action {
 
 /// A layer and its cost in float.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LayerCost<'a> {
+pub(crate) struct LayerCost<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its cost in float, in any unit; 0 or less is free.
@@ -111,7 +111,7 @@ pub struct LayerCost<'a> {
 /// # Errors
 /// The first failed measurement; [`SensitivityError::Goal`] if even the float network misses the goal, or if the
 /// goal's metric was not measured.
-pub fn search(
+pub(crate) fn search(
     layers: &[LayerCost<'_>],
     goal: Goal,
     cost: Cost,

@@ -13,15 +13,15 @@
 //! Metrics: nuScenes mAP (0 to 1) if there are labels, and always the signal-to-quantisation-noise ratio (SQNR,
 //! dB) of the raw head outputs against the float network's (see [`super::sqnr`]).
 
-pub mod budget;
-pub mod network;
-pub mod report;
+pub(crate) mod budget;
+pub(crate) mod network;
+pub(crate) mod report;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use budget::{Cost, Goal};
+pub(crate) use budget::{Cost, Goal};
 pub use report::Report;
 
 use self::budget::LayerCost;
@@ -132,7 +132,7 @@ impl Measurement {
 }
 
 /// Measures mixes.
-pub trait Evaluate {
+pub(crate) trait Evaluate {
     /// Builds the network with the layers of `mix` in INT8 and measures it.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ pub trait Evaluate {
 ///
 /// # Errors
 /// The first failed measurement.
-pub fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
+pub(crate) fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
     let (float, int8) = (Mix::float(layers), Mix::int8(layers));
     measure.evaluate(&float)?;
     measure.evaluate(&int8)?;
@@ -157,7 +157,7 @@ pub fn ablate(layers: usize, measure: &mut dyn Evaluate) -> Result<()> {
 
 /// What to do in addition to the ranking.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Search for the cheapest mix that meets this goal.
     pub goal: Option<Goal>,
     /// Cost of a layer in float, for the search.
@@ -169,7 +169,7 @@ pub struct Options {
 ///
 /// # Errors
 /// The first failed measurement, and the errors of [`budget::search`].
-pub fn run(
+pub(crate) fn run(
     report: &mut Report,
     path: Option<&Path>,
     options: &Options,

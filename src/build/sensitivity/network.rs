@@ -36,7 +36,7 @@ const MAX_MAPS: usize = 512 << 20;
 const TIMED: usize = 20;
 
 /// The network to measure, with frames and labels.
-pub struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     /// The network, the frames to calibrate on and the options.
     pub job: &'a Job<'a>,
     /// The frames to measure on; `None` uses those held out of calibration.
@@ -50,7 +50,7 @@ pub struct Subject<'a> {
 }
 
 /// A network whose mixes are measured.
-pub struct Network<'a> {
+pub(crate) struct Network<'a> {
     job: &'a Job<'a>,
     bench: Workbench<'a>,
     config: Config,
@@ -79,8 +79,8 @@ impl<'a> Network<'a> {
     /// the candidate first.
     ///
     /// # Errors
-    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and the errors of [`recipe::run`].
-    pub fn new(subject: Subject<'a>) -> Result<Self> {
+    /// [`SensitivityError::NoLayers`], [`SensitivityError::NoFrames`], and the errors of [`recipe::quantize`].
+    pub(crate) fn new(subject: Subject<'a>) -> Result<Self> {
         let Subject {
             job,
             frames,
@@ -90,7 +90,7 @@ impl<'a> Network<'a> {
         } = subject;
         let config = match &recipe::configs(job.overrides)?[..] {
             [one] => one.clone(),
-            _ => recipe::run(job, progress)?.record.config,
+            _ => recipe::quantize(job, progress)?.record.config,
         };
         let mut bench = Workbench::new(job, &config.frames, progress)?;
         let trial = bench.trial(&config)?;
@@ -133,27 +133,27 @@ impl<'a> Network<'a> {
     }
 
     /// The quantisable layers, in order of execution.
-    pub fn layers(&self) -> &[QuantizableLayer] {
+    pub(crate) fn layers(&self) -> &[QuantizableLayer] {
         &self.layers
     }
 
     /// The options; with the recipe `best`, those of the chosen candidate.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
     /// Hashes of the calibration's inputs.
-    pub fn key(&self) -> &CalibrationKey {
+    pub(crate) fn key(&self) -> &CalibrationKey {
         &self.key
     }
 
     /// Warnings, for example about options without effect.
-    pub fn warnings(&self) -> &[String] {
+    pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
     /// The frames measured on.
-    pub fn frames(&self) -> &[PathBuf] {
+    pub(crate) fn frames(&self) -> &[PathBuf] {
         &self.frames
     }
 
@@ -162,7 +162,7 @@ impl<'a> Network<'a> {
     ///
     /// # Errors
     /// If a network cannot be built or run.
-    pub fn times(&mut self) -> Result<Vec<[f64; 2]>> {
+    pub(crate) fn times(&mut self) -> Result<Vec<[f64; 2]>> {
         let count = self.layers.len();
         let mut networks = Vec::new();
         for mix in [Mix::float(count), Mix::int8(count)] {
@@ -251,7 +251,7 @@ impl<'a> Network<'a> {
             }
             runner.run(path, None)?;
             if !reference.is_full(runner.engine()) {
-                reference.add(path, runner.engine());
+                reference.add(path, runner.engine())?;
             }
             if let Some(boxes) = &mut boxes {
                 boxes.detect(path, runner.engine())?;
@@ -322,7 +322,7 @@ impl Network<'_> {
             }
             self.maps.put(index, path, &mut runner)?;
             runner.run_read(None)?;
-            comparison.add(index, runner.engine());
+            comparison.add(index, runner.engine())?;
             if let Some(boxes) = &mut boxes {
                 boxes.detect(path, runner.engine())?;
             }

@@ -372,7 +372,7 @@ fn signed(value: Option<f64>, digits: usize) -> String {
 }
 
 /// Every option that affects a quantised network, by dotted key such as `config.equalize.alpha`.
-pub fn options(config: &Config) -> BTreeMap<String, String> {
+pub(crate) fn options(config: &Config) -> BTreeMap<String, String> {
     fn flatten(prefix: &str, table: &toml::Table, into: &mut BTreeMap<String, String>) {
         for (key, value) in table {
             let key = format!("{prefix}.{key}");
@@ -400,7 +400,7 @@ fn short(value: &str) -> String {
 }
 
 /// Looks up measurements in a report. Makes and records missing ones.
-pub struct Recorder<'a> {
+pub(crate) struct Recorder<'a> {
     /// The report.
     pub report: &'a mut Report,
     /// Its file, if any.

@@ -67,11 +67,11 @@ fn measured(heatmap: &[f32], height: &[f32]) -> Sqnr {
     let model = model();
     let mut reference = Reference::empty(&model);
     let float = Outputs::new(&[("heatmap", &HEATMAP), ("height", &HEIGHT)]);
-    reference.add(Path::new("a.bin"), &float);
+    reference.add(Path::new("a.bin"), &float).unwrap();
     let other = Outputs::new(&[("heatmap", heatmap), ("height", height)]);
     let mut comparison = reference.compare(&other);
-    comparison.add(0, &other);
-    comparison.add(1, &other);
+    comparison.add(0, &other).unwrap();
+    comparison.add(1, &other).unwrap();
     comparison.finish()
 }
 
@@ -116,4 +116,17 @@ fn an_object_cell_has_a_score_of_a_tenth() {
     // sigmoid(-2.1972) is slightly above 0.1, sigmoid(-2.1973) slightly below.
     assert!(is_object([-9.0, -2.1972].into_iter()));
     assert!(!is_object([-9.0, -2.1973].into_iter()));
+}
+
+#[test]
+fn a_missing_output_is_an_error() {
+    let model = model();
+    let mut reference = Reference::empty(&model);
+    let headless = Outputs::new(&[("height", &HEIGHT)]);
+    let error = reference.add(Path::new("a.bin"), &headless).unwrap_err();
+    assert!(error.to_string().contains("no output 1"), "{error}");
+    let float = Outputs::new(&[("heatmap", &HEATMAP), ("height", &HEIGHT)]);
+    reference.add(Path::new("a.bin"), &float).unwrap();
+    let error = reference.compare(&headless).add(0, &headless).unwrap_err();
+    assert!(error.to_string().contains("no output 1"), "{error}");
 }

@@ -11,7 +11,7 @@ use crate::plan::{IoFormats, TensorDesc, TensorRtOptions, TensorRtTarget};
 ///
 /// # Errors
 /// None in practice: writing to a `String` cannot fail.
-pub fn target(text: &mut String, target: &TensorRtTarget) -> Result {
+pub(crate) fn target(text: &mut String, target: &TensorRtTarget) -> Result {
     writeln!(text, "Library: {}", target.library)?;
     if let Some(on) = &target.built_on {
         writeln!(
@@ -98,7 +98,7 @@ fn options(options: &TensorRtOptions) -> String {
 ///
 /// # Errors
 /// As [`target`].
-pub fn counts(text: &mut String, target: &TensorRtTarget) -> Result {
+pub(crate) fn counts(text: &mut String, target: &TensorRtTarget) -> Result {
     let Some(counts) = target.layers else {
         return writeln!(text, "Layers: unknown");
     };
@@ -118,7 +118,7 @@ pub fn counts(text: &mut String, target: &TensorRtTarget) -> Result {
 }
 
 /// Describes an input or output in one line.
-pub fn tensor(tensor: &TensorDesc) -> String {
+pub(crate) fn tensor(tensor: &TensorDesc) -> String {
     let dims: Vec<String> = tensor.dims.iter().map(ToString::to_string).collect();
     let scale = tensor
         .scale
@@ -135,7 +135,7 @@ pub fn tensor(tensor: &TensorDesc) -> String {
 ///
 /// # Errors
 /// As [`target`].
-pub fn table(text: &mut String, table: &LayerTable) -> Result {
+pub(crate) fn table(text: &mut String, table: &LayerTable) -> Result {
     for (i, layer) in table.layers.iter().enumerate() {
         write_layer(text, i, layer)?;
     }

@@ -101,7 +101,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         calibration: args.calibration.as_deref(),
         threads: args.threads,
     };
-    let outcome = recipe::run(&job, &bars)?;
+    let outcome = recipe::quantize(&job, &bars)?;
     bars.finish();
     for warning in &outcome.quantized.warnings {
         log::warn!("{warning}");

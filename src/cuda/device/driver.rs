@@ -39,7 +39,7 @@ pub(super) fn gpu() -> Result<Gpu, CudaError> {
 }
 
 /// A GPU with all kernels loaded.
-pub struct Driver {
+pub(crate) struct Driver {
     state: Mutex<State>,
     // Dropped last: everything in the state belongs to the context.
     context: Context,
@@ -50,7 +50,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`CudaError::Unavailable`] without a driver, a GPU, or code for the GPU.
-    pub fn open() -> Result<Self, CudaError> {
+    pub(crate) fn open() -> Result<Self, CudaError> {
         let context = Context::open()?;
         let modules = Modules::load(context.architecture(), context.cuda() / 1000)?;
         Ok(Self {
@@ -71,7 +71,7 @@ impl Driver {
     }
 
     /// The GPU's compute capability: 87 for Orin.
-    pub fn architecture(&self) -> u32 {
+    pub(crate) fn architecture(&self) -> u32 {
         self.context.architecture()
     }
 

@@ -13,7 +13,7 @@ use super::interface::Device;
 
 /// Recorded launches and copies, to be replayed; freed when dropped. It keeps the pinned memory that it copies
 /// from and to, but not the device memory.
-pub struct Graph {
+pub(crate) struct Graph {
     device: Arc<dyn Device>,
     graph: u64,
 }
@@ -24,7 +24,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `calls`, or [`CudaError::Graph`].
-    pub fn record<E: From<CudaError>>(
+    pub(crate) fn record<E: From<CudaError>>(
         device: &Arc<dyn Device>,
         calls: impl FnOnce() -> Result<(), E>,
     ) -> Result<Self, E> {
@@ -46,7 +46,7 @@ impl Graph {
     ///
     /// # Errors
     /// [`CudaError::Graph`].
-    pub unsafe fn launch(&mut self) -> Result<(), CudaError> {
+    pub(crate) unsafe fn launch(&mut self) -> Result<(), CudaError> {
         // SAFETY: this function's contract.
         unsafe { self.device.replay(self.graph) }
     }

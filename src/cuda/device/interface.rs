@@ -153,7 +153,7 @@ pub trait Device: Send + Sync {
     /// Frees a graph.
     fn free_graph(&self, graph: u64);
 
-    /// Records the time at this point of the stream as mark `mark`, which is below [`MARKS`].
+    /// Records the time at this point of the stream as mark `mark`, which is below `MARKS`.
     ///
     /// # Errors
     /// [`CudaError::Graph`].
@@ -167,7 +167,8 @@ pub trait Device: Send + Sync {
 }
 
 /// Time marks of a device.
-pub const MARKS: usize = 16;
+#[cfg(feature = "cuda")]
+pub(crate) const MARKS: usize = 16;
 
 /// Enqueues foreign work on a device's stream; see [`Device::enqueue`].
 pub type StreamWork = Arc<dyn Fn(&Stream) -> Result<(), CudaError> + Send + Sync>;

@@ -182,7 +182,7 @@ impl<T> fmt::Debug for Buffer<T> {
 
 /// Pinned host memory that holds `len` values of `T`; freed when dropped. It lends no reference: reads and
 /// writes copy, after they have waited for the device.
-pub struct Pinned<T> {
+pub(crate) struct Pinned<T> {
     device: Arc<dyn Device>,
     what: &'static str,
     memory: u64,
@@ -195,7 +195,7 @@ impl<T: Pod> Pinned<T> {
     ///
     /// # Errors
     /// [`CudaError::Memory`].
-    pub fn zeroed(
+    pub(crate) fn zeroed(
         device: &Arc<dyn Device>,
         what: &'static str,
         len: usize,
@@ -210,13 +210,8 @@ impl<T: Pod> Pinned<T> {
     }
 
     /// Number of values.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Whether it holds no value.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Waits for the device, then writes `values`, starting at value `at`. They may be of any type, so that a
@@ -224,7 +219,7 @@ impl<T: Pod> Pinned<T> {
     ///
     /// # Errors
     /// [`CudaError::Copy`], also if they do not fit.
-    pub fn write<U: NoUninit>(&mut self, at: usize, values: &[U]) -> Result<(), CudaError> {
+    pub(crate) fn write<U: NoUninit>(&mut self, at: usize, values: &[U]) -> Result<(), CudaError> {
         self.device.write_host(
             self.memory,
             at.saturating_mul(size_of::<T>()),
@@ -236,7 +231,7 @@ impl<T: Pod> Pinned<T> {
     ///
     /// # Errors
     /// [`CudaError::Copy`], also if there are fewer; the error of an earlier kernel that failed.
-    pub fn read<U: Pod>(&self, at: usize, values: &mut [U]) -> Result<(), CudaError> {
+    pub(crate) fn read<U: Pod>(&self, at: usize, values: &mut [U]) -> Result<(), CudaError> {
         self.device.read_host(
             self.memory,
             at.saturating_mul(size_of::<T>()),
@@ -248,7 +243,7 @@ impl<T: Pod> Pinned<T> {
     ///
     /// # Errors
     /// [`CudaError::Copy`].
-    pub fn copy_to(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
+    pub(crate) fn copy_to(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
         self.copy(
             self.start(),
             CopyEnd::Device(buffer.ptr().cast()),
@@ -261,7 +256,7 @@ impl<T: Pod> Pinned<T> {
     ///
     /// # Errors
     /// [`CudaError::Copy`].
-    pub fn copy_from(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
+    pub(crate) fn copy_from(&self, buffer: &Buffer<T>, len: usize) -> Result<(), CudaError> {
         self.copy(
             CopyEnd::Device(buffer.ptr().cast()),
             self.start(),

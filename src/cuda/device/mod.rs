@@ -15,7 +15,7 @@ mod cache;
 #[cfg(feature = "cuda")]
 mod context;
 #[cfg(feature = "cuda")]
-pub mod driver;
+pub(crate) mod driver;
 mod error;
 mod graph;
 mod interface;
@@ -32,12 +32,15 @@ mod state;
 
 use std::sync::Arc;
 
-pub use error::{CudaError, StageError};
-pub use graph::Graph;
-pub use interface::{CopyEnd, Device, Gpu, Launch, MARKS, Stream, StreamWork};
+pub use error::CudaError;
+pub(crate) use error::StageError;
+pub(crate) use graph::Graph;
+pub(crate) use interface::Gpu;
+pub use interface::{CopyEnd, Device, Launch, Stream, StreamWork};
 pub(super) use interface::{KernelParams, launch};
+pub use memory::Buffer;
 pub(super) use memory::Memory;
-pub use memory::{Buffer, Pinned};
+pub(crate) use memory::Pinned;
 pub use ptr::DevicePtr;
 
 /// Opens the first NVIDIA GPU (`CUDA_VISIBLE_DEVICES` selects it) and loads all kernels.

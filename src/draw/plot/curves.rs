@@ -16,7 +16,7 @@ const TOP: f32 = 110.0;
 
 /// The contents of the plot.
 #[derive(Clone, Debug)]
-pub struct Curves<'a> {
+pub(crate) struct Curves<'a> {
     /// Title of the plot.
     pub title: &'a str,
     /// Fainter line below the title.
@@ -31,7 +31,7 @@ pub struct Curves<'a> {
 
 /// A curve and its bound, drawn as a fainter line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Curve {
+pub(crate) struct Curve {
     /// Its name in the legend.
     pub name: String,
     /// Horizontal value, vertical value and bound of each point, in ascending order.
@@ -39,7 +39,7 @@ pub struct Curve {
 }
 
 /// Plots curves on axes that start at zero. Points that are not finite are skipped.
-pub fn curves(chart: &Curves<'_>) -> Plot {
+pub(crate) fn curves(chart: &Curves<'_>) -> Plot {
     let finite = |p: &&[f64; 3]| p.iter().all(|v| v.is_finite());
     let all = chart
         .curves

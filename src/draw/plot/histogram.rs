@@ -25,7 +25,7 @@ const TAIL: f64 = 99.5;
 
 /// The contents of the plot.
 #[derive(Clone, Debug)]
-pub struct Histogram<'a> {
+pub(crate) struct Histogram<'a> {
     /// Title of the plot.
     pub title: &'a str,
     /// Fainter line below the title.
@@ -40,7 +40,7 @@ pub struct Histogram<'a> {
 
 /// A named vertical line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mark {
+pub(crate) struct Mark {
     /// Its name, such as `99 %`.
     pub name: String,
     /// Its position, in the unit of the times.
@@ -49,7 +49,7 @@ pub struct Mark {
 
 /// Plots a histogram. Rare long times would squeeze all others into a few pixels, so the axis ends before them and
 /// a note counts them. Values that are not finite are skipped; without values the plot is empty.
-pub fn histogram(histogram: &Histogram<'_>) -> Plot {
+pub(crate) fn histogram(histogram: &Histogram<'_>) -> Plot {
     let mut sorted: Vec<f64> = histogram.values.to_vec();
     sorted.retain(|v| v.is_finite());
     sorted.sort_by(f64::total_cmp);
@@ -154,7 +154,7 @@ fn counts(sorted: &[f64], [low, high]: [f64; 2]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::draw::Image;
+    use crate::draw::canvas::Image;
 
     #[test]
     fn every_time_in_range_is_in_one_bar() {

@@ -46,10 +46,10 @@ use crate::program::Program;
 /// The owner of the weight blob: `Arc::new(vec)`, or a type that wraps a memory map and returns the blob's part of
 /// it. `as_ref` must return the same bytes each time, aligned to 4 bytes. Alignment to [`crate::program::ALIGN`] is
 /// fastest.
-pub type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub(crate) type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A callback of [`CpuEngine::run_with`]; receives each tensor's name and values.
-pub type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
+pub(crate) type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
 
 /// Execution options.
 #[derive(Clone, Copy, Debug, Default)]

@@ -17,7 +17,7 @@ use crate::model::Model;
 
 /// An input or output, as the engine describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tensor {
+pub(crate) struct Tensor {
     /// Its name.
     pub name: String,
     /// Whether it is an input.
@@ -36,7 +36,7 @@ pub struct Tensor {
 
 /// A map of the model, and the memory that it needs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Binding {
+pub(crate) struct Binding {
     /// Name and size.
     pub desc: MapDesc,
     /// Element type and layout.
@@ -47,7 +47,7 @@ pub struct Binding {
 
 /// All inputs and outputs of an engine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bindings {
+pub(crate) struct Bindings {
     /// The BEV map.
     pub input: Binding,
     /// The head's maps, task by task.
@@ -137,7 +137,7 @@ impl Format {
 /// # Errors
 /// [`TensorRtError::Binding`] if there is not exactly one input, an output that the model names is missing, a shape
 /// differs or is not fixed, the kernels cannot handle a type or format, or an INT8 input has no scale.
-pub fn bind(
+pub(crate) fn bind(
     path: &Path,
     tensors: &[Tensor],
     model: &Model,

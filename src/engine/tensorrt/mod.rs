@@ -13,25 +13,29 @@
 
 #[cfg(feature = "tensorrt")]
 mod advice;
-pub mod binding;
+#[cfg(any(test, feature = "tensorrt"))]
+mod binding;
 #[cfg(feature = "tensorrt")]
 mod builder;
-pub mod choice;
+pub(crate) mod choice;
 #[cfg(feature = "tensorrt")]
 mod engine;
-pub mod error;
+pub(crate) mod error;
 #[cfg(feature = "tensorrt")]
 mod ffi;
-pub mod library;
+pub(crate) mod library;
 #[cfg(feature = "tensorrt")]
 mod listen;
 #[cfg(feature = "tensorrt")]
 mod loader;
-pub mod request;
+pub(crate) mod request;
 #[cfg(feature = "tensorrt")]
 pub(crate) mod runtime;
 
 pub use crate::plan::{Family, HardwareCompatibility, Version};
-pub use error::{ParserError, TensorRtError};
+#[cfg(feature = "tensorrt")]
+pub(crate) use error::ParserError;
+pub use error::TensorRtError;
 pub use library::Library;
-pub use request::{BuildRequest, Built, LoadRequest, Monitor, Progress};
+pub(crate) use request::LoadRequest;
+pub use request::{BuildRequest, Built, Monitor, Progress};

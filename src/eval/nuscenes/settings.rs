@@ -123,7 +123,7 @@ const CLASSES: [(&str, f64); 10] = [
 ];
 
 /// Maximum number of predictions per sample in nuScenes.
-pub const MAX_BOXES: usize = 500;
+pub(crate) const MAX_BOXES: usize = 500;
 
 /// Range of classes that nuScenes does not define, in metres.
 const OTHER_RANGE: f64 = 50.0;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use centerpoint::bag::messages::{Header, TFMessage, TransformStamped};
-use centerpoint::bag::{Bag, BagError, FrameOptions, Frames};
+use centerpoint::internals::bag::messages::{Header, TFMessage, TransformStamped};
+use centerpoint::internals::bag::{Bag, BagError, FrameOptions, Frames};
 use mcap::Compression;
 use proptest::prelude::*;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use byteorder::LittleEndian;
-use centerpoint::bag::POINT_CLOUD;
-use centerpoint::bag::messages::{Header, PointCloud2, PointField, Time};
+use centerpoint::internals::bag::POINT_CLOUD;
+use centerpoint::internals::bag::messages::{Header, PointCloud2, PointField, Time};
 use mcap::records::MessageHeader;
 use mcap::{Compression, WriteOptions, Writer};
 use serde::Serialize;

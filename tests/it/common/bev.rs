@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use centerpoint::Model;
-use centerpoint::build::folder::Folder;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::build::Folder;
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::Pfn;
-use centerpoint::points::{Layout, PointCloud, ReadOptions, read};
+use centerpoint::points::{ReadOptions, read};
+use centerpoint::{Layout, Model, PointCloud};
 
 /// The dense map `[C, H, W]` of a frame's file, computed by the runtime's stages.
 pub(crate) fn bev(folder: &Folder, frame: &Path) -> Vec<f32> {

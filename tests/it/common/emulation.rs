@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytemuck::NoUninit;
-use centerpoint::cuda::{self, CudaError, Device, Launch};
+use centerpoint::cuda;
+use centerpoint::cuda::{CudaError, Device};
+use centerpoint::internals::cuda::Launch;
 
 use crate::recorded::{Plain, Recorded};
 

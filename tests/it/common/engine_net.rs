@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use centerpoint::build::lower::{ConvSpec, ConvWeight, Direction, MaxPoolSpec, ProgramBuilder};
-
+use centerpoint::internals::build::lower::{
+    ConvSpec, ConvWeight, Direction, MaxPoolSpec, ProgramBuilder,
+};
+use centerpoint::internals::program::{DepthToSpaceMode, Payload, ProgramError};
 use centerpoint::map::MapView;
-use centerpoint::program::{DepthToSpaceMode, Payload, ProgramError};
 
 /// A network with one input, whose constants form one block.
 #[derive(Clone, Debug, Default, serde::Serialize)]

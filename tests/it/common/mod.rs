@@ -19,44 +19,13 @@ pub(crate) mod toy;
 
 use std::path::{Path, PathBuf};
 
-use centerpoint::build::lower::{ConvSpec, ConvWeight, Direction, ProgramBuilder};
+use centerpoint::internals::build::lower::{ConvSpec, ConvWeight, Direction, ProgramBuilder};
+use centerpoint::internals::plan;
+use centerpoint::internals::plan::{Contents, Manifest, Target};
+use centerpoint::internals::program::Payload;
 use centerpoint::model::{Pfn, PfnLayer};
-use centerpoint::plan::{self, Contents, Manifest, Target};
-use centerpoint::program::Payload;
 
-pub(crate) const MODEL: &str = r#"
-name = "tiny"
-classes = ["tall", "low"]
-
-[points]
-columns = ["x", "y", "z"]
-capacity = 1000
-
-[grid]
-range = [-8.0, -8.0, 0.0, 8.0, 8.0, 4.0]
-voxel_size = [1.0, 1.0, 4.0]
-max_points_per_pillar = 4
-max_pillars = 64
-
-[pfn]
-mean_offset = false
-center_offset_axes = 0
-layers = [2]
-
-[head]
-downsample = 1
-size_order = "lwh"
-rotation = "sin_cos"
-
-[decode]
-score = 0.05
-max_candidates = 100
-
-[[nms]]
-kind = "circle"
-radius = 0.5
-scope = "class"
-"#;
+pub(crate) const MODEL: &str = include_str!("../../../src/testing/tiny.toml");
 
 /// BEV channels: the highest z of the pillar, and 1 in cells with a pillar.
 pub(crate) fn pfn() -> Pfn {
@@ -145,4 +114,11 @@ pub(crate) fn repository() -> PathBuf {
 pub(crate) fn variable(name: &str) -> String {
     std::env::var(name)
         .unwrap_or_else(|_| panic!("this test needs {name}; `.ci/run` shows how to set it"))
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

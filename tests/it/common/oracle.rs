@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use centerpoint::build::compile;
-use centerpoint::build::onnx::Graph;
-use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::internals::build::compile;
+use centerpoint::internals::build::onnx::Graph;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{CpuEngine, Options};
 use centerpoint::map::MapView;
 
 use crate::common::variable;

@@ -1,6 +1,7 @@
 //! The demo frames, for tests of the stages.
 
-use centerpoint::points::{self, Layout, PointCloud, ReadOptions};
+use centerpoint::points::ReadOptions;
+use centerpoint::{Layout, PointCloud, points};
 
 use crate::common::repository;
 

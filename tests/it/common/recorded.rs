@@ -2,11 +2,12 @@
 //! launches, such as the emulation. Every call runs at once; a graph is a list of calls.
 #![allow(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use centerpoint::cuda::device::MARKS;
-use centerpoint::cuda::{CopyEnd, CudaError, Device, DevicePtr, Launch, Stream, StreamWork};
+use centerpoint::cuda::{CudaError, Device, DevicePtr};
+use centerpoint::internals::cuda::{CopyEnd, Launch, Stream, StreamWork};
 
 /// Such a device: the methods of [`Device`] of the same names, with checked addresses.
 pub(crate) trait Plain: Send + Sync {
@@ -32,7 +33,7 @@ struct Host {
     /// The calls since `begin`.
     recording: Option<Vec<Call>>,
     graphs: Vec<Vec<Call>>,
-    marks: [Option<Instant>; MARKS],
+    marks: BTreeMap<usize, Instant>,
 }
 
 #[derive(Clone)]
@@ -70,7 +71,7 @@ impl<D: Plain> Recorded<D> {
             Call::Launch(ref launch, ref params) => unsafe { self.plain.launch(launch, params) },
             Call::Work(ref work) => work(&Stream::DEFAULT),
             Call::Mark(mark) => {
-                self.host().marks[mark] = Some(Instant::now());
+                self.host().marks.insert(mark, Instant::now());
                 Ok(())
             }
             Call::Copy(what, from, to, bytes) => {
@@ -225,9 +226,9 @@ impl<D: Plain> Device for Recorded<D> {
     }
 
     fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError> {
-        let marks = self.host().marks;
-        match (marks[from], marks[to]) {
-            (Some(from), Some(to)) => Ok((to - from).as_secs_f64() * 1e3),
+        let marks = &self.host().marks;
+        match (marks.get(&from), marks.get(&to)) {
+            (Some(from), Some(to)) => Ok((*to - *from).as_secs_f64() * 1e3),
             _ => Err(graph_error("a mark was not set")),
         }
     }

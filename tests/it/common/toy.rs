@@ -9,9 +9,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use centerpoint::build::onnx::encode;
-use centerpoint::build::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
-use centerpoint::build::onnx::tensor::from_floats;
+use centerpoint::internals::build::onnx::encode;
+use centerpoint::internals::build::onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, TensorProto,
+};
+use centerpoint::internals::build::onnx::tensor::from_floats;
 
 use crate::common::MODEL;
 use crate::frames::bin;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 use centerpoint::Model;
-use centerpoint::cpu::decode::{self, Candidate};
-use centerpoint::cpu::pool::Pool;
-use centerpoint::cuda::{self, Buffer, CudaError, Device, DeviceMap};
+use centerpoint::cuda::{CudaError, Device, DeviceMap};
+use centerpoint::internals::cpu::decode;
+use centerpoint::internals::cpu::decode::Candidate;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::cuda;
+use centerpoint::internals::cuda::Buffer;
 use centerpoint::map::{Element, HeadMaps, MapFormat};
 use centerpoint::model::{Candidates, Task};
 

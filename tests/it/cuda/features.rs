@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use centerpoint::Model;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
-use centerpoint::cuda::{self, CudaError, Device, Input};
+use centerpoint::cuda::{CudaError, Device};
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::cuda;
+use centerpoint::internals::cuda::Input;
 use centerpoint::model::{Pfn, PfnError};
-use centerpoint::points::{Column, Layout, PointCloud, SweepBuffer};
+use centerpoint::points::SweepBuffer;
+use centerpoint::{Column, Layout, Model, PointCloud};
 
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::emulation;
@@ -232,7 +234,7 @@ fn the_demo_model_on_demo_frames() {
 /// Compares both sides for the demo model, each frame under a schedule of its own and the first under eight more.
 pub(crate) fn check_demo_model(frames: &[RealFrame]) {
     let path = crate::common::repository().join("engines/demo");
-    let plan = centerpoint::plan::Plan::open(&path.join("fp32.plan")).unwrap();
+    let plan = centerpoint::Plan::open(&path.join("fp32.plan")).unwrap();
     let again = emulation::cases(8);
     let schedules = frames
         .iter()

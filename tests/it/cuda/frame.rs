@@ -3,24 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use centerpoint::cpu::decode::{CandidateList, decode};
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::nms::{Nms, suppress};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
-use centerpoint::cpu::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, DeviceMap};
-use centerpoint::detector::Options;
-use centerpoint::engine::cpu;
-use centerpoint::map::{Element, MapFormat};
-use centerpoint::map::{MapDataMut, MapDesc, MapLayout, MapView, MapViewMut};
-use centerpoint::plan::Plan;
+use centerpoint::cuda::DeviceMap;
+use centerpoint::internals::cpu::decode::{CandidateList, decode};
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::nms::{Nms, suppress};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::cpu::scatter::{Scatter, scatter};
+use centerpoint::internals::cuda::Buffer;
+use centerpoint::internals::engine::cpu;
+use centerpoint::internals::testing::FixedEngine;
+use centerpoint::map::{Element, MapDataMut, MapDesc, MapFormat, MapLayout, MapView, MapViewMut};
 use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
-use centerpoint::{Box3d, Detector, Dropped, Error, Layout, Model, PointCloud, points};
+use centerpoint::{
+    Box3d, Detector, Dropped, Error, Layout, Model, Options, Plan, PointCloud, points,
+};
 
 use crate::common::{MODEL, repository, write_plan};
 use crate::emulation;
-use centerpoint::testing::FixedEngine;
 
 pub(crate) fn demo_plan(name: &str) -> Plan {
     Plan::open(&repository().join("engines/demo").join(name)).unwrap()
@@ -112,7 +112,7 @@ fn a_cloud_of_other_columns_does_not_affect_the_next() {
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
 fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     use centerpoint::engine::Engine as _;
-    use centerpoint::program::Program;
+    use centerpoint::internals::program::Program;
     let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
     let weights = Arc::new(plan.section("weights").unwrap());
     let pool = Arc::new(Pool::new(2));

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use bytemuck::NoUninit;
-use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, DevicePtr, Launch};
-use centerpoint::map::MapFormat;
-use centerpoint::map::MapLayout;
+use centerpoint::cuda::{CudaError, Device, DeviceMap, DevicePtr};
+use centerpoint::internals::cuda::{Buffer, Launch};
+use centerpoint::map::{MapFormat, MapLayout};
 
 use crate::emulation::{self, sanitizers};
 

@@ -3,14 +3,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use centerpoint::Model;
-use centerpoint::cpu::pool::Pool;
-use centerpoint::cuda::{Buffer, Device, DeviceMap};
+use centerpoint::cuda::{Device, DeviceMap};
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::cuda::Buffer;
+use centerpoint::internals::engine::cpu::{CpuEngine, Options};
+use centerpoint::internals::program::Program;
 use centerpoint::map::{Element, HeadMaps, MapFormat, MapLayout};
-use centerpoint::plan::Plan;
-use centerpoint::program::Program;
+use centerpoint::{Model, Plan};
 
 use crate::bev::bev_of;
 use crate::common::repository;

@@ -2,10 +2,11 @@
 //! `accumulate`.
 
 use bytemuck::NoUninit;
-use centerpoint::Model;
-use centerpoint::cuda::input::FrameHeader;
-use centerpoint::cuda::{Buffer, Device, DevicePtr, Input, Launch};
-use centerpoint::points::{Column, Layout, PointCloud, Pose, SweepBuffer};
+use centerpoint::cuda::{Device, DevicePtr};
+use centerpoint::internals::cuda::input::FrameHeader;
+use centerpoint::internals::cuda::{Buffer, Input, Launch};
+use centerpoint::points::{Pose, SweepBuffer};
+use centerpoint::{Column, Layout, Model, PointCloud};
 
 use crate::emulation;
 use crate::stages::{Random, model};

@@ -5,14 +5,14 @@ use std::f32::consts::{FRAC_PI_2, PI};
 use std::sync::Arc;
 
 use bytemuck::bytes_of;
-use centerpoint::boxes::BevRect;
-use centerpoint::cpu::decode::Candidate;
-use centerpoint::cpu::nms;
-use centerpoint::cuda::{self, Device};
-use centerpoint::detector::Options;
+use centerpoint::cuda::Device;
+use centerpoint::internals::boxes::BevRect;
+use centerpoint::internals::cpu::decode::Candidate;
+use centerpoint::internals::cpu::nms;
+use centerpoint::internals::cuda;
 use centerpoint::map::Element;
 use centerpoint::model::{NmsStep, Remap};
-use centerpoint::{Box3d, Detector, Model};
+use centerpoint::{Box3d, Detector, Model, Options};
 
 use super::decode::Stage as Decode;
 use super::head::{Form, REAL, RealHeads, demo_plan};
@@ -258,18 +258,6 @@ fn the_result_has_room_for_all_boxes_that_the_model_allows() {
         boxes_of(vec![capped([0, 0, 0], 50), capped([0, 1, 2], 20)]),
         50
     );
-
-    // The words of a copy, complete and truncated.
-    let bbox = rect(1.0, 2.0, 4.0, 2.0, 0.5);
-    let mut words = vec![2, 3, 4, 0];
-    for _ in 0..2 {
-        words.extend_from_slice(bytemuck::cast_slice::<Box3d, u32>(&[bbox]));
-    }
-    let (totals, boxes) = cuda::nms::split(&words);
-    assert_eq!((totals.count, totals.surplus, totals.non_finite), (2, 3, 4));
-    assert_eq!(boxes, [bbox; 2]);
-    assert_eq!(cuda::nms::split(&words[..25]).1, [bbox]);
-    assert_eq!(cuda::nms::split(&words[..3]).1, []);
 }
 
 #[test]

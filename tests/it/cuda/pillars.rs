@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use centerpoint::Model;
-use centerpoint::cpu::pillars as cpu;
-use centerpoint::cuda::pillars::{DownloadedPillars, Pillars, voxelize};
-use centerpoint::cuda::{Buffer, Device, Input};
-use centerpoint::detection::Dropped;
-use centerpoint::points::{Layout, PointCloud, SweepBuffer};
+use centerpoint::cuda::Device;
+use centerpoint::internals::cpu::pillars as cpu;
+use centerpoint::internals::cuda::pillars::{DownloadedPillars, Pillars, voxelize};
+use centerpoint::internals::cuda::{Buffer, Input};
+use centerpoint::points::SweepBuffer;
+use centerpoint::{Dropped, Layout, Model, PointCloud};
 
 use super::input::{random_cloud, random_model, random_sweeps};
 use crate::common::repository;

@@ -4,14 +4,13 @@
 use std::sync::{Arc, LazyLock};
 
 use bytemuck::NoUninit;
-use centerpoint::Model;
-use centerpoint::cpu::scatter as cpu;
-use centerpoint::cuda::pillars::{Pillars, voxelize};
-use centerpoint::cuda::scatter::{Scatter, scatter};
-use centerpoint::cuda::{Buffer, CudaError, Device, DeviceMap, DevicePtr, Input, Launch};
-use centerpoint::map::{Element, MapFormat};
-use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
-use centerpoint::points::Layout;
+use centerpoint::cuda::{CudaError, Device, DeviceMap, DevicePtr};
+use centerpoint::internals::cpu::scatter as cpu;
+use centerpoint::internals::cuda::pillars::{Pillars, voxelize};
+use centerpoint::internals::cuda::scatter::{Scatter, scatter};
+use centerpoint::internals::cuda::{Buffer, Input, Launch};
+use centerpoint::map::{Element, MapDataMut, MapFormat, MapLayout, MapViewMut};
+use centerpoint::{Layout, Model};
 
 use crate::emulation;
 use crate::stages::{Random, model};

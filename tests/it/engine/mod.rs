@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use crate::engine_net::{Conv, Net, Op, Random, demo, dense};
 use crate::oracle;
-use centerpoint::cpu::pool::Pool;
-use centerpoint::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::engine::{Engine, EngineError};
-use centerpoint::program::{Payload, Program, ProgramError};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{CpuEngine, Isa, Options};
+use centerpoint::internals::program::{Payload, Program, ProgramError};
 
 /// Creates an engine with an instruction set and a number of threads.
 fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
-use centerpoint::engine::cpu::Isa;
-use centerpoint::program::ProgramTensor;
+use centerpoint::internals::engine::cpu::Isa;
 
 /// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
@@ -292,14 +291,18 @@ fn equals_the_naive_reference_byte_for_byte() {
             .payload()
             .unwrap_or_else(|error| panic!("{seed}: {error}"));
         for layer in payload.program.layers() {
-            let codes = |t: &ProgramTensor| if t.scale.is_some() { "i8" } else { "f32" };
-            let inputs: Vec<_> = layer.inputs.iter().map(codes).collect();
+            let codes = |scale: Option<f32>| if scale.is_some() { "i8" } else { "f32" };
+            let inputs: Vec<_> = layer.inputs.iter().map(|t| codes(t.scale)).collect();
             let kind: Vec<&str> = layer
                 .kind
                 .split([' ', ','])
                 .filter(|word| !word.chars().any(|c| c.is_ascii_digit()) || *word == "INT8")
                 .collect();
-            let key = format!("{} {inputs:?} -> {}", kind.join(" "), codes(&layer.output));
+            let key = format!(
+                "{} {inputs:?} -> {}",
+                kind.join(" "),
+                codes(layer.output.scale)
+            );
             *kinds.entry(key).or_default() += 1;
         }
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {

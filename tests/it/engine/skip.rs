@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{all_nets, quantized, set_input};
 use crate::engine_net::{Net, Random, demo, dense};
-use centerpoint::cpu::pool::Pool;
 use centerpoint::engine::Engine;
-use centerpoint::engine::cpu::{CpuEngine, Options};
-use centerpoint::program::Payload;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{CpuEngine, Options};
+use centerpoint::internals::program::Payload;
 
 fn engine(payload: &Payload, threads: usize, skip_empty: bool) -> CpuEngine {
     let options = Options {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use centerpoint::bag::{Bag, FrameOptions, Frames};
+use centerpoint::internals::bag::{Bag, FrameOptions, Frames};
 use mcap::Compression;
 
 use super::{alone, measure};

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use centerpoint::build::calibrate::Calibration;
+use centerpoint::internals::build::calibrate::Calibration;
 
 use super::{alone, measure};
 

@@ -4,7 +4,7 @@
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::{null, null_mut};
 
-use centerpoint::capi::*;
+use centerpoint::internals::capi::*;
 
 use super::{alone, measure};
 use crate::common;

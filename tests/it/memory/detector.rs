@@ -1,8 +1,7 @@
 //! After its first frame, `Detector::detect` allocates nothing on any thread.
 
-use centerpoint::detector::Options;
 use centerpoint::points::{ReadOptions, list_frames, read};
-use centerpoint::{Detector, Layout, PointCloud};
+use centerpoint::{Detector, Layout, Options, PointCloud};
 
 use super::{alone, measure};
 use crate::common;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use centerpoint::results::nuscenes::Results;
+use centerpoint::internals::results::nuscenes::Results;
 
 use super::{alone, measure};
 

@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
-use centerpoint::Model;
-use centerpoint::plan::{self, Contents, Manifest, Plan};
+use centerpoint::internals::plan;
+use centerpoint::internals::plan::{Contents, Manifest};
+use centerpoint::{Model, Plan};
 
 use super::{alone, measure};
 use crate::common;

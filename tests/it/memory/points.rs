@@ -3,7 +3,8 @@
 
 use std::fs;
 
-use centerpoint::points::{self, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
+use centerpoint::points::{Pose, ReadOptions, SweepBuffer};
+use centerpoint::{Layout, PointCloud, points};
 
 use super::{Usage, alone, measure};
 use crate::common::frames::{self, ENCODINGS, Encoding, Field, XYZI};
@@ -174,7 +175,7 @@ fn accumulation_allocates_nothing_once_warm() {
         let mut buffer = SweepBuffer::new(3, 18_000);
         let mut out = PointCloud::empty(Layout::KITTI);
         let mut scratch = Vec::new();
-        let columns = centerpoint::points::Layout::XYZIT.columns().to_vec();
+        let columns = centerpoint::Layout::XYZIT.columns().to_vec();
         for stamp in 0..20 {
             let (done, usage) = measure(|| {
                 buffer.push(&cloud, stamp, pose).unwrap();

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use centerpoint::build::calibrate::{
+use centerpoint::internals::build::calibrate::{
     AmaxMethod, CalibrationError, Histogram, RangeError, ZERO_AMAX, raw, scale,
 };
-use centerpoint::build::hash::sha256;
-use centerpoint::chain::Chain;
+use centerpoint::internals::chain::Chain;
 use centerpoint::map::quantize;
 use serde_json::Value;
 
 use super::shared;
+use crate::common;
 use crate::npz::npy;
 
 /// Cases that the reference gets wrong or does not support. They have their own tests here.
@@ -49,7 +49,7 @@ fn read(folder: &Path, case: &Value) -> Result<Histogram, CalibrationError> {
 /// SHA-256 of the counts as little-endian i64.
 fn counts_sha256(histogram: &Histogram) -> String {
     let bytes = histogram.bins().iter().flat_map(|n| n.to_le_bytes());
-    sha256(&bytes.collect::<Vec<u8>>())
+    common::sha256(&bytes.collect::<Vec<u8>>())
 }
 
 #[test]

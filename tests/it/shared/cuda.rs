@@ -1,6 +1,6 @@
 //! The CUDA stages on scanners' frames, on an emulated device: the CPU's results.
 
-use centerpoint::points::{Layout, PointCloud};
+use centerpoint::{Layout, PointCloud};
 
 use super::pfn::{TOLERANCE, carkusl, haohaonju, haohaonju_golden, worst};
 use super::scanner_frames;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use centerpoint::eval::{nuscenes, t4};
-use centerpoint::results::nuscenes::Results;
+use centerpoint::internals::eval::{nuscenes, t4};
+use centerpoint::internals::results::nuscenes::Results;
 use serde_json::{Value, json};
 
 use super::shared;

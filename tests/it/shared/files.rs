@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use centerpoint::build::import::read_pfe;
-use centerpoint::build::onnx::Graph;
+use centerpoint::internals::build::import::read_pfe;
+use centerpoint::internals::build::onnx::Graph;
 use centerpoint::points;
 
 use super::shared;
@@ -69,7 +69,7 @@ fn trained_pfns_give_onnx_runtimes_features() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().to_str().unwrap();
         oracle::script(&["run", path.to_str().unwrap(), out]);
-        let worst = difference(&pfe, &oracle::case(&path, folder.path()));
+        let worst = difference(&pfe.pfn, &oracle::case(&path, folder.path()));
         println!("{file}: {worst:.1e}");
         assert!(worst <= 1e-4, "{file}: {worst}");
     }

@@ -11,7 +11,8 @@ mod sweeps;
 
 use std::path::PathBuf;
 
-use centerpoint::points::{self, Layout, ReadOptions};
+use centerpoint::points::ReadOptions;
+use centerpoint::{Layout, points};
 
 use crate::common::repository;
 use crate::real::RealFrame;

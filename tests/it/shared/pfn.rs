@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use centerpoint::Model;
-use centerpoint::build::import::read_pfe;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::internals::build::import::read_pfe;
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::Pfn;
 
 use super::shared;

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
-use centerpoint::points::{self, PointCloud, ReadOptions, SweepBuffer};
+use centerpoint::points::{ReadOptions, SweepBuffer};
+use centerpoint::{PointCloud, points};
 use nalgebra::{Isometry3, Quaternion, UnitQuaternion, Vector3};
 use serde_json::{Value, json};
 

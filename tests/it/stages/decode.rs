@@ -1,8 +1,8 @@
 //! Decode: each rule, computed by hand.
 
 use centerpoint::Model;
-use centerpoint::cpu::decode::{Candidate, CandidateList, decode};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::internals::cpu::decode::{Candidate, CandidateList, decode};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder};
 
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};

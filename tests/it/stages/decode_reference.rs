@@ -1,8 +1,8 @@
 //! Decode against a naive reference, over random maps.
 
 use centerpoint::Model;
-use centerpoint::cpu::decode::{Candidate, CandidateList, decode};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::internals::cpu::decode::{Candidate, CandidateList, decode};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
 use proptest::prelude::*;
 

@@ -1,9 +1,9 @@
 //! The PFN: columns by hand, padding, a naive dense reference in f64, threads, and mismatches.
 
 use centerpoint::Model;
-use centerpoint::cpu::features::{Features, features};
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::cpu::pool::Pool;
+use centerpoint::internals::cpu::features::{Features, features};
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
+use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::{Pfn, PfnError, PfnLayer};
 use proptest::prelude::*;
 

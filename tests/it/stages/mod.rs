@@ -11,8 +11,7 @@ mod scatter;
 
 use std::path::Path;
 
-use centerpoint::Model;
-use centerpoint::points::Column;
+use centerpoint::{Column, Model};
 
 /// Random numbers from a seed (splitmix64).
 pub(crate) struct Random(pub(crate) u64);

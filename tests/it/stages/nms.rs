@@ -2,9 +2,9 @@
 
 use std::f32::consts::{FRAC_PI_2, FRAC_PI_4, PI};
 
-use centerpoint::boxes::BevRect;
-use centerpoint::cpu::decode::Candidate;
-use centerpoint::cpu::nms::{Nms, remap, suppress};
+use centerpoint::internals::boxes::BevRect;
+use centerpoint::internals::cpu::decode::Candidate;
+use centerpoint::internals::cpu::nms::{Nms, remap, suppress};
 use centerpoint::model::{NmsKind, NmsStep, Remap};
 use centerpoint::{Box3d, Model};
 use proptest::prelude::*;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use centerpoint::cpu::pillars::{Pillars, voxelize};
-use centerpoint::detection::Dropped;
+use centerpoint::Dropped;
+use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
 use centerpoint::model::Grid;
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Scatter: each layout that an engine may use, and the clearing of the last frame.
 
-use centerpoint::cpu::scatter::{Scatter, scatter};
+use centerpoint::internals::cpu::scatter::{Scatter, scatter};
 use centerpoint::map::{MapDataMut, MapLayout, MapViewMut};
 
 const CHANNELS: usize = 3;

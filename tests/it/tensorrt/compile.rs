@@ -7,21 +7,22 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use centerpoint::Model;
-use centerpoint::build::compile::tensorrt::{Compiled, Request, build};
-use centerpoint::build::engine_layers::{Outcome, log};
-use centerpoint::build::fuse::fuse;
-use centerpoint::build::half::{Io, strongly_typed};
-use centerpoint::build::onnx::{Graph, encode};
-use centerpoint::build::{BuildError, deconv};
-use centerpoint::engine::tensorrt::{
-    BuildRequest, HardwareCompatibility, Library, TensorRtError, Version,
+use centerpoint::build::BuildError;
+use centerpoint::engine::TensorRtError;
+use centerpoint::internals::build::compile::tensorrt::{Compiled, Request, build};
+use centerpoint::internals::build::deconv;
+use centerpoint::internals::build::engine_layers::{Outcome, log};
+use centerpoint::internals::build::fuse::fuse;
+use centerpoint::internals::build::half::{Io, strongly_typed};
+use centerpoint::internals::build::onnx::{Graph, encode};
+use centerpoint::internals::engine::tensorrt::{
+    BuildRequest, HardwareCompatibility, Library, Version,
 };
-use centerpoint::error::Error;
+use centerpoint::internals::plan::{IoFormats, TensorRtOptions};
+use centerpoint::internals::testing::Random;
+use centerpoint::internals::testing::networks::{Network, quantized};
 use centerpoint::map::Element;
-use centerpoint::plan::{IoFormats, TensorRtOptions};
-use centerpoint::testing::Random;
-use centerpoint::testing::networks::{Network, quantized};
+use centerpoint::{Error, Model};
 
 use super::library_folder;
 use crate::nets::{int, model, node, value};
@@ -217,7 +218,7 @@ fn fallbacks_are_found() {
     assert!(warning.contains(&count), "{warning}");
     // For libnvinfer there would be a line for each.
     let version = Version {
-        family: centerpoint::engine::tensorrt::Family::TensorRt,
+        family: centerpoint::internals::engine::tensorrt::Family::TensorRt,
         ..library.version()
     };
     assert_eq!(table.warnings(version).len(), convolutions);
@@ -283,7 +284,7 @@ fn inputs_and_outputs_have_the_requested_types() {
                     .all(|t| t.element == outputs && t.scale.is_none())
             );
             let reader = compiled.layers.unwrap();
-            let reads = |l: &&centerpoint::build::engine_layers::EngineLayer| {
+            let reads = |l: &&centerpoint::internals::build::engine_layers::EngineLayer| {
                 l.inputs.iter().any(|t| t.name == "spatial_features")
             };
             let reader = reader.layers.iter().find(reads).unwrap();
@@ -390,7 +391,7 @@ fn parser_errors_name_the_node() {
     cast.name = Some("/strange/Cast".into());
     let mut back = node("Cast", &["c"], &["y"]);
     back.attribute.push(int("to", 1));
-    let graph = centerpoint::build::onnx::proto::GraphProto {
+    let graph = centerpoint::internals::build::onnx::proto::GraphProto {
         node: vec![cast, back],
         input: vec![value("x", &[1, 2, 4, 4])],
         output: vec![value("y", &[1, 2, 4, 4])],

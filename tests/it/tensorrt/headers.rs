@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 
-use centerpoint::engine::tensorrt::choice::choose;
-use centerpoint::engine::tensorrt::{Family, Version};
+use centerpoint::internals::engine::tensorrt::choice::choose;
+use centerpoint::internals::engine::tensorrt::{Family, Version};
 
 use super::library::network;
 use super::{header_folders, library_folder};

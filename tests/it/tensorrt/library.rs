@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use centerpoint::build::onnx::encode;
-use centerpoint::build::onnx::proto::GraphProto;
-use centerpoint::engine::tensorrt::{
-    BuildRequest, Built, Family, Library, Monitor, Progress, TensorRtError, Version,
+use centerpoint::engine::TensorRtError;
+use centerpoint::internals::build::onnx::encode;
+use centerpoint::internals::build::onnx::proto::GraphProto;
+use centerpoint::internals::engine::tensorrt::{
+    BuildRequest, Built, Family, Library, Monitor, Progress, Version,
 };
 
 use super::library_folder;

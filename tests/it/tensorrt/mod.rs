@@ -8,7 +8,6 @@
 mod compile;
 #[cfg(feature = "tensorrt")]
 mod headers;
-mod layers;
 #[cfg(feature = "tensorrt")]
 mod library;
 mod onnx;
@@ -51,7 +50,7 @@ pub(crate) fn header_folders() -> Vec<PathBuf> {
 #[cfg(not(feature = "tensorrt"))]
 #[test]
 fn a_program_without_the_feature_says_how_to_get_it() {
-    let opened = centerpoint::engine::tensorrt::Library::open(None);
+    let opened = centerpoint::internals::engine::tensorrt::Library::open(None);
     let error = opened.err().expect("no library").to_string();
     assert!(error.contains("--features tensorrt"), "{error}");
 }

@@ -4,14 +4,12 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use centerpoint::boxes::Box3d;
-use centerpoint::build::export::pfe;
-use centerpoint::build::folder::Folder;
-use centerpoint::build::half::{Io, strongly_typed};
-use centerpoint::detector::{Detector, Options};
-use centerpoint::map;
+use centerpoint::build::Folder;
+use centerpoint::internals::build::export::pfe;
+use centerpoint::internals::build::half::{Io, strongly_typed};
 use centerpoint::map::Element;
-use centerpoint::synth;
+use centerpoint::points::{self, ReadOptions, list_frames};
+use centerpoint::{Box3d, Detector, Layout, Options, map};
 
 use crate::bev::bev_of;
 use crate::common::repository;
@@ -273,12 +271,19 @@ fn compare(folder: &Path, network: &Path, frames: u64, within: (f32, f32)) -> Ta
         within,
         ..Tally::default()
     };
-    for index in 0..frames {
-        let frame = synth::generate(9_000_001, index, &synth::Config::default()).unwrap();
-        let map = bev_of(model, &read.pfe.pfn, &frame.cloud);
+    let count = frames.to_string();
+    let synth = ["synth", "--out", "scenes", "--seed", "9000001", "--frames"];
+    built(folder, &[&synth[..], &[&count]].concat());
+    let options = ReadOptions {
+        layout: None,
+        default_layout: Layout::XYZIT,
+    };
+    for path in list_frames(&[folder.join("scenes")]).unwrap() {
+        let cloud = points::read(&path, &options).unwrap();
+        let map = bev_of(model, &read.pfe.pfn, &cloud);
         let theirs = served.run(&map);
         let ours = oracle::run_on(&mut engine, &map);
-        let found = detector.detect(&frame.cloud).unwrap().boxes;
+        let found = detector.detect(&cloud).unwrap().boxes;
         let expected = boxes(model, &theirs);
         tally.count(found, &expected, &boxes(&all, &theirs), threshold);
         tally.count(&expected, found, &boxes(&all, &ours), threshold);

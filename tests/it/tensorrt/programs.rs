@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use centerpoint::build::engine_layers::LayerTable;
-use centerpoint::build::folder::{MODEL, PFE, RPN};
-use centerpoint::engine::tensorrt::Version;
+use centerpoint::Plan;
+use centerpoint::internals::build::engine_layers::LayerTable;
+use centerpoint::internals::engine::tensorrt::Version;
+use centerpoint::internals::plan::TensorRtOptions;
+use centerpoint::internals::testing::networks::Network;
 use centerpoint::map::Element;
-use centerpoint::plan::{Plan, TensorRtOptions};
-use centerpoint::testing::networks::Network;
 
 use super::compile::{DEMO, map};
 use super::library_folder;
@@ -111,7 +111,7 @@ fn the_programs_compile_inspect_and_name_what_is_missing() {
         let said = toy::refused(folder.path(), &args, status);
         assert!(said.contains(words), "{said}");
     }
-    if centerpoint::cuda::gpu().is_ok() {
+    if centerpoint::internals::cuda::gpu().is_ok() {
         return;
     }
     let mut here = args("x.plan");
@@ -141,10 +141,12 @@ fn a_quantised_folder_becomes_an_engine_that_reads_codes() {
     let folder = tempfile::tempdir().unwrap();
     let demo = Network::demo().unwrap();
     let graph = demo.quantized(&map(&demo.model)).unwrap();
-    for name in [MODEL, PFE] {
+    for name in ["model.toml", "pts_voxel_encoder.onnx"] {
         std::fs::copy(Path::new(DEMO).join(name), folder.path().join(name)).unwrap();
     }
-    graph.write(&folder.path().join(RPN)).unwrap();
+    graph
+        .write(&folder.path().join("pts_backbone_neck_head.onnx"))
+        .unwrap();
     let compile = [
         "compile",
         "--model",

@@ -6,18 +6,18 @@ mod failures;
 use std::path::Path;
 use std::sync::{Arc, Mutex, Once};
 
-use centerpoint::cpu::pool::Pool;
-use centerpoint::cpu::scatter::{Scatter, scatter};
 use centerpoint::cuda::Device as GpuDevice;
-use centerpoint::detector::Options;
-use centerpoint::engine::tensorrt::Library;
-use centerpoint::engine::{Engine as _, cpu};
+use centerpoint::engine::Engine as _;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::cpu::scatter::{Scatter, scatter};
+use centerpoint::internals::engine::cpu;
+use centerpoint::internals::engine::tensorrt::Library;
+use centerpoint::internals::plan;
+use centerpoint::internals::plan::{Contents, Manifest, Target, TensorDesc, TensorRtTarget};
+use centerpoint::internals::program::Program;
 use centerpoint::map::{Element, MapDataMut, MapLayout, MapViewMut};
-use centerpoint::plan::{self, Contents, Manifest, Plan, Target};
-use centerpoint::plan::{TensorDesc, TensorRtTarget};
 use centerpoint::points::{Pose, SweepBuffer};
-use centerpoint::program::Program;
-use centerpoint::{Box3d, Detector, Dropped, PointCloud};
+use centerpoint::{Box3d, Detector, Dropped, Options, Plan, PointCloud};
 
 use crate::common::{MODEL, write_plan};
 use crate::cuda::frame::{Stages, bits, boxes_of, demo_frames, demo_plan, read};

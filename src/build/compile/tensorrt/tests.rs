@@ -155,7 +155,7 @@ fn a_timing_cache_may_not_exist_yet() {
     assert_eq!(read_cache(&path).unwrap().as_deref(), Some(&b"times"[..]));
     let error = read_cache(folder.path()).unwrap_err();
     assert!(
-        matches!(error, crate::build::BuildError::File(_)),
+        matches!(error, crate::build::BuildError::Io { .. }),
         "{error}"
     );
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, OnceLock};
 
-use centerpoint::cuda::Launch;
+use centerpoint::internals::cuda::Launch;
 use sha2::{Digest, Sha256};
 
 use super::checked;

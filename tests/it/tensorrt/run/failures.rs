@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use centerpoint::Detector;
 use centerpoint::cuda::{CudaError, Device as GpuDevice};
-use centerpoint::detector::{DetectorError, Device, Options};
-use centerpoint::engine::tensorrt::{Family, Library, TensorRtError, Version};
-use centerpoint::plan::{Manifest, PlanError, TensorRtOptions};
+use centerpoint::engine::TensorRtError;
+use centerpoint::internals::engine::tensorrt::{Family, Library, Version};
+use centerpoint::internals::plan::{Manifest, TensorRtOptions};
+use centerpoint::{Detector, DetectorError, Device, Options, PlanError};
 
 use super::{device, engine, manifest, options, plain, plan_of, stand_in, write};
 use crate::cuda::frame::{demo_frames, demo_plan, read};

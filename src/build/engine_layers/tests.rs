@@ -3,15 +3,13 @@
 
 use std::path::Path;
 
-use centerpoint::build::engine_layers::{
-    EngineLayer, LayerTable, LayerTensor, Outcome, inspector, log,
-};
-use centerpoint::build::onnx::Graph;
-use centerpoint::build::onnx::proto::{GraphProto, NodeProto};
-use centerpoint::build::onnx::tensor::{from_codes, from_floats};
-use centerpoint::engine::tensorrt::{Family, Version};
+use crate::build::engine_layers::{EngineLayer, LayerTable, LayerTensor, Outcome, inspector, log};
+use crate::build::onnx::Graph;
+use crate::build::onnx::proto::{GraphProto, NodeProto};
+use crate::build::onnx::tensor::{from_codes, from_floats};
+use crate::engine::tensorrt::{Family, Version};
 
-use crate::nets::{model, node, value};
+use crate::testing::nets::{model, node, value};
 
 const TENSORRT: Version = Version {
     family: Family::TensorRt,
@@ -160,7 +158,7 @@ Engine Metadata:
 ";
 
 fn outcomes(table: &LayerTable) -> Vec<(&str, &str, String)> {
-    let row = |l: &'_ centerpoint::build::engine_layers::QuantizedLayer| l.outcome.to_string();
+    let row = |l: &'_ crate::build::engine_layers::QuantizedLayer| l.outcome.to_string();
     let all = table.quantized.iter();
     all.map(|l| (l.node.as_str(), l.operator.as_str(), row(l)))
         .collect()

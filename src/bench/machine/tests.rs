@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use centerpoint::bench::machine::{Clock, Jetson, PowerMode};
-use centerpoint::bench::{Machine, State};
+use crate::bench::machine::jetson::PowerMode;
+use crate::bench::machine::{Clock, Jetson};
+use crate::bench::{Machine, State};
 
 /// Writes files under a root.
 fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -4,21 +4,43 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use centerpoint::build::calibrate::{
+use crate::build::Result;
+use crate::build::calibrate::{
     AmaxMethod, Calibration, CalibrationKey, Histogram, Options, TensorStats, calibrate,
     load_or_run,
 };
-use centerpoint::build::folder::Folder;
-use centerpoint::build::onnx::Graph;
-use centerpoint::build::onnx::proto::{AttributeProto, GraphProto};
-use centerpoint::build::onnx::tensor::from_floats;
-use centerpoint::chain::Chain;
-use centerpoint::model::Pfn;
-use centerpoint::points::{Layout, list_frames};
-use centerpoint::{Error, Model};
+use crate::build::folder::Folder;
+use crate::build::onnx::Graph;
+use crate::build::onnx::proto::{AttributeProto, GraphProto};
+use crate::build::onnx::tensor::from_floats;
+use crate::chain::Chain;
+use crate::model::{Model, Pfn, PfnLayer};
+use crate::points::{Layout, list_frames};
 
-use crate::common::{self, repository, write_kitti};
-use crate::nets::{ints, model as onnx, node, value};
+use crate::testing::nets::{ints, model as onnx, node, value};
+
+/// A grid of 16 × 16 cells of 1 m.
+const MODEL: &str = include_str!("../../testing/tiny.toml");
+
+/// Features of a point: max(0, z) and 1.
+fn pfn() -> Pfn {
+    Pfn {
+        layers: vec![PfnLayer {
+            in_features: 3,
+            out_features: 2,
+            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            bias: vec![0.0, 1.0],
+        }],
+    }
+}
+
+fn repository() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn write_kitti(path: &Path, points: &[[f32; 4]]) {
+    std::fs::write(path, bytemuck::cast_slice(points)).unwrap();
+}
 
 /// Rows and columns of the tiny model's BEV map; the feature maps have half as many.
 const SIZE: usize = 16;
@@ -67,7 +89,7 @@ fn graph(factor: f32) -> Graph {
 }
 
 fn model() -> Model {
-    Model::parse(common::MODEL, Path::new("model.toml")).unwrap()
+    Model::parse(MODEL, Path::new("model.toml")).unwrap()
 }
 
 /// KITTI frames with increasingly high points; the last frame has no points in range.
@@ -108,16 +130,9 @@ fn options(threads: usize) -> Options {
     }
 }
 
-fn run(frames: &[PathBuf], graph: &Graph, threads: usize) -> Result<Calibration, Error> {
-    let (model, pfn) = (model(), common::pfn());
-    Ok(calibrate(
-        &model,
-        &pfn,
-        graph,
-        frames,
-        &options(threads),
-        &|_| {},
-    )?)
+fn run(frames: &[PathBuf], graph: &Graph, threads: usize) -> Result<Calibration> {
+    let (model, pfn) = (model(), pfn());
+    calibrate(&model, &pfn, graph, frames, &options(threads), &|_| {})
 }
 
 /// A map by cell and channel.
@@ -234,7 +249,7 @@ fn progress_counts_every_frame() {
         sum.fetch_add(done, Ordering::Relaxed);
         calls.fetch_add(1, Ordering::Relaxed);
     };
-    let (model, pfn, graph) = (model(), common::pfn(), graph(1.0));
+    let (model, pfn, graph) = (model(), pfn(), graph(1.0));
     calibrate(
         &model,
         &pfn,
@@ -277,7 +292,7 @@ fn the_first_value_that_is_not_finite_is_named() {
 #[test]
 fn errors_name_unusable_frames() {
     let frames = Frames::new();
-    let (model, pfn, graph) = (model(), common::pfn(), graph(1.0));
+    let (model, pfn, graph) = (model(), pfn(), graph(1.0));
     let fail = |model: &Model, pfn: &Pfn, paths: &[PathBuf], options: &Options| {
         let done = calibrate(model, pfn, &graph, paths, options, &|_| {});
         Chain(&done.unwrap_err()).to_string()
@@ -294,7 +309,7 @@ fn errors_name_unusable_frames() {
     assert!(text.contains("1.bin") && text.contains("x,y,z"), "{text}");
 
     // A column that no layout provides.
-    let ring = common::MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "ring""#);
+    let ring = MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "ring""#);
     let ring = Model::parse(&ring, Path::new("model.toml")).unwrap();
     let mut wide = pfn.clone();
     wide.layers[0].in_features = 4;
@@ -320,7 +335,7 @@ fn errors_name_unusable_frames() {
     );
     assert!(text.contains("10 bins"), "{text}");
 
-    let small = common::MODEL.replace("-8.0, -8.0, 0.0, 8.0, 8.0", "-4.0, -4.0, 0.0, 4.0, 4.0");
+    let small = MODEL.replace("-8.0, -8.0, 0.0, 8.0, 8.0", "-4.0, -4.0, 0.0, 4.0, 4.0");
     let small = Model::parse(&small, Path::new("model.toml")).unwrap();
     let text = fail(&small, &pfn, &frames.paths(), &options(2));
     assert!(
@@ -333,7 +348,7 @@ fn errors_name_unusable_frames() {
 fn the_cache_is_reused_until_an_input_changes() {
     let frames = Frames::new();
     let cache = frames.folder.path().join("tiny.calib.json");
-    let (model, pfn) = (model(), common::pfn());
+    let (model, pfn) = (model(), pfn());
     let calls = AtomicUsize::new(0);
     let load = |model: &Model, graph: &Graph, paths: &[PathBuf], options: &Options| {
         load_or_run(&cache, model, &pfn, graph, paths, options, &|_| {
@@ -351,7 +366,7 @@ fn the_cache_is_reused_until_an_input_changes() {
     assert!(std::fs::read(&cache).unwrap() == bytes);
 
     // Neither thresholds nor the folder of the frames affect activations.
-    let other = common::MODEL.replace("score = 0.05", "score = 0.5");
+    let other = MODEL.replace("score = 0.05", "score = 0.5");
     let other = Model::parse(&other, Path::new("model.toml")).unwrap();
     load(&other, &same, &paths, &options(2)).unwrap();
     let moved = tempfile::tempdir().unwrap();
@@ -372,7 +387,7 @@ fn the_cache_is_reused_until_an_input_changes() {
     };
     let text = stale(&model, &graph(0.5), &paths, &options(2));
     assert!(text.contains("made from another model;"), "{text}");
-    let wider = common::MODEL.replace("max_points_per_pillar = 4", "max_points_per_pillar = 5");
+    let wider = MODEL.replace("max_points_per_pillar = 4", "max_points_per_pillar = 5");
     let wider = Model::parse(&wider, Path::new("model.toml")).unwrap();
     let text = stale(&wider, &same, &paths, &options(2));
     assert!(text.contains("made from another model;"), "{text}");

@@ -1,13 +1,12 @@
 //! Scenes through the public API: the same bytes every time, and labels that fit the points.
-#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use centerpoint::chain::Chain;
-use centerpoint::results::nuscenes::{Results, SampleBox};
-use centerpoint::synth::{CLASSES, Config, Dataset, LabelledFrame, generate, write_dataset};
+use crate::chain::Chain;
+use crate::results::nuscenes::{Results, SampleBox};
+use crate::synth::{CLASSES, Config, Dataset, LabelledFrame, generate, write_dataset};
 
 fn frame(index: u64) -> LabelledFrame {
     generate(2024, index, &Config::default()).unwrap()
