@@ -13,11 +13,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use foxglove::Encode;
 use mcap::records::MessageHeader;
 use mcap::{Compression, McapError, WriteOptions, Writer};
 use prost::Message;
 
-use super::foxglove::{FoxglovePoints, SceneUpdate, schema};
+use super::foxglove::{points, scene};
 use super::{FrameResult, ResultsError};
 use crate::files::{FileError, OutputFile};
 use crate::points::PointCloud;
@@ -38,7 +39,6 @@ pub(crate) struct McapFile {
     /// Channel ids of points and boxes.
     channels: [u16; 2],
     frames: u32,
-    points: FoxglovePoints,
     bytes: Vec<u8>,
 }
 
@@ -56,14 +56,9 @@ impl McapFile {
             .library(concat!("centerpoint ", env!("CARGO_PKG_VERSION")));
         let start = || {
             let mut writer = options.create(file)?;
-            let set = schema::file_descriptor_set();
-            let mut channel = |topic, name| {
-                let schema = writer.add_schema(name, "protobuf", &set)?;
-                writer.add_channel(schema, topic, "protobuf", &BTreeMap::new())
-            };
             let channels = [
-                channel("/points", "foxglove.PointCloud")?,
-                channel("/boxes", "foxglove.SceneUpdate")?,
+                channel::<foxglove::messages::PointCloud>(&mut writer, "/points")?,
+                channel::<foxglove::messages::SceneUpdate>(&mut writer, "/boxes")?,
             ];
             Ok((writer, channels))
         };
@@ -75,7 +70,6 @@ impl McapFile {
             path: path.into(),
             channels,
             frames: 0,
-            points: FoxglovePoints::default(),
             bytes: Vec::new(),
         })
     }
@@ -92,21 +86,23 @@ impl McapFile {
         result: &FrameResult<'_>,
         classes: &[String],
     ) -> Result<(), ResultsError> {
-        let boxes = SceneUpdate::new(result, classes, stamp.ns, stamp.frame_id)?;
-        self.points.set(cloud, stamp.ns, stamp.frame_id);
+        let boxes = scene(result, classes, stamp.ns, stamp.frame_id)?;
         let [points_channel, boxes_channel] = self.channels;
-        self.bytes.clear();
-        self.points.encode_raw(&mut self.bytes);
-        self.message(points_channel, stamp.ns)?;
-        self.bytes.clear();
-        boxes.encode_raw(&mut self.bytes);
-        self.message(boxes_channel, stamp.ns)?;
+        let cloud = points(cloud, stamp.ns, stamp.frame_id);
+        self.message(points_channel, stamp.ns, &cloud)?;
+        self.message(boxes_channel, stamp.ns, &boxes)?;
         self.frames = self.frames.wrapping_add(1);
         Ok(())
     }
 
-    /// Writes `bytes` as a message.
-    fn message(&mut self, channel_id: u16, stamp_ns: i64) -> Result<(), ResultsError> {
+    fn message(
+        &mut self,
+        channel_id: u16,
+        stamp_ns: i64,
+        message: &impl Message,
+    ) -> Result<(), ResultsError> {
+        self.bytes.clear();
+        message.encode_raw(&mut self.bytes);
         let time = u64::try_from(stamp_ns).unwrap_or(0);
         let header = MessageHeader {
             channel_id,
@@ -130,6 +126,15 @@ impl McapFile {
         done.map_err(FileError::new(&self.path, "write"))?;
         Ok(self.writer.into_inner().finish()?)
     }
+}
+
+/// Adds the channel of a topic with messages of type `M`.
+fn channel<M: Encode>(writer: &mut Writer<OutputFile>, topic: &str) -> Result<u16, McapError> {
+    let schema = match M::get_schema() {
+        Some(schema) => writer.add_schema(&schema.name, &schema.encoding, &schema.data)?,
+        None => 0,
+    };
+    writer.add_channel(schema, topic, &M::get_message_encoding(), &BTreeMap::new())
 }
 
 fn io_error(error: McapError) -> io::Error {
