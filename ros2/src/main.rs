@@ -22,8 +22,7 @@ use std::sync::atomic::AtomicBool;
 
 use centerpoint::Options;
 use centerpoint::internals::chain::Chain;
-use centerpoint::internals::cli;
-use centerpoint::internals::cli::DeviceArg;
+use centerpoint::internals::cli::{self, DeviceArg};
 use clap::Parser;
 use node::{Config, NodeError};
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -8,15 +8,15 @@
 //! Topics, parameters and diagnostics have the names of Autoware's `lidar_centerpoint`. Boxes are published on one
 //! topic per message type: `~/output/detections` (`vision_msgs`), `~/output/objects` (Autoware), `~/output/markers`.
 
-use centerpoint::internals::bag::messages::Time;
-use centerpoint::internals::chain::Chain;
-use centerpoint::{Deadline, Detector, DetectorError, Options, Plan};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use centerpoint::internals::bag::messages::Time;
+use centerpoint::internals::chain::Chain;
+use centerpoint::{Deadline, Detector, DetectorError, Options, Plan};
 use futures::channel::oneshot;
 use futures::executor::block_on;
 use ros2_client::qos::{Durability, History, QosProfile, WhenFull};

@@ -2,12 +2,12 @@
 //!
 //! Clouds are decoded here, so that a malformed one never replaces a valid one in the mailbox.
 
-use centerpoint::internals::bag::cloud;
-use centerpoint::internals::bag::messages::{PointCloud2, TFMessage};
-use centerpoint::internals::chain::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use centerpoint::internals::bag::cloud;
+use centerpoint::internals::bag::messages::{PointCloud2, TFMessage};
+use centerpoint::internals::chain::Chain;
 use futures::channel::oneshot;
 use futures::{FutureExt, StreamExt, pin_mut, select_biased};
 use ros2_client::{Gid, MessageInfo, ReadError, Subscription};

@@ -88,7 +88,7 @@ pub(crate) struct Run {
     pub stages_ms: Vec<Stage>,
     /// Scans that arrived while the detector was busy.
     pub skipped_scans: u64,
-    /// DeadlineMisses deadlines, if there is a deadline.
+    /// Missed deadlines, if there is a deadline.
     pub deadline: Option<DeadlineMisses>,
     /// Mean number of boxes per frame.
     pub boxes: f64,
@@ -108,7 +108,7 @@ pub(crate) struct Stage {
     pub ms: Summary,
 }
 
-/// DeadlineMisses deadlines.
+/// Missed deadlines.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct DeadlineMisses {
     /// Time budget of a frame in ms.

@@ -172,7 +172,10 @@ impl Comparison<'_> {
             return Ok(());
         };
         if frame.outputs.len() != self.outputs.len() {
-            return Err(missing(self.outputs.len().min(frame.outputs.len())));
+            let (found, expected) = (self.outputs.len(), frame.outputs.len());
+            let what =
+                format!("the number of outputs is {found}, the float network's is {expected}");
+            return Err(EngineError::Mismatch { what }.into());
         }
         for (i, (_, task, sums)) in self.outputs.iter_mut().enumerate() {
             let (view, expected) = (host_map(engine, i)?, &frame.outputs[i]);

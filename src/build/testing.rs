@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use super::onnx::proto::{
-    DimensionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-};
+use super::onnx::proto::{GraphProto, NodeProto, TensorProto};
 use super::onnx::{Graph, make};
+use crate::testing::nets;
 
 /// A node called `op.output`.
 pub(super) fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
@@ -29,25 +28,14 @@ pub(super) fn graph(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>) -> Graph {
 
 /// As [`graph`], with the shape of `x`.
 pub(super) fn shaped(nodes: Vec<NodeProto>, tensors: Vec<TensorProto>, x: Option<&[i64]>) -> Graph {
-    // As in a file: a size may be negative.
-    let axis = |&size: &i64| DimensionProto {
-        dim_value: Some(size),
+    let input = x.map_or_else(|| make::value("x", None), |x| nets::value("x", x));
+    let model = nets::model(GraphProto {
+        node: nodes,
+        initializer: tensors,
+        input: vec![input],
+        output: vec![make::value("out", None)],
         ..Default::default()
-    };
-    let model = ModelProto {
-        opset_import: vec![OperatorSetIdProto {
-            version: Some(13),
-            ..Default::default()
-        }],
-        graph: Some(GraphProto {
-            node: nodes,
-            initializer: tensors,
-            input: vec![make::value("x", x.map(|x| x.iter().map(axis).collect()))],
-            output: vec![make::value("out", None)],
-            ..Default::default()
-        }),
-        ..Default::default()
-    };
+    });
     Graph::new(Path::new("net.onnx"), model).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! The model description: everything that differs between CenterPoint-pillar networks, checked once.
 //!
-//! A model is described by a TOML file (`model.toml`, see `mod@file`); a plan carries the same text. The
+//! A model is described by a TOML file (`model.toml`; the book lists every key); a plan carries the same text. The
 //! stages use the types here: class tables are resolved to one value per class, and sizes are derived and
 //! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
 //! AWML, Autoware `lidar_centerpoint`.

@@ -132,6 +132,7 @@ impl McapFile {
 fn channel<M: Encode>(writer: &mut Writer<OutputFile>, topic: &str) -> Result<u16, McapError> {
     let schema = match M::get_schema() {
         Some(schema) => writer.add_schema(&schema.name, &schema.encoding, &schema.data)?,
+        // "No schema" in MCAP. Foxglove's own messages all have one.
         None => 0,
     };
     writer.add_channel(schema, topic, &M::get_message_encoding(), &BTreeMap::new())

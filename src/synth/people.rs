@@ -73,20 +73,8 @@ pub(crate) fn bicycle(rng: &mut Rng, ridden: bool) -> Body {
     let mut body = Body::default();
     let axle = 0.5 * length - wheel;
     let tyre = Material::mesh(0.15, 0.45);
-    let (near, far) = (0.414 * wheel, wheel);
     for x in [axle, -axle] {
-        let octagon = [
-            [near, far],
-            [far, near],
-            [far, -near],
-            [near, -far],
-            [-near, -far],
-            [-far, -near],
-            [-far, near],
-            [-near, far],
-        ]
-        .map(|[dx, dz]| [x + dx, wheel + dz]);
-        body.prism(&octagon, Extrusion::straight(0.025), tyre);
+        body.wheel(x, wheel, Extrusion::straight(0.025), tyre);
     }
     let saddle = rng.range(0.85, 1.0);
     let bar = rng.range(1.0, 1.12);

@@ -104,6 +104,23 @@ impl Body {
         self.prism(&profile, side, material);
     }
 
+    /// Adds a wheel of `radius` that stands on the ground at `x`: an octagon.
+    pub(crate) fn wheel(&mut self, x: f64, radius: f64, side: Extrusion, material: Material) {
+        let (near, far) = (radius * 0.414, radius);
+        let octagon = [
+            [near, far],
+            [far, near],
+            [far, -near],
+            [near, -far],
+            [-near, -far],
+            [-far, -near],
+            [-far, near],
+            [-near, far],
+        ]
+        .map(|[dx, dz]| [x + dx, radius + dz]);
+        self.prism(&octagon, side, material);
+    }
+
     /// Adds a convex polygon in (x, z), clockwise or counter-clockwise, extruded along y.
     pub(crate) fn prism(&mut self, profile: &[[f64; 2]], side: Extrusion, material: Material) {
         let mut min = Vec3::repeat(f64::INFINITY);

@@ -27,27 +27,15 @@ fn paint(rng: &mut Rng) -> Material {
 
 /// Four or more wheels of `radius` at the given positions along x, `track` apart on the outside.
 fn wheels(body: &mut Body, xs: &[f64], track: f64, radius: f64) {
-    let (near, far) = (radius * 0.414, radius);
-    let octagon = [
-        [near, far],
-        [far, near],
-        [far, -near],
-        [near, -far],
-        [-near, -far],
-        [-far, -near],
-        [-far, near],
-        [-near, far],
-    ];
     let half_width = 0.32 * radius;
     for &x in xs {
-        let profile = octagon.map(|[dx, dz]| [x + dx, radius + dz]);
         for side in [-1.0, 1.0] {
             let y = side * (0.5 * track - half_width);
             let side = Extrusion {
                 y,
                 ..Extrusion::straight(half_width)
             };
-            body.prism(&profile, side, RUBBER);
+            body.wheel(x, radius, side, RUBBER);
         }
     }
 }

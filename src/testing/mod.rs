@@ -6,6 +6,22 @@ pub(crate) mod networks;
 use crate::cuda::DeviceMap;
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDesc};
+use crate::model::{Pfn, PfnLayer};
+
+/// The description of a tiny model: a grid of 16 × 16 cells of 1 m around the origin.
+pub const TINY: &str = include_str!("tiny.toml");
+
+/// The tiny model's PFN. Its BEV channels are the highest z of the pillar, and 1 in cells with a pillar.
+pub fn tiny_pfn() -> Pfn {
+    Pfn {
+        layers: vec![PfnLayer {
+            in_features: 3,
+            out_features: 2,
+            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
+            bias: vec![0.0, 1.0],
+        }],
+    }
+}
 
 /// Deterministic pseudo-random numbers: xorshift, from a seed other than 0.
 #[derive(Clone, Debug)]

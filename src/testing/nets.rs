@@ -1,7 +1,7 @@
 //! Constructors of ONNX messages for small networks.
 
+use crate::build::onnx::make;
 use crate::build::onnx::proto::*;
-use crate::build::onnx::tensor::element;
 
 /// A node named `/op`.
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
@@ -17,43 +17,22 @@ pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
 
 /// An integer attribute.
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(2),
-        i: Some(value),
-        ..Default::default()
-    }
+    make::int(name, value)
 }
 
 /// An attribute that is a list of integers.
 pub fn ints(name: &str, ints: &[i64]) -> AttributeProto {
-    AttributeProto {
-        name: Some(name.to_owned()),
-        r#type: Some(7),
-        ints: ints.to_vec(),
-        ..Default::default()
-    }
+    make::ints(name, ints)
 }
 
 /// A float input or output with these dimensions.
 pub fn value(name: &str, dims: &[i64]) -> ValueInfoProto {
-    let axis = |&n: &i64| DimensionProto {
-        dim_value: Some(n),
+    // As in a file: a size may be negative.
+    let axis = |&size: &i64| DimensionProto {
+        dim_value: Some(size),
         ..Default::default()
     };
-    ValueInfoProto {
-        name: Some(name.to_owned()),
-        r#type: Some(TypeProto {
-            tensor_type: Some(TensorTypeProto {
-                elem_type: Some(element::FLOAT),
-                shape: Some(TensorShapeProto {
-                    dim: dims.iter().map(axis).collect(),
-                }),
-            }),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
+    make::value(name, Some(dims.iter().map(axis).collect()))
 }
 
 /// A model of operator set 13.

@@ -14,25 +14,10 @@ use crate::build::onnx::Graph;
 use crate::build::onnx::proto::{AttributeProto, GraphProto};
 use crate::build::onnx::tensor::from_floats;
 use crate::chain::Chain;
-use crate::model::{Model, Pfn, PfnLayer};
+use crate::model::{Model, Pfn};
 use crate::points::{Layout, list_frames};
-
 use crate::testing::nets::{ints, model as onnx, node, value};
-
-/// A grid of 16 × 16 cells of 1 m.
-const MODEL: &str = include_str!("../../testing/tiny.toml");
-
-/// Features of a point: max(0, z) and 1.
-fn pfn() -> Pfn {
-    Pfn {
-        layers: vec![PfnLayer {
-            in_features: 3,
-            out_features: 2,
-            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
-            bias: vec![0.0, 1.0],
-        }],
-    }
-}
+use crate::testing::{TINY as MODEL, tiny_pfn as pfn};
 
 fn repository() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()

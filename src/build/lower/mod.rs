@@ -10,7 +10,6 @@
 mod builder;
 mod codes;
 mod fuse;
-mod int8_pack;
 mod pack;
 mod spec;
 
@@ -21,8 +20,7 @@ pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 use std::collections::HashMap;
 
 use self::builder::{ConvNode, Node, NodeKind, Weight};
-use crate::build::lower::int8_pack::pack_codes;
-use crate::build::lower::pack::{Blob, pack};
+use crate::build::lower::pack::{Blob, Order};
 use crate::program::ProgramError;
 use crate::program::layout::LANES;
 use crate::program::{
@@ -240,18 +238,16 @@ impl Lowering<'_> {
                     Some((block, DepthToSpaceMode::Dcr)) => (a * block + b) * out_channels + c,
                     Some((block, DepthToSpaceMode::Crd)) => (c * block + a) * block + b,
                 };
+                let order = Order {
+                    conv,
+                    layout,
+                    channels,
+                    out_channels,
+                    taps: &taps,
+                };
                 let (weights, multiplier, bias) = match (&conv.weight, scale) {
                     (Weight::I8 { codes, scales }, Some(scale)) => {
-                        let packed = pack_codes(
-                            conv,
-                            (codes, scales),
-                            scale,
-                            layout,
-                            channels,
-                            out_channels,
-                            &taps,
-                            channel,
-                        );
+                        let packed = order.pack_codes((codes, scales), scale, channel);
                         (
                             self.blob.push_codes(&packed.weights),
                             Some(self.blob.push(&packed.multiplier)),
@@ -259,8 +255,7 @@ impl Lowering<'_> {
                         )
                     }
                     _ => {
-                        let (weights, bias) =
-                            pack(conv, layout, channels, out_channels, &taps, channel);
+                        let (weights, bias) = order.pack(channel);
                         (self.blob.push(&weights), None, bias)
                     }
                 };

@@ -1,8 +1,8 @@
-//! Packs f32 weights in the order of [`crate::program::layout`].
+//! Packs weights in the order of [`crate::program::layout`].
 
 use crate::build::lower::Tap;
 use crate::build::lower::builder::ConvNode;
-use crate::program::layout::LANES;
+use crate::program::layout::{LANES, NARROW, QUAD};
 use crate::program::{ALIGN, Section, WeightLayout};
 
 /// The weight blob under construction.
@@ -34,31 +34,6 @@ impl Blob {
     }
 }
 
-/// Packs the weights and bias of one phase. `channel(c)` is the node's output channel for output channel `c` of the
-/// phase.
-pub(super) fn pack(
-    conv: &ConvNode,
-    layout: WeightLayout,
-    channels: usize,
-    out_channels: usize,
-    taps: &[Tap],
-    channel: impl Fn(usize) -> usize,
-) -> (Vec<f32>, Vec<f32>) {
-    let order = Order {
-        conv,
-        layout,
-        channels,
-        out_channels,
-        taps,
-    };
-    let weights = order.weights(1, 1, |c, i, tap| {
-        let o = channel(c);
-        conv.weight.value(order.index(c, o, i, tap), o)
-    });
-    let bias = order.scalars(|c| conv.bias[channel(c)]);
-    (weights, bias)
-}
-
 /// The order of one phase's weights, for any weight type.
 pub(super) struct Order<'a> {
     pub(super) conv: &'a ConvNode,
@@ -70,10 +45,48 @@ pub(super) struct Order<'a> {
     pub(super) taps: &'a [Tap],
 }
 
+/// The INT8 constants that the kernels read for one phase.
+#[derive(Debug)]
+pub(super) struct PackedCodes {
+    /// Codes of the weights.
+    pub(super) weights: Vec<i8>,
+    /// Value of a sum of 1, `s_x · s_w[c]`, in the order of the bias.
+    pub(super) multiplier: Vec<f32>,
+    /// Bias.
+    pub(super) bias: Vec<f32>,
+}
+
 impl Order<'_> {
+    /// Packs the weights and the bias. `channel(c)` is the node's output channel for output channel `c` of the phase.
+    pub(super) fn pack(&self, channel: impl Fn(usize) -> usize) -> (Vec<f32>, Vec<f32>) {
+        let weights = self.weights(1, 1, |c, i, tap| {
+            let o = channel(c);
+            self.conv.weight.value(self.index(c, o, i, tap), o)
+        });
+        let bias = self.scalars(|c| self.conv.bias[channel(c)]);
+        (weights, bias)
+    }
+
+    /// As [`Order::pack`] for INT8: `codes` are the node's weights, `scales` the values of code 1 for each of its output
+    /// channels, and `input_scale` that of the input.
+    pub(super) fn pack_codes(
+        &self,
+        (codes, scales): (&[i8], &[f32]),
+        input_scale: f32,
+        channel: impl Fn(usize) -> usize,
+    ) -> PackedCodes {
+        PackedCodes {
+            weights: self.weights(QUAD, NARROW, |c, i, tap| {
+                codes[self.index(c, channel(c), i, tap)]
+            }),
+            multiplier: self.scalars(|c| input_scale * scales[channel(c)]),
+            bias: self.scalars(|c| self.conv.bias[channel(c)]),
+        }
+    }
+
     /// Index in the node's weights, for output channel `c` of the phase (the node's output channel `o`) and input channel
     /// `i` of the group.
-    pub(super) fn index(&self, c: usize, o: usize, i: usize, tap: &Tap) -> usize {
+    fn index(&self, c: usize, o: usize, i: usize, tap: &Tap) -> usize {
         let conv = self.conv;
         let (group_in, group_out) = (self.channels / conv.groups, self.out_channels / conv.groups);
         let ([kh, kw], [ky, kx]) = (conv.kernel, tap.at);
@@ -87,7 +100,7 @@ impl Order<'_> {
 
     /// The phase's weights: `weight(c, i, tap)` for output channel `c` of the phase and input channel `i` of the group.
     /// Input channels come in whole fragments of `wide` or `narrow`; missing ones are 0.
-    pub(super) fn weights<T: Default>(
+    fn weights<T: Default>(
         &self,
         wide: usize,
         narrow: usize,
@@ -124,7 +137,7 @@ impl Order<'_> {
     }
 
     /// One value per output channel, in the order of the bias; missing channels are 0.
-    pub(super) fn scalars(&self, value: impl Fn(usize) -> f32) -> Vec<f32> {
+    fn scalars(&self, value: impl Fn(usize) -> f32) -> Vec<f32> {
         match self.layout {
             WeightLayout::Narrow | WeightLayout::NarrowQuad => {
                 (0..self.out_channels).map(value).collect()

@@ -128,5 +128,8 @@ fn a_missing_output_is_an_error() {
     let float = Outputs::new(&[("heatmap", &HEATMAP), ("height", &HEIGHT)]);
     reference.add(Path::new("a.bin"), &float).unwrap();
     let error = reference.compare(&headless).add(0, &headless).unwrap_err();
-    assert!(error.to_string().contains("no output 1"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "the number of outputs is 1, the float network's is 2"
+    );
 }

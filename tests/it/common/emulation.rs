@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytemuck::NoUninit;
-use centerpoint::cuda;
-use centerpoint::cuda::{CudaError, Device};
+use centerpoint::cuda::{self, CudaError, Device};
 use centerpoint::internals::cuda::Launch;
 
 use crate::recorded::{Plain, Recorded};

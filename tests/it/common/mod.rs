@@ -20,24 +20,9 @@ pub(crate) mod toy;
 use std::path::{Path, PathBuf};
 
 use centerpoint::internals::build::lower::{ConvSpec, ConvWeight, Direction, ProgramBuilder};
-use centerpoint::internals::plan;
-use centerpoint::internals::plan::{Contents, Manifest, Target};
+use centerpoint::internals::plan::{self, Contents, Manifest, Target};
 use centerpoint::internals::program::Payload;
-use centerpoint::model::{Pfn, PfnLayer};
-
-pub(crate) const MODEL: &str = include_str!("../../../src/testing/tiny.toml");
-
-/// BEV channels: the highest z of the pillar, and 1 in cells with a pillar.
-pub(crate) fn pfn() -> Pfn {
-    Pfn {
-        layers: vec![PfnLayer {
-            in_features: 3,
-            out_features: 2,
-            weight: vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
-            bias: vec![0.0, 1.0],
-        }],
-    }
-}
+pub(crate) use centerpoint::internals::testing::{TINY as MODEL, tiny_pfn as pfn};
 
 /// Heatmap logits: 4 (z − 1) for `tall` and 4 (1 − z) for `low` in cells with a pillar, −4 elsewhere.
 pub(crate) fn network() -> Payload {

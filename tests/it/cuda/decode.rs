@@ -6,11 +6,9 @@ use std::sync::Arc;
 use bytemuck::bytes_of;
 use centerpoint::Model;
 use centerpoint::cuda::{CudaError, Device, DeviceMap};
-use centerpoint::internals::cpu::decode;
-use centerpoint::internals::cpu::decode::Candidate;
+use centerpoint::internals::cpu::decode::{self, Candidate};
 use centerpoint::internals::cpu::pool::Pool;
-use centerpoint::internals::cuda;
-use centerpoint::internals::cuda::Buffer;
+use centerpoint::internals::cuda::{self, Buffer};
 use centerpoint::map::{Element, HeadMaps, MapFormat};
 use centerpoint::model::{Candidates, Task};
 

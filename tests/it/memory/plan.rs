@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use centerpoint::internals::plan;
-use centerpoint::internals::plan::{Contents, Manifest};
+use centerpoint::internals::plan::{self, Contents, Manifest};
 use centerpoint::{Model, Plan};
 
 use super::{alone, measure};
