@@ -50,9 +50,9 @@ struct FrameHeader {
     float factor[MAX_COLUMNS];
     // The model's column that the sweep's age is added to, or -1.
     int time;
-    // Newest first; sweep 0 stays where it is.
+    // Newest first; sweep 0 stays where it is unless `placed`.
     u32 sweeps;
-    u32 reserved;
+    u32 placed;
     Sweep sweep[MAX_SWEEPS];
 };
 static_assert(sizeof(Sweep) == 56, "mirrored in src/cuda/input.rs");
@@ -162,9 +162,9 @@ __device__ __forceinline__ u32 scan_block(u32 value, u32 *sums, u32 &total) {
     return before;
 }
 
-// Reads point `index` into `row` as the model expects it: its columns in order, scaled, moved into the newest
-// sweep's frame of reference, with its age. Same operations as `PointCloud::select` after
-// `SweepBuffer::accumulate`.
+// Reads point `index` into `row` as the model expects it: its columns in order, scaled, moved into the model's
+// frame of reference, with its age. Same operations as `PointCloud::select_placed` or, for several sweeps, as
+// `SweepBuffer::accumulate_placed`.
 template <int COLUMNS>
 __device__ __forceinline__ void load_point(const FrameHeader &frame, u32 index, float (&row)[COLUMNS]) {
     u32 sweep = 0, end = frame.sweeps;
@@ -186,7 +186,7 @@ __device__ __forceinline__ void load_point(const FrameHeader &frame, u32 index, 
         // Written once, with a constant index: otherwise compilers keep the row in local memory.
         row[c] = c == time ? value + age : value;
     }
-    if (sweep == 0) return;
+    if (sweep == 0 && frame.placed == 0) return;
     const float *m = frame.sweep[sweep].motion;
     float x = row[0], y = row[1], z = row[2];
     row[0] = m[0] * x + m[1] * y + m[2] * z + m[3];

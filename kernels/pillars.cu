@@ -62,12 +62,15 @@ struct PillarsParams {
     u64 tile_firsts;
     u64 slots, counts, cells, totals;
     // Metres.
-    float min[3], max[3], voxel[2];
+    float min[3], max[3];
+    // Points from `ignore` to `ignore + 3` are dropped; of no size if none are.
+    float ignore[6];
+    float voxel[2];
     u32 nx, ny;
     u32 max_points, max_pillars, capacity;
     u32 reserved;
 };
-static_assert(sizeof(PillarsParams) == 128, "mirrored in src/cuda/pillars.rs");
+static_assert(sizeof(PillarsParams) == 152, "mirrored in src/cuda/pillars.rs");
 
 // Points of the frame.
 __device__ __forceinline__ u32 point_count(const PillarsParams &p) {
@@ -95,6 +98,10 @@ extern "C" __global__ void pillars_cells(const PillarsParams p) {
         for (int c = 0; c < MAX_COLUMNS; ++c) finite = finite && is_finite(row[c]);
 #pragma unroll
         for (int a = 0; a < 3; ++a) inside = inside && p.min[a] <= row[a] && row[a] < p.max[a];
+        bool ignored = true;
+#pragma unroll
+        for (int a = 0; a < 3; ++a) ignored = ignored && p.ignore[a] <= row[a] && row[a] < p.ignore[3 + a];
+        inside = inside && !ignored;
         if (finite && inside) {
             u32 x = cell_along(row[0], p.min[0], p.voxel[0], p.nx - 1);
             u32 y = cell_along(row[1], p.min[1], p.voxel[1], p.ny - 1);

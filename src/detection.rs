@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::boxes::Box3d;
+use crate::points::Ground;
 
 /// The objects of one frame, borrowed from the detector until the next frame.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,8 @@ pub struct Detection<'a> {
     pub dropped: Dropped,
     /// Time of each stage in ms; `read` is 0.
     pub times: Times,
+    /// The ground that the frame showed, if it was looked for ([`GroundHeight::Auto`](crate::points::GroundHeight)).
+    pub ground: Option<Ground>,
 }
 
 /// The losses of a frame; all 0 if nothing was lost.
@@ -28,7 +31,7 @@ pub struct Detection<'a> {
 pub struct Dropped {
     /// Points with a NaN or infinite value in a column that the model reads.
     pub non_finite: u64,
-    /// Points outside the model's range.
+    /// Points outside the model's range, or in its `ignore_box`.
     pub out_of_range: u64,
     /// Points beyond their pillar's `max_points_per_pillar`.
     pub pillar_points: u64,

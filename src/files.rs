@@ -2,8 +2,8 @@
 //!
 //! A file appears under its name whole or not at all: the bytes go to a temporary file in the same folder, which
 //! is synced to disk and renamed over the target. A reader therefore never sees half a file, two writers leave
-//! one whole file, and an error leaves the existing file as it was. The folder must be writable; a process that
-//! is killed while writing leaves a hidden `.centerpoint-*.tmp` in it.
+//! one whole file, and an error leaves the existing file as it was. The folder must be writable. A program that is
+//! interrupted removes the temporary file; a process that is killed leaves a hidden `.centerpoint-*.tmp` in the folder.
 //!
 //! - An existing file keeps its mode; a new one gets the umask's.
 //! - Symbolic links are followed: the link stays, and its target is replaced or, if the link dangles, created.
@@ -12,6 +12,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, NamedTempFile};
 
@@ -87,6 +88,7 @@ enum Destination {
     Temporary {
         file: NamedTempFile,
         target: PathBuf,
+        _listed: Listed,
     },
     /// A file that is not regular.
     InPlace(File),
@@ -103,15 +105,15 @@ impl OutputFile {
             .map_err(FileError::new(path, "create"))
     }
 
-    #[cfg(any(feature = "build", test))]
     /// Opens `path` for a file of the mode `mode`, whatever the umask. An existing file is replaced with its mode,
     /// and a link itself rather than its target.
+    #[cfg(any(feature = "build", test))]
     pub(crate) fn create_with_mode(path: &Path, mode: u32) -> Result<Self, FileError> {
         let open = || {
             let (folder, target) = resolve_folder(path)?;
             let file = temporary().tempfile_in(folder)?;
             set_mode(file.as_file(), mode)?;
-            Ok(Destination::Temporary { file, target })
+            Ok(Destination::temporary(file, target))
         };
         open()
             .map(|file| Self::new(path, file))
@@ -141,7 +143,11 @@ impl OutputFile {
             .map_err(|error| FileError::new(&path, "write")(error.into_error()))?;
         match file {
             Destination::InPlace(mut file) => file.flush().map_err(FileError::new(&path, "write")),
-            Destination::Temporary { file, target } => {
+            Destination::Temporary {
+                file,
+                target,
+                _listed,
+            } => {
                 let synced = file.as_file().sync_all();
                 synced.map_err(FileError::new(&path, "write"))?;
                 put_into_place(file, &target).map_err(FileError::new(&path, "rename into place"))
@@ -166,7 +172,43 @@ impl Seek for OutputFile {
     }
 }
 
+/// The temporary files of this process.
+static TEMPORARY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the temporary files of outputs that are not finished, before the process ends without dropping them.
+#[cfg(feature = "cli")]
+pub(crate) fn remove_temporary() {
+    for path in lock_temporary().drain(..) {
+        // It may be in place by now.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn lock_temporary() -> MutexGuard<'static, Vec<PathBuf>> {
+    TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary file in [`TEMPORARY`].
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        lock_temporary().retain(|path| *path != self.0);
+    }
+}
+
 impl Destination {
+    fn temporary(file: NamedTempFile, target: PathBuf) -> Self {
+        let path = file.path().to_path_buf();
+        lock_temporary().push(path.clone());
+        Self::Temporary {
+            file,
+            target,
+            _listed: Listed(path),
+        }
+    }
+
     fn open(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
             return Ok(Self::InPlace(File::create(path)?));
@@ -183,7 +225,7 @@ impl Destination {
                 if let Ok(existing) = fs::metadata(&target) {
                     file.as_file().set_permissions(existing.permissions())?;
                 }
-                return Ok(Self::Temporary { file, target });
+                return Ok(Self::temporary(file, target));
             };
             (folder, target) = resolve_folder(&folder.join(link))?;
         }
@@ -214,8 +256,8 @@ impl Seek for Destination {
     }
 }
 
-#[cfg(any(feature = "build", test))]
 /// Makes `path` a symbolic link to `to`, and replaces an existing file or link.
+#[cfg(any(feature = "build", test))]
 pub(crate) fn write_link(path: &Path, to: &str) -> Result<(), FileError> {
     let link = || {
         let (folder, target) = resolve_folder(path)?;

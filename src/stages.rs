@@ -12,7 +12,7 @@ use crate::cuda::{self, StageError};
 use crate::detection::{Dropped, Times};
 use crate::engine::{MapMut, MapRef};
 use crate::map::HeadMaps;
-use crate::points::{PointCloud, SweepBuffer};
+use crate::points::{Layout, PointCloud, SweepBuffer, Transform};
 
 /// The points of one frame.
 #[derive(Clone, Copy)]
@@ -23,13 +23,23 @@ pub(crate) enum Points<'a> {
     Sweeps(&'a SweepBuffer),
 }
 
+impl Points<'_> {
+    /// The newest sweep, or all of them where they were accumulated before.
+    pub(crate) fn newest(&self) -> (&[f32], Layout) {
+        match self {
+            Self::Cloud(cloud) => (cloud.data(), cloud.layout()),
+            Self::Sweeps(sweeps) => (sweeps.newest(), sweeps.layout()),
+        }
+    }
+}
+
 /// Converts points to the BEV map: voxelisation, pillar features, scatter. Allocates nothing after construction.
 pub(crate) trait Encoder {
-    /// Loads the points of a frame. May already compute everything that does not need the map.
+    /// Loads the points of a frame, and moves them by `place` into the model's frame of reference. May already compute everything that does not need the map.
     ///
     /// # Errors
     /// A column that the model needs is missing, or the device fails.
-    fn load(&mut self, points: Points<'_>) -> Result<(), StageError>;
+    fn load(&mut self, points: Points<'_>, place: Option<&Transform>) -> Result<(), StageError>;
     /// Writes the BEV map of the loaded points. `map` is the same in every frame.
     ///
     /// # Errors
@@ -62,10 +72,10 @@ pub(crate) trait Decoder {
 }
 
 impl Encoder for cpu::Encoder {
-    fn load(&mut self, points: Points<'_>) -> Result<(), StageError> {
+    fn load(&mut self, points: Points<'_>, place: Option<&Transform>) -> Result<(), StageError> {
         Ok(match points {
-            Points::Cloud(cloud) => cpu::Encoder::load(self, cloud),
-            Points::Sweeps(sweeps) => cpu::Encoder::load_sweeps(self, sweeps),
+            Points::Cloud(cloud) => cpu::Encoder::load(self, cloud, place),
+            Points::Sweeps(sweeps) => cpu::Encoder::load_sweeps(self, sweeps, place),
         }?)
     }
 
@@ -99,10 +109,10 @@ impl Decoder for cpu::Decoder {
 }
 
 impl Encoder for cuda::Encoder {
-    fn load(&mut self, points: Points<'_>) -> Result<(), StageError> {
+    fn load(&mut self, points: Points<'_>, place: Option<&Transform>) -> Result<(), StageError> {
         match points {
-            Points::Cloud(cloud) => cuda::Encoder::load(self, cloud),
-            Points::Sweeps(sweeps) => cuda::Encoder::load_sweeps(self, sweeps),
+            Points::Cloud(cloud) => cuda::Encoder::load(self, cloud, place),
+            Points::Sweeps(sweeps) => cuda::Encoder::load_sweeps(self, sweeps, place),
         }
     }
 

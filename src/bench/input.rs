@@ -6,14 +6,12 @@
 //! the sweeps of the previous frames. The vehicle's motion is already compensated, so all poses are equal; this
 //! does not change the cost.
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use crate::detection::Detection;
 use crate::detector::{Detector, Result};
 use crate::model::Model;
-use crate::points::{self, FrameError, Layout, PointCloud, Pose, ReadOptions, SweepBuffer};
+use crate::points::{FrameError, Layout, PointCloud, Pose, SweepBuffer};
 use crate::synth::{self, Config, Scanner};
 
 /// Seed of the synthetic scene, chosen arbitrarily.
@@ -26,13 +24,8 @@ const SCANNERS: [(u32, usize); 3] = [(32, 40_000), (64, 120_000), (128, usize::M
 /// The source of frames.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Input {
-    /// Files and folders, read once before the measurement and used in turn.
-    Files {
-        /// The paths for [`points::list_frames`].
-        paths: Vec<PathBuf>,
-        /// Columns of files that do not name theirs; `None`: the model's.
-        layout: Option<Layout>,
-    },
+    /// Frames that the caller reads, used in turn.
+    Recorded,
     /// A synthetic scene.
     Synthetic {
         /// Points per sweep; `None`: those seen by a scanner of 32 × 900 rays.
@@ -42,7 +35,7 @@ pub(crate) enum Input {
     },
 }
 
-/// InputDescription of an input, for reports.
+/// Description of an input, for reports.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct InputDescription {
     /// `files` or `synthetic`.
@@ -65,32 +58,26 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Reads or generates all clouds.
+    /// Generates all clouds, or reads them with `read`.
     ///
     /// # Errors
-    /// [`FrameError`] of a file, or if there are no files.
-    pub(crate) fn new(input: &Input, model: &Model) -> Result<Self> {
-        let feed = match input {
-            Input::Files { paths, layout } => {
-                let options = ReadOptions {
-                    layout: *layout,
-                    default_layout: Layout::new(&model.points.columns).map_err(FrameError::from)?,
-                };
-                let files = points::list_frames(paths)?;
-                let clouds = files.iter().map(|path| points::read(path, &options));
-                let clouds = clouds.collect::<Result<Vec<_>, _>>()?;
-                Self::from_clouds("files", clouds)
-            }
+    /// Those of `read`; [`FrameError`] if the scene cannot be made.
+    pub(crate) fn new<E: From<FrameError>>(
+        input: &Input,
+        model: &Model,
+        read: impl FnOnce() -> Result<Vec<PointCloud>, E>,
+    ) -> Result<Self, E> {
+        match input {
+            Input::Recorded => Ok(Self::from_clouds("files", read()?)),
             Input::Synthetic { points, sweeps } => {
                 let count = sweeps.unwrap_or(model.points.sweeps).max(1);
                 let clouds = synthetic(*points, count)?;
                 match count {
-                    1 => Self::from_clouds("synthetic", clouds),
-                    _ => Self::from_sweeps(clouds, model.points.capacity)?,
+                    1 => Ok(Self::from_clouds("synthetic", clouds)),
+                    _ => Ok(Self::from_sweeps(clouds, model.points.capacity)?),
                 }
             }
-        };
-        Ok(feed)
+        }
     }
 
     fn from_clouds(kind: &'static str, clouds: Vec<PointCloud>) -> Self {
@@ -129,7 +116,7 @@ impl Feed {
         Ok(feed)
     }
 
-    /// InputDescription of the input.
+    /// Description of the input.
     pub(crate) fn description(&self) -> &InputDescription {
         &self.description
     }

@@ -30,6 +30,9 @@ pub(crate) struct Report {
     pub runs: Vec<Run>,
     /// Comparisons with the first plan, if they took turns.
     pub comparisons: Vec<Comparison>,
+    /// Whether the program was stopped before the measurement was complete.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
 }
 
 /// [`Settings`] with the names of the command line's options.

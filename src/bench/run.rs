@@ -87,8 +87,8 @@ pub(crate) struct Recording {
     pub deadline: Option<Counts>,
 }
 
-/// Measures `subjects` in turn, and returns a recording of each. `allocations` returns the number of the
-/// process's allocations so far.
+/// Measures `subjects` in turn, and returns a recording of each: at least one round, and no more once `stopped`.
+/// `allocations` returns the number of the process's allocations so far.
 ///
 /// # Errors
 /// The error of the first frame that fails.
@@ -96,13 +96,14 @@ pub(crate) fn measure(
     subjects: &mut [Subject],
     settings: &Settings,
     allocations: Option<fn() -> u64>,
+    stopped: fn() -> bool,
 ) -> Result<Vec<Recording>> {
     let mut recordings = vec![Recording::default(); subjects.len()];
     let plans = subjects.len() as f64;
     let warm_up = Instant::now();
     let mut warm_up_ms = 0.0;
     while recordings.iter().any(|r| r.warm_up_frames == 0)
-        || warm_up_ms < settings.warm_up_ms * plans
+        || warm_up_ms < settings.warm_up_ms * plans && !stopped()
     {
         for (subject, recording) in subjects.iter_mut().zip(&mut recordings) {
             subject.feed.detect(&mut subject.detector)?;
@@ -121,9 +122,10 @@ pub(crate) fn measure(
     let start = Instant::now();
     let mut scans = settings.rate_hz.map(Scans::new);
     let mut rounds = 0;
-    while rounds < settings.iterations
-        || start.elapsed().as_secs_f64() < settings.duration_s * plans
-    {
+    let unfinished = |rounds: usize| {
+        rounds < settings.iterations || start.elapsed().as_secs_f64() < settings.duration_s * plans
+    };
+    while rounds == 0 || unfinished(rounds) && !stopped() {
         for turn in 0..subjects.len() {
             let plan = in_turn(rounds, turn, subjects.len());
             let (recording, deadline) = (&mut recordings[plan], &mut deadlines[plan]);

@@ -46,8 +46,7 @@ pub(crate) fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         built_with,
         accuracy,
     } = sources;
-    // Memory-mapped, so the engine takes no memory of the process.
-    let bytes = plan::map(engine).map_err(BuildError::io(engine))?;
+    let bytes = plan::read_whole(engine).map_err(BuildError::io(engine))?;
     let library = library(engine, &bytes, built_with)?;
     let refused = |path: PathBuf, what: &str| BuildError::Folder {
         path,

@@ -16,9 +16,11 @@
 //! result to the last byte, for any number of threads. The network is calibrated only once for each alpha. Only
 //! the current and the best candidate are in memory.
 
+mod frames;
 mod split;
 mod workbench;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use self::workbench::Trial;
@@ -33,6 +35,7 @@ use super::quantize::Quantized;
 use super::{BuildError, Result};
 use crate::model::Pfn;
 use crate::plan::{Candidate, Quantization};
+use crate::points::Layout;
 use crate::program::Payload;
 
 /// The recipe of NVIDIA's pytorch-quantization and of the detectors quantised with it. Activations use a
@@ -102,12 +105,33 @@ pub struct Job<'a> {
     pub folder: &'a Folder,
     /// Frames to calibrate and measure on, in order.
     pub frames: &'a [PathBuf],
+    /// Columns of the frames whose files do not name them; `None` uses the model's.
+    pub layout: Option<Layout>,
     /// The user's options.
     pub overrides: &'a ConfigOverrides,
     /// Calibration file of the unmodified network: read if it exists, otherwise written.
     pub calibration: Option<&'a Path>,
+    /// Accept few or mixed frames and a large error, which are errors otherwise.
+    pub allow_low_sqnr: bool,
     /// CPU threads; 0 is one per core.
     pub threads: usize,
+}
+
+/// Smallest SQNR of a plan, in dB: at 10 dB the noise has a third of the signal's amplitude. Good plans have 20 and more.
+const LEAST_SQNR: f64 = 10.0;
+
+impl Job<'_> {
+    /// Returns `problem` as an error, or warns of it if it is to be accepted.
+    ///
+    /// # Errors
+    /// `problem`.
+    pub(crate) fn accept(&self, problem: impl Into<BuildError> + Display) -> Result<()> {
+        if !self.allow_low_sqnr {
+            return Err(problem.into());
+        }
+        log::warn!("{problem}");
+        Ok(())
+    }
 }
 
 /// An INT8 network, ready for a plan.
@@ -139,6 +163,7 @@ pub trait Progress: Sync {
 /// frames, [`BuildError`] for the network.
 pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let configs = configs(job.overrides)?;
+    frames::check(job)?.map_or(Ok(()), |problem| job.accept(problem))?;
     let frames = configs.first().map(|c| c.frames.clone());
     let mut bench = Workbench::new(job, &frames.unwrap_or_default(), progress)?;
     let reference = bench.reference()?;
@@ -178,6 +203,13 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let Some(best) = best else {
         return Err(CalibrationError::NoFrames.into());
     };
+    if let Some(sqnr) = best.sqnr.as_ref().filter(|sqnr| sqnr.figure < LEAST_SQNR) {
+        job.accept(CalibrationError::LowSqnr {
+            found: sqnr.figure,
+            frames: sqnr.frames,
+            least: LEAST_SQNR,
+        })?;
+    }
     for candidate in &mut candidates {
         candidate.chosen = candidate.name == best.config.label();
     }

@@ -10,7 +10,7 @@ use crate::cpu::{self, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
 use crate::engine::{Engine, check_input};
 use crate::model::{Model, Pfn};
-use crate::points::{self, FrameError, Layout, ReadOptions};
+use crate::points::{self, FrameError, Layout, Mounting, ReadOptions, Transform};
 use crate::program::Payload;
 
 /// The network's input of one frame: its occupied cells.
@@ -32,6 +32,9 @@ impl Bev {
 /// A network with everything that a frame needs.
 pub(crate) struct Runner {
     read: ReadOptions,
+    mounting: Option<Mounting>,
+    /// From the last frame's input to the model, if they differ.
+    place: Option<Transform>,
     encoder: cpu::Encoder,
     engine: CpuEngine,
 }
@@ -69,6 +72,8 @@ impl Runner {
                 layout: None,
                 default_layout,
             },
+            mounting: model.mounting(),
+            place: None,
             encoder,
             engine,
         })
@@ -78,6 +83,11 @@ impl Runner {
     pub(crate) fn with_layout(mut self, layout: Option<Layout>) -> Self {
         self.read.layout = layout;
         self
+    }
+
+    /// The way from the last frame that was read to the model, if they differ.
+    pub(crate) fn place(&self) -> Option<Transform> {
+        self.place
     }
 
     /// Runs the network on a frame's file.
@@ -96,7 +106,12 @@ impl Runner {
     /// the model needs.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
         let cloud = points::read(frame, &self.read)?;
-        let loaded = self.encoder.load(&cloud);
+        let place = match &mut self.mounting {
+            None => None,
+            Some(mounting) => Some(mounting.transform(cloud.data(), cloud.layout())?),
+        };
+        self.place = place;
+        let loaded = self.encoder.load(&cloud, place.as_ref());
         loaded.map_err(|error| match error {
             // Only here are both known: what the model needs, and which file lacks it.
             source @ FrameError::MissingColumn { .. } => {

@@ -144,6 +144,13 @@ impl State {
         Ok(())
     }
 
+    /// What is probably wrong with the cloud that was read, a line for each problem.
+    pub(super) fn check(&self) -> String {
+        let found = self.detector.check(&self.cloud);
+        let lines: Vec<String> = found.iter().map(|warning| warning.to_string()).collect();
+        lines.join("\n")
+    }
+
     /// Detects objects in the cloud that was read.
     pub(super) fn detect(&mut self) -> Result<(), Failure> {
         let (points, layout) = (self.cloud.len(), self.cloud.layout());
@@ -239,7 +246,11 @@ impl State {
 /// The record of a detection.
 fn info(found: &Detection<'_>, points: usize, read_ms: f64) -> cp_frame_info {
     let (dropped, times) = (&found.dropped, &found.times);
+    let ground = found.ground;
     cp_frame_info {
+        ground_height: ground.map_or(0.0, |ground| ground.height),
+        ground_spread: ground.map_or(0.0, |ground| ground.spread),
+        ground_cells: ground.map_or(0, |ground| ground.cells as u32),
         points: points as u64,
         dropped_non_finite: dropped.non_finite,
         dropped_out_of_range: dropped.out_of_range,

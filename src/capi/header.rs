@@ -103,7 +103,8 @@ fn assertions() -> String {
     );
     layout!(out, cp_options {
         struct_size: usize, threads: u32, device: i32, score: f32, intensity_scale: f32, budget_ms: f64,
-        delay_ms: f64, tensorrt: *const c_char,
+        delay_ms: f64, tensorrt: *const c_char, ground: i32, ground_height: f32, extrinsic: [f64; 6],
+        ignore_box: [f32; 6], has_extrinsic: u32, reserved: u32,
     });
     layout!(out, cp_field { name: *const c_char, offset: u32, datatype: u32, count: u32 });
     layout!(out, cp_cloud {
@@ -170,6 +171,10 @@ fn assertions() -> String {
             sweeps_without_pose: u32,
             missing_intensity: u32,
             reserved: u32,
+            ground_height: f32,
+            ground_spread: f32,
+            ground_cells: u32,
+            reserved2: u32,
         }
     );
     layout!(
@@ -234,6 +239,10 @@ fn assertions() -> String {
     function!(
         out,
         cp_last_frame(*const cp_detector, *mut cp_frame_info) -> cp_status
+    );
+    function!(
+        out,
+        cp_check(*mut cp_detector, *const cp_cloud, *mut c_char, usize, Count) -> cp_status
     );
     function!(
         out,

@@ -37,7 +37,8 @@ pub use types::{
 use crate::cuda::DevicePtr;
 use crate::deadline::{Budget, Level};
 use crate::detector::{Detector, Device, Options};
-use crate::points::Pose;
+use crate::model::{corners as box_corners, is_box};
+use crate::points::{Extrinsic, GroundHeight, Pose};
 use handle::State;
 use status::{Failure, call};
 use types::{BoxOutput, check, read, write};
@@ -267,6 +268,43 @@ pub unsafe extern "C" fn cp_last_frame(
     })
 }
 
+/// [`Detector::check`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cp_check(
+    detector: *mut cp_detector,
+    cloud: *const cp_cloud,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> cp_status {
+    call(|| {
+        check(length.cast_const(), "length")?;
+        if capacity > 0 {
+            check(text.cast_const(), "text")?;
+        }
+        // SAFETY: checked; the module's contract.
+        unsafe { length.write(0) };
+        // SAFETY: the module's contract.
+        let mut state = unsafe { detector_ref(detector) }?.lock()?;
+        // SAFETY: the module's contract.
+        let cloud = unsafe { read(cloud) }?;
+        // SAFETY: the module's contract.
+        unsafe { state.read(&cloud) }?;
+        let found = state.check();
+        let kept = found.len().min(capacity.saturating_sub(1));
+        // SAFETY: checked; the module's contract.
+        unsafe { length.write(found.len()) };
+        if capacity > 0 {
+            // SAFETY: `text` has room for `capacity` bytes, which are more than `kept`.
+            unsafe {
+                text.copy_from_nonoverlapping(found.as_ptr().cast(), kept);
+                text.add(kept).write(0);
+            }
+        }
+        Ok(())
+    })
+}
+
 /// [`Detector::deadline`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cp_deadline(
@@ -371,8 +409,48 @@ unsafe fn read_options(raw: &cp_options) -> Result<Options, Failure> {
         f32::MAX.into(),
         "a factor above 0, or 0 for the plan's",
     )?;
+    if raw.reserved != 0 {
+        return Err(Failure::Newer("cp_options"));
+    }
+    let wrong = |name, found: String, expected| Failure::Value {
+        name,
+        found,
+        expected,
+    };
+    let ground = match raw.ground {
+        0 => None,
+        1 => Some(GroundHeight::Auto),
+        2 if raw.ground_height.abs() <= 100.0 => Some(GroundHeight::At(raw.ground_height.into())),
+        2 => {
+            let found = raw.ground_height.to_string();
+            return Err(wrong("ground_height", found, "-100 to 100 m"));
+        }
+        other => {
+            let expected = "CP_GROUND_PLAN (0), CP_GROUND_AUTO (1) or CP_GROUND_HEIGHT (2)";
+            return Err(wrong("ground", other.to_string(), expected));
+        }
+    };
+    let extrinsic = match raw.has_extrinsic {
+        0 => None,
+        _ => Some(Extrinsic::new(raw.extrinsic).map_err(|_| {
+            let found = format!("{:?}", raw.extrinsic);
+            wrong("extrinsic", found, "six finite numbers")
+        })?),
+    };
+    let corners = raw.ignore_box.map(f64::from);
+    let ignore_box = match corners {
+        _ if corners == [0.0; 6] => None,
+        _ if is_box(&corners) => Some(box_corners(corners)),
+        _ => {
+            let expected = "minimum x, y, z, then maximum x, y, z";
+            return Err(wrong("ignore_box", format!("{corners:?}"), expected));
+        }
+    };
     let budget = Budget::default();
     Ok(Options {
+        extrinsic,
+        ground,
+        ignore_box,
         threads: raw.threads as usize,
         device: match raw.device {
             0 => Device::Auto,

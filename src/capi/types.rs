@@ -29,6 +29,12 @@ pub struct cp_options {
     pub budget_ms: f64,
     pub delay_ms: f64,
     pub tensorrt: *const c_char,
+    pub ground: i32,
+    pub ground_height: f32,
+    pub extrinsic: [f64; 6],
+    pub ignore_box: [f32; 6],
+    pub has_extrinsic: u32,
+    pub reserved: u32,
 }
 
 /// `cp_field` of the header.
@@ -128,6 +134,10 @@ pub struct cp_frame_info {
     pub sweeps_without_pose: u32,
     pub missing_intensity: u32,
     pub reserved: u32,
+    pub ground_height: f32,
+    pub ground_spread: f32,
+    pub ground_cells: u32,
+    pub reserved2: u32,
 }
 
 /// `cp_deadline_info` of the header.

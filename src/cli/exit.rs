@@ -137,7 +137,11 @@ fn of_calibration(error: &CalibrationError) -> u8 {
         CalibrationError::Io { .. }
         | CalibrationError::Raw { .. }
         | CalibrationError::NoFrames
+        | CalibrationError::FewFrames { .. }
+        | CalibrationError::MixedColumns { .. }
+        | CalibrationError::MixedIntensity { .. }
         | CalibrationError::Columns { .. } => INPUT,
+        CalibrationError::LowSqnr { .. } => REQUIREMENT,
         _ => CALIBRATION,
     }
 }
@@ -147,7 +151,9 @@ fn of_sensitivity(error: &SensitivityError) -> u8 {
     match error {
         SensitivityError::Goal(_) => REQUIREMENT,
         SensitivityError::NoLayers { .. } => USAGE,
-        SensitivityError::Io { .. } | SensitivityError::NoFrames => INPUT,
+        SensitivityError::Io { .. } | SensitivityError::NoFrames | SensitivityError::OneFrame => {
+            INPUT
+        }
         _ => CALIBRATION,
     }
 }

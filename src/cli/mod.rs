@@ -6,14 +6,23 @@ pub(crate) mod build;
 pub(crate) mod exit;
 mod generate;
 pub(crate) mod infer;
+pub(crate) mod input;
+pub(crate) mod interrupt;
 
 pub use generate::parse;
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
 use clap::ValueEnum;
 
-use crate::Layout;
 use crate::detector::Device;
 use crate::points::LayoutError;
+use crate::{Error, Layout};
+
+/// Why a build without the feature `mcap` refuses bags and MCAP files.
+const NO_MCAP: &str = "this program was built without MCAP; build it with `--features mcap`";
 
 /// The device to run on.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -36,6 +45,62 @@ impl From<DeviceArg> for Device {
     }
 }
 
+/// Refuses outputs that are inputs, too, and outputs that are one file: an input would be lost, or a result.
+///
+/// # Errors
+/// [`Error::Usage`] with the file.
+pub(crate) fn check_outputs<'a>(
+    outputs: impl IntoIterator<Item = &'a Path>,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    // A file that does not exist yet is known by its folder; a device may be named twice.
+    let resolve = |path: &Path| match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => None,
+        Ok(_) => std::fs::canonicalize(path).ok(),
+        Err(_) => {
+            let folder = path.parent().filter(|folder| *folder != Path::new(""));
+            let folder = std::fs::canonicalize(folder.unwrap_or(Path::new("."))).ok()?;
+            Some(folder.join(path.file_name()?))
+        }
+    };
+    let inputs: HashSet<PathBuf> = inputs.into_iter().filter_map(resolve).collect();
+    let mut seen = HashSet::new();
+    for output in outputs {
+        let Some(path) = resolve(output) else {
+            continue;
+        };
+        let problem = if inputs.contains(&path) {
+            "is an input, too; name another output"
+        } else if !seen.insert(path) {
+            "is named for two outputs"
+        } else {
+            continue;
+        };
+        return Err(Error::Usage(format!("{} {problem}", output.display())));
+    }
+    Ok(())
+}
+
+/// Refuses a picture whose name ends like another format than those of `endings`.
+///
+/// # Errors
+/// [`Error::Usage`] with the file.
+pub(crate) fn check_picture(path: &Path, endings: &[&str]) -> Result<(), Error> {
+    let known = |found: &OsStr| {
+        endings
+            .iter()
+            .any(|ending| found.eq_ignore_ascii_case(ending))
+    };
+    if path.extension().is_none_or(known) {
+        return Ok(());
+    }
+    let endings = endings.join(" or ");
+    Err(Error::Usage(format!(
+        "{}: pictures are written as {endings}",
+        path.display()
+    )))
+}
+
 /// Parses the columns of files that do not name theirs.
 pub(crate) fn layout(text: &str) -> Result<Layout, String> {
     text.parse().map_err(|e: LayoutError| e.to_string())
@@ -48,6 +113,16 @@ pub fn positive(text: &str) -> Result<f32, String> {
         Ok(value)
     } else {
         Err("not above 0".into())
+    }
+}
+
+/// Parses a score.
+pub(crate) fn score(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
+    if (0.0..=1.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("not within 0 to 1".into())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::boxes::Box3d;
 use crate::detection::{Clock, Dropped, Times};
 use crate::map::{HeadMaps, MapView, MapViewMut};
 use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
-use crate::points::{FrameError, Layout, PointCloud, SweepBuffer};
+use crate::points::{FrameError, Layout, PointCloud, SweepBuffer, Transform};
 
 /// Converts points to the BEV map on the CPU. Allocated once.
 pub(crate) struct Encoder {
@@ -71,24 +71,33 @@ impl Encoder {
         scatter::scatter(features, cells, &mut self.scatter, &mut map);
     }
 
-    /// Finds the pillars of a cloud and computes their features.
+    /// Finds the pillars of a cloud, moved by `place`, and computes their features.
     ///
     /// # Errors
     /// [`FrameError::MissingColumn`].
-    pub(crate) fn load(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
+    pub(crate) fn load(
+        &mut self,
+        cloud: &PointCloud,
+        place: Option<&Transform>,
+    ) -> Result<(), FrameError> {
         self.surplus_points = 0;
-        self.load_cloud(cloud)
+        self.load_cloud(cloud, place)
     }
 
     /// Like [`Encoder::load`], for the sweeps that [`SweepBuffer::accumulate`] combines.
     ///
     /// # Errors
     /// The same as [`Encoder::load`].
-    pub(crate) fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), FrameError> {
+    pub(crate) fn load_sweeps(
+        &mut self,
+        sweeps: &SweepBuffer,
+        place: Option<&Transform>,
+    ) -> Result<(), FrameError> {
         let empty = PointCloud::empty(Layout::XYZIT);
         let mut cloud = std::mem::replace(&mut self.accumulated, empty);
-        self.surplus_points = sweeps.accumulate(&mut cloud).points_over_capacity;
-        let loaded = self.load_cloud(&cloud);
+        let counts = sweeps.accumulate_placed(place, &mut cloud);
+        self.surplus_points = counts.points_over_capacity;
+        let loaded = self.load_cloud(&cloud, None);
         self.accumulated = cloud;
         loaded
     }
@@ -110,10 +119,15 @@ impl Encoder {
         times.scatter = self.times.scatter;
     }
 
-    fn load_cloud(&mut self, cloud: &PointCloud) -> Result<(), FrameError> {
+    fn load_cloud(
+        &mut self,
+        cloud: &PointCloud,
+        place: Option<&Transform>,
+    ) -> Result<(), FrameError> {
         let mut clock = Clock::start();
         let columns = &self.spec.columns;
-        let selected = cloud.select(columns, self.spec.intensity_scale, &mut self.points)?;
+        let scale = self.spec.intensity_scale;
+        let selected = cloud.select_placed(columns, scale, place, &mut self.points)?;
         let stride = columns.len();
         let len = selected.points.len().min(self.spec.capacity * stride);
         let points = &selected.points[..len];

@@ -105,7 +105,11 @@ pub fn voxelize(points: &[f32], stride: usize, grid: &Grid, out: &mut Pillars) {
             out.dropped.non_finite += 1;
             continue;
         }
-        if !(0..XYZ).all(|axis| grid.min[axis] <= point[axis] && point[axis] < grid.max[axis]) {
+        let within = |min: &[f32; 3], max: &[f32; 3]| {
+            (0..XYZ).all(|axis| min[axis] <= point[axis] && point[axis] < max[axis])
+        };
+        let ignored = |[min, max]: &[[f32; 3]; 2]| within(min, max);
+        if !within(&grid.min, &grid.max) || grid.ignore_box.as_ref().is_some_and(ignored) {
             out.dropped.out_of_range += 1;
             continue;
         }

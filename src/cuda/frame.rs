@@ -25,7 +25,7 @@ use crate::cpu::scatter as host_scatter;
 use crate::detection::{Clock, Dropped, Times};
 use crate::map::{HeadMaps, Location, MapFormat, MapLayout, MapView, MapViewMut};
 use crate::model::{Model, Pfn};
-use crate::points::{Layout, PointCloud, SweepBuffer};
+use crate::points::{FrameError, Layout, PointCloud, SweepBuffer, Transform};
 
 /// Marks of time between the stages, in their order.
 const START: usize = 0;
@@ -117,12 +117,23 @@ impl Encoder {
         Ok(encoder)
     }
 
-    /// Copies the points of a cloud to the device.
+    /// Copies the points of a cloud to the device, where they are moved by `place`.
     ///
     /// # Errors
     /// [`StageError::Points`] for a missing column; [`StageError::Cuda`].
-    pub(crate) fn load(&mut self, cloud: &PointCloud) -> Result<(), StageError> {
-        self.surplus_points = self.input.set(cloud.data(), cloud.layout())?;
+    pub(crate) fn load(
+        &mut self,
+        cloud: &PointCloud,
+        place: Option<&Transform>,
+    ) -> Result<(), StageError> {
+        self.input.place(place);
+        let set = self.input.set(cloud.data(), cloud.layout());
+        self.surplus_points = set.map_err(|error| match error {
+            StageError::Points(FrameError::MissingColumn { column, .. }) => {
+                cloud.missing(column).into()
+            }
+            other => other,
+        })?;
         Ok(self.start()?)
     }
 
@@ -130,7 +141,12 @@ impl Encoder {
     ///
     /// # Errors
     /// Like [`Encoder::load`].
-    pub(crate) fn load_sweeps(&mut self, sweeps: &SweepBuffer) -> Result<(), StageError> {
+    pub(crate) fn load_sweeps(
+        &mut self,
+        sweeps: &SweepBuffer,
+        place: Option<&Transform>,
+    ) -> Result<(), StageError> {
+        self.input.place(place);
         self.surplus_points = self.input.set_sweeps(sweeps)?.points_over_capacity;
         Ok(self.start()?)
     }
@@ -148,7 +164,9 @@ impl Encoder {
         points: DevicePtr<f32>,
         count: usize,
         layout: Layout,
+        place: Option<&Transform>,
     ) -> Result<(), StageError> {
+        self.input.place(place);
         // SAFETY: this function's contract; every frame sets another input.
         self.surplus_points = unsafe { self.input.set_device(points, count, layout) }?;
         Ok(self.start()?)

@@ -10,7 +10,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::device::{Buffer, CudaError, Device, DevicePtr, Pinned, StageError};
 use crate::model::Model;
-use crate::points::{Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer, SweepCounts};
+use crate::points::{Column, FrameError, Layout, MAX_COLUMNS, SweepBuffer, SweepCounts, Transform};
 
 /// Most sweeps of a frame.
 pub(crate) const MAX_SWEEPS: usize = 256;
@@ -39,7 +39,8 @@ pub struct FrameHeader {
     factor: [f32; MAX_COLUMNS],
     time: i32,
     sweeps: u32,
-    reserved: u32,
+    /// Whether the newest sweep moves, too.
+    placed: u32,
     sweep: [Sweep; MAX_SWEEPS],
 }
 
@@ -102,6 +103,8 @@ pub struct Input {
     /// Most columns of a row in the block; wider rows are packed to the columns that the model reads.
     widest: usize,
     packed: Vec<f32>,
+    /// From the next frame's input to the model.
+    place: Option<Transform>,
     sizes: Sizes,
 }
 
@@ -123,8 +126,14 @@ impl Input {
             capacity,
             widest,
             packed: Vec::new(),
+            place: None,
             sizes: Sizes::new(model),
         })
+    }
+
+    /// Moves the points of the next frame by `place`.
+    pub(super) fn place(&mut self, place: Option<&Transform>) {
+        self.place = place.copied();
     }
 
     /// Address of the header.
@@ -189,7 +198,8 @@ impl Input {
         let mut header = self.new_header(sweeps.layout(), 0)?;
         let (mut points, mut count, mut over_capacity) = (0, 0, 0);
         let mut done = SweepCounts::default();
-        for part in sweeps.parts(&mut done) {
+        let place = self.place;
+        for part in sweeps.placed_parts(place.as_ref(), &mut done) {
             let len = part.rows.len() / stride;
             let Some(sweep) = header.sweep.get_mut(count) else {
                 over_capacity += len;
@@ -197,7 +207,7 @@ impl Input {
             };
             *sweep = Sweep {
                 first: points as u32,
-                age: part.age,
+                age: part.age.unwrap_or(0.0),
                 motion: part.motion.unwrap_or_default(),
             };
             let kept = len.min(self.capacity - points);
@@ -266,6 +276,10 @@ impl Input {
         header.source = [-1; MAX_COLUMNS];
         header.factor = [1.0; MAX_COLUMNS];
         header.time = -1;
+        if let Some(place) = &self.place {
+            header.placed = 1;
+            header.sweep[0].motion = place.after(None);
+        }
         for (i, &column) in self.columns.iter().enumerate() {
             let position = match column {
                 Column::Skip => None,
@@ -274,7 +288,13 @@ impl Input {
             match (column, position) {
                 (_, Some(position)) => header.source[i] = position as i32,
                 (Column::Skip | Column::T | Column::Intensity, None) => {}
-                (column, None) => return Err(FrameError::MissingColumn { column, layout }),
+                (column, None) => {
+                    return Err(FrameError::MissingColumn {
+                        column,
+                        layout,
+                        unused: Vec::new(),
+                    });
+                }
             }
             if column == Column::Intensity {
                 header.factor[i] = self.intensity_scale;

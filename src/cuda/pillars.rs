@@ -30,6 +30,8 @@ struct Params {
     totals: DevicePtr<Totals>,
     min: [f32; 3],
     max: [f32; 3],
+    /// Points from `ignore[0]` to `ignore[1]` are dropped; of no size if none are.
+    ignore: [[f32; 3]; 2],
     voxel: [f32; 2],
     nx: u32,
     ny: u32,
@@ -39,7 +41,7 @@ struct Params {
     reserved: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 128);
+const _: () = assert!(size_of::<Params>() == 152);
 
 // SAFETY: the addresses are those of the buffers of a `Pillars`, which `Pillars::new` allocates for the numbers
 // beside them, and of an `Input` that `voxelize` borrows and that was made for the same model.
@@ -139,6 +141,7 @@ impl Pillars {
                 totals: totals.ptr(),
                 min: grid.min,
                 max: grid.max,
+                ignore: grid.ignore_box.unwrap_or_default(),
                 voxel: [grid.voxel[0], grid.voxel[1]],
                 nx: grid.nx as u32,
                 ny: grid.ny as u32,

@@ -7,6 +7,7 @@
 mod error;
 mod load;
 mod pipeline;
+pub(crate) mod sanity;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,10 @@ use crate::engine::{Engine, LayerTime};
 use crate::map::Location;
 use crate::model::{Decode, Model, NmsStep, Pfn};
 use crate::plan::{Plan, PlanError};
-use crate::points::{Column, FrameError, Layout, PointCloud, SweepBuffer};
+use crate::points::{
+    Column, Extrinsic, FrameError, FrameWarning, GroundHeight, Layout, Mounting, PointCloud,
+    SweepBuffer, Transform,
+};
 use crate::stages::{Encoder, Points};
 
 /// Result of the detector.
@@ -58,6 +62,12 @@ pub struct Options {
     pub nms: Option<Vec<NmsStep>>,
     /// Factor that converts the clouds' intensity to the model's scale, instead of the plan's.
     pub intensity_scale: Option<f32>,
+    /// Sensor to vehicle, instead of the plan's.
+    pub extrinsic: Option<Extrinsic>,
+    /// Where the clouds' ground is, instead of the plan's.
+    pub ground: Option<GroundHeight>,
+    /// Minimum and maximum x, y, z of a box whose points are dropped, instead of the plan's.
+    pub ignore_box: Option<[[f32; 3]; 2]>,
     /// For a TensorRT plan: the library, or the folder that contains it. `None` searches as
     /// [`Library::open`](crate::engine::tensorrt::Library::open) does.
     pub tensorrt: Option<PathBuf>,
@@ -67,7 +77,7 @@ pub struct Options {
 
 impl Options {
     /// Returns `model` with these options applied.
-    fn apply(&self, model: &Model) -> Model {
+    pub(crate) fn apply(&self, model: &Model) -> Model {
         let mut model = model.clone();
         if let Some(decode) = &self.decode {
             model.decode = decode.clone();
@@ -83,6 +93,9 @@ impl Options {
         if let Some(scale) = self.intensity_scale {
             model.points.intensity_scale = scale;
         }
+        model.points.extrinsic = self.extrinsic.or(model.points.extrinsic);
+        model.points.ground = self.ground.or(model.points.ground);
+        model.grid.ignore_box = self.ignore_box.or(model.grid.ignore_box);
         model
     }
 }
@@ -92,6 +105,11 @@ pub struct Detector {
     model: Model,
     pool: Arc<Pool>,
     stages: Stages,
+    mounting: Option<Mounting>,
+    /// From the last frame's input to the model, if they differ.
+    place: Option<Transform>,
+    /// The last frame's boxes in the frame of its input, if that is not the model's.
+    placed: Vec<Box3d>,
     deadline: Deadline,
     warned_intensity: bool,
 }
@@ -214,7 +232,12 @@ impl Detector {
                 Stages::Cuda(device.clone(), Box::new(pipeline))
             }
         };
+        let mounting = model.mounting();
+        let placed = mounting.as_ref().map_or(0, |_| model.max_boxes());
         Ok(Self {
+            mounting,
+            place: None,
+            placed: Vec::with_capacity(placed),
             model,
             pool,
             stages,
@@ -246,6 +269,12 @@ impl Detector {
         &self.deadline
     }
 
+    /// What is probably wrong with a cloud: columns, scale, range, height, missing sweeps. Costs a few milliseconds, so call
+    /// it for the first frame, or when results look wrong.
+    pub fn check(&self, cloud: &PointCloud) -> Vec<FrameWarning> {
+        sanity::check(&self.model, cloud)
+    }
+
     /// Detects the objects in one cloud: a single sweep, or several accumulated ones.
     ///
     /// # Errors
@@ -273,7 +302,8 @@ impl Detector {
     /// of the device given to [`Detector::on`]. They are written before the call and stay unchanged until it returns.
     ///
     /// # Errors
-    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU; otherwise the same as [`Detector::detect`].
+    /// [`cuda::CudaError::HostStages`] if the stages run on the CPU, [`FrameError::NoGround`] if the ground is to be found:
+    /// that needs points on the host. Otherwise the same as [`Detector::detect`].
     #[allow(unsafe_code)]
     pub unsafe fn detect_device(
         &mut self,
@@ -284,13 +314,29 @@ impl Detector {
             return Err(CudaError::HostStages.into());
         };
         let layout = Layout::new(&self.model.points.columns).map_err(FrameError::from)?;
+        self.place = match &mut self.mounting {
+            None => None,
+            Some(mounting) => Some(mounting.fixed().ok_or(FrameError::NoGround)?),
+        };
+        let place = self.place.as_ref();
         // SAFETY: this function's contract; `run` waits for the frame.
-        let done = pipeline.run(|encoder| unsafe { encoder.load_device(points, count, layout) })?;
+        let load = |encoder: &mut cuda::Encoder| unsafe {
+            encoder.load_device(points, count, layout, place)
+        };
+        let done = pipeline.run(load)?;
         Ok(self.finished(done))
     }
 
     /// The boxes of the last successful frame, best first.
     pub fn boxes(&self) -> &[Box3d] {
+        if self.place.is_some() {
+            return &self.placed;
+        }
+        self.model_boxes()
+    }
+
+    /// The boxes in the model's frame of reference.
+    fn model_boxes(&self) -> &[Box3d] {
         match &self.stages {
             Stages::Cpu(pipeline) => pipeline.decoder().boxes(),
             Stages::Cuda(_, pipeline) => pipeline.decoder().boxes(),
@@ -312,19 +358,34 @@ impl Detector {
 
     fn run(&mut self, layout: Layout, points: Points<'_>) -> Result<Detection<'_>> {
         self.warn(layout);
+        self.place = match &mut self.mounting {
+            None => None,
+            Some(mounting) => {
+                let (newest, layout) = points.newest();
+                Some(mounting.transform(newest, layout)?)
+            }
+        };
+        let place = self.place.as_ref();
         let done = match &mut self.stages {
-            Stages::Cpu(pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
-            Stages::Cuda(_, pipeline) => pipeline.run(|encoder| Encoder::load(encoder, points))?,
+            Stages::Cpu(pipeline) => pipeline.run(|e| Encoder::load(e, points, place))?,
+            Stages::Cuda(_, pipeline) => pipeline.run(|e| Encoder::load(e, points, place))?,
         };
         Ok(self.finished(done))
     }
 
     fn finished(&mut self, (dropped, times): (Dropped, Times)) -> Detection<'_> {
+        if let Some(place) = self.place {
+            let mut placed = std::mem::take(&mut self.placed);
+            placed.clear();
+            placed.extend(self.model_boxes().iter().map(|bbox| place.place(bbox)));
+            self.placed = placed;
+        }
         self.deadline.add(times.total, Instant::now());
         Detection {
             boxes: self.boxes(),
             dropped,
             times,
+            ground: self.mounting.as_ref().and_then(Mounting::found),
         }
     }
 

@@ -27,7 +27,7 @@ pub(crate) fn labels_path(dir: &Path) -> PathBuf {
     dir.join("..").join("labels.json")
 }
 
-/// Detects the objects in each of `frames` and calls `done` after each.
+/// Detects the objects in each of `frames`, whose columns are `layout` if they have no names, and calls `done` after each.
 ///
 /// Keeps the best `max_boxes` boxes of a frame, the number that a metric allows. Runs the first frame once before all
 /// frames, so the times are those of a warm detector.
@@ -37,12 +37,13 @@ pub(crate) fn labels_path(dir: &Path) -> PathBuf {
 pub(crate) fn run(
     detector: &mut Detector,
     frames: &[PathBuf],
+    layout: Option<Layout>,
     max_boxes: usize,
     mut done: impl FnMut(),
 ) -> Result<Run, DetectorError> {
     let classes = detector.model().classes.clone();
     let options = ReadOptions {
-        layout: None,
+        layout,
         default_layout: Layout::new(&detector.model().points.columns).map_err(FrameError::from)?,
     };
     if let Some(first) = frames.first() {

@@ -88,6 +88,18 @@ fn resolve_points(raw: RawPoints) -> Result<Points, Problem> {
             format!("{intensity_scale} is not above 0"),
         );
     }
+    if let Some(height) = raw.model_ground.filter(|z| !(-100.0..=100.0).contains(z)) {
+        return problem(
+            "points.model_ground",
+            format!("{height}; expected -100 to 100 metres"),
+        );
+    }
+    if let Some(most) = raw
+        .intensity_max
+        .filter(|most| !(most.is_finite() && *most > 0.0))
+    {
+        return problem("points.intensity_max", format!("{most} is not above 0"));
+    }
     let sweeps = bounded("points.sweeps", raw.sweeps.unwrap_or(1), 1, 64)?;
     let capacity = raw.capacity.unwrap_or(300_000 * sweeps);
     let capacity = bounded("points.capacity", capacity, 1, 1 << 24)?;
@@ -96,6 +108,10 @@ fn resolve_points(raw: RawPoints) -> Result<Points, Problem> {
         intensity_scale: intensity_scale as f32,
         sweeps,
         capacity,
+        extrinsic: raw.extrinsic,
+        ground: raw.ground,
+        model_ground: raw.model_ground.map(|height| height as f32),
+        intensity_max: raw.intensity_max.map(|most| most as f32),
     })
 }
 
@@ -155,6 +171,12 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
             ),
         );
     }
+    if let Some(found) = raw.ignore_box.filter(|corners| !is_box(corners)) {
+        return problem(
+            "grid.ignore_box",
+            format!("{found:?}; expected the least x, y, z, then the greatest, in metres"),
+        );
+    }
     let max_points = bounded(
         "grid.max_points_per_pillar",
         raw.max_points_per_pillar,
@@ -173,12 +195,23 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
     Ok(Grid {
         min: min.map(|v| v as f32),
         max: max.map(|v| v as f32),
+        ignore_box: raw.ignore_box.map(corners),
         voxel: raw.voxel_size.map(|v| v as f32),
         nx,
         ny,
         max_points_per_pillar: max_points,
         max_pillars,
     })
+}
+
+/// Whether the numbers are the least x, y, z of a box and the greatest.
+pub(crate) fn is_box([x0, y0, z0, x1, y1, z1]: &[f64; 6]) -> bool {
+    x0 < x1 && y0 < y1 && z0 < z1 && [x0, y0, z0, x1, y1, z1].iter().all(|v| v.is_finite())
+}
+
+/// The two corners of a box.
+pub(crate) fn corners([x0, y0, z0, x1, y1, z1]: [f64; 6]) -> [[f32; 3]; 2] {
+    [[x0, y0, z0], [x1, y1, z1]].map(|corner| corner.map(|v| v as f32))
 }
 
 fn resolve_pfn(raw: &RawPfn, columns: usize) -> Result<PfnSpec, Problem> {

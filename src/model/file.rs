@@ -9,9 +9,14 @@
 //! intensity_scale = 1.0                         # files' scale → training scale; default 1
 //! sweeps = 2                                    # default 1
 //! capacity = 300000                             # default 300000 per sweep
+//! extrinsic = [0.9, 0.0, 2.0, 0.0, 0.0, 0.0]    # sensor to vehicle: metres, degrees; default: none
+//! ground = "auto"                               # or its height in the clouds; default: they fit the model
+//! model_ground = 0.0                            # its height in the training data; default 0
+//! intensity_max = 1.0                           # of the training data; optional: other scales are noticed
 //!
 //! [grid]
 //! range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0] # metres
+//! ignore_box = [-1.0, -1.0, 0.0, 4.0, 1.0, 2.0] # points on the own vehicle; default: none
 //! voxel_size = [0.4, 0.4, 8.0]
 //! size = [256, 256]                             # optional; checked against the two above
 //! max_points_per_pillar = 20
@@ -64,6 +69,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Candidates, ModelError, Rotation, SizeOrder};
+use crate::points::{Extrinsic, GroundHeight};
 
 /// Limit of a description's size; real ones are far smaller.
 const MAX_BYTES: u64 = 1 << 16;
@@ -91,12 +97,17 @@ pub(super) struct RawPoints {
     pub(super) intensity_scale: Option<f64>,
     pub(super) sweeps: Option<usize>,
     pub(super) capacity: Option<usize>,
+    pub(super) extrinsic: Option<Extrinsic>,
+    pub(super) ground: Option<GroundHeight>,
+    pub(super) model_ground: Option<f64>,
+    pub(super) intensity_max: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGrid {
     pub(super) range: [f64; 6],
+    pub(super) ignore_box: Option<[f64; 6]>,
     pub(super) voxel_size: [f64; 3],
     pub(super) size: Option<[usize; 2]>,
     pub(super) max_points_per_pillar: usize,

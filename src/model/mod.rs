@@ -13,6 +13,7 @@ pub(crate) mod file;
 mod pfn;
 mod problem;
 
+pub(crate) use check::{corners, is_box};
 pub use pfn::{Pfn, PfnError, PfnLayer};
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::map::HeadMaps;
-use crate::points::Column;
+use crate::points::{Column, Extrinsic, GroundHeight, Mounting};
 
 /// The labels of `autoware_perception_msgs/ObjectClassification` by number, as Autoware's models spell them; also the
 /// order of Autoware's remap matrices.
@@ -71,6 +72,14 @@ pub struct Points {
     pub sweeps: usize,
     /// Most points of an accumulated cloud; further points are dropped and counted.
     pub capacity: usize,
+    /// Sensor to vehicle, for clouds that are in the sensor's frame.
+    pub extrinsic: Option<Extrinsic>,
+    /// Where the clouds' ground is, to be moved to `model_ground`; `None` moves nothing.
+    pub ground: Option<GroundHeight>,
+    /// Height of the ground in the training data, in metres; taken as 0 if it is not known.
+    pub model_ground: Option<f32>,
+    /// Largest intensity of the training data, if known: other scales are noticed.
+    pub intensity_max: Option<f32>,
 }
 
 /// Detection range and voxels.
@@ -80,6 +89,8 @@ pub struct Grid {
     pub min: [f32; 3],
     /// Maximum x, y, z in metres (exclusive).
     pub max: [f32; 3],
+    /// Minimum and maximum x, y, z of a box whose points are dropped: the own vehicle.
+    pub ignore_box: Option<[[f32; 3]; 2]>,
     /// Voxel size in metres; z is the full height of the range.
     pub voxel: [f32; 3],
     /// Columns W (x).
@@ -240,6 +251,13 @@ impl Model {
     /// [`ModelError`] with the invalid key.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         check::resolve(file::parse(text, path)?).map_err(|problem| problem.in_file(path))
+    }
+
+    /// How clouds are moved into the model's frame of reference; `None` if they are in it.
+    pub(crate) fn mounting(&self) -> Option<Mounting> {
+        let points = &self.points;
+        let model_ground = points.model_ground.unwrap_or(0.0);
+        Mounting::new(points.extrinsic, points.ground, model_ground)
     }
 
     /// Columns of the PFN's input.

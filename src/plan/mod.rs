@@ -13,11 +13,11 @@
 //!
 //! All numbers are little endian. A CPU plan has the sections `manifest` (JSON, [`Manifest`]), `model` (the text of
 //! `model.toml`), `pfn` (f32: weight then bias of each layer), `program` (JSON) and `weights` (packed in the engine's
-//! order). The file is memory-mapped, and the weights are not copied. The same inputs produce the same bytes: a plan
-//! contains no times and no paths.
-
-// The memory map is the only unsafe call of this file.
-#![allow(unsafe_code)]
+//! order). The same inputs produce the same bytes: a plan contains no times and no paths.
+//!
+//! A plan is read once, into memory of our own that is aligned to pages; sections are parts of it. Whatever happens to the
+//! file later concerns nobody who has opened it. A memory map of the file would save the copy, but a file that is cut
+//! under a map ends the process, and one that is overwritten changes the weights.
 
 pub(crate) mod config;
 mod manifest;
@@ -26,14 +26,14 @@ mod tensorrt;
 mod version;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use manifest::{Accuracy, PfnShape};
 pub use manifest::{Manifest, Target};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 pub(crate) use quantization::{
     Calibrated, CalibrationKey, Candidate, OutputSqnr, Quantization, Quantizer, QuantizerKind, Sqnr,
 };
@@ -58,17 +58,17 @@ const MAX_SECTIONS: usize = 64;
 /// has a number for every output channel.
 const MAX_TEXT: usize = 1 << 20;
 
-/// The bytes of one section; keeps the map alive.
+/// The bytes of one section; keeps the whole plan in memory.
 #[derive(Clone)]
 pub struct Section {
-    map: Arc<Mmap>,
+    bytes: Arc<Mmap>,
     range: Range<usize>,
 }
 
 impl AsRef<[u8]> for Section {
     fn as_ref(&self) -> &[u8] {
         // `open` checked the range against the file.
-        self.map.get(self.range.clone()).unwrap_or(&[])
+        self.bytes.get(self.range.clone()).unwrap_or(&[])
     }
 }
 
@@ -82,7 +82,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Maps a plan and checks everything except the engine's payload: magic, version, length, table, checksum, manifest,
+    /// Reads a plan and checks everything except the engine's payload: magic, version, length, table, checksum, manifest,
     /// model description and PFN.
     ///
     /// # Errors
@@ -96,8 +96,8 @@ impl Plan {
             let source = std::fs::read(path).map_err(io)?;
             return Err(not_a_plan(path, &source));
         }
-        let map = Arc::new(map(path).map_err(io)?);
-        let sections = read_table(path, &map)?;
+        let bytes = Arc::new(read_whole(path).map_err(io)?);
+        let sections = read_table(path, &bytes)?;
         let broken = |what: String| PlanError::Broken {
             path: path.into(),
             what,
@@ -112,7 +112,7 @@ impl Plan {
                     "section `{name}` has {bytes} bytes, the limit is {MAX_TEXT}"
                 )));
             }
-            std::str::from_utf8(section.map.get(section.range.clone()).unwrap_or(&[]))
+            std::str::from_utf8(section.bytes.get(section.range.clone()).unwrap_or(&[]))
                 .map_err(|e| broken(format!("section `{name}` is not UTF-8: {e}")))
         };
         let manifest: Manifest = serde_json::from_str(text("manifest")?)
@@ -200,15 +200,17 @@ pub fn write(path: &Path, contents: Contents<'_>) -> Result<(), PlanError> {
     })
 }
 
-/// Maps a file read-only.
-pub(crate) fn map(path: &Path) -> std::io::Result<Mmap> {
-    let file = std::fs::File::open(path)?;
-    // SAFETY: the map is read-only and private. If another process truncated the mapped file, reads would fault; but plans
-    // are replaced by rename (`write`), never rewritten.
-    unsafe { Mmap::map(&file) }
+/// Reads a file into memory that is aligned to pages and belongs to this process.
+pub(crate) fn read_whole(path: &Path) -> std::io::Result<Mmap> {
+    let mut file = std::fs::File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let bytes = usize::try_from(bytes).map_err(|_| std::io::ErrorKind::FileTooLarge)?;
+    let mut memory = MmapMut::map_anon(bytes)?;
+    file.read_exact(&mut memory)?;
+    memory.make_read_only()
 }
 
-/// Writes the sections one by one, without copying a large engine, which may be mapped.
+/// Writes the sections one by one, without copying a large engine.
 fn encode(mut contents: Contents<'_>, file: &mut impl Write) -> std::io::Result<()> {
     contents.manifest.pfn = contents
         .pfn
@@ -278,8 +280,8 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(value)
 }
 
-fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>, PlanError> {
-    let bytes: &[u8] = map;
+fn read_table(path: &Path, memory: &Arc<Mmap>) -> Result<BTreeMap<String, Section>, PlanError> {
+    let bytes: &[u8] = memory;
     let broken = |what: String| PlanError::Broken {
         path: path.into(),
         what,
@@ -329,7 +331,7 @@ fn read_table(path: &Path, map: &Arc<Mmap>) -> Result<BTreeMap<String, Section>,
             )));
         };
         let section = Section {
-            map: map.clone(),
+            bytes: memory.clone(),
             range: offset as usize..end as usize,
         };
         if sections.insert(name.clone(), section).is_some() {

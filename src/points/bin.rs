@@ -11,6 +11,9 @@ pub enum BinError {
     /// An I/O error while reading.
     #[error("cannot read the frame")]
     Io(#[from] std::io::Error),
+    /// The file is empty: nothing tells a frame without points from a write that failed.
+    #[error("the file is empty; a .pcd or .npy file can declare a frame without points")]
+    Empty,
     /// The file does not hold a whole number of rows.
     #[error(
         "{bytes} bytes are not a multiple of {stride}, the bytes per row of the layout `{layout}`; \
@@ -26,12 +29,15 @@ pub enum BinError {
     },
 }
 
-/// Reads `bytes` bytes of rows. An empty file is an empty cloud: a scanner may see nothing.
+/// Reads `bytes` bytes of rows.
 pub(super) fn parse(
     reader: &mut impl Read,
     bytes: u64,
     layout: Layout,
 ) -> Result<PointCloud, BinError> {
+    if bytes == 0 {
+        return Err(BinError::Empty);
+    }
     let stride = layout.stride() * size_of::<f32>();
     if !bytes.is_multiple_of(stride as u64) {
         return Err(BinError::Stride {
@@ -42,7 +48,7 @@ pub(super) fn parse(
     }
     let mut data = vec![0f32; bytes as usize / size_of::<f32>()];
     read_f32_le(reader, &mut data)?;
-    Ok(PointCloud { layout, data })
+    Ok(PointCloud::from_parts(layout, data))
 }
 
 /// Fills `values` from little-endian bytes, without a copy.
@@ -76,7 +82,8 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("36") && text.contains("16"), "{text}");
-        assert!(parse(&mut &[][..], 0, Layout::KITTI).unwrap().is_empty());
+        let empty = parse(&mut &[][..], 0, Layout::KITTI);
+        assert!(matches!(empty, Err(BinError::Empty)));
         // The file shrank after its length was read.
         assert!(matches!(
             parse(&mut &[0u8; 16][..], 32, Layout::KITTI),

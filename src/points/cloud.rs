@@ -1,14 +1,38 @@
 //! The point cloud in memory: rows of `f32` in a [`Layout`], and their conversion to a model's columns.
 
-use super::{Column, FrameError, Layout, MAX_COLUMNS};
+use super::sweeps::move_row;
+use super::{Column, FrameError, FrameWarning, Layout, MAX_COLUMNS, Transform};
 
 /// A cloud: rows of `layout.stride()` values, in the file's order and scale.
 ///
 /// NaN and infinite values are kept; the voxeliser drops and counts such points.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct PointCloud {
     pub(super) layout: Layout,
     pub(super) data: Vec<f32>,
+    pub(super) notes: Notes,
+}
+
+/// What a reader saw in a file and the values do not show.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notes {
+    /// Names of the file's fields that are no columns.
+    pub(super) unused: Vec<String>,
+    pub(super) warnings: Vec<FrameWarning>,
+}
+
+impl Notes {
+    pub(super) fn clear(&mut self) {
+        self.unused.clear();
+        self.warnings.clear();
+    }
+}
+
+/// Clouds are equal if their columns and values are, from whatever file they come.
+impl PartialEq for PointCloud {
+    fn eq(&self, other: &Self) -> bool {
+        (self.layout, &self.data) == (other.layout, &other.data)
+    }
 }
 
 impl PointCloud {
@@ -23,20 +47,40 @@ impl PointCloud {
                 layout,
             });
         }
-        Ok(Self { layout, data })
+        Ok(Self::from_parts(layout, data))
+    }
+
+    /// A cloud of whole rows.
+    pub(super) fn from_parts(layout: Layout, data: Vec<f32>) -> Self {
+        Self {
+            layout,
+            data,
+            notes: Notes::default(),
+        }
     }
 
     /// Creates a cloud without points.
     pub fn empty(layout: Layout) -> Self {
-        Self {
-            layout,
-            data: Vec::new(),
-        }
+        Self::from_parts(layout, Vec::new())
     }
 
     /// Meaning of the columns.
     pub fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// What the reader of the file found that may be wrong.
+    pub fn warnings(&self) -> &[FrameWarning] {
+        &self.notes.warnings
+    }
+
+    /// The error for a column that the model needs and the cloud lacks.
+    pub(crate) fn missing(&self, column: Column) -> FrameError {
+        FrameError::MissingColumn {
+            column,
+            layout: self.layout,
+            unused: self.notes.unused.clone(),
+        }
     }
 
     /// All values, row-major.
@@ -74,7 +118,22 @@ impl PointCloud {
         intensity_scale: f32,
         scratch: &'a mut Vec<f32>,
     ) -> Result<Selected<'a>, FrameError> {
-        if columns == self.layout.columns()
+        self.select_placed(columns, intensity_scale, None, scratch)
+    }
+
+    /// Like [`select`](Self::select), then moved by `place`.
+    ///
+    /// # Errors
+    /// The same as [`select`](Self::select).
+    pub(crate) fn select_placed<'a>(
+        &'a self,
+        columns: &[Column],
+        intensity_scale: f32,
+        place: Option<&Transform>,
+        scratch: &'a mut Vec<f32>,
+    ) -> Result<Selected<'a>, FrameError> {
+        if place.is_none()
+            && columns == self.layout.columns()
             && !columns.contains(&Column::Skip)
             && (intensity_scale == 1.0 || !columns.contains(&Column::Intensity))
         {
@@ -98,10 +157,7 @@ impl PointCloud {
                 (Column::Skip | Column::T, _) | (_, Some(_)) => {}
                 (Column::Intensity, None) => missing_intensity = true,
                 (column, None) => {
-                    return Err(FrameError::MissingColumn {
-                        column,
-                        layout: self.layout,
-                    });
+                    return Err(self.missing(column));
                 }
             }
             let factor = if column == Column::Intensity {
@@ -119,6 +175,14 @@ impl PointCloud {
                     .and_then(|p| row.get(p))
                     .map_or(0.0, |v| v * factor)
             }));
+        }
+        if let Some(place) = place {
+            let motion = place.after(None);
+            let position = |wanted| columns.iter().position(|&column| column == wanted);
+            if let [Some(x), Some(y), Some(z)] = [Column::X, Column::Y, Column::Z].map(position) {
+                let rows = scratch.chunks_exact_mut(columns.len());
+                rows.for_each(|row| move_row(row, [x, y, z], &motion));
+            }
         }
         Ok(Selected {
             points: scratch,

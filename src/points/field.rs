@@ -1,11 +1,14 @@
 //! Fields of a stored point: the columns that their names map to, and conversion of any number type to `f32`.
 
+use half::f16;
+
 use super::Column;
 
 /// Type of a field's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the names are the documentation
 pub enum FieldType {
+    F16,
     F32,
     F64,
     I8,
@@ -39,24 +42,24 @@ impl FieldType {
     pub fn size(self) -> usize {
         match self {
             Self::I8 | Self::U8 => 1,
-            Self::I16 | Self::U16 => 2,
+            Self::F16 | Self::I16 | Self::U16 => 2,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F64 | Self::I64 | Self::U64 => 8,
         }
     }
 
     fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F64)
+        matches!(self, Self::F16 | Self::F32 | Self::F64)
     }
 }
 
-/// The column that a field's name maps to, and the name's rank among those of the same column.
+/// The column that a field's name maps to, in any case, and the name's rank among those of the same column.
 ///
 /// `t` and `time_lag` are the age of a point's sweep in seconds, and must be floats. `time`, `timestamp`,
 /// `time_stamp` and an integer `t` (Ouster: nanoseconds) are clocks within the scan or since an epoch, never
 /// ages.
 pub(super) fn column_of(name: &str, kind: FieldType) -> Option<(Column, usize)> {
-    Some(match name {
+    Some(match name.to_ascii_lowercase().as_str() {
         "x" => (Column::X, 0),
         "y" => (Column::Y, 0),
         "z" => (Column::Z, 0),
@@ -102,14 +105,22 @@ pub(super) fn convert(values: Values<'_>, out: &mut [f32], column: usize, column
     /// Calls `each` for the byte order of `values`.
     macro_rules! each {
         ($number:ty) => {
+            each!($number, |value| value as f32)
+        };
+        ($number:ty, $to_f32:expr) => {
             if values.big_endian {
-                each(values, out, column, |b| <$number>::from_be_bytes(b) as f32)
+                each(values, out, column, |b| {
+                    $to_f32(<$number>::from_be_bytes(b))
+                })
             } else {
-                each(values, out, column, |b| <$number>::from_le_bytes(b) as f32)
+                each(values, out, column, |b| {
+                    $to_f32(<$number>::from_le_bytes(b))
+                })
             }
         };
     }
     match values.kind {
+        FieldType::F16 => each!(f16, f16::to_f32),
         FieldType::F32 => each!(f32),
         FieldType::F64 => each!(f64),
         FieldType::I8 => each!(i8),

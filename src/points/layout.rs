@@ -110,6 +110,9 @@ impl Layout {
     /// Accumulated sweeps: x y z intensity t.
     pub const XYZIT: Layout = Layout::constant(&[Column::Intensity, Column::T]);
 
+    /// Coordinates alone.
+    pub(super) const XYZ: Layout = Layout::constant(&[]);
+
     /// x y z and `rest`, without duplicates.
     const fn constant(rest: &[Column]) -> Layout {
         let mut columns = [Column::Skip; MAX_COLUMNS];

@@ -5,7 +5,7 @@
 //! | `*.pcd.bin` | the given layout, else nuScenes |
 //! | `*.bin` | the given layout, else the model's own columns |
 //! | `*.pcd` | from the names of its fields |
-//! | `*.npy` | like `.bin` |
+//! | `*.npy` | like `.bin`; from the names of its fields if the array is structured |
 //!
 //! Readers check every length against the file before they allocate: a broken file is an error that names the
 //! file, and uses at most four times its size in memory. (Only valid LZF data in a `binary_compressed` PCD may
@@ -14,32 +14,43 @@
 mod bin;
 mod cloud;
 mod field;
+mod ground;
 mod layout;
 mod lzf;
+mod mounting;
 mod npy;
 mod pcd;
 mod pcd_header;
 mod records;
 mod sweep_list;
 mod sweeps;
+mod warning;
 
-use crate::chain::Chain;
+use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use crate::chain::Chain;
+
 pub use cloud::PointCloud;
+pub use ground::Ground;
 pub use layout::{Column, Layout, LayoutError};
+pub use mounting::{Extrinsic, ExtrinsicError, GroundHeight};
 pub use sweep_list::read_sweeps;
 pub use sweeps::{Pose, PoseError, SweepBuffer, SweepError};
+pub use warning::FrameWarning;
 
 pub(crate) use bin::BinError;
 pub(crate) use field::FieldType;
 pub(crate) use layout::MAX_COLUMNS;
+pub(crate) use mounting::{Mounting, Transform};
 pub(crate) use npy::NpyError;
+#[cfg(feature = "build")]
+pub(crate) use npy::write as write_npy;
 pub(crate) use pcd_header::PcdError;
 pub(crate) use records::{Extent, RecordError, Records};
-pub(crate) use sweeps::SweepCounts;
+pub(crate) use sweeps::{SweepCounts, move_row};
 
 /// Largest frame file that is read, in bytes.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -68,14 +79,16 @@ enum Format {
 
 impl Format {
     fn from_path(path: &Path) -> Option<Format> {
-        let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+        let name = path.file_name()?.as_encoded_bytes().to_ascii_lowercase();
         let endings = [
             (".pcd.bin", Format::NuScenes),
             (".bin", Format::Bin),
             (".pcd", Format::Pcd),
             (".npy", Format::Npy),
         ];
-        let found = endings.iter().find(|(ending, _)| name.ends_with(ending));
+        let found = endings
+            .iter()
+            .find(|(ending, _)| name.ends_with(ending.as_bytes()));
         found.map(|(_, format)| *format)
     }
 }
@@ -85,6 +98,12 @@ impl Format {
 /// # Errors
 /// [`FrameError`], which names the file.
 pub fn read(path: &Path, options: &ReadOptions) -> Result<PointCloud, FrameError> {
+    if path.is_dir() {
+        // From the list of frames: a folder that could not be replaced by its frames.
+        return Err(frames_of(path, false)
+            .err()
+            .unwrap_or_else(|| FrameError::NotAFile(path.into())));
+    }
     let Some(format) = Format::from_path(path) else {
         return Err(FrameError::UnknownFormat(path.to_path_buf()));
     };
@@ -131,49 +150,57 @@ fn open(path: &Path, limit: u64) -> Result<(File, u64), FrameError> {
     Ok((file, bytes))
 }
 
-/// Lists the frames that `paths` name: each file as it is, each folder as its frames sorted by name. A folder
-/// without frames that has a subfolder `frames` (a data set) stands for the frames in there.
+/// Lists the frames that `paths` name: each file as it is, each folder as its frames sorted by path, with those of its
+/// subfolders if `recursive`. Otherwise a folder without frames that has a subfolder `frames` (a data set) stands for
+/// the frames in there.
 ///
-/// Other subfolders and files are ignored. A path that does not exist stays in the list: reading it fails
-/// later, and the other frames are still processed.
-///
-/// # Errors
-/// A folder cannot be listed or holds no frames.
-pub fn list_frames(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FrameError> {
+/// Other files are ignored. A path that does not exist, and a folder that has no frames or cannot be listed, stay in
+/// the list: reading them fails later, and the other frames are still processed.
+pub fn list_frames(paths: &[PathBuf], recursive: bool) -> Vec<PathBuf> {
     let mut frames = Vec::new();
     for path in paths {
-        if !path.is_dir() {
-            frames.push(path.clone());
-            continue;
+        match frames_of(path, recursive) {
+            Ok(found) => frames.extend(found),
+            Err(_) => frames.push(path.clone()),
         }
-        let mut found = frames_in(path)?;
-        let inner = path.join("frames");
-        if found.is_empty() && inner.is_dir() {
-            found = frames_in(&inner)?;
-        }
-        if found.is_empty() {
-            return Err(FrameError::NoFrames(path.clone()));
-        }
-        frames.append(&mut found);
     }
-    Ok(frames)
+    frames
 }
 
-/// The frames in a folder, sorted by name; may be empty.
-fn frames_in(folder: &Path) -> Result<Vec<PathBuf>, FrameError> {
+/// The frames that `path` stands for; see [`list_frames`].
+fn frames_of(path: &Path, recursive: bool) -> Result<Vec<PathBuf>, FrameError> {
+    if !path.is_dir() {
+        return Ok(vec![path.into()]);
+    }
+    let mut found = Vec::new();
+    frames_in(path, recursive, &mut found)?;
+    let inner = path.join("frames");
+    if found.is_empty() && inner.is_dir() {
+        frames_in(&inner, false, &mut found)?;
+    }
+    found.sort_unstable();
+    if found.is_empty() {
+        return Err(FrameError::NoFrames(path.into()));
+    }
+    Ok(found)
+}
+
+/// Appends the frames in a folder. Folders that are symbolic links are not entered: they may form a circle.
+fn frames_in(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(), FrameError> {
     let io = |source| FrameError::Io {
         path: folder.into(),
         source,
     };
-    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        if Format::from_path(&file).is_some() && file.is_file() {
-            found.push(file);
+        let entry = entry.map_err(io)?;
+        let path = entry.path();
+        if recursive && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            frames_in(&path, recursive, found)?;
+        } else if Format::from_path(&path).is_some() && path.is_file() {
+            found.push(path);
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    Ok(())
 }
 
 /// A frame could not be read or used. The message is complete; print it with `{}`.
@@ -255,15 +282,45 @@ pub enum FrameError {
     },
     /// The model needs a column that the frame lacks.
     #[error(
-        "the model needs the column {column}, but the frame has `{layout}`; use frames with this \
-         column, or name it with --layout if the frame has it under another name"
+        "the model needs the column {column}, but the frame has `{layout}`{}; use frames with this \
+         column, or name it with --layout if the frame has it under another name", Unused(.unused)
     )]
     MissingColumn {
         /// The column that the model needs.
         column: Column,
         /// The frame's columns.
         layout: Layout,
+        /// Fields of the file that are not used as columns.
+        unused: Vec<String>,
     },
+    /// The frame is probably not what the model expects, and that was not to be accepted.
+    #[error(transparent)]
+    Implausible(FrameWarning),
+    /// The ground was to be found, and too little of it is visible.
+    #[error("the ground around the vehicle was not found; give its height with --ground Z")]
+    NoGround,
+}
+
+impl FrameError {
+    /// Whether the message names the file; otherwise a program that knows it should.
+    pub(crate) fn names_file(&self) -> bool {
+        !matches!(
+            self,
+            Self::MissingColumn { .. } | Self::NoGround | Self::Implausible(_)
+        )
+    }
+}
+
+/// Displays the fields of a file that are not used, if there are any.
+struct Unused<'a>(&'a [String]);
+
+impl fmt::Display for Unused<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => Ok(()),
+            names => write!(f, " and, not used, {}", names.join(",")),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,28 @@
-//! `.npy` frames: a 2-D array `[points, columns]` of 4- or 8-byte floats.
+//! `.npy` frames: a 2-D array `[points, columns]` of numbers, or a structured array `[points]` with named fields.
 //!
-//! Versions 1 to 3, either byte order, C or Fortran order. Source: NumPy's NEP 1, "A Simple File
-//! Format for NumPy Arrays": magic, version, header length, a Python dictionary, the values. The
-//! columns have no names in the file; they come from the layout.
+//! Versions 1 to 3, either byte order, C or Fortran order. Source: NumPy's NEP 1, "A Simple File Format for NumPy
+//! Arrays": magic, version, header length, a Python dictionary, the values. The columns of a plain array have no
+//! names in the file; they come from the layout. Those of a structured array come from its fields, as in a `.pcd`.
 
 use std::io::Read;
+#[cfg(feature = "build")]
+use std::{io::Write, path::Path};
 
 use super::bin::read_f32_le;
-use super::{Layout, PointCloud};
+use super::field::{self, FieldType, Values};
+use super::{Column, Layout, LayoutError, PointCloud, Records};
+#[cfg(feature = "build")]
+use crate::files::{self, FileError};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header that is read; NumPy's own limit is 10 000.
 const MAX_HEADER_BYTES: u32 = 64 << 10;
 /// Bytes of values converted at a time.
 const BLOCK_BYTES: usize = 64 << 10;
+/// Most fields of a structured array.
+const MAX_FIELDS: usize = 256;
+/// Most bytes of a record of a structured array.
+const MAX_RECORD_BYTES: usize = 1 << 16;
 
 /// A `.npy` file could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +53,31 @@ pub enum NpyError {
         "NumPy dtype `{0}` is not supported; save the points as float32: `points.astype('<f4')`"
     )]
     Dtype(String),
+    /// A structured array has too many fields, or too long records.
+    #[error(
+        "the NumPy dtype has {fields} fields of {bytes} bytes; the limits are {MAX_FIELDS} and {MAX_RECORD_BYTES}"
+    )]
+    Record {
+        /// Fields.
+        fields: usize,
+        /// Bytes of a record.
+        bytes: usize,
+    },
+    /// A coordinate is missing.
+    #[error("no field {column}, which is required; the array's fields are {fields}")]
+    MissingField {
+        /// The coordinate.
+        column: Column,
+        /// All fields, with commas.
+        fields: String,
+    },
+    /// The fields do not form a layout.
+    #[error("fields of the NumPy array")]
+    Fields(#[from] LayoutError),
     /// The array does not consist of rows.
-    #[error("the NumPy array has shape {0:?}; expected [points, columns]")]
+    #[error(
+        "the NumPy array has shape {0:?}; expected [points, columns], or [points] with named fields"
+    )]
     Shape(Vec<u64>),
     /// The rows do not match the layout.
     #[error(
@@ -77,14 +109,38 @@ pub enum NpyError {
 
 /// A checked header.
 struct Header {
-    big_endian: bool,
-    /// 4 or 8.
-    value_bytes: usize,
+    dtype: Dtype,
     fortran_order: bool,
     shape: Vec<u64>,
 }
 
-/// Reads a file of `bytes` bytes with the columns `layout`.
+/// The type of an array's elements.
+enum Dtype {
+    /// Numbers of one type.
+    Plain(Number),
+    /// Records with named fields.
+    Record {
+        fields: Vec<RecordField>,
+        bytes: usize,
+    },
+}
+
+/// A number as NumPy stores it.
+#[derive(Clone, Copy)]
+struct Number {
+    kind: FieldType,
+    big_endian: bool,
+}
+
+/// A field of a record.
+struct RecordField {
+    name: String,
+    /// `None` for what is no single number, which is skipped.
+    number: Option<Number>,
+    offset: usize,
+}
+
+/// Reads a file of `bytes` bytes; `layout` names the columns of an array without names.
 pub(super) fn parse(
     reader: &mut impl Read,
     bytes: u64,
@@ -92,8 +148,21 @@ pub(super) fn parse(
 ) -> Result<PointCloud, NpyError> {
     let (text, body) = header_text(reader, bytes)?;
     let header = Header::parse(&text)?;
+    match header.dtype {
+        Dtype::Plain(number) => plain(reader, body, number, &header, layout),
+        Dtype::Record { ref fields, bytes } => records(reader, body, fields, bytes, &header),
+    }
+}
+
+fn plain(
+    reader: &mut impl Read,
+    body: u64,
+    number: Number,
+    header: &Header,
+    layout: Layout,
+) -> Result<PointCloud, NpyError> {
     let &[points, columns] = header.shape.as_slice() else {
-        return Err(NpyError::Shape(header.shape));
+        return Err(NpyError::Shape(header.shape.clone()));
     };
     if columns != layout.stride() as u64 {
         return Err(NpyError::Columns {
@@ -101,21 +170,78 @@ pub(super) fn parse(
             layout,
         });
     }
-    let expected = u128::from(points) * u128::from(columns) * header.value_bytes as u128;
-    if expected != u128::from(body) {
-        return Err(NpyError::Length {
-            points,
-            columns,
-            expected,
-            found: body,
-        });
+    check_length(points, columns, number.kind.size(), body)?;
+    let mut data = vec![0f32; body as usize / number.kind.size()];
+    if number.kind == FieldType::F32 && !number.big_endian {
+        read_f32_le(reader, &mut data)?;
+    } else {
+        let column = (Some(number), 0);
+        read_records(reader, number.kind.size(), [column].into_iter(), &mut data)?;
     }
-    let mut data = vec![0f32; body as usize / header.value_bytes];
-    read_values(reader, &header, &mut data)?;
     if header.fortran_order {
         data = transposed(&data, layout.stride());
     }
-    Ok(PointCloud { layout, data })
+    Ok(PointCloud::from_parts(layout, data))
+}
+
+fn records(
+    reader: &mut impl Read,
+    body: u64,
+    fields: &[RecordField],
+    bytes: usize,
+    header: &Header,
+) -> Result<PointCloud, NpyError> {
+    let &[points] = header.shape.as_slice() else {
+        return Err(NpyError::Shape(header.shape.clone()));
+    };
+    check_length(points, 1, bytes, body)?;
+    let names = || fields.iter().map(|field| field.name.as_str());
+    let numbers = fields.iter().filter_map(|f| Some((f, f.number?)));
+    let selected = Records::select_fields(
+        numbers.map(|(field, number)| (field.name.as_str(), number.kind, field.offset)),
+    );
+    let coordinates = [Column::X, Column::Y, Column::Z];
+    let known = |column: &Column| selected.iter().any(|field| field.column == *column);
+    if let Some(column) = coordinates.into_iter().find(|column| !known(column)) {
+        return Err(NpyError::MissingField {
+            column,
+            fields: names().collect::<Vec<_>>().join(","),
+        });
+    }
+    let columns: Vec<Column> = selected.iter().map(|field| field.column).collect();
+    let layout = Layout::new(&columns)?;
+    let source = |offset| {
+        fields
+            .iter()
+            .find(|f| f.offset == offset && f.number.is_some())
+    };
+    let mut data = vec![0f32; points as usize * columns.len()];
+    let places = selected.iter().map(|field| {
+        let number = source(field.offset).and_then(|field| field.number);
+        (number, field.offset)
+    });
+    read_records(reader, bytes, places, &mut data)?;
+    let mut cloud = PointCloud::from_parts(layout, data);
+    let used = |field: &&RecordField| selected.iter().any(|s| s.offset == field.offset);
+    let unused = fields
+        .iter()
+        .filter(|field| !used(field) && !field.name.is_empty());
+    cloud.notes.unused = unused.map(|field| field.name.clone()).collect();
+    Ok(cloud)
+}
+
+/// Refuses a body whose length is not that of `points` rows.
+fn check_length(points: u64, columns: u64, bytes: usize, found: u64) -> Result<(), NpyError> {
+    let expected = u128::from(points) * u128::from(columns) * bytes as u128;
+    if expected == u128::from(found) {
+        return Ok(());
+    }
+    Err(NpyError::Length {
+        points,
+        columns,
+        expected,
+        found,
+    })
 }
 
 /// The dictionary's text, and the number of bytes after it.
@@ -161,7 +287,7 @@ impl Header {
             let key = scan.string("a key")?;
             scan.expect(':', "`:`")?;
             match key {
-                "descr" => dtype = Some(scan.string("a plain dtype such as '<f4'")?),
+                "descr" => dtype = Some(scan.dtype()?),
                 "fortran_order" => fortran_order = Some(scan.boolean()?),
                 "shape" => shape = Some(scan.tuple()?),
                 other => return Err(scan.error("descr, fortran_order or shape", other)),
@@ -177,20 +303,47 @@ impl Header {
         let (Some(dtype), Some(fortran_order), Some(shape)) = (dtype, fortran_order, shape) else {
             return Err(scan.error("descr, fortran_order and shape", text));
         };
-        let (big_endian, value_bytes) = match dtype {
-            "<f4" => (false, 4),
-            "<f8" => (false, 8),
-            ">f4" => (true, 4),
-            ">f8" => (true, 8),
-            other => return Err(NpyError::Dtype(other.chars().take(40).collect())),
-        };
         Ok(Header {
-            big_endian,
-            value_bytes,
+            dtype,
             fortran_order,
             shape,
         })
     }
+}
+
+/// The number that `<f4`, `>u2` or `|i1` names.
+fn number(dtype: &str) -> Option<Number> {
+    let mut text = dtype.chars();
+    let order = text.next()?;
+    let kind = match text.as_str() {
+        "f2" => FieldType::F16,
+        "f4" => FieldType::F32,
+        "f8" => FieldType::F64,
+        "i1" => FieldType::I8,
+        "i2" => FieldType::I16,
+        "i4" => FieldType::I32,
+        "i8" => FieldType::I64,
+        "u1" | "b1" => FieldType::U8,
+        "u2" => FieldType::U16,
+        "u4" => FieldType::U32,
+        "u8" => FieldType::U64,
+        _ => return None,
+    };
+    let big_endian = match order {
+        '<' => false,
+        '>' => true,
+        '|' if kind.size() == 1 => false,
+        _ => return None,
+    };
+    Some(Number { kind, big_endian })
+}
+
+/// Bytes of one value of any dtype that has no fields, such as `|V4` or `<U8`.
+fn dtype_bytes(dtype: &str) -> Option<usize> {
+    let rest = dtype.strip_prefix(['<', '>', '|', '='])?;
+    let (kind, digits) = rest.split_at_checked(1)?;
+    let bytes: usize = digits.parse().ok()?;
+    bytes.checked_mul(if kind == "U" { 4 } else { 1 })
 }
 
 /// The rest of the header's dictionary.
@@ -233,6 +386,63 @@ impl<'a> Scan<'a> {
         Err(self.error(expected, self.rest()))
     }
 
+    /// A plain dtype, or a list of fields `('x', '<f4')`, each with an optional shape.
+    fn dtype(&mut self) -> Result<Dtype, NpyError> {
+        const EXPECTED: &str = "a dtype such as '<f4', or a list of fields";
+        let unsupported = |text: &str| NpyError::Dtype(text.chars().take(40).collect());
+        if !self.eat('[') {
+            let text = self.string(EXPECTED)?;
+            return number(text)
+                .map(Dtype::Plain)
+                .ok_or_else(|| unsupported(text));
+        }
+        let (mut fields, mut bytes) = (Vec::new(), 0usize);
+        while !self.eat(']') {
+            let start = self.rest();
+            self.expect('(', EXPECTED)?;
+            let name = self.string("a field's name")?.to_owned();
+            self.expect(',', "`,`")?;
+            let text = self.string("a field's dtype")?;
+            let shape = if self.eat(',') && !self.rest().starts_with(')') {
+                Some(self.tuple()?)
+            } else {
+                None
+            };
+            self.expect(')', "`)`")?;
+            let size = dtype_bytes(text).ok_or_else(|| unsupported(start))?;
+            let values = shape.iter().flatten().try_fold(1usize, |product, &size| {
+                product.checked_mul(usize::try_from(size).ok()?)
+            });
+            let end = values
+                .and_then(|values| values.checked_mul(size))
+                .and_then(|size| size.checked_add(bytes))
+                .filter(|&end| end <= MAX_RECORD_BYTES && fields.len() < MAX_FIELDS);
+            let Some(end) = end else {
+                return Err(NpyError::Record {
+                    fields: fields.len() + 1,
+                    bytes,
+                });
+            };
+            fields.push(RecordField {
+                name,
+                number: number(text).filter(|_| shape.is_none()),
+                offset: bytes,
+            });
+            bytes = end;
+            if !self.eat(',') {
+                self.expect(']', "`,` or `]`")?;
+                break;
+            }
+        }
+        if bytes == 0 {
+            return Err(NpyError::Record {
+                fields: fields.len(),
+                bytes,
+            });
+        }
+        Ok(Dtype::Record { fields, bytes })
+    }
+
     fn boolean(&mut self) -> Result<bool, NpyError> {
         for (word, value) in [("True", true), ("False", false)] {
             if let Some(rest) = self.rest().strip_prefix(word) {
@@ -268,36 +478,66 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Fills `data` in the order of the file.
-fn read_values(
+/// Fills the rows of `data` from records of `bytes` bytes; `places` has the number and the offset of each column.
+fn read_records(
     reader: &mut impl Read,
-    header: &Header,
+    bytes: usize,
+    places: impl ExactSizeIterator<Item = (Option<Number>, usize)> + Clone,
     data: &mut [f32],
 ) -> Result<(), std::io::Error> {
-    if header.value_bytes == 4 {
-        read_f32_le(reader, data)?;
-        if header.big_endian {
-            for value in data {
-                *value = f32::from_bits(value.to_bits().swap_bytes());
-            }
-        }
-        return Ok(());
-    }
-    let number = if header.big_endian {
-        f64::from_be_bytes
-    } else {
-        f64::from_le_bytes
-    };
-    let mut block = [0u8; BLOCK_BYTES];
-    for out in data.chunks_mut(BLOCK_BYTES / 8) {
-        let bytes = &mut block[..out.len() * 8];
-        reader.read_exact(bytes)?;
-        let (values, _) = bytes.as_chunks::<8>();
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = number(*value) as f32;
+    let columns = places.len();
+    let rows = (BLOCK_BYTES / bytes).max(1).min(data.len() / columns);
+    let mut block = vec![0u8; rows * bytes];
+    for out in data.chunks_mut((rows * columns).max(1)) {
+        let block = &mut block[..out.len() / columns * bytes];
+        reader.read_exact(block)?;
+        for (column, (number, offset)) in places.clone().enumerate() {
+            let Some(Number { kind, big_endian }) = number else {
+                continue;
+            };
+            let values = Values {
+                bytes: &block[offset..],
+                step: bytes,
+                kind,
+                big_endian,
+            };
+            field::convert(values, out, column, columns);
         }
     }
     Ok(())
+}
+
+/// Writes a cloud as a structured array, whose fields name the columns.
+///
+/// # Errors
+/// [`FileError`].
+#[cfg(feature = "build")]
+pub(crate) fn write(path: &Path, cloud: &PointCloud) -> Result<(), FileError> {
+    let layout = cloud.layout();
+    let fields = layout.columns().iter().map(|column| match column {
+        Column::Skip => "('', '|V4')".to_owned(),
+        column => format!("('{column}', '<f4')"),
+    });
+    let fields: Vec<String> = fields.collect();
+    let mut header = format!(
+        "{{'descr': [{}], 'fortran_order': False, 'shape': ({},), }}",
+        fields.join(", "),
+        cloud.len()
+    );
+    // Magic, version, length, header and newline fill whole lines of 64 bytes.
+    let end = (header.len() + 11).next_multiple_of(64);
+    header.extend(std::iter::repeat_n(' ', end - header.len() - 11));
+    header.push('\n');
+    files::write_with(path, |file| {
+        file.write_all(MAGIC)?;
+        file.write_all(&[1, 0])?;
+        file.write_all(&(header.len() as u16).to_le_bytes())?;
+        file.write_all(header.as_bytes())?;
+        cloud
+            .data()
+            .iter()
+            .try_for_each(|value| file.write_all(&value.to_le_bytes()))
+    })
 }
 
 /// Column-major → row-major.
@@ -314,6 +554,8 @@ fn transposed(data: &[f32], columns: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
 
     fn file(version: u8, header: &str, values: &[u8]) -> Vec<u8> {
@@ -360,17 +602,82 @@ mod tests {
                 }
             }
         }
+        let (le2, be2) = (f16::to_le_bytes, f16::to_be_bytes);
+        for (descr, encode) in [("<f2", le2 as fn(f16) -> [u8; 2]), (">f2", be2)] {
+            let header =
+                format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (2, 4), }}\n");
+            let body = rows.map(|v| encode(f16::from_f32(v)));
+            let cloud = read(&file(1, &header, body.as_flattened())).unwrap();
+            assert_eq!(cloud.data()[..7], rows[..7], "{descr}");
+            assert!(cloud.data()[7].is_nan());
+        }
+        for (descr, body, expected) in [
+            ("|u1", vec![1, 2, 3, 255], 255.0),
+            ("|i1", vec![1, 2, 3, 255], -1.0),
+            ("<u2", vec![1, 0, 2, 0, 3, 0, 0, 2], 512.0),
+            (">i2", vec![0, 1, 0, 2, 0, 3, 255, 0], -256.0),
+        ] {
+            let header =
+                format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1, 4), }}\n");
+            let cloud = read(&file(1, &header, &body)).unwrap();
+            assert_eq!(cloud.data(), [1.0, 2.0, 3.0, expected], "{descr}");
+        }
         let header = r#"{"shape":(0,4),"fortran_order":True,"descr":"<f4"}"#;
         assert!(read(&file(1, header, &[])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn fields_of_a_structured_array_are_found_by_name() {
+        let header = "{'descr': [('X', '<f8'), ('', '|V2'), ('normal', '<f4', (3,)), ('y', '>f4'), \
+                      ('Intensity', '|u1'), ('label', '<U2'), ('z', '<f2')], \
+                      'fortran_order': False, 'shape': (2,), }\n";
+        let mut body = Vec::new();
+        for i in [1.0, 2.0] {
+            body.extend(f64::to_le_bytes(i));
+            body.extend([9; 2 + 12]);
+            body.extend(f32::to_be_bytes(10.0 * i as f32));
+            body.push(100 + i as u8);
+            body.extend([9; 8]);
+            body.extend(f16::from_f64(-i).to_le_bytes());
+        }
+        let cloud = read(&file(1, header, &body)).unwrap();
+        assert_eq!(cloud.layout().to_string(), "x,y,intensity,z");
+        assert_eq!(cloud.data(), [1., 10., 101., -1., 2., 20., 102., -2.]);
+        assert_eq!(cloud.notes.unused, ["normal", "label"]);
+        assert!(read(&file(1, header, &body[1..])).is_err());
+
+        let missing = header.replace("'z'", "'height'");
+        let error = read(&file(1, &missing, &body)).unwrap_err().to_string();
+        assert!(
+            error.contains("no field z") && error.contains("label,height"),
+            "{error}"
+        );
+        let long = format!("[{}]", "('x', '<f4'),".repeat(257));
+        let header = format!("{{'descr': {long}, 'fortran_order': False, 'shape': (2,), }}\n");
+        let error = read(&file(1, &header, &body)).unwrap_err().to_string();
+        assert!(error.contains("257 fields"), "{error}");
     }
 
     #[test]
     fn errors_quote_the_file() {
         let good = "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4), }\n";
         for (from, to, expected) in [
-            ("<f4", "|u1", "|u1"),
-            ("'<f4'", "[('x', '<f4')]", "[('x'"),
-            ("'<f4'", "'<f4", "`,` or `}`"),
+            ("<f4", "<c8", "<c8"),
+            ("'<f4'", "[('x', '<f4')]", "shape [1, 4]"),
+            (
+                "'<f4'",
+                "[('x', '<f4'), ('y', [('a', '<f4')])]",
+                "a field's dtype",
+            ),
+            (
+                "'<f4'",
+                "[('x', '<f4', (1, 99999999999))]",
+                "the limits are 256 and 65536",
+            ),
+            ("'<f4'", "[]", "0 fields of 0 bytes"),
+            ("'<f4'", "[('x', 'q')]", "('x', 'q')"),
+            ("'<f4'", "[('x', '|V')]", "('x', '|V')"),
+            ("'<f4'", "'<f4", "dtype `<f4, `"),
             ("False", "Maybe", "Maybe"),
             ("(1, 4)", "(4,)", "[4]"),
             ("(1, 4)", "(1, 4", "a shape such as"),

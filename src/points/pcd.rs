@@ -1,24 +1,26 @@
 //! `.pcd` frames (Point Cloud Library): ascii, binary and binary_compressed, fields of any type.
 //!
 //! Fields that map to a [`Column`](super::Column) become the cloud's columns in the file's order; other fields
-//! are skipped. Numbers become `f32`. The body's length is checked against the header before anything is
-//! allocated, and binary bodies are converted in blocks: a reader never holds more than the file and its cloud.
+//! are skipped. Numbers become `f32`, integers by their value: nothing is normalised. The body's length is checked
+//! against the header before anything is allocated, and binary bodies are converted in blocks: a reader never holds
+//! more than the file and its cloud. A longer body is used up to the last point, as PCL does.
 
 use std::io::{BufRead, Read};
 
 use super::bin::read_f32_le;
 use super::field::{FieldType, Values, convert};
 use super::pcd_header::{Encoding, Header, PcdError, shortened};
-use super::{Layout, PointCloud, lzf};
+use super::{Column, FrameWarning, Layout, PointCloud, lzf};
 
 /// Bytes of a binary body converted at a time.
 const BLOCK_BYTES: usize = 64 << 10;
+/// Longest line of an ascii body.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// Reads a file of `bytes` bytes.
 pub(super) fn parse(reader: &mut impl BufRead, bytes: u64) -> Result<PointCloud, PcdError> {
     let header = Header::parse(reader)?;
-    let mut columns = Vec::with_capacity(header.fields.len());
-    columns.extend(header.fields.iter().map(|field| field.column));
+    let columns: Vec<Column> = header.fields.iter().map(|field| field.column).collect();
     let layout = Layout::new(&columns)?;
     let body = bytes.saturating_sub(header.bytes);
     let data = match header.encoding {
@@ -26,10 +28,39 @@ pub(super) fn parse(reader: &mut impl BufRead, bytes: u64) -> Result<PointCloud,
         Encoding::Binary => binary(reader, &header, body)?,
         Encoding::Compressed => compressed(reader, &header, body)?,
     };
-    Ok(PointCloud { layout, data })
+    let mut cloud = PointCloud::from_parts(layout, data);
+    cloud.notes.unused = header.unused;
+    cloud
+        .notes
+        .warnings
+        .extend(header.viewpoint.map(FrameWarning::Viewpoint));
+    let excess = excess(reader)?;
+    if excess > 0 {
+        cloud
+            .notes
+            .warnings
+            .push(FrameWarning::Excess { bytes: excess });
+    }
+    Ok(cloud)
 }
 
-fn ascii(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
+/// Bytes that remain, unless all are padding: PCL's writer fills its file up to a whole page with zeros, and
+/// editors end a text with blank lines.
+fn excess(reader: &mut impl BufRead) -> Result<u64, PcdError> {
+    let (mut bytes, mut padding) = (0, true);
+    loop {
+        let block = reader.fill_buf()?;
+        if block.is_empty() {
+            return Ok(if padding { 0 } else { bytes });
+        }
+        padding &= block.iter().all(|&b| b == 0 || b.is_ascii_whitespace());
+        let len = block.len();
+        bytes += len as u64;
+        reader.consume(len);
+    }
+}
+
+fn ascii(reader: &mut impl BufRead, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
     // Each value takes a character and a separator; the last separator may be missing.
     let least = (header.points as u128 * header.values as u128 * 2).saturating_sub(1);
     if u128::from(body) < least {
@@ -39,26 +70,22 @@ fn ascii(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>,
             found: body,
         });
     }
-    let mut text = vec![0; body as usize];
-    reader.read_exact(&mut text)?;
-    let text = std::str::from_utf8(&text).map_err(PcdError::NotText)?;
     let mut data = Vec::with_capacity(header.points * header.fields.len());
-    let mut point = 0;
-    for line in text
-        .lines()
-        .map(str::trim_ascii)
-        .filter(|line| !line.is_empty())
-    {
-        if point < header.points {
-            parse_line(line, point, header, &mut data)?;
+    let (mut line, mut point) = (Vec::new(), 0);
+    while point < header.points {
+        line.clear();
+        if reader.take(MAX_LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
+            return Err(PcdError::Count {
+                expected: header.points,
+                found: point,
+            });
         }
-        point += 1;
-    }
-    if point != header.points {
-        return Err(PcdError::Count {
-            expected: header.points,
-            found: point,
-        });
+        let text = std::str::from_utf8(&line).map_err(PcdError::NotText)?;
+        let text = text.trim_ascii();
+        if !text.is_empty() {
+            parse_line(text, point, header, &mut data)?;
+            point += 1;
+        }
     }
     Ok(data)
 }
@@ -95,7 +122,7 @@ fn parse_line(
 
 fn binary(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<f32>, PcdError> {
     let expected = header.points as u128 * header.stride as u128;
-    if expected != u128::from(body) {
+    if expected > u128::from(body) {
         return Err(PcdError::Length {
             points: header.points,
             expected: expected.to_string(),
@@ -152,7 +179,7 @@ fn compressed(reader: &mut impl Read, header: &Header, body: u64) -> Result<Vec<
     let mut sizes = [[0u8; 4]; 2];
     reader.read_exact(sizes.as_flattened_mut())?;
     let [packed, unpacked] = sizes.map(u32::from_le_bytes);
-    if body - 8 != u64::from(packed) {
+    if body - 8 < u64::from(packed) {
         return Err(length(format!("8 + {packed} (by the compressed size)")));
     }
     let needed = header.points as u128 * header.stride as u128;

@@ -50,6 +50,14 @@ pub enum PcdError {
     /// More points than a frame may have.
     #[error("{0} points; the limit is {MAX_POINTS}")]
     TooManyPoints(u64),
+    /// A coordinate is missing.
+    #[error("no field {column}, which is required; the file's fields are {fields}")]
+    MissingField {
+        /// The coordinate.
+        column: Column,
+        /// All fields, with commas.
+        fields: String,
+    },
     /// The fields do not form a layout.
     #[error("PCD FIELDS")]
     Fields(#[from] LayoutError),
@@ -86,7 +94,7 @@ pub enum PcdError {
         /// The invalid text, shortened.
         text: String,
     },
-    /// The number of lines of an ASCII body does not match the header.
+    /// An ASCII body has fewer lines than the header claims.
     #[error("the header claims {expected} points, but the file has {found}")]
     Count {
         /// Points according to the header.
@@ -163,6 +171,10 @@ pub(super) struct Header {
     /// Number of points.
     pub(super) points: usize,
     pub(super) encoding: Encoding,
+    /// Names of the skipped fields.
+    pub(super) unused: Vec<String>,
+    /// The pose that VIEWPOINT has, unless it is the identity.
+    pub(super) viewpoint: Option<String>,
     /// Bytes of the header itself.
     pub(super) bytes: u64,
 }
@@ -177,6 +189,7 @@ struct Lines {
     width: Option<String>,
     height: Option<String>,
     points: Option<String>,
+    viewpoint: Option<String>,
 }
 
 impl Header {
@@ -201,12 +214,13 @@ impl Header {
                 "WIDTH" => &mut lines.width,
                 "HEIGHT" => &mut lines.height,
                 "POINTS" => &mut lines.points,
+                "VIEWPOINT" => &mut lines.viewpoint,
                 "DATA" => {
                     let bytes = MAX_HEADER_BYTES - reader.limit();
                     return Header::check(&lines, rest.trim(), bytes);
                 }
                 _ if key.is_empty() || key.starts_with('#') => continue,
-                "VERSION" | "VIEWPOINT" => continue,
+                "VERSION" => continue,
                 _ => return Err(PcdError::value("header", "a keyword of PCD 0.7", key)),
             };
             if slot.is_some() {
@@ -227,9 +241,11 @@ impl Header {
             }
         };
         let points = points(lines)?;
-        let (fields, stride, values) = fields(lines)?;
+        let (fields, unused, stride, values) = fields(lines)?;
         Ok(Header {
             fields,
+            unused,
+            viewpoint: lines.viewpoint.clone().filter(|text| !is_identity(text)),
             stride,
             values,
             points,
@@ -269,8 +285,16 @@ fn points(lines: &Lines) -> Result<usize, PcdError> {
     Ok(points as usize)
 }
 
-/// The fields that become columns, in the file's order; the bytes of a point and its number of values.
-fn fields(lines: &Lines) -> Result<(Vec<PcdField>, usize, usize), PcdError> {
+/// Whether a pose of 7 numbers (x y z, quaternion w x y z) moves nothing.
+fn is_identity(viewpoint: &str) -> bool {
+    let numbers = viewpoint.split_whitespace().map(str::parse::<f32>);
+    numbers.eq([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0].map(Ok))
+}
+
+/// The fields that become columns, in the file's order; the names of the others, the bytes of a point and its number
+/// of values.
+#[allow(clippy::type_complexity)]
+fn fields(lines: &Lines) -> Result<(Vec<PcdField>, Vec<String>, usize, usize), PcdError> {
     let required = |key, line: &Option<String>| line.clone().ok_or(PcdError::MissingLine(key));
     let names = required("FIELDS", &lines.fields)?;
     let sizes = required("SIZE", &lines.size)?;
@@ -321,15 +345,8 @@ fn fields(lines: &Lines) -> Result<(Vec<PcdField>, usize, usize), PcdError> {
                 &text,
             ));
         };
-        if let Some((column, rank)) = column_of(name, kind) {
-            if count != 1 {
-                let text = format!("{count} of field `{name}`");
-                return Err(PcdError::value(
-                    "COUNT",
-                    "1 for a field that becomes a column",
-                    &text,
-                ));
-            }
+        // A field of several values, such as a histogram, is no column.
+        if let Some((column, rank)) = column_of(name, kind).filter(|_| count == 1) {
             let field = PcdField {
                 column,
                 name: name.to_owned(),
@@ -354,8 +371,19 @@ fn fields(lines: &Lines) -> Result<(Vec<PcdField>, usize, usize), PcdError> {
         stride += kind.size() as u64 * u64::from(count);
         values += u64::from(count);
     }
-    let fields = found.into_iter().map(|(field, _)| field).collect();
-    Ok((fields, stride as usize, values as usize))
+    let fields: Vec<PcdField> = found.into_iter().map(|(field, _)| field).collect();
+    let coordinates = [Column::X, Column::Y, Column::Z];
+    let known = |column: &Column| fields.iter().any(|field| field.column == *column);
+    if let Some(column) = coordinates.into_iter().find(|column| !known(column)) {
+        return Err(PcdError::MissingField {
+            column,
+            fields: names.split_whitespace().collect::<Vec<_>>().join(","),
+        });
+    }
+    let unused = names.split_whitespace().map(str::to_owned);
+    let unused = unused.filter(|name| fields.iter().all(|field| field.name != *name));
+    let unused = unused.collect();
+    Ok((fields, unused, stride as usize, values as usize))
 }
 
 #[cfg(test)]
@@ -448,7 +476,11 @@ mod tests {
             ("TYPE F F F U", "TYPE F F F Q", "TYPE"),
             ("COUNT 1 1 1 1", "COUNT 1 0 1 1", "`0 of field `y`"),
             ("COUNT 1 1 1 1", "COUNT 1 1 1 99999999999", "COUNT"),
-            ("COUNT 1 1 1 1", "COUNT 1 2 1 1", "`2 of field `y`"),
+            (
+                "COUNT 1 1 1 1",
+                "COUNT 1 2 1 1",
+                "no field y, which is required; the file's fields are x,y,z,intensity",
+            ),
             ("FIELDS x y z", "FIELDS x y y", "each field once"),
             ("FIELDS x y z intensity", "FIELDS", "FIELDS"),
             ("POINTS 6", "POINTS 7", "7"),

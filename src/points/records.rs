@@ -108,6 +108,7 @@ impl Records {
         let points = self.check(bytes.len(), extent)?;
         let columns = self.fields.len();
         out.layout = self.layout;
+        out.notes.clear();
         out.data.clear();
         out.data.resize(points * columns, 0.0);
         if points == 0 {

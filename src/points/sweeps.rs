@@ -11,7 +11,7 @@ use crate::chain::Chain;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
-use super::{Column, Layout, LayoutError, PointCloud};
+use super::{Column, Layout, LayoutError, PointCloud, Transform};
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion};
 
 /// Most sweeps in a list that [`super::read_sweeps`] reads.
@@ -48,9 +48,18 @@ impl Pose {
     /// The transform from this pose's vehicle frame to that of `now`: the rows of `[R | t]`, composed in f64
     /// and rounded once.
     pub fn transform_to(&self, now: &Pose) -> [[f32; 4]; 3] {
-        let relative = now.0.inv_mul(&self.0).to_homogeneous();
-        std::array::from_fn(|row| std::array::from_fn(|column| relative[(row, column)] as f32))
+        rows(&self.motion_to(now))
     }
+
+    fn motion_to(&self, now: &Pose) -> Isometry3<f64> {
+        now.0.inv_mul(&self.0)
+    }
+}
+
+/// The rows of `[R | t]`, rounded once.
+pub(super) fn rows(isometry: &Isometry3<f64>) -> [[f32; 4]; 3] {
+    let matrix = isometry.to_homogeneous();
+    std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)] as f32))
 }
 
 /// The latest sweeps, accumulated into a cloud frame by frame; allocates nothing once warm.
@@ -90,11 +99,11 @@ pub struct SweepCounts {
 pub struct SweepPart<'a> {
     /// The points: rows of [`SweepBuffer::layout`].
     pub rows: &'a [f32],
-    /// Rows of `[R | t]`, from the sweep's vehicle frame to the newest one's; `None` for the newest sweep,
-    /// whose points stay as they are.
+    /// Rows of `[R | t]`, from the sweep's vehicle frame to the newest one's; `None` if the points stay as they are,
+    /// as those of the newest sweep do.
     pub motion: Option<[[f32; 4]; 3]>,
-    /// Added to the points' `t`, in seconds.
-    pub age: f32,
+    /// Added to the points' `t`, in seconds; `None` for the newest sweep.
+    pub age: Option<f32>,
 }
 
 impl SweepBuffer {
@@ -173,6 +182,11 @@ impl SweepBuffer {
         }
     }
 
+    /// The points of the newest sweep.
+    pub(crate) fn newest(&self) -> &[f32] {
+        self.sweeps.front().map_or(&[], |sweep| &sweep.data)
+    }
+
     /// Removes all sweeps.
     pub fn clear(&mut self) {
         self.sweeps.clear();
@@ -186,6 +200,15 @@ impl SweepBuffer {
     /// The parts of an accumulated cloud, newest first: the sweeps with a pose, up to the capacity. Updates
     /// `done` while iterating; its counts are complete after the last part.
     pub fn parts<'a>(&'a self, done: &'a mut SweepCounts) -> impl Iterator<Item = SweepPart<'a>> {
+        self.placed_parts(None, done)
+    }
+
+    /// Like [`parts`](Self::parts), with `place` after each motion.
+    pub(crate) fn placed_parts<'a>(
+        &'a self,
+        place: Option<&'a Transform>,
+        done: &'a mut SweepCounts,
+    ) -> impl Iterator<Item = SweepPart<'a>> {
         *done = SweepCounts::default();
         let stride = self.layout.stride();
         let mut room = self.capacity;
@@ -196,7 +219,7 @@ impl SweepBuffer {
                 let newest = self.sweeps.front()?;
                 let motion = match (past, &sweep.pose, &newest.pose) {
                     (0, ..) => None,
-                    (_, Some(pose), Some(now)) => Some(pose.transform_to(now)),
+                    (_, Some(pose), Some(now)) => Some(pose.motion_to(now)),
                     _ => {
                         done.sweeps_without_pose += 1;
                         return None;
@@ -210,8 +233,11 @@ impl SweepBuffer {
                 done.sweeps += 1;
                 Some(SweepPart {
                     rows: &sweep.data[..kept * stride],
-                    motion,
-                    age: seconds(newest.stamp_ns, sweep.stamp_ns),
+                    motion: match place {
+                        None => motion.as_ref().map(rows),
+                        Some(place) => Some(place.after(motion.as_ref())),
+                    },
+                    age: (past > 0).then(|| seconds(newest.stamp_ns, sweep.stamp_ns)),
                 })
             })
     }
@@ -229,14 +255,24 @@ impl SweepBuffer {
     /// The columns are those of the sweeps, plus `t` at the end unless they have one; a sweep's age is added to
     /// its `t`. The newest sweep's points are copied bit for bit.
     pub fn accumulate(&self, out: &mut PointCloud) -> SweepCounts {
+        self.accumulate_placed(None, out)
+    }
+
+    /// Like [`accumulate`](Self::accumulate), then moved by `place`.
+    pub(crate) fn accumulate_placed(
+        &self,
+        place: Option<&Transform>,
+        out: &mut PointCloud,
+    ) -> SweepCounts {
         out.data.clear();
+        out.notes.clear();
         let mut done = SweepCounts::default();
         let (false, Ok(layout)) = (self.sweeps.is_empty(), self.layout.with_t()) else {
             return done;
         };
         out.layout = layout;
-        for part in self.parts(&mut done) {
-            append(part.rows, self.layout, part.motion, part.age, out);
+        for part in self.placed_parts(place, &mut done) {
+            append(&part, self.layout, out);
         }
         done
     }
@@ -247,14 +283,9 @@ fn seconds(now: i64, past: i64) -> f32 {
     ((i128::from(now) - i128::from(past)) as f64 / 1e9) as f32
 }
 
-/// Appends `rows` of `layout` to `out`, whose layout is `layout` with a `t`.
-fn append(
-    rows: &[f32],
-    layout: Layout,
-    motion: Option<[[f32; 4]; 3]>,
-    age: f32,
-    out: &mut PointCloud,
-) {
+/// Appends the rows of `part`, which have the columns `layout`, to `out`, whose layout is `layout` with a `t`.
+fn append(part: &SweepPart<'_>, layout: Layout, out: &mut PointCloud) {
+    let rows = part.rows;
     let (stride, out_stride) = (layout.stride(), out.layout.stride());
     // Every layout has x, y and z, and `out` has t: the 0 is never used.
     let [x, y, z, t] = [Column::X, Column::Y, Column::Z, Column::T]
@@ -269,19 +300,29 @@ fn append(
             out.data.push(0.0);
         }
     }
-    let Some(motion) = motion else { return };
+    if part.motion.is_none() && part.age.is_none() {
+        return;
+    }
     for row in out.data[begin..].chunks_exact_mut(out_stride) {
-        let point = [row[x], row[y], row[z]];
-        let [rx, ry, rz] = motion;
-        row[x] = moved(rx, point);
-        row[y] = moved(ry, point);
-        row[z] = moved(rz, point);
-        row[t] += age;
+        if let Some(motion) = &part.motion {
+            move_row(row, [x, y, z], motion);
+        }
+        if let Some(age) = part.age {
+            row[t] += age;
+        }
+    }
+}
+
+/// Moves the point whose coordinates are at `places` of `row`.
+pub(crate) fn move_row(row: &mut [f32], places: [usize; 3], motion: &[[f32; 4]; 3]) {
+    let point = places.map(|place| row[place]);
+    for (place, motion) in places.into_iter().zip(motion) {
+        row[place] = moved(*motion, point);
     }
 }
 
 /// One coordinate of a moved point, from one row of `[R | t]`.
-fn moved([a, b, c, d]: [f32; 4], [x, y, z]: [f32; 3]) -> f32 {
+pub(super) fn moved([a, b, c, d]: [f32; 4], [x, y, z]: [f32; 3]) -> f32 {
     a * x + b * y + c * z + d
 }
 

@@ -1,7 +1,7 @@
 //! The payload of a CPU plan: a list of operators over feature maps, and one blob of packed weights.
 //!
 //! [`crate::build::lower::ProgramBuilder`] builds it and [`crate::engine::cpu::CpuEngine`] runs it. The program is stored
-//! as JSON. The blob is memory-mapped and used in place, so it holds the weights in the kernels' order (see [`layout`]), in
+//! as JSON. The blob is used in place, so it holds the weights in the kernels' order (see [`layout`]), in
 //! sections aligned to [`ALIGN`] bytes.
 
 mod check;

@@ -6,19 +6,23 @@
 //! ```
 //!
 //! Metres, radians and m/s in the frame of the cloud. Every f32 has the fewest digits that read back to the
-//! same f32. NaN and infinity, which JSON cannot represent, are errors rather than `null`. `times_ms` is
+//! same f32. `ground`, with its height, cells of 1 m that show it, and spread in metres, is present only if it was
+//! looked for. NaN and infinity, which JSON cannot represent, are errors rather than `null`. `times_ms` is
 //! present only if times were measured.
 
 use serde::Serialize;
 
 use super::{FrameResult, ResultsError};
 use crate::detection::{Dropped, Times};
+use crate::points::Ground;
 
 #[derive(Serialize)]
 struct Line<'a> {
     frame: &'a str,
     points: usize,
     dropped: Dropped,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ground: Option<Ground>,
     boxes: Vec<LineBox<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     times_ms: Option<Times>,
@@ -68,6 +72,7 @@ pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Resu
         frame: result.frame,
         points: result.points,
         dropped: result.dropped,
+        ground: result.ground,
         boxes,
         times_ms: result.times,
     };

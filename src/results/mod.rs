@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use crate::boxes::Box3d;
 use crate::detection::{Dropped, Times};
 use crate::files::FileError;
+use crate::points::Ground;
 
 /// The result of one frame.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,8 @@ pub struct FrameResult<'a> {
     pub points: usize,
     /// How many points, pillars and candidates were dropped.
     pub dropped: Dropped,
+    /// The ground that the frame showed, if it was looked for.
+    pub ground: Option<Ground>,
     /// The detections, best first.
     pub boxes: &'a [Box3d],
     /// Stage times, if requested. They differ between runs; without them, equal frames make equal bytes.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::FrameResult;
 use crate::boxes::class_name;
+use crate::points::Ground;
 
 /// Formats the frame as a table; the last line ends with a line break too. Unlike the formats for machines
 /// this never fails: it shows NaN and infinity as they are, and a class without a name by its index.
@@ -18,6 +19,17 @@ pub fn text(result: &FrameResult<'_>, classes: &[String]) -> String {
             let _ = write!(out, "  {stage} {ms:.2}");
         }
         out.push('\n');
+    }
+    if let Some(Ground {
+        height,
+        cells,
+        spread,
+    }) = result.ground
+    {
+        let _ = writeln!(
+            out,
+            "ground: {height:.2} m, seen in {cells} m², within ±{spread:.2} m"
+        );
     }
     if result.boxes.is_empty() {
         return out;

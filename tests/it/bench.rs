@@ -254,7 +254,7 @@ fn compared_plans_take_turns() {
 #[test]
 fn late_frames_and_skipped_scans_are_counted() {
     let folder = tempfile::tempdir().unwrap();
-    let short = "--engine INT8_PLAN --points 2k --sweeps 1 --iterations 6 --duration 0 --warm-up 0 --json r.json";
+    let short = "--engine INT8_PLAN --points 2k --synthetic-sweeps 1 --iterations 6 --duration 0 --warm-up 0 --json r.json";
     for (deadline, misses) in [("0", 6), ("1e6", 0)] {
         let text = report(folder.path(), &format!("{short} --deadline-ms {deadline}"));
         let found = json(folder.path(), "r.json")["runs"][0]["deadline"].clone();
@@ -300,7 +300,7 @@ fn every_combination_is_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let text = report(
         folder.path(),
-        "--engine INT8_PLAN FP32_PLAN --points 1k,3000 --sweeps 1,3 --iterations 1 --duration 0 --warm-up 0 \
+        "--engine INT8_PLAN FP32_PLAN --points 1k,3000 --synthetic-sweeps 1,3 --iterations 1 --duration 0 --warm-up 0 \
          --json r.json --histogram h.png --curve c.png",
     );
     let all = json(folder.path(), "r.json");
@@ -374,7 +374,7 @@ fn invalid_measurements_are_errors() {
         ("--engine INT8_PLAN --percentile 101", 2, "not within"),
         ("--engine INT8_PLAN --duration nan", 2, "not within"),
         ("--engine INT8_PLAN --rate 0", 2, "not within"),
-        ("--engine INT8_PLAN --sweeps 0", 2, "0"),
+        ("--engine INT8_PLAN --synthetic-sweeps 0", 2, "0"),
         ("--engine INT8_PLAN --pcd FRAMES --points 5", 2, "--points"),
         ("--engine none.plan", 4, "none.plan"),
         ("--engine INT8_PLAN --pcd none.bin", 3, "none.bin"),

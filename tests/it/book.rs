@@ -504,16 +504,25 @@ fn options(help: &str) -> BTreeSet<String> {
 /// The options that the page of commands lists, by command.
 fn documented_options() -> BTreeMap<String, BTreeSet<String>> {
     let page = read("docs/src/commands.md");
-    let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
-    let commands = headings.map(|command| {
-        let rows = rows(&page, &format!("## {command}"));
+    let names = |section: &str| -> BTreeSet<String> {
+        let rows = rows(&page, &format!("## {section}"));
         let names = rows.iter().map(|row| {
             let option = span(&row[0]);
             let name = option.split(' ').next().unwrap().strip_prefix("--");
-            name.unwrap_or_else(|| panic!("{command}: {option}"))
+            name.unwrap_or_else(|| panic!("{section}: {option}"))
                 .to_owned()
         });
-        (command.to_owned(), names.collect())
+        names.collect()
+    };
+    let shared = names("Input options");
+    let sections = page.split("\n## ").skip(1);
+    let commands = sections.filter_map(|section| {
+        let (command, text) = section.split_once('\n')?;
+        let mut own = names(command);
+        if text.contains("(#input-options)") {
+            own.extend(shared.iter().cloned());
+        }
+        (command != "Input options").then(|| (command.to_owned(), own))
     });
     commands.collect()
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::common::repository;
 use crate::layers::{code, expand, list};
 
-/// Most documented names. They should be about 60; an engine of the user's own needs another 20.
-const MOST_PUBLIC: usize = 85;
+/// Most documented names. They should be about 60; an engine of the user's own needs another 20, and the mounting of sensors 5.
+const MOST_PUBLIC: usize = 88;
 /// Most names that only tests and benches need.
 const MOST_FOR_TESTS: usize = 150;
 

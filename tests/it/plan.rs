@@ -165,3 +165,50 @@ proptest! {
         prop_assert!(load(&bytes).is_err());
     }
 }
+
+/// A file that is mapped would end the process when it is cut, and change the weights when it is overwritten.
+#[test]
+fn a_plan_that_changes_on_disk_does_not_concern_a_running_detector() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = common::repository().join("engines/demo");
+    let frame = common::repository().join("calib/demo/frames/000003.bin");
+    let options = centerpoint::points::ReadOptions {
+        layout: None,
+        default_layout: centerpoint::Layout::XYZIT,
+    };
+    let cloud = centerpoint::points::read(&frame, &options).unwrap();
+    let path = folder.path().join("used.plan");
+    let bytes = std::fs::read(demo.join("int8.plan")).unwrap();
+    type Change = fn(&Path, usize);
+    let changes: [(&str, Change); 4] = [
+        ("cut", |path, _| {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(100).unwrap();
+        }),
+        ("overwritten", |path, len| {
+            let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            std::io::Write::write_all(&mut file, &vec![0x55; len]).unwrap();
+        }),
+        ("replaced", |path, _| {
+            let other = path.with_extension("other");
+            std::fs::write(&other, "another file").unwrap();
+            std::fs::rename(other, path).unwrap();
+        }),
+        ("removed", |path, _| std::fs::remove_file(path).unwrap()),
+    ];
+    for (what, change) in changes {
+        std::fs::write(&path, &bytes).unwrap();
+        let mut detector = Detector::load(&path, &Options::default()).unwrap();
+        let plan = Plan::open(&path).unwrap();
+        let before = detector.detect(&cloud).unwrap().boxes.to_vec();
+        assert!(!before.is_empty());
+        change(&path, bytes.len());
+        assert_eq!(detector.detect(&cloud).unwrap().boxes, before, "{what}");
+        let mut again = Detector::new(&plan, &Options::default()).unwrap();
+        assert_eq!(again.detect(&cloud).unwrap().boxes, before, "{what}");
+        assert!(
+            Detector::load(&path, &Options::default()).is_err(),
+            "{what}"
+        );
+    }
+}

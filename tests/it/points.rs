@@ -141,11 +141,13 @@ fn files_without_names_use_the_given_or_the_models_layout() {
 }
 
 #[test]
-fn empty_files_are_valid_only_without_a_header() {
-    assert!(read_bytes("a.bin", b"").unwrap().is_empty());
-    assert!(read_bytes("a.pcd.bin", b"").unwrap().is_empty());
-    assert!(read_bytes("a.pcd", b"").is_err());
-    assert!(read_bytes("a.npy", b"").is_err());
+fn a_frame_without_points_must_say_so() {
+    for name in ["a.bin", "a.pcd.bin", "a.pcd", "a.npy"] {
+        let error = read_bytes(name, b"").unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    }
+    let error = read_bytes("a.bin", b"").unwrap_err().to_string();
+    assert!(error.contains("the file is empty"), "{error}");
     for encoding in ENCODINGS {
         assert!(
             read_bytes("a.pcd", &frames::pcd(&XYZI, &[], encoding))
@@ -197,7 +199,7 @@ fn folders_are_listed_in_order() {
     fs::create_dir(at("sub.bin")).unwrap();
     fs::write(at("sub.bin/e.bin"), "").unwrap();
     let single: PathBuf = "z/unseen.bin".into();
-    let listed = points::list_frames(&[single.clone(), folder.path().to_path_buf()]).unwrap();
+    let listed = points::list_frames(&[single.clone(), folder.path().to_path_buf()], false);
     let expected = ["a.bin", "a.pcd", "b.bin", "d.npy"].map(at);
     assert_eq!(listed[0], single);
     assert_eq!(listed[1..], expected);
@@ -205,14 +207,44 @@ fn folders_are_listed_in_order() {
     fs::create_dir_all(at("set/frames")).unwrap();
     fs::write(at("set/frames/f.bin"), "").unwrap();
     fs::write(at("set/labels.json"), "").unwrap();
-    let listed = points::list_frames(&[at("set")]).unwrap();
+    let listed = points::list_frames(&[at("set")], false);
     assert_eq!(listed, [at("set/frames/f.bin")]);
     fs::write(at("set/own.bin"), "").unwrap();
-    let listed = points::list_frames(&[at("set")]).unwrap();
+    let listed = points::list_frames(&[at("set")], false);
     assert_eq!(listed, [at("set/own.bin")]);
+    // A folder without frames does not hide the others.
     fs::create_dir(at("none")).unwrap();
-    let text = points::list_frames(&[at("none")]).unwrap_err().to_string();
+    let listed = points::list_frames(&[at("none"), at("set")], false);
+    assert_eq!(listed, [at("none"), at("set/own.bin")]);
+    let text = points::read(&listed[0], &OPTIONS).unwrap_err().to_string();
     assert!(text.contains("none") && text.contains(".npy"), "{text}");
+
+    let listed = points::list_frames(&[folder.path().to_path_buf()], true);
+    let expected = [
+        "a.bin",
+        "a.pcd",
+        "b.bin",
+        "d.npy",
+        "set/frames/f.bin",
+        "set/own.bin",
+        "sub.bin/e.bin",
+    ];
+    assert_eq!(listed, expected.map(at));
+}
+
+#[cfg(unix)]
+#[test]
+fn any_file_name_is_listed_and_links_to_folders_are_not_followed_down() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"\xff\xfe.BIN"));
+    fs::write(&odd, frames::bin(&[1.0; 4])).unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("round")).unwrap();
+    let listed = points::list_frames(&[folder.path().to_path_buf()], true);
+    assert_eq!(listed, [odd]);
+    assert_eq!(points::read(&listed[0], &OPTIONS).unwrap().len(), 1);
 }
 
 /// Each format truncated at every 1/64: an error that names the file, or, for a `.bin`, fewer rows.
@@ -235,12 +267,91 @@ fn truncated_files_are_errors() {
     }
 }
 
+/// PCL fills its binary files up to a whole page with zeros.
 #[test]
-fn extra_bytes_are_errors() {
-    for (name, mut bytes) in valid_files() {
+fn a_pcd_may_be_longer_than_its_header_says() {
+    for (name, bytes) in valid_files().split_off(2) {
+        let whole = read_bytes(name, &bytes).unwrap();
+        for (tail, warnings) in [
+            (&[0; 4096][..], 0),
+            (b"\n \n", 0),
+            (b"1 2 3 4\n", 1),
+            (b"\0\0\0x", 1),
+        ] {
+            let cloud = read_bytes(name, &[&bytes, tail].concat()).unwrap();
+            assert_eq!(cloud, whole, "{name}");
+            let found = cloud.warnings();
+            assert_eq!(found.len(), warnings, "{name} {tail:?}: {found:?}");
+            for warning in found {
+                let expected = format!("{} bytes follow the last point", tail.len());
+                assert!(warning.to_string().contains(&expected), "{warning}");
+            }
+        }
+    }
+}
+
+#[test]
+fn extra_bytes_of_headerless_files_are_errors() {
+    for (name, mut bytes) in valid_files().into_iter().take(2) {
         bytes.extend(b"1 2 3 4\n");
         let text = read_bytes(name, &bytes).unwrap_err().to_string();
         assert!(text.contains(name), "{text}");
+    }
+}
+
+#[test]
+fn pcd_fields_are_found_in_any_case_and_lists_of_values_are_skipped() {
+    let fields: [Field<'_>; 6] = [
+        ("X", 'F', 4, 1),
+        ("Y", 'F', 8, 1),
+        ("intensity", 'F', 4, 3),
+        ("Z", 'I', 2, 1),
+        ("Intensity", 'U', 1, 1),
+        ("Timestamp", 'F', 8, 1),
+    ];
+    for encoding in ENCODINGS {
+        let bytes = frames::pcd(&fields, &[1., 2., 7., 7., 7., -3., 255., 1e9], encoding);
+        let cloud = read_bytes("a.pcd", &bytes).unwrap();
+        assert_eq!(cloud.layout(), Layout::KITTI);
+        assert_eq!(cloud.data(), [1., 2., -3., 255.], "{encoding:?}");
+        let error = cloud
+            .select(&[Column::Ring], 1.0, &mut Vec::new())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`x,y,z,intensity` and, not used, intensity,Timestamp;"),
+            "{error}"
+        );
+    }
+    let bytes = frames::pcd(&fields[..2], &[1., 2.], Encoding::Binary);
+    let error = read_bytes("a.pcd", &bytes).unwrap_err().to_string();
+    assert!(
+        error.contains("no field z") && error.contains("X,Y"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_viewpoint_is_reported() {
+    let bytes = frames::pcd(&XYZI, &[1., 2., 3., 4.], Encoding::Ascii);
+    let text = String::from_utf8(bytes).unwrap();
+    for (pose, warned) in [
+        ("0 0 0 1 0 0 0", false),
+        ("0.0 -0 0 1.0 0 0 0", false),
+        ("0 0 1.8 1 0 0 0", true),
+        ("0 0 0 0.7071 0 0 0.7071", true),
+        ("nonsense", true),
+    ] {
+        let text = text.replace("0 0 0 1 0 0 0", pose);
+        let cloud = read_bytes("a.pcd", text.as_bytes()).unwrap();
+        assert_eq!(cloud.data(), [1., 2., 3., 4.]);
+        let found: Vec<String> = cloud.warnings().iter().map(|w| w.to_string()).collect();
+        assert_eq!(found.len(), usize::from(warned), "{pose}: {found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|text| text.contains(pose) && text.contains("--extrinsic"))
+        );
     }
 }
 

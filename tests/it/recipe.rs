@@ -21,7 +21,7 @@ impl Progress for Silent {
 /// Quantises the demo model on `limit` frames.
 fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
     let folder = Folder::read(&repository().join("engines/demo")).unwrap();
-    let frames = points::list_frames(&[repository().join("calib/demo")]).unwrap();
+    let frames = points::list_frames(&[repository().join("calib/demo")], false);
     let mut overrides = ConfigOverrides::default();
     overrides.set("recipe", recipe);
     overrides.set("frames.limit", limit);
@@ -29,6 +29,8 @@ fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
     let job = Job {
         folder: &folder,
         frames: &frames,
+        layout: None,
+        allow_low_sqnr: false,
         overrides: &overrides,
         calibration: None,
         threads,
@@ -68,9 +70,7 @@ fn the_plan_records_its_origin_and_detects_the_same_objects_as_the_float_plan() 
     assert!(sqnr.figure > 28.0, "{sqnr:?}");
     assert!(sqnr.object_cells > 100, "{sqnr:?}");
 
-    let frame = points::list_frames(&[repository().join("calib/demo")])
-        .unwrap()
-        .remove(0);
+    let frame = points::list_frames(&[repository().join("calib/demo")], false).remove(0);
     let options = ReadOptions {
         layout: None,
         default_layout: Layout::new(&plan.model().points.columns).unwrap(),

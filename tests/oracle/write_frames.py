@@ -44,6 +44,22 @@ for name, array in {
             np.lib.format.write_array(out, array, version=version)
         announce(file, "x,y,z,intensity", array.T)
 
+for kind in ["f2", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]:
+    for order in "<>":
+        array = np.abs(points).astype(order + kind) if kind[0] == "u" else points.astype(order + kind)
+        np.save(folder / f"{order == '<'}{kind}.npy", array)
+        announce(f"{order == '<'}{kind}.npy", "x,y,z,intensity", array.T)
+
+records = np.dtype(
+    [("time", "<u8"), ("Z", "<f2"), ("x", ">f8"), ("rgb", "u1", (3,)), ("y", "<i2"), ("i", "u1"), ("name", "<U3")],
+)
+for name, dtype in {"packed": records, "aligned": np.dtype(records.descr, align=True)}.items():
+    array = np.zeros(N, dtype)
+    for field, values in {"Z": xyz[2], "x": xyz[0], "y": xyz[1], "i": intensity}.items():
+        array[field] = values
+    np.save(folder / f"{name}.npy", array)
+    announce(f"{name}.npy", "z,x,y,intensity", [array[f] for f in ("Z", "x", "y", "i")])
+
 try:
     from pypcd4 import Encoding, PointCloud
 except ImportError as error:

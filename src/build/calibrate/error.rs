@@ -36,6 +36,61 @@ pub enum CalibrationError {
     /// No frames.
     #[error("no frames to calibrate on; name a folder with at least one frame")]
     NoFrames,
+    /// Too few frames.
+    #[error(
+        "{found} frames to calibrate on; ranges that hold for other frames need at least {fewest}: name more, or accept the \
+         ranges with --allow-low-sqnr"
+    )]
+    FewFrames {
+        /// Number of frames.
+        found: usize,
+        /// Smallest number.
+        fewest: usize,
+    },
+    /// Frames with different columns.
+    #[error(
+        "{first} has the columns {columns}, and {other} {other_columns}: the frames differ; calibrate on frames of one kind, \
+         or accept the ranges with --allow-low-sqnr"
+    )]
+    MixedColumns {
+        /// A frame.
+        first: PathBuf,
+        /// Its columns that the model reads.
+        columns: String,
+        /// Another frame.
+        other: PathBuf,
+        /// Its columns that the model reads.
+        other_columns: String,
+    },
+    /// Frames with different scales of intensity.
+    #[error(
+        "the intensities of {low} reach {low_most}, those of {high} {high_most}: the frames have different scales; calibrate \
+         on frames of one scale, or accept the ranges with --allow-low-sqnr"
+    )]
+    MixedIntensity {
+        /// The first frame of the small scale.
+        low: PathBuf,
+        /// Its largest intensity.
+        low_most: f32,
+        /// The first frame of the large scale.
+        high: PathBuf,
+        /// Its largest intensity.
+        high_most: f32,
+    },
+    /// The quantised network's error is too large.
+    #[error(
+        "the INT8 network has an SQNR of {found:.1} dB on {frames} frames, below {least:.0} dB: it finds other boxes than the \
+         float network. Look at the frames (--strict) and at the layers (`cp-build sensitivity`), or accept the plan with \
+         --allow-low-sqnr"
+    )]
+    LowSqnr {
+        /// The SQNR, in dB.
+        found: f64,
+        /// Frames that it was measured on.
+        frames: usize,
+        /// Smallest SQNR, in dB.
+        least: f64,
+    },
     /// Invalid options.
     #[error("calibration: {0}")]
     Options(RangeError),

@@ -84,6 +84,7 @@ mod tests {
     #[test]
     fn a_cell_covers_its_block() {
         let grid = Grid {
+            ignore_box: None,
             min: [0.0; 3],
             max: [8.0, 4.0, 1.0],
             voxel: [1.0; 3],

@@ -132,11 +132,13 @@ fn pfn_weights_are_rounded_to_codes() {
 fn equalisation_and_alignment_keep_the_outputs() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Folder::read(&root.join("engines/demo")).unwrap();
-    let frames = points::list_frames(&[root.join("calib/demo")]).unwrap();
+    let frames = points::list_frames(&[root.join("calib/demo")], false);
     let overrides = overrides(&[("frames.limit", 3.into()), ("frames.held_out", 3.into())]);
     let job = Job {
         folder: &folder,
         frames: &frames,
+        layout: None,
+        allow_low_sqnr: false,
         overrides: &overrides,
         calibration: None,
         threads: 2,

@@ -140,8 +140,8 @@ impl<'a> Workbench<'a> {
         let frames = &self.split.calibration;
         let options = calibrate::Options {
             bins: config.calibration.bins,
+            layout: self.job.layout,
             threads: self.job.threads,
-            ..Default::default()
         };
         self.progress.begin("calibrate", frames.len());
         let done = |_| self.progress.advance();
@@ -288,7 +288,8 @@ impl<'a> Workbench<'a> {
     pub(super) fn runner(&self, pfn: &Pfn, payload: Payload) -> Result<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
-        Runner::new(&folder.model, pfn, payload, self.pool.clone(), path)
+        let runner = Runner::new(&folder.model, pfn, payload, self.pool.clone(), path)?;
+        Ok(runner.with_layout(self.job.layout))
     }
 
     pub(super) fn finish(self, trial: Trial, candidates: Vec<Candidate>) -> Result<Outcome> {

@@ -242,6 +242,12 @@ pub enum SensitivityError {
         /// The network's file.
         path: PathBuf,
     },
+    /// A single frame to measure on.
+    #[error(
+        "one frame to measure on, where the differences between layers are those of this frame: name at least 8 frames (every \
+         fourth is held out and measured), or accept it with --allow-low-sqnr"
+    )]
+    OneFrame,
     /// No frames to measure on.
     #[error(
         "no frame is left to measure on: all are used for calibration; calibrate on other frames, or set \

@@ -26,6 +26,7 @@ use crate::eval::nuscenes::{self, MAX_BOXES};
 use crate::eval::report::median;
 use crate::model::Model;
 use crate::model::Pfn;
+use crate::points::Transform;
 use crate::program::{Payload, Program};
 use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::stages::Decoder;
@@ -63,6 +64,8 @@ pub(crate) struct Network<'a> {
     nodes: Vec<Vec<String>>,
     pool: Arc<Pool>,
     maps: Maps,
+    /// The way from each frame's input to the model, by the float run; nothing if labels are absent.
+    places: Vec<Option<Transform>>,
     /// The float network's outputs and its measurement.
     float: Option<(Reference<'a>, Measurement)>,
     progress: &'a dyn Progress,
@@ -110,6 +113,9 @@ impl<'a> Network<'a> {
         if frames.is_empty() {
             return Err(SensitivityError::NoFrames.into());
         }
+        if frames.len() < 2 {
+            job.accept(SensitivityError::OneFrame)?;
+        }
         let tokens: Vec<String> = frames.iter().map(|f| sample_token(f)).collect();
         let labels = labels.map(|mut labels| {
             labels.results.retain(|token, _| tokens.contains(token));
@@ -127,6 +133,7 @@ impl<'a> Network<'a> {
             nodes,
             pool: Arc::new(Pool::new(job.threads)),
             maps: Maps::default(),
+            places: Vec::new(),
             float: None,
             progress,
         })
@@ -225,13 +232,9 @@ impl<'a> Network<'a> {
     fn runner(&self, built: Built) -> Result<Runner> {
         let folder = self.job.folder;
         let path = folder.rpn.graph.path();
-        Runner::new(
-            &folder.model,
-            &built.pfn,
-            built.payload,
-            self.pool.clone(),
-            path,
-        )
+        let (model, pool) = (&folder.model, self.pool.clone());
+        let runner = Runner::new(model, &built.pfn, built.payload, pool, path)?;
+        Ok(runner.with_layout(self.job.layout))
     }
 
     /// Runs the float network.
@@ -254,7 +257,9 @@ impl<'a> Network<'a> {
                 reference.add(path, runner.engine())?;
             }
             if let Some(boxes) = &mut boxes {
-                boxes.detect(path, runner.engine())?;
+                let place = runner.place();
+                boxes.detect(path, place.as_ref(), runner.engine())?;
+                self.places.push(place);
             }
             self.progress.advance();
         }
@@ -324,7 +329,8 @@ impl Network<'_> {
             runner.run_read(None)?;
             comparison.add(index, runner.engine())?;
             if let Some(boxes) = &mut boxes {
-                boxes.detect(path, runner.engine())?;
+                let place = self.places.get(index).and_then(Option::as_ref);
+                boxes.detect(path, place, runner.engine())?;
             }
             self.progress.advance();
         }
@@ -396,7 +402,12 @@ impl<'a> Boxes<'a> {
     }
 
     /// Adds the boxes of the frame that `engine` has run, as [`crate::eval::frames::run`] does.
-    fn detect(&mut self, frame: &Path, engine: &dyn Engine) -> Result<()> {
+    fn detect(
+        &mut self,
+        frame: &Path,
+        place: Option<&Transform>,
+        engine: &dyn Engine,
+    ) -> Result<()> {
         for task in 0..self.heads.tasks() {
             let maps = self.heads.maps(engine, task)?;
             Decoder::decode(&mut self.decoder, task, maps)?;
@@ -406,7 +417,8 @@ impl<'a> Boxes<'a> {
         let boxes = self.decoder.boxes().iter();
         let boxes = boxes.take(MAX_BOXES).filter_map(|found| {
             let class = self.model.classes.get(found.class as usize)?;
-            Some(SampleBox::from_box3d(found, &token, class))
+            let found = place.map_or(*found, |place| place.place(found));
+            Some(SampleBox::from_box3d(&found, &token, class))
         });
         let boxes = boxes.collect();
         self.results.results.insert(token, boxes);

@@ -1,13 +1,13 @@
 //! The command line of `cp-bench`: raw arguments and their validation.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::Layout;
 use crate::bench::stats::PERCENTILES;
 use crate::bench::{Input, Settings};
 use clap::Parser;
 
-use crate::cli::{self, DeviceArg};
+use crate::cli::DeviceArg;
+use crate::cli::input::InputArgs;
 
 /// Measures the latency of plans, from points in memory to boxes in memory, like trtexec.
 ///
@@ -17,30 +17,25 @@ use crate::cli::{self, DeviceArg};
 #[command(name = "cp-bench", version)]
 pub(crate) struct Args {
     /// Plans to measure, one after the other.
-    #[arg(long, alias = "loadEngine", value_name = "PLAN", num_args = 1.., required_unless_present = "compare")]
+    #[arg(long, aliases = ["loadEngine", "plan"], value_name = "PLAN", num_args = 1.., required_unless_present = "compare")]
     engine: Vec<PathBuf>,
 
     /// Plans that take turns frame by frame; each is compared with the first.
     #[arg(long, value_name = "PLAN", num_args = 2.., conflicts_with_all = ["engine", "rate"])]
     compare: Vec<PathBuf>,
 
-    /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them. They are read before the measurement and
-    /// used in turn [default: a synthetic street].
-    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["points", "sweeps"])]
-    pcd: Vec<PathBuf>,
-
-    /// Columns of .bin and .npy files, as for cp-infer.
-    #[arg(long, value_name = "COLUMNS", value_parser = cli::layout, requires = "pcd")]
-    layout: Option<Layout>,
+    /// Frames are read before the measurement and used in turn [default: a synthetic street].
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
 
     /// Points per synthetic sweep, such as 50000 or 50k; one run for each of several numbers [default: those
     /// seen by a scanner of 32 × 900 rays].
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = points)]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = points, conflicts_with_all = ["pcd", "sweeps", "bag"])]
     points: Vec<usize>,
 
     /// Sweeps per synthetic frame; one run for each of several numbers [default: the model's].
-    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=50))]
-    sweeps: Vec<u16>,
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=50), conflicts_with_all = ["pcd", "sweeps", "bag"])]
+    synthetic_sweeps: Vec<u16>,
 
     /// Minimum warm-up before the measurement, in ms.
     #[arg(long, alias = "warmUp", value_name = "MS", default_value_t = 200.0, value_parser = time)]
@@ -123,6 +118,24 @@ impl Args {
         }
     }
 
+    /// The plans.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Path> {
+        let plans = self.engine.iter().chain(&self.compare);
+        plans.map(PathBuf::as_path)
+    }
+
+    /// The files to write.
+    pub(crate) fn outputs(&self) -> impl Iterator<Item = &Path> {
+        let files = [
+            &self.json,
+            &self.export_times,
+            &self.export_profile,
+            &self.histogram,
+            &self.curve,
+        ];
+        files.into_iter().flatten().map(PathBuf::as_path)
+    }
+
     /// All combinations of plans, points and sweeps.
     pub(crate) fn cases(&self) -> Vec<Case> {
         let plans: Vec<Vec<PathBuf>> = if self.compare.is_empty() {
@@ -141,14 +154,11 @@ impl Args {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        if !self.pcd.is_empty() {
-            return vec![Input::Files {
-                paths: self.pcd.clone(),
-                layout: self.layout,
-            }];
+        if self.input.any() {
+            return vec![Input::Recorded];
         }
         let points = or_default(self.points.iter().copied());
-        let sweeps = or_default(self.sweeps.iter().map(|&sweeps| sweeps.into()));
+        let sweeps = or_default(self.synthetic_sweeps.iter().map(|&sweeps| sweeps.into()));
         let all = sweeps.iter().flat_map(|&sweeps| {
             points
                 .iter()

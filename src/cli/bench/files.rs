@@ -8,6 +8,7 @@ use crate::bench::report::FrameTimes;
 use crate::bench::{Profile, Recording, Report, pictures};
 use crate::files::{FileError, OutputFile};
 
+use crate::cli;
 use crate::cli::bench::args::Args;
 
 /// The files that the arguments name.
@@ -21,6 +22,9 @@ pub(crate) struct Files<'a> {
 impl<'a> Files<'a> {
     /// Opens the text files: a bad path fails before the measurement, not after it.
     pub(crate) fn create(args: &'a Args) -> Result<Self, Error> {
+        for picture in args.histogram.iter().chain(&args.curve) {
+            cli::check_picture(picture, &["png", "svg"])?;
+        }
         let open = |path: &Option<PathBuf>| path.as_deref().map(OutputFile::create).transpose();
         Ok(Self {
             args,

@@ -3,6 +3,8 @@
 mod args;
 mod files;
 
+use crate::cli::input::Input;
+use crate::cli::interrupt::{self, First};
 use crate::cli::{self, exit};
 use crate::files::FileError;
 use std::io::Write;
@@ -25,7 +27,14 @@ const PROFILES: usize = 20;
 pub fn main(allocations: fn() -> u64) -> ExitCode {
     cli::init_log("warn");
     let args = cli::parse::<Args>(std::env::args_os());
-    exit::finish("cp-bench", run(&args, allocations))
+    interrupt::handle("cp-bench", First::Stop);
+    match run(&args, allocations) {
+        Ok(()) if interrupt::stopped() => {
+            eprintln!("cp-bench: interrupted; the results are those of the frames until then");
+            ExitCode::from(interrupt::EXIT)
+        }
+        done => exit::finish("cp-bench", done),
+    }
 }
 
 /// The results of a case.
@@ -36,6 +45,7 @@ struct CaseResults {
 }
 
 fn run(args: &Args, allocations: fn() -> u64) -> Result<(), Error> {
+    cli::check_outputs(args.outputs(), args.plans().chain(args.input.paths()))?;
     // Report an unwritable file before the measurement, not after it.
     let files = Files::create(args)?;
     let root = Path::new("/");
@@ -45,6 +55,9 @@ fn run(args: &Args, allocations: fn() -> u64) -> Result<(), Error> {
     let (mut runs, mut recordings, mut profiles) = (Vec::new(), Vec::new(), Vec::new());
     let (mut comparisons, mut times) = (Vec::new(), Vec::new());
     for case in &cases {
+        if !runs.is_empty() && interrupt::stopped() {
+            break;
+        }
         let measured = measure_case(args, case, allocations)?;
         let first = runs.len();
         let compared = Comparison::all(&measured.recordings);
@@ -62,6 +75,7 @@ fn run(args: &Args, allocations: fn() -> u64) -> Result<(), Error> {
         after: State::read(root),
         runs,
         comparisons,
+        interrupted: interrupt::stopped(),
     };
     let mut out = std::io::stdout().lock();
     let written = write!(out, "{report}").and_then(|()| {
@@ -78,19 +92,25 @@ fn run(args: &Args, allocations: fn() -> u64) -> Result<(), Error> {
 fn measure_case(args: &Args, case: &Case, allocations: fn() -> u64) -> Result<CaseResults, Error> {
     let (settings, root) = (args.settings(), Path::new("/"));
     let start = Resident::read(root);
-    let options = Options {
+    let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
         tensorrt: args.library.clone(),
         ..Options::default()
-    };
+    });
     let mut subjects = Vec::with_capacity(case.plans.len());
     for plan in &case.plans {
         let detector = Detector::load(plan, &options)?;
-        let feed = Feed::new(&case.input, detector.model())?;
+        let model = detector.model();
+        let feed = Feed::new(&case.input, model, || Input::clouds(&args.input, model))?;
         subjects.push(Subject { detector, feed });
     }
-    let recordings = measure(&mut subjects, &settings, Some(allocations))?;
+    let recordings = measure(
+        &mut subjects,
+        &settings,
+        Some(allocations),
+        interrupt::stopped,
+    )?;
     let memory = Memory {
         start,
         end: Resident::read(root),

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
+use crate::cli;
+use crate::cli::input::InputArgs;
 use crate::detection::Times;
 use crate::detector::{Detector, Options};
 use crate::eval::{EvalError, frames, nuscenes, report, t4};
-use crate::points;
 use crate::results::nuscenes::Results;
 use indicatif::ProgressBar;
 
 /// Arguments of `cp-build eval`.
 #[derive(clap::Args)]
-#[command(group = clap::ArgGroup::new("scored").required(true).args(["pred", "plan"]))]
+#[command(group = clap::ArgGroup::new("scored").required(true).args(["pred", "engine"]))]
 pub(crate) struct Args {
     /// Result file to score, in the nuScenes format
     #[arg(long, value_name = "FILE", requires = "gt")]
@@ -22,19 +23,19 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "pred")]
     gt: Option<PathBuf>,
     /// Plan to run and score
-    #[arg(long, value_name = "FILE", requires = "frames")]
-    plan: Option<PathBuf>,
-    /// Folder with the frames to run --plan on
-    #[arg(long, value_name = "DIR", requires = "plan")]
-    frames: Option<PathBuf>,
-    /// Labels of the frames [default: labels.json in DIR or next to it]
-    #[arg(long, value_name = "FILE", requires = "plan")]
+    #[arg(long, alias = "plan", value_name = "FILE")]
+    engine: Option<PathBuf>,
+    /// The frames to run --engine on
+    #[command(flatten)]
+    input: InputArgs,
+    /// Labels of the frames [default: labels.json in the folder of --pcd or next to it]
+    #[arg(long, value_name = "FILE", requires = "engine")]
     labels: Option<PathBuf>,
     /// Score boxes with at least this score, instead of the plan's thresholds
-    #[arg(long, value_name = "0..1", requires = "plan")]
+    #[arg(long, value_name = "0..1", requires = "engine", allow_negative_numbers = true, value_parser = cli::score)]
     score: Option<f32>,
     /// CPU threads; 0 is one per core
-    #[arg(long, value_name = "N", requires = "plan", default_value_t = 0)]
+    #[arg(long, value_name = "N", requires = "engine", default_value_t = 0)]
     threads: usize,
     /// Metric
     #[arg(long, value_enum, default_value_t)]
@@ -67,13 +68,12 @@ enum Format {
 
 /// Runs `cp-build eval`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
-    let inputs = match (&args.pred, &args.gt, &args.plan, &args.frames) {
-        (Some(pred), Some(gt), ..) => read(pred, gt)?,
-        (.., Some(plan), Some(frames)) => detect(plan, frames, &args)?,
+    let inputs = match (&args.pred, &args.gt, &args.engine) {
+        (Some(pred), Some(gt), _) if !args.input.any() => read(pred, gt)?,
+        (None, None, Some(plan)) => detect(plan, &args)?,
         _ => {
-            return Err(Error::Usage(
-                "pass --pred and --gt, or --plan and --frames".into(),
-            ));
+            let message = "pass --pred and --gt, or --engine and the frames";
+            return Err(Error::Usage(message.into()));
         }
     };
     let classes = if args.classes.is_empty() {
@@ -93,7 +93,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             let mut json = scores.json;
             json.extend(report::times_json(&inputs.times));
             // For `cp-build compile --accuracy`. The scores of files have only the devkit's keys.
-            if args.plan.is_some() && args.metric == Metric::Nuscenes {
+            if args.engine.is_some() && args.metric == Metric::Nuscenes {
                 let frames = inputs.labels.results.len();
                 let metric = format!("nuScenes mAP on {frames} frames");
                 json.insert("metric".into(), metric.into());
@@ -129,28 +129,33 @@ fn read(pred: &Path, gt: &Path) -> crate::Result<Inputs> {
 }
 
 /// Reads the labels and runs the plan on their frames.
-fn detect(plan: &Path, folder: &Path, args: &Args) -> crate::Result<Inputs> {
-    let labels = match &args.labels {
-        Some(labels) => labels.clone(),
-        None => frames::labels_path(folder),
+fn detect(plan: &Path, args: &Args) -> crate::Result<Inputs> {
+    args.input.check()?;
+    let labels = match (&args.labels, args.input.pcd.first()) {
+        (Some(labels), _) => labels.clone(),
+        (None, Some(frames)) => frames::labels_path(frames),
+        (None, None) => return Err(Error::Usage("name the labels with --labels".into())),
     };
-    let options = Options {
+    let options = args.input.apply(Options {
         threads: args.threads,
         score: args.score,
         ..Options::default()
-    };
+    });
     // Read now: an error after running all frames would waste the work.
     let read_labels = Results::read(&labels)?;
     let mut detector = Detector::load(plan, &options)?;
-    let paths = points::list_frames(&[folder.to_owned()])?;
-    let bar = ProgressBar::new(paths.len() as u64);
-    let run = frames::run(&mut detector, &paths, nuscenes::MAX_BOXES, || bar.inc(1))?;
+    let files = args.input.files(detector.model())?;
+    let bar = ProgressBar::new(files.paths.len() as u64);
+    let (paths, layout) = (&files.paths, args.input.layout);
+    let run = frames::run(&mut detector, paths, layout, nuscenes::MAX_BOXES, || {
+        bar.inc(1)
+    })?;
     bar.finish_and_clear();
     Ok(Inputs {
         labels: read_labels,
         label_name: labels.display().to_string(),
         predictions: run.results,
-        prediction_name: format!("{} on {}", plan.display(), folder.display()),
+        prediction_name: format!("{} on {} frames", plan.display(), files.paths.len()),
         classes: Some(detector.model().classes.clone()),
         times: run.times,
     })

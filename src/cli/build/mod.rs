@@ -15,11 +15,13 @@ mod sensitivity;
 mod synth;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::build::folder::{MODEL, PFE, RPN};
+use crate::cli::interrupt::{self, First};
 use crate::cli::{self, exit};
 use crate::files::FileError;
 
@@ -58,6 +60,7 @@ enum Command {
 /// Runs `cp-build`.
 pub fn main() -> ExitCode {
     cli::init_log("warn");
+    interrupt::handle("cp-build", First::Exit);
     let done = match cli::parse::<Cli>(std::env::args_os()).command {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
@@ -71,6 +74,19 @@ pub fn main() -> ExitCode {
         Command::Install(args) => install::run(args),
     };
     exit::finish("cp-build", done)
+}
+
+/// Refuses outputs that are inputs: of `model`, a folder, the files in it.
+fn check_outputs<'a>(
+    outputs: &[Option<&'a PathBuf>],
+    model: &Path,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> crate::Result<()> {
+    let files: Vec<PathBuf> = [MODEL, PFE, RPN].map(|name| model.join(name)).into();
+    let files = files.iter().map(PathBuf::as_path).chain([model]);
+    let outputs = outputs.iter().flatten().map(|path| path.as_path());
+    let inputs: Vec<&Path> = inputs.into_iter().collect();
+    cli::check_outputs(outputs, files.chain(inputs))
 }
 
 /// Writes to standard output.

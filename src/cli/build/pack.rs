@@ -47,6 +47,16 @@ fn version(text: &str) -> Result<Version, String> {
 
 /// Runs `cp-build pack`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
+    let inputs = [
+        Some(&args.engine),
+        args.pfe.as_ref(),
+        args.accuracy.as_ref(),
+    ];
+    super::check_outputs(
+        &[Some(&args.out)],
+        &args.model,
+        inputs.into_iter().flatten().map(PathBuf::as_path),
+    )?;
     let sources = Sources {
         engine: &args.engine,
         model: &args.model,

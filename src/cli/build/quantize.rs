@@ -9,9 +9,9 @@ use crate::build::folder::{self, Folder, Network};
 use crate::build::recipe::{self, Job, Outcome};
 use crate::files;
 use crate::plan::{Accuracy, Candidate};
-use crate::points;
 
 use crate::cli::build::progress::Bars;
+use crate::cli::input::InputArgs;
 
 /// Arguments of `cp-build quantize`.
 #[derive(clap::Args)]
@@ -19,9 +19,9 @@ pub(crate) struct Args {
     /// The model folder (model.toml and two ONNX files).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Folder with frames to calibrate on; by default, every 4th one is held out to measure on.
-    #[arg(long, value_name = "DIR")]
-    frames: PathBuf,
+    /// The frames to calibrate on; by default, every 4th one is held out to measure on.
+    #[command(flatten)]
+    input: InputArgs,
     /// The plan to write.
     #[arg(long, value_name = "FILE.plan")]
     out: PathBuf,
@@ -68,6 +68,9 @@ pub(crate) struct Args {
     /// Measured accuracy to store in the plan: the output of `cp-build eval --plan --format json`.
     #[arg(long, value_name = "FILE.json")]
     accuracy: Option<PathBuf>,
+    /// Write the plan even if the frames are few or differ, or if its error is large.
+    #[arg(long)]
+    allow_low_sqnr: bool,
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -87,18 +90,36 @@ enum RecipeArg {
 pub(crate) fn run(args: Args) -> crate::Result<()> {
     let overrides = overrides(&args)?;
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
-    let folder = Folder::read(&args.model)?;
+    args.input.check()?;
+    let options = args
+        .config
+        .iter()
+        .chain(&args.accuracy)
+        .map(PathBuf::as_path);
+    super::check_outputs(
+        &[
+            Some(&args.out),
+            args.onnx.as_ref(),
+            args.calibration.as_ref(),
+        ],
+        &args.model,
+        args.input.paths().chain(options),
+    )?;
+    let mut folder = Folder::read(&args.model)?;
+    args.input.apply_to(&mut folder.model);
     if let Some(dir) = &args.onnx {
         // Fail now, not after the work.
         folder::make(dir, args.force)?;
     }
-    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
+    let frames = args.input.files(&folder.model)?;
     let bars = Bars::new();
     let job = Job {
         folder: &folder,
-        frames: &frames,
+        frames: &frames.paths,
+        layout: args.input.layout,
         overrides: &overrides,
         calibration: args.calibration.as_deref(),
+        allow_low_sqnr: args.allow_low_sqnr,
         threads: args.threads,
     };
     let outcome = recipe::quantize(&job, &bars)?;

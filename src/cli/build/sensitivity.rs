@@ -15,6 +15,7 @@ use crate::points;
 use crate::results::nuscenes::Results;
 
 use crate::cli::build::progress::Bars;
+use crate::cli::input::InputArgs;
 
 /// Arguments of `cp-build sensitivity`.
 ///
@@ -26,13 +27,13 @@ pub(crate) struct Args {
     /// The model folder.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Frames to measure on.
-    #[arg(long, value_name = "DIR")]
-    frames: PathBuf,
-    /// Labels of the frames [default: labels.json in DIR or next to it, if it exists]
+    /// The frames to measure on
+    #[command(flatten)]
+    input: InputArgs,
+    /// Labels of the frames [default: labels.json in the folder of --pcd or next to it, if it exists]
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
-    /// Frames to calibrate on [default: the frames of --frames that are not held out; only the held-out
+    /// Frames to calibrate on [default: the frames of --pcd that are not held out; only the held-out
     /// ones are then measured]
     #[arg(long, value_name = "DIR")]
     calibrate_on: Option<PathBuf>,
@@ -60,6 +61,9 @@ pub(crate) struct Args {
     /// Write the mix as a configuration for `cp-build quantize --config`
     #[arg(long, value_name = "FILE.toml", requires = "goal")]
     skip_list: Option<PathBuf>,
+    /// Measure even on one frame, or calibrate on frames that are few or differ
+    #[arg(long)]
+    allow_low_sqnr: bool,
     /// CPU threads; 0 is one per core
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
@@ -85,26 +89,40 @@ impl From<CostArg> for Cost {
 
 /// Runs `cp-build sensitivity`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
-    let folder = Folder::read(&args.model)?;
+    args.input.check()?;
+    let options = args.config.iter().chain(&args.labels).map(PathBuf::as_path);
+    super::check_outputs(
+        &[
+            args.out.as_ref(),
+            args.skip_list.as_ref(),
+            args.calibration.as_ref(),
+        ],
+        &args.model,
+        args.input.paths().chain(options),
+    )?;
+    let mut folder = Folder::read(&args.model)?;
+    args.input.apply_to(&mut folder.model);
     let overrides = args
         .config
         .as_deref()
         .map(ConfigOverrides::read)
         .transpose()?;
     let labels = labels(&args)?;
-    let frames = points::list_frames(std::slice::from_ref(&args.frames))?;
+    let frames = args.input.files(&folder.model)?;
     let (calibrate_on, measure_on) = match &args.calibrate_on {
         Some(dir) => (
-            points::list_frames(std::slice::from_ref(dir))?,
-            Some(frames),
+            points::list_frames(std::slice::from_ref(dir), args.input.recursive),
+            Some(frames.paths.clone()),
         ),
-        None => (frames, None),
+        None => (frames.paths.clone(), None),
     };
     let job = Job {
         folder: &folder,
         frames: &calibrate_on,
+        layout: args.input.layout,
         overrides: &overrides.unwrap_or_default(),
         calibration: args.calibration.as_deref(),
+        allow_low_sqnr: args.allow_low_sqnr,
         threads: args.threads,
     };
     let bars = Bars::new();
@@ -153,9 +171,10 @@ fn goal(args: &Args) -> Option<Goal> {
 
 /// The labels passed as an argument, or the default labels of the frames.
 fn labels(args: &Args) -> crate::Result<Option<(PathBuf, Results)>> {
-    let path = match &args.labels {
-        Some(path) => path.clone(),
-        None => labels_path(&args.frames),
+    let path = match (&args.labels, args.input.pcd.first()) {
+        (Some(path), _) => path.clone(),
+        (None, Some(frames)) => labels_path(frames),
+        (None, None) => return Ok(None),
     };
     if args.labels.is_none() && !path.exists() {
         return Ok(None);

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Layout;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 
+use crate::cli::input::InputArgs;
 use crate::cli::{self, DeviceArg};
 
 /// Detects objects in lidar frames: points in, 3D boxes out.
@@ -16,35 +16,11 @@ use crate::cli::{self, DeviceArg};
 #[command(name = "cp-infer", version)]
 pub(crate) struct Args {
     /// The plan to run, made by `cp-build compile`.
-    #[arg(long, value_name = "PLAN")]
+    #[arg(long, alias = "plan", value_name = "PLAN")]
     pub(crate) engine: PathBuf,
 
-    /// Frames: .bin, .pcd.bin, .pcd, .npy files, or folders of them.
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["sweeps", "bag"])]
-    pub(crate) pcd: Vec<PathBuf>,
-
-    /// A ROS 2 bag: an .mcap file, or a folder written by `ros2 bag record`. Its frames are named TOPIC@STAMP
-    /// (ns).
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["pcd", "sweeps", "layout"])]
-    pub(crate) bag: Option<PathBuf>,
-
-    /// The bag's topic of point clouds (sensor_msgs/msg/PointCloud2) [default: the only one].
-    #[arg(long, value_name = "NAME", requires = "bag")]
-    pub(crate) topic: Option<String>,
-
-    /// The world frame in which the bag's transforms (/tf, /tf_static) place past sweeps, for models with
-    /// several sweeps [default: the root of the clouds' transform tree].
-    #[arg(long, value_name = "NAME", requires = "bag")]
-    pub(crate) fixed_frame: Option<String>,
-
-    /// Columns of .bin and .npy files: a name (kitti, nuscenes, waymo, xyzi, xyzit, xyzir) or a list
-    /// such as x,y,z,intensity,_ [default: the plan's own columns; nuscenes for .pcd.bin].
-    #[arg(long, value_name = "COLUMNS", value_parser = cli::layout)]
-    pub(crate) layout: Option<Layout>,
-
-    /// A list of sweeps with poses (JSON, newest first) that form one frame.
-    #[arg(long, value_name = "FILE", conflicts_with = "pcd")]
-    pub(crate) sweeps: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) input: InputArgs,
 
     /// Format of the results [default: mcap if --out ends in .mcap, else table].
     #[arg(long, value_enum)]
@@ -68,12 +44,8 @@ pub(crate) struct Args {
     pub(crate) library: Option<PathBuf>,
 
     /// Minimum score of all boxes, instead of the plan's thresholds.
-    #[arg(long, value_name = "0..1", value_parser = score)]
+    #[arg(long, value_name = "0..1", allow_negative_numbers = true, value_parser = cli::score)]
     pub(crate) score: Option<f32>,
-
-    /// Factor from the files' intensity scale to the model's, instead of the plan's.
-    #[arg(long, value_name = "FACTOR", value_parser = cli::positive)]
-    pub(crate) intensity_scale: Option<f32>,
 
     /// Report the time of each stage.
     #[arg(long)]
@@ -113,8 +85,8 @@ impl Args {
             let mut command = Self::command();
             command.error(ErrorKind::ArgumentConflict, message).exit()
         };
-        if cfg!(not(feature = "mcap")) && (mcap || args.bag.is_some()) {
-            exit("this program was built without MCAP; build it with `--features mcap`");
+        if cfg!(not(feature = "mcap")) && mcap {
+            exit(cli::NO_MCAP);
         }
         if mcap && args.out.is_none() {
             exit("`--format mcap` needs `--out FILE.mcap`");
@@ -132,14 +104,5 @@ impl Args {
             }
             None => Format::Table,
         }
-    }
-}
-
-fn score(text: &str) -> Result<f32, String> {
-    let value: f32 = text.parse().map_err(|e| format!("{e}"))?;
-    if (0.0..=1.0).contains(&value) {
-        Ok(value)
-    } else {
-        Err("not within 0 to 1".into())
     }
 }

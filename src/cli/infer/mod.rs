@@ -3,27 +3,28 @@
 //! A bad frame is reported, and the others are still processed.
 
 mod args;
-mod input;
 mod sink;
 
 use crate::chain::Chain;
+use crate::cli::input::{Input, InputFrame};
+use crate::cli::interrupt::{self, First};
 use crate::cli::{self, exit};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::Error;
 use crate::bench::Profile;
 use crate::detector::{Detector, Options};
-use crate::points::FrameError;
 use crate::results::FrameResult;
 use args::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use input::{Input, InputFrame};
 use sink::Sink;
 
 /// Runs `cp-infer`.
 pub fn main() -> ExitCode {
     cli::init_log("warn");
+    interrupt::handle("cp-infer", First::Exit);
     match run(&Args::checked()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(bad_frames) => {
@@ -36,19 +37,27 @@ pub fn main() -> ExitCode {
 
 /// Runs all frames, and returns the number of failed ones.
 fn run(args: &Args) -> Result<usize, Error> {
-    let options = Options {
+    args.input.check()?;
+    let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
         score: args.score,
-        intensity_scale: args.intensity_scale,
         tensorrt: args.library.clone(),
         ..Options::default()
-    };
+    });
     let mut detector = Detector::load(&args.engine, &options)?;
-    let mut input = Input::open(args, detector.model())?;
+    let mut input = Input::open(&args.input, detector.model())?;
+    let outputs = args.out.iter().chain(&args.bev).map(PathBuf::as_path);
+    let frames = input.paths().iter().map(PathBuf::as_path);
+    let inputs = args
+        .input
+        .paths()
+        .filter(|path| !path.is_dir())
+        .chain(frames);
+    cli::check_outputs(outputs, inputs.chain([&*args.engine]))?;
     let mut sink = Sink::open(args, &detector, &input)?;
     let progress = progress_bar(input.count());
-    let mut failed = 0;
+    let (mut failed, mut unchecked) = (0, true);
     let mut profile = Profile::default();
     loop {
         let start = Instant::now();
@@ -60,14 +69,22 @@ fn run(args: &Args) -> Result<usize, Error> {
             Ok(read) => read.name.clone(),
             Err(_) => String::new(),
         };
-        match read.and_then(|read| frame(args, &read, read_ms, &mut detector, &mut sink)) {
+        let first = std::mem::take(&mut unchecked);
+        let done = read.and_then(|read| {
+            if first || args.input.strict {
+                args.input
+                    .check_frame(detector.model(), &read.name, read.cloud)?;
+            }
+            frame(args, &read, read_ms, &mut detector, &mut sink)
+        });
+        match done {
             Ok(()) if args.profile => profile.add(&detector.profile()?),
             Ok(()) => {}
             Err(error) if exit::code(&error) == exit::INPUT => {
                 failed += 1;
                 // Add the frame's name, which the error does not know.
                 let name = match error {
-                    Error::Frame(FrameError::MissingColumn { .. }) => name + ": ",
+                    Error::Frame(ref error) if !error.names_file() => name + ": ",
                     _ => String::new(),
                 };
                 progress.suspend(|| eprintln!("cp-infer: {name}{}", Chain(&error)));
@@ -102,6 +119,7 @@ fn frame(
         frame: &frame.name,
         points: frame.cloud.len(),
         dropped,
+        ground: detection.ground,
         boxes: detection.boxes,
         times: args.times.then_some(times),
     };

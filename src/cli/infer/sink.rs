@@ -12,8 +12,9 @@ use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::results::{FrameResult, ResultsError, json, kitti, table};
 use crate::{Detector, Error};
 
+use crate::cli;
 use crate::cli::infer::args::{Args, Format};
-use crate::cli::infer::input::{Input, InputFrame};
+use crate::cli::input::{Input, InputFrame};
 
 /// Stands for a path in errors.
 const STDOUT: &str = "standard output";
@@ -69,6 +70,9 @@ impl Sink {
         let (format, many) = (args.format(), input.many());
         if args.bev.is_some() || matches!(format, Format::Kitti | Format::Nuscenes) {
             check_names(input.paths())?;
+        }
+        if let Some(picture) = args.bev.as_ref().filter(|_| !many) {
+            cli::check_picture(picture, &["png"])?;
         }
         let folder = args.out.clone().filter(|_| format == Format::Kitti && many);
         let folders = folder.iter().chain(args.bev.iter().filter(|_| many));

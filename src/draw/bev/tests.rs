@@ -34,6 +34,7 @@ fn result(boxes: &[Box3d]) -> FrameResult<'_> {
         frame: "frames/000000.bin",
         points: 34688,
         dropped: Dropped::default(),
+        ground: None,
         boxes,
         times: None,
     }

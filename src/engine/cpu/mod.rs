@@ -2,7 +2,7 @@
 //!
 //! It runs a [`Program`]: `CpuEngine::new(program, weights, pool, &options)`, then like any [`Engine`].
 //! [`CpuEngine::run_with`] also shows every tensor, for calibration, and `profile` times every layer. The engine
-//! reads the weights in place, for instance from a memory-mapped file; see [`Weights`].
+//! reads the weights in place, for instance from an opened plan; see [`Weights`].
 //!
 //! # How it computes
 //! Maps are NHWC with a border of zeros (`arena.rs`). Weights are stored in blocks of 16 output channels, in one

@@ -39,7 +39,7 @@ fn scanner_frames() -> Vec<RealFrame> {
             layout: layout.map(|layout| layout.parse().unwrap()),
             default_layout: Layout::XYZIT,
         };
-        for path in points::list_frames(&[folder.join(data_set)]).unwrap() {
+        for path in points::list_frames(&[folder.join(data_set)], false) {
             frames.push(RealFrame {
                 name: path.strip_prefix(&folder).unwrap().display().to_string(),
                 cloud: points::read(&path, &options).unwrap(),

@@ -278,7 +278,7 @@ fn compare(folder: &Path, network: &Path, frames: u64, within: (f32, f32)) -> Ta
         layout: None,
         default_layout: Layout::XYZIT,
     };
-    for path in list_frames(&[folder.join("scenes")]).unwrap() {
+    for path in list_frames(&[folder.join("scenes")], false) {
         let cloud = points::read(&path, &options).unwrap();
         let map = bev_of(model, &read.pfe.pfn, &cloud);
         let theirs = served.run(&map);

@@ -92,6 +92,16 @@ enum {
     CP_FLOAT64 = 8
 };
 
+/* Where the ground is in the clouds, for cp_options.ground. */
+enum {
+    /* As the plan says. */
+    CP_GROUND_PLAN = 0,
+    /* Found in each frame; a frame that shows too little of it is an error (CP_ERROR_INPUT). */
+    CP_GROUND_AUTO = 1,
+    /* At cp_options.ground_height. */
+    CP_GROUND_HEIGHT = 2
+};
+
 /* Deadline status, for cp_deadline_info.level: the numbers of diagnostic_msgs/DiagnosticStatus. */
 enum {
     /* The last frame was in time, or there has been none. */
@@ -122,6 +132,20 @@ typedef struct cp_options {
     double delay_ms;
     /* For TensorRT plans: the library or its folder; NULL: search the system. */
     const char *tensorrt;
+    /* CP_GROUND_...: points are moved until the ground is where the model expects it. Boxes stay in the clouds'
+     * frame. */
+    int32_t ground;
+    /* Height of the ground in the clouds (after the extrinsic) in m. */
+    float ground_height;
+    /* Pose of the sensor on the vehicle, if has_extrinsic is 1: x, y, z in m, then roll, pitch, yaw in degrees about the
+     * vehicle's fixed axes x, y, z. */
+    double extrinsic[6];
+    /* Points in this box of the vehicle's frame are dropped: minimum x, y, z, then maximum x, y, z, in m. All 0: the
+     * plan's. */
+    float ignore_box[6];
+    uint32_t has_extrinsic;
+    /* Must be 0. */
+    uint32_t reserved;
 } cp_options;
 
 /* A field of a point, like sensor_msgs/PointField. Recognized names are x, y, z; intensity, i or reflectivity;
@@ -242,6 +266,13 @@ typedef struct cp_frame_info {
     uint32_t missing_intensity;
     /* Must be 0. */
     uint32_t reserved;
+    /* With CP_GROUND_AUTO: the ground's height in m in the vehicle's frame, the cells of 1 m that show it (0: not looked
+     * for), and how far their heights scatter, in m. */
+    float ground_height;
+    float ground_spread;
+    uint32_t ground_cells;
+    /* Must be 0. */
+    uint32_t reserved2;
 } cp_frame_info;
 
 /* Whether frames meet cp_options.budget_ms. A frame's time here is total_ms without read_ms; failed frames are not
@@ -321,6 +352,11 @@ cp_status cp_last_boxes(const cp_detector *detector, cp_box *boxes, size_t capac
 
 /* Counters and times of the last frame; all 0 if it failed. */
 cp_status cp_last_frame(const cp_detector *detector, cp_frame_info *info);
+
+/* What is probably wrong with a cloud: columns, scale of the intensity, range, height of the ground, missing sweeps. Writes
+ * at most `capacity` bytes of UTF-8 to text, one line for each problem and a NUL at the end, and the length of the whole
+ * text without the NUL to *length: 0 if nothing is wrong. Costs some milliseconds: for the first cloud. */
+cp_status cp_check(cp_detector *detector, const cp_cloud *cloud, char *text, size_t capacity, size_t *length);
 
 /* The deadline counters and status by now. */
 cp_status cp_deadline(const cp_detector *detector, cp_deadline_info *info);

@@ -121,6 +121,16 @@ public:
         return info;
     }
 
+    // What is probably wrong with a cloud, a line for each problem; empty if nothing is.
+    std::string check_cloud(const cp_cloud &cloud) {
+        std::size_t length = 0;
+        check(cp_check(get(), &cloud, nullptr, 0, &length));
+        std::string text(length + 1, '\0');
+        check(cp_check(get(), &cloud, &text[0], text.size(), &length));
+        text.resize(length);
+        return text;
+    }
+
     cp_deadline_info deadline() const {
         auto info = make<cp_deadline_info>();
         check(cp_deadline(get(), &info));

@@ -51,6 +51,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             .error(ErrorKind::ArgumentConflict, message)
             .exit();
     }
+    super::check_outputs(&[Some(&args.out)], &args.model, args.accuracy.as_deref())?;
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     let folder = Folder::read(&args.model)?;
     match args.target {
