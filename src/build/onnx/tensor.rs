@@ -34,6 +34,11 @@ pub(crate) mod element {
     /// Brain float: the upper 16 bits of a 32-bit float.
     pub(crate) const BFLOAT16: i32 = 16;
 
+    /// Whether the type is a float of a width that is read.
+    pub(crate) fn is_float(element: i32) -> bool {
+        matches!(element, FLOAT | FLOAT16 | DOUBLE | BFLOAT16)
+    }
+
     /// Whether type `to` can represent every value of type `from`.
     pub(crate) fn holds(from: i32, to: i32) -> bool {
         let held_by: &[i32] = match from {
