@@ -72,16 +72,10 @@ pub enum BuildError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file could not be written.
-    #[error("{path}: cannot write")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
     /// A file is longer than the format allows.
-    #[error("{path}: {bytes} bytes, but an ONNX file has at most {limit}")]
+    #[error(
+        "{path}: {bytes} bytes, but an ONNX file has at most {limit}; save its weights as external data"
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
