@@ -23,7 +23,7 @@ use crate::program::{DepthToSpaceMode, Payload, ProgramError};
 pub(crate) const CPU_OPERATORS: &[&str] = &[
     "Add",
     "BatchNormalization",
-    "Cast (to its own type)",
+    "Cast, CastLike (to its own type)",
     "Clip (0 to infinity)",
     "Concat (channels)",
     "Constant",
@@ -251,11 +251,7 @@ impl Compiler<'_> {
                 self.builder.max_pool(name, x, &spec)
             }
             _ => {
-                return Err(BuildError::Operator {
-                    path: self.graph.path().to_path_buf(),
-                    node: node.describe(),
-                    supported: CPU_OPERATORS.join(", "),
-                });
+                return Err(node.unsupported(CPU_OPERATORS));
             }
         };
         made.map_err(|e| self.refused(e))
@@ -266,9 +262,10 @@ impl Compiler<'_> {
         let [_, h, w] = self.builder.shape(x);
         let weight = Weight::read(self.graph, node)?;
         let bias = match node.input(2) {
-            Some(bias_name) => Some(self.graph.floats(bias_name)?.ok_or_else(|| {
-                node.error(format!("its bias \"{bias_name}\" is not a constant"))
-            })?),
+            Some(bias_name) => {
+                let bias = self.graph.floats(bias_name)?;
+                Some(bias.ok_or_else(|| not_a_bias(self.graph, node, bias_name))?)
+            }
             None => None,
         };
         let bias = bias.as_ref().map(|b| &b.data[..]);
@@ -389,6 +386,17 @@ fn is_view(node: Node<'_>) -> bool {
         node.op(),
         "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten"
     )
+}
+
+/// An error about the bias of `node`, which is not a constant.
+fn not_a_bias(graph: &Graph, node: Node<'_>, bias: &str) -> BuildError {
+    let producer = graph.producer(bias);
+    let advice = if producer.is_some_and(|n| n.op() == "DequantizeLinear") {
+        "; it is quantised: keep biases in float (ONNX Runtime: QuantizeBias=False)"
+    } else {
+        ""
+    };
+    node.error(format!("its bias \"{bias}\" is not a constant{advice}"))
 }
 
 fn refused(graph: &Graph, source: ProgramError) -> BuildError {

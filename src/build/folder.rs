@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use manifest::{FolderManifest, make};
 
 use super::import::{Pfe, Rpn, read_pfe, read_rpn};
-use super::onnx::Graph;
+use super::onnx::{self, Graph};
 use super::{BuildError, compile, hash};
 use crate::build::Result;
 use crate::engine::tensorrt::Monitor;
@@ -186,16 +186,12 @@ impl Folder {
         nodes.any(|node| node.op() == "DequantizeLinear")
     }
 
-    /// SHA-256 of the folder's three model files by name, for manifests.
+    /// SHA-256 of the folder's model files by name, for manifests.
     ///
     /// # Errors
-    /// [`BuildError::Io`].
+    /// [`BuildError`] for a file that cannot be read.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        let mut hashes = BTreeMap::new();
-        for name in [MODEL, PFE, RPN] {
-            hashes.insert(name.into(), hash::sha256_file(&self.path.join(name))?);
-        }
-        Ok(hashes)
+        hashes(&self.path)
     }
 
     /// The payload for the CPU engine.
@@ -342,6 +338,31 @@ impl Folder {
     }
 }
 
+/// SHA-256 of the model files in `folder` by name: description, networks, and their external data.
+///
+/// # Errors
+/// As [`hash::network`].
+pub(crate) fn hashes(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut hashes = BTreeMap::new();
+    hashes.insert(MODEL.into(), hash::sha256_file(&folder.join(MODEL))?);
+    for name in [PFE, RPN] {
+        hashes.extend(hash::network(&folder.join(name), name)?);
+    }
+    Ok(hashes)
+}
+
+/// Copies a network into a model folder: byte for byte, or with its external data inside.
+///
+/// # Errors
+/// As [`Graph::read`] and [`Graph::write`].
+pub(super) fn copy_network(from: &Path, to: &Path) -> Result<()> {
+    if !onnx::data_files(from)?.is_empty() {
+        return Graph::read(from)?.write(to);
+    }
+    let bytes = std::fs::read(from).map_err(BuildError::io(from))?;
+    Ok(files::write(to, &bytes)?)
+}
+
 /// Checks that a PFN matches the description.
 fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
     pfe.pfn.check(model).map_err(|source| BuildError::Pfn {
@@ -432,9 +453,8 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     make(out, force)?;
     let mut inputs = BTreeMap::new();
     for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
-        let bytes = std::fs::read(from).map_err(BuildError::io(from))?;
-        inputs.insert(name.into(), hash::sha256(&bytes));
-        files::write(&out.join(name), &bytes)?;
+        inputs.extend(hash::network(from, name)?);
+        copy_network(from, &out.join(name))?;
     }
     files::write(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));

@@ -90,11 +90,7 @@ pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     let mut graph = graph.clone();
     simplify(&mut graph)?;
     if let Some(node) = graph.nodes().find(|n| !OPERATORS.contains(&n.op())) {
-        return Err(BuildError::Operator {
-            path: graph.path().to_path_buf(),
-            node: node.describe(),
-            supported: OPERATORS.join(", "),
-        });
+        return Err(node.unsupported(OPERATORS));
     }
     if graph.nodes().any(|n| n.op() == "QuantizeLinear") {
         opset::raise(&mut graph, 19)?;

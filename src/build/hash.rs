@@ -1,10 +1,11 @@
-//! SHA-256 of files and bytes, as lower-case hexadecimal, for manifests.
+//! SHA-256 of files, networks and bytes, as lower-case hexadecimal, for manifests.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{BuildError, Result};
+use super::{BuildError, Result, onnx};
 
 /// SHA-256 of `bytes`.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
@@ -28,6 +29,30 @@ pub(crate) fn sha256_file(path: &Path) -> Result<String> {
         }
         hasher.update(chunk.get(..n).unwrap_or_default());
     }
+}
+
+/// The files with external data of the network at `path`, for manifests that call it `name`: each as
+/// `name:location`. Neither part contains a colon.
+///
+/// # Errors
+/// As [`onnx::data_files`].
+pub(crate) fn network_data(path: &Path, name: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let files = onnx::data_files(path)?.into_iter();
+    Ok(files
+        .map(|(location, file)| (format!("{name}:{location}"), file))
+        .collect())
+}
+
+/// SHA-256 of the network at `path`, as `name`, and of its [`network_data`].
+///
+/// # Errors
+/// As [`network_data`] and [`sha256_file`].
+pub(crate) fn network(path: &Path, name: &str) -> Result<BTreeMap<String, String>> {
+    let mut hashes = BTreeMap::from([(name.to_owned(), sha256_file(path)?)]);
+    for (name, file) in network_data(path, name)? {
+        hashes.insert(name, sha256_file(&file)?);
+    }
+    Ok(hashes)
 }
 
 fn hex(digest: &[u8]) -> String {

@@ -72,16 +72,10 @@ pub enum BuildError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// A file could not be written.
-    #[error("{path}: cannot write")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
     /// A file is longer than the format allows.
-    #[error("{path}: {bytes} bytes, but an ONNX file has at most {limit}")]
+    #[error(
+        "{path}: {bytes} bytes, but an ONNX file has at most {limit}; save its weights as external data"
+    )]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -126,13 +120,31 @@ pub enum BuildError {
         /// The problem, with the values found and expected.
         what: String,
     },
+    /// The external data of a tensor cannot be read.
+    #[error(
+        "{path}: tensor \"{tensor}\": cannot read its data in {file}; copy all files of the export into one folder"
+    )]
+    ExternalData {
+        /// The network's file.
+        path: PathBuf,
+        /// Name of the tensor.
+        tensor: String,
+        /// The file that holds the tensor's data.
+        file: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
     /// A node's operator is not supported.
-    #[error("{path}: node {node}: unsupported operator; supported operators are {supported}")]
+    #[error(
+        "{path}: node {node}: unsupported operator; {advice}; supported operators are {supported}"
+    )]
     Operator {
         /// The file.
         path: PathBuf,
         /// Name and operator, such as `"/Resize" (Resize)`.
         node: String,
+        /// What to do.
+        advice: &'static str,
         /// The supported operators.
         supported: String,
     },

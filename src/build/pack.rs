@@ -104,9 +104,8 @@ pub(crate) fn pack(sources: Sources<'_>, out: &Path) -> Result<Target> {
         }),
     };
     let mut inputs = BTreeMap::from([(ENGINE.to_owned(), hash::sha256(&bytes))]);
-    for (name, path) in [(MODEL, &description), (PFE, &pfe)] {
-        inputs.insert(name.to_owned(), hash::sha256_file(path)?);
-    }
+    inputs.insert(MODEL.to_owned(), hash::sha256_file(&description)?);
+    inputs.extend(hash::network(&pfe, PFE)?);
     let contents = Contents {
         manifest: Manifest {
             producer: folder::producer(),

@@ -1,11 +1,14 @@
 //! Removes the nodes of a graph that compute nothing, as exporters leave them.
 //!
-//! - Constant nodes and rearranged constants become initializers.
-//! - Identity, Dropout, Concat of one value, Cast to the same type, and Casts and Transposes that cancel
-//!   out are removed. Casts through a narrower type stay, because they round.
+//! - Constant nodes become initializers, and so do the results of nodes that rearrange, repeat or convert constants,
+//!   such as the zero bias that an export without optimisation expands for each convolution.
+//! - Identity, Dropout, Concat of one value, Cast and CastLike to the same type, and Casts and Transposes that
+//!   cancel out are removed. Casts through a narrower type stay, because they round.
 //! - Zero Pads are merged into the convolutions after them.
 
 use std::collections::{HashMap, HashSet};
+
+use ndarray::ArrayD;
 
 use super::Result;
 use super::onnx::proto::{GraphProto, NodeProto, TensorProto};
@@ -19,8 +22,9 @@ use super::onnx::{Graph, Node, Shapes, make, shapes};
 pub(crate) fn simplify(graph: &mut Graph) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     constants_to_initializers(graph)?;
-    fold_constants(graph, &mut removed)?;
+    // First, so that a constant behind a copy is seen as one.
     drop_copies(graph, &mut removed)?;
+    fold_constants(graph, &mut removed)?;
     fold_pads(graph, &mut removed)?;
     graph.prune()?;
     Ok(removed)
@@ -59,44 +63,96 @@ fn replace_by_initializers(
     })
 }
 
-/// Evaluates Transpose, Reshape, Squeeze and Unsqueeze of FLOAT constants.
+/// Evaluates the nodes that make a FLOAT value from constants alone.
 fn fold_constants(graph: &mut Graph, removed: &mut Vec<String>) -> Result<()> {
     let shapes = Shapes::infer(graph, &[])?;
+    let types = element_types(graph)?;
     let mut folded: HashMap<String, TensorProto> = HashMap::new();
-    // Limits the bytes that are copied: a chain of these nodes on one weight must not multiply it.
+    // Limits the bytes that are made: a chain of these nodes on one weight must not multiply it.
     let bytes = |tensor: &TensorProto| tensor.raw_data().len() + 4 * tensor.float_data.len();
     let mut left = 2 * graph.proto().initializer.iter().map(bytes).sum::<usize>();
     for node in graph.nodes() {
-        let (Some(input), Some(output)) = (node.input(0), node.output(0)) else {
+        let Some(output) = node.output(0).filter(|output| !graph.is_output(output)) else {
             continue;
         };
-        if !matches!(node.op(), "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze")
-            || graph.is_output(output)
-        {
+        let is_float = types.get(output) == Some(&element::FLOAT);
+        let (Some(dims), true) = (shapes.get(output), is_float) else {
             continue;
-        }
+        };
+        let size = dims
+            .iter()
+            .try_fold(4_usize, |size, &n| size.checked_mul(n));
+        let Some(rest) = size.and_then(|size| left.checked_sub(size)) else {
+            continue;
+        };
         // The input may be the output of another folded node.
-        let constant = folded.get(input).or_else(|| graph.initializer(input));
-        let constant = constant.filter(|t| t.data_type() == element::FLOAT);
-        let (Some(constant), Some(dims)) = (constant, shapes.get(output)) else {
-            continue;
+        let constant = |name| folded.get(name).or_else(|| graph.initializer(name));
+        let ints =
+            |name: &&str| matches!(types.get(*name), Some(&(element::INT32 | element::INT64)));
+        let input = Input {
+            constant: node.input(0).and_then(constant),
+            ints: node
+                .input(0)
+                .filter(ints)
+                .and_then(|name| shapes.ints(name)),
         };
-        let Some(rest) = left.checked_sub(bytes(constant)) else {
-            continue;
-        };
-        left = rest;
-        let mut array = tensor::array(graph.path(), constant)?;
-        if node.op() == "Transpose" {
-            let perm = shapes::permutation(node, array.ndim())?;
-            array = array.permuted_axes(perm);
+        if let Some(array) = evaluated(graph, node, input, dims)? {
+            left = rest;
+            folded.insert(output.to_owned(), tensor::from_array(output, &array));
+            removed.push(node.describe());
         }
-        let array = array
-            .to_shape(dims)
-            .map_err(|e| node.error(format!("its input does not have shape {dims:?}: {e}")))?;
-        folded.insert(output.to_owned(), tensor::from_array(output, &array));
-        removed.push(node.describe());
     }
     replace_by_initializers(graph, folded)
+}
+
+/// What is known of a node's first input.
+struct Input<'a> {
+    constant: Option<&'a TensorProto>,
+    /// The elements of a few integers.
+    ints: Option<&'a [i64]>,
+}
+
+/// The FLOAT output of `node`, whose shape is `dims`, if it follows from its first input.
+fn evaluated(
+    graph: &Graph,
+    node: Node<'_>,
+    input: Input<'_>,
+    dims: &[usize],
+) -> Result<Option<ArrayD<f32>>> {
+    let path = graph.path();
+    let misfit = |_| node.error(format!("its input does not have shape {dims:?}"));
+    let array = match (node.op(), input.constant, input.ints) {
+        ("ConstantOfShape", ..) => {
+            let fill = node.tensor("value")?;
+            let fill = fill.map(|fill| tensor::floats(path, fill)).transpose()?;
+            let fill = fill.map_or(Some(0.0), |fill| fill.data.first().copied());
+            return Ok(fill.map(|fill| ArrayD::from_elem(dims, fill)));
+        }
+        ("Cast" | "CastLike", _, Some(ints)) => {
+            let floats = ints.iter().map(|&v| v as f32).collect();
+            let array = ArrayD::from_shape_vec(dims, floats).map_err(misfit)?;
+            return Ok(Some(array));
+        }
+        (
+            "Cast" | "CastLike" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze" | "Expand",
+            Some(constant),
+            _,
+        ) if element::is_float(constant.data_type()) => tensor::array(path, constant)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(match node.op() {
+        "Transpose" => {
+            let perm = shapes::permutation(node, array.ndim())?;
+            array.permuted_axes(perm)
+        }
+        "Reshape" | "Squeeze" | "Unsqueeze" => array.into_shape_with_order(dims).map_err(misfit)?,
+        "Expand" => match array.broadcast(dims) {
+            Some(array) => array.to_owned(),
+            None => return Ok(None),
+        },
+        // The elements are floats already.
+        _ => array,
+    }))
 }
 
 /// Names that replace others.
@@ -173,6 +229,10 @@ fn copied<'a>(
             let mask_used = node.output(1).is_some_and(|mask| graph.uses(mask) > 0);
             (!training && !mask_used).then_some(input)
         }
+        "CastLike" => {
+            let like = node.input(1).and_then(|like| types.get(like));
+            (like.is_some() && types.get(input) == like).then_some(input)
+        }
         "Cast" => {
             let to = node.int("to", 0)?;
             let type_of = |value: &str| types.get(value).copied();
@@ -219,10 +279,14 @@ pub(super) fn element_types(graph: &Graph) -> Result<HashMap<String, i32>> {
             "Cast" => i32::try_from(node.int("to", 0)?).ok(),
             "Shape" => Some(element::INT64),
             "Equal" | "Greater" | "Less" | "Not" | "And" | "Or" => Some(element::BOOL),
-            "Where" | "DequantizeLinear" => input(1),
+            "Where" | "DequantizeLinear" | "CastLike" => input(1),
             "QuantizeLinear" => input(2),
             // Attributes set their types.
-            "Constant" | "ConstantOfShape" | "" => None,
+            "ConstantOfShape" => {
+                let value = node.tensor("value")?;
+                Some(value.map_or(element::FLOAT, |value| value.data_type()))
+            }
+            "Constant" | "" => None,
             _ => input(0),
         };
         if let (Some(element), Some(output)) = (element.filter(|&e| e != 0), node.output(0)) {
@@ -311,8 +375,9 @@ fn add_pads(node: &mut NodeProto, zeros: &[i64; 4]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::onnx::tensor::{from_floats, from_integers};
-    use crate::build::testing::{data, graph, int, ints, node, ops};
+    use crate::build::onnx::proto::AttributeProto;
+    use crate::build::onnx::tensor::{from_floats, from_halves, from_integers};
+    use crate::build::testing::{data, graph, int, ints, node, ops, shaped};
 
     #[test]
     fn copies_are_removed_and_the_outputs_name_stays() {
@@ -322,11 +387,12 @@ mod tests {
             node("Relu", &["x"], "a"),
             node("Identity", &["a"], "b"),
             cast,
-            node("Sigmoid", &["c"], "d"),
+            node("CastLike", &["c", "x"], "like"),
+            node("Sigmoid", &["like"], "d"),
             node("Dropout", &["d"], "out"),
         ];
         let mut graph = graph(nodes, vec![]);
-        assert_eq!(simplify(&mut graph).unwrap().len(), 3);
+        assert_eq!(simplify(&mut graph).unwrap().len(), 4);
         assert_eq!(ops(&graph), ["Relu", "Sigmoid"]);
         assert_eq!(graph.producer("out").unwrap().input(0), Some("a"));
     }
@@ -399,6 +465,105 @@ mod tests {
             0, 4, 8, 12, 16, 20, 1, 5, 9, 13, 17, 21, 2, 6, 10, 14, 18, 22, 3, 7, 11, 15, 19, 23,
         ];
         assert_eq!(tensor.data, expected.map(|v: u8| f32::from(v)));
+    }
+
+    /// The bias of a convolution as `torch.onnx.export(dynamo=True, optimize=False)` writes it.
+    fn expanded_bias(zero: TensorProto, expand: [&str; 2]) -> Vec<NodeProto> {
+        let mut shape = node("Shape", &["w"], "shape");
+        shape.attribute = vec![make::int("start", 0), make::int("end", 1)];
+        let mut constant = node("Constant", &[], "zero");
+        constant.attribute.push(AttributeProto {
+            name: Some("value".into()),
+            r#type: Some(4),
+            t: Some(Box::new(zero)),
+            ..Default::default()
+        });
+        vec![
+            shape,
+            node("Expand", &["shape", "one"], "channels"),
+            constant,
+            node("CastLike", &["zero", "x"], "like"),
+            node("Expand", &expand, "bias"),
+            node("Conv", &["x", "w", "bias"], "out"),
+        ]
+    }
+
+    #[test]
+    fn biases_that_are_expanded_from_one_number_are_evaluated() {
+        for zero in [
+            from_floats("", &[], &[0.5]),
+            from_halves("", &[], &[0.5]),
+            from_floats("", &[1, 1], &[0.5]),
+        ] {
+            let dims: &[usize] = if zero.dims.is_empty() { &[3] } else { &[1, 3] };
+            let tensors = vec![
+                from_floats("w", &[3, 2, 1, 1], &[1.0; 6]),
+                from_integers("one", &[1], &[1]),
+            ];
+            let nodes = expanded_bias(zero, ["like", "channels"]);
+            let mut graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
+            simplify(&mut graph).unwrap();
+            assert_eq!(ops(&graph), ["Conv"]);
+            let bias = graph.floats("bias").unwrap().unwrap();
+            assert_eq!((&bias.dims[..], bias.data), (dims, vec![0.5; 3]));
+        }
+    }
+
+    #[test]
+    fn integers_become_floats() {
+        let tensors = vec![
+            from_floats("w", &[3, 2, 1, 1], &[1.0; 6]),
+            from_integers("one", &[1], &[1]),
+        ];
+        let nodes = expanded_bias(from_integers("", &[1], &[-7]), ["like", "channels"]);
+        let mut graph = shaped(nodes, tensors, Some(&[1, 2, 4, 4]));
+        simplify(&mut graph).unwrap();
+        assert_eq!(ops(&graph), ["Conv"]);
+        assert_eq!(data(&graph, "bias"), [-7.0; 3]);
+    }
+
+    #[test]
+    fn constants_are_made_from_shapes() {
+        for (value, expected) in [(None, 0.0), (Some(from_floats("", &[1], &[2.5])), 2.5)] {
+            let mut fill = node("ConstantOfShape", &["channels"], "bias");
+            fill.attribute.extend(value.map(|value| AttributeProto {
+                name: Some("value".into()),
+                r#type: Some(4),
+                t: Some(Box::new(value)),
+                ..Default::default()
+            }));
+            let nodes = vec![
+                node("Shape", &["w"], "shape"),
+                node("Gather", &["shape", "first"], "channels"),
+                fill,
+                node("Conv", &["x", "w", "bias"], "out"),
+            ];
+            let tensors = vec![
+                from_floats("w", &[3, 2, 1, 1], &[1.0; 6]),
+                from_integers("first", &[1], &[0]),
+            ];
+            let mut graph = graph(nodes, tensors);
+            simplify(&mut graph).unwrap();
+            assert_eq!(ops(&graph), ["Conv"]);
+            assert_eq!(data(&graph, "bias"), [expected; 3]);
+        }
+    }
+
+    #[test]
+    fn what_depends_on_the_input_or_would_explode_stays() {
+        let tensors = || {
+            vec![
+                from_floats("w", &[3, 2, 1, 1], &[1.0; 6]),
+                from_integers("one", &[1], &[1]),
+                from_integers("huge", &[2], &[1 << 30, 1 << 30]),
+            ]
+        };
+        for expand in [["x", "one"], ["like", "huge"]] {
+            let nodes = expanded_bias(from_floats("", &[], &[0.5]), expand);
+            let mut graph = shaped(nodes, tensors(), Some(&[1, 2, 4, 4]));
+            simplify(&mut graph).unwrap();
+            assert!(ops(&graph).contains(&"Expand"), "{expand:?}");
+        }
     }
 
     #[test]

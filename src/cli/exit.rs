@@ -118,7 +118,6 @@ fn of_eval(error: &EvalError) -> u8 {
 #[cfg(feature = "build")]
 fn of_build(error: &BuildError) -> u8 {
     match error {
-        BuildError::Write { .. } => FAILURE,
         BuildError::Config(_) | BuildError::Exists { .. } => USAGE,
         BuildError::NoRange { .. } | BuildError::BadRange { .. } => CALIBRATION,
         BuildError::Engine { source, .. } => of_engine(source),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use centerpoint::Plan;
 use centerpoint::build::Folder;
+use centerpoint::internals::build::onnx::{decode, encode};
 
 use crate::common;
 use crate::toy::{self, Net, built, refused};
@@ -166,4 +167,133 @@ fn a_model_is_not_replaced_or_quantised_twice() {
     args[2] = "q";
     let message = refused(folder.path(), &args, 4);
     assert!(message.contains("already quantised"), "{message}");
+}
+
+/// Moves the tensors of the network at `path` to a file beside it, whose name it returns.
+fn externalise(path: &Path) -> String {
+    let location = format!("{}.data", path.file_name().unwrap().to_str().unwrap());
+    let mut model = decode(path, std::fs::read(path).unwrap().into()).unwrap();
+    let mut data = Vec::new();
+    for tensor in &mut model.graph.as_mut().unwrap().initializer {
+        let bytes = tensor.raw_data.take().unwrap();
+        let entries = [
+            ("location", location.clone()),
+            ("offset", data.len().to_string()),
+            ("length", bytes.len().to_string()),
+        ];
+        tensor.data_location = Some(1);
+        tensor.external_data = vec![Default::default(); entries.len()];
+        for (to, (key, value)) in tensor.external_data.iter_mut().zip(entries) {
+            (to.key, to.value) = (Some(key.to_owned()), Some(value));
+        }
+        data.extend(bytes);
+    }
+    std::fs::write(path, encode(&model)).unwrap();
+    std::fs::write(path.with_file_name(&location), data).unwrap();
+    location
+}
+
+/// Inverts the first byte of a file.
+fn damage(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[0] ^= 0xff;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn external_data_is_imported_and_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    toy::write_model(folder.path(), "model", Net::new());
+    let compile = |model: &str, out: &str| {
+        built(folder.path(), &["compile", "--model", model, "--out", out]);
+        Plan::open(&at(out)).unwrap()
+    };
+    let inside = compile("model", "inside.plan");
+    for name in [PFE, RPN] {
+        externalise(&at("model").join(name));
+    }
+    let outside = compile("model", "outside.plan");
+
+    let [pfe, rpn] = [PFE, RPN].map(|name| format!("model/{name}"));
+    let files = ["--pfe", &pfe, "--rpn", &rpn, "--model", "model/model.toml"];
+    built(
+        folder.path(),
+        &[&["import"][..], &files, &["--out", "in"]].concat(),
+    );
+    let imported = compile("in", "imported.plan");
+    for plan in [&outside, &imported] {
+        for name in ["program", "weights", "pfn", "model"] {
+            let [a, b] = [&inside, plan].map(|plan| plan.section(name).unwrap());
+            assert!(a.as_ref() == b.as_ref(), "section {name} differs");
+        }
+    }
+    // The weights are inside, and the network can be moved alone.
+    let mut names: Vec<_> = std::fs::read_dir(at("in"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["manifest.json", "model.toml", RPN, PFE]);
+
+    let manifest = std::fs::read(at("in/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    for name in [PFE, RPN] {
+        let key = format!("{name}:{name}.data");
+        let data = std::fs::read(at("model").join(format!("{name}.data"))).unwrap();
+        let hash = common::sha256(&data);
+        assert_eq!(manifest["inputs"][&key], hash);
+        assert_eq!(outside.manifest().inputs[&key], hash);
+        assert!(!imported.manifest().inputs.contains_key(&key));
+    }
+
+    // The first value of the network's first weight.
+    damage(&at("model").join(format!("{RPN}.data")));
+    let changed = compile("model", "changed.plan");
+    let differ: Vec<_> = changed
+        .manifest()
+        .inputs
+        .iter()
+        .filter(|(name, hash)| outside.manifest().inputs[*name] != **hash)
+        .map(|(name, _)| name.clone())
+        .collect();
+    assert_eq!(differ, [format!("{RPN}:{RPN}.data")]);
+    assert!(
+        changed.section("weights").unwrap().as_ref()
+            != outside.section("weights").unwrap().as_ref()
+    );
+}
+
+#[test]
+fn a_quantised_folder_is_bound_to_its_external_data() {
+    let folder = quantized("custom");
+    let at = |name: &str| folder.path().join("q").join(name);
+    let data = at(&externalise(&at(RPN)));
+    let mut manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(at("manifest.json")).unwrap()).unwrap();
+    let mut record = |name: &str, path: &Path| {
+        manifest["files"][name] = common::sha256(&std::fs::read(path).unwrap()).into();
+        std::fs::write(at("manifest.json"), manifest.to_string()).unwrap();
+    };
+    record(RPN, &at(RPN));
+    let key = format!("{RPN}:{RPN}.data");
+    let message = refused(folder.path(), &COMPILE, 4);
+    assert!(
+        message.contains(&format!("`files` has no entry for `{key}`")),
+        "{message}"
+    );
+    record(&key, &data);
+    built(folder.path(), &COMPILE);
+    damage(&data);
+    let message = refused(folder.path(), &COMPILE, 4);
+    assert!(
+        message.contains(&format!("{RPN}.data: does not match manifest.json")),
+        "{message}"
+    );
+    std::fs::remove_file(data).unwrap();
+    let message = refused(folder.path(), &COMPILE, 4);
+    assert!(
+        message.contains("copy all files of the export into one folder"),
+        "{message}"
+    );
 }

@@ -181,7 +181,8 @@ impl Scales {
         }
         Err(node.error(format!(
             "its scale \"{}\" has {} values on axis {found} of a weight of shape {dims:?}, expected one for \
-             each of the {channels} output channels on axis {axis}",
+             each of the {channels} output channels on axis {axis}; quantise the weight on that axis, or as a \
+             whole",
             self.name,
             self.values.len()
         )))
@@ -213,7 +214,8 @@ fn check_zero_point(graph: &Graph, node: Node<'_>, scales: usize) -> Result<()> 
         return match (node.op(), i32::try_from(output)) {
             ("DequantizeLinear", _) | (_, Ok(element::INT8)) => Ok(()),
             _ => Err(node.error(
-                "it has no zero point, so its codes are UINT8; only INT8 with zero point 0 is supported",
+                "it has no zero point, so its codes are UINT8; only INT8 with zero point 0 is supported; quantise \
+                 to signed codes (ONNX Runtime: QuantType.QInt8)",
             )),
         };
     };
@@ -224,7 +226,8 @@ fn check_zero_point(graph: &Graph, node: Node<'_>, scales: usize) -> Result<()> 
     let zeros = tensor::integers(graph.path(), &zero)?.data;
     if let Some(bad) = zeros.iter().find(|&&z| z != 0) {
         return Err(node.error(format!(
-            "its zero point \"{name}\" has the value {bad}, only 0 is supported"
+            "its zero point \"{name}\" has the value {bad}, only 0 is supported; quantise symmetrically (ONNX \
+             Runtime: ActivationSymmetric, WeightSymmetric)"
         )));
     }
     if zeros.len() == scales {
@@ -243,7 +246,8 @@ fn check_element(node: Node<'_>, value: &str, found: i32) -> Result<()> {
     }
     let found = element::name(found);
     Err(node.error(format!(
-        "\"{value}\" has element type {found}, only INT8 is supported"
+        "\"{value}\" has element type {found}, only INT8 is supported; quantise to signed codes (ONNX Runtime: \
+         QuantType.QInt8)"
     )))
 }
 

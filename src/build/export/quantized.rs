@@ -7,7 +7,7 @@ use super::pfe;
 use crate::build::Result;
 use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::hash;
-use crate::build::onnx::{Graph, encode};
+use crate::build::onnx::Graph;
 use crate::build::recipe::Outcome;
 use crate::files;
 
@@ -23,7 +23,7 @@ pub(crate) fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) ->
     folder::bind(&mut network, &outcome.pfn);
     let mut files = BTreeMap::new();
     for (name, graph) in [(PFE, &pfe), (RPN, &network)] {
-        files.insert(name.to_owned(), write_graph(graph, &out.join(name))?);
+        files.extend(write_graph(graph, out, name)?);
     }
     files::write(&out.join(MODEL), source.model_text.as_bytes())?;
     let mut steps = source.steps();
@@ -39,9 +39,13 @@ pub(crate) fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) ->
     .write(out)
 }
 
-/// Writes a network and returns the file's SHA-256.
-pub(super) fn write_graph(graph: &Graph, path: &Path) -> Result<String> {
-    let bytes = encode(&graph.to_model());
-    files::write(path, &bytes)?;
-    Ok(hash::sha256(&bytes))
+/// Writes the network `name` into `folder` and returns the SHA-256 of its files.
+pub(super) fn write_graph(
+    graph: &Graph,
+    folder: &Path,
+    name: &str,
+) -> Result<BTreeMap<String, String>> {
+    let path = folder.join(name);
+    graph.write(&path)?;
+    hash::network(&path, name)
 }

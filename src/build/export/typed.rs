@@ -1,18 +1,17 @@
 //! Writes a model folder for TensorRT's own tools, with a strongly typed network: FP16, and INT8 where it has
 //! Q/DQ pairs.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::quantized::write_graph;
+use crate::build::Result;
 use crate::build::compile::tensorrt::tensors;
 use crate::build::folder::{self, Folder, FolderManifest, MODEL, PFE, RPN};
 use crate::build::half::{self, Io};
 use crate::build::hash;
 use crate::build::trtexec::Commands;
-use crate::build::{BuildError, Result};
 use crate::files;
 use crate::plan::TensorDesc;
 
@@ -47,13 +46,10 @@ pub(crate) fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedN
         commands: Commands::new(&tensors),
         tensors,
     };
-    let pfe = source.path().join(PFE);
-    let pfe = std::fs::read(&pfe).map_err(BuildError::io(&pfe))?;
-    files::write(&out.join(PFE), &pfe)?;
+    folder::copy_network(&source.path().join(PFE), &out.join(PFE))?;
     files::write(&out.join(MODEL), source.model_text.as_bytes())?;
-    let mut files = BTreeMap::new();
-    files.insert(PFE.to_owned(), hash::sha256(&pfe));
-    files.insert(RPN.to_owned(), write_graph(&network.graph, &out.join(RPN))?);
+    let mut files = hash::network(&out.join(PFE), PFE)?;
+    files.extend(write_graph(&network.graph, out, RPN)?);
     FolderManifest {
         producer: folder::producer(),
         inputs: source.hashes()?,

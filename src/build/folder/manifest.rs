@@ -62,21 +62,31 @@ impl FolderManifest {
             return Ok(Some(manifest));
         }
         for name in [PFE, RPN] {
-            let Some(expected) = manifest.files.get(name) else {
-                return Err(broken(format!("`files` has no entry for `{name}`")));
-            };
-            let found = folder.join(name);
-            if hash::sha256_file(&found)? != *expected {
-                return Err(BuildError::Folder {
-                    path: found,
-                    what: format!(
-                        "does not match {MANIFEST} in this folder; copy all files from one folder, or \
-                         create the folder again"
-                    ),
-                });
+            let network = folder.join(name);
+            manifest.check(name, &network, &path)?;
+            for (name, file) in hash::network_data(&network, name)? {
+                manifest.check(&name, &file, &path)?;
             }
         }
         Ok(Some(manifest))
+    }
+
+    /// Checks that `file` is the one that the manifest at `path` names.
+    fn check(&self, name: &str, file: &Path, path: &Path) -> Result<()> {
+        let error = |path: &Path, what: String| BuildError::Folder {
+            path: path.to_path_buf(),
+            what,
+        };
+        let Some(expected) = self.files.get(name) else {
+            return Err(error(path, format!("`files` has no entry for `{name}`")));
+        };
+        if hash::sha256_file(file)? == *expected {
+            return Ok(());
+        }
+        let what = format!(
+            "does not match {MANIFEST} in this folder; copy all files from one folder, or create the folder again"
+        );
+        Err(error(file, what))
     }
 
     /// Writes the manifest into `folder`. It must be the last file, so that an incomplete folder has none.

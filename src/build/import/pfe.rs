@@ -46,6 +46,13 @@ pub struct Pfe {
 /// [`BuildError`] with the path, and with the first node that does not belong in a PFN.
 pub fn read_pfe(path: &Path) -> Result<Pfe> {
     let mut graph = Graph::read(path)?;
+    let is_pair = |node: &Node<'_>| matches!(node.op(), "QuantizeLinear" | "DequantizeLinear");
+    if let Some(node) = graph.nodes().find(is_pair) {
+        return Err(node.error(
+            "the PFN is quantised, but it runs in float; use the PFN of the float export, and quantise only \
+             backbone, neck and head",
+        ));
+    }
     let input = Input::from_graph(&graph)?;
     let fused = fuse(&mut graph, &[(&input.name, &input.dims)])?;
     let shapes = Shapes::infer(&graph, &[(&input.name, &input.dims)])?;

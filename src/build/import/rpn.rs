@@ -114,11 +114,7 @@ fn unknown_operator(graph: &Graph, shapes: &Shapes) -> Option<BuildError> {
     if words.any(|word| word == node.op()) {
         return None;
     }
-    Some(BuildError::Operator {
-        path: graph.path().to_path_buf(),
-        node: node.describe(),
-        supported: CPU_OPERATORS.join(", "),
-    })
+    Some(node.unsupported(CPU_OPERATORS))
 }
 
 /// The name of the graph's only input. Axes that the file fixes must have the lengths in `dims`.

@@ -68,7 +68,7 @@ struct Index {
 }
 
 impl Graph {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, and its external data.
     ///
     /// # Errors
     /// [`BuildError`] with the path if the file is unreadable, is not ONNX, or holds an inconsistent
@@ -112,10 +112,11 @@ impl Graph {
         })
     }
 
-    /// Writes the graph to `path`. A graph that was read and not edited is written byte for byte.
+    /// Writes the graph to `path`. A graph that was read from one file and not edited is written byte for byte. A
+    /// graph that is too large for one file gets its weights in a second one, `path` with `.data` appended.
     ///
     /// # Errors
-    /// [`BuildError::Write`].
+    /// [`BuildError::File`], and [`BuildError::TooLarge`] if it is too large without its weights.
     pub fn write(&self, path: &Path) -> Result<()> {
         file::write(path, &self.to_model())
     }

@@ -70,6 +70,24 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// An error about this node, whose operator is not one of `supported`.
+    pub(crate) fn unsupported(&self, supported: &[&str]) -> BuildError {
+        let op = self.proto.op_type();
+        let advice = if op.contains("QLinear") || op.ends_with("Integer") {
+            "save the quantised network with QuantizeLinear and DequantizeLinear (ONNX Runtime: QuantFormat.QDQ)"
+        } else if op.starts_with("Cast") {
+            "export the network in FP32"
+        } else {
+            "export the network without it"
+        };
+        BuildError::Operator {
+            path: self.path.to_path_buf(),
+            node: self.describe(),
+            advice,
+            supported: supported.join(", "),
+        }
+    }
+
     /// The attribute `name`.
     pub fn attribute(&self, name: &str) -> Option<&'a AttributeProto> {
         let mut all = self.proto.attribute.iter();

@@ -134,9 +134,10 @@ impl Shapes {
             return Ok(None);
         };
         match op {
-            "Relu" | "Sigmoid" | "Identity" | "Dropout" | "Cast" | "BatchNormalization"
-            | "LeakyRelu" | "Clip" | "QuantizeLinear" | "DequantizeLinear" | "Exp" | "Tanh"
-            | "Neg" | "Abs" | "Sqrt" | "Floor" | "Ceil" | "Softmax" | "Not" => Ok(Some(x.to_vec())),
+            "Relu" | "Sigmoid" | "Identity" | "Dropout" | "Cast" | "CastLike"
+            | "BatchNormalization" | "LeakyRelu" | "Clip" | "QuantizeLinear"
+            | "DequantizeLinear" | "Exp" | "Tanh" | "Neg" | "Abs" | "Sqrt" | "Floor" | "Ceil"
+            | "Softmax" | "Not" => Ok(Some(x.to_vec())),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Equal" | "Greater" | "Less" => {
                 let Some(y) = self.input(node, 1) else {
                     return Ok(None);

@@ -2,7 +2,7 @@
 //!
 //! ONNX stores a tensor either as little-endian bytes (`raw_data`) or in a field for its element
 //! type. This module reads both and checks the number of elements against the dimensions before it
-//! allocates anything. It rejects tensors in external files: a network must be one file.
+//! allocates anything. It rejects tensors in external files: `external` has read those of a file before.
 
 use std::path::Path;
 
@@ -34,6 +34,11 @@ pub(crate) mod element {
     /// Brain float: the upper 16 bits of a 32-bit float.
     pub(crate) const BFLOAT16: i32 = 16;
 
+    /// Whether the type is a float of a width that is read.
+    pub(crate) fn is_float(element: i32) -> bool {
+        matches!(element, FLOAT | FLOAT16 | DOUBLE | BFLOAT16)
+    }
+
     /// Whether type `to` can represent every value of type `from`.
     pub(crate) fn holds(from: i32, to: i32) -> bool {
         let held_by: &[i32] = match from {
@@ -43,6 +48,17 @@ pub(crate) mod element {
             _ => &[],
         };
         from == to || held_by.contains(&to)
+    }
+
+    /// Bytes of an element in `raw_data`; `None` for a type that CenterPoint networks do not use.
+    pub(crate) fn size(element: i32) -> Option<u64> {
+        Some(match element {
+            UINT8 | INT8 | BOOL => 1,
+            FLOAT16 | BFLOAT16 => 2,
+            FLOAT | INT32 => 4,
+            INT64 | DOUBLE => 8,
+            _ => return None,
+        })
     }
 
     /// ONNX's name for an element type, for messages.
@@ -94,6 +110,33 @@ pub(crate) fn dims(path: &Path, tensor: &TensorProto) -> Result<(Vec<usize>, usi
     }
     let count = if dims.contains(&0) { 0 } else { count };
     Ok((dims, count))
+}
+
+/// Bytes that the elements of a tensor need in `raw_data`.
+///
+/// # Errors
+/// As [`dims`], and [`BuildError::Tensor`] if the element type is not supported.
+pub(super) fn byte_len(path: &Path, tensor: &TensorProto) -> Result<u64> {
+    let (dims, count) = dims(path, tensor)?;
+    let element = tensor.data_type();
+    let Some(size) = element::size(element) else {
+        let name = element::name(element);
+        let what = format!("has element type {name}, which is not supported in external data");
+        return Err(fail(path, tensor, what));
+    };
+    let bytes = u64::try_from(count).ok().and_then(|n| n.checked_mul(size));
+    bytes.ok_or_else(|| fail(path, tensor, format!("invalid dimensions {dims:?}")))
+}
+
+/// Whether a tensor has elements inside.
+pub(super) fn has_own_data(tensor: &TensorProto) -> bool {
+    !(tensor.raw_data().is_empty()
+        && tensor.float_data.is_empty()
+        && tensor.int32_data.is_empty()
+        && tensor.string_data.is_empty()
+        && tensor.int64_data.is_empty()
+        && tensor.double_data.is_empty()
+        && tensor.uint64_data.is_empty())
 }
 
 /// Reads a tensor of floats of any width as f32.
@@ -228,11 +271,11 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(path: &'a Path, tensor: &'a TensorProto) -> Result<Self> {
-        if tensor.data_location == Some(1) || !tensor.external_data.is_empty() {
+        if tensor.data_location() != 0 || !tensor.external_data.is_empty() {
             return Err(fail(
                 path,
                 tensor,
-                "its data is in another file; save the network as one file (onnx.save with \
+                "its data is in another file, and was not read; save the network as one file (onnx.save with \
                  save_as_external_data=False)"
                     .to_owned(),
             ));
@@ -291,7 +334,8 @@ impl<'a> Source<'a> {
     }
 }
 
-fn fail(path: &Path, tensor: &TensorProto, what: String) -> BuildError {
+/// A [`BuildError::Tensor`] about `tensor`.
+pub(super) fn fail(path: &Path, tensor: &TensorProto, what: String) -> BuildError {
     BuildError::Tensor {
         path: path.to_path_buf(),
         tensor: tensor.name.clone().unwrap_or_default(),

@@ -70,6 +70,11 @@ pub(super) fn fold<'a>(
             element::INT64 | element::INT32 => value(0).map(<[_]>::to_vec),
             _ => None,
         },
+        "Expand" => value(0).and_then(|x| match x {
+            [only] => Some(vec![*only; count]),
+            // Only axes of length one are added.
+            _ => (x.len() == count).then(|| x.to_vec()),
+        }),
         "Concat" => {
             let parts = (0..node.proto.input.len()).map(value);
             let parts: Option<Vec<&[i64]>> = parts.collect();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::calibrate::frames_hash;
 use crate::build::config::ConfigOverrides;
-use crate::build::folder::{Folder, MODEL, PFE, RPN};
+use crate::build::folder::{self, Folder};
 use crate::build::hash::sha256_file;
 use crate::build::recipe::Job;
 use crate::build::sensitivity::network::{Network, Subject};
@@ -189,10 +189,7 @@ fn inputs(
     network: &Network<'_>,
     labels: Option<&Path>,
 ) -> crate::Result<BTreeMap<String, String>> {
-    let mut inputs = BTreeMap::new();
-    for name in [MODEL, PFE, RPN] {
-        inputs.insert(name.to_owned(), sha256_file(&args.model.join(name))?);
-    }
+    let mut inputs = folder::hashes(&args.model)?;
     let labels = labels.map(sha256_file).transpose()?;
     inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
     inputs.insert("frames".into(), frames_hash(network.frames())?);

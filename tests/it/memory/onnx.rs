@@ -227,6 +227,53 @@ fn files_that_would_explode_are_refused() {
     });
 }
 
+/// A network whose `tensors` lie in `w.data`, of `elements` floats each, all on the same bytes.
+fn external(path: &Path, tensors: usize, elements: usize) -> Result<Graph, BuildError> {
+    let mut shared = network();
+    let graph = shared.graph.as_mut().unwrap();
+    for i in 0..tensors {
+        let mut tensor = from_floats(&format!("e{i}"), &[elements], &[]);
+        tensor.raw_data = None;
+        tensor.data_location = Some(1);
+        tensor.external_data = vec![Default::default()];
+        tensor.external_data[0].key = Some("location".into());
+        tensor.external_data[0].value = Some("w.data".into());
+        graph.initializer.push(tensor);
+    }
+    std::fs::write(path, encode(&shared)).unwrap();
+    let (result, usage) = measure(|| Graph::read(path));
+    let data = std::fs::metadata(path.with_file_name("w.data")).unwrap();
+    // Sparse files have no bytes.
+    let data = std::os::unix::fs::MetadataExt::blocks(&data) as usize * 512;
+    let allowed = 4 * data + (4 << 20);
+    assert!(usage.peak <= allowed, "{} bytes, of {allowed}", usage.peak);
+    result
+}
+
+#[test]
+fn external_data_takes_the_memory_of_its_files() {
+    alone(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.onnx");
+        let data = folder.path().join("w.data");
+        std::fs::write(&data, vec![1; 4 << 20]).unwrap();
+        external(&path, 4, 1 << 20).unwrap();
+        let message = external(&path, 1000, 1 << 20).unwrap_err().to_string();
+        assert!(message.contains("more than 4 times"), "{message}");
+
+        let file = std::fs::File::create(&data).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let message = external(&path, 1, 1 << 38).unwrap_err().to_string();
+        assert!(
+            message.contains("1099511627776 bytes of external data"),
+            "{message}"
+        );
+        // A tensor beyond the end, whatever the file's length.
+        let message = external(&path, 1, (1 << 38) + 1).unwrap_err().to_string();
+        assert!(message.contains("net.onnx: tensor \"e0\": "), "{message}");
+    });
+}
+
 #[test]
 fn missing_files_and_folders_are_named() {
     for path in ["no/such.onnx", env!("CARGO_MANIFEST_DIR")] {

@@ -5,6 +5,7 @@
 mod calibration;
 mod cuda;
 mod evaluation;
+mod exports;
 mod files;
 mod pfn;
 mod sweeps;

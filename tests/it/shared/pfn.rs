@@ -99,7 +99,7 @@ fn model(range: [f32; 6], voxel: [f32; 3], max_points: usize, max_pillars: usize
     Model::parse(&text, Path::new("golden.toml")).unwrap()
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
+pub(super) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes
         .chunks_exact(4)
         .map(|b| f32::from_le_bytes(b.try_into().unwrap()))

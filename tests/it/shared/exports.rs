@@ -1,0 +1,210 @@
+//! Networks as PyTorch's exporters write them, from the ONNX files to the head maps: `../shared/golden/exports`, whose
+//! README says how they were made and what computed the expected values.
+
+use std::path::{Path, PathBuf};
+
+use centerpoint::build::{BuildError, Folder, Sources, import};
+
+use super::pfn::{TOLERANCE, floats, worst};
+use super::shared;
+use crate::import::difference;
+use crate::npz::npy;
+use crate::oracle::{Case, Output, run};
+
+/// What each form of network was exported as.
+const FLOAT: [&str; 9] = [
+    "legacy11",
+    "legacy13",
+    "legacy13_dynamic",
+    "legacy17",
+    "legacy17_nofold",
+    "dynamo18",
+    "dynamo18_noopt",
+    "dynamo20_dynbatch",
+    "dynamo_default",
+];
+
+/// Imports the PFN and the rest of two variants of a form into `out`.
+fn imported(form: &str, [pfe, rpn]: [&str; 2], out: &Path) -> Result<Folder, BuildError> {
+    let export = shared("golden/exports").join(form);
+    let sources = Sources {
+        pfe: &export.join(pfe).join("pts_voxel_encoder.onnx"),
+        rpn: &export.join(rpn).join("pts_backbone_neck_head.onnx"),
+        model: &[export.join("model.toml")],
+    };
+    import(&sources, out, false)
+}
+
+/// Largest differences of an imported model's PFN and of its outputs from the expected values.
+fn differences(form: &str, folder: &Folder) -> (f64, f32) {
+    let io = shared("golden/exports").join(form).join("io.npz");
+    let io = std::fs::read(io).unwrap();
+    let values = |name: &str| floats(&npy(&io, name));
+
+    let input = values("input_features");
+    let points = folder.model.grid.max_points_per_pillar;
+    let columns = folder.pfe.pfn.layers[0].in_features;
+    let pillars = input.len() / (points * columns);
+    let features = values("pillar_features");
+    let channels = features.len() / pillars;
+    let pfn = Case {
+        name: form.to_owned(),
+        model: PathBuf::new(),
+        input,
+        input_shape: vec![pillars, points, columns],
+        outputs: vec![Output {
+            name: "pillar_features".to_owned(),
+            shape: vec![pillars, channels],
+            values: features,
+        }],
+    };
+
+    let outputs = run(&folder.rpn.graph, &values("spatial_features"));
+    assert_eq!(outputs.len(), 6 * folder.model.head.tasks.len());
+    let outputs = outputs.iter().map(|o| worst(&o.values, &values(&o.name)));
+    (
+        difference(&folder.pfe.pfn, &pfn),
+        outputs.fold(0.0, f32::max),
+    )
+}
+
+#[test]
+#[ignore = "needs ../shared"]
+fn float_exports_give_torchs_values() {
+    for form in ["awml", "nus"] {
+        for variant in FLOAT {
+            let out = tempfile::tempdir().unwrap();
+            imported(form, [variant; 2], out.path()).unwrap();
+            // What was written, not only what was read.
+            let folder = Folder::read(out.path()).unwrap();
+            let (pfn, outputs) = differences(form, &folder);
+            println!("{form} {variant}: PFN {pfn:.1e}, outputs {outputs:.1e}");
+            assert!(pfn <= f64::from(TOLERANCE) && outputs <= TOLERANCE);
+        }
+    }
+}
+
+/// Quantised exports that this program reads, with the largest ratio of the difference from ONNX Runtime's values to
+/// the quantisation noise: 0 where all sums are exact, and what one value on the other side of a boundary may cause.
+const QUANTISED: [(&str, f64); 6] = [
+    ("exact_s8_conv", 0.0),
+    ("modelopt_dynamo", 0.5),
+    ("modelopt_fp32", 0.5),
+    ("ort_s8_conv", 0.5),
+    ("ort_trt", 0.5),
+    ("torch_fakequant", 0.0),
+];
+
+#[test]
+#[ignore = "needs ../shared"]
+fn quantised_exports_give_onnx_runtimes_values() {
+    let norm = |a: &[f32], b: &[f32]| {
+        let pairs = a.iter().zip(b);
+        let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    let export = shared("golden/exports/awml");
+    let io = std::fs::read(export.join("io.npz")).unwrap();
+    for (variant, most) in QUANTISED {
+        let out = tempfile::tempdir().unwrap();
+        let folder = imported("awml", ["legacy17", variant], out.path()).unwrap();
+        let reference = std::fs::read(export.join(variant).join("ort.npz")).unwrap();
+        let map = floats(&npy(&io, "spatial_features"));
+        for output in run(&folder.rpn.graph, &map) {
+            let [float, int8] = [&io, &reference].map(|npz| floats(&npy(npz, &output.name)));
+            let ratio = norm(&output.values, &int8) / norm(&float, &int8);
+            println!("{variant} {}: {ratio:.4}", output.name);
+            assert!(ratio <= most, "{variant} {}: {ratio}", output.name);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs ../shared"]
+fn other_quantised_exports_are_refused_with_what_to_do() {
+    for (pfe, rpn, problem, advice) in [
+        (
+            "legacy17",
+            "exact_default",
+            "zero_point\" has the value -128",
+            "quantise symmetrically",
+        ),
+        (
+            "legacy17",
+            "exact_qoperator",
+            "(QLinearConv): unsupported operator",
+            "QuantFormat.QDQ",
+        ),
+        (
+            "legacy17",
+            "exact_s8_bias",
+            "bias\" is not a constant",
+            "QuantizeBias=False",
+        ),
+        (
+            "legacy17",
+            "exact_u8",
+            "has element type UINT8",
+            "QuantType.QInt8",
+        ),
+        (
+            "legacy17",
+            "modelopt_default",
+            "(Cast): unsupported operator",
+            "export the network in FP32",
+        ),
+        (
+            "legacy17",
+            "modelopt_torch",
+            "output channels on axis 1",
+            "quantise the weight on that axis",
+        ),
+        (
+            "modelopt_torch",
+            "modelopt_torch",
+            "the PFN is quantised",
+            "use the PFN of the float export",
+        ),
+        (
+            "legacy17",
+            "ort_default",
+            "zero_point\" has the value -128",
+            "quantise symmetrically",
+        ),
+        (
+            "legacy17",
+            "ort_qoperator",
+            "(QLinearConv): unsupported operator",
+            "QuantFormat.QDQ",
+        ),
+        (
+            "legacy17",
+            "ort_s8_bias",
+            "is not a constant",
+            "QuantizeBias=False",
+        ),
+        (
+            "legacy17",
+            "ort_u8",
+            "has element type UINT8",
+            "QuantType.QInt8",
+        ),
+        (
+            "torch_fakequant",
+            "torch_fakequant",
+            "the PFN is quantised",
+            "use the PFN of the float export",
+        ),
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let Err(error) = imported("awml", [pfe, rpn], out.path()) else {
+            panic!("{pfe} {rpn}: not refused");
+        };
+        let message = error.to_string();
+        println!("{pfe} {rpn}: {message}");
+        assert!(
+            message.contains(problem) && message.contains(advice),
+            "{message}"
+        );
+    }
+}
