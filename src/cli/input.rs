@@ -101,6 +101,9 @@ impl InputArgs {
         if cfg!(not(feature = "mcap")) && self.bag.is_some() {
             return Err(Error::Usage(cli::NO_MCAP.into()));
         }
+        if self.recursive && self.pcd.is_empty() {
+            return Err(Error::Usage("--recursive needs --pcd".into()));
+        }
         if self.any() {
             Ok(())
         } else {

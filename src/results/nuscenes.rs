@@ -177,7 +177,7 @@ impl SampleBox {
     }
 
     /// Heading of the box's x axis in the xy plane, radians in (−π, π] (the devkit's `quaternion_yaw`). The
-    /// quaternion need not have unit length.
+    /// quaternion need not have unit length; if it is all zero, the heading is 0.
     pub fn yaw(&self) -> f64 {
         let [w, x, y, z] = self.rotation;
         (2.0 * (w * z + x * y)).atan2(w * w + x * x - y * y - z * z)
@@ -207,9 +207,6 @@ impl SampleBox {
         }
         if let Some(value) = self.size.iter().find(|v| **v <= 0.0) {
             return Err(format!("size: {value}, expected a length above 0"));
-        }
-        if self.rotation.iter().all(|v| *v == 0.0) {
-            return Err("rotation: all zero, expected a unit quaternion".to_owned());
         }
         Ok(())
     }
@@ -283,6 +280,20 @@ mod tests {
         let error = results.write(&path).unwrap_err().to_string();
         assert!(error.contains("sample `a`, box 0: translation"), "{error}");
         assert!(!path.exists());
+    }
+
+    /// nuscenes-devkit's own tests have such boxes.
+    #[test]
+    fn a_rotation_of_zeros_is_a_heading_of_zero() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.json");
+        let mut results = Results::default();
+        let mut label = SampleBox::from_box3d(&detection(), "a", "car");
+        label.rotation = [0.0; 4];
+        results.results.insert("a".to_owned(), vec![label]);
+        results.write(&path).unwrap();
+        let read = Results::read(&path).unwrap();
+        assert_eq!(read.boxes().next().unwrap().yaw(), 0.0);
     }
 
     proptest! {

@@ -186,3 +186,74 @@ fn an_invalid_configuration_is_a_usage_error() {
     gone[4] = "no/such/model";
     assert!(refused(folder.path(), &gone, 4).contains("no/such/model"));
 }
+
+#[test]
+fn few_frames_frames_of_two_scales_and_a_large_error_are_refused_unless_accepted() {
+    let folder = folder(Net::new());
+    let out = folder.path().join("int8.plan");
+    let allow = [&QUANTIZE[..], &["--allow-low-sqnr"]].concat();
+    for frame in 3..6 {
+        let name = format!("frames/frames{frame:03}.bin");
+        std::fs::remove_file(folder.path().join(name)).ok();
+    }
+    let message = refused(folder.path(), &QUANTIZE, 3);
+    assert!(
+        message.contains("3 frames") && message.contains("at least 4"),
+        "{message}"
+    );
+    assert!(!out.exists());
+    let (_, warned) = built(folder.path(), &allow);
+    assert!(warned.contains("at least 4") && out.exists(), "{warned}");
+    std::fs::remove_file(&out).unwrap();
+
+    // Ranges that cut off nearly everything.
+    toy::write_frames(folder.path(), "frames", 8);
+    let cut = ["--method", "percentile", "--percentile", "1"];
+    let message = refused(folder.path(), &[&QUANTIZE[..], &cut].concat(), 7);
+    assert!(
+        message.contains("below 10 dB") && message.contains("on 2 frames"),
+        "{message}"
+    );
+    assert!(!out.exists());
+    built(folder.path(), &[&allow[..], &cut].concat());
+
+    let bright = MODEL.replace(r#""x", "y", "z""#, r#""x", "y", "z", "intensity""#);
+    toy::write_description(&folder.path().join("model"), &bright, 4);
+    for frame in 0..8 {
+        let most = if frame < 6 { 1.0 } else { 255.0 };
+        let points = toy_points(frame, most);
+        let name = format!("frames/frames{frame:03}.bin");
+        std::fs::write(folder.path().join(name), bin(&points)).unwrap();
+    }
+    let message = refused(folder.path(), &QUANTIZE, 3);
+    for part in [
+        "frames000.bin reach 1",
+        "frames006.bin 255",
+        "different scales",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    // A frame without the column that the others have.
+    let path = folder.path().join("frames/frames007.pcd");
+    std::fs::write(&path, pcd(&XYZI[..3], &[1.0, 2.0, 3.0], Encoding::Ascii)).unwrap();
+    for frame in 6..8 {
+        let name = format!("frames/frames{frame:03}.bin");
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    let message = refused(folder.path(), &QUANTIZE, 3);
+    assert!(message.contains("frames007.pcd x,y,z:"), "{message}");
+}
+
+/// Points with intensities up to `most`.
+fn toy_points(frame: u32, most: f32) -> Vec<f32> {
+    let point = |i: u32| {
+        let along = |step: u32| ((i * step + frame) % 31) as f32 / 2.0 - 7.7;
+        [
+            along(7),
+            along(11),
+            (i % 8) as f32 / 2.0,
+            most * (i % 5) as f32 / 4.0,
+        ]
+    };
+    (0..100).flat_map(point).collect()
+}

@@ -111,7 +111,7 @@ fn bash_completes_options_and_values() {
         (&["cp-infer", "--format", "nus"], "nuscenes"),
         (&["cp-bench", "--deadl"], "--deadline-ms"),
         (&["cp-build", "quan"], "quantize"),
-        (&["cp-build", "quantize", "--rec"], "--recipe"),
+        (&["cp-build", "quantize", "--recip"], "--recipe"),
     ] {
         let program = PROGRAMS
             .iter()

@@ -217,6 +217,10 @@ fn uses(text: &str, module: &[String]) -> BTreeSet<Vec<String>> {
 /// Adds the paths that begin with `base` and go on with `text`: `a::b`, `super::a`, or `{a, b::{c}}`.
 pub(crate) fn expand(text: &str, mut base: Vec<String>, found: &mut BTreeSet<Vec<String>>) {
     let text = text.trim_start();
+    if text.is_empty() {
+        // After a trailing comma.
+        return;
+    }
     if let Some(list) = text.strip_prefix('{') {
         let (mut level, mut start) = (0, 0);
         for (at, c) in list.char_indices() {

@@ -54,6 +54,15 @@ fn an_output_that_is_an_input_is_refused() {
     #[cfg(unix)]
     std::os::unix::fs::symlink("a.bin", at("link")).unwrap();
     fs::write(at("q.toml"), "").unwrap();
+    fs::create_dir(at("m")).unwrap();
+    for name in [
+        "model.toml",
+        "pts_backbone_neck_head.onnx",
+        "pts_voxel_encoder.onnx",
+    ] {
+        let shipped = repository().join("engines/demo").join(name);
+        fs::copy(shipped, at("m").join(name)).unwrap();
+    }
     let infer = "--engine tiny.plan --layout kitti --pcd a.bin";
     let bench =
         "--engine tiny.plan --layout kitti --pcd a.bin --duration 0 --warm-up 0 --iterations 1";
@@ -84,7 +93,7 @@ fn an_output_that_is_an_input_is_refused() {
         ),
         (
             "cp-build",
-            "quantize --model m --pcd a.bin --out m.plan --onnx m".into(),
+            "quantize --model m --pcd a.bin --out m.plan --onnx m --force".into(),
             "m",
         ),
         (
@@ -101,7 +110,6 @@ fn an_output_that_is_an_input_is_refused() {
         if cfg!(not(unix)) && file == "link" {
             continue;
         }
-        fs::create_dir_all(at("m")).unwrap();
         let before = [
             fs::read(at("a.bin")).unwrap(),
             fs::read(at("tiny.plan")).unwrap(),

@@ -170,7 +170,7 @@ fn invalid_frames_are_named() {
     fs::create_dir(at("folder.bin")).unwrap();
     for (name, part) in [
         ("notes.txt", ".pcd.bin"),
-        ("folder.bin", "not a regular file"),
+        ("folder.bin", "no frames in this folder"),
         ("missing.bin", "No such file"),
         ("missing.pcd", "No such file"),
     ] {
@@ -256,7 +256,8 @@ fn truncated_files_are_errors() {
             match read_bytes(name, &bytes[..cut]) {
                 Err(error) => {
                     assert!(error.to_string().contains(name), "{error}");
-                    assert!(name != "a.bin" || !cut.is_multiple_of(16), "{error}");
+                    let rows = cut.is_multiple_of(16) && cut > 0;
+                    assert!(name != "a.bin" || !rows, "{error}");
                 }
                 Ok(cloud) => {
                     assert_eq!((name, cut % 16), ("a.bin", 0), "{cut} of {}", bytes.len());

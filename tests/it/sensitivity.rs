@@ -123,6 +123,9 @@ fn sqnr_matches_that_of_the_plans_held_out_frames() {
     std::fs::remove_file(folder.path().join("labels.json")).unwrap();
     let args = ["sensitivity", "--model", "model", "--frames", "calib"];
     let args = [&args[..], &["--out", "report.json", "--min-sqnr", "200"]].concat();
+    let message = refused(folder.path(), &args, 3);
+    assert!(message.contains("one frame to measure on"), "{message}");
+    let args = [&args[..], &["--allow-low-sqnr"]].concat();
     let message = refused(folder.path(), &args, 7);
     assert!(message.contains("200 dB"), "{message}");
     // The report still has all measurements.

@@ -74,15 +74,21 @@ pub(super) fn check(job: &Job<'_>) -> Result<Option<CalibrationError>> {
     })
 }
 
-/// The columns that the model reads and the frame has.
+/// The columns that the model reads, a frame may lack, and this one has. What no frame may lack, the calibration itself
+/// reports.
 fn columns_of(model: &Model, layout: Layout) -> Vec<Column> {
-    let columns = model.points.columns.iter().copied();
-    columns
+    let optional = [Column::Intensity, Column::T].into_iter();
+    optional
+        .filter(|column| model.points.columns.contains(column))
         .filter(|&column| layout.position(column).is_some())
         .collect()
 }
 
 fn names(columns: &[Column]) -> String {
-    let names: Vec<&str> = columns.iter().map(|column| column.name()).collect();
-    names.join(",")
+    let names = columns.iter().map(|column| column.name());
+    ["x", "y", "z"]
+        .into_iter()
+        .chain(names)
+        .collect::<Vec<_>>()
+        .join(",")
 }

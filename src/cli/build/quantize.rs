@@ -97,16 +97,16 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         .chain(&args.accuracy)
         .map(PathBuf::as_path);
     super::check_outputs(
-        &[
-            Some(&args.out),
-            args.onnx.as_ref(),
-            args.calibration.as_ref(),
-        ],
+        &[Some(&args.out), args.calibration.as_ref()],
         &args.model,
         args.input.paths().chain(options),
     )?;
     let mut folder = Folder::read(&args.model)?;
     args.input.apply_to(&mut folder.model);
+    if !folder.is_quantized() {
+        // Quantised models are refused for what they are.
+        super::check_outputs(&[args.onnx.as_ref(), Some(&args.out)], &args.model, None)?;
+    }
     if let Some(dir) = &args.onnx {
         // Fail now, not after the work.
         folder::make(dir, args.force)?;

@@ -26,10 +26,19 @@ use crate::results::ResultsError;
 
 /// See [`Results::read`].
 pub(super) fn read(path: &Path) -> Result<Results, ResultsError> {
-    parse(&replace_python_constants(read_bytes(path)?)).map_err(|reason| ResultsError::Format {
+    let bytes = replace_python_constants(read_bytes(path)?);
+    let results = parse(&bytes).map_err(|reason| ResultsError::Format {
         path: path.to_path_buf(),
         reason,
-    })
+    })?;
+    let zero = results.boxes().filter(|b| b.rotation == [0.0; 4]).count();
+    if zero > 0 {
+        log::warn!(
+            "{}: {zero} boxes have the rotation (0, 0, 0, 0), which is none; their heading is read as 0, as by the devkit",
+            path.display()
+        );
+    }
+    Ok(results)
 }
 
 /// Parses the text of a file.

@@ -96,7 +96,7 @@ enum {
 enum {
     /* As the plan says. */
     CP_GROUND_PLAN = 0,
-    /* Found in each frame; a frame that shows too little of it is an error (CP_ERROR_INPUT). */
+    /* Found in each frame; a frame that shows too little of it is an error (CP_ERROR_CLOUD). */
     CP_GROUND_AUTO = 1,
     /* At cp_options.ground_height. */
     CP_GROUND_HEIGHT = 2
