@@ -9,6 +9,7 @@
 //! intensity_scale = 1.0                         # files' scale → training scale; default 1
 //! sweeps = 2                                    # default 1
 //! capacity = 300000                             # default 300000 per sweep
+//! without_pose = "alone"                        # or "drop"; default alone
 //!
 //! [grid]
 //! range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0] # metres
@@ -49,6 +50,7 @@
 //! kind = "iou"
 //! threshold = 0.1
 //! search_distance = 10.0                        # default: no limit
+//! suppressors = "kept"                          # or "all"; default kept
 //! scope = "all"
 //!
 //! [[remap]]
@@ -63,7 +65,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidates, ModelError, Rotation, SizeOrder};
+use super::{Candidates, ModelError, Rotation, SizeOrder, Suppressors, WithoutPose};
 
 /// Limit of a description's size; real ones are far smaller.
 const MAX_BYTES: u64 = 1 << 16;
@@ -91,6 +93,7 @@ pub(super) struct RawPoints {
     pub(super) intensity_scale: Option<f64>,
     pub(super) sweeps: Option<usize>,
     pub(super) capacity: Option<usize>,
+    pub(super) without_pose: Option<WithoutPose>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -152,6 +155,7 @@ pub(super) struct RawBands {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawNms {
     pub(super) kind: RawNmsKind,
+    pub(super) suppressors: Option<Suppressors>,
     pub(super) radius: Option<PerClass>,
     pub(super) threshold: Option<f64>,
     pub(super) search_distance: Option<f64>,
@@ -194,16 +198,21 @@ pub(super) enum PerClass {
 
 /// Reads the text of a description.
 pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
+    read_text_within(path, MAX_BYTES)
+}
+
+/// Reads the text of a file of at most `limit` bytes.
+pub(super) fn read_text_within(path: &Path, limit: u64) -> Result<String, ModelError> {
     let io = |source| ModelError::Io {
         path: path.into(),
         source,
     };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_BYTES {
+    if bytes > limit {
         return Err(ModelError::TooLarge {
             path: path.into(),
             bytes,
-            limit: MAX_BYTES,
+            limit,
         });
     }
     std::fs::read_to_string(path).map_err(io)
