@@ -12,11 +12,12 @@
 //
 // A step. The block lists its group's remaining boxes, in order, in a part of memory of its own, which starts
 // after as many entries as lower groups have boxes, remaining or not (a number that no other block changes
-// meanwhile). It processes them in chunks of CHUNK: it tests every box of the chunk against every box that the
-// group has kept so far and against the earlier ones of the chunk. A box that overlaps a kept one is removed;
-// an overlap within the chunk sets a bit in the earlier box's mask. Then one thread walks the chunk in order:
-// it keeps each box that remains, and removes those in its mask. Kept boxes are appended to the group's list.
-// The first box past the group's cap and all later ones are removed.
+// meanwhile). It processes them in chunks of CHUNK: it tests every box of the chunk against every box of the
+// group's list of suppressors and against the earlier ones of the chunk. A box that overlaps a suppressor is
+// removed; an overlap within the chunk sets a bit in the earlier box's mask. Then one thread walks the chunk in
+// order: it keeps each box that remains, and removes those in its mask. Kept boxes are appended to the list of
+// suppressors. Where all boxes suppress (`all_suppress`), removed ones remove those in their masks and are appended,
+// too. The first box past the group's cap and all later ones are removed.
 //
 // IoU: most pairs are far apart and rejected by distance. All threads put the other pairs into a queue and
 // clip them together, because a warp takes as long for one pair as for 32.
@@ -24,7 +25,7 @@
 // Deterministic: lists come from ballots and scans; the queue's order depends on the schedule, but it only
 // decides who sets a bit first.
 //
-// Memory grows only with the number of boxes. Bytes, for K boxes, G groups and S kept boxes of a group: reads
+// Memory grows only with the number of boxes. Bytes, for K boxes, G groups and S suppressors of a group: reads
 // 44K and writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each
 // remaining box. Time is S * K / groups tests, in one block per group.
 #include "common.cuh"
@@ -50,7 +51,7 @@ struct Rect {
     float x, y;
     // Half of the diagonal.
     float radius;
-    // In a circle step's list of kept boxes: the squared radius of the box's class.
+    // In a circle step's list of suppressors: the squared radius of the box's class.
     float limit;
     // Half of the length and of the width.
     float half_length, half_width;
@@ -70,8 +71,8 @@ struct NmsParams {
     u64 totals, boxes;
     // [capacity] Rect and class of each box, and whether it remains (1 or 0).
     u64 rects, classes, left;
-    // [capacity] Indices of the groups' boxes, and rectangles of the kept ones: a part for each group.
-    u64 members, kept;
+    // [capacity] Indices of the groups' boxes, and rectangles of those that suppress others: a part for each group.
+    u64 members, suppressors;
     // [classes] Group of each class in this step; squared radius of each class in a circle step.
     u64 groups, limits;
     // [remap_count] NmsRemap.
@@ -85,8 +86,11 @@ struct NmsParams {
     // Most boxes that a group keeps.
     u32 max_boxes;
     u32 remap_count;
+    // Whether removed boxes suppress others, too.
+    u32 all_suppress;
+    u32 padding;
 };
-static_assert(sizeof(NmsParams) == 112, "mirrored in src/cuda/nms.rs");
+static_assert(sizeof(NmsParams) == 120, "mirrored in src/cuda/nms.rs");
 
 __device__ __forceinline__ u32 box_count(const NmsParams &p) {
     return min(((const BoxTotals *)p.totals)->count, p.capacity);
@@ -213,31 +217,31 @@ struct Step {
     // The boxes of the chunk, and for each one a mask of the later ones that it suppresses.
     Rect chunk[CHUNK];
     u32 masks[CHUNK][CHUNK / 32];
-    // Boxes of the chunk that a kept box suppresses, and those that remain.
+    // Boxes of the chunk that an earlier chunk's box suppresses, and those that remain.
     u32 removed[CHUNK / 32], stay[CHUNK / 32];
-    // Pairs to clip: index among the kept boxes, then those of the chunk, times CHUNK, plus the later box.
+    // Pairs to clip: index among the suppressors, then those of the chunk, times CHUNK, plus the later box.
     u32 queue[QUEUE];
     u32 queued;
 };
 
-// Records that box `a` (a kept one, or one of the chunk) overlaps box `b` of the chunk.
-__device__ __forceinline__ void suppress(Step &s, u32 kept, u32 a, u32 b) {
-    atomicOr(a < kept ? &s.removed[b / 32] : &s.masks[a - kept][b / 32], 1u << b % 32);
+// Records that box `a` (one of `earlier` suppressors, or one of the chunk) overlaps box `b` of the chunk.
+__device__ __forceinline__ void suppress(Step &s, u32 earlier, u32 a, u32 b) {
+    atomicOr(a < earlier ? &s.removed[b / 32] : &s.masks[a - earlier][b / 32], 1u << b % 32);
 }
 
-// Tests the chunk's `size` boxes against `kept` boxes and each other. All threads must call it.
-__device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners &corners, const Rect *kept_rects,
-                                           u32 kept, u32 size) {
+// Tests the chunk's `size` boxes against `earlier` suppressors and each other. All threads must call it.
+__device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners &corners, const Rect *suppressors,
+                                           u32 earlier, u32 size) {
     const u32 b = threadIdx.x % CHUNK;
-    for (u32 first = 0; first < kept + size; first += ROUND) {
-        const u32 end = min(first + ROUND, kept + size);
+    for (u32 first = 0; first < earlier + size; first += ROUND) {
+        const u32 end = min(first + ROUND, earlier + size);
 #pragma unroll 4
         for (u32 a = first + threadIdx.x / CHUNK; a < end; a += STEP_BLOCK / CHUNK) {
-            if (b >= size || a >= kept + b) continue;
-            const Rect &before = a < kept ? kept_rects[a] : s.chunk[a - kept];
+            if (b >= size || a >= earlier + b) continue;
+            const Rect &before = a < earlier ? suppressors[a] : s.chunk[a - earlier];
             const float distance = distance_squared(before, s.chunk[b]);
             if (p.circle) {
-                if (distance < before.limit) suppress(s, kept, a, b);
+                if (distance < before.limit) suppress(s, earlier, a, b);
             } else {
                 const float reach = before.radius + s.chunk[b].radius;
                 if (distance <= p.search && !(distance > reach * reach)) {
@@ -250,11 +254,11 @@ __device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners 
         const u32 queued = s.queued;
         // All threads have read it.
         __syncthreads();
-        if (queued <= QUEUE - ROUND_PAIRS && end < kept + size) continue;
+        if (queued <= QUEUE - ROUND_PAIRS && end < earlier + size) continue;
         for (u32 i = threadIdx.x; i < queued; i += STEP_BLOCK) {
             const u32 pair = s.queue[i], before = pair / CHUNK, after = pair % CHUNK;
-            const Rect rect = before < kept ? kept_rects[before] : s.chunk[before - kept];
-            if (iou(rect, s.chunk[after], corners) > p.threshold) suppress(s, kept, before, after);
+            const Rect rect = before < earlier ? suppressors[before] : s.chunk[before - earlier];
+            if (iou(rect, s.chunk[after], corners) > p.threshold) suppress(s, earlier, before, after);
         }
         if (threadIdx.x == 0) s.queued = 0;
         __syncthreads();
@@ -262,13 +266,20 @@ __device__ __forceinline__ void test_pairs(const NmsParams &p, Step &s, Corners 
 }
 
 // Which of the chunk's `size` boxes remain, at most `room`. One thread calls it.
-__device__ __forceinline__ void resolve(Step &s, u32 size, u32 room) {
+__device__ __forceinline__ void resolve(Step &s, u32 size, u32 room, bool all_suppress) {
     u32 left[CHUNK / 32], stay[CHUNK / 32];
 #pragma unroll
     for (u32 w = 0; w < CHUNK / 32; ++w) {
         const u32 bits = size <= 32 * w ? 0 : min(size - 32 * w, 32u);
         left[w] = (bits == 32 ? FULL_MASK : (1u << bits) - 1u) & ~s.removed[w];
         stay[w] = 0;
+    }
+    if (all_suppress) {
+        // What a box removes does not depend on whether it remains.
+        for (u32 i = 0; i < size; ++i) {
+#pragma unroll
+            for (u32 w = 0; w < CHUNK / 32; ++w) left[w] &= ~s.masks[i][w];
+        }
     }
 #pragma unroll
     for (u32 w = 0; w < CHUNK / 32; ++w) {
@@ -335,13 +346,14 @@ extern "C" __global__ void nms_step(const NmsParams p) {
     u32 begin;
     const u32 total = list_members(p, begin);
     const u32 *members = (const u32 *)p.members + begin;
-    Rect *kept_rects = (Rect *)p.kept + begin;
+    Rect *suppressors = (Rect *)p.suppressors + begin;
     u32 *left = (u32 *)p.left;
-    u32 kept = 0;
+    const bool all_suppress = p.all_suppress;
+    u32 kept = 0, earlier = 0;
     u32 first = 0;
     if (threadIdx.x == 0) s.queued = 0;
     for (; first < total && kept < p.max_boxes; first += CHUNK) {
-        // The list and the last chunk's kept boxes are written; its masks are read.
+        // The list and the last chunk's suppressors are written; its masks are read.
         __syncthreads();
         const u32 size = min(total - first, CHUNK);
         if (threadIdx.x < size) {
@@ -355,9 +367,9 @@ extern "C" __global__ void nms_step(const NmsParams p) {
         }
         if (threadIdx.x < CHUNK / 32) s.removed[threadIdx.x] = 0;
         __syncthreads();
-        test_pairs(p, s, corners, kept_rects, kept, size);
+        test_pairs(p, s, corners, suppressors, earlier, size);
         __syncthreads();
-        if (threadIdx.x == 0) resolve(s, size, p.max_boxes - kept);
+        if (threadIdx.x == 0) resolve(s, size, p.max_boxes - kept, all_suppress);
         __syncthreads();
         u32 before = 0, stayed = 0;
         for (u32 w = 0; w < CHUNK / 32; ++w) {
@@ -367,13 +379,16 @@ extern "C" __global__ void nms_step(const NmsParams p) {
         }
         if (threadIdx.x < size) {
             const u32 stay = s.stay[threadIdx.x / 32];
-            if (stay >> threadIdx.x % 32 & 1u) {
-                kept_rects[kept + before + __popc(stay & lanes_below())] = s.chunk[threadIdx.x];
-            } else {
-                left[members[first + threadIdx.x]] = 0;
+            const bool is_kept = stay >> threadIdx.x % 32 & 1u;
+            if (all_suppress) {
+                suppressors[earlier + threadIdx.x] = s.chunk[threadIdx.x];
+            } else if (is_kept) {
+                suppressors[earlier + before + __popc(stay & lanes_below())] = s.chunk[threadIdx.x];
             }
+            if (!is_kept) left[members[first + threadIdx.x]] = 0;
         }
         kept += stayed;
+        earlier += all_suppress ? size : stayed;
     }
     // The group is full.
     for (u32 i = first + threadIdx.x; i < total; i += STEP_BLOCK) left[members[i]] = 0;

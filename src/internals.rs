@@ -178,9 +178,9 @@ pub mod eval {
     }
 }
 pub mod model {
-    #[cfg(feature = "build")]
+    #[cfg(feature = "autoware")]
     pub mod autoware {
-        pub use crate::model::autoware::read;
+        pub use crate::model::autoware::{Autoware, Parameters, Setting, Value};
     }
 }
 pub mod plan {

@@ -10,11 +10,12 @@ pub(crate) struct Counters {
     pub(crate) processed: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) malformed: AtomicU64,
+    pub(crate) unplaced: AtomicU64,
     pub(crate) unwanted: AtomicU64,
     pub(crate) lost: AtomicU64,
 }
 
-/// A snapshot of the counters. `received` is the sum of the next four, except for a cloud in progress.
+/// A snapshot of the counters. `received` is the sum of the next five, except for a cloud in progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Clouds that arrived.
@@ -25,6 +26,8 @@ pub(crate) struct Counts {
     pub(crate) dropped: u64,
     /// Clouds that could not be read.
     pub(crate) malformed: u64,
+    /// Clouds that no transform placed, where such clouds make no frame.
+    pub(crate) unplaced: u64,
     /// Clouds that arrived while no box topic had a subscriber.
     pub(crate) unwanted: u64,
     /// Clouds that never arrived, from gaps in sequence numbers; not included in `received`.
@@ -44,6 +47,7 @@ impl Counters {
             processed: read(&self.processed),
             dropped: read(&self.dropped),
             malformed: read(&self.malformed),
+            unplaced: read(&self.unplaced),
             unwanted: read(&self.unwanted),
             lost: read(&self.lost),
         }
@@ -52,12 +56,13 @@ impl Counters {
 
 impl Counts {
     /// The counters with their names.
-    pub(crate) fn counters(&self) -> [(&'static str, u64); 6] {
+    pub(crate) fn counters(&self) -> [(&'static str, u64); 7] {
         [
             ("received", self.received),
             ("processed", self.processed),
             ("dropped", self.dropped),
             ("malformed", self.malformed),
+            ("unplaced", self.unplaced),
             ("unwanted", self.unwanted),
             ("lost", self.lost),
         ]

@@ -102,7 +102,7 @@ impl NodeError {
 pub(crate) fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeError> {
     let names = Names::new(&config.ros, NODE)?;
     let topic = names.topic("~/input/pointcloud")?;
-    let parameters = parameters::read(&config.ros, &names)?;
+    let parameters = parameters::read(&config.ros, &names).map_err(ParameterError::from)?;
     let plan = Plan::open(&config.engine).map_err(centerpoint::Error::from)?;
     let settings = Settings::new(parameters, plan.model(), &topic)?;
     let options = Options {
@@ -148,7 +148,12 @@ pub(crate) fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeErro
     log::info!(target: TARGET, "{}: waiting for clouds on {topic}", names.fully_qualified());
     let mut node_loop = Loop {
         classes: detector.model().classes.clone(),
-        worker: Worker::new(detector, settings.past, settings.world_frame.clone()),
+        worker: Worker::new(
+            detector,
+            settings.past,
+            settings.world_frame.clone(),
+            settings.without_pose,
+        ),
         publishers,
         deadline: Deadline::new(settings.budget),
         node: names.node().into(),
@@ -255,7 +260,11 @@ impl Loop {
         }
         let start = Instant::now();
         let detection = match self.worker.detect(cloud, &shared.transforms) {
-            Ok(detection) => detection,
+            Ok(Some(detection)) => detection,
+            Ok(None) => {
+                count(&shared.counters.unplaced);
+                return Ok(());
+            }
             // The cloud lacks a column that the model needs; the next one may have it.
             Err(DetectorError::Frame(error)) => {
                 count(&shared.counters.malformed);

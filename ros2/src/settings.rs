@@ -1,16 +1,17 @@
 //! The node's settings: its parameters, checked against the plan's model.
 //!
-//! Names are those of Autoware's `lidar_centerpoint`, so its `*_ml_package.param.yaml`, `*_common.param.yaml` and
-//! `detection_class_remapper.param.yaml` work unchanged. Thresholds are applied, parameters of the model (grid,
-//! classes, sizes) must match the plan, and parameters for building engines are ignored.
+//! Names are those of Autoware's `lidar_centerpoint`, so its parameter files work unchanged; the library reads them, as
+//! `cp-build import` does. Thresholds are applied, parameters of the model (grid, classes, sizes) must match the plan,
+//! and parameters for building engines are ignored.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use centerpoint::model::{AUTOWARE_LABELS, Decode, NmsKind, NmsStep};
+use centerpoint::internals::model::autoware::{Autoware, Parameters, Setting, Value};
+use centerpoint::model::{Decode, ModelError, NmsKind, NmsStep, Suppressors, WithoutPose};
 use centerpoint::{Budget, Model};
 
-use crate::parameters::{ParameterError, Parameters, Value};
+use crate::parameters::{COMMAND_LINE, ParameterError};
 
 /// What to do if a parameter contradicts the plan.
 const BUILT_IN: &str =
@@ -29,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) world_frame: String,
     /// Number of past sweeps added to a cloud.
     pub(crate) past: usize,
+    /// What becomes of a cloud that no transform places.
+    pub(crate) without_pose: WithoutPose,
     /// Time limits of a frame.
     pub(crate) budget: Budget,
     /// Time between two reports on the limits.
@@ -58,74 +61,64 @@ impl Settings {
     /// Checks parameters; `topic` is the cloud topic.
     ///
     /// # Errors
-    /// [`ParameterError`] with the parameter's name.
+    /// [`ParameterError`] with the file and the parameter's name.
     pub(crate) fn new(
-        parameters: BTreeMap<String, Value>,
+        mut p: Parameters,
         model: &Model,
         topic: &str,
     ) -> Result<Self, ParameterError> {
-        let mut p = Parameters::new(parameters);
+        let given = Autoware::take(&mut p)?;
         let (vision, autoware) = outputs(&mut p)?;
-        let budget = Budget::default();
-        let ms = |p: &mut Parameters, name: &str, default| {
-            p.number(name, 0.0..=1e9).map(|v| v.unwrap_or(default))
-        };
+        let limits = Budget::default();
         let settings = Self {
             vision,
             autoware,
-            twist: p.bool("model_params.has_twist")?.unwrap_or(true),
-            world_frame: p
-                .text("densification_params.world_frame_id")?
-                .unwrap_or_else(|| "map".into()),
-            past: past(&mut p, model)?,
+            twist: value(&given.has_twist).unwrap_or(true),
+            world_frame: value(&given.world_frame).unwrap_or_else(|| "map".into()),
+            past: past(&given, model)?,
+            without_pose: without_pose(&mut p, &given, model)?,
             budget: Budget {
-                frame_ms: ms(
-                    &mut p,
-                    "diagnostics.max_allowed_processing_time_ms",
-                    budget.frame_ms,
-                )?,
-                delay_ms: ms(
-                    &mut p,
-                    "diagnostics.max_acceptable_consecutive_delay_ms",
-                    budget.delay_ms,
-                )?,
+                frame_ms: value(&given.max_time_ms).unwrap_or(limits.frame_ms),
+                delay_ms: value(&given.max_delay_ms).unwrap_or(limits.delay_ms),
             },
             status_period: Duration::from_secs_f64(
-                ms(&mut p, "diagnostics.validation_callback_interval_ms", 100.0)?.max(1.0) / 1e3,
+                value(&given.report_interval_ms).unwrap_or(100.0).max(1.0) / 1e3,
             ),
-            build_only: p.bool("build_only")?.unwrap_or(false),
+            build_only: flag(&mut p, "build_only")?,
             clouds: cloud_qos(&mut p, topic)?,
-            sim_time: p.bool("use_sim_time")?.unwrap_or(false),
-            decode: decode(&mut p, model)?,
-            nms: nms(&mut p, model)?,
+            sim_time: flag(&mut p, "use_sim_time")?,
+            decode: decode(&given, model)?,
+            nms: nms(&mut p, &given, model)?,
         };
-        check_built_in(&mut p, model)?;
-        check_remap(&mut p, model)?;
-        for name in [
-            "encoder_onnx_path",
-            "encoder_engine_path",
-            "head_onnx_path",
-            "head_engine_path",
-            "trt_precision",
-            "logger_name",
-            "model_params.model_params_version",
-            "post_process_params.iou_nms_target_class_names",
-            "start_type_description_service",
-        ] {
-            p.ignore(name);
-        }
+        check_built_in(&given, model)?;
+        check_remap(&given, model)?;
+        p.ignore("start_type_description_service");
         p.finish()?;
         Ok(settings)
     }
 }
 
+fn value<T: Clone>(setting: &Option<Setting<T>>) -> Option<T> {
+    setting.as_ref().map(|setting| setting.value.clone())
+}
+
+/// Whether a file sets the value, and not the command line.
+fn in_a_file<T>(setting: &Option<Setting<T>>) -> bool {
+    let path = setting.as_ref().map(|setting| setting.path.as_path());
+    path.is_some_and(|path| path != Path::new(COMMAND_LINE))
+}
+
+/// A boolean that is false unless it is set.
+fn flag(p: &mut Parameters, name: &str) -> Result<bool, ModelError> {
+    Ok(value(&p.bool(&[name])?).unwrap_or(false))
+}
+
 /// Which messages `output` requests: (vision, autoware).
-fn outputs(p: &mut Parameters) -> Result<(bool, bool), ParameterError> {
-    let name = "output";
-    let Some(value) = p.take(name) else {
+fn outputs(p: &mut Parameters) -> Result<(bool, bool), ModelError> {
+    let Some(setting) = p.take("output") else {
         return Ok((true, false));
     };
-    let list = match &value {
+    let list = match &setting.value {
         Value::List(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
@@ -135,149 +128,170 @@ fn outputs(p: &mut Parameters) -> Result<(bool, bool), ParameterError> {
             Value::String(text) if text == "vision" => vision = true,
             Value::String(text) if text == "autoware" => autoware = true,
             _ => {
-                return Err(ParameterError::wrong_type(
-                    name,
-                    value,
-                    "vision, autoware, or a list of them",
-                ));
+                let found = &setting.found;
+                return Err(setting.invalid(format!(
+                    "{found}; expected vision, autoware, or a list of them"
+                )));
             }
         }
     }
     Ok((vision, autoware))
 }
 
-fn past(p: &mut Parameters, model: &Model) -> Result<usize, ParameterError> {
-    let name = "densification_params.num_past_frames";
+fn past(given: &Autoware, model: &Model) -> Result<usize, ParameterError> {
     let max = model.points.sweeps.saturating_sub(1);
-    let Some((past, found)) = p.count(name)? else {
-        return Ok(max);
-    };
-    if past > max {
-        return Err(ParameterError::Contradiction {
-            name: name.into(),
-            found,
-            plan: format!(
+    match &given.past_frames {
+        None => Ok(max),
+        Some(past) if past.value <= max => Ok(past.value),
+        Some(past) => Err(ParameterError::contradiction(
+            past,
+            format!(
                 "{max} (the model was trained on {} sweeps)",
                 model.points.sweeps
             ),
-            advice: "use that number or a smaller one",
-        });
+            "use that number or a smaller one",
+        )),
     }
-    Ok(past)
 }
 
-fn cloud_qos(p: &mut Parameters, topic: &str) -> Result<CloudQos, ParameterError> {
-    let prefix = format!("qos_overrides.{topic}.subscription");
-    let name = format!("{prefix}.reliability");
-    let reliable = match p.text(&name)?.as_deref() {
-        None | Some("best_effort") => false,
-        Some("reliable") => true,
-        Some(other) => {
-            let found = Value::String(other.into());
-            return Err(ParameterError::wrong_type(
-                &name,
-                found,
-                "reliable or best_effort",
-            ));
-        }
+/// One of two words, by the name of the first or the second; `None` if the parameter is not set.
+fn either<T>(
+    p: &mut Parameters,
+    name: &str,
+    [first, second]: [(&str, T); 2],
+) -> Result<Option<T>, ModelError> {
+    let Some(setting) = p.text(&[name])? else {
+        return Ok(None);
     };
-    let name = format!("{prefix}.depth");
-    let depth = match p.count(&name)? {
+    match setting.value.as_str() {
+        word if word == first.0 => Ok(Some(first.1)),
+        word if word == second.0 => Ok(Some(second.1)),
+        _ => {
+            let found = &setting.found;
+            let expected = format!("{} or {}", first.0, second.0);
+            Err(setting.invalid(format!("{found}; expected {expected}")))
+        }
+    }
+}
+
+/// What becomes of a cloud without a transform: by the parameter, else as in Autoware where its file sets the sweeps,
+/// else as the plan says.
+fn without_pose(
+    p: &mut Parameters,
+    given: &Autoware,
+    model: &Model,
+) -> Result<WithoutPose, ModelError> {
+    let words = [("alone", WithoutPose::Alone), ("drop", WithoutPose::Drop)];
+    let by_file = in_a_file(&given.world_frame) && in_a_file(&given.past_frames);
+    let default = if by_file {
+        WithoutPose::Drop
+    } else {
+        model.points.without_pose
+    };
+    Ok(either(p, "densification_params.without_pose", words)?.unwrap_or(default))
+}
+
+fn cloud_qos(p: &mut Parameters, topic: &str) -> Result<CloudQos, ModelError> {
+    let prefix = format!("qos_overrides.{topic}.subscription");
+    let words = [("reliable", true), ("best_effort", false)];
+    let reliable = either(p, &format!("{prefix}.reliability"), words)?.unwrap_or(false);
+    let depth = match p.count(&[&format!("{prefix}.depth")])? {
         None => 1,
-        Some((depth @ 1..=1000, _)) => depth,
-        Some((_, found)) => return Err(ParameterError::wrong_type(&name, found, "1 to 1000")),
+        Some(depth) if (1..=1000).contains(&depth.value) => depth.value,
+        Some(depth) => {
+            let found = depth.value;
+            return Err(depth.invalid(format!("{found}; expected 1 to 1000")));
+        }
     };
     Ok(CloudQos { reliable, depth })
 }
 
 /// Candidate selection: thresholds of the score and of the rotation's norm.
-fn decode(p: &mut Parameters, model: &Model) -> Result<Decode, ParameterError> {
+fn decode(given: &Autoware, model: &Model) -> Result<Decode, ModelError> {
     let mut decode = model.decode.clone();
     let named = named_classes(model);
-    if let Some(score) = p.number("post_process_params.score_threshold", 0.0..=1.0)? {
-        decode
-            .score
-            .iter_mut()
-            .for_each(|band| band.fill(score as f32));
-    }
-    let name = "post_process_params.score_thresholds";
-    if let Some(scores) = p.numbers(name, 0.0..=1.0, Some(named.len()))? {
-        for band in &mut decode.score {
-            set(band, &named, &scores);
-        }
-    }
-    let name = "model_params.score_thresholds.upper_bounds";
-    if let Some(bounds) = p.numbers(name, 0.0..=f64::INFINITY, None)? {
-        if bounds.is_empty() || bounds.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return Err(ParameterError::wrong_type(
-                name,
-                list(&bounds),
-                "ascending distances",
-            ));
-        }
-        let name = "model_params.score_thresholds.thresholds";
-        let length = bounds.len() * named.len();
-        let scores = p.numbers(name, 0.0..=1.0, Some(length))?.ok_or_else(|| {
-            let expected = format!("{} bands × {} classes", bounds.len(), named.len());
-            ParameterError::wrong_type(name, Value::String("missing".into()), expected)
-        })?;
-        decode.bands = bounds.iter().map(|&bound| bound as f32).collect();
-        // Classes that only exist as the result of a remap have no threshold of their own.
-        decode.score = scores
-            .chunks(named.len().max(1))
-            .map(|scores| {
-                let mut band = vec![0.0; model.classes.len()];
-                set(&mut band, &named, scores);
-                band
-            })
+    let scores = &given.scores;
+    if let Some(bands) = &scores.bands {
+        let names: Vec<&str> = named
+            .iter()
+            .filter_map(|&class| model.classes.get(class).map(String::as_str))
             .collect();
+        let bounds = bands.upper_bounds.value.iter();
+        decode.bands = bounds.map(|&bound| bound as f32).collect();
+        // Classes that only exist as the result of a remap have no threshold of their own.
+        let table = bands.table(&names)?;
+        let table = table.iter().map(|scores| {
+            let mut band = vec![0.0; model.classes.len()];
+            set(&mut band, &named, scores);
+            band
+        });
+        decode.score = table.collect();
+    } else if let Some(by_class) = &scores.by_class {
+        let by_class = by_class.for_classes(named.len())?;
+        for band in &mut decode.score {
+            set(band, &named, by_class);
+        }
+    } else if let Some(single) = &scores.single {
+        for band in &mut decode.score {
+            band.fill(single.value as f32);
+        }
     }
-    let name = "post_process_params.yaw_norm_thresholds";
-    if let Some(norms) = p.numbers(name, 0.0..=1e3, Some(named.len()))? {
-        set(&mut decode.yaw_norm, &named, &norms);
+    if let Some(norms) = &given.yaw_norm {
+        let norms = norms.for_classes(named.len())?;
+        set(&mut decode.yaw_norm, &named, norms);
     }
     Ok(decode)
 }
 
-/// Suppression: Autoware's circle and IoU thresholds, applied to the model's steps.
-fn nms(p: &mut Parameters, model: &Model) -> Result<Vec<NmsStep>, ParameterError> {
+/// Suppression: Autoware's circle and IoU thresholds, applied to the model's steps. Which boxes suppress others is set by
+/// the parameter, else as in Autoware where its file sets the IoU step, else as the plan says.
+fn nms(
+    p: &mut Parameters,
+    given: &Autoware,
+    model: &Model,
+) -> Result<Vec<NmsStep>, ParameterError> {
+    let words = [("kept", Suppressors::Kept), ("all", Suppressors::All)];
+    let by_file = in_a_file(&given.iou_threshold) && in_a_file(&given.iou_search_distance);
+    let suppressors = either(p, "post_process_params.iou_nms_suppressors", words)?
+        .or(by_file.then_some(Suppressors::All));
     let mut nms = model.nms.clone();
-    for name in [
-        "post_process_params.circle_nms_dist_threshold",
-        "post_process_params.iou_nms_search_distance_2d",
-        "post_process_params.iou_nms_threshold",
-    ] {
-        let Some(value) = p.number(name, 0.0..=1e6)? else {
-            continue;
-        };
-        let mut applied = false;
-        for step in &mut nms {
-            match (&mut step.kind, name) {
-                (NmsKind::Circle { radius }, "post_process_params.circle_nms_dist_threshold") => {
-                    radius.fill(value as f32);
+    let mut applied = [false; 3];
+    for step in &mut nms {
+        let is_iou = matches!(step.kind, NmsKind::Iou { .. });
+        step.suppressors = suppressors.filter(|_| is_iou).unwrap_or(step.suppressors);
+        match &mut step.kind {
+            NmsKind::Circle { radius } => {
+                if let Some(circle) = &given.circle {
+                    radius.fill(circle.value as f32);
                 }
-                (
-                    NmsKind::Iou {
-                        search_distance, ..
-                    },
-                    "post_process_params.iou_nms_search_distance_2d",
-                ) => {
-                    *search_distance = value as f32;
-                }
-                (NmsKind::Iou { threshold, .. }, "post_process_params.iou_nms_threshold") => {
-                    *threshold = value as f32;
-                }
-                _ => continue,
+                applied[0] = true;
             }
-            applied = true;
+            NmsKind::Iou {
+                threshold,
+                search_distance,
+            } => {
+                if let Some(given) = &given.iou_threshold {
+                    *threshold = given.value as f32;
+                }
+                if let Some(given) = &given.iou_search_distance {
+                    *search_distance = given.value as f32;
+                }
+                applied[1..].fill(true);
+            }
         }
-        if !applied {
-            return Err(ParameterError::Contradiction {
-                name: name.into(),
-                found: Value::Double(value),
-                plan: "no such suppression step".into(),
-                advice: BUILT_IN,
-            });
+    }
+    let settings = [
+        &given.circle,
+        &given.iou_threshold,
+        &given.iou_search_distance,
+    ];
+    for (setting, applied) in settings.into_iter().zip(applied) {
+        if let (Some(setting), false) = (setting, applied) {
+            return Err(ParameterError::contradiction(
+                setting,
+                "no such suppression step",
+                BUILT_IN,
+            ));
         }
     }
     Ok(nms)
@@ -302,94 +316,69 @@ fn set(by_class: &mut [f32], named: &[usize], values: &[f64]) {
     }
 }
 
-fn list(values: &[f64]) -> Value {
-    Value::List(values.iter().copied().map(Value::Double).collect())
-}
-
-/// Checks that parameters of the model match the plan.
-fn check_built_in(p: &mut Parameters, model: &Model) -> Result<(), ParameterError> {
+/// Checks that parameters of the model match the plan. Numbers are compared in f32, as in the model.
+fn check_built_in(given: &Autoware, model: &Model) -> Result<(), ParameterError> {
+    fn same<T: PartialEq>(
+        setting: &Option<Setting<T>>,
+        plan: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), ParameterError> {
+        match setting {
+            Some(setting) if setting.value != *plan => {
+                Err(ParameterError::contradiction(setting, text(plan), BUILT_IN))
+            }
+            _ => Ok(()),
+        }
+    }
+    fn same_numbers<const N: usize>(
+        setting: &Option<Setting<[f64; N]>>,
+        plan: &[f32],
+    ) -> Result<(), ParameterError> {
+        match setting {
+            Some(setting) if setting.value.map(|v| v as f32) != *plan => Err(
+                ParameterError::contradiction(setting, format!("{plan:?}"), BUILT_IN),
+            ),
+            _ => Ok(()),
+        }
+    }
     let names = named_classes(model)
         .into_iter()
-        .filter_map(|class| model.classes.get(class));
-    let texts = names.map(|name| Value::String(name.clone())).collect();
-    let grid = &model.grid;
-    let range: Vec<f64> = grid
-        .min
-        .iter()
-        .chain(&grid.max)
-        .map(|&v| f64::from(v))
+        .filter_map(|class| model.classes.get(class).cloned())
         .collect();
-    let voxel: Vec<f64> = grid.voxel.iter().map(|&v| f64::from(v)).collect();
-    let count = |n: usize| Value::Integer(n as i64);
-    for (name, plan) in [
-        ("model_params.class_names", Value::List(texts)),
-        (
-            "model_params.point_feature_size",
-            count(model.points.columns.len()),
-        ),
-        ("model_params.max_voxel_size", count(grid.max_pillars)),
-        ("model_params.point_cloud_range", list(&range)),
-        ("model_params.voxel_size", list(&voxel)),
-        (
-            "model_params.downsample_factor",
-            count(model.head.downsample),
-        ),
-        (
-            "model_params.encoder_in_feature_size",
-            count(model.pfn_in_features()),
-        ),
-        (
-            "model_params.has_variance",
-            Value::Bool(model.head.variance),
-        ),
-        ("cloud_capacity", count(model.points.capacity)),
+    same(&given.class_names, &names, |names| format!("{names:?}"))?;
+    let grid = &model.grid;
+    same_numbers(
+        &given.point_cloud_range,
+        &[&grid.min[..], &grid.max].concat(),
+    )?;
+    same_numbers(&given.voxel_size, &grid.voxel)?;
+    for (setting, plan) in [
+        (&given.point_feature_size, model.points.columns.len()),
+        (&given.downsample_factor, model.head.downsample),
+        (&given.encoder_in_feature_size, model.pfn_in_features()),
+        (&given.cloud_capacity, model.points.capacity),
     ] {
-        let Some(found) = p.take(name) else { continue };
-        if !same(&found, &plan) {
-            return Err(ParameterError::Contradiction {
-                name: name.into(),
-                found,
-                plan: plan.to_string(),
-                advice: BUILT_IN,
-            });
-        }
+        same(setting, &plan, usize::to_string)?;
     }
-    Ok(())
-}
-
-/// Compares two values, numbers in f32 as in the model.
-fn same(a: &Value, b: &Value) -> bool {
-    let number = |value: &Value| match *value {
-        Value::Integer(value) => Some(value as f32),
-        Value::Double(value) => Some(value as f32),
-        _ => None,
-    };
-    match (a, b) {
-        (Value::List(a), Value::List(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-        }
-        _ => a == b || number(a).is_some_and(|a| number(b) == Some(a)),
-    }
+    // More pillars than cells are no limit.
+    let max_pillars = given.max_voxel_size.clone().map(|mut setting| {
+        setting.value = setting.value.min(grid.cells());
+        setting
+    });
+    same(&max_pillars, &grid.max_pillars, usize::to_string)?;
+    same(&given.has_variance, &model.head.variance, bool::to_string)
 }
 
 /// Checks that the plan's remapping of classes by area matches Autoware's three matrices.
-fn check_remap(p: &mut Parameters, model: &Model) -> Result<(), ParameterError> {
-    let name = "allow_remapping_by_area_matrix";
-    let cells = Some(AUTOWARE_LABELS.len() * AUTOWARE_LABELS.len());
-    let allow = p.numbers(name, 0.0..=1.0, cells)?;
-    let min = p.numbers("min_area_matrix", 0.0..=f64::MAX, cells)?;
-    let max = p.numbers("max_area_matrix", 0.0..=f64::MAX, cells)?;
-    let (Some(allow), Some(min), Some(max)) = (allow, min, max) else {
+fn check_remap(given: &Autoware, model: &Model) -> Result<(), ParameterError> {
+    let Some(remap) = &given.remap else {
         return Ok(());
     };
     let class = |label: &str| model.classes.iter().position(|class| class == label);
-    let rules = (0..allow.len())
-        .filter(|&i| allow[i] != 0.0)
-        .filter_map(|i| {
-            let from = class(AUTOWARE_LABELS[i / AUTOWARE_LABELS.len()])?;
-            let to = class(AUTOWARE_LABELS[i % AUTOWARE_LABELS.len()])?;
-            Some((from, to, min[i] as f32, max[i] as f32))
-        });
+    let rules = remap.value.iter().filter_map(|rule| {
+        let (from, to) = (class(rule.from)?, class(rule.to)?);
+        Some((from, to, rule.min_area as f32, rule.max_area as f32))
+    });
     let rules: Vec<_> = rules.collect();
     let plan: Vec<_> = model
         .remap
@@ -398,8 +387,9 @@ fn check_remap(p: &mut Parameters, model: &Model) -> Result<(), ParameterError> 
         .collect();
     if rules != plan {
         return Err(ParameterError::Contradiction {
-            name: name.into(),
-            found: Value::String(format!("{} rules for the plan's classes", rules.len())),
+            path: remap.path.clone(),
+            key: remap.key.clone(),
+            found: format!("{} rules for the plan's classes", rules.len()),
             plan: format!("{} different rules", plan.len()),
             advice: BUILT_IN,
         });

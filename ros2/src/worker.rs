@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use centerpoint::internals::bag::messages::{Header, TFMessage};
 use centerpoint::internals::bag::tf::{TfBuffer, TfError};
 use centerpoint::internals::chain::Chain;
+use centerpoint::model::WithoutPose;
 use centerpoint::points::{Pose, SweepBuffer};
 use centerpoint::{Detection, Detector, DetectorError, Layout, PointCloud};
 
@@ -71,43 +72,53 @@ pub(crate) struct Worker {
     /// `None` if the model's input is a single cloud.
     sweeps: Option<SweepBuffer>,
     world_frame: String,
+    without_pose: WithoutPose,
     no_pose: Throttle,
     restarted: Throttle,
 }
 
 impl Worker {
-    pub(crate) fn new(detector: Detector, past: usize, world_frame: String) -> Self {
+    pub(crate) fn new(
+        detector: Detector,
+        past: usize,
+        world_frame: String,
+        without_pose: WithoutPose,
+    ) -> Self {
         let capacity = detector.model().points.capacity;
         Self {
             sweeps: (past > 0).then(|| SweepBuffer::new(past, capacity)),
             detector,
             world_frame,
+            without_pose,
             no_pose: Throttle::default(),
             restarted: Throttle::default(),
         }
     }
 
-    /// Detects boxes in a cloud and its past sweeps.
+    /// Detects boxes in a cloud and its past sweeps; `None` if the cloud has no pose and therefore makes no frame.
     pub(crate) fn detect(
         &mut self,
         cloud: &StampedCloud,
         transforms: &Transforms,
-    ) -> Result<Detection<'_>, DetectorError> {
+    ) -> Result<Option<Detection<'_>>, DetectorError> {
         let Some(sweeps) = &mut self.sweeps else {
-            return self.detector.detect(&cloud.points);
+            return self.detector.detect(&cloud.points).map(Some);
         };
         let stamp_ns = cloud.header.stamp.nanoseconds();
         let pose = transforms
             .lookup(&self.world_frame, &cloud.header.frame_id, stamp_ns)
             .map_err(|error| {
-                self.no_pose.warn(|| {
-                    format!(
-                        "no pose for the cloud, so past sweeps are left out: {}",
-                        Chain(&error)
-                    )
-                });
+                let result = match self.without_pose {
+                    WithoutPose::Alone => "past sweeps are left out",
+                    WithoutPose::Drop => "no boxes are published",
+                };
+                self.no_pose
+                    .warn(|| format!("no pose for the cloud, so {result}: {}", Chain(&error)));
             })
             .ok();
+        if pose.is_none() && self.without_pose == WithoutPose::Drop {
+            return Ok(None);
+        }
         match sweeps.push_or_restart(&cloud.points, stamp_ns, pose) {
             Ok(None) => {}
             Ok(Some(reason)) => self
@@ -116,9 +127,9 @@ impl Worker {
             Err(error) => {
                 self.restarted
                     .warn(|| format!("{}; detecting in this cloud alone", Chain(&error)));
-                return self.detector.detect(&cloud.points);
+                return self.detector.detect(&cloud.points).map(Some);
             }
         }
-        self.detector.detect_sweeps(sweeps)
+        self.detector.detect_sweeps(sweeps).map(Some)
     }
 }

@@ -9,6 +9,7 @@ use super::reader::{Message, TopicReader};
 use super::tf::{TfBuffer, TfError};
 use super::{Bag, BagError, POINT_CLOUD, TRANSFORMS, Topic, cdr, cloud};
 use crate::chain::Chain;
+use crate::model::WithoutPose;
 use crate::points::{Layout, PointCloud, Pose, SweepBuffer};
 
 /// How far past a cloud transforms are read, in ns of log time: a transform may be recorded after the cloud that
@@ -24,6 +25,8 @@ pub struct FrameOptions {
     pub capacity: usize,
     /// The world frame in which past sweeps are placed; `None` uses the root of the clouds' transform tree.
     pub fixed_frame: Option<String>,
+    /// What becomes of a cloud that no transform places, if frames have several sweeps.
+    pub without_pose: WithoutPose,
 }
 
 /// Iterates over a topic's frames in log time order.
@@ -33,6 +36,8 @@ pub struct Frames {
     clouds: TopicReader,
     /// `None` for frames of one sweep.
     transforms: Option<Transforms>,
+    /// Whether clouds without a pose make no frame.
+    drops: bool,
     buffer: SweepBuffer,
     message: PointCloud,
     accumulated: PointCloud,
@@ -57,6 +62,24 @@ pub struct BagFrame<'a> {
     pub points_over_capacity: usize,
 }
 
+/// What a frame is besides its points.
+struct Read {
+    name: String,
+    stamp_ns: i64,
+    frame_id: String,
+    points_over_capacity: usize,
+}
+
+/// The points of a frame.
+enum Accumulated {
+    /// The cloud alone.
+    Alone,
+    /// The cloud and its past sweeps, without this many points.
+    Several(usize),
+    /// None: the cloud has no pose.
+    Dropped,
+}
+
 impl Frames {
     /// The frames of `topic`, one of [`Bag::topics`]. Warns if past sweeps are requested but the bag has no
     /// transforms.
@@ -65,9 +88,15 @@ impl Frames {
         let clouds = TopicReader::new(Arc::clone(&bag), &topic.name, POINT_CLOUD);
         let several = options.sweeps > 1;
         let has_transforms = bag.has("/tf", TRANSFORMS) || bag.has("/tf_static", TRANSFORMS);
+        let drops = several && options.without_pose == WithoutPose::Drop;
         if several && !has_transforms {
+            let result = if drops {
+                "no cloud makes a frame, because the model's `points.without_pose` is \"drop\""
+            } else {
+                "each frame has one sweep"
+            };
             log::warn!(
-                "{}: no transforms (/tf): each frame has one sweep, but the model was trained on {}",
+                "{}: no transforms (/tf): {result}, but the model was trained on {}",
                 bag.path.display(),
                 options.sweeps
             );
@@ -78,6 +107,7 @@ impl Frames {
             topic: topic.name.clone(),
             clouds,
             transforms,
+            drops,
             buffer: SweepBuffer::new(options.sweeps.saturating_sub(1), options.capacity),
             message: PointCloud::empty(Layout::XYZIT),
             accumulated: PointCloud::empty(Layout::XYZIT),
@@ -89,14 +119,28 @@ impl Frames {
 
     /// The next frame. An error concerns one damaged chunk or message; later frames can still be read.
     pub fn next_frame(&mut self) -> Option<Result<BagFrame<'_>, BagError>> {
-        let message = match self.clouds.next()? {
-            Ok(message) => message,
-            Err(error) => return Some(Err(error)),
+        let read = loop {
+            let read = match self.clouds.next()? {
+                Ok(message) => self.read(&message),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(Some(read)) => break read,
+                Ok(None) => {}
+                Err(error) => return Some(Err(error)),
+            }
         };
-        Some(self.frame(&message))
+        Some(Ok(BagFrame {
+            name: read.name,
+            stamp_ns: read.stamp_ns,
+            frame_id: read.frame_id,
+            cloud: &self.accumulated,
+            points_over_capacity: read.points_over_capacity,
+        }))
     }
 
-    fn frame(&mut self, message: &Message) -> Result<BagFrame<'_>, BagError> {
+    /// Reads a frame's points into `accumulated`; `None` if there is no frame.
+    fn read(&mut self, message: &Message) -> Result<Option<Read>, BagError> {
         let path = || match self.bag.files.get(message.file) {
             Some((file, _)) => file.path.clone(),
             None => self.bag.path.clone(),
@@ -122,25 +166,31 @@ impl Frames {
         })?;
         let frame_id = decoded.header.frame_id;
         let points_over_capacity = match self.accumulate(&frame_id, stamp_ns, message.log_time) {
-            Some(points) => points,
-            None => {
+            Accumulated::Several(points) => points,
+            Accumulated::Alone => {
                 std::mem::swap(&mut self.accumulated, &mut self.message);
                 0
             }
+            Accumulated::Dropped => return Ok(None),
         };
-        Ok(BagFrame {
+        Ok(Some(Read {
             name,
             stamp_ns,
             frame_id,
-            cloud: &self.accumulated,
             points_over_capacity,
-        })
+        }))
     }
 
-    /// Writes the cloud and its past sweeps to `accumulated` and returns the number of points over the capacity;
-    /// `None` if the frame has only one sweep.
-    fn accumulate(&mut self, frame_id: &str, stamp_ns: i64, log_time: u64) -> Option<usize> {
-        let transforms = self.transforms.as_mut()?;
+    /// Writes the cloud and its past sweeps to `accumulated`, if the frame has several.
+    fn accumulate(&mut self, frame_id: &str, stamp_ns: i64, log_time: u64) -> Accumulated {
+        let drops = self.drops;
+        let Some(transforms) = self.transforms.as_mut() else {
+            return if drops {
+                Accumulated::Dropped
+            } else {
+                Accumulated::Alone
+            };
+        };
         transforms.advance(log_time.saturating_add(LOOKAHEAD));
         if transforms.choose_fixed_frame(frame_id) {
             // Poses in different worlds cannot be compared.
@@ -149,6 +199,9 @@ impl Frames {
         let pose = transforms.pose(frame_id, stamp_ns);
         if let Err(error) = &pose {
             self.warn(stamp_ns, error);
+            if drops {
+                return Accumulated::Dropped;
+            }
         }
         let pushed = self
             .buffer
@@ -156,18 +209,22 @@ impl Frames {
         if let Ok(Some(error)) | Err(error) = &pushed {
             self.warn(stamp_ns, error);
         }
-        pushed.ok()?;
-        Some(
-            self.buffer
-                .accumulate(&mut self.accumulated)
-                .points_over_capacity,
-        )
+        if pushed.is_err() {
+            return Accumulated::Alone;
+        }
+        let counts = self.buffer.accumulate(&mut self.accumulated);
+        Accumulated::Several(counts.points_over_capacity)
     }
 
     fn warn(&mut self, stamp_ns: i64, error: &(dyn Error + 'static)) {
         if !self.warned {
+            let result = if self.drops {
+                "no frame, or no past sweeps"
+            } else {
+                "past sweeps are left out"
+            };
             log::warn!(
-                "{}: {}@{stamp_ns}: past sweeps are left out: {} (only the first case is reported)",
+                "{}: {}@{stamp_ns}: {result}: {} (only the first case is reported)",
                 self.bag.path.display(),
                 self.topic,
                 Chain(error)

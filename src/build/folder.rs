@@ -5,9 +5,12 @@
 //! DIR/model.toml  DIR/pts_voxel_encoder.onnx  DIR/pts_backbone_neck_head.onnx  DIR/manifest.json
 //! ```
 //!
+//! A folder of Autoware's model repository is a model folder, too, see [`autoware`].
+//!
 //! A quantised model has the same form: its network is FP32 with Q/DQ pairs, its PFN is equalised, and its
 //! manifest holds the record of the quantisation.
 
+mod autoware;
 mod manifest;
 
 use std::collections::BTreeMap;
@@ -21,9 +24,9 @@ use super::{BuildError, compile, hash};
 use crate::build::Result;
 use crate::engine::tensorrt::Monitor;
 use crate::files;
-use crate::model::Pfn;
+use crate::model::autoware::{Common, Description, read};
 use crate::model::file::read_text;
-use crate::model::{Model, ModelError};
+use crate::model::{Model, ModelError, Pfn};
 use crate::plan::{self, Accuracy, Contents, Manifest, PlanError, Quantization, Target};
 use crate::program::Payload;
 
@@ -39,6 +42,8 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// A checked model folder.
 pub struct Folder {
     path: PathBuf,
+    /// The files of the two networks.
+    files: [PathBuf; 2],
     /// The description.
     pub model: Model,
     /// The text of the description.
@@ -51,15 +56,17 @@ pub struct Folder {
     pub quantization: Option<Quantization>,
     /// The changes to a quantised model before it was written to the folder, one line each.
     recorded_steps: Vec<String>,
+    /// Values of the description that Autoware's files left to its node, one line each.
+    pub assumed: Vec<String>,
 }
 
 /// The source files of an import.
 pub struct Sources<'a> {
-    /// Pillar feature network.
-    pub pfe: &'a Path,
-    /// Backbone, neck and head.
-    pub rpn: &'a Path,
-    /// One TOML file, or Autoware's YAML files.
+    /// Pillar feature network; optional for Autoware's folders.
+    pub pfe: Option<&'a Path>,
+    /// Backbone, neck and head; optional for Autoware's folders.
+    pub rpn: Option<&'a Path>,
+    /// One TOML file, or Autoware's YAML files, or a folder of Autoware's and further YAML files.
     pub model: &'a [PathBuf],
 }
 
@@ -92,6 +99,11 @@ impl Folder {
     /// # Errors
     /// [`BuildError`] or [`ModelError`] with the file, and the tensor, node or key.
     pub fn read(path: &Path) -> Result<Self> {
+        if let Some(found) = autoware::find(path)? {
+            let mut folder = Self::from_autoware(found, None, None, &[])?;
+            folder.path = path.into();
+            return Ok(folder);
+        }
         let manifest = FolderManifest::read(path)?;
         if manifest.as_ref().is_some_and(|m| m.typed.is_some()) {
             return Err(BuildError::Folder {
@@ -132,16 +144,60 @@ impl Folder {
     /// # Errors
     /// As [`Folder::read`].
     pub fn from_sources(sources: &Sources<'_>) -> Result<Self> {
-        let pfe = read_pfe(sources.pfe)?;
-        let (model, model_text) = description(sources.model, &pfe)?;
-        Self::checked(
+        let Sources { pfe, rpn, model } = sources;
+        if let Some((dir, more)) = model.split_first().filter(|(first, _)| first.is_dir()) {
+            let found = autoware::find(dir)?.ok_or_else(|| BuildError::Folder {
+                path: dir.clone(),
+                what: "not a folder of Autoware's models: expected ml_package.param.yaml and no model.toml"
+                    .into(),
+            })?;
+            return Self::from_autoware(found, *pfe, *rpn, more);
+        }
+        let (Some(pfe_path), Some(rpn_path)) = (pfe, rpn) else {
+            return Err(BuildError::Folder {
+                path: model.first().cloned().unwrap_or_default(),
+                what: "a description without its networks; name both ONNX files (--pfe, --rpn)"
+                    .into(),
+            });
+        };
+        let pfe = read_pfe(pfe_path)?;
+        let description = description(model, &pfe)?;
+        Self::described(description, pfe, pfe_path, rpn_path)
+    }
+
+    /// Reads a folder of Autoware's with further parameter files, and with other networks if they are given.
+    fn from_autoware(
+        found: autoware::Found,
+        pfe: Option<&Path>,
+        rpn: Option<&Path>,
+        more: &[PathBuf],
+    ) -> Result<Self> {
+        let pfe_path = pfe.unwrap_or(&found.pfe);
+        let pfe = read_pfe(pfe_path)?;
+        let files = [&found.parameters, more].concat();
+        let description = read(&files, &pfn_layers(&pfe), Common::Shipped)?;
+        Self::described(description, pfe, pfe_path, rpn.unwrap_or(&found.rpn))
+    }
+
+    fn described(
+        description: Description,
+        pfe: Pfe,
+        pfe_path: &Path,
+        rpn_path: &Path,
+    ) -> Result<Self> {
+        for assumed in &description.assumed {
+            log::info!("{assumed}");
+        }
+        let mut folder = Self::checked(
             Path::new(""),
-            model,
-            model_text,
+            description.model,
+            description.text,
             pfe,
-            sources.pfe,
-            sources.rpn,
-        )
+            pfe_path,
+            rpn_path,
+        )?;
+        folder.assumed = description.assumed;
+        Ok(folder)
     }
 
     fn checked(
@@ -166,12 +222,14 @@ impl Folder {
         }
         Ok(Self {
             path: path.into(),
+            files: [pfe_path, rpn_path].map(PathBuf::from),
             model,
             model_text,
             pfe,
             rpn,
             quantization: None,
             recorded_steps: Vec::new(),
+            assumed: Vec::new(),
         })
     }
 
@@ -186,12 +244,21 @@ impl Folder {
         nodes.any(|node| node.op() == "DequantizeLinear")
     }
 
-    /// SHA-256 of the folder's model files by name, for manifests.
+    /// SHA-256 of the folder's model files by name, for manifests. An Autoware folder's description counts as what it
+    /// becomes.
     ///
     /// # Errors
     /// [`BuildError`] for a file that cannot be read.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>> {
-        hashes(&self.path)
+        let mut hashes = BTreeMap::new();
+        hashes.insert(
+            String::from(MODEL),
+            hash::sha256(self.model_text.as_bytes()),
+        );
+        for (name, path) in [PFE, RPN].into_iter().zip(&self.files) {
+            hashes.extend(hash::network(path, name)?);
+        }
+        Ok(hashes)
     }
 
     /// The payload for the CPU engine.
@@ -338,19 +405,6 @@ impl Folder {
     }
 }
 
-/// SHA-256 of the model files in `folder` by name: description, networks, and their external data.
-///
-/// # Errors
-/// As [`hash::network`].
-pub(crate) fn hashes(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let mut hashes = BTreeMap::new();
-    hashes.insert(MODEL.into(), hash::sha256_file(&folder.join(MODEL))?);
-    for name in [PFE, RPN] {
-        hashes.extend(hash::network(&folder.join(name), name)?);
-    }
-    Ok(hashes)
-}
-
 /// Copies a network into a model folder: byte for byte, or with its external data inside.
 ///
 /// # Errors
@@ -410,10 +464,10 @@ pub struct Network<'a> {
 }
 
 /// The model description of an import: a TOML file, or Autoware's YAML files.
-fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
+fn description(files: &[PathBuf], pfe: &Pfe) -> Result<Description> {
     let is_yaml = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     if files.iter().any(is_yaml) {
-        return autoware(files, pfe);
+        return Ok(read(files, &pfn_layers(pfe), Common::Required)?);
     }
     let [path] = files else {
         return Err(ModelError::Syntax {
@@ -423,23 +477,25 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
         .into());
     };
     let text = read_text(path)?;
-    Ok((Model::parse(&text, path)?, text))
+    Ok(Description {
+        model: Model::parse(&text, path)?,
+        text,
+        assumed: Vec::new(),
+    })
 }
 
-/// Reads Autoware's YAML files. They lack the widths of the PFN's layers, so those come from the network.
-fn autoware(files: &[PathBuf], pfe: &Pfe) -> Result<(Model, String)> {
+/// The widths of the PFN's layers, which Autoware's YAML files lack.
+fn pfn_layers(pfe: &Pfe) -> Vec<usize> {
     let last = pfe.pfn.layers.len().saturating_sub(1);
     let widths = pfe.pfn.layers.iter().enumerate();
-    let widths: Vec<usize> = widths
-        .map(|(i, l)| {
-            if i == last {
-                l.out_features
-            } else {
-                2 * l.out_features
-            }
-        })
-        .collect();
-    Ok(crate::model::autoware::read(files, &widths)?)
+    let widths = widths.map(|(i, l)| {
+        if i == last {
+            l.out_features
+        } else {
+            2 * l.out_features
+        }
+    });
+    widths.collect()
 }
 
 /// Checks exported files and copies them into a model folder, with a manifest of their hashes.
@@ -452,7 +508,7 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     folder.cpu_payload()?;
     make(out, force)?;
     let mut inputs = BTreeMap::new();
-    for (from, name) in [(sources.pfe, PFE), (sources.rpn, RPN)] {
+    for (from, name) in folder.files.iter().zip([PFE, RPN]) {
         inputs.extend(hash::network(from, name)?);
         copy_network(from, &out.join(name))?;
     }
@@ -468,5 +524,6 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     }
     .write(out)?;
     folder.path = out.into();
+    folder.files = [PFE, RPN].map(|name| out.join(name));
     Ok(folder)
 }

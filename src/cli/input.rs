@@ -264,6 +264,7 @@ impl Input {
                     sweeps: model.points.sweeps,
                     capacity: model.points.capacity,
                     fixed_frame: args.fixed_frame.clone(),
+                    without_pose: model.points.without_pose,
                 };
                 Source::Bag {
                     count: topic.messages,

@@ -1,37 +1,35 @@
 //! Non-maximum suppression: keeps the best of overlapping candidates.
 //!
-//! Greedy, in the order of the candidates (best first): a box is dropped if it overlaps a kept box of its
-//! group, or if its group is full. Dropped boxes suppress nothing. The model's steps run one after the other,
-//! and the order of the boxes never changes.
+//! In the order of the candidates (best first), a box is dropped if it overlaps a better box of its group, or if its
+//! group is full. By default only kept boxes count as better ones (greedy, as Autoware's circle step, mmdetection3d and
+//! the literature); with [`Suppressors::All`], as in Autoware's IoU step, boxes that the step dropped count, too. The
+//! model's steps run one after the other, and the order of the boxes never changes.
 //!
-//! - Circle: squared BEV centre distance < squared radius of the kept box's class, in f32, strict as in
+//! - Circle: squared BEV centre distance < squared radius of the better box's class, in f32, strict as in
 //!   Autoware (mmdetection3d's `circle_nms` uses `≤`, and its `min_radius` is already squared).
-//! - IoU: rotated BEV intersection over union > threshold ([`BevRect::iou`] of the kept box with the
+//! - IoU: rotated BEV intersection over union > threshold ([`BevRect::iou`] of the better box with the
 //!   other), for centres at most `search_distance` apart.
-//!
-//! In Autoware's IoU step dropped boxes suppress others, too. The greedy rule used here is that of Autoware's
-//! circle step, mmdetection3d and the literature.
 //!
 //! [`remap`] comes last, as in Autoware's node (decode, circle, IoU, then
 //! `DetectionClassRemapper::mapClasses`): suppression uses the classes predicted by the network.
 
 use crate::boxes::{BevRect, Box3d};
 use crate::cpu::decode::Candidate;
-use crate::model::{Model, NmsKind, NmsStep, Remap};
+use crate::model::{Model, NmsKind, NmsStep, Remap, Suppressors};
 
 /// Buffers of the stage, and the boxes of the frame. Allocated once.
 #[derive(Clone, Debug)]
 pub struct Nms {
     boxes: Vec<Box3d>,
-    /// Boxes kept by the current step.
-    kept: Vec<KeptBox>,
+    /// Boxes that suppress others in the current step.
+    suppressors: Vec<Suppressor>,
     /// Number of boxes kept by the current step, by group.
     in_group: Vec<usize>,
 }
 
-/// A box kept by a step.
+/// A box that suppresses others.
 #[derive(Clone, Copy, Debug)]
-struct KeptBox {
+struct Suppressor {
     rect: BevRect,
     class: usize,
 }
@@ -42,7 +40,7 @@ impl Nms {
         let groups = model.nms.iter().flat_map(|step| &step.group).max();
         Self {
             boxes: Vec::with_capacity(model.max_boxes()),
-            kept: Vec::with_capacity(model.max_boxes()),
+            suppressors: Vec::with_capacity(model.max_boxes()),
             in_group: Vec::with_capacity(groups.map_or(0, |last| last + 1)),
         }
     }
@@ -69,13 +67,13 @@ pub fn suppress(model: &Model, candidates: &[Candidate], out: &mut Nms) {
 fn run(step: &NmsStep, out: &mut Nms) {
     let Nms {
         boxes,
-        kept,
+        suppressors,
         in_group,
     } = out;
     let groups = step.group.iter().max().map_or(0, |last| last + 1);
     in_group.clear();
     in_group.resize(groups, 0);
-    kept.clear();
+    suppressors.clear();
     boxes.retain(|bbox| {
         let class = bbox.class as usize;
         let group = step.group[class];
@@ -83,23 +81,27 @@ fn run(step: &NmsStep, out: &mut Nms) {
             return false;
         }
         let rect = BevRect::new(bbox);
-        let mut rivals = kept.iter().filter(|kept| step.group[kept.class] == group);
+        let mut better = suppressors
+            .iter()
+            .filter(|better| step.group[better.class] == group);
         let suppressed = match &step.kind {
-            NmsKind::Circle { radius } => rivals.any(|kept| {
-                let radius = radius[kept.class];
-                kept.rect.distance_squared(&rect) < radius * radius
+            NmsKind::Circle { radius } => better.any(|better| {
+                let radius = radius[better.class];
+                better.rect.distance_squared(&rect) < radius * radius
             }),
             NmsKind::Iou {
                 threshold,
                 search_distance,
-            } => rivals.any(|kept| {
-                kept.rect.distance_squared(&rect) <= search_distance * search_distance
-                    && kept.rect.iou(&rect) > *threshold
+            } => better.any(|better| {
+                better.rect.distance_squared(&rect) <= search_distance * search_distance
+                    && better.rect.iou(&rect) > *threshold
             }),
         };
         if !suppressed {
             in_group[group] += 1;
-            kept.push(KeptBox { rect, class });
+        }
+        if !suppressed || step.suppressors == Suppressors::All {
+            suppressors.push(Suppressor { rect, class });
         }
         !suppressed
     });

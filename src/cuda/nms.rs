@@ -12,7 +12,7 @@ use super::decode::{CandidateList, Totals};
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
 use super::input::Sizes;
 use crate::boxes::Box3d;
-use crate::model::{Model, NmsKind, NmsStep};
+use crate::model::{Model, NmsKind, NmsStep, Suppressors};
 
 /// Threads of a block of each kernel, as in the kernels.
 const PREPARE_BLOCK: u32 = 128;
@@ -43,7 +43,7 @@ struct Params {
     classes: DevicePtr<u32>,
     left: DevicePtr<u32>,
     members: DevicePtr<u32>,
-    kept: DevicePtr<Rect>,
+    suppressors: DevicePtr<Rect>,
     groups: DevicePtr<u32>,
     limits: DevicePtr<f32>,
     remap: DevicePtr<Remap>,
@@ -54,12 +54,15 @@ struct Params {
     search: f32,
     max_boxes: u32,
     remap_count: u32,
+    all_suppress: u32,
+    /// The kernels' structure ends at a multiple of 8 bytes.
+    padding: u32,
 }
 
 /// `Rect` of the kernels, which the host never reads.
 type Rect = [f32; 8];
 
-const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 112);
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 120);
 
 // SAFETY: the addresses are those of the buffers of an `Nms`, which `Nms::new` allocates for the numbers beside them,
 // and of a `CandidateList` that `suppress` borrows and that was made for the same model. A candidate's class is one of
@@ -94,6 +97,7 @@ struct Step {
     /// Squared radius of each class; empty for IoU.
     limits: Buffer<f32>,
     circle: bool,
+    all_suppress: bool,
     threshold: f32,
     /// Square of the search distance.
     search: f32,
@@ -124,7 +128,7 @@ impl Nms {
             .collect();
         let rects = [
             Buffer::<Rect>::zeroed(device, "rectangles of boxes", capacity)?,
-            Buffer::<Rect>::zeroed(device, "rectangles of kept boxes", capacity)?,
+            Buffer::<Rect>::zeroed(device, "rectangles of suppressing boxes", capacity)?,
         ];
         let indices = [
             Buffer::<u32>::zeroed(device, "boxes of groups", capacity)?,
@@ -136,7 +140,7 @@ impl Nms {
         Ok(Self {
             params: Params {
                 rects: rects[0].ptr(),
-                kept: rects[1].ptr(),
+                suppressors: rects[1].ptr(),
                 members: indices[0].ptr(),
                 classes: indices[1].ptr(),
                 left: indices[2].ptr(),
@@ -218,6 +222,7 @@ impl Step {
             group_count: distinct.len(),
             limits: Buffer::new(device, "radii of classes", &limits)?,
             circle,
+            all_suppress: step.suppressors == Suppressors::All,
             threshold,
             search,
             max_boxes: u32::try_from(step.max_boxes).unwrap_or(u32::MAX),
@@ -244,6 +249,7 @@ pub fn suppress(decoder: &CandidateList, out: &mut Nms) -> Result<(), CudaError>
             groups: step.groups.ptr(),
             limits: step.limits.ptr(),
             circle: step.circle.into(),
+            all_suppress: step.all_suppress.into(),
             threshold: step.threshold,
             search: step.search,
             max_boxes: step.max_boxes,

@@ -112,6 +112,7 @@ fn resolve_points(raw: RawPoints) -> Result<Points, Problem> {
         ground: raw.ground,
         model_ground: raw.model_ground.map(|height| height as f32),
         intensity_max: raw.intensity_max.map(|most| most as f32),
+        without_pose: raw.without_pose.unwrap_or_default(),
     })
 }
 
@@ -183,7 +184,8 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
         1,
         1024,
     )?;
-    let max_pillars = bounded("grid.max_pillars", raw.max_pillars, 1, nx * ny)?;
+    // More pillars than cells are no limit.
+    let max_pillars = bounded("grid.max_pillars", raw.max_pillars, 1, usize::MAX)?.min(nx * ny);
     if max_points * max_pillars > 1 << 26 {
         return problem(
             "grid.max_pillars",

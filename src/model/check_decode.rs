@@ -112,8 +112,11 @@ pub(super) fn resolve_nms(
                 return problem(format!("{key}.threshold"), "missing or not within 0 to 1");
             }
             let search_distance = raw.search_distance.unwrap_or(f64::INFINITY);
-            if search_distance.is_nan() || search_distance <= 0.0 {
-                return problem(format!("{key}.search_distance"), "not above 0");
+            if search_distance.is_nan() || search_distance < 0.0 {
+                return problem(
+                    format!("{key}.search_distance"),
+                    format!("{search_distance}; expected 0 or more"),
+                );
             }
             NmsKind::Iou {
                 threshold: threshold as f32,
@@ -140,6 +143,7 @@ pub(super) fn resolve_nms(
     }
     Ok(NmsStep {
         kind,
+        suppressors: raw.suppressors.unwrap_or_default(),
         group,
         max_boxes,
     })

@@ -13,6 +13,7 @@
 //! ground = "auto"                               # or its height in the clouds; default: they fit the model
 //! model_ground = 0.0                            # its height in the training data; default 0
 //! intensity_max = 1.0                           # of the training data; optional: other scales are noticed
+//! without_pose = "alone"                        # or "drop"; default alone
 //!
 //! [grid]
 //! range = [-51.2, -51.2, -3.0, 51.2, 51.2, 5.0] # metres
@@ -54,6 +55,7 @@
 //! kind = "iou"
 //! threshold = 0.1
 //! search_distance = 10.0                        # default: no limit
+//! suppressors = "kept"                          # or "all"; default kept
 //! scope = "all"
 //!
 //! [[remap]]
@@ -68,7 +70,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Candidates, ModelError, Rotation, SizeOrder};
+use super::{Candidates, ModelError, Rotation, SizeOrder, Suppressors, WithoutPose};
 use crate::points::{Extrinsic, GroundHeight};
 
 /// Limit of a description's size; real ones are far smaller.
@@ -101,6 +103,7 @@ pub(super) struct RawPoints {
     pub(super) ground: Option<GroundHeight>,
     pub(super) model_ground: Option<f64>,
     pub(super) intensity_max: Option<f64>,
+    pub(super) without_pose: Option<WithoutPose>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -163,6 +166,7 @@ pub(super) struct RawBands {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawNms {
     pub(super) kind: RawNmsKind,
+    pub(super) suppressors: Option<Suppressors>,
     pub(super) radius: Option<PerClass>,
     pub(super) threshold: Option<f64>,
     pub(super) search_distance: Option<f64>,
@@ -205,16 +209,21 @@ pub(super) enum PerClass {
 
 /// Reads the text of a description.
 pub(crate) fn read_text(path: &Path) -> Result<String, ModelError> {
+    read_text_within(path, MAX_BYTES)
+}
+
+/// Reads the text of a file of at most `limit` bytes.
+pub(super) fn read_text_within(path: &Path, limit: u64) -> Result<String, ModelError> {
     let io = |source| ModelError::Io {
         path: path.into(),
         source,
     };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_BYTES {
+    if bytes > limit {
         return Err(ModelError::TooLarge {
             path: path.into(),
             bytes,
-            limit: MAX_BYTES,
+            limit,
         });
     }
     std::fs::read_to_string(path).map_err(io)

@@ -5,7 +5,7 @@
 //! bounded, so no stage has to check them again. Sources of the numbers and conventions: mmdetection3d, tier4
 //! AWML, Autoware `lidar_centerpoint`.
 
-#[cfg(feature = "build")]
+#[cfg(feature = "autoware")]
 pub(crate) mod autoware;
 mod check;
 mod check_decode;
@@ -80,6 +80,19 @@ pub struct Points {
     pub model_ground: Option<f32>,
     /// Largest intensity of the training data, if known: other scales are noticed.
     pub intensity_max: Option<f32>,
+    /// What becomes of a cloud without a pose.
+    pub without_pose: WithoutPose,
+}
+
+/// What becomes of a cloud of a bag or a ROS topic that no transform places, if a frame has several sweeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutPose {
+    /// It is a frame alone, without past sweeps.
+    #[default]
+    Alone,
+    /// It makes no frame (Autoware).
+    Drop,
 }
 
 /// Detection range and voxels.
@@ -207,9 +220,20 @@ pub enum NmsKind {
     Iou {
         /// Largest IoU that is not an overlap.
         threshold: f32,
-        /// Pairs with a larger BEV centre distance (metres) are not compared.
+        /// Pairs with a larger BEV centre distance (metres) are not compared; with 0, only boxes at the same centre.
         search_distance: f32,
     },
+}
+
+/// Which boxes suppress others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Suppressors {
+    /// The kept ones: greedy, as in mmdetection3d.
+    #[default]
+    Kept,
+    /// All, also those that are suppressed themselves, as in Autoware's IoU step.
+    All,
 }
 
 /// One suppression step.
@@ -217,6 +241,8 @@ pub enum NmsKind {
 pub struct NmsStep {
     /// The definition of an overlap.
     pub kind: NmsKind,
+    /// Which better boxes suppress a box that overlaps them.
+    pub suppressors: Suppressors,
     /// Group of each class; boxes only suppress others of their group.
     pub group: Vec<usize>,
     /// Most boxes kept per group.
@@ -323,7 +349,7 @@ impl Grid {
 #[non_exhaustive]
 pub enum ModelError {
     /// The file could not be read.
-    #[error("{path}: cannot read the model description")]
+    #[error("{path}: cannot read this description or parameter file")]
     Io {
         /// The file.
         path: PathBuf,
@@ -331,7 +357,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The file exceeds the size limit.
-    #[error("{path}: {bytes} bytes exceed the limit of a model description ({limit})")]
+    #[error("{path}: {bytes} bytes exceed the limit of such a file ({limit})")]
     TooLarge {
         /// The file.
         path: PathBuf,

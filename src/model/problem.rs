@@ -75,6 +75,11 @@ pub(super) fn bounded(key: &str, value: usize, low: usize, high: usize) -> Resul
     if (low..=high).contains(&value) {
         Ok(value)
     } else {
-        problem(key, format!("{value}; expected {low} to {high}"))
+        let most = if high == usize::MAX {
+            " or more".into()
+        } else {
+            format!(" to {high}")
+        };
+        problem(key, format!("{value}; expected {low}{most}"))
     }
 }

@@ -10,6 +10,7 @@
 //! - `#[ignore = "started by …"]`: the part of another test that runs in a process of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod autoware;
 mod common;
 
 mod bag;

@@ -138,9 +138,9 @@ fn invalid_values_are_rejected_by_key() {
         ("downsample = 2\n", "", "downsample", "missing field"),
         (
             "max_pillars = 20000",
-            "max_pillars = 70000",
+            "max_pillars = 0",
             "grid.max_pillars",
-            "expected 1 to 65536",
+            "expected 1 or more",
         ),
         (
             "max_pillars = 20000",
@@ -332,6 +332,14 @@ fn invalid_values_are_rejected_by_key() {
 }
 
 #[test]
+fn more_pillars_than_cells_are_no_limit() {
+    for (given, expected) in [(65_535, 65_535), (65_536, 65_536), (70_000, 65_536)] {
+        let text = edited("max_pillars = 20000", &format!("max_pillars = {given}"));
+        assert_eq!(parse(&text).unwrap().grid.max_pillars, expected, "{given}");
+    }
+}
+
+#[test]
 fn bands_tasks_and_groups_are_resolved() {
     let text = edited("score = 0.1", "bands = { upper_bounds = [50.0, 90.0], car = [0.5, 0.4], truck = [0.1, 0.2], bus = [0.1, 0.2], bicycle = [0.1, 0.2], pedestrian = [0.3, 0.35] }")
         .replace("rotation =", "tasks = [{ classes = [\"pedestrian\", \"bicycle\"] }, { classes = [\"bus\", \"car\", \"truck\"] }]\nrotation =")
@@ -381,143 +389,5 @@ proptest! {
         if let Err(error) = parse(&text) {
             prop_assert!(error.to_string().contains("some/model.toml"));
         }
-    }
-}
-
-#[cfg(feature = "build")]
-mod autoware {
-    use super::*;
-    use centerpoint::internals::model::autoware;
-
-    const ML_PACKAGE: &str = "/**:
-  ros__parameters:
-    model_params:
-      class_names: [\"CAR\", \"TRUCK\", \"BUS\", \"BICYCLE\", \"PEDESTRIAN\"]
-      point_feature_size: 4
-      max_voxel_size: 40000
-      point_cloud_range: [-76.8, -76.8, -4.0, 76.8, 76.8, 6.0]
-      voxel_size: [0.32, 0.32, 10.0]
-      downsample_factor: 1
-      encoder_in_feature_size: 9
-      has_variance: false
-      has_twist: false
-      score_thresholds:
-        upper_bounds: [50.0, 200.0]
-        thresholds: [
-          0.35, 0.36, 0.37, 0.38, 0.39,   # near
-          0.45, 0.46, 0.47, 0.48, 0.49    # far
-        ]
-";
-    const COMMON: &str = "/**:
-  ros__parameters:
-    cloud_capacity: 2000000
-    post_process_params:
-      circle_nms_dist_threshold: 0.5
-      iou_nms_search_distance_2d: 10.0
-      iou_nms_threshold: 0.1
-      yaw_norm_thresholds: [0.3, 0.3, 0.3, 0.3, 0.0]
-    densification_params:
-      world_frame_id: map
-      num_past_frames: 1
-    diagnostics:
-      max_allowed_processing_time_ms: 200.0
-";
-
-    fn read(files: &[&str]) -> Result<(Model, String), ModelError> {
-        let folder = tempfile::tempdir().unwrap();
-        let paths: Vec<_> = files
-            .iter()
-            .enumerate()
-            .map(|(i, text)| {
-                let path = folder.path().join(format!("{i}.param.yaml"));
-                std::fs::write(&path, text).unwrap();
-                path
-            })
-            .collect();
-        autoware::read(&paths, &[32])
-    }
-
-    #[test]
-    fn the_two_files_make_one_model() {
-        let (model, text) = read(&[ML_PACKAGE, COMMON]).unwrap();
-        assert_eq!(parse(&text).unwrap(), model, "{text}");
-        assert_eq!(
-            model.points.columns,
-            [Column::X, Column::Y, Column::Z, Column::T]
-        );
-        assert_eq!(
-            (model.grid.nx, model.pfn_in_features(), model.points.sweeps),
-            (480, 9, 2)
-        );
-        assert_eq!(model.head.rotation, Rotation::NegCosNegSin);
-        assert_eq!(model.head.size_order, SizeOrder::Wlh);
-        assert_eq!(model.decode.bands, [50.0, 200.0]);
-        assert_eq!(model.decode.score[1], [0.45, 0.46, 0.47, 0.48, 0.49]);
-        assert_eq!(model.decode.yaw_norm, [0.3, 0.3, 0.3, 0.3, 0.0]);
-        assert!(matches!(&model.nms[0].kind, NmsKind::Circle { radius } if radius == &[0.5; 5]));
-        assert_eq!(model.nms[1].group, [0, 0, 0, 0, 1]);
-    }
-
-    #[test]
-    fn remap_may_lead_to_a_class_the_network_lacks() {
-        let mut allow = [0u8; 64];
-        let (mut min, mut max) = ([0.0f32; 64], [0.0f32; 64]);
-        for (from, to, low, high) in [(1, 2, 12.1, 19.75), (1, 4, 36.0, f32::INFINITY)] {
-            (allow[from * 8 + to], min[from * 8 + to], max[from * 8 + to]) = (1, low, high);
-        }
-        let list = |v: &[f32]| {
-            v.iter()
-                .map(|v| {
-                    if v.is_infinite() {
-                        ".inf".into()
-                    } else {
-                        format!("{v:?}")
-                    }
-                })
-                .collect::<Vec<String>>()
-                .join(", ")
-        };
-        let text = format!(
-            "/**:\n  ros__parameters:\n    allow_remapping_by_area_matrix: {allow:?}\n    min_area_matrix: [{}]\n    max_area_matrix: [{}]\n",
-            list(&min),
-            list(&max)
-        );
-        let (model, toml) = read(&[&text, ML_PACKAGE, COMMON]).unwrap();
-        assert_eq!(parse(&toml).unwrap(), model, "{toml}");
-        assert_eq!(model.classes[5], "TRAILER");
-        assert_eq!(model.head.tasks[0].classes, [0, 1, 2, 3, 4]);
-        assert_eq!(
-            (
-                model.remap[0].from,
-                model.remap[0].to,
-                model.remap[0].min_area
-            ),
-            (0, 1, 12.1)
-        );
-        assert_eq!(
-            (model.remap[1].to, model.remap[1].max_area),
-            (5, f32::INFINITY)
-        );
-    }
-
-    #[test]
-    fn errors_name_the_key() {
-        let error = read(&[ML_PACKAGE]).unwrap_err().to_string();
-        assert!(
-            error.contains("post_process_params") && error.contains("common"),
-            "{error}"
-        );
-        let error = read(&[
-            ML_PACKAGE,
-            &COMMON.replace("iou_nms_threshold", "iou_nms_treshold"),
-        ])
-        .unwrap_err()
-        .to_string();
-        assert!(
-            error.contains("1.param.yaml") && error.contains("treshold"),
-            "{error}"
-        );
-        let error = read(&[&ML_PACKAGE.replace("0.48, 0.49 ", "0.48 "), COMMON]).unwrap_err();
-        assert!(error.to_string().contains("9 values"), "{error}");
     }
 }

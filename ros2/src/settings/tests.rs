@@ -1,7 +1,9 @@
 //! Tests of the settings, with a model and parameters like Autoware's.
 
-use super::*;
+use std::collections::BTreeMap;
 use std::path::Path;
+
+use super::*;
 
 /// A model like Autoware's `centerpoint_tiny`.
 const TINY: &str = r#"
@@ -122,7 +124,15 @@ fn tiny() -> Model {
     Model::parse(TINY, Path::new("tiny.toml")).unwrap()
 }
 
-fn settings(parameters: BTreeMap<String, Value>) -> Result<Settings, ParameterError> {
+fn list(values: &[f64]) -> Value {
+    Value::List(values.iter().copied().map(Value::Double).collect())
+}
+
+fn settings(values: BTreeMap<String, Value>) -> Result<Settings, ParameterError> {
+    let mut parameters = Parameters::default();
+    for (name, value) in values {
+        parameters.set(&name, value, Path::new("some.yaml"));
+    }
     Settings::new(parameters, &tiny(), "/points")
 }
 
@@ -159,6 +169,9 @@ fn autowares_parameters_are_applied() {
     assert_eq!(settings.decode.score, [[0.45f32; 6]]);
     assert_eq!(settings.decode.yaw_norm, [0.1, 0.2, 0.3, 0.4, 0.5, 0.0]);
     assert!(matches!(&settings.nms[0].kind, NmsKind::Circle { radius } if *radius == [0.7; 6]));
+    assert_eq!(settings.nms[0].suppressors, Suppressors::Kept);
+    assert_eq!(settings.nms[1].suppressors, Suppressors::All);
+    assert_eq!(settings.without_pose, WithoutPose::Drop);
     let NmsKind::Iou {
         threshold,
         search_distance,
@@ -180,7 +193,7 @@ fn thresholds_by_class_and_distance_are_applied() {
     let prefix = "model_params.score_thresholds";
     parameters.insert(format!("{prefix}.upper_bounds"), list(&[50.0, 90.0]));
     let missing = settings(parameters.clone()).unwrap_err().to_string();
-    assert!(missing.contains("2 bands × 5 classes"), "{missing}");
+    assert!(missing.contains("2 distance bands without"), "{missing}");
     let flat: Vec<f64> = (0..10).map(|i| f64::from(i) / 10.0).collect();
     parameters.insert(format!("{prefix}.thresholds"), list(&flat));
     let by_band = settings(parameters.clone()).unwrap();
@@ -211,7 +224,7 @@ fn contradictions_are_errors_with_both_values() {
         (
             "model_params.downsample_factor",
             Value::Integer(1),
-            &["is 1", "has 2"],
+            &["`: 1,", "has 2"],
         ),
         (
             "model_params.has_variance",
@@ -222,7 +235,7 @@ fn contradictions_are_errors_with_both_values() {
         (
             "densification_params.num_past_frames",
             Value::Integer(2),
-            &["is 2", "has 1"],
+            &["`: 2,", "has 1"],
         ),
         (
             "allow_remapping_by_area_matrix",
@@ -261,7 +274,7 @@ fn wrong_types_ranges_and_names_are_errors() {
         (
             "post_process_params.yaw_norm_thresholds",
             list(&[0.1]),
-            "a list of 5 numbers",
+            "1 values for 5 classes",
         ),
         (
             "densification_params.num_past_frames",
@@ -278,7 +291,17 @@ fn wrong_types_ranges_and_names_are_errors() {
         (
             "qos_overrides./points.subscription.reliability",
             text("maybe"),
-            "best_effort",
+            "reliable or best_effort",
+        ),
+        (
+            "densification_params.without_pose",
+            text("wait"),
+            "alone or drop",
+        ),
+        (
+            "post_process_params.iou_nms_suppressors",
+            text("none"),
+            "kept or all",
         ),
         (
             "qos_overrides./points.subscription.depth",
@@ -286,14 +309,14 @@ fn wrong_types_ranges_and_names_are_errors() {
             "1 to 1000",
         ),
         (
-            "score_threshold",
+            "post_process_params.has_twist",
             Value::Double(0.5),
-            "did you mean \"post_process_params.score_threshold\"?",
+            "did you mean `model_params.has_twist`?",
         ),
         (
             "nonsense",
             Value::Double(0.5),
-            "unknown parameter \"nonsense\"",
+            "key `nonsense`: unknown parameter",
         ),
     ] {
         let error = settings(BTreeMap::from([(name.to_owned(), value)])).unwrap_err();
@@ -325,4 +348,86 @@ fn outputs_and_quality_of_service_are_configurable() {
             depth: 5
         }
     );
+}
+
+/// Autoware's rules hold where its files set the step and the sweeps, unless a parameter says otherwise.
+#[test]
+fn suppressors_and_clouds_without_a_pose_are_configurable() {
+    let given = |path: &str, more: &[(&str, &str)]| {
+        let mut parameters = Parameters::default();
+        for (name, value) in autoware() {
+            parameters.set(&name, value, Path::new(path));
+        }
+        for (name, word) in more {
+            parameters.set(name, Value::String((*word).into()), Path::new(COMMAND_LINE));
+        }
+        let settings = Settings::new(parameters, &tiny(), "/points").unwrap();
+        (settings.nms[1].suppressors, settings.without_pose)
+    };
+    let plans = (Suppressors::Kept, WithoutPose::Alone);
+    let autowares = (Suppressors::All, WithoutPose::Drop);
+    let words = |suppressors, without_pose| {
+        [
+            ("post_process_params.iou_nms_suppressors", suppressors),
+            ("densification_params.without_pose", without_pose),
+        ]
+    };
+    assert_eq!(given(COMMAND_LINE, &[]), plans);
+    assert_eq!(given("common.param.yaml", &[]), autowares);
+    assert_eq!(given("common.param.yaml", &words("kept", "alone")), plans);
+    assert_eq!(given(COMMAND_LINE, &words("all", "drop")), autowares);
+}
+
+/// The newest files, and those that only `cp-build import` took.
+#[test]
+fn files_are_read_as_by_the_import() {
+    let mut files = vec![
+        "densification_params:\n  num_past_frames: 1\nmax_allowed_processing_time_ms: 80\n",
+        "version: v4.1\nclass_remapper_param_path: none.yaml\nallow_remapping_by_area_matrix: []\n",
+    ];
+    let read = |lines: &[&str]| -> Result<Settings, ParameterError> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut parameters = Parameters::default();
+        for (number, lines) in lines.iter().enumerate() {
+            let lines = lines.lines().map(|line| format!("    {line}\n"));
+            let text = format!("/**:\n  ros__parameters:\n{}", lines.collect::<String>());
+            let path = folder.path().join(format!("{number}.yaml"));
+            std::fs::write(&path, text).unwrap();
+            parameters.read(&path, |_| true)?;
+        }
+        Settings::new(parameters, &tiny(), "/points")
+    };
+    let error = read(&files).unwrap_err().to_string();
+    assert!(
+        error.contains("1.yaml") && error.contains("0 values; expected 64"),
+        "{error}"
+    );
+    files.truncate(1);
+    let bands = "\
+model_params:
+  yaw_norm_thresholds: [0.1, 0.2, 0.3, 0.4, 0.5]
+  detection_score_thresholds:
+    distance_bin_upper_limits: [50.0, inf]
+    min_confidence_scores:
+      CAR: [0.1, 0.2]
+      TRUCK: [0.3, 0.4]
+      BUS: [0.5, 0.6]
+      BICYCLE: [0.7, 0.8]
+      PEDESTRIAN: [0.9, 1.0]
+";
+    files.push(bands);
+    let settings = read(&files).unwrap();
+    assert_eq!(settings.decode.bands, [50.0, f32::INFINITY]);
+    assert_eq!(settings.decode.score[1], [0.2, 0.4, 0.6, 0.8, 1.0, 0.0]);
+    assert_eq!(settings.decode.yaw_norm[..5], [0.1, 0.2, 0.3, 0.4, 0.5]);
+    assert_eq!(settings.budget.frame_ms, 80.0);
+    files[1] = "version: v4.0\n";
+    let error = read(&files).unwrap_err().to_string();
+    assert!(
+        error.contains("1.yaml: key `version`: `v4.0`; expected 4.1"),
+        "{error}"
+    );
+    files[1] = "num_proposals: 500\n";
+    let error = read(&files).unwrap_err().to_string();
+    assert!(error.contains("autoware_lidar_transfusion"), "{error}");
 }

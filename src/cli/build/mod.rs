@@ -3,6 +3,7 @@
 //! Each subcommand's file only defines its arguments and prints its result. The library does the work.
 
 mod amax;
+mod autoware;
 mod compile;
 mod eval;
 mod import;
@@ -39,6 +40,8 @@ enum Command {
     Synth(synth::Args),
     /// Create a model folder from exported ONNX files.
     Import(import::Args),
+    /// Make an INT8 plan of a folder of Autoware's model repository, using frames.
+    Autoware(autoware::Args),
     /// Compile a model folder to a plan for a target.
     Compile(compile::Args),
     /// Quantise a model folder to an INT8 plan, using frames.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
     let done = match cli::parse::<Cli>(std::env::args_os()).command {
         Command::Synth(args) => synth::run(args),
         Command::Import(args) => import::run(args),
+        Command::Autoware(args) => autoware::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Pack(args) => pack::run(args),

@@ -19,65 +19,72 @@ pub(crate) struct Args {
     /// The model folder (model.toml and two ONNX files).
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Everything but the model folder.
+#[derive(Default, clap::Args)]
+pub(super) struct Options {
     /// The frames to calibrate on; by default, every 4th one is held out to measure on.
     #[command(flatten)]
-    input: InputArgs,
+    pub(super) input: InputArgs,
     /// The plan to write.
     #[arg(long, value_name = "FILE.plan")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
     /// Recipe: that of NVIDIA's tools, the best of several candidates, or the configuration [default: the
     /// recipe in --config, or best without --config].
     #[arg(long, value_enum)]
-    recipe: Option<RecipeArg>,
+    pub(super) recipe: Option<RecipeArg>,
     /// Configuration file (quantize.toml); flags override its keys.
     #[arg(long, value_name = "FILE.toml")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Keep layers with this name in float; `*` matches any text.
     #[arg(long, value_name = "GLOB")]
-    skip: Vec<String>,
+    pub(super) skip: Vec<String>,
     /// Calibration method: max, mse, entropy or percentile.
     #[arg(long, value_name = "NAME")]
-    method: Option<String>,
+    pub(super) method: Option<String>,
     /// Percentile for --method percentile, in percent.
     #[arg(long, value_name = "PERCENT")]
-    percentile: Option<f64>,
+    pub(super) percentile: Option<f64>,
     /// Cells to calibrate over: all or occupied.
     #[arg(long, value_name = "NAME")]
-    cells: Option<String>,
+    pub(super) cells: Option<String>,
     /// Strength of cross-layer equalisation, from 0 (off) to 1.
     #[arg(long, value_name = "0..1")]
-    equalize: Option<f64>,
+    pub(super) equalize: Option<f64>,
     /// Cells for bias correction: off, all, occupied or background.
     #[arg(long, value_name = "NAME")]
-    bias_correction: Option<String>,
+    pub(super) bias_correction: Option<String>,
     /// Maximum number of frames.
     #[arg(long, value_name = "N")]
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// Seed for choosing --limit frames.
     #[arg(long, value_name = "N")]
-    seed: Option<u32>,
+    pub(super) seed: Option<u32>,
     /// Calibration of the float network: read if the file exists, otherwise written.
     #[arg(long, value_name = "FILE.calib.json")]
-    calibration: Option<PathBuf>,
+    pub(super) calibration: Option<PathBuf>,
     /// Also write a model folder with Q/DQ pairs, to compile for other targets or to run in ONNX Runtime.
     #[arg(long, value_name = "DIR")]
-    onnx: Option<PathBuf>,
+    pub(super) onnx: Option<PathBuf>,
     /// Replace a model that is already in that folder.
     #[arg(long, requires = "onnx")]
-    force: bool,
+    pub(super) force: bool,
     /// Measured accuracy to store in the plan: the output of `cp-build eval --plan --format json`.
     #[arg(long, value_name = "FILE.json")]
-    accuracy: Option<PathBuf>,
+    pub(super) accuracy: Option<PathBuf>,
     /// Write the plan even if the frames are few or differ, or if its error is large.
     #[arg(long)]
-    allow_low_sqnr: bool,
+    pub(super) allow_low_sqnr: bool,
     /// CPU threads; 0 is one per core.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: usize,
+    pub(super) threads: usize,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum RecipeArg {
+pub(super) enum RecipeArg {
     /// Histograms with MSE, deconvolutions in float.
     Nvidia,
     /// The candidate with the least error on held-out frames.
@@ -88,7 +95,12 @@ enum RecipeArg {
 
 /// Runs `cp-build quantize`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
-    let overrides = overrides(&args)?;
+    quantize(&mut Folder::read(&args.model)?, &args.options)
+}
+
+/// Quantises a model and writes its plan.
+pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()> {
+    let overrides = overrides(args)?;
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     args.input.check()?;
     let options = args
@@ -98,14 +110,13 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         .map(PathBuf::as_path);
     super::check_outputs(
         &[Some(&args.out), args.calibration.as_ref()],
-        &args.model,
+        folder.path(),
         args.input.paths().chain(options),
     )?;
-    let mut folder = Folder::read(&args.model)?;
     args.input.apply_to(&mut folder.model);
     if !folder.is_quantized() {
         // Quantised models are refused for what they are.
-        super::check_outputs(&[args.onnx.as_ref(), Some(&args.out)], &args.model, None)?;
+        super::check_outputs(&[args.onnx.as_ref(), Some(&args.out)], folder.path(), None)?;
     }
     if let Some(dir) = &args.onnx {
         // Fail now, not after the work.
@@ -114,7 +125,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     let frames = args.input.files(&folder.model)?;
     let bars = Bars::new();
     let job = Job {
-        folder: &folder,
+        folder,
         frames: &frames.paths,
         layout: args.input.layout,
         overrides: &overrides,
@@ -128,7 +139,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         log::warn!("{warning}");
     }
     if let Some(dir) = &args.onnx {
-        export::write_quantized(&folder, &outcome, dir)?;
+        export::write_quantized(folder, &outcome, dir)?;
     }
     let mut steps = folder.steps();
     steps.extend(outcome.steps.iter().cloned());
@@ -143,7 +154,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
 }
 
 /// The options of the configuration file, overridden by flags.
-fn overrides(args: &Args) -> crate::Result<ConfigOverrides> {
+fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
     let mut overrides = match &args.config {
         Some(path) => ConfigOverrides::read(path)?,
         None => ConfigOverrides::default(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::calibrate::frames_hash;
 use crate::build::config::ConfigOverrides;
-use crate::build::folder::{self, Folder};
+use crate::build::folder::Folder;
 use crate::build::hash::sha256_file;
 use crate::build::recipe::Job;
 use crate::build::sensitivity::network::{Network, Subject};
@@ -136,7 +136,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     for warning in network.warnings() {
         log::warn!("{warning}");
     }
-    let inputs = inputs(&args, &network, labels.as_ref().map(|(path, _)| &**path))?;
+    let inputs = inputs(&folder, &network, labels.as_ref().map(|(path, _)| &**path))?;
     let layers = network.layers().to_vec();
     let mut report = match &args.out {
         Some(path) => Report::open(path, inputs, layers)?,
@@ -185,11 +185,11 @@ fn labels(args: &Args) -> crate::Result<Option<(PathBuf, Results)>> {
 
 /// Everything that the measurements depend on.
 fn inputs(
-    args: &Args,
+    folder: &Folder,
     network: &Network<'_>,
     labels: Option<&Path>,
 ) -> crate::Result<BTreeMap<String, String>> {
-    let mut inputs = folder::hashes(&args.model)?;
+    let mut inputs = folder.hashes()?;
     let labels = labels.map(sha256_file).transpose()?;
     inputs.insert("labels".into(), labels.unwrap_or_else(|| "none".into()));
     inputs.insert("frames".into(), frames_hash(network.frames())?);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use centerpoint::internals::bag::messages::{Header, TFMessage, TransformStamped};
 use centerpoint::internals::bag::{Bag, BagError, FrameOptions, Frames};
+use centerpoint::model::WithoutPose;
 use mcap::Compression;
 use proptest::prelude::*;
 
@@ -18,6 +19,7 @@ const OPTIONS: FrameOptions = FrameOptions {
     sweeps: 1,
     capacity: 1000,
     fixed_frame: None,
+    without_pose: WithoutPose::Alone,
 };
 
 struct Folder(tempfile::TempDir);
@@ -274,6 +276,49 @@ fn clouds_in_another_encoding_are_rejected() {
     let error = Bag::open(Path::new(path)).unwrap();
     let error = error.cloud_topic(Some("/points")).unwrap_err().to_string();
     assert!(error.contains("encoded as `ros1`, not `cdr`"), "{error}");
+}
+
+/// The option of models from Autoware: a cloud that no transform places makes no frame.
+#[test]
+fn clouds_without_a_transform_make_no_frame_where_the_model_says_so() {
+    let folder = Folder::new();
+    for (child, dropped) in [("lidar", 6), ("camera", 0), ("", 0)] {
+        let mut entries = clouds(6, 10);
+        let still = TransformStamped {
+            header: Header {
+                frame_id: "map".into(),
+                ..Header::default()
+            },
+            child_frame_id: child.into(),
+            ..TransformStamped::default()
+        };
+        if !child.is_empty() {
+            let transforms = TFMessage {
+                transforms: vec![still],
+            };
+            entries.push(("/tf_static", "tf2_msgs/msg/TFMessage", 0, cdr(&transforms)));
+        }
+        let path = folder.write("tf.mcap", &bag(&entries, options(None, 4096)));
+        let frames = |without_pose| {
+            let opened = Bag::open(&path).unwrap();
+            let topic = opened.cloud_topic(None).unwrap().clone();
+            let two = FrameOptions {
+                sweeps: 2,
+                fixed_frame: Some("map".into()),
+                without_pose,
+                ..OPTIONS
+            };
+            let mut frames = Frames::new(opened, &topic, &two);
+            let mut count = 0;
+            while let Some(frame) = frames.next_frame() {
+                frame.unwrap();
+                count += 1;
+            }
+            count
+        };
+        assert_eq!(frames(WithoutPose::Alone), 6, "{child}");
+        assert_eq!(frames(WithoutPose::Drop), dropped, "{child}");
+    }
 }
 
 /// Where the stamps jump back, the past sweeps do not belong to the frame: it starts anew, with a warning.

@@ -139,7 +139,7 @@ impl Net {
 
 /// The highest z, and 1 for every pillar: MatMul, Add, Relu, and the maximum over the points. Columns after z have
 /// no effect.
-fn pfe(columns: usize) -> GraphProto {
+fn pfe(columns: usize, points: i64) -> GraphProto {
     let mut weight = vec![0.0; 2 * columns];
     weight[4] = 1.0;
     let mut nodes = vec![
@@ -155,7 +155,7 @@ fn pfe(columns: usize) -> GraphProto {
             from_floats("pfn.weight", &[columns, 2], &weight),
             from_floats("pfn.bias", &[2], &[0.0, 1.0]),
         ],
-        input: vec![value("points", &[64, 4, columns as i64])],
+        input: vec![value("points", &[64, points, columns as i64])],
         output: vec![value("features", &[64, 1, 2])],
         ..Default::default()
     }
@@ -171,9 +171,17 @@ pub(crate) fn write_model(folder: &Path, name: &str, net: Net) -> PathBuf {
     path
 }
 
+/// Writes the two networks as for Autoware, with these names, into `folder`: 9 columns of 32 points.
+pub(crate) fn write_autoware(folder: &Path, pfe_name: &str, rpn_name: &str) {
+    let pfe = encode(&model(pfe(9, 32)));
+    std::fs::write(folder.join(pfe_name), pfe).unwrap();
+    let network = encode(&model(Net::new().graph()));
+    std::fs::write(folder.join(rpn_name), network).unwrap();
+}
+
 /// Writes a description and the PFN for `columns` columns into a model folder.
 pub(crate) fn write_description(path: &Path, description: &str, columns: usize) {
-    let pfe = encode(&model(pfe(columns)));
+    let pfe = encode(&model(pfe(columns, 4)));
     std::fs::write(path.join("model.toml"), description).unwrap();
     std::fs::write(path.join("pts_voxel_encoder.onnx"), pfe).unwrap();
 }

@@ -11,14 +11,14 @@ use centerpoint::internals::cpu::decode::Candidate;
 use centerpoint::internals::cpu::nms;
 use centerpoint::internals::cuda;
 use centerpoint::map::Element;
-use centerpoint::model::{NmsStep, Remap};
+use centerpoint::model::{NmsStep, Remap, Suppressors};
 use centerpoint::{Box3d, Detector, Model, Options};
 
 use super::decode::Stage as Decode;
 use super::head::{Form, REAL, RealHeads, demo_plan};
 use crate::emulation;
 use crate::stages::Random;
-use crate::stages::nms::{candidates, circle, iou_step, rect, with_steps};
+use crate::stages::nms::{all_suppress, candidates, circle, iou_step, rect, with_steps};
 
 /// The stage on both sides, for several frames.
 struct Stage {
@@ -102,10 +102,15 @@ fn random_step(random: &mut Random) -> NmsStep {
         circle([radius(), radius(), radius()], group, max_boxes)
     } else {
         let threshold = [0.0, 0.1, 0.2, 0.5, 1.0][random.below(5)];
-        let distance = [f32::INFINITY, 10.0, 2.0, 1.0][random.below(4)];
+        let distance = [f32::INFINITY, 10.0, 2.0, 1.0, 0.0][random.below(5)];
         iou_step(threshold, distance, group)
     };
-    NmsStep { max_boxes, ..step }
+    let suppressors = [Suppressors::Kept, Suppressors::All][random.below(2)];
+    NmsStep {
+        max_boxes,
+        suppressors,
+        ..step
+    }
 }
 
 #[test]
@@ -152,8 +157,10 @@ fn chunks_end_anywhere() {
         iou_step(0.3, f32::INFINITY, [0, 0, 0]),
         iou_step(1.0, f32::INFINITY, [0, 0, 0]),
         iou_step(1.0, f32::INFINITY, [0, 1, 0]),
+        all_suppress(circle([1.5; 3], [0, 0, 0], 40)),
+        all_suppress(iou_step(0.3, f32::INFINITY, [0, 0, 0])),
     ];
-    for (seed, step) in kinds.into_iter().cycle().take(8).enumerate() {
+    for (seed, step) in kinds.into_iter().cycle().take(12).enumerate() {
         let device = emulation::device(seed as u64);
         let mut stage = Stage::new(&with_steps(vec![step]), &device);
         for n in [1, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 400] {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use centerpoint::internals::bag::{Bag, FrameOptions, Frames};
+use centerpoint::model::WithoutPose;
 use mcap::Compression;
 
 use super::{alone, measure};
@@ -25,6 +26,7 @@ fn read(path: &Path) -> (usize, usize) {
         sweeps: 1,
         capacity: 1 << 20,
         fixed_frame: None,
+        without_pose: WithoutPose::Alone,
     };
     let mut frames = Frames::new(bag, &topic, &options);
     let (mut found, mut errors) = (0, 0);

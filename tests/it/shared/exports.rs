@@ -28,8 +28,8 @@ const FLOAT: [&str; 9] = [
 fn imported(form: &str, [pfe, rpn]: [&str; 2], out: &Path) -> Result<Folder, BuildError> {
     let export = shared("golden/exports").join(form);
     let sources = Sources {
-        pfe: &export.join(pfe).join("pts_voxel_encoder.onnx"),
-        rpn: &export.join(rpn).join("pts_backbone_neck_head.onnx"),
+        pfe: Some(&export.join(pfe).join("pts_voxel_encoder.onnx")),
+        rpn: Some(&export.join(rpn).join("pts_backbone_neck_head.onnx")),
         model: &[export.join("model.toml")],
     };
     import(&sources, out, false)

@@ -5,7 +5,7 @@ use std::f32::consts::{FRAC_PI_2, FRAC_PI_4, PI};
 use centerpoint::internals::boxes::BevRect;
 use centerpoint::internals::cpu::decode::Candidate;
 use centerpoint::internals::cpu::nms::{Nms, remap, suppress};
-use centerpoint::model::{NmsKind, NmsStep, Remap};
+use centerpoint::model::{NmsKind, NmsStep, Remap, Suppressors};
 use centerpoint::{Box3d, Model};
 use proptest::prelude::*;
 
@@ -65,6 +65,7 @@ pub(crate) fn circle(radius: [f32; 3], group: [usize; 3], max_boxes: usize) -> N
         kind: NmsKind::Circle {
             radius: radius.to_vec(),
         },
+        suppressors: Suppressors::Kept,
         group: group.to_vec(),
         max_boxes,
     }
@@ -76,8 +77,17 @@ pub(crate) fn iou_step(threshold: f32, search_distance: f32, group: [usize; 3]) 
             threshold,
             search_distance,
         },
+        suppressors: Suppressors::Kept,
         group: group.to_vec(),
         max_boxes: usize::MAX,
+    }
+}
+
+/// The step with suppressors as in Autoware's IoU step.
+pub(crate) fn all_suppress(step: NmsStep) -> NmsStep {
+    NmsStep {
+        suppressors: Suppressors::All,
+        ..step
     }
 }
 
@@ -293,6 +303,46 @@ fn iou_applies_within_the_search_distance() {
     );
     assert_eq!(kept(&model(0.1, 1.0), &[a, b]), [0]);
     assert_eq!(kept(&model(0.1, 1.0f32.next_down()), &[a, b]), [0, 1]);
+}
+
+#[test]
+fn a_search_distance_of_0_compares_boxes_at_the_same_centre() {
+    let model = with_steps(vec![iou_step(0.2, 0.0, [0, 0, 0])]);
+    let at = |x: f32| rect(x, 0.0, 4.0, 2.0, 0.0);
+    assert_eq!(kept(&model, &[at(0.0), at(0.0), at(1e-3)]), [0, 2]);
+}
+
+/// The case of Autoware's test `PreservesLegacySuppressionBehavior`: cars in a row, each overlapping the next by a third.
+#[test]
+fn suppressed_boxes_suppress_others_where_the_step_says_so() {
+    let greedy = iou_step(0.2, 10.0, [0, 0, 1]);
+    let all = all_suppress(greedy.clone());
+    let at = |x: f32, class: u32| Box3d {
+        class,
+        ..rect(x, 0.0, 2.0, 2.0, 0.0)
+    };
+    let chain = [at(0.0, 0), at(1.0, 0), at(2.0, 1)];
+    assert_eq!(kept(&with_steps(vec![greedy]), &chain), [0, 2]);
+    assert_eq!(kept(&with_steps(vec![all.clone()]), &chain), [0]);
+    // Only within the group, and only within the step: the circle step has removed the middle one.
+    let other = [at(0.0, 0), at(1.0, 2), at(2.0, 0)];
+    assert_eq!(kept(&with_steps(vec![all.clone()]), &other), [0, 1, 2]);
+    let twice = with_steps(vec![circle([1.5, 0.0, 0.0], [0, 0, 1], usize::MAX), all]);
+    assert_eq!(kept(&twice, &chain), [0, 2]);
+    // A circle step may have the rule, too; a group is full of kept boxes only.
+    let circles = |suppressors| NmsStep {
+        suppressors,
+        ..circle([1.5; 3], [0, 0, 0], 2)
+    };
+    let row: Vec<Box3d> = [0.0, 1.0, 2.0, 4.0, 8.0].map(|x| at(x, 0)).into();
+    assert_eq!(
+        kept(&with_steps(vec![circles(Suppressors::Kept)]), &row),
+        [0, 2]
+    );
+    assert_eq!(
+        kept(&with_steps(vec![circles(Suppressors::All)]), &row),
+        [0, 3]
+    );
 }
 
 /// Autoware's two steps: two trucks pass the circle step but not the IoU step.
