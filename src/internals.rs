@@ -182,6 +182,9 @@ pub mod model {
     pub mod autoware {
         pub use crate::model::autoware::{Autoware, Parameters, Setting, Value};
     }
+    pub mod check {
+        pub use crate::model::check::{corners, is_box};
+    }
 }
 pub mod plan {
     pub use crate::plan::{

@@ -44,12 +44,14 @@ fn array(
     }
 }
 
-/// Reports on a frame: whether all pillars fit, and the counters of clouds and dropped points.
+/// Reports on a frame: whether all pillars fit, and the counters of clouds and dropped points; and, if anything is
+/// probably wrong with the clouds, a status `input` with that.
 pub(crate) fn frame(
     stamp: Time,
     node: &str,
     dropped: &Dropped,
     counts: &Counts,
+    warnings: &[String],
 ) -> DiagnosticArray {
     let within = dropped.pillars == 0;
     let (level, message) = if within {
@@ -72,7 +74,14 @@ pub(crate) fn frame(
         .counters()
         .map(|(name, n)| value(&format!("dropped_{name}"), n));
     values.extend(clouds.into_iter().chain(points));
-    array(stamp, node, "centerpoint_trt", level, message, values)
+    let mut report = array(stamp, node, "centerpoint_trt", level, message, values);
+    if !warnings.is_empty() {
+        let (level, message) = (DiagnosticStatus::WARN, warnings.join("; "));
+        report
+            .status
+            .extend(array(stamp, node, "input", level, message, Vec::new()).status);
+    }
+    report
 }
 
 /// Reports on time: that of the last frame, and how long frames have been late.
@@ -141,7 +150,7 @@ mod tests {
             dropped: 3,
             ..Counts::default()
         };
-        let fine = frame(Time::default(), "n", &Dropped::default(), &counts);
+        let fine = frame(Time::default(), "n", &Dropped::default(), &counts, &[]);
         assert_eq!(fine.status[0].level, DiagnosticStatus::OK);
         assert_eq!(fine.status[0].name, "n: centerpoint_trt");
         assert_eq!(get(&fine, "is_num_pillars_within_range"), "True");
@@ -150,7 +159,22 @@ mod tests {
             pillars: 9,
             ..Dropped::default()
         };
-        let full = frame(Time::default(), "n", &lost, &counts);
+        let warnings = ["the ground is low".to_owned(), "one sweep".to_owned()];
+        let doubtful = frame(
+            Time::default(),
+            "n",
+            &Dropped::default(),
+            &counts,
+            &warnings,
+        );
+        assert_eq!(doubtful.status[0], fine.status[0]);
+        let input = &doubtful.status[1];
+        assert_eq!(
+            (&*input.name, input.level),
+            ("n: input", DiagnosticStatus::WARN)
+        );
+        assert_eq!(input.message, "the ground is low; one sweep");
+        let full = frame(Time::default(), "n", &lost, &counts, &[]);
         assert_eq!(full.status[0].level, DiagnosticStatus::WARN);
         assert_eq!(get(&full, "is_num_pillars_within_range"), "False");
         assert_eq!(get(&full, "dropped_pillars"), "9");

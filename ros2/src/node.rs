@@ -109,6 +109,9 @@ pub(crate) fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeErro
         decode: Some(settings.decode.clone()),
         nms: Some(settings.nms.clone()),
         budget: settings.budget,
+        extrinsic: settings.extrinsic,
+        ground: settings.ground,
+        ignore_box: settings.ignore_box,
         ..config.options.clone()
     };
     let detector = Detector::new(&plan, &options).map_err(centerpoint::Error::from)?;
@@ -159,6 +162,8 @@ pub(crate) fn run(config: &Config, stop: &AtomicBool) -> Result<Counts, NodeErro
         node: names.node().into(),
         last: None,
         unreadable: Throttle::default(),
+        warnings: Vec::new(),
+        checked: false,
         settings,
     };
     let done = node_loop.run(&shared, stop);
@@ -224,6 +229,9 @@ struct Loop {
     /// When the last frame ended.
     last: Option<Instant>,
     unreadable: Throttle,
+    /// What is probably wrong with the clouds, by the first one.
+    warnings: Vec<String>,
+    checked: bool,
 }
 
 impl Loop {
@@ -257,6 +265,12 @@ impl Loop {
         if !self.publishers.boxes_wanted() {
             count(&shared.counters.unwanted);
             return Ok(());
+        }
+        if !std::mem::replace(&mut self.checked, true) {
+            self.warnings = self.worker.check(&cloud.points);
+            for warning in &self.warnings {
+                log::warn!(target: TARGET, "the first cloud: {warning}");
+            }
         }
         let start = Instant::now();
         let detection = match self.worker.detect(cloud, &shared.transforms) {
@@ -303,10 +317,10 @@ impl Loop {
             publishers.latency.send(|| number(latency as f64 / 1e6));
         }
         let counts = shared.counters.read();
-        let node = &self.node;
+        let (node, warnings) = (&self.node, &*self.warnings);
         publishers
             .diagnostics
-            .send(|| diagnostics::frame(header.stamp, node, &dropped, &counts));
+            .send(|| diagnostics::frame(header.stamp, node, &dropped, &counts, warnings));
         Ok(())
     }
 }

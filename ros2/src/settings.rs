@@ -8,7 +8,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use centerpoint::internals::model::autoware::{Autoware, Parameters, Setting, Value};
+use centerpoint::internals::model::check::{corners, is_box};
 use centerpoint::model::{Decode, ModelError, NmsKind, NmsStep, Suppressors, WithoutPose};
+use centerpoint::points::{Extrinsic, GroundHeight};
 use centerpoint::{Budget, Model};
 
 use crate::parameters::{COMMAND_LINE, ParameterError};
@@ -40,6 +42,12 @@ pub(crate) struct Settings {
     pub(crate) build_only: bool,
     /// Quality of service of the cloud subscription.
     pub(crate) clouds: CloudQos,
+    /// Sensor to vehicle, if not the plan's.
+    pub(crate) extrinsic: Option<Extrinsic>,
+    /// Where the clouds' ground is, if not as the plan says.
+    pub(crate) ground: Option<GroundHeight>,
+    /// The box whose points are dropped, if not the plan's.
+    pub(crate) ignore_box: Option<[[f32; 3]; 2]>,
     /// Whether time is simulated, so that latency cannot be measured.
     pub(crate) sim_time: bool,
     /// Candidate selection, with the parameters applied.
@@ -86,6 +94,9 @@ impl Settings {
             ),
             build_only: flag(&mut p, "build_only")?,
             clouds: cloud_qos(&mut p, topic)?,
+            extrinsic: extrinsic(&mut p)?,
+            ground: ground(&mut p)?,
+            ignore_box: ignore_box(&mut p)?,
             sim_time: flag(&mut p, "use_sim_time")?,
             decode: decode(&given, model)?,
             nms: nms(&mut p, &given, model)?,
@@ -111,6 +122,43 @@ fn in_a_file<T>(setting: &Option<Setting<T>>) -> bool {
 /// A boolean that is false unless it is set.
 fn flag(p: &mut Parameters, name: &str) -> Result<bool, ModelError> {
     Ok(value(&p.bool(&[name])?).unwrap_or(false))
+}
+
+fn extrinsic(p: &mut Parameters) -> Result<Option<Extrinsic>, ModelError> {
+    let Some(setting) = p.array::<6>(&["extrinsic"])? else {
+        return Ok(None);
+    };
+    let parsed = Extrinsic::new(setting.value);
+    parsed
+        .map(Some)
+        .map_err(|error| setting.invalid(error.to_string()))
+}
+
+/// `auto`, or a height in metres.
+fn ground(p: &mut Parameters) -> Result<Option<GroundHeight>, ModelError> {
+    let Some(setting) = p.take("ground") else {
+        return Ok(None);
+    };
+    let text = match &setting.value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let parsed = text.parse().map(Some);
+    parsed.map_err(|problem: String| setting.invalid(problem))
+}
+
+fn ignore_box(p: &mut Parameters) -> Result<Option<[[f32; 3]; 2]>, ModelError> {
+    let Some(setting) = p.array::<6>(&["ignore_box"])? else {
+        return Ok(None);
+    };
+    if is_box(&setting.value) {
+        return Ok(Some(corners(setting.value)));
+    }
+    let problem = format!(
+        "{}; expected the least x, y, z, then the greatest",
+        setting.found
+    );
+    Err(setting.invalid(problem))
 }
 
 /// Which messages `output` requests: (vision, autoware).

@@ -7,7 +7,7 @@ use centerpoint::internals::bag::messages::{Header, TFMessage};
 use centerpoint::internals::bag::tf::{TfBuffer, TfError};
 use centerpoint::internals::chain::Chain;
 use centerpoint::model::WithoutPose;
-use centerpoint::points::{Pose, SweepBuffer};
+use centerpoint::points::{FrameWarning, Pose, SweepBuffer};
 use centerpoint::{Detection, Detector, DetectorError, Layout, PointCloud};
 
 use crate::throttle::Throttle;
@@ -93,6 +93,14 @@ impl Worker {
             no_pose: Throttle::default(),
             restarted: Throttle::default(),
         }
+    }
+
+    /// What is probably wrong with a cloud.
+    pub(crate) fn check(&self, cloud: &PointCloud) -> Vec<String> {
+        let found = self.detector.check(cloud).into_iter();
+        // Past sweeps are added here.
+        let found = found.filter(|warning| !matches!(warning, FrameWarning::Sweeps { .. }));
+        found.map(|warning| warning.to_string()).collect()
     }
 
     /// Detects boxes in a cloud and its past sweeps; `None` if the cloud has no pose and therefore makes no frame.

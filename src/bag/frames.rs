@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::messages::{PointCloud2, TFMessage};
 use super::reader::{Message, TopicReader};
 use super::tf::{TfBuffer, TfError};
-use super::{Bag, BagError, POINT_CLOUD, TRANSFORMS, Topic, cdr, cloud};
+use super::{Bag, BagError, FOXGLOVE_CLOUD, TRANSFORMS, Topic, cdr, cloud, foxglove};
 use crate::chain::Chain;
 use crate::model::WithoutPose;
 use crate::points::{Layout, PointCloud, Pose, SweepBuffer};
@@ -34,6 +34,8 @@ pub struct Frames {
     bag: Arc<Bag>,
     topic: String,
     clouds: TopicReader,
+    /// Whether messages are `foxglove.PointCloud`.
+    whole: bool,
     /// `None` for frames of one sweep.
     transforms: Option<Transforms>,
     /// Whether clouds without a pose make no frame.
@@ -85,8 +87,10 @@ impl Frames {
     /// transforms.
     pub fn new(bag: Bag, topic: &Topic, options: &FrameOptions) -> Self {
         let bag = Arc::new(bag);
-        let clouds = TopicReader::new(Arc::clone(&bag), &topic.name, POINT_CLOUD);
-        let several = options.sweeps > 1;
+        let clouds = TopicReader::new(Arc::clone(&bag), &topic.name, &topic.type_name);
+        // Our own clouds hold all sweeps of their frame.
+        let whole = topic.type_name == FOXGLOVE_CLOUD;
+        let several = options.sweeps > 1 && !whole;
         let has_transforms = bag.has("/tf", TRANSFORMS) || bag.has("/tf_static", TRANSFORMS);
         let drops = several && options.without_pose == WithoutPose::Drop;
         if several && !has_transforms {
@@ -106,6 +110,7 @@ impl Frames {
         Self {
             topic: topic.name.clone(),
             clouds,
+            whole,
             transforms,
             drops,
             buffer: SweepBuffer::new(options.sweeps.saturating_sub(1), options.capacity),
@@ -145,13 +150,22 @@ impl Frames {
             Some((file, _)) => file.path.clone(),
             None => self.bag.path.clone(),
         };
-        let decoded: PointCloud2 =
+        let (topic, log_time) = (|| self.topic.clone(), message.log_time);
+        let decoded: PointCloud2 = if self.whole {
+            foxglove::decode(&message.data).map_err(|reason| BagError::Foxglove {
+                path: path(),
+                topic: topic(),
+                log_time,
+                reason,
+            })?
+        } else {
             cdr::decode(&message.data).map_err(|reason| BagError::Message {
                 path: path(),
-                topic: self.topic.clone(),
-                log_time: message.log_time,
+                topic: topic(),
+                log_time,
                 reason,
-            })?;
+            })?
+        };
         let stamp_ns = decoded.header.stamp.nanoseconds();
         let count = self.stamps.entry(stamp_ns).or_insert(0);
         *count += 1;

@@ -12,6 +12,7 @@
 
 mod cdr;
 pub(crate) mod cloud;
+mod foxglove;
 mod frames;
 mod index;
 pub(crate) mod messages;
@@ -38,6 +39,9 @@ pub const POINT_CLOUD: &str = "sensor_msgs/msg/PointCloud2";
 const TRANSFORMS: &str = "tf2_msgs/msg/TFMessage";
 /// Encoding of ROS 2 messages.
 const CDR: &str = "cdr";
+/// The type of clouds in this program's own files, and its encoding.
+const FOXGLOVE_CLOUD: &str = "foxglove.PointCloud";
+const PROTOBUF: &str = "protobuf";
 
 /// An opened bag.
 #[derive(Debug)]
@@ -124,7 +128,8 @@ impl Bag {
     /// [`BagError::Topic`] if no topic has that name or it has no clouds; [`BagError::Choose`] without a name if the
     /// bag has no cloud topic or several.
     pub fn cloud_topic(&self, name: Option<&str>) -> Result<&Topic, BagError> {
-        let clouds = |topic: &&Topic| topic.type_name == POINT_CLOUD && topic.encoding == CDR;
+        let readable = [(POINT_CLOUD, CDR), (FOXGLOVE_CLOUD, PROTOBUF)];
+        let clouds = |topic: &&Topic| readable.contains(&(&*topic.type_name, &*topic.encoding));
         let all: Vec<&Topic> = self.topics.iter().filter(clouds).collect();
         match name {
             None => match all[..] {
@@ -375,6 +380,18 @@ pub enum BagError {
         log_time: u64,
         /// What is wrong with it.
         reason: CdrError,
+    },
+    /// A `foxglove.PointCloud` is invalid.
+    #[error("{path}: {topic} at {log_time} ns: {reason}")]
+    Foxglove {
+        /// The file.
+        path: PathBuf,
+        /// The topic.
+        topic: String,
+        /// When it was recorded, in ns.
+        log_time: u64,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A cloud is inconsistent.
     #[error("{path}: {frame}: {}", Chain(.reason))]

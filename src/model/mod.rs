@@ -7,7 +7,7 @@
 
 #[cfg(feature = "autoware")]
 pub(crate) mod autoware;
-mod check;
+pub(crate) mod check;
 mod check_decode;
 pub(crate) mod file;
 mod pfn;

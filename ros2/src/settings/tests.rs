@@ -431,3 +431,43 @@ model_params:
     let error = read(&files).unwrap_err().to_string();
     assert!(error.contains("autoware_lidar_transfusion"), "{error}");
 }
+
+#[test]
+fn the_mounting_of_the_sensor_is_configurable() {
+    let list = |values: &[f64]| Value::List(values.iter().map(|v| Value::Double(*v)).collect());
+    let given = |name: &str, value: Value| settings(BTreeMap::from([(name.to_owned(), value)]));
+    let none = settings(BTreeMap::new()).unwrap();
+    assert_eq!(
+        (none.extrinsic, none.ground, none.ignore_box),
+        (None, None, None)
+    );
+    let numbers = [0.9, 0.0, 2.0, 0.0, 1.5, -90.0];
+    let mounted = given("extrinsic", list(&numbers)).unwrap();
+    assert_eq!(mounted.extrinsic, Some(Extrinsic::new(numbers).unwrap()));
+    let auto = given("ground", Value::String("auto".into())).unwrap();
+    assert_eq!(auto.ground, Some(GroundHeight::Auto));
+    for (value, height) in [(Value::Double(-1.75), -1.75), (Value::Integer(-2), -2.0)] {
+        assert_eq!(
+            given("ground", value).unwrap().ground,
+            Some(GroundHeight::At(height))
+        );
+    }
+    let ignored = given("ignore_box", list(&[-1.0, -1.0, 0.0, 4.0, 1.0, 2.0])).unwrap();
+    assert_eq!(
+        ignored.ignore_box,
+        Some([[-1.0, -1.0, 0.0], [4.0, 1.0, 2.0]])
+    );
+    for (name, value, part) in [
+        ("extrinsic", list(&[1.0, 2.0]), "a list of 6 numbers"),
+        ("ground", Value::String("low".into()), "auto"),
+        ("ground", Value::Double(f64::NAN), "auto"),
+        (
+            "ignore_box",
+            list(&[1.0, 0.0, 0.0, 0.0, 1.0, 1.0]),
+            "the least x, y, z",
+        ),
+    ] {
+        let error = given(name, value).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(part), "{error}");
+    }
+}

@@ -304,9 +304,9 @@ impl Parameters {
     ///
     /// # Errors
     /// [`ModelError::Value`].
-    pub(super) fn array<const N: usize>(
+    pub fn array<const N: usize>(
         &mut self,
-        names: Spellings<'_>,
+        names: &[&str],
     ) -> Result<Option<Setting<[f64; N]>>, ModelError> {
         self.checked(names, &format!("a list of {N} numbers"), |value| {
             value.items(Value::number)?.try_into().ok()

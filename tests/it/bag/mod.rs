@@ -43,3 +43,31 @@ fn a_build_without_mcap_says_how_to_enable_it() {
     }
     assert!(!repository().join("x.mcap").exists());
 }
+
+/// The file that `--out` writes is a bag with the frames' points.
+#[cfg(feature = "mcap")]
+#[test]
+fn our_own_files_are_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("boxes.mcap");
+    let path = path.to_str().unwrap();
+    let frames = [
+        "calib/demo/frames/000000.bin",
+        "calib/demo/frames/000003.bin",
+    ];
+    let written = infer(&[&["--pcd"], &frames[..], &["--out", path]].concat());
+    assert_eq!(written.status.code(), Some(0), "{}", text(&written.stderr));
+    let boxes = |args: &[&str]| -> Vec<serde_json::Value> {
+        let run = infer(&[args, &["--format", "json"]].concat());
+        assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+        let output = text(&run.stdout);
+        let lines = output.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            serde_json::json!([line["points"], line["dropped"], line["boxes"]])
+        });
+        lines.collect()
+    };
+    let expected = boxes(&[&["--pcd"], &frames[..]].concat());
+    assert_eq!(expected.len(), 2);
+    assert_eq!(boxes(&["--bag", path]), expected);
+}
