@@ -98,12 +98,7 @@ impl InputArgs {
     /// # Errors
     /// [`Error::Usage`].
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if cfg!(not(feature = "mcap")) && self.bag.is_some() {
-            return Err(Error::Usage(cli::NO_MCAP.into()));
-        }
-        if self.recursive && self.pcd.is_empty() {
-            return Err(Error::Usage("--recursive needs --pcd".into()));
-        }
+        self.check_options()?;
         if self.any() {
             Ok(())
         } else {
@@ -111,6 +106,34 @@ impl InputArgs {
                 "name the frames with --pcd, --sweeps or --bag".into(),
             ))
         }
+    }
+
+    /// Checks that no option is without effect. Frames need not be named.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub(crate) fn check_options(&self) -> Result<(), Error> {
+        if cfg!(not(feature = "mcap")) && self.bag.is_some() {
+            return Err(Error::Usage(cli::NO_MCAP.into()));
+        }
+        let (pcd, bag) = (!self.pcd.is_empty(), self.bag.is_some());
+        // clap does not require an option that conflicts with a given one.
+        for (option, given, needed, named) in [
+            ("--recursive", self.recursive, "--pcd", pcd),
+            ("--topic", self.topic.is_some(), "--bag", bag),
+            ("--fixed-frame", self.fixed_frame.is_some(), "--bag", bag),
+            (
+                "--layout",
+                self.layout.is_some(),
+                "--pcd or --sweeps",
+                self.any(),
+            ),
+        ] {
+            if given && !named {
+                return Err(Error::Usage(format!("{option} needs {needed}")));
+            }
+        }
+        Ok(())
     }
 
     /// Sets the detector's options.

@@ -9,8 +9,6 @@ use crate::points::{Column, FrameWarning, GroundHeight, Layout, Mounting, PointC
 
 /// Fewest points that say something.
 const MIN_POINTS: usize = 200;
-/// Rows looked at for their columns.
-const ROWS: usize = 4096;
 /// Coordinates beyond 10 km, or of a size that only a misread number has.
 const MAX_METRES: f32 = 1e4;
 const MIN_METRES: f32 = 1e-6;
@@ -77,9 +75,9 @@ fn coordinates(cloud: &PointCloud) -> Option<FrameWarning> {
 
 /// Mean height over mean width of rows of `stride` values: a scene is flat, mixed columns are not.
 fn flatness(data: &[f32], stride: usize, places: [usize; 3]) -> Option<f64> {
-    let rows = data.len() / stride;
     let mut sums = [0.0f64; 3];
-    for row in data.chunks_exact(stride).step_by((rows / ROWS).max(1)) {
+    // Every row: a step could meet the same column of another row length each time.
+    for row in data.chunks_exact(stride) {
         let point = places.map(|place| row[place]);
         if point.iter().all(|value| value.abs() < MAX_METRES) {
             for (sum, value) in sums.iter_mut().zip(point) {

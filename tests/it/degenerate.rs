@@ -192,7 +192,7 @@ fn few_frames_frames_of_two_scales_and_a_large_error_are_refused_unless_accepted
     let folder = folder(Net::new());
     let out = folder.path().join("int8.plan");
     let allow = [&QUANTIZE[..], &["--allow-low-sqnr"]].concat();
-    for frame in 3..6 {
+    for frame in 3..8 {
         let name = format!("frames/frames{frame:03}.bin");
         std::fs::remove_file(folder.path().join(name)).ok();
     }

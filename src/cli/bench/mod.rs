@@ -45,6 +45,7 @@ struct CaseResults {
 }
 
 fn run(args: &Args, allocations: fn() -> u64) -> Result<(), Error> {
+    args.input.check_options()?;
     cli::check_outputs(args.outputs(), args.plans().chain(args.input.paths()))?;
     // Report an unwritable file before the measurement, not after it.
     let files = Files::create(args)?;
