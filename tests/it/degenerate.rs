@@ -208,7 +208,7 @@ fn few_frames_frames_of_two_scales_and_a_large_error_are_refused_unless_accepted
 
     // Ranges that cut off nearly everything.
     toy::write_frames(folder.path(), "frames", 8);
-    let cut = ["--method", "percentile", "--percentile", "1"];
+    let cut = ["--method", "percentile", "--percentile", "51"];
     let message = refused(folder.path(), &[&QUANTIZE[..], &cut].concat(), 7);
     assert!(
         message.contains("below 10 dB") && message.contains("on 2 frames"),

@@ -276,7 +276,7 @@ fn numbers_below_zero_are_values_and_options_that_do_nothing_are_errors() {
         ("--pcd a.bin --bev a.jpg", &["a.jpg", "png"]),
         ("--recursive --sweeps s.json", &["--pcd"]),
         ("--topic /points --pcd a.bin", &["--bag"]),
-        ("", &["--pcd, --sweeps or --bag"]),
+        ("", &["--layout needs --pcd or --sweeps"]),
     ] {
         assert_fails(
             &run("cp-infer", folder.path(), &format!("{infer} {args}")),

@@ -396,7 +396,7 @@ fn invalid_plans_parameters_and_names_have_the_exit_status_of_cp_infer() {
         (PLAN, vec!["-r", "__node:=1"], 2, "starts with a digit"),
         (
             PLAN,
-            vec!["-p", "score_threshold:=0.5"],
+            vec!["-p", "post_process.score_threshold:=0.5"],
             2,
             "post_process_params.score_threshold",
         ),
