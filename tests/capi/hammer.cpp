@@ -99,7 +99,8 @@ static void loading() {
         FAILS(cp_load(plan_path, &options, &detector), CP_ERROR_ARGUMENT, word);
     };
     refused([](cp_options &o) { o.struct_size = 0; }, "struct_size");
-    refused([](cp_options &o) { o.struct_size = sizeof o - 1; }, "struct_size");
+    // Smaller than that of any version.
+    refused([](cp_options &o) { o.struct_size = 47; }, "struct_size");
     refused([](cp_options &o) { o.struct_size = std::numeric_limits<std::size_t>::max(); }, "CP_INIT");
     refused([](cp_options &o) { o.device = 3; }, "device");
     refused([](cp_options &o) { o.score = std::nanf(""); }, "score");
@@ -107,6 +108,17 @@ static void loading() {
     refused([](cp_options &o) { o.intensity_scale = -1.0f; }, "intensity_scale");
     refused([](cp_options &o) { o.budget_ms = -1.0; }, "budget_ms");
     refused([](cp_options &o) { o.delay_ms = std::nan(""); }, "delay_ms");
+    refused([](cp_options &o) { o.ground = 3; }, "CP_GROUND_AUTO");
+    refused([](cp_options &o) { o.ground = CP_GROUND_HEIGHT, o.ground_height = std::nanf(""); }, "ground_height");
+    refused([](cp_options &o) { o.has_extrinsic = 1, o.extrinsic[5] = std::nan(""); }, "extrinsic");
+    refused([](cp_options &o) { o.ignore_box[0] = 1.0f; }, "ignore_box");
+    refused([](cp_options &o) { o.reserved = 1; }, "cp_options");
+    // A program that was compiled with the first version's header.
+    auto first = centerpoint::make<cp_options>();
+    first.struct_size = 48;
+    EXPECT(cp_load(plan_path, &first, &detector) == CP_OK);
+    cp_free(detector);
+    detector = nullptr;
     const std::unique_ptr<char[]> odd(new char[sizeof(cp_options) + 1]());
     FAILS(cp_load(plan_path, reinterpret_cast<cp_options *>(odd.get() + 1), &detector), CP_ERROR_ARGUMENT, "aligned");
     EXPECT(detector == nullptr);
@@ -167,6 +179,12 @@ static void nulls(cp_detector *detector, const cp_cloud &cloud) {
     FAILS(cp_last_frame(detector, nullptr), CP_ERROR_ARGUMENT, "cp_frame_info");
     FAILS(cp_deadline(nullptr, &deadline), CP_ERROR_ARGUMENT, "detector");
     FAILS(cp_deadline(detector, nullptr), CP_ERROR_ARGUMENT, "cp_deadline_info");
+    std::size_t length = 1;
+    FAILS(cp_check(nullptr, &cloud, nullptr, 0, &length), CP_ERROR_ARGUMENT, "detector");
+    FAILS(cp_check(detector, nullptr, nullptr, 0, &length), CP_ERROR_ARGUMENT, "cp_cloud");
+    EXPECT(length == 0);
+    FAILS(cp_check(detector, &cloud, nullptr, 1, &length), CP_ERROR_ARGUMENT, "text");
+    FAILS(cp_check(detector, &cloud, nullptr, 0, nullptr), CP_ERROR_ARGUMENT, "length");
     EXPECT(cp_class_name(nullptr, 0) == nullptr && cp_column_name(nullptr, 0) == nullptr);
     EXPECT(cp_class_name(detector, 1000) == nullptr && std::strstr(cp_last_error(), "1000") != nullptr);
     EXPECT(cp_class_name(detector, 0) != nullptr && *cp_last_error() == 0);
@@ -310,6 +328,15 @@ static void arrays(cp_detector *detector, const cp_cloud &cloud, const Boxes &ex
     EXPECT(cp_last_frame(detector, &info) == CP_OK);
     EXPECT(info.points == cloud.width && info.sweeps == 1 && info.missing_intensity == 0);
     EXPECT(info.engine_ms > 0 && info.read_ms > 0 && info.total_ms >= info.engine_ms + info.read_ms);
+    // The text is cut where the caller's array ends.
+    std::size_t length = 0;
+    EXPECT(cp_check(detector, &cloud, nullptr, 0, &length) == CP_OK);
+    const std::size_t whole = length;
+    for (const std::size_t capacity : {std::size_t{1}, whole / 2 + 1, whole + 1}) {
+        const std::unique_ptr<char[]> text(new char[capacity]);
+        EXPECT(cp_check(detector, &cloud, text.get(), capacity, &length) == CP_OK && length == whole);
+        EXPECT(std::strlen(text.get()) == capacity - 1);
+    }
     auto deadline = centerpoint::make<cp_deadline_info>();
     EXPECT(cp_deadline(detector, &deadline) == CP_OK);
     EXPECT(deadline.budget_ms == 200.0 && deadline.budget_delay_ms == 1000.0 && deadline.frames >= 5);

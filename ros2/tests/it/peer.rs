@@ -404,7 +404,7 @@ fn invalid_plans_parameters_and_names_have_the_exit_status_of_cp_infer() {
             PLAN,
             vec!["-p", "model_params.downsample_factor:=4"],
             2,
-            "is 4, but the plan has 2",
+            "4, but the plan has 2",
         ),
         (
             PLAN,
