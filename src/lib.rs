@@ -57,7 +57,7 @@ pub mod results;
 mod stages;
 #[cfg(any(feature = "cli", feature = "build"))]
 mod synth;
-#[cfg(feature = "build")]
+#[cfg(any(feature = "build", test))]
 mod testing;
 
 pub use boxes::Box3d;

@@ -1,6 +1,8 @@
 //! Support for this crate's tests and benches, which cannot include each other's files. Not part of the public API.
 
+#[cfg(feature = "build")]
 pub(crate) mod nets;
+#[cfg(feature = "build")]
 pub(crate) mod networks;
 
 use crate::cuda::DeviceMap;
