@@ -38,7 +38,7 @@ pub(crate) fn handle(program: &'static str, first: First) {
                 continue;
             }
             files::remove_temporary();
-            eprintln!("{program}: interrupted; no output was written or changed");
+            eprintln!("{program}: interrupted; files that were not complete are as before");
             std::process::exit(128 + signal);
         }
     });
