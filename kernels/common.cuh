@@ -70,6 +70,15 @@ struct Box {
 };
 static_assert(sizeof(Box) == 44, "mirrored in src/boxes.rs");
 
+// Variances of a box's values.
+struct Variances {
+    float center[3];
+    float size[3];
+    float yaw;
+    float velocity[2];
+};
+static_assert(sizeof(Variances) == 36, "mirrored in src/boxes.rs");
+
 // The boxes of a list, and the candidates dropped before: past the cap, and for non-finite values.
 struct BoxTotals {
     u32 count, surplus, non_finite;

@@ -24,8 +24,8 @@
 // Nothing is cleared between frames: a frame writes everything that it reads.
 //
 // Bytes, for C heatmap channels on N cells in elements of E, with K candidates: reads ECN once (the floor),
-// then 10E and, for the best class, EC for each marked cell at random; writes and reads 8K about four times;
-// N / 32 for the regions' counts; writes 48 for each box.
+// then 10E (20E with variances) and, for the best class, EC for each marked cell at random; writes and reads 8K about four times;
+// N / 32 for the regions' counts; writes 48 (84) for each box.
 #include "common.cuh"
 
 #define TASKS_PER_LAUNCH 8
@@ -81,6 +81,8 @@ struct DecodeMaps {
     // Sorted tiles; [tasks] DecodeTaskCounts.
     u64 sorted, counts;
     u64 boxes, slots;
+    // [max_boxes] Variances; 0 if the maps have none.
+    u64 variances;
     // The task of the first maps, and the number of all tasks.
     u32 first_task, task_count;
     u32 width, height;
@@ -89,11 +91,13 @@ struct DecodeMaps {
     u32 class_cell, band_count, channel_count;
     // Metres of a head cell along x and y; least x and y.
     float cell[2], min[2];
+    // Least and greatest x, y, z of a box's centre.
+    float center_min[3], center_max[3];
     // 1 if sizes are width, length, height; 1 if the rotation is (-cos, -sin).
     u32 wlh, neg_cos_neg_sin;
     Map maps[TASKS_PER_LAUNCH][OUTPUTS];
 };
-static_assert(sizeof(DecodeMaps) == 144 + TASKS_PER_LAUNCH * OUTPUTS * 48, "mirrored in src/cuda/decode.rs");
+static_assert(sizeof(DecodeMaps) == 176 + TASKS_PER_LAUNCH * OUTPUTS * 48, "mirrored in src/cuda/decode.rs");
 
 struct DecodeLists {
     u64 tasks;
@@ -165,7 +169,43 @@ __device__ __forceinline__ Measured measure(const DecodeMaps &p, const Map *maps
     return m;
 }
 
-// The outcome of a cell and class; refused means below a threshold or beyond the last band.
+// exp of the value at a cell, evaluated in double. Clears `finite` if either is NaN or infinite.
+__device__ __forceinline__ double exp_value(const Map &map, u32 c, u32 y, u32 x, bool &finite) {
+    const float log = map_value(map, c, y, x);
+    const double value = exp((double)log);
+    finite = finite && is_finite(log) && is_finite((float)value);
+    return value;
+}
+
+// The variances of the values at a cell, whose logarithms are the channels after them; `finite` tells whether all are.
+__device__ __forceinline__ Variances measure_variances(const DecodeMaps &p, const Map *maps, u32 y, u32 x,
+                                                       bool &finite) {
+    Variances v;
+    finite = true;
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i) {
+        v.center[i] = p.cell[i] * (float)exp_value(maps[REG], 2 + i, y, x, finite);
+        v.velocity[i] = (float)exp_value(maps[VEL], 2 + i, y, x, finite);
+    }
+    v.center[2] = (float)exp_value(maps[HEIGHT], 1, y, x, finite);
+#pragma unroll
+    for (u32 i = 0; i < 3; ++i) v.size[i] = (float)exp_value(maps[DIM], 3 + i, y, x, finite);
+    if (p.wlh) {
+        const float width = v.size[0];
+        v.size[0] = v.size[1];
+        v.size[1] = width;
+    }
+    const double rot_0 = (double)map_value(maps[ROT], 0, y, x), rot_1 = (double)map_value(maps[ROT], 1, y, x);
+    const double a = rot_0 * rot_0, b = rot_1 * rot_1, norm = a + b;
+    const float log_a = map_value(maps[ROT], 2, y, x), log_b = map_value(maps[ROT], 3, y, x);
+    v.yaw = (float)((b * exp((double)log_a) + a * exp((double)log_b)) / (norm * norm));
+    finite = finite && is_finite(log_a) && is_finite(log_b) && is_finite(v.yaw) && is_finite(v.center[0]) &&
+             is_finite(v.center[1]);
+    return v;
+}
+
+// The outcome of a cell and class; refused means below a threshold, beyond the last band, or outside the range of
+// centres.
 enum Verdict { REFUSE, KEEP, NON_FINITE };
 
 // `c` is the channel among those of all tasks.
@@ -174,13 +214,23 @@ __device__ __forceinline__ Verdict judge(const DecodeMaps &p, const Map *maps, u
     if (logit < channel.least) return REFUSE;
     const Measured m = measure(p, maps, y, x);
     if (!is_finite(logit) || !m.finite) return NON_FINITE;
+    if (p.variances != 0) {
+        bool finite;
+        measure_variances(p, maps, y, x, finite);
+        if (!finite) return NON_FINITE;
+    }
     const float distance = sqrtf(m.center[0] * m.center[0] + m.center[1] * m.center[1]);
     u32 band = 0;
     while (band < p.band_count && !(distance < ((const float *)p.bands)[band])) ++band;
     if (band == p.band_count) return REFUSE;
     const float yaw_norm = sqrtf(m.rot[0] * m.rot[0] + m.rot[1] * m.rot[1]);
     const float least = ((const float *)p.logits)[band * p.channel_count + c];
-    return logit < least || yaw_norm < channel.yaw_norm ? REFUSE : KEEP;
+    if (logit < least || yaw_norm < channel.yaw_norm) return REFUSE;
+#pragma unroll
+    for (u32 i = 0; i < 3; ++i) {
+        if (m.center[i] < p.center_min[i] || m.center[i] > p.center_max[i]) return REFUSE;
+    }
+    return KEEP;
 }
 
 // Most keys of a region, and the start of a task's first region.
@@ -482,7 +532,9 @@ extern "C" __global__ void decode_boxes(const DecodeMaps p) {
     const DecodeChannel *channels = (const DecodeChannel *)p.channels + task.channel;
     const u32 in_task = slot - task.channel * cells;
     const u32 cell = in_task / task.classes;
-    const Measured m = measure(p, p.maps[index - p.first_task], cell / p.width, cell % p.width);
+    const Map *maps = p.maps[index - p.first_task];
+    const u32 y = cell / p.width, x = cell % p.width;
+    const Measured m = measure(p, maps, y, x);
     Box box;
     box.center[0] = m.center[0];
     box.center[1] = m.center[1];
@@ -497,4 +549,8 @@ extern "C" __global__ void decode_boxes(const DecodeMaps p) {
     box.class_id = channels[channels[in_task % task.classes].by_rank].class_id;
     ((Box *)p.boxes)[rank] = box;
     ((u32 *)p.slots)[rank] = slot;
+    if (p.variances != 0) {
+        bool finite;
+        ((Variances *)p.variances)[rank] = measure_variances(p, maps, y, x, finite);
+    }
 }

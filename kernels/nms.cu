@@ -79,6 +79,8 @@ struct NmsParams {
     u64 remap;
     // BoxTotals, then boxes.
     u64 out;
+    // Variances of the candidates and of the boxes in `out`; 0 if there are none.
+    u64 variances, out_variances;
     u32 capacity;
     u32 circle;
     // In an IoU step: greatest IoU that is not an overlap, and square of the distance up to which pairs are compared.
@@ -90,7 +92,7 @@ struct NmsParams {
     u32 all_suppress;
     u32 padding;
 };
-static_assert(sizeof(NmsParams) == 120, "mirrored in src/cuda/nms.rs");
+static_assert(sizeof(NmsParams) == 136, "mirrored in src/cuda/nms.rs");
 
 __device__ __forceinline__ u32 box_count(const NmsParams &p) {
     return min(((const BoxTotals *)p.totals)->count, p.capacity);
@@ -416,6 +418,9 @@ extern "C" __global__ void nms_output(const NmsParams p) {
                 }
             }
             out[written + place] = box;
+            if (p.variances != 0) {
+                ((Variances *)p.out_variances)[written + place] = ((const Variances *)p.variances)[i];
+            }
         }
         written += total;
     }

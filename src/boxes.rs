@@ -4,6 +4,7 @@
 //! counter-clockwise seen from above.
 
 use bytemuck::{Pod, Zeroable};
+use serde::Serialize;
 
 /// A detected object. Plain data: 11 32-bit words, laid out the same on host and device.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
@@ -21,6 +22,28 @@ pub struct Box3d {
     pub score: f32,
     /// Index into the model's class names.
     pub class: u32,
+}
+
+/// Variances of a box's values, which only some networks predict. Plain data: 9 32-bit words, laid out the same on host
+/// and device. Source: Autoware's `lidar_centerpoint`, whose position variances are in head cells times metres.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Pod, Zeroable)]
+#[repr(C)]
+pub struct Variances {
+    /// Of the centre along x, y, z.
+    pub center: [f32; 3],
+    /// Of length, width, height.
+    pub size: [f32; 3],
+    /// Of the heading, in rad².
+    pub yaw: f32,
+    /// Of the velocity along x and y, in (m/s)².
+    pub velocity: [f32; 2],
+}
+
+impl Variances {
+    /// All values.
+    pub(crate) fn values(&self) -> &[f32; 9] {
+        bytemuck::cast_ref(self)
+    }
 }
 
 impl Box3d {

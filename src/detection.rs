@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::points::Ground;
 
 /// The objects of one frame, borrowed from the detector until the next frame.
@@ -14,6 +14,10 @@ use crate::points::Ground;
 pub struct Detection<'a> {
     /// The boxes, best first.
     pub boxes: &'a [Box3d],
+    /// The boxes' variances, in the same order; empty if the network predicts none ([`Head::variance`]).
+    ///
+    /// [`Head::variance`]: crate::model::Head::variance
+    pub variances: &'a [Variances],
     /// The frame's losses. In an ordinary frame only points out of range are counted.
     pub dropped: Dropped,
     /// Time of each stage in ms; `read` is 0.

@@ -182,8 +182,8 @@ pub mod model {
     pub mod autoware {
         pub use crate::model::autoware::{Autoware, Parameters, Setting, Value};
     }
-    pub mod check {
-        pub use crate::model::check::{corners, is_box};
+    pub mod region {
+        pub use crate::model::region::{corners, is_box};
     }
 }
 pub mod plan {

@@ -60,7 +60,7 @@ mod synth;
 #[cfg(any(feature = "build", test))]
 mod testing;
 
-pub use boxes::Box3d;
+pub use boxes::{Box3d, Variances};
 pub use deadline::{Budget, Counts, Deadline, Level};
 pub use detection::{Detection, Dropped, Times};
 pub use detector::{Detector, DetectorError, Device, Options};

@@ -2,15 +2,16 @@
 //!
 //! All messages have the cloud's frame and time. Yaw is about z and sizes are length, width, height, as in [`Box3d`].
 
-use centerpoint::Box3d;
 use centerpoint::internals::bag::messages::{Header, Quaternion, Vector3};
 use centerpoint::internals::draw::class_color;
 use centerpoint::model::AUTOWARE_LABELS;
+use centerpoint::{Box3d, Variances};
 
 use crate::messages::{
-    BoundingBox3D, ColorRGBA, DetectedObject, DetectedObjectKinematics, DetectedObjects,
-    Detection3D, Detection3DArray, Marker, MarkerArray, ObjectClassification, ObjectHypothesis,
-    ObjectHypothesisWithPose, Point, Pose, PoseWithCovariance, Shape, Twist, TwistWithCovariance,
+    BoundingBox3D, ColorRGBA, Covariance, DetectedObject, DetectedObjectKinematics,
+    DetectedObjects, Detection3D, Detection3DArray, Marker, MarkerArray, ObjectClassification,
+    ObjectHypothesis, ObjectHypothesisWithPose, Point, Pose, PoseWithCovariance, Shape, Twist,
+    TwistWithCovariance,
 };
 
 /// Height of the text above a box, in metres.
@@ -34,9 +35,38 @@ fn size(bbox: &Box3d) -> Vector3 {
     Vector3 { x, y, z }
 }
 
+/// The covariance of a box's pose: x, y, z and yaw are independent.
+fn pose_covariance(variances: &Variances) -> Covariance {
+    let mut covariance = Covariance::default();
+    let [x, y, z] = variances.center.map(f64::from);
+    for (i, value) in [x, y, z].into_iter().enumerate() {
+        covariance.0[i * 7] = value;
+    }
+    covariance.0[35] = f64::from(variances.yaw);
+    covariance
+}
+
+/// The covariance of the velocity in the box's own frame.
+fn own_twist_covariance(bbox: &Box3d, variances: &Variances) -> Covariance {
+    let mut covariance = Covariance::default();
+    let (sin, cos) = f64::from(bbox.yaw).sin_cos();
+    let [x, y] = variances.velocity.map(f64::from);
+    covariance.0[0] = cos * cos * x + sin * sin * y;
+    covariance.0[7] = sin * sin * x + cos * cos * y;
+    covariance.0[1] = sin * cos * (y - x);
+    covariance.0[6] = covariance.0[1];
+    covariance
+}
+
 /// `vision_msgs/Detection3DArray`: one hypothesis per box, with the class by name. The type has no velocities.
-pub(crate) fn vision(header: &Header, boxes: &[Box3d], classes: &[String]) -> Detection3DArray {
-    let detections = boxes.iter().map(|bbox| {
+/// `variances` are those of the boxes, or none.
+pub(crate) fn vision(
+    header: &Header,
+    boxes: &[Box3d],
+    variances: &[Variances],
+    classes: &[String],
+) -> Detection3DArray {
+    let detections = boxes.iter().enumerate().map(|(i, bbox)| {
         let pose = pose(bbox);
         Detection3D {
             header: header.clone(),
@@ -47,7 +77,7 @@ pub(crate) fn vision(header: &Header, boxes: &[Box3d], classes: &[String]) -> De
                 },
                 pose: PoseWithCovariance {
                     pose,
-                    ..PoseWithCovariance::default()
+                    covariance: variances.get(i).map(pose_covariance).unwrap_or_default(),
                 },
             }],
             bbox: BoundingBox3D {
@@ -83,14 +113,16 @@ fn is_vehicle(label: u8) -> bool {
 
 /// `autoware_perception_msgs/DetectedObjects`, filled as by Autoware's `lidar_centerpoint`: the orientation of vehicles
 /// is known up to its sign, that of other objects is unavailable. With `twist`, velocities are in the object's own
-/// frame.
+/// frame. `variances` are those of the boxes, or none.
 pub(crate) fn autoware(
     header: &Header,
     boxes: &[Box3d],
+    variances: &[Variances],
     classes: &[String],
     twist: bool,
 ) -> DetectedObjects {
-    let objects = boxes.iter().map(|bbox| {
+    let objects = boxes.iter().enumerate().map(|(i, bbox)| {
+        let variances = variances.get(i);
         let label = label(class(bbox, classes));
         DetectedObject {
             existence_probability: bbox.score,
@@ -101,23 +133,26 @@ pub(crate) fn autoware(
             kinematics: DetectedObjectKinematics {
                 pose_with_covariance: PoseWithCovariance {
                     pose: pose(bbox),
-                    ..PoseWithCovariance::default()
+                    covariance: variances.map(pose_covariance).unwrap_or_default(),
                 },
+                has_position_covariance: variances.is_some(),
                 orientation_availability: if is_vehicle(label) {
                     DetectedObjectKinematics::SIGN_UNKNOWN
                 } else {
                     DetectedObjectKinematics::UNAVAILABLE
                 },
-                twist_with_covariance: TwistWithCovariance {
-                    twist: if twist {
-                        own_twist(bbox)
-                    } else {
-                        Twist::default()
-                    },
-                    ..TwistWithCovariance::default()
+                twist_with_covariance: if twist {
+                    TwistWithCovariance {
+                        twist: own_twist(bbox),
+                        covariance: variances
+                            .map(|variances| own_twist_covariance(bbox, variances))
+                            .unwrap_or_default(),
+                    }
+                } else {
+                    TwistWithCovariance::default()
                 },
                 has_twist: twist,
-                ..DetectedObjectKinematics::default()
+                has_twist_covariance: twist && variances.is_some(),
             },
             shape: Shape {
                 shape_type: Shape::BOUNDING_BOX,
@@ -219,7 +254,7 @@ mod tests {
 
     #[test]
     fn vision_messages_contain_the_box_and_its_class() {
-        let message = vision(&header(), &[bbox(1)], &classes());
+        let message = vision(&header(), &[bbox(1)], &[], &classes());
         let detection = &message.detections[0];
         assert_eq!(detection.header, header());
         assert_eq!(detection.results[0].hypothesis.class_id, "pedestrian");
@@ -233,7 +268,7 @@ mod tests {
     #[test]
     fn autoware_messages_contain_label_availability_and_twist_in_the_objects_frame() {
         let boxes = [bbox(0), bbox(1), bbox(2), bbox(9)];
-        let message = autoware(&header(), &boxes, &classes(), true);
+        let message = autoware(&header(), &boxes, &[], &classes(), true);
         let labels: Vec<u8> = message
             .objects
             .iter()
@@ -253,10 +288,70 @@ mod tests {
         assert!((linear.x - 5.0).abs() < 1e-6 && (linear.y + 3.0).abs() < 1e-6);
         assert!(object.kinematics.has_twist);
 
-        let without = autoware(&header(), &boxes, &classes(), false);
+        let without = autoware(&header(), &boxes, &[], &classes(), false);
         assert!(!without.objects[0].kinematics.has_twist);
         let twist = without.objects[0].kinematics.twist_with_covariance;
         assert_eq!(twist, TwistWithCovariance::default());
+    }
+
+    /// The values and entries of Autoware's tests `convertPoseCovarianceMatrix` and `convertTwistCovarianceMatrix`.
+    #[test]
+    fn variances_become_covariances() {
+        let variances = Variances {
+            center: [0.1, 0.2, 0.3],
+            yaw: 0.4,
+            velocity: [0.5, 0.2],
+            ..Variances::default()
+        };
+        let ahead = Box3d {
+            yaw: 0.0,
+            ..bbox(0)
+        };
+        let entries = |covariance: &Covariance| -> Vec<(usize, f32)> {
+            let values = covariance.0.iter().map(|&value| value as f32);
+            values
+                .enumerate()
+                .filter(|(_, value)| *value != 0.0)
+                .collect()
+        };
+        let pose = [(0, 0.1), (7, 0.2), (14, 0.3), (35, 0.4)];
+        let message = autoware(&header(), &[ahead], &[variances], &classes(), true);
+        let kinematics = &message.objects[0].kinematics;
+        assert!(kinematics.has_position_covariance && kinematics.has_twist_covariance);
+        assert_eq!(entries(&kinematics.pose_with_covariance.covariance), pose);
+        let twist = entries(&kinematics.twist_with_covariance.covariance);
+        assert_eq!(twist, [(0, 0.5), (7, 0.2)]);
+        // A quarter turn swaps the axes; at 45° both have the mean, and they depend on each other.
+        let turned = autoware(&header(), &[bbox(0)], &[variances], &classes(), true);
+        let twist = turned.objects[0]
+            .kinematics
+            .twist_with_covariance
+            .covariance
+            .0;
+        assert!(
+            (twist[0] - 0.2).abs() < 1e-6 && (twist[7] - 0.5).abs() < 1e-6,
+            "{twist:?}"
+        );
+        let diagonal = Box3d {
+            yaw: FRAC_PI_2 / 2.0,
+            ..bbox(0)
+        };
+        let turned = autoware(&header(), &[diagonal], &[variances], &classes(), true);
+        let twist = turned.objects[0]
+            .kinematics
+            .twist_with_covariance
+            .covariance
+            .0;
+        for (entry, expected) in [(0, 0.35), (7, 0.35), (1, -0.15), (6, -0.15)] {
+            assert!((twist[entry] - expected).abs() < 1e-6, "{twist:?}");
+        }
+
+        let message = autoware(&header(), &[ahead], &[variances], &classes(), false);
+        let kinematics = &message.objects[0].kinematics;
+        assert!(kinematics.has_position_covariance && !kinematics.has_twist_covariance);
+        let message = vision(&header(), &[ahead], &[variances], &classes());
+        let covariance = &message.detections[0].results[0].pose.covariance;
+        assert_eq!(entries(covariance), pose);
     }
 
     #[test]

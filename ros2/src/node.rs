@@ -289,13 +289,14 @@ impl Loop {
             Err(error) => return Err(centerpoint::Error::from(error).into()),
         };
         let (header, found) = (&cloud.header, detection.boxes);
+        let variances = detection.variances;
         let (classes, twist) = (&self.classes, self.settings.twist);
         let publishers = &mut self.publishers;
         if let Some(topic) = &mut publishers.vision {
-            topic.send(|| boxes::vision(header, found, classes));
+            topic.send(|| boxes::vision(header, found, variances, classes));
         }
         if let Some(topic) = &mut publishers.autoware {
-            topic.send(|| boxes::autoware(header, found, classes, twist));
+            topic.send(|| boxes::autoware(header, found, variances, classes, twist));
         }
         publishers
             .markers

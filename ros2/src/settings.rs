@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use centerpoint::internals::model::autoware::{Autoware, Parameters, Setting, Value};
-use centerpoint::internals::model::check::{corners, is_box};
+use centerpoint::internals::model::region::{corners, is_box};
 use centerpoint::model::{Decode, ModelError, NmsKind, NmsStep, Suppressors, WithoutPose};
 use centerpoint::points::{Extrinsic, GroundHeight};
 use centerpoint::{Budget, Model};

@@ -40,6 +40,8 @@ pub struct Frames {
     transforms: Option<Transforms>,
     /// Whether clouds without a pose make no frame.
     drops: bool,
+    /// Clouds so far that made none.
+    dropped: u64,
     buffer: SweepBuffer,
     message: PointCloud,
     accumulated: PointCloud,
@@ -113,6 +115,7 @@ impl Frames {
             whole,
             transforms,
             drops,
+            dropped: 0,
             buffer: SweepBuffer::new(options.sweeps.saturating_sub(1), options.capacity),
             message: PointCloud::empty(Layout::XYZIT),
             accumulated: PointCloud::empty(Layout::XYZIT),
@@ -125,13 +128,17 @@ impl Frames {
     /// The next frame. An error concerns one damaged chunk or message; later frames can still be read.
     pub fn next_frame(&mut self) -> Option<Result<BagFrame<'_>, BagError>> {
         let read = loop {
-            let read = match self.clouds.next()? {
-                Ok(message) => self.read(&message),
-                Err(error) => Err(error),
+            let read = match self.clouds.next() {
+                Some(Ok(message)) => self.read(&message),
+                Some(Err(error)) => Err(error),
+                None => {
+                    self.report_dropped();
+                    return None;
+                }
             };
             match read {
                 Ok(Some(read)) => break read,
-                Ok(None) => {}
+                Ok(None) => self.dropped += 1,
                 Err(error) => return Some(Err(error)),
             }
         };
@@ -228,6 +235,18 @@ impl Frames {
         }
         let counts = self.buffer.accumulate(&mut self.accumulated);
         Accumulated::Several(counts.points_over_capacity)
+    }
+
+    /// Reports the clouds that made no frame, once.
+    fn report_dropped(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            log::warn!(
+                "{}: {}: {dropped} clouds without a pose made no frame (`points.without_pose` is \"drop\")",
+                self.bag.path.display(),
+                self.topic
+            );
+        }
     }
 
     fn warn(&mut self, stamp_ns: i64, error: &(dyn Error + 'static)) {

@@ -10,6 +10,7 @@
 //! percentile = 99.999           # for "percentile", in percent
 //! bins = 2048                   # histogram bins
 //! cells = "occupied"            # only cells below a pillar; or "all"
+//! skip_zeros = false            # leave out values that are 0, as pytorch-quantization's option of that name
 //!
 //! [equalize]
 //! alpha = 0.5                   # cross-layer equalisation, 0 to 1; 0 disables it
@@ -44,6 +45,22 @@ pub(crate) use crate::plan::config::{
 };
 pub use crate::plan::config::{Config, Recipe};
 use toml::{Table, Value};
+
+/// Options of pytorch-quantization that are no keys here, with what holds instead.
+const FOREIGN: [(&str, &str); 6] = [
+    (
+        "grow_method",
+        "bins are always appended, as with pytorch-quantization's grow_method = 'append'",
+    ),
+    ("unsigned", "codes are always signed, -127 to 127"),
+    ("narrow_range", "codes are always -127 to 127"),
+    ("num_bits", "codes always have 8 bits"),
+    ("num_bins", "the key is `bins`"),
+    (
+        "axis",
+        "weights always have a range for each output channel, activations one range",
+    ),
+];
 
 /// Maximum file size, far above that of any real configuration.
 const MAX_BYTES: u64 = 1 << 16;
@@ -80,9 +97,17 @@ impl ConfigOverrides {
     /// # Errors
     /// Those of [`ConfigOverrides::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let syntax = |e: toml::de::Error| ConfigError::Syntax {
-            path: path.into(),
-            message: e.to_string().trim_end().to_owned(),
+        let syntax = |e: toml::de::Error| {
+            let mut message = e.to_string().trim_end().to_owned();
+            let mut foreign = FOREIGN.iter();
+            let is_unknown = |key| e.message().starts_with(&format!("unknown field `{key}`"));
+            if let Some((_, here)) = foreign.find(|(key, _)| is_unknown(key)) {
+                message += &format!("\n{here}");
+            }
+            ConfigError::Syntax {
+                path: path.into(),
+                message,
+            }
         };
         // Parsed as a full configuration first, because those errors show the line.
         let config: Config = toml::from_str(text).map_err(syntax)?;
@@ -247,6 +272,9 @@ impl Config {
             Cells::All => "all cells".to_owned(),
             Cells::Occupied => "occupied cells".to_owned(),
         });
+        if self.calibration.skip_zeros {
+            parts.push("without zeros".to_owned());
+        }
         match self.bias_correction {
             BiasCorrection::Off => {}
             BiasCorrection::All => parts.push("bias all".to_owned()),

@@ -179,7 +179,7 @@ impl Folder {
         Self::described(description, pfe, pfe_path, rpn.unwrap_or(&found.rpn))
     }
 
-    fn described(
+    pub(super) fn described(
         description: Description,
         pfe: Pfe,
         pfe_path: &Path,
@@ -208,7 +208,7 @@ impl Folder {
         pfe_path: &Path,
         rpn_path: &Path,
     ) -> Result<Self> {
-        check_pfe(&pfe, pfe_path, &model)?;
+        let pfe = fitted_pfe(pfe, pfe_path, &model)?;
         let rpn = read_rpn(rpn_path, &model)?;
         let bound = rpn.graph.metadata(BOUND_PFN);
         if bound.is_some_and(|hash| hash != pfn_hash(&pfe.pfn)) {
@@ -417,8 +417,8 @@ pub(super) fn copy_network(from: &Path, to: &Path) -> Result<()> {
     Ok(files::write(to, &bytes)?)
 }
 
-/// Checks that a PFN matches the description.
-fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
+/// Checks that a PFN matches the description, and folds what the description says about its columns into its weights.
+fn fitted_pfe(mut pfe: Pfe, path: &Path, model: &Model) -> Result<Pfe> {
     pfe.pfn.check(model).map_err(|source| BuildError::Pfn {
         path: path.into(),
         source,
@@ -436,7 +436,8 @@ fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
             ),
         ));
     }
-    Ok(())
+    pfe.pfn.fold_legacy(model);
+    Ok(pfe)
 }
 
 /// Reads the parts of a plan besides its engine: the description's text and the PFN, which must match.
@@ -446,8 +447,7 @@ fn check_pfe(pfe: &Pfe, path: &Path, model: &Model) -> Result<()> {
 pub(super) fn read_stages(description: &Path, pfe_path: &Path) -> Result<(String, Pfn)> {
     let text = read_text(description)?;
     let model = Model::parse(&text, description)?;
-    let pfe = read_pfe(pfe_path)?;
-    check_pfe(&pfe, pfe_path, &model)?;
+    let pfe = fitted_pfe(read_pfe(pfe_path)?, pfe_path, &model)?;
     Ok((text, pfe.pfn))
 }
 
@@ -485,7 +485,7 @@ fn description(files: &[PathBuf], pfe: &Pfe) -> Result<Description> {
 }
 
 /// The widths of the PFN's layers, which Autoware's YAML files lack.
-fn pfn_layers(pfe: &Pfe) -> Vec<usize> {
+pub(super) fn pfn_layers(pfe: &Pfe) -> Vec<usize> {
     let last = pfe.pfn.layers.len().saturating_sub(1);
     let widths = pfe.pfn.layers.iter().enumerate();
     let widths = widths.map(|(i, l)| {

@@ -27,6 +27,7 @@ pub(crate) mod half;
 pub(crate) mod hash;
 pub(crate) mod import;
 pub(crate) mod lower;
+pub(crate) mod new_model;
 pub(crate) mod onnx;
 pub(crate) mod pack;
 pub(crate) mod quantize;
@@ -157,7 +158,7 @@ pub enum BuildError {
         source: PfnError,
     },
     /// The result would replace an existing model.
-    #[error("{path}: already exists; use another folder, or `--force` to replace the model in it")]
+    #[error("{path}: already exists; use another name or folder, or `--force` to replace it")]
     Exists {
         /// The file.
         path: PathBuf,

@@ -29,7 +29,7 @@ macro_rules! named {
 named! {
     u8 = "uint8_t", u32 = "uint32_t", i32 = "int32_t", u64 = "uint64_t", i64 = "int64_t", usize = "size_t",
     f32 = "float", f64 = "double", c_char = "char", c_void = "void", () = "void",
-    cp_options = "cp_options", cp_field = "cp_field", cp_cloud = "cp_cloud", cp_pose = "cp_pose", cp_box = "cp_box",
+    cp_options = "cp_options", cp_field = "cp_field", cp_cloud = "cp_cloud", cp_pose = "cp_pose", cp_box = "cp_box", cp_variances = "cp_variances",
     cp_model_info = "cp_model_info", cp_frame_info = "cp_frame_info", cp_deadline_info = "cp_deadline_info",
     cp_detector = "cp_detector", cp_status = "cp_status",
 }
@@ -136,6 +136,15 @@ fn assertions() -> String {
     );
     layout!(
         out,
+        cp_variances {
+            center: [f32; 3],
+            size: [f32; 3],
+            yaw: f32,
+            velocity: [f32; 2],
+        }
+    );
+    layout!(
+        out,
         cp_model_info {
             struct_size: usize,
             class_count: usize,
@@ -235,6 +244,10 @@ fn assertions() -> String {
     function!(
         out,
         cp_last_boxes(*const cp_detector, Box, usize, Count) -> cp_status
+    );
+    function!(
+        out,
+        cp_last_variances(*const cp_detector, *mut cp_variances, usize, Count) -> cp_status
     );
     function!(
         out,

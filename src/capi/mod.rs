@@ -31,7 +31,8 @@ use std::time::Instant;
 pub use handle::cp_detector;
 pub use status::cp_status;
 pub use types::{
-    cp_box, cp_cloud, cp_deadline_info, cp_field, cp_frame_info, cp_model_info, cp_options, cp_pose,
+    cp_box, cp_cloud, cp_deadline_info, cp_field, cp_frame_info, cp_model_info, cp_options,
+    cp_pose, cp_variances,
 };
 
 use crate::cuda::DevicePtr;
@@ -41,7 +42,7 @@ use crate::model::{corners as box_corners, is_box};
 use crate::points::{Extrinsic, GroundHeight, Pose};
 use handle::State;
 use status::{Failure, call};
-use types::{BoxOutput, check, read, write};
+use types::{Output, check, read, write};
 
 /// The number in the library's SONAME.
 const ABI_VERSION: &str = env!("CENTERPOINT_ABI_VERSION");
@@ -154,10 +155,14 @@ pub unsafe extern "C" fn cp_detect(
 ) -> cp_status {
     // SAFETY: the module's contract.
     call(|| unsafe {
-        frame(detector, BoxOutput::new(boxes, capacity, found)?, |state| {
-            state.read(&read(cloud)?)?;
-            state.detect()
-        })
+        frame(
+            detector,
+            Output::new(boxes, "boxes", capacity, found)?,
+            |state| {
+                state.read(&read(cloud)?)?;
+                state.detect()
+            },
+        )
     })
 }
 
@@ -173,13 +178,17 @@ pub unsafe extern "C" fn cp_detect_device(
 ) -> cp_status {
     // SAFETY: the module's contract.
     call(|| unsafe {
-        frame(detector, BoxOutput::new(boxes, capacity, found)?, |state| {
-            if count > 0 {
-                check(points.cast::<f32>(), "points")?;
-            }
-            let points = DevicePtr::from_address(points.addr() as u64);
-            state.detect_device(points, count)
-        })
+        frame(
+            detector,
+            Output::new(boxes, "boxes", capacity, found)?,
+            |state| {
+                if count > 0 {
+                    check(points.cast::<f32>(), "points")?;
+                }
+                let points = DevicePtr::from_address(points.addr() as u64);
+                state.detect_device(points, count)
+            },
+        )
     })
 }
 
@@ -230,7 +239,7 @@ pub unsafe extern "C" fn cp_detect_sweeps(
 ) -> cp_status {
     // SAFETY: the module's contract.
     call(|| unsafe {
-        let out = BoxOutput::new(boxes, capacity, found)?;
+        let out = Output::new(boxes, "boxes", capacity, found)?;
         frame(detector, out, State::detect_sweeps)
     })
 }
@@ -245,11 +254,31 @@ pub unsafe extern "C" fn cp_last_boxes(
 ) -> cp_status {
     call(|| {
         // SAFETY: the module's contract.
-        let out = unsafe { BoxOutput::new(boxes, capacity, found) }?;
+        let out = unsafe { Output::new(boxes, "boxes", capacity, found) }?;
         // SAFETY: the module's contract.
         let state = unsafe { detector_ref(detector) }?.lock()?;
         if state.last().is_some() {
             out.write(state.detector.boxes());
+        }
+        Ok(())
+    })
+}
+
+/// [`Detector::variances`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cp_last_variances(
+    detector: *const cp_detector,
+    variances: *mut cp_variances,
+    capacity: usize,
+    found: *mut usize,
+) -> cp_status {
+    call(|| {
+        // SAFETY: the module's contract.
+        let out = unsafe { Output::new(variances, "variances", capacity, found) }?;
+        // SAFETY: the module's contract.
+        let state = unsafe { detector_ref(detector) }?.lock()?;
+        if state.last().is_some() {
+            out.write(state.detector.variances());
         }
         Ok(())
     })
@@ -344,7 +373,7 @@ pub unsafe extern "C" fn cp_deadline(
 /// As for the module.
 unsafe fn frame(
     detector: *mut cp_detector,
-    out: BoxOutput,
+    out: Output<cp_box>,
     detect: impl FnOnce(&mut State) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     // SAFETY: the caller's contract.
@@ -420,10 +449,10 @@ unsafe fn read_options(raw: &cp_options) -> Result<Options, Failure> {
     let ground = match raw.ground {
         0 => None,
         1 => Some(GroundHeight::Auto),
-        2 if raw.ground_height.abs() <= 100.0 => Some(GroundHeight::At(raw.ground_height.into())),
         2 => {
-            let found = raw.ground_height.to_string();
-            return Err(wrong("ground_height", found, "-100 to 100 m"));
+            let height = GroundHeight::at(raw.ground_height.into());
+            let found = || raw.ground_height.to_string();
+            Some(height.ok_or_else(|| wrong("ground_height", found(), "-100 to 100 m"))?)
         }
         other => {
             let expected = "CP_GROUND_PLAN (0), CP_GROUND_AUTO (1) or CP_GROUND_HEIGHT (2)";
@@ -533,7 +562,7 @@ mod tests {
         // SAFETY: live detectors, and a valid place for the number.
         unsafe {
             let status = call(|| {
-                let out = BoxOutput::new(std::ptr::null_mut(), 0, &mut found)?;
+                let out = Output::new(std::ptr::null_mut(), "boxes", 0, &mut found)?;
                 frame(broken, out, |_| panic!("planted"))
             });
             assert_eq!((status, found), (CP_ERROR_PANIC, 0));

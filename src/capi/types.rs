@@ -11,7 +11,6 @@ use std::mem::{MaybeUninit, align_of};
 use bytemuck::{Pod, Zeroable};
 
 use super::status::Failure;
-use crate::boxes::Box3d;
 
 /// Upper limit of a struct's size; a larger `struct_size` is uninitialised memory.
 const MAX_STRUCT: usize = 4096;
@@ -80,7 +79,7 @@ pub struct cp_pose {
     pub qw: f64,
 }
 
-/// `cp_box` of the header: a [`Box3d`] with `class` renamed, which is a keyword in C++.
+/// `cp_box` of the header: a [`crate::Box3d`] with `class` renamed, which is a keyword in C++.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 #[allow(missing_docs)] // documented in the header
@@ -91,6 +90,17 @@ pub struct cp_box {
     pub velocity: [f32; 2],
     pub score: f32,
     pub class_id: u32,
+}
+
+/// `cp_variances` of the header: [`crate::Variances`].
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+#[allow(missing_docs)] // documented in the header
+pub struct cp_variances {
+    pub center: [f32; 3],
+    pub size: [f32; 3],
+    pub yaw: f32,
+    pub velocity: [f32; 2],
 }
 
 /// `cp_model_info` of the header.
@@ -299,22 +309,23 @@ fn check_len<T>(len: usize, name: &'static str) -> Result<(), Failure> {
     }
 }
 
-/// The caller's array for boxes.
+/// The caller's array for results.
 #[derive(Clone, Copy)]
-pub(super) struct BoxOutput {
-    boxes: *mut cp_box,
+pub(super) struct Output<T> {
+    items: *mut T,
     capacity: usize,
     found: *mut usize,
 }
 
-impl BoxOutput {
+impl<T: Pod> Output<T> {
     /// Checks the caller's array and sets `*found` to 0.
     ///
     /// # Safety
-    /// `boxes` is NULL or has room for `capacity` boxes; `found` is NULL or writable. Both stay valid while
+    /// `items` is NULL or has room for `capacity` items; `found` is NULL or writable. Both stay valid while
     /// this is in use, and nothing else uses them.
     pub(super) unsafe fn new(
-        boxes: *mut cp_box,
+        items: *mut T,
+        name: &'static str,
         capacity: usize,
         found: *mut usize,
     ) -> Result<Self, Failure> {
@@ -322,26 +333,26 @@ impl BoxOutput {
         // SAFETY: checked, and the caller's contract.
         unsafe { found.write(0) };
         if capacity > 0 {
-            check(boxes.cast_const(), "boxes")?;
-            check_len::<cp_box>(capacity, "boxes")?;
+            check(items.cast_const(), name)?;
+            check_len::<T>(capacity, name)?;
         }
         Ok(Self {
-            boxes,
+            items,
             capacity,
             found,
         })
     }
 
-    /// Writes as many boxes as fit, and the total number.
-    pub(super) fn write(self, boxes: &[Box3d]) {
-        let boxes: &[cp_box] = bytemuck::cast_slice(boxes);
-        let count = boxes.len().min(self.capacity);
-        // SAFETY: contract of `new`: there is room for `capacity` boxes and for the number.
+    /// Writes as many items as fit, and the total number. `U` is the Rust type with the same bytes as `T`.
+    pub(super) fn write<U: Pod>(self, items: &[U]) {
+        let items: &[T] = bytemuck::cast_slice(items);
+        let count = items.len().min(self.capacity);
+        // SAFETY: contract of `new`: there is room for `capacity` items and for the number.
         unsafe {
             if count > 0 {
-                self.boxes.copy_from_nonoverlapping(boxes.as_ptr(), count);
+                self.items.copy_from_nonoverlapping(items.as_ptr(), count);
             }
-            self.found.write(boxes.len());
+            self.found.write(items.len());
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{Error, Model, PointCloud, model};
 
 use crate::cli;
 use crate::detector::{Options, sanity};
-use crate::points::{Extrinsic, GroundHeight};
+use crate::points::{Extrinsic, FrameWarning, GroundHeight};
 
 /// Files have no stamps: treat them as frames of a 10 Hz scanner.
 const PERIOD_NS: i64 = 100_000_000;
@@ -128,6 +128,12 @@ impl InputArgs {
                 "--pcd or --sweeps",
                 self.any(),
             ),
+            (
+                "--strict",
+                self.strict,
+                "--pcd, --sweeps or --bag",
+                self.any(),
+            ),
         ] {
             if given && !named {
                 return Err(Error::Usage(format!("{option} needs {needed}")));
@@ -160,10 +166,23 @@ impl InputArgs {
     pub(crate) fn check_frame(
         &self,
         model: &Model,
+        frame: &InputFrame<'_>,
+    ) -> Result<(), FrameError> {
+        self.check_cloud(model, &frame.name, frame.cloud, frame.begins)
+    }
+
+    /// Looks at the cloud of a frame; `begins` is [`InputFrame::begins`].
+    fn check_cloud(
+        &self,
+        model: &Model,
         name: &str,
         cloud: &PointCloud,
+        begins: bool,
     ) -> Result<(), FrameError> {
         for warning in sanity::check(model, cloud) {
+            if begins && matches!(warning, FrameWarning::Sweeps { .. }) {
+                continue;
+            }
             if self.strict {
                 return Err(FrameError::Implausible(warning));
             }
@@ -188,7 +207,7 @@ impl InputArgs {
             }
             for path in paths.iter().take(if self.strict { usize::MAX } else { 1 }) {
                 let cloud = points::read(path, &input.options)?;
-                self.check_frame(model, &path.display().to_string(), &cloud)?;
+                self.check_cloud(model, &path.display().to_string(), &cloud, false)?;
             }
             return Ok(FrameFiles {
                 paths,
@@ -201,7 +220,7 @@ impl InputArgs {
         while let Some(frame) = input.next_frame() {
             let frame = frame?;
             if paths.is_empty() || self.strict {
-                self.check_frame(model, &frame.name, frame.cloud)?;
+                self.check_frame(model, &frame)?;
             }
             let path = folder.path().join(format!("{}.npy", frame.token));
             points::write_npy(&path, frame.cloud)?;
@@ -228,12 +247,7 @@ fn extrinsic(text: &str) -> Result<Extrinsic, String> {
 }
 
 fn ignore_box(text: &str) -> Result<[[f32; 3]; 2], String> {
-    let numbers = text.split(',').map(|number| number.trim().parse::<f64>());
-    let numbers: Vec<f64> = numbers
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())?;
-    <[f64; 6]>::try_from(numbers)
-        .ok()
+    Some(cli::numbers::<6>(text)?)
         .filter(model::is_box)
         .map(model::corners)
         .ok_or_else(|| "expected the least x,y,z of a box, then the greatest".into())
@@ -251,6 +265,8 @@ pub(crate) struct InputFrame<'a> {
     #[cfg_attr(not(feature = "mcap"), allow(dead_code))]
     pub(crate) frame_id: String,
     pub(crate) cloud: &'a PointCloud,
+    /// Whether this is the first frame of a bag, which has no past sweeps yet.
+    pub(crate) begins: bool,
     /// Points beyond the model's capacity.
     pub(crate) over_capacity: u64,
 }
@@ -263,6 +279,9 @@ pub(crate) struct Input {
     /// The last frame read from a file.
     cloud: PointCloud,
     next: i64,
+    /// Whether a bag has yielded no frame so far.
+    #[cfg_attr(not(feature = "mcap"), allow(dead_code))]
+    begins: bool,
 }
 
 enum Source {
@@ -306,6 +325,7 @@ impl Input {
             capacity: model.points.capacity,
             cloud: PointCloud::empty(Layout::XYZIT),
             next: 0,
+            begins: true,
         })
     }
 
@@ -320,7 +340,7 @@ impl Input {
         while let Some(frame) = input.next_frame() {
             let frame = frame?;
             if clouds.is_empty() || args.strict {
-                args.check_frame(model, &frame.name, frame.cloud)?;
+                args.check_frame(model, &frame)?;
             }
             clouds.push(frame.cloud.clone());
         }
@@ -370,7 +390,11 @@ impl Input {
                 Err(error) => (&*list, Err(error), 0),
             },
             #[cfg(feature = "mcap")]
-            Source::Bag { frames, .. } => return Some(bag_frame(frames.next_frame()?)),
+            Source::Bag { frames, .. } => {
+                let frame = bag_frame(frames.next_frame()?, self.begins);
+                self.begins &= frame.is_err();
+                return Some(frame);
+            }
         };
         self.cloud = match cloud {
             Ok(cloud) => cloud,
@@ -382,13 +406,14 @@ impl Input {
             stamp_ns: index.saturating_mul(PERIOD_NS),
             frame_id: FRAME_ID.into(),
             cloud: &self.cloud,
+            begins: false,
             over_capacity: over_capacity as u64,
         }))
     }
 }
 
 #[cfg(feature = "mcap")]
-fn bag_frame(frame: Result<BagFrame<'_>, BagError>) -> Result<InputFrame<'_>, Error> {
+fn bag_frame(frame: Result<BagFrame<'_>, BagError>, begins: bool) -> Result<InputFrame<'_>, Error> {
     let frame = frame?;
     Ok(InputFrame {
         token: file_name(&frame.name),
@@ -396,6 +421,7 @@ fn bag_frame(frame: Result<BagFrame<'_>, BagError>) -> Result<InputFrame<'_>, Er
         stamp_ns: frame.stamp_ns,
         frame_id: frame.frame_id,
         cloud: frame.cloud,
+        begins,
         over_capacity: frame.points_over_capacity as u64,
     })
 }

@@ -116,6 +116,17 @@ pub fn positive(text: &str) -> Result<f32, String> {
     }
 }
 
+/// Parses `N` numbers with commas between them.
+pub(crate) fn numbers<const N: usize>(text: &str) -> Result<[f64; N], String> {
+    let numbers = text.split(',').map(|number| number.trim().parse::<f64>());
+    let numbers: Vec<f64> = numbers
+        .collect::<Result<_, _>>()
+        .map_err(|e| e.to_string())?;
+    numbers
+        .try_into()
+        .map_err(|found: Vec<f64>| format!("{} numbers, expected {N}", found.len()))
+}
+
 /// Parses a score.
 pub(crate) fn score(text: &str) -> Result<f32, String> {
     let value: f32 = text.parse().map_err(|e| format!("{e}"))?;

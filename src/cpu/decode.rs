@@ -10,13 +10,14 @@
 //! library. A score passes if `sigmoid(logit) ≥ threshold`. The smallest passing logit is found once by
 //! bisection, so comparing logits is exactly the same rule.
 //!
-//! A candidate with a NaN or infinite value, including the result of an `exp`, is dropped and counted.
+//! A candidate with a NaN or infinite value, including the result of an `exp`, is dropped and counted. The same holds for
+//! the variances of networks that predict them.
 //! Candidates are ordered by score (descending), then task, cell and class (ascending), before any limit
 //! applies.
 
 use std::cmp::Ordering;
 
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::cpu::pool::Pool;
 use crate::map::{HeadMaps, MapView};
 use crate::model::{Candidates, Model, Rotation, SizeOrder};
@@ -33,6 +34,8 @@ pub struct Candidate {
     pub task: u32,
     /// Cell of the head's maps, `y · width + x`.
     pub cell: u32,
+    /// The box's variances; all 0 if the head has none.
+    pub variances: Variances,
 }
 
 impl Candidate {
@@ -102,8 +105,7 @@ impl CandidateList {
 
 /// Adds the candidates of one task to `out`. Call [`CandidateList::clear`] before the first task of a frame.
 ///
-/// `maps` are the task's head maps, each `H × W` ([`Model::head_size`]). Variance channels, which follow the values,
-/// are not read.
+/// `maps` are the task's head maps, each `H × W` ([`Model::head_size`]). Logarithms of variances follow the values.
 pub fn decode(
     model: &Model,
     task: usize,
@@ -180,8 +182,8 @@ fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, ma
 
 /// The decision about a cell and class.
 enum Verdict {
-    Keep(Box3d),
-    /// Below a threshold or beyond the last distance band.
+    Keep(Box3d, Variances),
+    /// Below a threshold, beyond the last distance band, or outside the range of centres.
     Reject,
     /// A value is NaN or infinite.
     NonFinite,
@@ -201,7 +203,7 @@ impl CandidateList {
         match self.judge(model, maps, cell, class, logit) {
             Verdict::Reject => {}
             Verdict::NonFinite => self.non_finite += 1,
-            Verdict::Keep(bbox) => {
+            Verdict::Keep(bbox, variances) => {
                 if self.task.len() == 2 * model.decode.max_candidates {
                     self.cut(model.decode.max_candidates);
                 }
@@ -209,6 +211,7 @@ impl CandidateList {
                     bbox,
                     task: task as u32,
                     cell: cell as u32,
+                    variances,
                 });
             }
         }
@@ -242,9 +245,27 @@ impl CandidateList {
         let cell_size = |axis: usize| model.head.downsample as f32 * grid.voxel[axis];
         let x = (column as f32 + reg[0]) * cell_size(0) + grid.min[0];
         let y = (row as f32 + reg[1]) * cell_size(1) + grid.min[1];
-        let size = dim.map(|log| f64::from(log).exp() as f32);
+        let size = dim.map(exp);
         if ![x, y].iter().chain(&size).all(|value| value.is_finite()) {
             return Verdict::NonFinite;
+        }
+        let order = |[a, b, c]: [f32; 3]| match model.head.size_order {
+            SizeOrder::Lwh => [a, b, c],
+            SizeOrder::Wlh => [b, a, c],
+        };
+        let mut variances = Variances::default();
+        if model.head.variance {
+            let logs = LogVariances {
+                reg: [value(&maps.reg, 2), value(&maps.reg, 3)],
+                z: value(&maps.height, 1),
+                size: order([3, 4, 5].map(|channel| value(&maps.dim, channel))),
+                rot: [value(&maps.rot, 2), value(&maps.rot, 3)],
+                velocity: [value(&maps.vel, 2), value(&maps.vel, 3)],
+            };
+            match logs.decode([cell_size(0), cell_size(1)], rot) {
+                Some(decoded) => variances = decoded,
+                None => return Verdict::NonFinite,
+            }
         }
 
         let distance = (x * x + y * y).sqrt();
@@ -260,12 +281,14 @@ impl CandidateList {
         if logit < self.logits[band][class] || yaw_norm < model.decode.yaw_norm[class] {
             return Verdict::Reject;
         }
-        Verdict::Keep(Box3d {
-            center: [x, y, z],
-            size: match model.head.size_order {
-                SizeOrder::Lwh => size,
-                SizeOrder::Wlh => [size[1], size[0], size[2]],
-            },
+        let [least, greatest] = model.decode.center_range;
+        let center = [x, y, z];
+        if (0..3).any(|axis| center[axis] < least[axis] || center[axis] > greatest[axis]) {
+            return Verdict::Reject;
+        }
+        let bbox = Box3d {
+            center,
+            size: order(size),
             yaw: match model.head.rotation {
                 Rotation::SinCos => yaw(rot[0], rot[1]),
                 Rotation::NegCosNegSin => yaw(-rot[1], -rot[0]),
@@ -273,7 +296,8 @@ impl CandidateList {
             velocity,
             score: sigmoid(logit),
             class: class as u32,
-        })
+        };
+        Verdict::Keep(bbox, variances)
     }
 
     /// Keeps the best `n` candidates of the current task, in any order, and counts the rest. Ranks are unique,
@@ -285,6 +309,54 @@ impl CandidateList {
             self.task.truncate(n);
         }
     }
+}
+
+/// Logarithms of variances at a cell.
+struct LogVariances {
+    reg: [f32; 2],
+    z: f32,
+    /// In the order of the box's size.
+    size: [f32; 3],
+    rot: [f32; 2],
+    velocity: [f32; 2],
+}
+
+impl LogVariances {
+    /// The variances of a box whose head cell has this size in metres, and whose rotation channels have these values;
+    /// `None` if one is not finite.
+    ///
+    /// The heading is the angle of (a, b), the rotation channels, with da = √var(a) and db alike:
+    /// var = (b² var(a) + a² var(b)) / (a² + b²)².
+    fn decode(&self, cell: [f32; 2], rot: [f32; 2]) -> Option<Variances> {
+        let [a, b] = rot.map(f64::from);
+        let (a, b) = (a * a, b * b);
+        let [of_a, of_b] = self.rot.map(|log| f64::from(log).exp());
+        let norm = a + b;
+        let variances = Variances {
+            center: [
+                cell[0] * exp(self.reg[0]),
+                cell[1] * exp(self.reg[1]),
+                exp(self.z),
+            ],
+            size: self.size.map(exp),
+            yaw: ((b * of_a + a * of_b) / (norm * norm)) as f32,
+            velocity: self.velocity.map(exp),
+        };
+        let logs = [
+            &self.reg[..],
+            &[self.z],
+            &self.size,
+            &self.rot,
+            &self.velocity,
+        ];
+        let mut all = logs.into_iter().flatten().chain(variances.values());
+        all.all(|value| value.is_finite()).then_some(variances)
+    }
+}
+
+/// The exponential, evaluated in f64.
+fn exp(log: f32) -> f32 {
+    f64::from(log).exp() as f32
 }
 
 #[inline]

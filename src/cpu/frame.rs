@@ -8,7 +8,7 @@ use super::nms::{self, Nms};
 use super::pillars::{self, Pillars};
 use super::pool::Pool;
 use super::scatter::{self, Scatter};
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::detection::{Clock, Dropped, Times};
 use crate::map::{HeadMaps, MapView, MapViewMut};
 use crate::model::{Grid, Model, Pfn, PfnError, Points as PointSpec};
@@ -197,5 +197,10 @@ impl Decoder {
     /// The boxes of the last frame, best first.
     pub(crate) fn boxes(&self) -> &[Box3d] {
         self.nms.boxes()
+    }
+
+    /// The boxes' variances; empty if the head has none.
+    pub(crate) fn variances(&self) -> &[Variances] {
+        self.nms.variances()
     }
 }

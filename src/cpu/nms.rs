@@ -13,7 +13,7 @@
 //! [`remap`] comes last, as in Autoware's node (decode, circle, IoU, then
 //! `DetectionClassRemapper::mapClasses`): suppression uses the classes predicted by the network.
 
-use crate::boxes::{BevRect, Box3d};
+use crate::boxes::{BevRect, Box3d, Variances};
 use crate::cpu::decode::Candidate;
 use crate::model::{Model, NmsKind, NmsStep, Remap, Suppressors};
 
@@ -21,6 +21,10 @@ use crate::model::{Model, NmsKind, NmsStep, Remap, Suppressors};
 #[derive(Clone, Debug)]
 pub struct Nms {
     boxes: Vec<Box3d>,
+    /// The candidate of each box.
+    candidates: Vec<usize>,
+    /// The variances of each box, if the head has them.
+    variances: Vec<Variances>,
     /// Boxes that suppress others in the current step.
     suppressors: Vec<Suppressor>,
     /// Number of boxes kept by the current step, by group.
@@ -40,6 +44,12 @@ impl Nms {
         let groups = model.nms.iter().flat_map(|step| &step.group).max();
         Self {
             boxes: Vec::with_capacity(model.max_boxes()),
+            candidates: Vec::with_capacity(model.max_boxes()),
+            variances: Vec::with_capacity(if model.head.variance {
+                model.max_boxes()
+            } else {
+                0
+            }),
             suppressors: Vec::with_capacity(model.max_boxes()),
             in_group: Vec::with_capacity(groups.map_or(0, |last| last + 1)),
         }
@@ -49,6 +59,11 @@ impl Nms {
     pub fn boxes(&self) -> &[Box3d] {
         &self.boxes
     }
+
+    /// The variances of the remaining boxes; empty if the head has none.
+    pub fn variances(&self) -> &[Variances] {
+        &self.variances
+    }
 }
 
 /// Suppresses `candidates` (best first), then changes classes by area. The result is
@@ -57,24 +72,33 @@ pub fn suppress(model: &Model, candidates: &[Candidate], out: &mut Nms) {
     out.boxes.clear();
     out.boxes
         .extend(candidates.iter().map(|candidate| candidate.bbox));
+    out.candidates.clear();
+    out.candidates.extend(0..candidates.len());
     for step in &model.nms {
         run(step, out);
     }
     remap(&model.remap, &mut out.boxes);
+    out.variances.clear();
+    if model.head.variance {
+        let kept = out.candidates.iter();
+        out.variances.extend(kept.map(|&i| candidates[i].variances));
+    }
 }
 
 /// Runs one step on `out.boxes` in place.
 fn run(step: &NmsStep, out: &mut Nms) {
     let Nms {
         boxes,
+        candidates,
         suppressors,
         in_group,
+        ..
     } = out;
     let groups = step.group.iter().max().map_or(0, |last| last + 1);
     in_group.clear();
     in_group.resize(groups, 0);
     suppressors.clear();
-    boxes.retain(|bbox| {
+    let mut is_kept = |bbox: &Box3d| {
         let class = bbox.class as usize;
         let group = step.group[class];
         if in_group[group] == step.max_boxes {
@@ -104,7 +128,16 @@ fn run(step: &NmsStep, out: &mut Nms) {
             suppressors.push(Suppressor { rect, class });
         }
         !suppressed
-    });
+    };
+    let mut kept = 0;
+    for i in 0..boxes.len() {
+        if is_kept(&boxes[i]) {
+            (boxes[kept], candidates[kept]) = (boxes[i], candidates[i]);
+            kept += 1;
+        }
+    }
+    boxes.truncate(kept);
+    candidates.truncate(kept);
 }
 
 /// Changes the class of each box by the first rule for its class whose range contains its BEV area (length ×

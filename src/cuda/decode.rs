@@ -11,7 +11,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
 use super::input::Sizes;
 use super::map::{DeviceMap, MapParams};
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::cpu::decode::{Candidate, least_logits};
 use crate::map::{Element, HeadMaps};
 use crate::model::{Candidates, HEAD_VALUES, Model, Rotation, SizeOrder};
@@ -93,6 +93,7 @@ struct MapsParams {
     counts: DevicePtr<TaskCounts>,
     boxes: DevicePtr<Box3d>,
     slots: DevicePtr<u32>,
+    variances: DevicePtr<Variances>,
     first_task: u32,
     task_count: u32,
     width: u32,
@@ -103,6 +104,7 @@ struct MapsParams {
     channel_count: u32,
     cell: [f32; 2],
     min: [f32; 2],
+    center_range: [[f32; 3]; 2],
     wlh: u32,
     neg_cos_neg_sin: u32,
     maps: TaskMaps,
@@ -140,7 +142,7 @@ const _: () = assert!(
         && size_of::<ChannelParams>() == 20
         && size_of::<TaskCounts>() == 12
         && size_of::<Totals>() == 16
-        && size_of::<MapsParams>() == 144 + TASKS_PER_LAUNCH * HEAD_MAPS * 48
+        && size_of::<MapsParams>() == 176 + TASKS_PER_LAUNCH * HEAD_MAPS * 48
         && size_of::<ListsParams>() == 80
 );
 
@@ -166,6 +168,8 @@ pub struct CandidateList {
     _scratch: Scratch,
     boxes: Buffer<Box3d>,
     slots: Buffer<u32>,
+    /// Of each box, if the head has them.
+    variances: Option<Buffer<Variances>>,
     totals: Buffer<Totals>,
     /// Everything but the maps and their first task.
     maps: MapsParams,
@@ -180,6 +184,8 @@ struct Head {
     size: (usize, usize),
     /// Classes of each task, ascending, and its first channel among those of all tasks.
     tasks: Vec<(Vec<usize>, usize)>,
+    /// Whether the maps have variances, as channels after the values.
+    variance: bool,
     /// Names of the maps, for errors.
     names: Vec<HeadMaps<String>>,
 }
@@ -240,6 +246,8 @@ impl CandidateList {
         };
         let boxes = Buffer::zeroed(device, "candidates", model.max_boxes())?;
         let slots = Buffer::zeroed(device, "slots of candidates", model.max_boxes())?;
+        let variances = || Buffer::zeroed(device, "variances of candidates", model.max_boxes());
+        let variances = model.head.variance.then(variances).transpose()?;
         let totals = Buffer::zeroed(device, "totals of candidates", 1)?;
         let meters = |axis: usize| model.head.downsample as f32 * model.grid.voxel[axis];
         Ok(Self {
@@ -255,6 +263,7 @@ impl CandidateList {
                 counts: scratch.counts.ptr(),
                 boxes: boxes.ptr(),
                 slots: slots.ptr(),
+                variances: address(&variances),
                 task_count: tasks as u32,
                 width: head.size.1 as u32,
                 height: head.size.0 as u32,
@@ -264,6 +273,7 @@ impl CandidateList {
                 channel_count: tables.channels.len() as u32,
                 cell: [meters(0), meters(1)],
                 min: [model.grid.min[0], model.grid.min[1]],
+                center_range: model.decode.center_range,
                 wlh: (model.head.size_order == SizeOrder::Wlh).into(),
                 neg_cos_neg_sin: (model.head.rotation == Rotation::NegCosNegSin).into(),
                 ..MapsParams::zeroed()
@@ -287,6 +297,7 @@ impl CandidateList {
             _scratch: scratch,
             boxes,
             slots,
+            variances,
             totals,
             sizes: Sizes::new(model),
         })
@@ -300,6 +311,11 @@ impl CandidateList {
     /// Address of the candidates' boxes, best first (`[max_boxes]`); undefined past their count.
     pub(super) fn boxes(&self) -> DevicePtr<Box3d> {
         self.boxes.ptr()
+    }
+
+    /// Address of the boxes' variances; `NULL` if the head has none.
+    pub(super) fn variances(&self) -> DevicePtr<Variances> {
+        address(&self.variances)
     }
 
     pub(super) fn sizes(&self) -> &Sizes {
@@ -320,12 +336,22 @@ impl CandidateList {
         let totals = totals.unwrap_or_default();
         let boxes = self.boxes.download(totals.count as usize)?;
         let slots = self.slots.download(totals.count as usize)?;
-        let candidate = |(bbox, slot)| {
-            let (task, cell) = self.head.task_and_cell(slot);
-            Candidate { bbox, task, cell }
+        let variances = match &self.variances {
+            Some(variances) => variances.download(totals.count as usize)?,
+            None => vec![Variances::default(); boxes.len()],
         };
+        let candidate = |((bbox, slot), variances)| {
+            let (task, cell) = self.head.task_and_cell(slot);
+            Candidate {
+                bbox,
+                task,
+                cell,
+                variances,
+            }
+        };
+        let candidates = boxes.into_iter().zip(slots).zip(variances);
         Ok(DownloadedCandidates {
-            candidates: boxes.into_iter().zip(slots).map(candidate).collect(),
+            candidates: candidates.map(candidate).collect(),
             surplus: totals.surplus.into(),
             non_finite: totals.non_finite.into(),
         })
@@ -356,6 +382,10 @@ impl CandidateList {
         let slots: Vec<u32> = candidates.iter().map(|c| self.head.slot(c)).collect();
         self.boxes.upload(&boxes)?;
         self.slots.upload(&slots)?;
+        if let Some(variances) = &mut self.variances {
+            let values: Vec<Variances> = candidates.iter().map(|c| c.variances).collect();
+            variances.upload(&values)?;
+        }
         self.totals.upload(&[Totals {
             count: candidates.len() as u32,
             ..Totals::default()
@@ -378,6 +408,11 @@ impl CandidateList {
         }
         Ok(())
     }
+}
+
+/// The address of variances, `NULL` if there are none.
+fn address(variances: &Option<Buffer<Variances>>) -> DevicePtr<Variances> {
+    variances.as_ref().map_or(DevicePtr::NULL, Buffer::ptr)
 }
 
 impl Head {
@@ -416,6 +451,7 @@ impl Head {
         Ok(Self {
             size,
             tasks,
+            variance: model.head.variance,
             names: names.collect(),
         })
     }
@@ -502,8 +538,8 @@ impl Tables {
 
 /// Finds the candidates of a frame and replaces those of the last one.
 ///
-/// `maps` are the outputs of every task, each `H × W` as [`Model::head_size`]; variances of a head are the channels after the values, which the kernels ignore. The
-/// launches depend only on the model.
+/// `maps` are the outputs of every task, each `H × W` as [`Model::head_size`]. Logarithms of variances follow the values.
+/// The launches depend only on the model.
 ///
 /// # Errors
 /// [`CudaError::Map`] for a map that is missing, of another size or of an unsupported type;
@@ -517,9 +553,10 @@ pub fn decode(maps: &[HeadMaps<DeviceMap>], out: &mut CandidateList) -> Result<(
         });
     }
     for (task, maps) in maps.iter().enumerate() {
+        let factor = if out.head.variance { 2 } else { 1 };
         let channels = HeadMaps {
             heatmap: out.head.tasks[task].0.len(),
-            ..HEAD_VALUES
+            ..HEAD_VALUES.map(|values| values * factor)
         };
         let names = out.head.names[task].each_ref();
         for (map, (name, channels)) in maps.each_ref().zip(names.zip(channels)).into_array() {

@@ -20,7 +20,7 @@ use super::map::DeviceMap;
 use super::nms::{self, Nms};
 use super::pillars::{self, Pillars};
 use super::scatter::{self, Scatter};
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::cpu::scatter as host_scatter;
 use crate::detection::{Clock, Dropped, Times};
 use crate::map::{HeadMaps, Location, MapFormat, MapLayout, MapView, MapViewMut};
@@ -270,6 +270,7 @@ pub(crate) struct Decoder {
     host: Option<HostMaps>,
     candidates: CandidateList,
     nms: Nms,
+    has_variances: bool,
     result: Pinned<u32>,
     /// The result of the last frame, as [`nms::split`] takes it.
     values: Vec<u32>,
@@ -310,6 +311,7 @@ impl Decoder {
             host,
             candidates: CandidateList::new(model, device)?,
             nms,
+            has_variances: model.head.variance,
             values: vec![0; result.len()],
             result,
         };
@@ -382,7 +384,7 @@ impl Decoder {
         times: &mut Times,
     ) -> Result<(), CudaError> {
         self.result.read(0, &mut self.values)?;
-        let (counts, _) = nms::split(&self.values);
+        let counts = nms::split(&self.values, self.has_variances).totals;
         dropped.candidates += u64::from(counts.surplus);
         dropped.non_finite_candidates += u64::from(counts.non_finite);
         if self.host.is_none() {
@@ -395,7 +397,12 @@ impl Decoder {
 
     /// The boxes of the last finished frame, best first.
     pub(crate) fn boxes(&self) -> &[Box3d] {
-        nms::split(&self.values).1
+        nms::split(&self.values, self.has_variances).boxes
+    }
+
+    /// The boxes' variances; empty if the head has none.
+    pub(crate) fn variances(&self) -> &[Variances] {
+        nms::split(&self.values, self.has_variances).variances
     }
 
     /// Enqueues everything from the head maps to the boxes on the host.

@@ -1,8 +1,8 @@
 //! Non-maximum suppression on the device: [`crate::cpu::nms`] by the kernels of `kernels/nms.cu`, with the same
 //! boxes.
 //!
-//! The result is one block of device memory, for one copy to the host: [`Totals`], then the remaining boxes, best
-//! first. [`split`] separates such a copy.
+//! The result is one block of device memory, for one copy to the host: [`Totals`], then room for the remaining boxes,
+//! best first, and then for their variances, if the head has them. [`split`] separates such a copy.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 use super::decode::{CandidateList, Totals};
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
 use super::input::Sizes;
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::model::{Model, NmsKind, NmsStep, Suppressors};
 
 /// Threads of a block of each kernel, as in the kernels.
@@ -19,9 +19,10 @@ const PREPARE_BLOCK: u32 = 128;
 const STEP_BLOCK: u32 = 256;
 const OUTPUT_BLOCK: u32 = 1024;
 
-/// 32-bit words of [`Totals`] and of a [`Box3d`].
+/// 32-bit words of [`Totals`], of a [`Box3d`] and of its [`Variances`].
 const TOTALS_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
 const BOX_WORDS: usize = size_of::<Box3d>() / size_of::<u32>();
+const VARIANCE_WORDS: usize = size_of::<Variances>() / size_of::<u32>();
 
 /// The mirror of `NmsRemap` in `kernels/nms.cu`.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -48,6 +49,8 @@ struct Params {
     limits: DevicePtr<f32>,
     remap: DevicePtr<Remap>,
     out: DevicePtr<u32>,
+    variances: DevicePtr<Variances>,
+    out_variances: DevicePtr<Variances>,
     capacity: u32,
     circle: u32,
     threshold: f32,
@@ -62,7 +65,7 @@ struct Params {
 /// `Rect` of the kernels, which the host never reads.
 type Rect = [f32; 8];
 
-const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 120);
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 136);
 
 // SAFETY: the addresses are those of the buffers of an `Nms`, which `Nms::new` allocates for the numbers beside them,
 // and of a `CandidateList` that `suppress` borrows and that was made for the same model. A candidate's class is one of
@@ -81,10 +84,11 @@ pub struct Nms {
     // The memory that the parameters point to.
     _rects: [Buffer<Rect>; 2],
     _remap: Buffer<Remap>,
-    /// [`Totals`], then boxes.
+    /// [`Totals`], then boxes and variances.
     result: Buffer<u32>,
     /// Everything but a step's own parameters and the addresses of the candidates.
     params: Params,
+    has_variances: bool,
     sizes: Sizes,
 }
 
@@ -136,7 +140,16 @@ impl Nms {
             Buffer::<u32>::zeroed(device, "remaining boxes", capacity)?,
         ];
         let remap = Buffer::new(device, "class changes", &rules)?;
-        let result = Buffer::zeroed(device, "boxes", TOTALS_WORDS + most * BOX_WORDS)?;
+        let has_variances = model.head.variance;
+        let words = TOTALS_WORDS + most * (BOX_WORDS + variance_words(has_variances));
+        let result: Buffer<u32> = Buffer::zeroed(device, "boxes", words)?;
+        let out_variances = if has_variances {
+            // SAFETY: the result has that many words, and more.
+            #[allow(unsafe_code)]
+            unsafe { result.ptr().add(TOTALS_WORDS + most * BOX_WORDS) }.cast()
+        } else {
+            DevicePtr::NULL
+        };
         Ok(Self {
             params: Params {
                 rects: rects[0].ptr(),
@@ -146,6 +159,7 @@ impl Nms {
                 left: indices[2].ptr(),
                 remap: remap.ptr(),
                 out: result.ptr(),
+                out_variances,
                 capacity: capacity as u32,
                 remap_count: rules.len() as u32,
                 ..Params::zeroed()
@@ -155,12 +169,13 @@ impl Nms {
             indices,
             _remap: remap,
             result,
+            has_variances,
             sizes: Sizes::new(model),
         })
     }
 
     /// The result, with room for the most boxes that the model allows: [`Totals`], whose count is that of the boxes,
-    /// then the boxes, best first; see [`split`].
+    /// then the boxes, best first, and their variances; see [`split`].
     pub fn result(&self) -> &Buffer<u32> {
         &self.result
     }
@@ -178,22 +193,46 @@ impl Nms {
     ///
     /// # Errors
     /// [`CudaError::Copy`].
-    pub fn download(&self) -> Result<(Totals, Vec<Box3d>), CudaError> {
+    pub fn download(&self) -> Result<(Totals, Vec<Box3d>, Vec<Variances>), CudaError> {
         let words = self.result.download(self.result.len())?;
-        let (totals, boxes) = split(&words);
-        Ok((totals, boxes.to_vec()))
+        let split = split(&words, self.has_variances);
+        Ok((split.totals, split.boxes.to_vec(), split.variances.to_vec()))
     }
 }
 
-/// Separates a copy of [`Nms::result`] into its totals and its boxes, best first. A truncated copy yields the boxes
-/// that are complete.
-pub(crate) fn split(words: &[u32]) -> (Totals, &[Box3d]) {
-    let Some((totals, boxes)) = words.split_at_checked(TOTALS_WORDS) else {
-        return (Totals::default(), &[]);
+/// A copy of [`Nms::result`] on the host.
+pub(crate) struct Split<'a> {
+    pub(crate) totals: Totals,
+    /// Best first.
+    pub(crate) boxes: &'a [Box3d],
+    /// Of each box, if the head has them.
+    pub(crate) variances: &'a [Variances],
+}
+
+/// Words of a box's variances.
+fn variance_words(has_variances: bool) -> usize {
+    if has_variances { VARIANCE_WORDS } else { 0 }
+}
+
+/// Separates a copy of [`Nms::result`]. A count that a failing device garbled yields what there is room for.
+pub(crate) fn split(words: &[u32], has_variances: bool) -> Split<'_> {
+    let Some((totals, rest)) = words.split_at_checked(TOTALS_WORDS) else {
+        return Split {
+            totals: Totals::default(),
+            boxes: &[],
+            variances: &[],
+        };
     };
     let totals: Totals = bytemuck::pod_read_unaligned(bytemuck::cast_slice(totals));
-    let count = (totals.count as usize).min(boxes.len() / BOX_WORDS);
-    (totals, bytemuck::cast_slice(&boxes[..count * BOX_WORDS]))
+    let of_variances = variance_words(has_variances);
+    let room = rest.len() / (BOX_WORDS + of_variances);
+    let count = (totals.count as usize).min(room);
+    let (boxes, variances) = rest.split_at(room * BOX_WORDS);
+    Split {
+        totals,
+        boxes: bytemuck::cast_slice(&boxes[..count * BOX_WORDS]),
+        variances: bytemuck::cast_slice(&variances[..count * of_variances]),
+    }
 }
 
 impl Step {
@@ -240,6 +279,7 @@ pub fn suppress(decoder: &CandidateList, out: &mut Nms) -> Result<(), CudaError>
     let candidates = Params {
         totals: decoder.totals(),
         boxes: decoder.boxes(),
+        variances: decoder.variances(),
         ..out.params
     };
     let prepare = Launch::for_threads("nms_prepare", decoder.capacity(), PREPARE_BLOCK);
@@ -281,10 +321,22 @@ mod tests {
         for _ in 0..2 {
             words.extend_from_slice(bytemuck::cast_slice::<Box3d, u32>(&[bbox]));
         }
-        let (totals, boxes) = split(&words);
+        let Split { totals, boxes, .. } = split(&words, false);
         assert_eq!((totals.count, totals.surplus, totals.non_finite), (2, 3, 4));
         assert_eq!(boxes, [bbox; 2]);
-        assert_eq!(split(&words[..25]).1, [bbox]);
-        assert_eq!(split(&words[..3]).1, []);
+        assert_eq!(split(&words[..25], false).boxes, [bbox]);
+        assert_eq!(split(&words[..3], true).boxes, []);
+        // Room for two boxes, of which there is one.
+        words[0] = 1;
+        let variances = [1.0, 2.0].map(|yaw| Variances {
+            yaw,
+            ..Variances::default()
+        });
+        words.extend_from_slice(bytemuck::cast_slice::<Variances, u32>(&variances));
+        let split = split(&words, true);
+        assert_eq!(
+            (split.boxes, split.variances),
+            (&[bbox][..], &variances[..1])
+        );
     }
 }

@@ -17,7 +17,7 @@ pub use error::DetectorError;
 use load::EngineTarget;
 use pipeline::Pipeline;
 
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::cpu::{self, Pool};
 use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
@@ -110,6 +110,8 @@ pub struct Detector {
     place: Option<Transform>,
     /// The last frame's boxes in the frame of its input, if that is not the model's.
     placed: Vec<Box3d>,
+    /// Their variances, if the network predicts them.
+    placed_variances: Vec<Variances>,
     deadline: Deadline,
     warned_intensity: bool,
 }
@@ -238,6 +240,7 @@ impl Detector {
             mounting,
             place: None,
             placed: Vec::with_capacity(placed),
+            placed_variances: Vec::with_capacity(if model.head.variance { placed } else { 0 }),
             model,
             pool,
             stages,
@@ -335,6 +338,21 @@ impl Detector {
         self.model_boxes()
     }
 
+    /// The variances of [`Detector::boxes`], in the same order; empty if the network predicts none.
+    pub fn variances(&self) -> &[Variances] {
+        if self.place.is_some() {
+            return &self.placed_variances;
+        }
+        self.model_variances()
+    }
+
+    fn model_variances(&self) -> &[Variances] {
+        match &self.stages {
+            Stages::Cpu(pipeline) => pipeline.decoder().variances(),
+            Stages::Cuda(_, pipeline) => pipeline.decoder().variances(),
+        }
+    }
+
     /// The boxes in the model's frame of reference.
     fn model_boxes(&self) -> &[Box3d] {
         match &self.stages {
@@ -379,10 +397,16 @@ impl Detector {
             placed.clear();
             placed.extend(self.model_boxes().iter().map(|bbox| place.place(bbox)));
             self.placed = placed;
+            let mut placed = std::mem::take(&mut self.placed_variances);
+            placed.clear();
+            let variances = self.model_variances().iter();
+            placed.extend(variances.map(|variances| place.place_variances(variances)));
+            self.placed_variances = placed;
         }
         self.deadline.add(times.total, Instant::now());
         Detection {
             boxes: self.boxes(),
+            variances: self.variances(),
             dropped,
             times,
             ground: self.mounting.as_ref().and_then(Mounting::found),

@@ -5,7 +5,7 @@
 //! people to ignore them.
 
 use crate::model::Model;
-use crate::points::{Column, FrameWarning, GroundHeight, Layout, Mounting, PointCloud, move_row};
+use crate::points::{Column, FrameWarning, GroundHeight, Mounting, PointCloud, move_row};
 
 /// Fewest points that say something.
 const MIN_POINTS: usize = 200;
@@ -46,7 +46,7 @@ pub(crate) fn check(model: &Model, cloud: &PointCloud) -> Vec<FrameWarning> {
 
 /// Values that cannot be coordinates, or columns that look like rows of another length.
 fn coordinates(cloud: &PointCloud) -> Option<FrameWarning> {
-    let places = places(cloud.layout())?;
+    let places = cloud.layout().coordinates();
     let values = cloud.rows().flat_map(|row| places.map(|place| row[place]));
     let values = values.filter(|value| value.is_finite());
     let (mut count, mut odd) = (0usize, 0usize);
@@ -89,11 +89,6 @@ fn flatness(data: &[f32], stride: usize, places: [usize; 3]) -> Option<f64> {
     (width > 0.0).then(|| sums[2] / width)
 }
 
-fn places(layout: Layout) -> Option<[usize; 3]> {
-    let [x, y, z] = [Column::X, Column::Y, Column::Z].map(|column| layout.position(column));
-    Some([x?, y?, z?])
-}
-
 fn intensity(model: &Model, cloud: &PointCloud) -> Option<FrameWarning> {
     let expected = model.points.intensity_max?;
     if !model.points.columns.contains(&Column::Intensity) {
@@ -126,7 +121,7 @@ fn intensity(model: &Model, cloud: &PointCloud) -> Option<FrameWarning> {
 }
 
 fn range(model: &Model, cloud: &PointCloud) -> Option<FrameWarning> {
-    let places = places(cloud.layout())?;
+    let places = cloud.layout().coordinates();
     let mut mounting = model.mounting();
     let place = match &mut mounting {
         None => None,

@@ -4,6 +4,7 @@
 use super::check_decode::{resolve_decode, resolve_nms, resolve_remap};
 use super::file::{RawGrid, RawHead, RawModel, RawPfn, RawPoints};
 use super::problem::{Problem, bounded, class_id, problem};
+use super::region::{corners, is_box};
 use super::{Grid, Head, Model, PfnSpec, Points, Task};
 use crate::map::HeadMaps;
 use crate::points::Column;
@@ -206,16 +207,6 @@ fn resolve_grid(raw: RawGrid) -> Result<Grid, Problem> {
     })
 }
 
-/// Whether the numbers are the least x, y, z of a box and the greatest.
-pub fn is_box([x0, y0, z0, x1, y1, z1]: &[f64; 6]) -> bool {
-    x0 < x1 && y0 < y1 && z0 < z1 && [x0, y0, z0, x1, y1, z1].iter().all(|v| v.is_finite())
-}
-
-/// The two corners of a box.
-pub fn corners([x0, y0, z0, x1, y1, z1]: [f64; 6]) -> [[f32; 3]; 2] {
-    [[x0, y0, z0], [x1, y1, z1]].map(|corner| corner.map(|v| v as f32))
-}
-
 fn resolve_pfn(raw: &RawPfn, columns: usize) -> Result<PfnSpec, Problem> {
     let mean_offset = raw.mean_offset.unwrap_or(true);
     let center_axes = raw.center_offset_axes.unwrap_or(3);
@@ -252,9 +243,17 @@ fn resolve_pfn(raw: &RawPfn, columns: usize) -> Result<PfnSpec, Problem> {
             ),
         );
     }
+    let legacy = raw.legacy.unwrap_or(false);
+    if legacy && center_axes == 0 {
+        return problem(
+            "pfn.legacy",
+            "set, but there are no offsets from the centre",
+        );
+    }
     Ok(PfnSpec {
         mean_offset,
         center_axes,
+        legacy,
         layers: raw.layers.clone(),
     })
 }

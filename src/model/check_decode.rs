@@ -2,6 +2,7 @@
 
 use super::file::{PerClass, RawBands, RawDecode, RawNms, RawNmsKind, RawRemap, Scope};
 use super::problem::{Problem, bounded, class_id, per_class, problem};
+use super::region::{corners, is_box};
 use super::{Candidates, Decode, NmsKind, NmsStep, Remap, Task};
 
 pub(super) fn resolve_decode(raw: RawDecode, classes: &[String]) -> Result<Decode, Problem> {
@@ -31,7 +32,21 @@ pub(super) fn resolve_decode(raw: RawDecode, classes: &[String]) -> Result<Decod
         bands,
         score,
         yaw_norm: per_class(&yaw_norm, classes, "decode.yaw_norm", 0.0, 1e3)?,
+        center_range: resolve_center_range(raw.center_range)?,
     })
+}
+
+fn resolve_center_range(raw: Option<[f64; 6]>) -> Result<[[f32; 3]; 2], Problem> {
+    let Some(range) = raw else {
+        return Ok([[f32::NEG_INFINITY; 3], [f32::INFINITY; 3]]);
+    };
+    if is_box(&range) {
+        return Ok(corners(range));
+    }
+    problem(
+        "decode.center_range",
+        format!("{range:?}; expected the least x, y, z, then the greatest, in metres"),
+    )
 }
 
 type Bands = (Vec<f32>, Vec<Vec<f32>>);

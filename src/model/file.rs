@@ -27,6 +27,7 @@
 //! mean_offset = true                            # default true
 //! center_offset_axes = 3                        # default 3; 2 in older models
 //! in_features = 11                              # optional; checked
+//! legacy = false                                # offsets replace the coordinates; default false
 //! layers = [32, 32]
 //!
 //! [head]
@@ -44,6 +45,7 @@
 //! score = 0.1                                   # a number, or a table per class
 //! # bands = { upper_bounds = [50.0, 90.0], car = [0.35, 0.3], … }   # instead of `score`
 //! yaw_norm = { car = 0.3, … }                   # default 0
+//! center_range = [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]   # of a box's centre; default: no limit
 //!
 //! [[nms]]                                       # zero or more steps, in order
 //! kind = "circle"                               # `radius` in metres (the square root of
@@ -123,6 +125,7 @@ pub(super) struct RawPfn {
     pub(super) mean_offset: Option<bool>,
     pub(super) center_offset_axes: Option<usize>,
     pub(super) in_features: Option<usize>,
+    pub(super) legacy: Option<bool>,
     pub(super) layers: Vec<usize>,
 }
 
@@ -152,6 +155,7 @@ pub(super) struct RawDecode {
     pub(super) score: Option<PerClass>,
     pub(super) bands: Option<RawBands>,
     pub(super) yaw_norm: Option<PerClass>,
+    pub(super) center_range: Option<[f64; 6]>,
 }
 
 /// `{ upper_bounds = […], <class> = […], … }`

@@ -9,12 +9,19 @@
 pub(crate) mod autoware;
 pub(crate) mod check;
 mod check_decode;
+#[cfg(feature = "build")]
+pub(crate) mod draft;
 pub(crate) mod file;
+#[cfg(feature = "build")]
+pub(crate) mod mmengine;
 mod pfn;
 mod problem;
+#[cfg(feature = "build")]
+mod python;
+pub(crate) mod region;
 
-pub(crate) use check::{corners, is_box};
 pub use pfn::{Pfn, PfnError, PfnLayer};
+pub(crate) use region::{corners, is_box};
 
 use std::path::{Path, PathBuf};
 
@@ -123,6 +130,9 @@ pub struct PfnSpec {
     pub mean_offset: bool,
     /// Append the offset from the pillar's centre along this many axes: 0, 2 (x, y) or 3.
     pub center_axes: usize,
+    /// Whether training replaced the coordinates along these axes by the offsets (mmdetection3d's `legacy`). The import
+    /// folds this into the weights, so the stages do not read it.
+    pub legacy: bool,
     /// Output width of each layer, counted like mmdetection3d's `feat_channels`: all layers but the last
     /// concatenate their max, so their Linear has half this width.
     pub layers: Vec<usize>,
@@ -206,6 +216,9 @@ pub struct Decode {
     pub score: Vec<Vec<f32>>,
     /// Minimum norm of the rotation channels by class; candidates below it are dropped.
     pub yaw_norm: Vec<f32>,
+    /// Minimum and maximum x, y, z (inclusive) of a box's centre; candidates outside are dropped (mmdetection3d's
+    /// `post_center_range`, which drops them after the limit of candidates).
+    pub center_range: [[f32; 3]; 2],
 }
 
 /// The definition of an overlap.

@@ -70,6 +70,25 @@ pub enum PfnError {
 }
 
 impl Pfn {
+    /// Changes the weights of a network that was trained on `legacy` columns, whose coordinates were replaced by the
+    /// offsets from the pillar's centre, so that they expect the coordinates: an offset's weight becomes the sum of
+    /// both, a coordinate's 0. Does nothing for other networks, and nothing the second time.
+    ///
+    /// Source: mmdetection3d's `PillarFeatureNet(legacy=True)`, which subtracts the centre in place.
+    #[cfg(feature = "build")]
+    pub(crate) fn fold_legacy(&mut self, model: &Model) {
+        let (true, Some(first)) = (model.pfn.legacy, self.layers.first_mut()) else {
+            return;
+        };
+        let inputs = model.pfn_in_features();
+        let offsets = inputs - model.pfn.center_axes;
+        for row in first.weight.chunks_exact_mut(inputs) {
+            for axis in 0..model.pfn.center_axes {
+                row[offsets + axis] += std::mem::take(&mut row[axis]);
+            }
+        }
+    }
+
     /// Checks that the weights match `model` and are finite.
     ///
     /// # Errors
@@ -112,5 +131,64 @@ impl Pfn {
             inputs = 2 * outputs;
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "build"))]
+mod tests {
+    use super::*;
+    use crate::testing::{Random, TINY};
+    use std::path::Path;
+
+    /// A linear layer of the columns that mmdetection3d makes with `legacy=True`, and the folded one of the ordinary
+    /// columns.
+    #[test]
+    fn legacy_columns_are_folded_into_the_weights() {
+        for axes in [2, 3] {
+            let pfn = format!("mean_offset = true\ncenter_offset_axes = {axes}\nlegacy = true");
+            let text = TINY
+                .replace(r#"["x", "y", "z"]"#, r#"["x", "y", "z", "intensity"]"#)
+                .replace("mean_offset = false\ncenter_offset_axes = 0", &pfn);
+            let model = Model::parse(&text, Path::new("model.toml")).unwrap();
+            let inputs = model.pfn_in_features();
+            let mut random = Random(axes as u64);
+            let mut values =
+                |count: usize| -> Vec<f32> { (0..count).map(|_| random.signed()).collect() };
+            let mut pfn = Pfn {
+                layers: vec![PfnLayer {
+                    in_features: inputs,
+                    out_features: 2,
+                    weight: values(2 * inputs),
+                    bias: values(2),
+                }],
+            };
+            let linear = |pfn: &Pfn, row: &[f32]| -> Vec<f64> {
+                let rows = pfn.layers[0].weight.chunks_exact(inputs);
+                rows.map(|weights| {
+                    let products = weights.iter().zip(row).map(|(&w, &x)| f64::from(w * x));
+                    products.sum()
+                })
+                .collect()
+            };
+            let (mut row, center, mean) = (values(4), values(3), values(3));
+            let offsets: Vec<f32> = (0..axes).map(|axis| row[axis] - center[axis]).collect();
+            row.extend_from_slice(&mean);
+            row.extend_from_slice(&offsets);
+            // The view of the coordinates is subtracted in place.
+            let mut legacy = row.clone();
+            legacy[..axes].copy_from_slice(&offsets);
+            let expected = linear(&pfn, &legacy);
+            pfn.fold_legacy(&model);
+            for (found, expected) in linear(&pfn, &row).into_iter().zip(expected) {
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{axes}: {found} {expected}"
+                );
+            }
+            // Reading the folder of a quantised model folds again.
+            let once = pfn.clone();
+            pfn.fold_legacy(&model);
+            assert_eq!(pfn, once);
+        }
     }
 }

@@ -60,6 +60,8 @@ pub struct CalibrationConfig {
     pub bins: usize,
     /// Cells counted by the histograms.
     pub cells: Cells,
+    /// Whether values that are 0 are left out.
+    pub skip_zeros: bool,
 }
 
 impl Default for CalibrationConfig {
@@ -69,6 +71,7 @@ impl Default for CalibrationConfig {
             percentile: 99.999,
             bins: 2048,
             cells: Cells::Occupied,
+            skip_zeros: false,
         }
     }
 }

@@ -179,7 +179,7 @@ impl PointCloud {
         if let Some(place) = place {
             let motion = place.after(None);
             let position = |wanted| columns.iter().position(|&column| column == wanted);
-            if let [Some(x), Some(y), Some(z)] = [Column::X, Column::Y, Column::Z].map(position) {
+            if let [Some(x), Some(y), Some(z)] = Column::COORDINATES.map(position) {
                 let rows = scratch.chunks_exact_mut(columns.len());
                 rows.for_each(|row| move_row(row, [x, y, z], &motion));
             }

@@ -16,7 +16,7 @@
 
 use serde::Serialize;
 
-use super::{Column, Layout};
+use super::Layout;
 
 /// Cells of 1 m along each axis; the vehicle is in the middle.
 const SIDE: usize = 50;
@@ -95,12 +95,10 @@ impl GroundFinder {
     /// visible.
     pub(crate) fn find(&mut self, points: &[f32], layout: Layout) -> Option<Ground> {
         let stride = layout.stride();
-        let [x, y, z] = [Column::X, Column::Y, Column::Z].map(|column| layout.position(column));
-        let (x, y, z) = (x?, y?, z?);
+        let places = layout.coordinates();
         let rows = || {
-            points
-                .chunks_exact(stride)
-                .map(|row| [row[x], row[y], row[z]])
+            let rows = points.chunks_exact(stride);
+            rows.map(|row| places.map(|place| row[place]))
         };
         self.collect_lowest(rows());
         self.samples.clear();

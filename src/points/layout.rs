@@ -45,6 +45,9 @@ pub enum Column {
 }
 
 impl Column {
+    /// The columns that every layout has.
+    pub(super) const COORDINATES: [Column; 3] = [Column::X, Column::Y, Column::Z];
+
     const ALL: [Column; 8] = [
         Column::X,
         Column::Y,
@@ -55,6 +58,12 @@ impl Column {
         Column::Elongation,
         Column::Skip,
     ];
+
+    /// The first coordinate that is not among `columns`.
+    pub(super) fn missing_from(columns: impl Iterator<Item = Column> + Clone) -> Option<Column> {
+        let mut coordinates = Self::COORDINATES.into_iter();
+        coordinates.find(|&wanted| !columns.clone().any(|column| column == wanted))
+    }
 
     /// The column's name in layouts and model descriptions.
     pub fn name(self) -> &'static str {
@@ -149,7 +158,7 @@ impl Layout {
         }
         for column in Column::ALL {
             match columns.iter().filter(|&&c| c == column).count() {
-                0 if matches!(column, Column::X | Column::Y | Column::Z) => {
+                0 if Column::COORDINATES.contains(&column) => {
                     return Err(LayoutError::Missing { column, layout });
                 }
                 2.. if column != Column::Skip => {
@@ -174,6 +183,12 @@ impl Layout {
     /// Index of `column` in a row, if present.
     pub fn position(&self, column: Column) -> Option<usize> {
         self.columns().iter().position(|&c| c == column)
+    }
+
+    /// Indices of x, y and z in a row.
+    pub(crate) fn coordinates(&self) -> [usize; 3] {
+        // Every layout has them, so the 0 is never used.
+        Column::COORDINATES.map(|column| self.position(column).unwrap_or(0))
     }
 
     /// This layout with a [`Column::T`], which is appended if missing.

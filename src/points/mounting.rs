@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ground::{Ground, GroundFinder};
 use super::sweeps::{moved, rows};
-use super::{Column, FrameError, Layout};
-use crate::boxes::Box3d;
+use super::{FrameError, Layout};
+use crate::boxes::{Box3d, Variances};
 
 /// Longest file of an extrinsic, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 16;
@@ -202,13 +202,18 @@ impl FromStr for GroundHeight {
 
     /// Parses `auto` or a number of metres.
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse::<f64>() {
-            _ if text == "auto" => Ok(Self::Auto),
-            Ok(height) if height.abs() <= 100.0 => Ok(Self::At(height)),
-            _ => Err(format!(
-                "`{text}` is neither `auto` nor a height in metres (-100 to 100)"
-            )),
-        }
+        let height = text.parse().ok().and_then(Self::at);
+        let parsed = height.or((text == "auto").then_some(Self::Auto));
+        parsed.ok_or_else(|| {
+            format!("`{text}` is neither `auto` nor a height in metres (-100 to 100)")
+        })
+    }
+}
+
+impl GroundHeight {
+    /// A height in metres; `None` beyond -100 to 100.
+    pub(crate) fn at(height: f64) -> Option<Self> {
+        (height.abs() <= 100.0).then_some(Self::At(height))
     }
 }
 
@@ -250,6 +255,24 @@ impl Transform {
             placed.velocity = [velocity.x as f32, velocity.y as f32];
         }
         placed
+    }
+
+    /// The variances of a box that [`Transform::place`] moves: the diagonal of the turned covariances.
+    pub(crate) fn place_variances(&self, variances: &Variances) -> Variances {
+        if self.0.rotation == UnitQuaternion::identity() {
+            return *variances;
+        }
+        // Var(Σ r·v) = Σ r²·var(v) for independent values.
+        let back = self.0.rotation.inverse().to_rotation_matrix();
+        let squares = back.matrix().component_mul(back.matrix());
+        let [vx, vy] = variances.velocity.map(f64::from);
+        let center = squares * Vector3::from(variances.center.map(f64::from));
+        let velocity = squares * Vector3::new(vx, vy, 0.0);
+        Variances {
+            center: [center.x, center.y, center.z].map(|v| v as f32),
+            velocity: [velocity.x as f32, velocity.y as f32],
+            ..*variances
+        }
     }
 }
 
@@ -329,12 +352,11 @@ impl Mounting {
             return self.finder.find(points, layout);
         }
         let rows = rows(&self.extrinsic);
-        let places = [Column::X, Column::Y, Column::Z].map(|column| layout.position(column));
+        let places = layout.coordinates();
         self.moved.clear();
         self.moved
             .extend(points.chunks_exact(layout.stride()).flat_map(|row| {
-                let point =
-                    places.map(|place| place.and_then(|p| row.get(p)).copied().unwrap_or(0.0));
+                let point = places.map(|place| row[place]);
                 rows.map(|row| moved(row, point))
             }));
         self.finder.find(&self.moved, Layout::XYZ)

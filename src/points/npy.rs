@@ -200,9 +200,7 @@ fn records(
     let selected = Records::select_fields(
         numbers.map(|(field, number)| (field.name.as_str(), number.kind, field.offset)),
     );
-    let coordinates = [Column::X, Column::Y, Column::Z];
-    let known = |column: &Column| selected.iter().any(|field| field.column == *column);
-    if let Some(column) = coordinates.into_iter().find(|column| !known(column)) {
+    if let Some(column) = Column::missing_from(selected.iter().map(|field| field.column)) {
         return Err(NpyError::MissingField {
             column,
             fields: names().collect::<Vec<_>>().join(","),

@@ -372,9 +372,7 @@ fn fields(lines: &Lines) -> Result<(Vec<PcdField>, Vec<String>, usize, usize), P
         values += u64::from(count);
     }
     let fields: Vec<PcdField> = found.into_iter().map(|(field, _)| field).collect();
-    let coordinates = [Column::X, Column::Y, Column::Z];
-    let known = |column: &Column| fields.iter().any(|field| field.column == *column);
-    if let Some(column) = coordinates.into_iter().find(|column| !known(column)) {
+    if let Some(column) = Column::missing_from(fields.iter().map(|field| field.column)) {
         return Err(PcdError::MissingField {
             column,
             fields: names.split_whitespace().collect::<Vec<_>>().join(","),

@@ -287,9 +287,9 @@ fn seconds(now: i64, past: i64) -> f32 {
 fn append(part: &SweepPart<'_>, layout: Layout, out: &mut PointCloud) {
     let rows = part.rows;
     let (stride, out_stride) = (layout.stride(), out.layout.stride());
-    // Every layout has x, y and z, and `out` has t: the 0 is never used.
-    let [x, y, z, t] = [Column::X, Column::Y, Column::Z, Column::T]
-        .map(|column| out.layout.position(column).unwrap_or(0));
+    let places = out.layout.coordinates();
+    // `out` has t: the 0 is never used.
+    let t = out.layout.position(Column::T).unwrap_or(0);
     let begin = out.data.len();
     if stride == out_stride {
         out.data.extend_from_slice(rows);
@@ -305,7 +305,7 @@ fn append(part: &SweepPart<'_>, layout: Layout, out: &mut PointCloud) {
     }
     for row in out.data[begin..].chunks_exact_mut(out_stride) {
         if let Some(motion) = &part.motion {
-            move_row(row, [x, y, z], motion);
+            move_row(row, places, motion);
         }
         if let Some(age) = part.age {
             row[t] += age;

@@ -4,6 +4,8 @@
 //! {"frame","points","dropped":{…},"boxes":[{"class","score","center":[x,y,z],"size":[l,w,h],
 //!  "yaw","velocity":[vx,vy]}],"times_ms":{"read","pillars",…,"total"}}
 //! ```
+//! Boxes of a network that predicts variances also have
+//! `"variances":{"center":[x,y,z],"size":[l,w,h],"yaw","velocity":[vx,vy]}`.
 //!
 //! Metres, radians and m/s in the frame of the cloud. Every f32 has the fewest digits that read back to the
 //! same f32. `ground`, with its height, cells of 1 m that show it, and spread in metres, is present only if it was
@@ -13,6 +15,7 @@
 use serde::Serialize;
 
 use super::{FrameResult, ResultsError};
+use crate::boxes::Variances;
 use crate::detection::{Dropped, Times};
 use crate::points::Ground;
 
@@ -36,6 +39,8 @@ struct LineBox<'a> {
     size: [f32; 3],
     yaw: f32,
     velocity: [f32; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variances: Option<Variances>,
 }
 
 /// Formats the frame as one line of JSON, including the line break.
@@ -55,6 +60,7 @@ pub fn line(result: &FrameResult<'_>, classes: &[String]) -> Result<String, Resu
                 size: b.size,
                 yaw: b.yaw,
                 velocity: b.velocity,
+                variances: result.variances.get(index).copied(),
             })
         })
         .collect::<Result<_, ResultsError>>()?;

@@ -14,7 +14,7 @@ pub mod table;
 
 use std::path::PathBuf;
 
-use crate::boxes::Box3d;
+use crate::boxes::{Box3d, Variances};
 use crate::detection::{Dropped, Times};
 use crate::files::FileError;
 use crate::points::Ground;
@@ -32,6 +32,8 @@ pub struct FrameResult<'a> {
     pub ground: Option<Ground>,
     /// The detections, best first.
     pub boxes: &'a [Box3d],
+    /// Their variances, in the same order; empty if the network predicts none.
+    pub variances: &'a [Variances],
     /// Stage times, if requested. They differ between runs; without them, equal frames make equal bytes.
     pub times: Option<Times>,
 }
@@ -146,12 +148,15 @@ impl FrameResult<'_> {
         b: &Box3d,
         classes: &'n [String],
     ) -> Result<&'n str, ResultsError> {
+        let variances = self.variances.get(index);
+        let variances = variances.map_or(&[][..], |variances| variances.values());
         let fields = [
             ("score", &[b.score][..]),
             ("center", &b.center),
             ("size", &b.size),
             ("yaw", &[b.yaw]),
             ("velocity", &b.velocity),
+            ("variances", variances),
         ];
         for (field, values) in fields {
             if let Some(&value) = values.iter().find(|v| !v.is_finite()) {

@@ -173,6 +173,11 @@ static void nulls(cp_detector *detector, const cp_cloud &cloud) {
     FAILS(cp_detect_sweeps(detector, nullptr, 1, &found), CP_ERROR_ARGUMENT, "boxes");
     FAILS(cp_last_boxes(nullptr, &box, 1, &found), CP_ERROR_ARGUMENT, "detector");
     FAILS(cp_last_boxes(detector, &box, 1, nullptr), CP_ERROR_ARGUMENT, "found");
+    cp_variances variances;
+    FAILS(cp_last_variances(nullptr, &variances, 1, &found), CP_ERROR_ARGUMENT, "detector");
+    FAILS(cp_last_variances(detector, nullptr, 1, &found), CP_ERROR_ARGUMENT, "variances");
+    FAILS(cp_last_variances(detector, &variances, 1, nullptr), CP_ERROR_ARGUMENT, "found");
+    EXPECT(cp_last_variances(detector, &variances, 1, &found) == CP_OK && found == 0);
     FAILS(cp_model(nullptr, &model), CP_ERROR_ARGUMENT, "detector");
     FAILS(cp_model(detector, nullptr), CP_ERROR_ARGUMENT, "cp_model_info");
     FAILS(cp_last_frame(nullptr, &frame), CP_ERROR_ARGUMENT, "detector");

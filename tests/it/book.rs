@@ -411,7 +411,7 @@ fn the_reference_of_model_toml_agrees_with_the_code() {
             }
         }
     }
-    assert_eq!((defaults, variants), (12, 7));
+    assert_eq!((defaults, variants), (13, 7));
 
     // What the example cannot have at once.
     let bands: Table = toml::from_str(&blocks[1].1).unwrap();

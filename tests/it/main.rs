@@ -34,6 +34,7 @@ mod layers;
 mod memory;
 mod model;
 mod mounting;
+mod new_model;
 mod output;
 mod outputs;
 mod plan;

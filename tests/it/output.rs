@@ -45,6 +45,7 @@ fn result(boxes: &[Box3d]) -> FrameResult<'_> {
         dropped: Dropped::default(),
         ground: None,
         boxes,
+        variances: &[],
         times: None,
     }
 }

@@ -284,6 +284,30 @@ fn numbers_below_zero_are_values_and_options_that_do_nothing_are_errors() {
             parts,
         );
     }
+    for (program, args, part) in [
+        (
+            "cp-bench",
+            "--engine tiny.plan --strict",
+            "--strict needs --pcd, --sweeps or --bag",
+        ),
+        (
+            "cp-build",
+            "eval --pred p.json --gt g.json --ground auto",
+            "--ground",
+        ),
+        (
+            "cp-build",
+            "eval --pred p.json --gt g.json --threads 2",
+            "--threads",
+        ),
+        (
+            "cp-build",
+            "eval --pred p.json --gt g.json --labels l.json",
+            "--labels",
+        ),
+    ] {
+        assert_fails(&run(program, folder.path(), args), 2, &[part]);
+    }
     // A negative height and the old name of --engine.
     let args = "--plan tiny.plan --layout kitti --pcd a.bin --ground -0.25 --format json";
     let done = run("cp-infer", folder.path(), args);

@@ -1,9 +1,9 @@
 //! The calibration file `*.calib.json`, and the key that identifies its inputs.
 //!
 //! ```json
-//! {"version":1,"producer":"centerpoint 0.1.0",
+//! {"version":2,"producer":"centerpoint 0.1.0",
 //!  "key":{"model":"sha256","frames":"sha256","options":"sha256"},
-//!  "tensors":{"NAME":{"all":{"range":…,"width":…,"max":…,"counts":[…]},"occupied":{…},"min":…,
+//!  "tensors":{"NAME":{"all":{"range":…,"width":…,"max":…,"zeros":…,"counts":[…]},"occupied":{…},"min":…,
 //!             "channel_max":[…],…}}}
 //! ```
 //! Files are read as a stream and take at most four times their length in memory: a count has at least two
@@ -32,7 +32,7 @@ pub(crate) use crate::plan::CalibrationKey;
 use crate::points::FrameError;
 
 /// Version of the format and of the counting rules.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Maximum file length; the file of a large network has a few megabytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -121,7 +121,7 @@ impl TryFrom<u32> for Version {
         match version {
             VERSION => Ok(Version),
             _ => Err(format!(
-                "version {version}, this program reads version {VERSION}"
+                "version {version}, this program reads version {VERSION}: delete the file, and calibrate again"
             )),
         }
     }
@@ -242,6 +242,7 @@ pub(super) struct Bins {
     range: f32,
     width: f32,
     max: f32,
+    zeros: u64,
     #[serde(deserialize_with = "list")]
     counts: Vec<u64>,
 }
@@ -254,11 +255,14 @@ impl TryFrom<Bins> for Histogram {
             range,
             width,
             max,
+            zeros,
             counts,
         } = bins;
         let length = counts.len();
-        Histogram::from_parts(counts, range, width, max).ok_or_else(|| {
-            format!("invalid histogram: {length} bins of {width} up to {range}, values up to {max}")
+        Histogram::from_parts(counts, range, width, max, zeros).ok_or_else(|| {
+            format!(
+                "invalid histogram: {length} bins of {width} up to {range}, values up to {max}, {zeros} zeros"
+            )
         })
     }
 }

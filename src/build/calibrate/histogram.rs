@@ -10,6 +10,7 @@
 //! Unlike the reference:
 //! - Counters are u64; the reference uses f32, which stops at 16 777 216.
 //! - There are at most [`MAX_BINS`] bins. Beyond that, pairs of bins are merged, which doubles the width.
+//! - Zeros are also counted on their own, so that one pass serves with and without the reference's `skip_zeros`.
 //! - A range of 0, or one too small for a normal f32 bin width, is replaced by that of the next larger
 //!   batch; all values counted so far then count as 0.
 //! - A range near the largest f32 does not overflow, and NaN and infinity are errors.
@@ -50,7 +51,9 @@ pub enum RangeError {
     #[error("no values, so there is no range")]
     Empty,
     /// An invalid initial number of bins.
-    #[error("{0} bins: expected {MIN_BINS} to {MAX_BINS}")]
+    #[error(
+        "{0} bins: expected {MIN_BINS} to {MAX_BINS}; fewer than twice the levels of an 8-bit code leave nothing to choose"
+    )]
     Bins(usize),
     /// A percentile outside 0 to 100.
     #[error("percentile {0}: expected a number from 0 to 100")]
@@ -67,6 +70,8 @@ pub struct Histogram {
     width: f32,
     /// Greatest |x|.
     max: f32,
+    /// Values that are 0; the first bin counts them, too.
+    zeros: u64,
     /// Count of each bin.
     counts: Vec<u64>,
 }
@@ -85,20 +90,29 @@ impl Histogram {
             range: 0.0,
             width: 0.0,
             max: 0.0,
+            zeros: 0,
         })
     }
 
     /// A histogram from its parts; `None` if they are inconsistent.
-    pub(super) fn from_parts(counts: Vec<u64>, range: f32, width: f32, max: f32) -> Option<Self> {
+    pub(super) fn from_parts(
+        counts: Vec<u64>,
+        range: f32,
+        width: f32,
+        max: f32,
+        zeros: u64,
+    ) -> Option<Self> {
         let finite = |x: f32| x.is_finite() && x >= 0.0;
         let sizes = (MIN_BINS..=MAX_BINS).contains(&counts.len());
         let total = counts.iter().try_fold(0_u64, |sum, &n| sum.checked_add(n));
         let fits = finite(range) && finite(width) && width <= range && finite(max) && max <= range;
-        (sizes && fits && total.is_some()).then_some(Self {
+        let of_first = counts.first().is_some_and(|&first| zeros <= first);
+        (sizes && fits && of_first && total.is_some()).then_some(Self {
             counts,
             range,
             width,
             max,
+            zeros,
         })
     }
 
@@ -160,6 +174,7 @@ impl Histogram {
         Counts {
             binning: Binning::new(self.counts.len(), self.range),
             counts: vec![[0; LANES]; self.counts.len()],
+            zeros: 0,
         }
     }
 
@@ -168,6 +183,20 @@ impl Histogram {
         for (sum, lanes) in self.counts.iter_mut().zip(&counts.counts) {
             *sum += lanes.iter().map(|&n| u64::from(n)).sum::<u64>();
         }
+        self.zeros += counts.zeros;
+    }
+
+    /// This histogram as if no value had been 0 (pytorch-quantization's `skip_zeros`), except that a tensor of zeros stays
+    /// as it is.
+    pub(crate) fn without_zeros(&self) -> Self {
+        let mut others = self.clone();
+        if self.max > 0.0 {
+            let zeros = std::mem::take(&mut others.zeros);
+            if let Some(first) = others.counts.first_mut() {
+                *first -= zeros.min(*first);
+            }
+        }
+        others
     }
 
     /// Count of each bin, starting at 0.
@@ -255,11 +284,13 @@ impl Binning {
 pub(super) struct Counts {
     binning: Binning,
     counts: Vec<[u32; LANES]>,
+    zeros: u64,
 }
 
 impl Counts {
     /// Counts finite values.
     pub(super) fn add(&mut self, values: &[f32]) {
+        self.zeros += values.iter().filter(|&&x| x == 0.0).count() as u64;
         let blocks = values.chunks_exact(BLOCK);
         for &x in blocks.remainder() {
             self.counts[self.binning.bin(x)][0] += 1;
@@ -312,6 +343,27 @@ mod tests {
         );
         assert_eq!(histogram, before);
         assert_eq!(Histogram::new(100), Err(RangeError::Bins(100)));
+    }
+
+    /// As pytorch-quantization, which removes the zeros before it counts.
+    #[test]
+    fn without_zeros_is_as_if_there_were_none() {
+        let batches = [
+            &[0.0, 0.0, 0.25, -0.0, 1e-6][..],
+            &[0.0; 40],
+            &[0.5, 0.0, -3.0, 0.01],
+        ];
+        let (mut all, mut others) = [(); 2].map(|()| Histogram::new(256).unwrap()).into();
+        for batch in batches {
+            all.add(batch).unwrap();
+            let batch: Vec<f32> = batch.iter().copied().filter(|&x| x != 0.0).collect();
+            others.add(&batch).unwrap();
+        }
+        assert_ne!(all.bins(), others.bins());
+        assert_eq!(all.without_zeros(), others);
+        let mut zeros = Histogram::new(256).unwrap();
+        zeros.add(&[0.0; 9]).unwrap();
+        assert_eq!(zeros.without_zeros(), zeros);
     }
 
     /// Merged bins have the same counts as bins of twice the width.

@@ -57,6 +57,15 @@ impl Default for Options {
     }
 }
 
+/// The values that a range is picked from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// Only those of cells below a pillar.
+    pub(crate) occupied: bool,
+    /// Only those that are not 0.
+    pub(crate) skip_zeros: bool,
+}
+
 /// Statistics of a float network's tensors over a set of frames.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
@@ -116,16 +125,15 @@ pub(crate) fn load_or_run(
 }
 
 impl Calibration {
-    /// The range of a tensor over all cells or over occupied cells. Uses all cells for a tensor without
-    /// occupied ones.
+    /// The range of a tensor over the chosen values. Uses all cells for a tensor without occupied ones.
     ///
     /// # Errors
     /// [`CalibrationError::NoTensor`], [`CalibrationError::Tensor`] with the reason.
-    pub fn amax(
+    pub(crate) fn amax(
         &self,
         tensor: &str,
         method: AmaxMethod,
-        occupied: bool,
+        values: Counted,
     ) -> Result<Amax, CalibrationError> {
         let Some(stats) = self.tensors.get(tensor) else {
             return Err(CalibrationError::NoTensor {
@@ -133,12 +141,16 @@ impl Calibration {
                 tensors: self.tensors.len(),
             });
         };
-        let histogram = if occupied && stats.occupied.total() > 0 {
+        let histogram = if values.occupied && stats.occupied.total() > 0 {
             &stats.occupied
         } else {
             &stats.all
         };
-        let amax = histogram.amax(method);
+        let amax = if values.skip_zeros {
+            histogram.without_zeros().amax(method)
+        } else {
+            histogram.amax(method)
+        };
         amax.map_err(|source| CalibrationError::Tensor {
             tensor: tensor.into(),
             source,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::build::Result;
 use crate::build::calibrate::{
-    AmaxMethod, Calibration, CalibrationKey, Histogram, Options, TensorStats, calibrate,
+    AmaxMethod, Calibration, CalibrationKey, Counted, Histogram, Options, TensorStats, calibrate,
     load_or_run,
 };
 use crate::build::folder::Folder;
@@ -420,8 +420,8 @@ fn broken_caches_are_refused() {
     }
     refused(&(text.clone() + "1"), &["trailing"]);
     refused(
-        &edit("\"version\":1", "\"version\":2"),
-        &["version 2", "reads version 1"],
+        &edit("\"version\":2", "\"version\":1"),
+        &["version 1", "reads version 2"],
     );
     refused(
         &edit("\"min\":", "\"more\":[],\"min\":"),
@@ -459,7 +459,12 @@ fn ranges_of_unknown_tensors_are_errors() {
     let frames = Frames::new();
     let paths = frames.paths();
     let found = run(&paths[..3], &graph(1.0), 2).unwrap();
-    let amax = |tensor: &str, occupied| found.amax(tensor, AmaxMethod::Percentile(90.0), occupied);
+    let values = |occupied| Counted {
+        occupied,
+        ..Counted::default()
+    };
+    let amax =
+        |tensor: &str, occupied| found.amax(tensor, AmaxMethod::Percentile(90.0), values(occupied));
     // Nine out of ten values are background.
     assert!(amax("a", true).unwrap().amax > amax("a", false).unwrap().amax);
     let text = amax("raw", false).unwrap_err().to_string();
@@ -469,7 +474,10 @@ fn ranges_of_unknown_tensors_are_errors() {
     );
     // Without a pillar in any frame, the range is over all cells.
     let empty = run(&paths[7..], &graph(1.0), 2).unwrap();
-    assert_eq!(empty.amax("a", AmaxMethod::Max, true).unwrap().amax, 0.0);
+    assert_eq!(
+        empty.amax("a", AmaxMethod::Max, values(true)).unwrap().amax,
+        0.0
+    );
     assert_eq!(empty.tensors["a"].occupied.total(), 0);
 }
 

@@ -49,6 +49,19 @@ fn flags_override_the_file_and_the_file_the_base() {
 }
 
 #[test]
+fn options_of_pytorch_quantization_are_told_what_holds_instead() {
+    for (key, part) in FOREIGN {
+        let error = parse(&format!("[calibration]\n{key} = true")).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("unknown field `{key}`")),
+            "{message}"
+        );
+        assert!(message.ends_with(part), "{message}");
+    }
+}
+
+#[test]
 fn invalid_values_are_refused_with_key_value_and_range() {
     for (text, needles) in [
         (

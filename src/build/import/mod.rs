@@ -5,10 +5,12 @@
 //! against the model description and names its outputs as the description does.
 
 mod axes;
+mod heads;
 mod outputs;
 mod pfe;
 mod rpn;
 
+pub(crate) use heads::read_heads;
 pub use outputs::Matching;
 pub(crate) use pfe::Pfe;
 pub use pfe::read_pfe;

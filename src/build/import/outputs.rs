@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use crate::build::onnx::Graph;
 use crate::build::{BuildError, Result};
 use crate::map::HeadMaps;
-use crate::model::Model;
+use crate::model::{HEAD_VALUES, Model};
 
 /// The rule that matched the outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,48 @@ fn by_words(outputs: &[&str], wanted: &[HeadMap], tasks: usize) -> Option<Vec<St
     names.map(|name| name.map(|&n| n.to_owned())).collect()
 }
 
+/// The outputs (name, channels) of each task, by the words in their names or by their order; `None` if they are neither.
+pub(super) fn tasks_of(outputs: &[(String, usize)]) -> Option<Vec<HeadMaps<(String, usize)>>> {
+    let values = |task: HeadMaps<(String, usize)>| {
+        let found = task.each_ref().map(|(_, channels)| *channels);
+        let fits = |factor: usize| {
+            let wanted = HEAD_VALUES.map(|values| values * factor);
+            found
+                == HeadMaps {
+                    heatmap: found.heatmap,
+                    ..wanted
+                }
+        };
+        (fits(1) || fits(2)).then_some(task)
+    };
+    let heatmaps = outputs.iter().filter(|(name, _)| {
+        [1, usize::MAX]
+            .into_iter()
+            .any(|tasks| matches!(kind_and_task(name, tasks), Some((0, _))))
+    });
+    let tasks = heatmaps.count();
+    if tasks == 0 {
+        let none = |(name, _): &(String, usize)| kind_and_task(name, 1).is_none();
+        let (chunks, rest) = outputs.as_chunks::<6>();
+        let in_order = !chunks.is_empty() && rest.is_empty() && outputs.iter().all(none);
+        let tasks = chunks.iter().map(|chunk| values(chunk.clone().into()));
+        return tasks.collect::<Option<_>>().filter(|_| in_order);
+    }
+    let mut found: HashMap<(usize, usize), &(String, usize)> = HashMap::new();
+    for output in outputs {
+        if let Some(key) = kind_and_task(&output.0, tasks)
+            && found.insert(key, output).is_some()
+        {
+            return None;
+        }
+    }
+    let task = |task: usize| {
+        let maps = std::array::from_fn(|kind| found.get(&(kind, task)).copied().cloned());
+        values(HeadMaps::from(maps).try_map(|map| map.ok_or(())).ok()?)
+    };
+    (0..tasks).map(task).collect()
+}
+
 /// The head map (an index in [`OUTPUT_KINDS`]) and the task that a name identifies, if any.
 fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
     let words = name.split(|c: char| !c.is_ascii_alphabetic());
@@ -146,6 +188,42 @@ fn kind_and_task(name: &str, tasks: usize) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_are_found_by_names_or_by_order() {
+        let outputs = |names: &[&str], channels: &[usize]| -> Vec<(String, usize)> {
+            let names = names.iter().map(|&name| name.to_owned());
+            names.zip(channels.iter().copied().cycle()).collect()
+        };
+        let values = [5, 2, 1, 3, 2, 2];
+        let one = outputs(&["heatmap", "reg", "height", "dim", "rot", "vel"], &values);
+        assert_eq!(tasks_of(&one).unwrap().len(), 1);
+        let shuffled: Vec<_> = one.iter().rev().cloned().collect();
+        assert_eq!(tasks_of(&shuffled), tasks_of(&one));
+        let numbered: Vec<String> = (0..2)
+            .flat_map(|task| {
+                HeadMaps::NAMES
+                    .map(|name| format!("{name}_{task}"))
+                    .into_array()
+            })
+            .collect();
+        let numbered: Vec<&str> = numbered.iter().map(String::as_str).collect();
+        let two = tasks_of(&outputs(&numbered, &values)).unwrap();
+        assert_eq!((two.len(), two[1].vel.0.as_str()), (2, "vel_1"));
+        let unnamed = ["a", "b", "c", "d", "e", "f"];
+        assert_eq!(tasks_of(&outputs(&unnamed, &values)).unwrap().len(), 1);
+        let variances = [3, 4, 2, 6, 4, 4];
+        assert_eq!(
+            tasks_of(&outputs(&unnamed, &variances)).unwrap()[0].reg.1,
+            4
+        );
+        // Another order, a map too few, other channels, the same map twice.
+        assert_eq!(tasks_of(&outputs(&unnamed, &[2, 5, 1, 3, 2, 2])), None);
+        assert_eq!(tasks_of(&one[..5]), None);
+        assert_eq!(tasks_of(&outputs(&numbered, &variances[..1])), None);
+        let twice = [&one[..], &[("heatmap_0".to_owned(), 5)]].concat();
+        assert_eq!(tasks_of(&twice), None);
+    }
 
     #[test]
     fn kind_and_task_of_names() {

@@ -8,7 +8,7 @@ use super::split::Split;
 use super::{Job, Outcome, Progress};
 use crate::build::Result;
 use crate::build::bias::{self, Collector};
-use crate::build::calibrate::{self, AmaxMethod, Calibration, CalibrationKey, Occupancy};
+use crate::build::calibrate::{self, AmaxMethod, Calibration, CalibrationKey, Counted, Occupancy};
 use crate::build::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, FramesConfig, PfnPolicy,
     PlacementConfig,
@@ -183,11 +183,14 @@ impl<'a> Workbench<'a> {
         let network = &self.networks[at];
         let placement = placement(config);
         let method = method(&config.calibration);
-        let occupied = config.calibration.cells == Cells::Occupied;
+        let values = Counted {
+            occupied: config.calibration.cells == Cells::Occupied,
+            skip_zeros: config.calibration.skip_zeros,
+        };
         let mut amax = BTreeMap::new();
         let mut warnings = Vec::new();
         for tensor in quantize::tensors_to_calibrate(&network.graph, &placement)? {
-            let found = network.calibration.amax(&tensor, method, occupied)?;
+            let found = network.calibration.amax(&tensor, method, values)?;
             if found.amax == 0.0 {
                 warnings.push(format!(
                     "tensor \"{tensor}\" is 0 in every calibration frame and will be 0 in INT8; \

@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// Number of bins for the range of the first batch
     #[arg(long, value_name = "N", default_value_t = BINS)]
     bins: usize,
+    /// Leave out values that are 0, as pytorch-quantization's option of that name
+    #[arg(long)]
+    skip_zeros: bool,
 }
 
 #[derive(Clone, Copy, Default, clap::ValueEnum)]
@@ -55,7 +58,10 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         MethodArg::Max => AmaxMethod::Max,
         MethodArg::Percentile => AmaxMethod::Percentile(args.percentile),
     };
-    let histogram = calibrate::raw::read(&args.file, &args.batches, args.bins)?;
+    let mut histogram = calibrate::raw::read(&args.file, &args.batches, args.bins)?;
+    if args.skip_zeros {
+        histogram = histogram.without_zeros();
+    }
     let amax = histogram.amax(method);
     let amax = amax.map_err(|source| CalibrationError::Range {
         path: args.file,

@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 #[command(group = clap::ArgGroup::new("scored").required(true).args(["pred", "engine"]))]
 pub(crate) struct Args {
     /// Result file to score, in the nuScenes format
-    #[arg(long, value_name = "FILE", requires = "gt")]
+    #[arg(long, value_name = "FILE", requires = "gt", conflicts_with_all = ["InputArgs", "labels", "score", "threads"])]
     pred: Option<PathBuf>,
     /// Label file to score --pred against, in the same format
     #[arg(long, value_name = "FILE", requires = "pred")]
@@ -69,7 +69,7 @@ enum Format {
 /// Runs `cp-build eval`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
     let inputs = match (&args.pred, &args.gt, &args.engine) {
-        (Some(pred), Some(gt), _) if !args.input.any() => read(pred, gt)?,
+        (Some(pred), Some(gt), _) => read(pred, gt)?,
         (None, None, Some(plan)) => detect(plan, &args)?,
         _ => {
             let message = "pass --pred and --gt, or --engine and the frames";

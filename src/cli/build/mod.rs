@@ -9,6 +9,7 @@ mod eval;
 mod import;
 mod inspect;
 mod install;
+mod new_model;
 mod pack;
 mod progress;
 mod quantize;
@@ -38,6 +39,8 @@ struct Cli {
 enum Command {
     /// Write synthetic lidar frames with labels.
     Synth(synth::Args),
+    /// Write a commented model.toml from exported networks or a training configuration.
+    NewModel(new_model::Args),
     /// Create a model folder from exported ONNX files.
     Import(import::Args),
     /// Make an INT8 plan of a folder of Autoware's model repository, using frames.
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
     interrupt::handle("cp-build", First::Exit);
     let done = match cli::parse::<Cli>(std::env::args_os()).command {
         Command::Synth(args) => synth::run(args),
+        Command::NewModel(args) => new_model::run(args),
         Command::Import(args) => import::run(args),
         Command::Autoware(args) => autoware::run(args),
         Command::Compile(args) => compile::run(args),

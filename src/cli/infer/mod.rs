@@ -72,8 +72,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         let first = std::mem::take(&mut unchecked);
         let done = read.and_then(|read| {
             if first || args.input.strict {
-                args.input
-                    .check_frame(detector.model(), &read.name, read.cloud)?;
+                args.input.check_frame(detector.model(), &read)?;
             }
             frame(args, &read, read_ms, &mut detector, &mut sink)
         });
@@ -121,6 +120,7 @@ fn frame(
         dropped,
         ground: detection.ground,
         boxes: detection.boxes,
+        variances: detection.variances,
         times: args.times.then_some(times),
     };
     sink.write(frame, &result)

@@ -53,15 +53,12 @@ impl Picture {
     /// Draws the points, the highest on top, and returns the ends of the height scale.
     pub(super) fn points(&mut self, cloud: &PointCloud, heights: Option<[f32; 2]>) -> [f32; 2] {
         let layout = cloud.layout();
-        let (Some(x), Some(y)) = (layout.position(Column::X), layout.position(Column::Y)) else {
-            return height_range(&mut [], heights);
-        };
-        let (z, t) = (layout.position(Column::Z), layout.position(Column::T));
+        let [x, y, z] = layout.coordinates();
+        let t = layout.position(Column::T);
         let [min_x, min_y, max_x, max_y] = self.view.range;
-        let value = |row: &[f32], column: Option<usize>| column.map_or(0.0, |c| row[c]);
         let mut visible: Vec<([f32; 2], f32, bool)> = cloud
             .rows()
-            .map(|row| ([row[x], row[y]], value(row, z), value(row, t) > 0.0))
+            .map(|row| ([row[x], row[y]], row[z], t.is_some_and(|t| row[t] > 0.0)))
             .filter(|&([x, y], z, _)| {
                 (min_x..=max_x).contains(&x) && (min_y..=max_y).contains(&y) && z.is_finite()
             })

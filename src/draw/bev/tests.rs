@@ -36,6 +36,7 @@ fn result(boxes: &[Box3d]) -> FrameResult<'_> {
         dropped: Dropped::default(),
         ground: None,
         boxes,
+        variances: &[],
         times: None,
     }
 }

@@ -245,6 +245,7 @@ impl Import {
                 mean_offset: Some(true),
                 center_offset_axes: Some(if offsets <= 5 { 2 } else { 3 }),
                 in_features: Some(in_features),
+                legacy: None,
                 layers: pfn_layers.to_vec(),
             },
             head: RawHead {
@@ -264,6 +265,7 @@ impl Import {
                 bands,
                 // Classes that only a remap leads to have no candidates.
                 yaw_norm: Some(PerClass::Each(by_class(&classes, &yaw_norm))),
+                center_range: None,
             },
             nms,
             remap: remap(&rules, &classes),

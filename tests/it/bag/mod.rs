@@ -44,6 +44,50 @@ fn a_build_without_mcap_says_how_to_enable_it() {
     assert!(!repository().join("x.mcap").exists());
 }
 
+/// The first frame of a bag has no past sweep, which is no fault; that later ones have none is.
+#[cfg(feature = "mcap")]
+#[test]
+fn the_first_frame_of_a_bag_needs_no_past_sweep() {
+    use centerpoint::internals::bag::messages::{Header, PointCloud2, Time};
+
+    let frame = std::fs::read(repository().join("calib/demo/frames/000003.bin")).unwrap();
+    let (points, _) = frame.as_chunks::<20>();
+    // The newest sweep of the frame, without its age.
+    let newest = points.iter().filter(|point| point[16..] == [0; 4]);
+    let data: Vec<u8> = newest.flat_map(|point| &point[..16]).copied().collect();
+    let cloud = |index: u64| PointCloud2 {
+        header: Header {
+            stamp: Time::from_nanoseconds((index * made::STEP) as i64),
+            frame_id: "lidar".into(),
+        },
+        width: (data.len() / 16) as u32,
+        row_step: data.len() as u32,
+        data: data.clone(),
+        ..made::cloud(0, 0)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("drive.mcap");
+    for (frames, status) in [(1, 0), (2, 3)] {
+        let entries = (0..frames).map(|index| {
+            let time = index * made::STEP + made::LOG_DELAY;
+            (
+                "/points",
+                "sensor_msgs/msg/PointCloud2",
+                time,
+                made::cdr(&cloud(index)),
+            )
+        });
+        let entries: Vec<made::Entry> = entries.collect();
+        std::fs::write(&path, made::bag(&entries, made::options(None, 1 << 20))).unwrap();
+        let run = infer(&["--bag", path.to_str().unwrap(), "--strict"]);
+        let errors = text(&run.stderr);
+        assert_eq!(run.status.code(), Some(status), "{errors}");
+        let refused =
+            errors.contains("/points@100000000: ") && errors.contains("the frame is one sweep");
+        assert_eq!(refused, frames == 2, "{errors}");
+    }
+}
+
 /// The file that `--out` writes is a bag with the frames' points.
 #[cfg(feature = "mcap")]
 #[test]

@@ -69,7 +69,8 @@ impl Stage {
 }
 
 fn same(a: &Candidate, b: &Candidate) -> bool {
-    (bytes_of(&a.bbox), a.task, a.cell) == (bytes_of(&b.bbox), b.task, b.cell)
+    let bytes = |c: &Candidate| [bytes_of(&c.bbox), bytes_of(&c.variances)].concat();
+    (bytes(a), a.task, a.cell) == (bytes(b), b.task, b.cell)
 }
 
 /// The small model with a head of `width` × `height` cells around the origin.
@@ -85,6 +86,7 @@ fn open(model: &mut Model) {
     model.decode.bands = vec![f32::INFINITY];
     model.decode.score = vec![vec![0.0; model.classes.len()]];
     model.decode.yaw_norm.fill(0.0);
+    model.decode.center_range = [[f32::NEG_INFINITY; 3], [f32::INFINITY; 3]];
 }
 
 /// Maps of every task with finite values; `logit` draws the logits.

@@ -44,9 +44,10 @@ impl Stage {
         nms::suppress(&self.model, &candidates, &mut self.cpu);
         self.candidates.upload(&candidates).unwrap();
         cuda::nms::suppress(&self.candidates, &mut self.gpu).unwrap();
-        let (totals, found) = self.gpu.download().unwrap();
+        let (totals, found, variances) = self.gpu.download().unwrap();
         assert_eq!((totals.surplus, totals.non_finite), (0, 0), "{what}");
         equal(&found, self.cpu.boxes(), what);
+        assert_eq!(variances, self.cpu.variances(), "{what}");
         found.len()
     }
 }
@@ -132,6 +133,7 @@ fn random_boxes_equal_the_cpu() {
             });
         }
         model.decode.max_candidates = 400;
+        model.head.variance = random.below(2) == 0;
         let mut stage = Stage::new(&model, &device);
         // Several frames on the same buffers.
         for frame in 0..3 {
@@ -292,7 +294,7 @@ pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
             let candidates: &[Candidate] = decode.cpu.candidates();
             nms::suppress(&model, candidates, &mut cpu);
             cuda::nms::suppress(&decode.gpu, &mut gpu).unwrap();
-            let (totals, found) = gpu.download().unwrap();
+            let (totals, found, _) = gpu.download().unwrap();
             equal(&found, cpu.boxes(), &what);
             let counters = [totals.surplus, totals.non_finite].map(u64::from);
             assert_eq!(counters, [surplus, non_finite], "{what}");

@@ -20,7 +20,7 @@ const OVERHEAD: usize = 128 << 10;
 /// A calibration file with `tensors` tensors of `bins` bins and `channels` channels.
 fn file(tensors: usize, bins: usize, channels: usize) -> String {
     let histogram = format!(
-        r#"{{"range":0,"width":0,"max":0,"counts":[{}]}}"#,
+        r#"{{"range":0,"width":0,"max":0,"zeros":0,"counts":[{}]}}"#,
         vec!["0"; bins].join(",")
     );
     let list = vec!["0"; channels].join(",");
@@ -29,7 +29,7 @@ fn file(tensors: usize, bins: usize, channels: usize) -> String {
     );
     let tensors: Vec<String> = (0..tensors).map(|i| format!(r#""{i}":{stats}"#)).collect();
     format!(
-        r#"{{"version":1,"producer":"","key":{{"model":"","frames":"","options":""}},"tensors":{{{}}}}}"#,
+        r#"{{"version":2,"producer":"","key":{{"model":"","frames":"","options":""}},"tensors":{{{}}}}}"#,
         tensors.join(",")
     )
 }
@@ -39,7 +39,7 @@ fn memory_stays_below_4_times_the_file() {
     alone(|| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.calib.json");
-        let head = r#"{"version":1,"producer":"#;
+        let head = r#"{"version":2,"producer":"#;
         let open = file(1, 256, 1);
         let open = open.split("0,0").next().unwrap();
         for (what, text, good) in [

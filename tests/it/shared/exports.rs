@@ -68,6 +68,57 @@ fn differences(form: &str, folder: &Folder) -> (f64, f32) {
     )
 }
 
+/// A description drawn up from the networks (and their training configuration) says what the one made by hand says.
+#[test]
+#[ignore = "needs ../shared"]
+fn new_model_describes_the_float_exports() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = shared("golden/checkpoints/train.config.py");
+    for (form, options) in [
+        ("awml", vec!["--config", config.to_str().unwrap()]),
+        (
+            "nus",
+            "--like mmdet3d --range -6.4,-6.4,-5,6.4,6.4,3"
+                .split(' ')
+                .collect(),
+        ),
+    ] {
+        let export = shared("golden/exports").join(form);
+        let by_hand = centerpoint::Model::read(&export.join("model.toml")).unwrap();
+        for variant in FLOAT {
+            let variant = export.join(variant);
+            let [pfe, rpn] = ["pts_voxel_encoder.onnx", "pts_backbone_neck_head.onnx"]
+                .map(|name| variant.join(name).to_str().unwrap().to_owned());
+            let args = [
+                "new-model",
+                "--pfe",
+                &pfe,
+                "--rpn",
+                &rpn,
+                "--out",
+                "m.toml",
+                "--force",
+            ];
+            crate::toy::built(folder.path(), &[&args[..], &options].concat());
+            let drawn = centerpoint::Model::read(&folder.path().join("m.toml")).unwrap();
+            assert_eq!(drawn.classes, by_hand.classes);
+            assert_eq!(drawn.points.columns, by_hand.points.columns);
+            assert_eq!(drawn.grid.min, by_hand.grid.min);
+            assert_eq!(drawn.grid.max, by_hand.grid.max);
+            assert_eq!(drawn.grid.voxel, by_hand.grid.voxel);
+            assert_eq!(
+                (drawn.grid.nx, drawn.grid.ny),
+                (by_hand.grid.nx, by_hand.grid.ny)
+            );
+            let points = [&drawn, &by_hand].map(|model| model.grid.max_points_per_pillar);
+            assert_eq!(points[0], points[1]);
+            assert_eq!(drawn.pfn, by_hand.pfn);
+            assert_eq!(drawn.head.downsample, by_hand.head.downsample);
+            assert_eq!(drawn.head.tasks, by_hand.head.tasks);
+        }
+    }
+}
+
 #[test]
 #[ignore = "needs ../shared"]
 fn float_exports_give_torchs_values() {

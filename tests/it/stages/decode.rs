@@ -1,9 +1,9 @@
 //! Decode: each rule, computed by hand.
 
-use centerpoint::Model;
 use centerpoint::internals::cpu::decode::{Candidate, CandidateList, decode};
 use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder};
+use centerpoint::{Model, Variances};
 
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
 use super::model;
@@ -51,7 +51,12 @@ fn a_box_by_hand() {
             (VEL, 1, -4.0),
         ],
     );
-    let [Candidate { bbox, task, cell }] = decoder.candidates() else {
+    let [
+        Candidate {
+            bbox, task, cell, ..
+        },
+    ] = decoder.candidates()
+    else {
         panic!("{:?}", decoder.candidates());
     };
     assert_eq!((*task, *cell as usize), (0, CELL));
@@ -61,6 +66,76 @@ fn a_box_by_hand() {
     assert_eq!(bbox.yaw, std::f32::consts::FRAC_PI_2);
     assert_eq!(bbox.velocity, [3.0, -4.0]);
     assert_eq!((bbox.score, bbox.class), (0.880_797_1, 1));
+}
+
+/// Variances as Autoware's `generateBoxes3D_kernel` computes them.
+#[test]
+fn variances_by_hand() {
+    let mut model = model();
+    model.head.variance = true;
+    (model.head.size_order, model.head.rotation) = (SizeOrder::Wlh, Rotation::NegCosNegSin);
+    let cell = model.grid.voxel[0] * model.head.downsample as f32;
+    let log = |variance: f64| variance.ln() as f32;
+    let values = [
+        (REG, 2, log(0.5)),
+        (REG, 3, log(0.25)),
+        (HEIGHT, 1, log(0.125)),
+        (DIM, 3, log(0.1)),
+        (DIM, 4, log(0.2)),
+        (DIM, 5, log(0.3)),
+        (ROT, 0, 0.6),
+        (ROT, 1, -0.3),
+        (ROT, 2, log(0.01)),
+        (ROT, 3, log(0.04)),
+        (VEL, 2, log(2.0)),
+        (VEL, 3, log(3.0)),
+    ];
+    let decoder = single(&model, 0, &values);
+    let found = decoder.candidates()[0].variances;
+    // (0.3² · 0.01 + 0.6² · 0.04) / 0.45²
+    let yaw = (0.09 * 0.01 + 0.36 * 0.04) / (0.45 * 0.45);
+    // The second size channel is the length.
+    let expected = Variances {
+        center: [0.5 * cell, 0.25 * cell, 0.125],
+        size: [0.2, 0.1, 0.3],
+        yaw,
+        velocity: [2.0, 3.0],
+    };
+    let words = bytemuck::cast::<_, [f32; 9]>;
+    for (found, expected) in words(found).into_iter().zip(words(expected)) {
+        assert!(
+            (found - expected).abs() <= 1e-6 * expected,
+            "{found} {expected}"
+        );
+    }
+
+    for (kind, channel) in [(REG, 2), (HEIGHT, 1), (DIM, 4), (ROT, 3), (VEL, 3)] {
+        // 1e3 is a logarithm whose variance is infinite.
+        for bad in [f32::NAN, f32::NEG_INFINITY, 1e3] {
+            let values = [&values[..], &[(kind, channel, bad)]].concat();
+            let decoder = single(&model, 0, &values);
+            assert_eq!((decoder.candidates().len(), decoder.non_finite()), (0, 1));
+        }
+    }
+    model.head.variance = false;
+    let found = single(&model, 0, &[]).candidates()[0].variances;
+    assert_eq!(found, Variances::default());
+}
+
+#[test]
+fn centres_outside_their_range_are_dropped() {
+    let mut model = model();
+    let center = single(&model, 0, &[]).candidates()[0].bbox.center;
+    // Both bounds are inclusive.
+    model.decode.center_range = [center, center];
+    assert_eq!(single(&model, 0, &[]).candidates().len(), 1);
+    for (kind, channel) in [(REG, 0), (REG, 1), (HEIGHT, 0)] {
+        for value in [-0.01, 0.01] {
+            let values = [(kind, channel, value)];
+            let decoder = single(&model, 0, &values);
+            assert_eq!((decoder.candidates().len(), decoder.non_finite()), (0, 0));
+        }
+    }
 }
 
 /// A 4 m × 2 m car driving along +x, and one along +y, as encoded by each training code.

@@ -1,9 +1,9 @@
 //! Decode against a naive reference, over random maps.
 
-use centerpoint::Model;
 use centerpoint::internals::cpu::decode::{Candidate, CandidateList, decode};
 use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::model::{Candidates, Rotation, SizeOrder, Task};
+use centerpoint::{Model, Variances};
 use proptest::prelude::*;
 
 use super::heads::{DIM, HEATMAP, HEIGHT, Heads, REG, ROT, Storage, VEL};
@@ -62,7 +62,25 @@ fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
                     v(VEL, 0),
                     v(VEL, 1),
                 ];
-                if !logits[c].is_finite() || values.iter().any(|v| !v.is_finite()) {
+                // Logarithms of variances, in the order of the values.
+                let logs = if model.head.variance {
+                    [
+                        v(REG, 2),
+                        v(REG, 3),
+                        v(HEIGHT, 1),
+                        v(DIM, 3),
+                        v(DIM, 4),
+                        v(DIM, 5),
+                        v(ROT, 2),
+                        v(ROT, 3),
+                        v(VEL, 2),
+                        v(VEL, 3),
+                    ]
+                } else {
+                    [0.0; 10]
+                };
+                let mut all = logits[c..=c].iter().chain(&values).chain(&logs);
+                if !all.all(|v| v.is_finite()) {
                     non_finite += 1;
                     continue;
                 }
@@ -72,6 +90,11 @@ fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
                     (i as f64 + f64::from(reg)) * size + f64::from(model.grid.min[axis])
                 };
                 let (x, y) = (meters(cell % width, rx, 0), meters(cell / width, ry, 1));
+                let [least, greatest] = model.decode.center_range;
+                let center = [x as f32, y as f32, z];
+                if (0..3).any(|i| center[i] < least[i] || greatest[i] < center[i]) {
+                    continue;
+                }
                 let distance = x.hypot(y);
                 let bands = &model.decode.bands;
                 let Some(band) = bands.iter().position(|&b| distance < f64::from(b)) else {
@@ -91,7 +114,29 @@ fn reference(model: &Model, tasks: &[Heads]) -> (Vec<Candidate>, u64, u64) {
                     Rotation::SinCos => r0.atan2(r1),
                     Rotation::NegCosNegSin => (-r1).atan2(-r0),
                 };
+                let variances = if model.head.variance {
+                    let [rx, ry, z, d0, d1, d2, a, b, vx, vy] =
+                        logs.map(|log| f64::from(log).exp());
+                    let cell = |axis: usize| {
+                        model.head.downsample as f64 * f64::from(model.grid.voxel[axis])
+                    };
+                    let (sin, cos) = (f64::from(r0), f64::from(r1));
+                    let norm = (sin * sin + cos * cos).powi(2);
+                    let [d0, d1, d2] = match model.head.size_order {
+                        SizeOrder::Lwh => [d0, d1, d2],
+                        SizeOrder::Wlh => [d1, d0, d2],
+                    };
+                    Variances {
+                        center: [cell(0) * rx, cell(1) * ry, z].map(|v| v as f32),
+                        size: [d0, d1, d2].map(|v| v as f32),
+                        yaw: ((cos * cos * a + sin * sin * b) / norm) as f32,
+                        velocity: [vx, vy].map(|v| v as f32),
+                    }
+                } else {
+                    Variances::default()
+                };
                 found.push(Candidate {
+                    variances,
                     bbox: centerpoint::Box3d {
                         center: [x as f32, y as f32, z],
                         size,
@@ -139,6 +184,9 @@ pub(crate) fn random_head(random: &mut Random, mut model: Model) -> Model {
     model.decode.yaw_norm = vec![0.3, 0.0, 0.6];
     if random.below(2) == 0 {
         model.decode.candidates = Candidates::ClassCell;
+    }
+    if random.below(2) == 0 {
+        model.decode.center_range = [[-1.93, -2.51, -0.7], [3.17, 1.39, 0.9]];
     }
     if random.below(2) == 0 {
         model.head.size_order = SizeOrder::Wlh;
@@ -201,6 +249,13 @@ proptest! {
                 let (found, expected) = (words(found), words(expected));
                 for i in 0..10 {
                     prop_assert!((found[i] - expected[i]).abs() < 2e-6 * expected[i].abs().max(1.0));
+                }
+            }
+            for (found, expected) in decoder.candidates().iter().zip(&expected) {
+                let words = |c: &Candidate| bytemuck::cast::<_, [f32; 9]>(c.variances);
+                let (found, expected) = (words(found), words(expected));
+                for i in 0..9 {
+                    prop_assert!((found[i] - expected[i]).abs() <= 1e-6 * expected[i].abs());
                 }
             }
         }

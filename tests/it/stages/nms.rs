@@ -6,7 +6,7 @@ use centerpoint::internals::boxes::BevRect;
 use centerpoint::internals::cpu::decode::Candidate;
 use centerpoint::internals::cpu::nms::{Nms, remap, suppress};
 use centerpoint::model::{NmsKind, NmsStep, Remap, Suppressors};
-use centerpoint::{Box3d, Model};
+use centerpoint::{Box3d, Model, Variances};
 use proptest::prelude::*;
 
 use super::{Random, model};
@@ -38,6 +38,11 @@ pub(crate) fn candidates(boxes: &[Box3d]) -> Vec<Candidate> {
             },
             task: 0,
             cell: i as u32,
+            // Tells which candidate a variance belongs to.
+            variances: Variances {
+                yaw: i as f32,
+                ..Variances::default()
+            },
         })
         .collect()
 }
@@ -48,10 +53,20 @@ fn kept(model: &Model, boxes: &[Box3d]) -> Vec<usize> {
     let mut nms = Nms::new(model);
     suppress(model, &candidates, &mut nms);
     let position = |bbox: &Box3d| candidates.iter().position(|c| c.bbox.score == bbox.score);
-    nms.boxes()
+    let kept: Vec<usize> = nms
+        .boxes()
         .iter()
         .map(|bbox| position(bbox).unwrap())
-        .collect()
+        .collect();
+    assert!(nms.variances().is_empty());
+    // Variances stay with their boxes.
+    let mut model = model.clone();
+    model.head.variance = true;
+    let mut nms = Nms::new(&model);
+    suppress(&model, &candidates, &mut nms);
+    let variances = nms.variances().iter();
+    assert_eq!(variances.map(|v| v.yaw as usize).collect::<Vec<_>>(), kept);
+    kept
 }
 
 pub(crate) fn with_steps(steps: Vec<NmsStep>) -> Model {

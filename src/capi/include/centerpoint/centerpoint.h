@@ -209,6 +209,15 @@ typedef struct cp_box {
     uint32_t class_id;
 } cp_box;
 
+/* Variances of a box's values, in the same order. Only some networks predict them. Position variances are in head cells
+ * times metres, as Autoware has them. */
+typedef struct cp_variances {
+    float center[3];
+    float size[3];
+    float yaw;
+    float velocity[2];
+} cp_variances;
+
 /* Properties of a detector's model. */
 typedef struct cp_model_info {
     size_t struct_size;
@@ -349,6 +358,9 @@ cp_status cp_detect_sweeps(cp_detector *detector, cp_box *boxes, size_t capacity
 
 /* The boxes of the last frame; none if it failed. */
 cp_status cp_last_boxes(const cp_detector *detector, cp_box *boxes, size_t capacity, size_t *found);
+
+/* The variances of cp_last_boxes(), one for each box; none if the network predicts none. */
+cp_status cp_last_variances(const cp_detector *detector, cp_variances *variances, size_t capacity, size_t *found);
 
 /* Counters and times of the last frame; all 0 if it failed. */
 cp_status cp_last_frame(const cp_detector *detector, cp_frame_info *info);

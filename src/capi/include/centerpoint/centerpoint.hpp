@@ -10,6 +10,7 @@
 
 #include <centerpoint/centerpoint.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -112,6 +113,15 @@ public:
 
     // The boxes of the last detection; none if it threw.
     const std::vector<cp_box> &boxes() const noexcept { return boxes_; }
+
+    // The variances of boxes(), one for each; empty if the network predicts none.
+    std::vector<cp_variances> variances() const {
+        std::vector<cp_variances> variances(boxes_.size());
+        std::size_t found = 0;
+        check(cp_last_variances(get(), variances.data(), variances.size(), &found));
+        variances.resize(std::min(found, variances.size()));
+        return variances;
+    }
 
     const cp_model_info &model() const noexcept { return model_; }
 
