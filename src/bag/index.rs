@@ -143,7 +143,10 @@ impl BagFile {
         let longest = match opcode {
             op::CHUNK => {
                 let chunk = ChunkHead::read(&start).ok_or(BlockError::Lengths)?;
-                if length != block.length || HEAD + chunk.bytes + chunk.compressed != length {
+                let whole = HEAD
+                    .checked_add(chunk.bytes)
+                    .and_then(|head| head.checked_add(chunk.compressed));
+                if length != block.length || whole != Some(length) {
                     return Err(BlockError::Lengths);
                 }
                 if chunk.uncompressed > MAX_CHUNK {

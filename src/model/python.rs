@@ -368,31 +368,28 @@ impl Parser<'_> {
                     text.push('\\');
                     text.extend(self.next());
                 }
-                Some('\\') => self.escape(&mut text)?,
+                Some('\\') => text += &self.escape()?,
                 Some(c) => text.push(c),
             }
         }
     }
 
-    fn escape(&mut self, text: &mut String) -> Result<(), NotLiteral> {
+    /// What a backslash and the characters after it stand for.
+    fn escape(&mut self) -> Result<String, NotLiteral> {
         let digits = match self.next() {
-            Some('\n') => return Ok(()),
             Some('x') => 2,
             Some('u') => 4,
             Some('U') => 8,
-            Some('n') => return Ok(text.push('\n')),
-            Some('t') => return Ok(text.push('\t')),
-            Some('r') => return Ok(text.push('\r')),
-            Some(c @ ('\\' | '\'' | '"')) => return Ok(text.push(c)),
-            other => {
-                text.push('\\');
-                text.extend(other);
-                return Ok(());
-            }
+            Some('\n') => return Ok(String::new()),
+            Some('n') => return Ok("\n".into()),
+            Some('t') => return Ok("\t".into()),
+            Some('r') => return Ok("\r".into()),
+            Some(c @ ('\\' | '\'' | '"')) => return Ok(c.into()),
+            other => return Ok(std::iter::once('\\').chain(other).collect()),
         };
         let code: String = (0..digits).filter_map(|_| self.next()).collect();
         match u32::from_str_radix(&code, 16).ok().and_then(char::from_u32) {
-            Some(c) => Ok(text.push(c)),
+            Some(c) => Ok(c.into()),
             None => self.error(format!("`{code}` is no character's number")),
         }
     }

@@ -22,6 +22,8 @@ use crate::boxes::{Box3d, Variances};
 
 /// Longest file of an extrinsic, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 16;
+/// Most steps to the nearest rotation; a matrix of six digits takes a handful.
+const MAX_STEPS: usize = 100;
 
 /// The pose of the sensor on the vehicle: x, y, z in metres, then roll, pitch, yaw in degrees about the vehicle's fixed
 /// axes x, y, z, in this order (the rotation is `Rz(yaw) · Ry(pitch) · Rx(roll)`).
@@ -114,13 +116,18 @@ impl Extrinsic {
 
     /// From the three rows of `[R | t]`.
     fn from_rows(rows: &[f64]) -> Result<Self, ExtrinsicError> {
+        if !rows.iter().all(|number| number.is_finite()) {
+            return Err(ExtrinsicError::NotFinite);
+        }
         let matrix = Matrix3::from_fn(|row, column| rows[row * 4 + column]);
         let off = (matrix.transpose() * matrix - Matrix3::identity()).amax();
-        // Also not for NaN.
         if !(off <= 1e-3 && matrix.determinant() > 0.0) {
             return Err(ExtrinsicError::Matrix);
         }
-        let (roll, pitch, yaw) = Rotation3::from_matrix(&matrix).euler_angles();
+        // The nearest rotation, in a bounded number of steps: without a bound, some matrices take forever.
+        let guess = Rotation3::identity();
+        let nearest = Rotation3::from_matrix_eps(&matrix, f64::EPSILON, MAX_STEPS, guess);
+        let (roll, pitch, yaw) = nearest.euler_angles();
         let [roll, pitch, yaw] = [roll, pitch, yaw].map(f64::to_degrees);
         Self::new([rows[3], rows[7], rows[11], roll, pitch, yaw])
     }

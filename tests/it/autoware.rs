@@ -11,7 +11,7 @@ use crate::toy::{build, built, refused, write_autoware};
 const PFE: &str = "pts_voxel_encoder.onnx";
 const RPN: &str = "pts_backbone_neck_head.onnx";
 
-const MANIFEST: &str = "/**:
+pub(crate) const MANIFEST: &str = "/**:
   ros__parameters:
     version: v4.1
     encoder_onnx_path: pts_voxel_encoder.onnx
@@ -37,7 +37,7 @@ const MANIFEST: &str = "/**:
           CAR: [0.35, 0.4]
           PEDESTRIAN: [0.35, 0.4]
 ";
-const COMMON: &str = "/**:
+pub(crate) const COMMON: &str = "/**:
   ros__parameters:
     post_process_params:
       circle_nms_dist_threshold: 0.7

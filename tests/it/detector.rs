@@ -1,14 +1,15 @@
 //! From points to boxes through the public API, on the tiny network of `common`.
 #![allow(clippy::unwrap_used)]
 
-use crate::common::{MODEL, write_plan};
+use crate::common::{MODEL, VARIANCES, write_plan, write_variance_plan};
 use std::time::Instant;
 
 use centerpoint::cuda::CudaError;
 use centerpoint::internals::chain::Chain;
 use centerpoint::points::SweepBuffer;
 use centerpoint::{
-    Box3d, Budget, Counts, Detector, DetectorError, Device, Layout, Level, Options, PointCloud,
+    Box3d, Budget, Counts, Detector, DetectorError, Device, Layout, Level, Options, Plan,
+    PointCloud,
 };
 
 fn detector(model: &str, options: &Options) -> Result<Detector, DetectorError> {
@@ -224,4 +225,45 @@ fn every_successful_frame_counts_against_the_budget() {
         assert_eq!((deadline.budget(), deadline.counts()), (budget, expected));
         assert_eq!(deadline.level(Instant::now()), level);
     }
+}
+
+/// Variances reach the results on the CPU and on a device, turned with the boxes of a sensor that is mounted askew.
+#[test]
+fn variances_follow_their_boxes() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = MODEL.replace("downsample = 1", "downsample = 1\nvariance = true");
+    let path = write_variance_plan(folder.path(), &text);
+    let plan = Plan::open(&path).unwrap();
+    let rows = vec![0.5, 0.5, 2.0, -3.5, 4.5, 0.25, 3.5, -2.5, 2.5];
+    let cloud = PointCloud::new("x,y,z".parse().unwrap(), rows).unwrap();
+    let device = crate::emulation::device(1);
+    let turned = Options {
+        extrinsic: Some("0,0,0,0,0,90".parse().unwrap()),
+        ..Options::default()
+    };
+    for (options, swapped) in [(Options::default(), false), (turned, true)] {
+        let mut on_cpu = Detector::new(&plan, &options).unwrap();
+        let found = on_cpu.detect(&cloud).unwrap();
+        assert!(found.boxes.len() > 1);
+        let mut on_device = Detector::on(&plan, &options, &device).unwrap();
+        let same = on_device.detect(&cloud).unwrap();
+        assert_eq!((same.boxes, same.variances), (found.boxes, found.variances));
+        assert_eq!(found.variances.len(), found.boxes.len());
+        let [mut x, mut y, z, l, w, h, sin, _, mut vx, mut vy] = VARIANCES;
+        if swapped {
+            (x, y, vx, vy) = (y, x, vy, vx);
+        }
+        // The rotation is (1, 0): the cosine's variance does not matter at 90°, only that of the other does.
+        let expected = [x, y, z, l, w, h, VARIANCES[7], vx, vy];
+        assert_ne!(sin, VARIANCES[7]);
+        for variances in found.variances {
+            let values = bytemuck::cast::<_, [f32; 9]>(*variances);
+            for (found, expected) in values.into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "{values:?} {expected:?}");
+            }
+        }
+    }
+    let plain = write_plan(folder.path(), MODEL);
+    let mut plain = Detector::load(&plain, &Options::default()).unwrap();
+    assert!(plain.detect(&cloud).unwrap().variances.is_empty());
 }

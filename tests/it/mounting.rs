@@ -272,6 +272,11 @@ fn an_extrinsic_is_six_numbers_or_a_file() {
             "word.txt` is not an extrinsic",
         ),
         (
+            // The iteration to the nearest rotation once did not end.
+            &file("infinite.txt", "1e999 0 0 0 0 1 0 0 0 0 1 0"),
+            "not finite",
+        ),
+        (
             &file("mirror.txt", "1 0 0 0 0 1 0 0 0 0 -1 0"),
             "does not rotate",
         ),
@@ -279,10 +284,7 @@ fn an_extrinsic_is_six_numbers_or_a_file() {
             &file("scaled.txt", "2 0 0 0 0 2 0 0 0 0 2 0"),
             "does not rotate",
         ),
-        (
-            &file("nan.txt", "nan 0 0 0 0 1 0 0 0 0 1 0"),
-            "does not rotate",
-        ),
+        (&file("nan.txt", "nan 0 0 0 0 1 0 0 0 0 1 0"), "not finite"),
         (
             &file("last.txt", "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 2"),
             "is not an extrinsic",

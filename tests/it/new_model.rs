@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use centerpoint::Model;
 use centerpoint::model::{NmsKind, Rotation, SizeOrder, Suppressors};
 
-use crate::toy::{built, refused, write_autoware};
+use crate::toy::{build, built, refused, write_autoware};
 
 const NETWORKS: [&str; 4] = ["--pfe", "pfe.onnx", "--rpn", "rpn.onnx"];
 
@@ -16,7 +16,7 @@ fn networks() -> tempfile::TempDir {
     folder
 }
 
-fn arguments<'a>(more: &'a str) -> Vec<&'a str> {
+fn arguments(more: &str) -> Vec<&str> {
     let head = ["new-model"].into_iter().chain(NETWORKS);
     head.chain(more.split_whitespace()).collect()
 }
@@ -114,11 +114,13 @@ fn what_is_missing_or_contradicts_is_named() {
         }
         assert!(!path.join("m.toml").exists(), "{args}");
     }
-    let message = refused(
+    // No source at all is clap's error.
+    let none = build(
         path,
         &["new-model", "--like", "autoware", "--out", "m.toml"],
-        2,
     );
+    let message = String::from_utf8(none.stderr).unwrap();
+    assert_eq!(none.status.code(), Some(2), "{message}");
     assert!(
         message.contains("--pfe") && message.contains("--config"),
         "{message}"

@@ -206,3 +206,29 @@ fn other_configurations_are_refused_with_the_key() {
         }
     }
 }
+
+/// Damaged configurations are errors with the file's name, or other facts.
+#[test]
+fn damaged_configurations_never_crash() {
+    let mut random = crate::testing::Random(7);
+    let mut below = |n: usize| ((random.next() * n as f32) as usize).min(n - 1);
+    let good = NUSCENES.as_bytes();
+    for _ in 0..4000 {
+        let mut bytes = good.to_vec();
+        for _ in 0..1 + below(4) {
+            let at = below(bytes.len() - 40);
+            match below(4) {
+                0 => bytes[at] = b"[](){}=,'\"\\#\n0-e."[below(17)],
+                1 => drop(bytes.drain(at..at + below(40))),
+                2 => {
+                    let copy = bytes[at..at + 40].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                _ => bytes.truncate(at.max(100)),
+            }
+        }
+        if let Err(error) = read(&String::from_utf8_lossy(&bytes)) {
+            assert!(error.to_string().starts_with("config.py: "), "{error}");
+        }
+    }
+}

@@ -24,11 +24,25 @@ use centerpoint::internals::plan::{self, Contents, Manifest, Target};
 use centerpoint::internals::program::Payload;
 pub(crate) use centerpoint::internals::testing::{TINY as MODEL, tiny_pfn as pfn};
 
+/// The variances of the network with variance heads: centre, size, sine and cosine of the yaw, velocity.
+pub(crate) const VARIANCES: [f32; 10] = [0.5, 0.25, 0.125, 0.1, 0.2, 0.3, 0.01, 0.04, 2.0, 3.0];
+
 /// Heatmap logits: 4 (z − 1) for `tall` and 4 (1 − z) for `low` in cells with a pillar, −4 elsewhere.
 pub(crate) fn network() -> Payload {
+    build(false)
+}
+
+/// The network, with the logarithms of [`VARIANCES`] after the values if it has variance heads.
+fn build(variance: bool) -> Payload {
+    let mut variances = VARIANCES.into_iter().map(f32::ln);
     let mut net = ProgramBuilder::new();
     let x = net.input("spatial_features", 2, 16, 16).unwrap();
     let mut head = |name: &str, weight: &[f32], bias: &[f32]| {
+        let (mut weight, mut bias) = (weight.to_vec(), bias.to_vec());
+        if variance && name != "heatmap" {
+            bias.extend(variances.by_ref().take(bias.len()));
+            weight.resize(2 * bias.len(), 0.0);
+        }
         let spec = ConvSpec {
             direction: Direction::Forward,
             out_channels: bias.len(),
@@ -37,8 +51,8 @@ pub(crate) fn network() -> Payload {
             pad: [0; 4],
             dilation: [1, 1],
             groups: 1,
-            weight: ConvWeight::F32(weight),
-            bias: Some(bias),
+            weight: ConvWeight::F32(&weight),
+            bias: Some(&bias),
             relu: false,
         };
         let y = net.conv(name, x, &spec).unwrap();
@@ -55,8 +69,16 @@ pub(crate) fn network() -> Payload {
 
 /// Writes the plan of the tiny model. `model` is [`MODEL`] or an edit of it.
 pub(crate) fn write_plan(folder: &Path, model: &str) -> PathBuf {
+    write_plan_of(folder, model, &build(false))
+}
+
+/// Like [`write_plan`], for a network with variance heads.
+pub(crate) fn write_variance_plan(folder: &Path, model: &str) -> PathBuf {
+    write_plan_of(folder, model, &build(true))
+}
+
+fn write_plan_of(folder: &Path, model: &str, payload: &Payload) -> PathBuf {
     let path = folder.join("tiny.plan");
-    let payload = network();
     let program = serde_json::to_vec(&payload.program).unwrap();
     plan::write(
         &path,

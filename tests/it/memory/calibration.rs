@@ -18,7 +18,7 @@ fn read(path: &Path) -> (Option<String>, usize) {
 const OVERHEAD: usize = 128 << 10;
 
 /// A calibration file with `tensors` tensors of `bins` bins and `channels` channels.
-fn file(tensors: usize, bins: usize, channels: usize) -> String {
+pub(super) fn file(tensors: usize, bins: usize, channels: usize) -> String {
     let histogram = format!(
         r#"{{"range":0,"width":0,"max":0,"zeros":0,"counts":[{}]}}"#,
         vec!["0"; bins].join(",")

@@ -10,6 +10,7 @@ mod calibration;
 mod capi;
 mod detector;
 mod eval;
+mod mutations;
 pub(crate) mod onnx;
 mod plan;
 mod points;
