@@ -14,8 +14,10 @@ use centerpoint::points::{Extrinsic, ReadOptions};
 use centerpoint::{Layout, Model, Plan, build, points};
 
 use super::{alone, measure};
+use crate::common;
+#[cfg(feature = "mcap")]
+use crate::common::bag;
 use crate::common::frames::{self, ENCODINGS, XYZI};
-use crate::common::{self, bag};
 use crate::stages::Random;
 use crate::toy::{self, Net};
 
