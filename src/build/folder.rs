@@ -289,10 +289,15 @@ impl Folder {
                     .map(|k| format!("kept {}: {}", k.node, k.reason));
                 fused.chain(kept)
             });
+        let left_aside = self.pfe.left_aside.iter();
+        let left_aside = left_aside
+            .map(|name| format!("dropped the quantiser of \"{name}\": the PFN runs in float"));
         let all = self
             .recorded_steps
             .iter()
             .cloned()
+            .chain(left_aside)
+            .chain(self.rpn.normalized.iter().cloned())
             .chain(read)
             .chain(rewritten);
         all.collect()

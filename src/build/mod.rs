@@ -22,6 +22,7 @@ pub(crate) mod engine_layers;
 pub(crate) mod equalize;
 pub(crate) mod export;
 pub(crate) mod folder;
+mod foreign;
 pub(crate) mod fuse;
 pub(crate) mod half;
 pub(crate) mod hash;

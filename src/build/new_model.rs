@@ -1,6 +1,6 @@
 //! Draws up a `model.toml` from two exported networks, a training configuration, options, and a convention.
 //!
-//! The networks tell sizes, outputs and the PFN's columns; a configuration tells nearly everything else. What the values
+//! The networks supply sizes, outputs and the PFN's columns; a configuration supplies nearly everything else. What the values
 //! mean (the order of sizes, the rotation, the columns of a point) is in no network, so a convention must be named.
 
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ pub(crate) enum Like {
 /// The sources of a description.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Request {
-    /// What only conventions tell.
+    /// Whose conventions fill the gaps.
     pub(crate) like: Option<Like>,
     /// A flattened mmengine configuration.
     pub(crate) config: Option<PathBuf>,

@@ -47,7 +47,7 @@ fn constants_to_initializers(graph: &mut Graph) -> Result<()> {
 }
 
 /// Replaces the nodes that produce the values of `constants` by initializers.
-fn replace_by_initializers(
+pub(super) fn replace_by_initializers(
     graph: &mut Graph,
     mut constants: HashMap<String, TensorProto>,
 ) -> Result<()> {

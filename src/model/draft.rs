@@ -1,7 +1,7 @@
 //! Draws up a `model.toml` from what several sources say about a model, with the source of each value as a comment.
 //!
-//! What options, a training configuration and the networks tell must agree. A convention only fills what they leave open:
-//! no file tells the meaning of the rotation channels, for example.
+//! Options, a training configuration and the networks must agree. A convention only fills the gaps: no file states the
+//! meaning of the rotation channels, for example.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -109,7 +109,7 @@ pub(crate) enum StepScope {
     Apart(Vec<String>),
 }
 
-/// A `model.toml`, and what of it no source but a convention tells.
+/// A `model.toml`, and which of its values are only conventions.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
     /// The text.
@@ -131,10 +131,10 @@ pub(crate) fn source(path: &Path) -> String {
     name.to_string_lossy().replace(char::is_control, " ")
 }
 
-/// Draws up the description. Earlier sources are named as the origin of what several tell. Errors refer to `path`.
+/// Draws up the description. Where several sources agree, the comment names the first. Errors refer to `path`.
 ///
 /// # Errors
-/// [`ModelError::Value`] if two sources contradict each other, or if none tells a value that is needed.
+/// [`ModelError::Value`] if two sources contradict each other, or if none has a value that is needed.
 pub(crate) fn draft(sources: &[Facts], path: &Path) -> Result<Draft, ModelError> {
     let mut writer = Writer {
         sources,
@@ -145,8 +145,8 @@ pub(crate) fn draft(sources: &[Facts], path: &Path) -> Result<Draft, ModelError>
     writer.write()?;
     let told: Vec<&str> = sources.iter().map(|facts| facts.source.as_str()).collect();
     let mut text = format!(
-        "# Drawn up by `cp-build new-model` from {}.\n# Each comment names the source of its value. What is \"as in …\" is a \
-         convention that no file tells: check it.\n",
+        "# Drawn up by `cp-build new-model` from {}.\n# Each comment names the source of its value. Values \"as in …\" are \
+         conventions that no file states: check them.\n",
         told.join(", ")
     );
     // Comments in a column of their own, as far as the values allow it.
@@ -185,7 +185,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// What the first source tells; the others must agree, except for conventions.
+    /// The value of the first source that has one; the others must agree, except for conventions.
     fn settle<T: PartialEq + std::fmt::Debug>(
         &self,
         key: &str,
@@ -219,7 +219,7 @@ impl<'a> Writer<'a> {
         told: impl Fn(&Facts) -> Option<T>,
     ) -> Result<Settled<'a, T>, ModelError> {
         let settled = self.settle(key, told)?;
-        settled.ok_or_else(|| self.error(key, format!("no source tells it; give {option}")))
+        settled.ok_or_else(|| self.error(key, format!("missing; add {option}")))
     }
 
     fn section(&mut self, name: &str) {
@@ -397,7 +397,7 @@ impl<'a> Writer<'a> {
             (Some(told), None) => told,
             (None, Some(cells)) => self.divided(&range.value, cells),
             (None, None) => {
-                return Err(self.error("grid.voxel_size", "no source tells it; give --voxel-size"));
+                return Err(self.error("grid.voxel_size", "missing; add --voxel-size"));
             }
         };
         self.section("[grid]");
@@ -448,14 +448,14 @@ impl<'a> Writer<'a> {
                     "pfn.in_features",
                     format!(
                         "the PFN has {found} columns, but {columns} point columns, 3 of the mean's offset, and 0, 2 or 3 \
-                         of the centre's make other numbers; give the point columns with --columns"
+                         of the centre's make other numbers; name the point columns with --columns"
                     ),
                 ));
             }
             (None, None) => {
                 return Err(self.error(
                     "pfn.center_offset_axes",
-                    "no source tells it; give the network with --pfe",
+                    "missing; add the network with --pfe",
                 ));
             }
         };

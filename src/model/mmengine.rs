@@ -265,7 +265,7 @@ fn voxels(root: &Node<'_>, model: &Node<'_>, facts: &mut Facts) -> Result<(), Mo
             .and_then(|voxels| voxels.last().copied()),
         _ => layer.count("max_voxels")?,
     };
-    // mmdetection3d before 1.0 had other conventions for boxes, and its configurations do not tell which.
+    // mmdetection3d before 1.0 had other conventions for boxes, and its configurations do not state which.
     if model.get("pts_voxel_layer").is_none() {
         facts.size_order = Some(SizeOrder::Lwh);
         facts.rotation = Some(Rotation::SinCos);

@@ -18,6 +18,7 @@
 use std::path::Path;
 
 use super::axes::{Axis, Input, Lengths, Tracked};
+use crate::build::foreign;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::shapes::{self, permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
@@ -38,6 +39,8 @@ pub struct Pfe {
     pub max_points: Option<usize>,
     /// The nodes that were folded.
     pub fused: FuseReport,
+    /// Values whose Q/DQ pairs were dropped: the PFN runs in float.
+    pub left_aside: Vec<String>,
 }
 
 /// Reads the PFN from the ONNX file at `path`.
@@ -46,13 +49,12 @@ pub struct Pfe {
 /// [`BuildError`] with the path, and with the first node that does not belong in a PFN.
 pub fn read_pfe(path: &Path) -> Result<Pfe> {
     let mut graph = Graph::read(path)?;
-    let is_pair = |node: &Node<'_>| matches!(node.op(), "QuantizeLinear" | "DequantizeLinear");
-    if let Some(node) = graph.nodes().find(is_pair) {
-        return Err(node.error(
-            "the PFN is quantised, but it runs in float; use the PFN of the float export, and quantise only \
-             backbone, neck and head",
-        ));
-    }
+    let is_pair = |node: Node<'_>| matches!(node.op(), "QuantizeLinear" | "DequantizeLinear");
+    let left_aside = if graph.nodes().any(is_pair) {
+        foreign::without_pairs(&mut graph)?
+    } else {
+        Vec::new()
+    };
     let input = Input::from_graph(&graph)?;
     let fused = fuse(&mut graph, &[(&input.name, &input.dims)])?;
     let shapes = Shapes::infer(&graph, &[(&input.name, &input.dims)])?;
@@ -77,6 +79,7 @@ pub fn read_pfe(path: &Path) -> Result<Pfe> {
         max_pillars: input.fixed.0,
         max_points: input.fixed.1,
         fused,
+        left_aside,
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::outputs::{self, Matching};
 use crate::build::compile::CPU_OPERATORS;
 use crate::build::deconv;
+use crate::build::foreign;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::graph::Value;
 use crate::build::onnx::proto::{GraphProto, ValueInfoProto};
@@ -29,6 +30,8 @@ pub struct Rpn {
     pub fused: FuseReport,
     /// Descriptions of the deconvolutions that were rewritten as 1×1 convolutions.
     pub rewritten: Vec<String>,
+    /// What was changed in a network that others quantised, one line each.
+    pub normalized: Vec<String>,
 }
 
 /// Reads the network in the ONNX file at `path`, which must match `model`: one input of the BEV map's
@@ -41,6 +44,7 @@ pub struct Rpn {
 /// with both sizes.
 pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
     let mut graph = Graph::read(path)?;
+    let normalized = foreign::normalize(&mut graph)?;
     let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
     let input = input(&graph, dims)?;
     let fused = fuse(&mut graph, &[(&input, &dims)])?;
@@ -101,6 +105,7 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
         unused,
         fused,
         rewritten,
+        normalized,
     })
 }
 

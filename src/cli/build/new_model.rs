@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Flattened mmengine configuration of mmdetection3d or AWML (`Config.dump`). Nothing of it runs.
     #[arg(long, value_name = "FILE.py")]
     config: Option<PathBuf>,
-    /// Whose conventions fill what no file tells, such as the meaning of the rotation channels.
+    /// Whose conventions fill what no file states, such as the meaning of the rotation channels.
     #[arg(long, value_enum)]
     like: Option<LikeArg>,
     /// Class names, in the order of the heatmaps' channels.
@@ -62,7 +62,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         return Err(BuildError::Exists { path: args.out }.into());
     }
     if args.config.is_none() && args.like.is_none() {
-        let message = "networks do not tell what their values mean: add --like, or --config";
+        let message = "networks do not state what their values mean: add --like or --config";
         return Err(Error::Usage(message.into()));
     }
     let request = Request {
@@ -90,7 +90,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     );
     if !draft.conventions.is_empty() {
         let keys = draft.conventions.join(", ");
-        text += &format!("conventions that no file tells, to be checked: {keys}\n");
+        text += &format!("conventions to check, which no file states: {keys}\n");
     }
     super::print(&text)
 }

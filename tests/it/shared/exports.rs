@@ -37,6 +37,11 @@ fn imported(form: &str, [pfe, rpn]: [&str; 2], out: &Path) -> Result<Folder, Bui
 
 /// Largest differences of an imported model's PFN and of its outputs from the expected values.
 fn differences(form: &str, folder: &Folder) -> (f64, f32) {
+    differences_from(form, folder, None)
+}
+
+/// Like [`differences`], with other expected pillar features.
+fn differences_from(form: &str, folder: &Folder, features: Option<Vec<f32>>) -> (f64, f32) {
     let io = shared("golden/exports").join(form).join("io.npz");
     let io = std::fs::read(io).unwrap();
     let values = |name: &str| floats(&npy(&io, name));
@@ -45,7 +50,7 @@ fn differences(form: &str, folder: &Folder) -> (f64, f32) {
     let points = folder.model.grid.max_points_per_pillar;
     let columns = folder.pfe.pfn.layers[0].in_features;
     let pillars = input.len() / (points * columns);
-    let features = values("pillar_features");
+    let features = features.unwrap_or_else(|| values("pillar_features"));
     let channels = features.len() / pillars;
     let pfn = Case {
         name: form.to_owned(),
@@ -137,10 +142,12 @@ fn float_exports_give_torchs_values() {
 
 /// Quantised exports that this program reads, with the largest ratio of the difference from ONNX Runtime's values to
 /// the quantisation noise: 0 where all sums are exact, and what one value on the other side of a boundary may cause.
-const QUANTISED: [(&str, f64); 6] = [
+const QUANTISED: [(&str, f64); 8] = [
+    ("exact_s8_bias", 0.0),
     ("exact_s8_conv", 0.0),
     ("modelopt_dynamo", 0.5),
     ("modelopt_fp32", 0.5),
+    ("ort_s8_bias", 0.5),
     ("ort_s8_conv", 0.5),
     ("ort_trt", 0.5),
     ("torch_fakequant", 0.0),
@@ -149,11 +156,6 @@ const QUANTISED: [(&str, f64); 6] = [
 #[test]
 #[ignore = "needs ../shared"]
 fn quantised_exports_give_onnx_runtimes_values() {
-    let norm = |a: &[f32], b: &[f32]| {
-        let pairs = a.iter().zip(b);
-        let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-        squares.sum::<f64>().sqrt()
-    };
     let export = shared("golden/exports/awml");
     let io = std::fs::read(export.join("io.npz")).unwrap();
     for (variant, most) in QUANTISED {
@@ -163,10 +165,63 @@ fn quantised_exports_give_onnx_runtimes_values() {
         let map = floats(&npy(&io, "spatial_features"));
         for output in run(&folder.rpn.graph, &map) {
             let [float, int8] = [&io, &reference].map(|npz| floats(&npy(npz, &output.name)));
-            let ratio = norm(&output.values, &int8) / norm(&float, &int8);
+            let ratio = distance(&output.values, &int8) / distance(&float, &int8);
             println!("{variant} {}: {ratio:.4}", output.name);
             assert!(ratio <= most, "{variant} {}: {ratio}", output.name);
         }
+    }
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let pairs = a.iter().zip(b);
+    let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// Networks that cannot agree with their reference, because they are not the same numbers here: ModelOpt's default computes
+/// in FP16 between the codes, which moves one value in twenty to the other side of a boundary, and its form for torch has
+/// deconvolutions that are quantised again. They must be as near to the float network as the reference is.
+#[test]
+#[ignore = "needs ../shared"]
+fn changed_networks_are_as_near_to_the_float_network_as_the_reference() {
+    let export = shared("golden/exports/awml");
+    let io = std::fs::read(export.join("io.npz")).unwrap();
+    for (variant, step) in [
+        ("modelopt_default", "FP16"),
+        ("modelopt_torch", "quantised again"),
+    ] {
+        let reference = std::fs::read(export.join(variant).join("ort.npz")).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let folder = imported("awml", ["legacy17", variant], out.path()).unwrap();
+        let map = floats(&npy(&io, "spatial_features"));
+        for output in run(&folder.rpn.graph, &map) {
+            let [float, int8] = [&io, &reference].map(|npz| floats(&npy(npz, &output.name)));
+            let ratio = distance(&output.values, &float) / distance(&int8, &float);
+            println!("{variant} {}: {ratio:.3}", output.name);
+            assert!(ratio <= 1.1, "{variant} {}: {ratio}", output.name);
+        }
+        assert!(folder.steps().iter().any(|found| found.contains(step)));
+    }
+}
+
+/// A PFN runs in float: without its quantisers it gives the float network's features.
+#[test]
+#[ignore = "needs ../shared"]
+fn quantised_pfns_give_the_float_features() {
+    // The second is the checkpoint `ptq_exact`, whose float network has values on a grid.
+    let own = std::fs::read(shared("golden/checkpoints/ptq_exact.expected.npz")).unwrap();
+    let own = floats(&npy(&own, "float/pillar_features"));
+    for (variant, features) in [("modelopt_torch", None), ("torch_fakequant", Some(own))] {
+        let out = tempfile::tempdir().unwrap();
+        let folder = imported("awml", [variant, "legacy17"], out.path()).unwrap();
+        let (pfn, _) = differences_from("awml", &folder, features);
+        println!("{variant}: {pfn:.1e}");
+        assert!(pfn <= f64::from(TOLERANCE));
+        let steps = folder.steps();
+        let dropped = steps
+            .iter()
+            .filter(|step| step.contains("the PFN runs in float"));
+        assert!(dropped.count() >= 4, "{steps:?}");
     }
 }
 
@@ -188,33 +243,9 @@ fn other_quantised_exports_are_refused_with_what_to_do() {
         ),
         (
             "legacy17",
-            "exact_s8_bias",
-            "bias\" is not a constant",
-            "QuantizeBias=False",
-        ),
-        (
-            "legacy17",
             "exact_u8",
             "has element type UINT8",
             "QuantType.QInt8",
-        ),
-        (
-            "legacy17",
-            "modelopt_default",
-            "(Cast): unsupported operator",
-            "export the network in FP32",
-        ),
-        (
-            "legacy17",
-            "modelopt_torch",
-            "output channels on axis 1",
-            "quantise the weight on that axis",
-        ),
-        (
-            "modelopt_torch",
-            "modelopt_torch",
-            "the PFN is quantised",
-            "use the PFN of the float export",
         ),
         (
             "legacy17",
@@ -230,21 +261,9 @@ fn other_quantised_exports_are_refused_with_what_to_do() {
         ),
         (
             "legacy17",
-            "ort_s8_bias",
-            "is not a constant",
-            "QuantizeBias=False",
-        ),
-        (
-            "legacy17",
             "ort_u8",
             "has element type UINT8",
             "QuantType.QInt8",
-        ),
-        (
-            "torch_fakequant",
-            "torch_fakequant",
-            "the PFN is quantised",
-            "use the PFN of the float export",
         ),
     ] {
         let out = tempfile::tempdir().unwrap();
