@@ -36,8 +36,9 @@ export CC_aarch64_unknown_linux_gnu="$compiler"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER="$compiler"
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$qemu -L /usr/aarch64-linux-gnu"
 
-# The six tests of build::recipe run whole networks many times: minutes under emulation.
-cargo test --locked --target "$target" --lib -- --skip build::recipe::
+# The six tests of build::recipe run whole networks many times: minutes under emulation. The emulated machine is not the one
+# that this machine's programs describe.
+cargo test --locked --target "$target" --lib -- --skip build::recipe:: --skip this_machine_matches_other_programs
 cargo build --locked --target "$target" --bin cp-infer
 cargo build --locked --bin cp-infer
 
