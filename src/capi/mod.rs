@@ -18,7 +18,8 @@
 
 mod handle;
 // Where C's char is unsigned, as on aarch64, Rust cannot tell it from uint8_t, which the comparison of types needs.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod header;
 #[cfg(feature = "build")]
 pub(crate) mod install;
