@@ -22,6 +22,11 @@ use crate::map::quantize;
 /// # Errors
 /// [`super::BuildError`] for malformed nodes and tensors.
 pub(super) fn normalize(graph: &mut Graph) -> Result<Vec<String>> {
+    let casts = |node: Node<'_>| matches!(node.op(), "DequantizeLinear" | "Cast");
+    let mut tensors = graph.proto().initializer.iter();
+    if !graph.nodes().any(casts) && !tensors.any(is_half) {
+        return Ok(Vec::new());
+    }
     // Scales may be results of constants.
     simplify(graph)?;
     let mut changes = widen(graph)?;
@@ -30,37 +35,26 @@ pub(super) fn normalize(graph: &mut Graph) -> Result<Vec<String>> {
     Ok(changes)
 }
 
-/// Widens FP16 constants, and makes Casts to FP16 keep f32.
+fn is_half(tensor: &TensorProto) -> bool {
+    tensor.data_type() == element::FLOAT16
+}
+
+/// Widens FP16 constants, and makes Casts to FP16 keep f32. Constants are initializers already.
 fn widen(graph: &mut Graph) -> Result<Vec<String>> {
-    let is_half = |tensor: &TensorProto| tensor.data_type() == element::FLOAT16;
     let path = graph.path();
     let mut wide = HashMap::new();
     for tensor in graph.proto().initializer.iter().filter(|t| is_half(t)) {
         let array = tensor::array(path, tensor)?;
         wide.insert(tensor.name().to_owned(), from_array(tensor.name(), &array));
     }
-    let mut constants = HashMap::new();
     let mut casts = 0;
-    for node in graph.nodes() {
-        match node.op() {
-            "Cast" if node.int("to", 0)? == i64::from(element::FLOAT16) => casts += 1,
-            "Constant" => {
-                let output = node.need_output()?;
-                if let Some(tensor) = graph.constant(output)?.filter(|t| is_half(t)) {
-                    constants.insert(
-                        output.to_owned(),
-                        from_array(output, &tensor::array(path, &tensor)?),
-                    );
-                }
-            }
-            _ => {}
-        }
+    for node in graph.nodes().filter(|n| n.op() == "Cast") {
+        casts += usize::from(node.int("to", 0)? == i64::from(element::FLOAT16));
     }
-    if wide.is_empty() && constants.is_empty() && casts == 0 {
+    if wide.is_empty() && casts == 0 {
         return Ok(Vec::new());
     }
-    let count = wide.len() + constants.len();
-    replace_by_initializers(graph, constants)?;
+    let count = wide.len();
     graph.edit(|proto| {
         for tensor in &mut proto.initializer {
             if let Some(wider) = wide.remove(tensor.name()) {
@@ -125,6 +119,10 @@ fn dequantized(graph: &Graph, node: Node<'_>, codes: &Tensor<i64>) -> Result<Opt
     let Some(scales) = graph.floats(node.need_input(1)?)? else {
         return Ok(None);
     };
+    // Without elements, the other dimensions may be of any size.
+    if codes.data.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
     let (inner, count) = match scales.data.len() {
         1 => (1, 1),
         count => {
@@ -209,6 +207,10 @@ fn requantize_deconvolutions(graph: &mut Graph) -> Result<Vec<String>> {
         let &[inputs, outputs, ..] = &weight.dims[..] else {
             continue;
         };
+        // The engine refuses such a weight.
+        if weight.data.is_empty() || !weight.data.iter().all(|value| value.is_finite()) {
+            continue;
+        }
         let inner = weight.data.len() / (inputs * outputs).max(1);
         let channel = |i: usize| i / inner.max(1) % outputs.max(1);
         let mut amax = vec![0.0_f32; outputs];
@@ -216,7 +218,6 @@ fn requantize_deconvolutions(graph: &mut Graph) -> Result<Vec<String>> {
             let most = &mut amax[channel(i)];
             *most = most.max(value.abs());
         }
-        debug_assert!(amax.iter().all(|amax| amax.is_finite()));
         let scales: Vec<f32> = amax.into_iter().map(scale).collect();
         let codes = weight.data.iter().enumerate();
         let codes: Vec<i8> = codes
@@ -238,6 +239,9 @@ fn requantize_deconvolutions(graph: &mut Graph) -> Result<Vec<String>> {
             "{}: its weight has a scale for each input channel; quantised again, with one for each output channel",
             node.describe()
         ));
+    }
+    if replacements.is_empty() {
+        return Ok(changes);
     }
     graph.edit(|proto| {
         make::replace_nodes(proto, replacements);

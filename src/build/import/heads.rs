@@ -73,11 +73,10 @@ pub(crate) fn read_heads(path: &Path, cells: Option<[usize; 2]>) -> Result<Heads
         }
         outputs.push((output.name, channels));
     }
-    let described: Vec<String> = outputs
-        .iter()
-        .map(|(name, channels)| format!("\"{name}\" ({channels} channels)"))
-        .collect();
     let Some(tasks) = tasks_of(&outputs) else {
+        let described =
+            |(name, channels): &(String, usize)| format!("\"{name}\" ({channels} channels)");
+        let described: Vec<String> = outputs.iter().map(described).collect();
         return Err(error(format!(
             "its outputs are {}, expected heatmap, reg, height, dim, rot and vel of each task",
             described.join(", ")
