@@ -56,6 +56,16 @@ const MAX_SPREAD: usize = 1 << 18;
 /// [`BuildError::Operator`] for an unsupported operator, [`BuildError::Node`] for an unsupported form of an
 /// operator, [`BuildError::Engine`] if the engine refuses a node. Each names the node.
 pub fn cpu(graph: &Graph) -> Result<Payload> {
+    let payload = network(graph)?.finish();
+    payload.map_err(|e| refused(graph, e))
+}
+
+/// The network of a graph, as [`cpu`] compiles it, before anything is fused. Each value has the name of the value in the
+/// graph.
+///
+/// # Errors
+/// As [`cpu`].
+pub(crate) fn network(graph: &Graph) -> Result<ProgramBuilder> {
     // Cheap, because the weights are shared.
     let mut graph = graph.clone();
     simplify(&mut graph)?;
@@ -124,7 +134,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<Payload> {
+    fn finish(mut self) -> Result<ProgramBuilder> {
         for output in &self.graph.proto().output {
             let name = output.name();
             let found = self.maps.get(name).copied();
@@ -139,8 +149,7 @@ impl Compiler<'_> {
             let made = self.builder.output(map, name);
             made.map_err(|e| refused(self.graph, e))?;
         }
-        let payload = self.builder.finish();
-        payload.map_err(|e| refused(self.graph, e))
+        Ok(self.builder)
     }
 
     fn refused(&self, source: ProgramError) -> BuildError {

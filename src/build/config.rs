@@ -41,9 +41,10 @@ pub(crate) use error::ConfigError;
 
 pub(crate) use crate::plan::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, EqualizeConfig, FramesConfig,
-    PfnPolicy, PlacementConfig,
+    PfnPolicy, PlacementConfig, QatConfig,
 };
 pub use crate::plan::config::{Config, Recipe};
+use crate::plan::config::{QatLoss, Schedule, WeightScales};
 use toml::{Table, Value};
 
 /// Options of pytorch-quantization that are no keys here, with what holds instead.
@@ -138,6 +139,22 @@ impl ConfigOverrides {
         }
     }
 
+    /// Sets the keys of the table `key` that the file does not set to those of `base`.
+    pub(crate) fn complete(&mut self, key: &str, base: &impl serde::Serialize) {
+        let Ok(mut table) = Table::try_from(base) else {
+            return;
+        };
+        if let Some(Value::Table(own)) = self.keys.get(key) {
+            merge(&mut table, own);
+        }
+        self.keys.insert(key.to_owned(), Value::Table(table));
+    }
+
+    /// Forgets the top-level `key` with everything below it.
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.keys.remove(key);
+    }
+
     /// The chosen recipe.
     ///
     /// # Errors
@@ -178,6 +195,7 @@ impl ConfigOverrides {
                 ..base.placement.clone()
             },
             frames: config.frames.clone(),
+            qat: config.qat.clone(),
             ..base.clone()
         };
         match difference(&free, &config) {
@@ -238,6 +256,9 @@ impl Config {
             alpha.to_string(),
             "0 to 1",
         )?;
+        if let Some(qat) = &self.qat {
+            qat.check(&check)?;
+        }
         check(
             self.frames.held_out != 1,
             "frames.held_out",
@@ -250,6 +271,23 @@ impl Config {
             "0".into(),
             "at least 2: the recipe `best` chooses by the error on held-out frames",
         )
+    }
+
+    /// The options of a training by NVIDIA's CUDA-CenterPoint: labels, one cycle, decoupled decay, fixed ranges. Its 20 epochs
+    /// are up to `steps`.
+    pub(crate) fn nvidia_training() -> QatConfig {
+        QatConfig {
+            loss: QatLoss::Labels,
+            rate: 1e-4,
+            schedule: Schedule::OneCycle,
+            beta2: 0.99,
+            weight_decay: 0.01,
+            clip: 35.0,
+            ema: 0.0,
+            scale_rate: 0.0,
+            weight_scales: WeightScales::Fixed,
+            ..QatConfig::default()
+        }
     }
 
     /// A readable summary of the options that affect accuracy: `equalize 0.5, align background, max, all cells,
@@ -298,6 +336,35 @@ impl Config {
     pub fn to_toml(&self) -> String {
         // Numbers, strings and lists can always be serialised.
         toml::to_string(self).unwrap_or_default()
+    }
+}
+
+impl QatConfig {
+    /// Calls `check(valid, key, found, expected)` for each value.
+    fn check<E>(
+        &self,
+        check: &dyn Fn(bool, &'static str, String, &'static str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let counts = [
+            ("qat.steps", self.steps, 1_000_000, "1 to 1000000"),
+            ("qat.batch", self.batch, 1024, "1 to 1024"),
+            ("qat.check", self.check, 1_000_000, "1 to 1000000"),
+        ];
+        for (key, found, most, expected) in counts {
+            check((1..=most).contains(&found), key, found.to_string(), expected)?;
+        }
+        let numbers = [
+            ("qat.rate", self.rate, 0.0..=1.0, "0 to 1"),
+            ("qat.beta2", self.beta2, 0.0..=0.999_999, "0 to 0.999999"),
+            ("qat.weight_decay", self.weight_decay, 0.0..=10.0, "0 to 10"),
+            ("qat.clip", self.clip, 1e-6..=1e9, "0.000001 to 1e9"),
+            ("qat.ema", self.ema, 0.0..=0.999_999, "0 to 0.999999"),
+            ("qat.scale_rate", self.scale_rate, 0.0..=100.0, "0 to 100"),
+        ];
+        for (key, found, range, expected) in numbers {
+            check(range.contains(&found), key, found.to_string(), expected)?;
+        }
+        Ok(())
     }
 }
 

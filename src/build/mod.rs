@@ -40,6 +40,7 @@ pub(crate) mod sqnr;
 pub(crate) mod status;
 #[cfg(test)]
 mod testing;
+pub(crate) mod train;
 pub(crate) mod trtexec;
 
 use std::path::{Path, PathBuf};

@@ -17,6 +17,7 @@
 //! the current and the best candidate are in memory.
 
 mod frames;
+mod qat;
 mod split;
 mod workbench;
 
@@ -111,10 +112,23 @@ pub struct Job<'a> {
     pub overrides: &'a ConfigOverrides,
     /// Calibration file of the unmodified network: read if it exists, otherwise written.
     pub calibration: Option<&'a Path>,
+    /// Trains after the quantisation, if the configuration says so.
+    pub training: Option<&'a TrainingFiles<'a>>,
     /// Accept few or mixed frames and a large error, which are errors otherwise.
     pub allow_low_sqnr: bool,
     /// CPU threads; 0 is one per core.
     pub threads: usize,
+}
+
+/// What a training reads and writes beside the frames.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TrainingFiles<'a> {
+    /// Labels of the frames, in the nuScenes format.
+    pub labels: Option<&'a Path>,
+    /// State of an interrupted training: read if the file exists, written at every measurement, removed at the end.
+    pub state: Option<&'a Path>,
+    /// Table of steps, rates, losses and figures to write, as CSV.
+    pub log: Option<&'a Path>,
 }
 
 /// Smallest SQNR of a plan, in dB: at 10 dB the noise has a third of the signal's amplitude. Good plans have 20 and more.
@@ -154,6 +168,8 @@ pub trait Progress: Sync {
     fn begin(&self, step: &str, total: usize);
     /// Completes one part.
     fn advance(&self);
+    /// Describes the state of the step.
+    fn note(&self, _text: &str) {}
 }
 
 /// Runs the chosen recipe.
@@ -200,9 +216,12 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
             best = Some(trial);
         }
     }
-    let Some(best) = best else {
+    let Some(mut best) = best else {
         return Err(CalibrationError::NoFrames.into());
     };
+    if let (Some(files), Some(qat)) = (job.training, best.config.qat.clone()) {
+        best = bench.train(best, reference.as_ref(), &qat, files)?;
+    }
     if let Some(sqnr) = best.sqnr.as_ref().filter(|sqnr| sqnr.figure < LEAST_SQNR) {
         job.accept(CalibrationError::LowSqnr {
             found: sqnr.figure,

@@ -23,6 +23,13 @@ pub(crate) struct Bev {
 }
 
 impl Bev {
+    /// The occupied cells, `y · width + x`, each with its features.
+    pub(crate) fn pillars(&self) -> impl Iterator<Item = (usize, &[f32])> {
+        let channels = self.features.len() / self.cells.len().max(1);
+        let features = self.features.chunks_exact(channels.max(1));
+        self.cells.iter().map(|&cell| cell as usize).zip(features)
+    }
+
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.cells[..]) + size_of_val(&self.features[..])

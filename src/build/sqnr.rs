@@ -86,7 +86,6 @@ impl<'a> Reference<'a> {
     /// [`EngineError::Mismatch`] if the engine lacks a heatmap of the model.
     pub(crate) fn add(&mut self, path: &Path, engine: &impl Engine) -> Result<()> {
         let all = engine.outputs();
-        let outputs = (0..all.len()).map(|i| Ok(cells(&host_map(engine, i)?).flatten().collect()));
         let objects = self.model.head.tasks.iter().map(|task| {
             let heatmap = all.iter().position(|o| o.name == task.outputs.heatmap);
             // No output has the index `all.len()`.
@@ -96,7 +95,7 @@ impl<'a> Reference<'a> {
         self.frames.push(ReferenceFrame {
             path: path.to_path_buf(),
             objects: objects.collect::<Result<_>>()?,
-            outputs: outputs.collect::<Result<_>>()?,
+            outputs: outputs(engine)?,
         });
         Ok(())
     }
@@ -263,6 +262,16 @@ impl Mean {
     fn value(self) -> f64 {
         self.sum / self.count.max(1) as f64
     }
+}
+
+/// The values of all outputs of an engine, each `[cell][channel]`.
+///
+/// # Errors
+/// [`EngineError::Mismatch`] if an output is not in host memory.
+pub(crate) fn outputs(engine: &impl Engine) -> Result<Vec<Vec<f32>>> {
+    let all = 0..engine.outputs().len();
+    let each = all.map(|i| Ok(cells(&host_map(engine, i)?).flatten().collect()));
+    each.collect()
 }
 
 /// The channels of each cell of a map, in the order `y · width + x`.

@@ -136,6 +136,7 @@ fn of_calibration(error: &CalibrationError) -> u8 {
         CalibrationError::Io { .. }
         | CalibrationError::Raw { .. }
         | CalibrationError::NoFrames
+        | CalibrationError::NoLabels { .. }
         | CalibrationError::FewFrames { .. }
         | CalibrationError::MixedColumns { .. }
         | CalibrationError::MixedIntensity { .. }

@@ -18,6 +18,9 @@ pub struct Config {
     pub placement: PlacementConfig,
     /// Which frames to calibrate and measure on.
     pub frames: FramesConfig,
+    /// Training after the quantisation; `None` trains nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qat: Option<QatConfig>,
 }
 
 /// Source of the options.
@@ -177,4 +180,113 @@ impl Default for FramesConfig {
             held_out: 4,
         }
     }
+}
+
+/// Quantisation-aware training; see `build::train`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QatConfig {
+    /// What the outputs are compared with.
+    pub loss: QatLoss,
+    /// Number of steps.
+    pub steps: usize,
+    /// Frames of a step.
+    pub batch: usize,
+    /// Greatest learning rate.
+    pub rate: f64,
+    /// How the rate changes over the steps.
+    pub schedule: Schedule,
+    /// Adam's β₂.
+    pub beta2: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Greatest norm of the gradients.
+    pub clip: f64,
+    /// Share of the weights' moving average that a step keeps, 0 to below 1. The average is what is measured and written.
+    pub ema: f64,
+    /// Rate of the activations' scales, relative to that of the weights; 0 leaves them as they were calibrated.
+    pub scale_rate: f64,
+    /// How the scales of weights follow the weights.
+    pub weight_scales: WeightScales,
+    /// Globs of layer names to train; empty trains all.
+    pub train_layers: Vec<String>,
+    /// Globs of layer names to leave as they are.
+    pub freeze: Vec<String>,
+    /// Steps between two measurements on the held-out frames.
+    pub check: usize,
+    /// Measurements without a better one after which the training stops; 0 never stops it.
+    pub patience: usize,
+    /// What is measured.
+    pub select: QatFigure,
+    /// Seed of the order of frames.
+    pub seed: u64,
+}
+
+impl Default for QatConfig {
+    fn default() -> Self {
+        Self {
+            loss: QatLoss::Distil,
+            steps: 500,
+            batch: 4,
+            rate: 1e-4,
+            schedule: Schedule::Cosine,
+            beta2: 0.99,
+            weight_decay: 0.0,
+            clip: 35.0,
+            ema: 0.98,
+            scale_rate: 0.1,
+            weight_scales: WeightScales::Max,
+            train_layers: Vec::new(),
+            freeze: Vec::new(),
+            check: 100,
+            patience: 0,
+            select: QatFigure::Sqnr,
+            seed: 0,
+        }
+    }
+}
+
+/// What the outputs are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QatLoss {
+    /// The float network's outputs; needs no labels.
+    Distil,
+    /// Labelled boxes.
+    Labels,
+    /// The sum of both.
+    Both,
+}
+
+/// What decides between the networks of a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QatFigure {
+    /// The signal-to-noise ratio against the float network, in dB.
+    Sqnr,
+    /// The mean average precision (nuScenes) on labelled frames.
+    Map,
+}
+
+/// How the scales of quantised weights follow the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightScales {
+    /// The greatest absolute weight of each output channel, at every step.
+    Max,
+    /// Those of the calibration; weights beyond saturate.
+    Fixed,
+}
+
+/// How the rate and the momentum change over the steps of a training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The rate rises over the first twentieth of the steps, then falls to 0 as half a cosine.
+    Cosine,
+    /// The one-cycle policy of det3d, as NVIDIA's CUDA-CenterPoint trains: the rate rises from a tenth over 40 % of the
+    /// steps and falls to a hundred-thousandth, the momentum falls from 0.95 to 0.85 and rises again.
+    OneCycle,
+    /// The same rate at every step.
+    Constant,
 }

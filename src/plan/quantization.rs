@@ -18,12 +18,37 @@ pub struct Quantization {
     /// The candidates of the recipe `best`; empty for other recipes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
+    /// The training after the calibration, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
     /// Layers that compute in INT8.
     pub int8: Vec<String>,
     /// Layers that compute in float.
     pub float: Vec<String>,
     /// All quantised tensors with their ranges.
     pub quantizers: Vec<Quantizer>,
+}
+
+/// A quantisation-aware training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Number of frames that it trained on.
+    pub frames: usize,
+    /// Steps done.
+    pub steps: usize,
+    /// Layers that it trained.
+    pub layers: Vec<String>,
+    /// What was measured, on the held-out frames: `SQNR` in dB, or `mAP`.
+    pub figure: String,
+    /// The figure before the training.
+    pub before: f64,
+    /// The best figure during the training, and its step.
+    pub best: f64,
+    /// Step of the best figure.
+    pub best_step: usize,
+    /// Whether the plan has the trained weights. It keeps those before the training if they are as good.
+    pub kept: bool,
 }
 
 /// The data that determined ranges.

@@ -264,6 +264,11 @@ impl Transform {
         placed
     }
 
+    /// The transform back, whose [`Transform::place`] moves labels from the input's frame to the model's.
+    pub(crate) fn inverse(&self) -> Self {
+        Self(self.0.inverse())
+    }
+
     /// The variances of a box that [`Transform::place`] moves: the diagonal of the turned covariances.
     pub(crate) fn place_variances(&self, variances: &Variances) -> Variances {
         if self.0.rotation == UnitQuaternion::identity() {

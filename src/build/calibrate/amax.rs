@@ -217,11 +217,12 @@ fn percentile(histogram: &Histogram, percent: f64) -> usize {
 /// The scale of an amax: the value of a code is `code · scale`. For an amax of 2⁻²⁴ or less the scale is 1,
 /// which makes all codes 0. Applies to activations and to channels of weights.
 pub fn scale(amax: f32) -> f32 {
-    if amax > ZERO_AMAX {
-        amax / MAX_CODE
-    } else {
-        1.0
-    }
+    scale_of(amax, MAX_CODE)
+}
+
+/// As [`scale`], for codes up to `most`.
+pub(crate) fn scale_of(amax: f32, most: f32) -> f32 {
+    if amax > ZERO_AMAX { amax / most } else { 1.0 }
 }
 
 #[cfg(test)]

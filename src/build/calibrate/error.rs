@@ -36,6 +36,14 @@ pub enum CalibrationError {
     /// No frames.
     #[error("no frames to calibrate on; name a folder with at least one frame")]
     NoFrames,
+    /// A frame to train on has no labels.
+    #[error("{path}: the labels have no sample \"{sample}\"; name the labels of these frames with --labels")]
+    NoLabels {
+        /// The frame.
+        path: PathBuf,
+        /// Its name in the labels.
+        sample: String,
+    },
     /// Too few frames.
     #[error(
         "{found} frames to calibrate on; ranges that hold for other frames need at least {fewest}: name more, or accept the \

@@ -1,6 +1,7 @@
 //! Builds a [`Payload`] node by node. Infers shapes and checks every attribute here, so errors name the node.
 //! [`ProgramBuilder::finish`] fuses and packs (see [`crate::build::lower`]).
 
+use crate::build::lower::fuse;
 use crate::build::lower::spec::{
     ConvSpec, ConvWeight, Direction, MaxPoolSpec, bad, bias, check_groups, check_len, check_pads,
     check_scale, check_sizes, check_weight, windows,
@@ -25,15 +26,15 @@ pub(super) struct TensorInfo {
 
 /// A node of the network.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) name: String,
-    pub(super) output: usize,
-    pub(super) kind: NodeKind,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) output: usize,
+    pub(crate) kind: NodeKind,
 }
 
 /// A node's computation; inputs are tensor numbers.
 #[derive(Clone, Debug)]
-pub(super) enum NodeKind {
+pub(crate) enum NodeKind {
     Conv(ConvNode),
     Affine {
         input: usize,
@@ -75,27 +76,27 @@ pub(super) enum NodeKind {
 
 /// A convolution of either direction, with the nodes fused into it.
 #[derive(Clone, Debug)]
-pub(super) struct ConvNode {
-    pub(super) input: usize,
-    pub(super) residual: Option<usize>,
-    pub(super) transposed: bool,
-    pub(super) kernel: [usize; 2],
-    pub(super) stride: [usize; 2],
+pub(crate) struct ConvNode {
+    pub(crate) input: usize,
+    pub(crate) residual: Option<usize>,
+    pub(crate) transposed: bool,
+    pub(crate) kernel: [usize; 2],
+    pub(crate) stride: [usize; 2],
     /// Top and left.
-    pub(super) pad: [usize; 2],
-    pub(super) dilation: [usize; 2],
-    pub(super) groups: usize,
-    pub(super) out_channels: usize,
-    pub(super) weight: Weight,
-    pub(super) bias: Vec<f32>,
-    pub(super) relu: bool,
+    pub(crate) pad: [usize; 2],
+    pub(crate) dilation: [usize; 2],
+    pub(crate) groups: usize,
+    pub(crate) out_channels: usize,
+    pub(crate) weight: Weight,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) relu: bool,
     /// DepthToSpace after the convolution: block and mode.
-    pub(super) shuffle: Option<(usize, DepthToSpaceMode)>,
+    pub(crate) shuffle: Option<(usize, DepthToSpaceMode)>,
 }
 
 /// The weights of a [`ConvNode`]; see [`ConvWeight`].
 #[derive(Clone, Debug)]
-pub(super) enum Weight {
+pub(crate) enum Weight {
     F32(Vec<f32>),
     I8 { codes: Vec<i8>, scales: Vec<f32> },
 }
@@ -140,6 +141,46 @@ impl ProgramBuilder {
     /// Channels, rows and columns of a tensor; zeros if it belongs to another builder.
     pub fn shape(&self, x: TensorId) -> [usize; 3] {
         self.tensors.get(x.0).map_or([0; 3], |map| map.shape)
+    }
+
+    /// The nodes in order of execution, as they were added.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter()
+    }
+
+    /// Name and shape `[C, H, W]` of each value.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, [usize; 3])> {
+        self.tensors.iter().map(|map| (map.name.as_str(), map.shape))
+    }
+
+    /// The number of the input's value.
+    pub(crate) fn input_value(&self) -> Option<usize> {
+        self.input
+    }
+
+    /// Name and value of each output.
+    pub(crate) fn output_values(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.outputs.iter().map(|(value, name)| (name.as_str(), *value))
+    }
+
+    /// The name of a value.
+    pub(crate) fn name(&self, value: usize) -> &str {
+        self.tensors.get(value).map_or("", |map| &map.name)
+    }
+
+    /// The shape `[C, H, W]` of a value.
+    pub(crate) fn size(&self, value: usize) -> [usize; 3] {
+        self.tensors.get(value).map_or([0; 3], |map| map.shape)
+    }
+
+    /// Value of code 1, if a value holds codes.
+    pub(crate) fn scale(&self, value: usize) -> Option<f32> {
+        self.tensors.get(value).and_then(|map| map.scale)
+    }
+
+    /// By value: the number of nodes and outputs that read it.
+    pub(crate) fn uses(&self) -> Vec<usize> {
+        fuse::uses(&self.nodes, self.tensors.len(), &self.outputs)
     }
 
     /// Adds the network's only input, [1, C, H, W].

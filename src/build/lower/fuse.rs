@@ -83,7 +83,7 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
 }
 
 /// Number of reads of each tensor, including as a network output.
-fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usize> {
+pub(super) fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usize> {
     let mut uses = vec![0usize; tensors];
     let read = nodes.iter().flat_map(|node| inputs(&node.kind));
     for tensor in read.chain(outputs.iter().map(|(tensor, _)| *tensor)) {

@@ -14,12 +14,12 @@ mod pack;
 mod spec;
 
 pub use builder::ProgramBuilder;
-pub(crate) use builder::TensorId;
+pub(crate) use builder::{Node as NetworkNode, NodeKind, TensorId, Weight};
 pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 
 use std::collections::HashMap;
 
-use self::builder::{ConvNode, Node, NodeKind, Weight};
+use self::builder::{ConvNode, Node};
 use crate::build::lower::pack::{Blob, Order};
 use crate::program::ProgramError;
 use crate::program::layout::LANES;

@@ -1,6 +1,6 @@
 //! Inserts the planned pairs into a graph.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ndarray::{ArrayD, Axis, Zip};
 
@@ -12,11 +12,13 @@ use crate::build::onnx::{Graph, Node, make, tensor};
 use crate::build::{BuildError, Result};
 use crate::map::quantize;
 
-/// Inserts the pairs of `plan` and returns all quantisers; `activations` are those of the plan's maps.
+/// Inserts the pairs of `plan` and returns all quantisers; `activations` are those of the plan's maps, `given` the ranges of
+/// weights that have other ones than their values.
 pub(super) fn insert(
     graph: &mut Graph,
     plan: &PairPlan,
     activations: Vec<Quantizer>,
+    given: &BTreeMap<String, Vec<f32>>,
 ) -> Result<Vec<Quantizer>> {
     let mut edits = Edits::default();
     for ((value, readers), quantizer) in plan.maps.iter().zip(&activations) {
@@ -44,7 +46,10 @@ pub(super) fn insert(
             });
             let readers: Vec<String> = same.map(|(l, _)| l.name.clone()).collect();
             let alone = readers.len() == graph.uses(name);
-            let amax = channel_amax(graph, name, &weight, axis)?;
+            let mut amax = channel_amax(graph, name, &weight, axis)?;
+            if let Some(given) = given.get(name).filter(|given| given.len() == amax.len()) {
+                amax.clone_from(given);
+            }
             let output = edits.weight(graph, name, &weight, axis, &amax, alone);
             done.insert(key.clone(), output);
             quantizers.push(Quantizer {
@@ -183,7 +188,7 @@ impl Edits {
         for ((codes, values), &scale) in channels.zip(&scales) {
             Zip::from(codes)
                 .and(values)
-                .for_each(|code, &value| *code = quantize(value, scale));
+                .for_each(|code, &value| *code = quantize(value, scale).max(-i8::MAX));
         }
         let (codes, _) = codes.into_raw_vec_and_offset();
         let [scale_name, zero, codes_name] =

@@ -67,6 +67,19 @@ pub fn insert_qdq(
     amax: &BTreeMap<String, f32>,
     placement: &Placement,
 ) -> Result<Quantized> {
+    insert_qdq_with(graph, amax, &BTreeMap::new(), placement)
+}
+
+/// As [`insert_qdq`], with given ranges of weights by name, one per output channel. Weights beyond them saturate.
+///
+/// # Errors
+/// As [`insert_qdq`].
+pub(crate) fn insert_qdq_with(
+    graph: &Graph,
+    amax: &BTreeMap<String, f32>,
+    weights: &BTreeMap<String, Vec<f32>>,
+    placement: &Placement,
+) -> Result<Quantized> {
     // Cheap, because the weights are shared.
     let mut graph = graph.clone();
     let mut plan = placement::plan(&graph, placement)?;
@@ -81,7 +94,7 @@ pub fn insert_qdq(
     }
     opset::raise(&mut graph, 13)?;
     let activations = activations(&graph, &plan, amax)?;
-    let quantizers = insert::insert(&mut graph, &plan, activations)?;
+    let quantizers = insert::insert(&mut graph, &plan, activations, weights)?;
     Ok(Quantized {
         graph,
         quantizers,

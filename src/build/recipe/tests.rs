@@ -138,6 +138,7 @@ fn equalisation_and_alignment_keep_the_outputs() {
         folder: &folder,
         frames: &frames,
         layout: None,
+        training: None,
         allow_low_sqnr: false,
         overrides: &overrides,
         calibration: None,

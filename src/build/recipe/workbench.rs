@@ -21,7 +21,7 @@ use crate::build::sqnr::{Reference, Sqnr};
 use crate::build::{BuildError, compile};
 use crate::cpu::pool::Pool;
 use crate::model::Pfn;
-use crate::plan::{Calibrated, Candidate, Quantization};
+use crate::plan::{Calibrated, Candidate, Quantization, Training};
 use crate::program::Payload;
 
 /// Maximum number of frames for mean errors; more frames do not change the mean.
@@ -43,20 +43,23 @@ pub(super) struct CalibratedNetwork {
 pub(crate) struct Trial {
     pub(super) config: Config,
     /// Index into [`Workbench::networks`].
-    network: usize,
+    pub(super) network: usize,
     pub(crate) pfn: Pfn,
+    /// The float network that was quantised.
+    pub(super) graph: Graph,
     pub(crate) quantized: Quantized,
     /// CalibrationKey of the calibration that its ranges come from.
     pub(crate) key: CalibrationKey,
     pub(super) sqnr: Option<Sqnr>,
+    pub(super) training: Option<Training>,
 }
 
 /// State shared by all trials.
 pub(crate) struct Workbench<'a> {
-    job: &'a Job<'a>,
+    pub(super) job: &'a Job<'a>,
     pub(super) split: Split,
-    pool: Arc<Pool>,
-    progress: &'a dyn Progress,
+    pub(super) pool: Arc<Pool>,
+    pub(super) progress: &'a dyn Progress,
     pub(super) networks: Vec<CalibratedNetwork>,
 }
 
@@ -225,8 +228,10 @@ impl<'a> Workbench<'a> {
             config: config.clone(),
             network: at,
             pfn,
+            graph,
             quantized,
             sqnr: None,
+            training: None,
         })
     }
 
@@ -327,6 +332,7 @@ impl<'a> Workbench<'a> {
                 },
                 sqnr: trial.sqnr,
                 candidates,
+                training: trial.training,
                 int8,
                 float,
                 quantizers: quantized.quantizers.clone(),

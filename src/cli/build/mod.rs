@@ -12,6 +12,7 @@ mod install;
 mod new_model;
 mod pack;
 mod progress;
+mod qat;
 mod quantize;
 mod sensitivity;
 mod synth;
@@ -49,6 +50,8 @@ enum Command {
     Compile(compile::Args),
     /// Quantise a model folder to an INT8 plan, using frames.
     Quantize(quantize::Args),
+    /// Quantise a model folder and train it, until its plan is as close to the float network as it gets.
+    Qat(qat::Args),
     /// Pack a bare TensorRT engine, for example from trtexec, into a plan.
     Pack(pack::Args),
     /// Show the content of a plan, a calibration or an ONNX file.
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Autoware(args) => autoware::run(args),
         Command::Compile(args) => compile::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Qat(args) => qat::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),

@@ -8,7 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 fn new_bar(length: u64) -> ProgressBar {
     let bar = ProgressBar::new(length);
-    if let Ok(style) = ProgressStyle::with_template("{msg:60} {bar:30} {pos}/{len}") {
+    if let Ok(style) = ProgressStyle::with_template("{msg:60} {bar:30} {pos}/{len} {eta}") {
         bar.set_style(style);
     }
     bar
@@ -39,6 +39,10 @@ impl Progress for Bars {
 
     fn advance(&self) {
         self.bar.inc(1);
+    }
+
+    fn note(&self, text: &str) {
+        self.bar.set_message(text.to_owned());
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::build::config::ConfigOverrides;
 use crate::build::export;
 use crate::build::folder::{self, Folder, Network};
-use crate::build::recipe::{self, Job, Outcome};
+use crate::build::recipe::{self, Job, Outcome, TrainingFiles};
 use crate::files;
-use crate::plan::{Accuracy, Candidate};
+use crate::plan::{Accuracy, Candidate, Training};
 
 use crate::cli::build::progress::Bars;
 use crate::cli::input::InputArgs;
@@ -100,16 +100,31 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
 
 /// Quantises a model and writes its plan.
 pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()> {
-    let overrides = overrides(args)?;
+    let mut overrides = overrides(args)?;
+    // A configuration may serve `cp-build qat`, too.
+    overrides.remove("qat");
+    write(folder, args, &overrides, None)
+}
+
+/// Quantises a model, trains it if `training` is set, and writes its plan.
+pub(super) fn write(
+    folder: &mut Folder,
+    args: &Options,
+    overrides: &ConfigOverrides,
+    training: Option<&TrainingFiles<'_>>,
+) -> crate::Result<()> {
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     args.input.check()?;
+    let files = training.copied().unwrap_or_default();
     let options = args
         .config
         .iter()
         .chain(&args.accuracy)
-        .map(PathBuf::as_path);
+        .map(PathBuf::as_path)
+        .chain(files.labels);
+    let [state, log] = [files.state, files.log].map(|path| path.map(Path::to_path_buf));
     super::check_outputs(
-        &[Some(&args.out), args.calibration.as_ref()],
+        &[Some(&args.out), args.calibration.as_ref(), state.as_ref(), log.as_ref()],
         folder.path(),
         args.input.paths().chain(options),
     )?;
@@ -128,8 +143,9 @@ pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()>
         folder,
         frames: &frames.paths,
         layout: args.input.layout,
-        overrides: &overrides,
+        overrides,
         calibration: args.calibration.as_deref(),
+        training,
         allow_low_sqnr: args.allow_low_sqnr,
         threads: args.threads,
     };
@@ -154,7 +170,7 @@ pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()>
 }
 
 /// The options of the configuration file, overridden by flags.
-fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
+pub(super) fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
     let mut overrides = match &args.config {
         Some(path) => ConfigOverrides::read(path)?,
         None => ConfigOverrides::default(),
@@ -220,6 +236,28 @@ fn summary(out: &Path, outcome: &Outcome) -> crate::Result<String> {
         )?;
     }
     writeln!(text, ", {:.2} MB", bytes as f64 / 1e6)?;
+    if let Some(training) = &record.training {
+        let Training {
+            frames,
+            steps,
+            figure,
+            before,
+            best,
+            best_step,
+            kept,
+            layers,
+        } = training;
+        let verdict = if *kept {
+            format!("{best:.4} after step {best_step}: trained weights")
+        } else {
+            format!("no better in {steps} steps: the weights before the training")
+        };
+        let count = layers.len();
+        writeln!(
+            text,
+            "training: {count} layers on {frames} frames, {figure} {before:.4} before, {verdict}"
+        )?;
+    }
     writeln!(text, "options: {}", record.config.label())?;
     Ok(text)
 }

@@ -122,6 +122,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         layout: args.input.layout,
         overrides: &overrides.unwrap_or_default(),
         calibration: args.calibration.as_deref(),
+        training: None,
         allow_low_sqnr: args.allow_low_sqnr,
         threads: args.threads,
     };

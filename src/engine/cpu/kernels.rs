@@ -13,42 +13,42 @@ use crate::program::layout::LANES;
 
 /// One row of a convolution's steps, for one group.
 #[derive(Debug)]
-pub(super) struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// The input's buffer.
-    pub(super) input: &'a [f32],
+    pub(crate) input: &'a [f32],
     /// Index in `input` of the first channel at tap (0, 0) of the first step.
-    pub(super) start: usize,
+    pub(crate) start: usize,
     /// Offset of each tap from tap (0, 0), in elements.
-    pub(super) taps: &'a [isize],
+    pub(crate) taps: &'a [isize],
     /// Stride between steps, in input elements.
-    pub(super) step: usize,
+    pub(crate) step: usize,
     /// Input channels.
-    pub(super) channels: usize,
+    pub(crate) channels: usize,
     /// Weights of the blocks or channels to compute.
-    pub(super) weights: &'a [f32],
+    pub(crate) weights: &'a [f32],
     /// Bias of the blocks or channels to compute.
-    pub(super) bias: &'a [f32],
+    pub(crate) bias: &'a [f32],
     /// Values to add, in the layout of `output`.
-    pub(super) residual: Option<Residual<'a>>,
+    pub(crate) residual: Option<Residual<'a>>,
     /// Starts at the first channel to compute of the first step's output pixel.
-    pub(super) output: &'a mut [f32],
+    pub(crate) output: &'a mut [f32],
     /// Stride between steps, in output elements.
-    pub(super) output_step: usize,
+    pub(crate) output_step: usize,
     /// Number of steps.
-    pub(super) width: usize,
+    pub(crate) width: usize,
     /// Output channels to compute. Wide: at most [`wide_channels`]; narrow: any number.
-    pub(super) output_channels: usize,
+    pub(crate) output_channels: usize,
     /// Clamp negative values to 0.
-    pub(super) relu: bool,
+    pub(crate) relu: bool,
 }
 
 /// A row of the residual.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Residual<'a> {
+pub(crate) struct Residual<'a> {
     /// Starts at the first channel of the first step's pixel.
-    pub(super) values: &'a [f32],
+    pub(crate) values: &'a [f32],
     /// Stride between steps, in elements.
-    pub(super) step: usize,
+    pub(crate) step: usize,
 }
 
 impl Row<'_> {
@@ -75,7 +75,7 @@ impl Row<'_> {
 }
 
 /// Most output channels that one call of [`wide_row`] computes.
-pub(super) fn wide_channels(isa: Isa) -> usize {
+pub(crate) fn wide_channels(isa: Isa) -> usize {
     match isa {
         Isa::Avx512Vnni | Isa::Avx512 => 2 * LANES,
         _ => LANES,
@@ -83,7 +83,7 @@ pub(super) fn wide_channels(isa: Isa) -> usize {
 }
 
 /// Computes a row with lanes over output channels.
-pub(super) fn wide_row(isa: Isa, row: Row<'_>) {
+pub(crate) fn wide_row(isa: Isa, row: Row<'_>) {
     if row.width == 0 {
         return;
     }
@@ -97,7 +97,7 @@ pub(super) fn wide_row(isa: Isa, row: Row<'_>) {
 }
 
 /// Computes a row with lanes over input channels. Their number must be a multiple of 16.
-pub(super) fn narrow_row(isa: Isa, row: Row<'_>) {
+pub(crate) fn narrow_row(isa: Isa, row: Row<'_>) {
     if row.width == 0 {
         return;
     }

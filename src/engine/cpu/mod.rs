@@ -28,6 +28,10 @@ mod skip;
 mod steps;
 
 pub use simd::Isa;
+#[cfg(feature = "build")]
+pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+#[cfg(feature = "build")]
+pub(crate) use simd::{Kernel, Lanes, dispatch};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

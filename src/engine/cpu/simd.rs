@@ -78,6 +78,15 @@ impl Isa {
         }
     }
 
+    /// The one that `CENTERPOINT_ISA` names, else the machine's best.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] if the variable names none, or one that the machine lacks.
+    #[cfg(feature = "build")]
+    pub(crate) fn best() -> Result<Self, EngineError> {
+        Self::choose(None)
+    }
+
     /// The requested instruction set, else the one that `CENTERPOINT_ISA` names, else the machine's best.
     pub(super) fn choose(asked: Option<Self>) -> Result<Self, EngineError> {
         let refuse = |device: &str, reason: &str| EngineError::Device {
@@ -110,7 +119,7 @@ impl Isa {
 /// # Safety
 /// Call an implementation's methods only on a processor that has its instruction set; [`dispatch`] ensures this.
 /// Pointers must be valid for 16 values (one value for `splat`).
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     /// Whether the registers hold a tile of 12 pixels by 2 blocks (32 registers of 16 lanes).
     const LARGE: bool;
     /// Reads sixteen consecutive values.
@@ -130,7 +139,7 @@ pub(super) trait Lanes: Copy {
 }
 
 /// Work that [`dispatch`] compiles for each instruction set. `run` must be `#[inline(always)]`.
-pub(super) trait Kernel {
+pub(crate) trait Kernel {
     /// Does the work with lanes `L`.
     ///
     /// # Safety
@@ -139,7 +148,7 @@ pub(super) trait Kernel {
 }
 
 /// Runs a kernel with an instruction set. Falls back to the portable lanes if the machine lacks the instruction set.
-pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
+pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) {
     if !isa.is_available() {
         // SAFETY: portable lanes need no instruction set; the kernel upholds its own pointers.
         return unsafe { kernel.run::<Portable>() };

@@ -1,0 +1,21 @@
+//! Training: gradients of the network, and what is done with them.
+//!
+//! ```text
+//! graph ─ Network ─ forward ─ loss ─ backward ─ Optimizer ─┐
+//!            └──────────────── prepare ────────────────────┘
+//! ```
+//!
+//! Everything is computed in f32 with the kernels of the CPU engine, on all cores. All sums have a fixed order, so a
+//! training gives the same bytes each time, for any number of threads and on every instruction set.
+
+mod conv;
+mod kernels;
+mod map;
+pub(crate) mod network;
+pub(crate) mod params;
+pub(crate) mod loss;
+pub(crate) mod optimizer;
+pub(crate) mod state;
+pub(crate) mod target;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! Gradients against finite differences in f64, on graphs with every operator.
+
+use std::sync::Arc;
+
+use super::map::{Maps, Shape};
+use super::network::{Network, WeightScales};
+use super::optimizer::{Optimizer, StepOptions};
+use crate::build::onnx::proto::NodeProto;
+use crate::build::onnx::tensor::{from_codes, from_floats};
+use crate::build::onnx::{Graph, make};
+use crate::build::testing::{int, ints, node, shaped};
+use crate::cpu::Pool;
+use crate::synth::Rng;
+
+fn random(rng: &mut Rng, count: usize, size: f64) -> Vec<f32> {
+    (0..count).map(|_| rng.normal(size) as f32).collect()
+}
+
+fn conv(inputs: &[&str], output: &str, kernel: i64, stride: i64, group: i64) -> NodeProto {
+    let mut node = node("Conv", inputs, output);
+    ints(&mut node, "kernel_shape", &[kernel, kernel]);
+    ints(&mut node, "strides", &[stride, stride]);
+    ints(&mut node, "pads", &[kernel / 2; 4]);
+    int(&mut node, "group", group);
+    node
+}
+
+/// Every operator: convolutions of stride 1 and 2, with groups, of few outputs, a deconvolution, a shuffle, a residual,
+/// a Concat; odd sizes.
+fn every_operator(seed: u64) -> Graph {
+    let mut rng = Rng::new(seed, 0, 0);
+    let mut concat = node("Concat", &["d", "u"], "cat");
+    int(&mut concat, "axis", 1);
+    let mut up = node("ConvTranspose", &["c", "up.weight", "up.bias"], "up");
+    ints(&mut up, "kernel_shape", &[2, 2]);
+    ints(&mut up, "strides", &[2, 2]);
+    let mut shuffle = node("DepthToSpace", &["s"], "u");
+    int(&mut shuffle, "blocksize", 2);
+    shuffle.attribute.push(make::string("mode", "CRD"));
+    let nodes = vec![
+        conv(&["x", "a.weight", "a.bias"], "a0", 3, 1, 1),
+        node("Relu", &["a0"], "a"),
+        conv(&["a", "b.weight", "b.bias"], "b0", 3, 2, 1),
+        node("Relu", &["b0"], "b"),
+        conv(&["b", "c.weight", "c.bias"], "c0", 3, 1, 2),
+        node("Add", &["c0", "b"], "c1"),
+        node("Relu", &["c1"], "c"),
+        up,
+        node("Relu", &["up"], "d"),
+        conv(&["c", "s.weight", "s.bias"], "s0", 1, 1, 1),
+        node("Relu", &["s0"], "s"),
+        shuffle,
+        concat,
+        conv(&["cat", "h.weight", "h.bias"], "out", 3, 1, 1),
+    ];
+    let mut tensors = Vec::new();
+    for (name, dims) in [
+        ("a", [20, 3, 3, 3]),
+        ("b", [20, 20, 3, 3]),
+        ("c", [20, 10, 3, 3]),
+        ("up", [20, 18, 2, 2]),
+        ("s", [56, 20, 1, 1]),
+        ("h", [3, 32, 3, 3]),
+    ] {
+        let count: usize = dims.iter().product();
+        let fan = dims[1] * dims[2] * dims[3];
+        let weight = random(&mut rng, count, (1.5 / fan as f64).sqrt());
+        tensors.push(from_floats(&format!("{name}.weight"), &dims, &weight));
+        let outputs = if name == "up" { dims[1] } else { dims[0] };
+        let bias = random(&mut rng, outputs, 0.3);
+        tensors.push(from_floats(&format!("{name}.bias"), &[outputs], &bias));
+    }
+    shaped(nodes, tensors, Some(&[1, 3, 12, 10]))
+}
+
+fn network(graph: &Graph, threads: usize) -> Network {
+    let pool = Arc::new(Pool::new(threads));
+    Network::new(graph, None, WeightScales::Fixed, &|_| 8, pool).unwrap()
+}
+
+fn fill(maps: &mut Maps, seed: u64) {
+    let mut rng = Rng::new(seed, 1, 0);
+    for frame in 0..maps.frames {
+        for y in 0..maps.shape.height {
+            for value in maps.pixels_mut(frame, y) {
+                *value = rng.normal(1.0) as f32;
+            }
+        }
+    }
+}
+
+/// A loss with fixed random factors, and its gradient.
+fn loss(network: &mut Network) -> f64 {
+    let mut rng = Rng::new(9, 2, 0);
+    let (values, gradient) = network.output_gradient(0);
+    let mut loss = 0.0;
+    for frame in 0..values.frames {
+        for y in 0..values.shape.height {
+            let now = values.pixels(frame, y);
+            for (gradient, &value) in gradient.pixels_mut(frame, y).iter_mut().zip(now) {
+                let factor = rng.normal(1.0);
+                loss += factor * f64::from(value) + 0.5 * f64::from(value) * f64::from(value);
+                *gradient = (factor + f64::from(value)) as f32;
+            }
+        }
+    }
+    loss
+}
+
+/// The same network in f64, pixel by pixel from the operators' definitions.
+mod exact {
+    use super::*;
+
+    pub(super) struct Map {
+        pub(super) shape: [usize; 3],
+        pub(super) data: Vec<f64>,
+    }
+
+    impl Map {
+        fn at(&self, c: usize, y: isize, x: isize) -> f64 {
+            let [_, height, width] = self.shape;
+            if y < 0 || x < 0 || y as usize >= height || x as usize >= width {
+                return 0.0;
+            }
+            self.data[(c * height + y as usize) * width + x as usize]
+        }
+    }
+
+    pub(super) fn run(graph: &Graph, params: &dyn Fn(&str) -> Vec<f64>, input: Map) -> Map {
+        let mut maps = std::collections::HashMap::new();
+        maps.insert("x".to_owned(), input);
+        for node in graph.nodes() {
+            let x = &maps[node.input(0).unwrap()];
+            let [channels, height, width] = x.shape;
+            let map = |shape: [usize; 3], f: &dyn Fn(usize, usize, usize) -> f64| {
+                let [c, h, w] = shape;
+                let cells = (0..c * h * w).map(|i| f(i / (h * w), i / w % h, i % w));
+                Map {
+                    shape,
+                    data: cells.collect(),
+                }
+            };
+            let out = match node.op() {
+                "Conv" => {
+                    let weight = params(node.input(1).unwrap());
+                    let bias = params(node.input(2).unwrap());
+                    let kernel = node.ints("kernel_shape").unwrap().unwrap()[0] as usize;
+                    let stride = node.ints("strides").unwrap().unwrap()[0] as usize;
+                    let groups = node.int("group", 1).unwrap() as usize;
+                    let (inputs, outputs) = (channels / groups, bias.len() / groups);
+                    let size = |n: usize| (n + 2 * (kernel / 2) - kernel) / stride + 1;
+                    map([bias.len(), size(height), size(width)], &|o, y, x0| {
+                        let mut sum = bias[o];
+                        for i in 0..inputs {
+                            for k in 0..kernel * kernel {
+                                let at = |p: usize, k: usize| {
+                                    (p * stride + k) as isize - (kernel / 2) as isize
+                                };
+                                let v = x.at(
+                                    o / outputs * inputs + i,
+                                    at(y, k / kernel),
+                                    at(x0, k % kernel),
+                                );
+                                sum += v * weight[(o * inputs + i) * kernel * kernel + k];
+                            }
+                        }
+                        sum
+                    })
+                }
+                "ConvTranspose" => {
+                    let weight = params(node.input(1).unwrap());
+                    let bias = params(node.input(2).unwrap());
+                    let n = bias.len();
+                    map([n, height * 2, width * 2], &|o, y, x0| {
+                        let tap = y % 2 * 2 + x0 % 2;
+                        let each = (0..channels).map(|i| {
+                            x.at(i, (y / 2) as isize, (x0 / 2) as isize) * weight[(i * n + o) * 4 + tap]
+                        });
+                        bias[o] + each.sum::<f64>()
+                    })
+                }
+                "Relu" => map(x.shape, &|c, y, x0| x.at(c, y as isize, x0 as isize).max(0.0)),
+                "Add" => {
+                    let b = &maps[node.input(1).unwrap()];
+                    map(x.shape, &|c, y, x0| {
+                        let (y, x0) = (y as isize, x0 as isize);
+                        x.at(c, y, x0) + b.at(c, y, x0)
+                    })
+                }
+                "Concat" => {
+                    let b = &maps[node.input(1).unwrap()];
+                    map([channels + b.shape[0], height, width], &|c, y, x0| {
+                        let (y, x0) = (y as isize, x0 as isize);
+                        if c < channels {
+                            x.at(c, y, x0)
+                        } else {
+                            b.at(c - channels, y, x0)
+                        }
+                    })
+                }
+                "DepthToSpace" => map([channels / 4, height * 2, width * 2], &|c, y, x0| {
+                    let from = (c * 2 + y % 2) * 2 + x0 % 2;
+                    x.at(from, (y / 2) as isize, (x0 / 2) as isize)
+                }),
+                other => panic!("{other}"),
+            };
+            maps.insert(node.output(0).unwrap().to_owned(), out);
+        }
+        maps.remove("out").unwrap()
+    }
+}
+
+fn exact_loss(graph: &Graph, params: &dyn Fn(&str) -> Vec<f64>, frames: &Maps) -> f64 {
+    let mut rng = Rng::new(9, 2, 0);
+    let mut loss = 0.0;
+    for frame in 0..frames.frames {
+        let Shape {
+            height,
+            width,
+            channels,
+        } = frames.shape;
+        let cells = (0..channels * height * width).map(|i| {
+            let (c, y, x) = (i / (height * width), i / width % height, i % width);
+            f64::from(frames.pixels(frame, y)[x * channels + c])
+        });
+        let input = exact::Map {
+            shape: [channels, height, width],
+            data: cells.collect(),
+        };
+        let out = exact::run(graph, params, input);
+        let [channels, height, width] = out.shape;
+        for cell in 0..height * width {
+            for c in 0..channels {
+                let value = out.data[c * height * width + cell];
+                loss += rng.normal(1.0) * value + 0.5 * value * value;
+            }
+        }
+    }
+    loss
+}
+
+#[test]
+fn gradients_are_finite_differences() {
+    let graph = every_operator(3);
+    let mut network = network(&graph, 2);
+    fill(network.batch(2), 5);
+    let input = network.batch(2).clone();
+    network.forward();
+    let found = loss(&mut network);
+    let input_gradient = network.backward(true).unwrap();
+    let own = |name: &str| -> Vec<f64> {
+        let values = graph.floats(name).unwrap().unwrap().data;
+        values.into_iter().map(f64::from).collect()
+    };
+    let expected = exact_loss(&graph, &own, &input);
+    assert!((found - expected).abs() < 1e-5 * expected.abs(), "{found} {expected}");
+
+    let step = 1e-6;
+    let mut checked = 0;
+    for param in network.params.iter() {
+        let gradients = network.params.gradients(param.index);
+        let largest = gradients.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+        // A prime step visits all taps, inputs and outputs over the tensors.
+        for at in (0..gradients.len()).step_by((gradients.len() / 12).max(1) | 1) {
+            let at_shifted = |delta: f64| {
+                let params = |name: &str| {
+                    let mut values = own(name);
+                    if name == param.name {
+                        values[at] += delta;
+                    }
+                    values
+                };
+                exact_loss(&graph, &params, &input)
+            };
+            let difference = (at_shifted(step) - at_shifted(-step)) / (2.0 * step);
+            let gradient = f64::from(gradients[at]);
+            let allowed = 2e-4 * f64::from(largest.max(1.0));
+            assert!(
+                (gradient - difference).abs() < allowed,
+                "{} [{at}]: {gradient}, expected {difference}",
+                param.name
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 100, "{checked}");
+    // The input's gradient at some pixels, the corners among them.
+    for (frame, y, x, c) in [(0, 0, 0, 0), (1, 11, 9, 2), (0, 5, 4, 1), (1, 0, 9, 0)] {
+        let channels = input.shape.channels;
+        let at_shifted = |delta: f32| {
+            let mut moved = input.clone();
+            moved.pixels_mut(frame, y)[x * channels + c] += delta;
+            exact_loss(&graph, &own, &moved)
+        };
+        // The input is f32: a power of two is exact enough.
+        let step = 2.0f32.powi(-10);
+        let difference = (at_shifted(step) - at_shifted(-step)) / (2.0 * f64::from(step));
+        let gradient = f64::from(input_gradient.pixels(frame, y)[x * channels + c]);
+        assert!((gradient - difference).abs() < 0.02 * difference.abs().max(1.0), "{gradient} {difference}");
+    }
+}
+
+/// The bytes of the parameters after some steps.
+fn trained(threads: usize, micro: usize) -> Vec<u32> {
+    let graph = every_operator(3);
+    let mut network = network(&graph, threads);
+    let mut optimizer = Optimizer::new(&network.params);
+    let options = StepOptions {
+        rate: 1e-2,
+        beta1: 0.9,
+        beta2: 0.99,
+        weight_decay: 1e-2,
+        clip: 10.0,
+        ema: 0.9,
+    };
+    for step in 0..3 {
+        for part in 0..micro {
+            fill(network.batch(2), 100 + step * 10 + part as u64);
+            network.forward();
+            loss(&mut network);
+            network.backward(false);
+        }
+        network.update(&mut optimizer, &options).unwrap();
+    }
+    network.params.all_values().iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let one = trained(1, 2);
+    assert_eq!(one, trained(2, 2));
+    assert_eq!(one, trained(5, 2));
+    assert_ne!(one, trained(1, 1));
+}
+
+/// A pair on the activations and codes for the weights: values and gradients by definition.
+#[test]
+fn fake_quantisation_passes_gradients_inside_its_range() {
+    let scale = 0.5f32;
+    let codes: Vec<i8> = vec![2, -3];
+    let nodes = vec![
+        node("QuantizeLinear", &["x", "s", "z"], "xq"),
+        node("DequantizeLinear", &["xq", "s", "z"], "xd"),
+        {
+            let mut n = node("DequantizeLinear", &["w_quantized", "ws", "wz"], "w");
+            int(&mut n, "axis", 0);
+            n
+        },
+        conv(&["xd", "w"], "out", 1, 1, 1),
+    ];
+    let tensors = vec![
+        from_floats("s", &[], &[scale]),
+        from_codes("z", &[], &[0]),
+        from_codes("w_quantized", &[2, 1, 1, 1], &codes),
+        from_floats("ws", &[2], &[0.25, 0.5]),
+        from_codes("wz", &[2], &[0, 0]),
+    ];
+    let graph = shaped(nodes, tensors, Some(&[1, 1, 1, 4]));
+    let mut network = network(&graph, 1);
+    // Between two codes, on a tie, and beyond either end.
+    let input = [0.6f32, 0.75, 100.0, -70.0];
+    network.batch(1).pixels_mut(0, 0).copy_from_slice(&input);
+    network.forward();
+    let rounded = [0.5f32, 1.0, 63.5, -64.0];
+    let weights = [0.5f32, -1.5];
+    let out = network.output(0).pixels(0, 0).to_vec();
+    for (x, pixel) in rounded.iter().zip(out.chunks(2)) {
+        assert_eq!(pixel, [x * weights[0], x * weights[1]]);
+    }
+    let (_, gradient) = network.output_gradient(0);
+    gradient.pixels_mut(0, 0).copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    let found = network.backward(true).unwrap();
+    let dx: Vec<f32> = [(1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0)]
+        .iter()
+        .map(|(a, b)| a * weights[0] + b * weights[1])
+        .collect();
+    assert_eq!(found.pixels(0, 0), [dx[0], dx[1], 0.0, 0.0]);
+    // LSQ: code - value / scale inside, the last code outside; times the scale for its logarithm.
+    let slopes = [1.0 - 1.2, 2.0 - 1.5, 127.0, -128.0f32];
+    let expected: f32 = dx.iter().zip(slopes).map(|(d, s)| d * s).sum::<f32>() * scale;
+    let by_name = |name: &str| {
+        let param = network.params.iter().find(|p| p.name == name).unwrap();
+        network.params.gradients(param.index).to_vec()
+    };
+    let found = by_name("x.scale")[0];
+    assert!((found - expected).abs() < 1e-4 * expected.abs(), "{found} {expected}");
+    let dw = [0, 1].map(|c| rounded.iter().enumerate().map(|(i, x)| x * (2 * i + 1 + c) as f32).sum::<f32>());
+    assert_eq!(by_name("w_quantized"), dw);
+}
