@@ -4,12 +4,13 @@
 //! before it is asked for, and none that claims more bytes than its file has.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use pytorch_reader::{DType, PickleValue, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
+use tempfile::NamedTempFile;
 
 use super::CheckpointError;
 use crate::build::onnx::tensor::Tensor;
@@ -51,6 +52,8 @@ pub(super) struct File {
     pub(super) config: Option<String>,
     /// Keys of the root beside the state dict.
     pub(super) beside: Vec<String>,
+    /// What the tensors are read from, if not from the file itself.
+    _copy: Option<NamedTempFile>,
 }
 
 /// A tensor that was not read yet.
@@ -117,11 +120,14 @@ impl File {
             tensors: tensors.collect(),
             config: None,
             beside: Vec::new(),
+            _copy: None,
         })
     }
 
     fn pickled(path: &Path, len: u64) -> Result<Self> {
-        let root = PytorchReader::read_pickle_data(path, None);
+        let copy = without_zip64(path, len).map_err(BuildError::io(path))?;
+        let source = copy.as_ref().map_or(path, NamedTempFile::path);
+        let root = PytorchReader::read_pickle_data(source, None);
         let root = root.map_err(|error| unreadable(path, error))?;
         if let Some((place, name)) = forbidden(&root, &mut Vec::new()) {
             return Err(CheckpointError::Code {
@@ -141,7 +147,7 @@ impl File {
         };
         let wrapper = WRAPPERS.into_iter().find(|key| entries.contains_key(*key));
         let (read, beside) = match wrapper {
-            None => (PytorchReader::new(path), Vec::new()),
+            None => (PytorchReader::new(source), Vec::new()),
             Some(key) => {
                 if let Some(value) = entries.get(key)
                     && !matches!(value, PickleValue::Dict(_))
@@ -151,7 +157,7 @@ impl File {
                 let mut beside: Vec<String> = entries.keys().cloned().collect();
                 beside.retain(|other| other != key);
                 beside.sort();
-                (PytorchReader::with_top_level_key(path, key), beside)
+                (PytorchReader::with_top_level_key(source, key), beside)
             }
         };
         let tensors = read
@@ -175,6 +181,7 @@ impl File {
                 .collect(),
             config,
             beside,
+            _copy: copy,
         })
     }
 
@@ -258,6 +265,41 @@ impl File {
             data,
         }))
     }
+}
+
+/// A copy of an archive without its ZIP64 records, where they mislead crate `zip` (9.8); `None` for all other files.
+///
+/// torch.save ends an archive with such records even if they are not needed: central directory, 76 bytes of records, end.
+/// `zip` expects the directory to touch the end. It checks whether an entry begins at that place, and one does if the first
+/// entry takes 76 bytes itself, which is the case for names of 21 letters.
+fn without_zip64(path: &Path, len: u64) -> io::Result<Option<NamedTempFile>> {
+    const END: u64 = 22;
+    let Some(end) = len.checked_sub(END) else {
+        return Ok(None);
+    };
+    let mut file = std::fs::File::open(path)?;
+    file.seek(SeekFrom::Start(end))?;
+    let mut record = [0_u8; END as usize];
+    file.read_exact(&mut record)?;
+    let number = |at: usize| match record.get(at..).and_then(|rest| rest.first_chunk()) {
+        Some(bytes) => u64::from(u32::from_le_bytes(*bytes)),
+        None => 0,
+    };
+    let (size, start) = (number(12), number(16));
+    let Some(wrong_start) = end.checked_sub(size).filter(|wrong| *wrong > start) else {
+        return Ok(None);
+    };
+    let mut magic = [0_u8; 4];
+    file.seek(SeekFrom::Start(wrong_start))?;
+    file.read_exact(&mut magic)?;
+    if !record.starts_with(b"PK\x05\x06") || magic != *b"PK\x01\x02" {
+        return Ok(None);
+    }
+    let mut copy = NamedTempFile::new()?;
+    file.seek(SeekFrom::Start(0))?;
+    io::copy(&mut file.take(start + size), copy.as_file_mut())?;
+    copy.as_file_mut().write_all(&record)?;
+    Ok(Some(copy))
 }
 
 /// Little-endian bytes (of both formats, on machines that this program runs on) as f32.

@@ -267,3 +267,6 @@ impl<'a> Checkpoint<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
