@@ -396,7 +396,10 @@ fn strides(
                 let stride = product / before;
                 if stride.fract() != 0.0 || !(1.0..=MAX_STRIDE as f64).contains(&stride) {
                     return error(format!(
-                        "block {k} would need the stride {stride} for the `head.downsample` {} of the description",
+                        "with `{}` of shape {:?}, block {k} would need the stride {stride} for the `head.downsample` {} of \
+                         the description",
+                        state.full(&format!("{}.weight", branch.layer.key)),
+                        branch.layer.weight.dims,
                         model.head.downsample
                     ));
                 }
