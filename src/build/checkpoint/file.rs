@@ -3,6 +3,7 @@
 //! Nothing of a pickle runs: what it calls besides the functions that rebuild tensors stays a name. No tensor is read
 //! before it is asked for, and none that claims more bytes than its file has.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ const WRAPPERS: [&str; 2] = ["state_dict", "model_state_dict"];
 const CONFIGS: [&str; 2] = ["cfg", "config"];
 /// Longest header of a safetensors file, as the format defines.
 const MAX_HEADER: u64 = 100_000_000;
+/// How often the bytes of a file may be read: tensors may share them, and some are read twice.
+const MAX_SHARING: u64 = 4;
 /// Modules that no checkpoint calls.
 const FORBIDDEN_MODULES: [&str; 12] = [
     "commands",
@@ -47,6 +50,8 @@ pub(super) struct File {
     pub(super) path: PathBuf,
     /// Bytes of the file.
     len: u64,
+    /// Bytes of tensors that were read so far.
+    read: Cell<u64>,
     tensors: BTreeMap<String, Stored>,
     /// The text of the configuration that mmengine saves.
     pub(super) config: Option<String>,
@@ -93,6 +98,10 @@ impl File {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let io = BuildError::io(path);
         let len = files::len(path)?;
+        // Opening a pipe would wait for its writer.
+        if !path.is_file() {
+            return Err(unreadable(path, "not a file").into());
+        }
         let mut start = Vec::new();
         let file = std::fs::File::open(path).map_err(io)?;
         file.take(9).read_to_end(&mut start).map_err(io)?;
@@ -117,6 +126,7 @@ impl File {
         Ok(Self {
             path: path.into(),
             len,
+            read: Cell::new(0),
             tensors: tensors.collect(),
             config: None,
             beside: Vec::new(),
@@ -175,6 +185,7 @@ impl File {
         Ok(Self {
             path: path.into(),
             len,
+            read: Cell::new(0),
             tensors: tensors
                 .into_iter()
                 .map(|(name, tensor)| (name, Stored::Pickled(tensor)))
@@ -240,13 +251,12 @@ impl File {
         let bytes = match stored {
             Stored::Safe { bytes, .. } => bytes,
             Stored::Pickled(tensor) => {
-                // A view may repeat its elements, so the file does not bound them.
-                if tensor.byte_len() as u64 > self.len {
-                    let found = format!(
-                        "claims {:?} elements, {} bytes",
-                        tensor.shape(),
-                        tensor.byte_len()
-                    );
+                // A view may repeat its elements, and many may have the same, so the file does not bound them.
+                let bytes = tensor.byte_len() as u64;
+                let read = self.read.get().saturating_add(bytes);
+                self.read.set(read);
+                if bytes > self.len || read > self.len.saturating_mul(MAX_SHARING) {
+                    let found = format!("claims {:?} elements, {bytes} bytes", tensor.shape());
                     let expected = format!("no more than the {} bytes of the file", self.len);
                     return Err(error(found, &expected).into());
                 }

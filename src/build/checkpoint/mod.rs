@@ -189,7 +189,7 @@ impl<'a> Checkpoint<'a> {
         let head = head.or(self.request.head_eps);
         let start = format!("{}.", family.head);
         let is_norm = |key: &str| key.ends_with(".running_var") && key.contains(&start);
-        if head.is_none() && self.state.keys().any(is_norm) {
+        if head.is_none() && !family.plain && self.state.keys().any(is_norm) {
             report.steps.push(format!(
                 "took {} as the ε of the head's BatchNormalizations, which nothing states: mmdetection3d's own default is \
                  0.00001 (--head-eps)",

@@ -216,6 +216,17 @@ fn batch_normalizations_are_folded() {
     {
         assert!((folded - weight / 4.0).abs() < 1e-6, "{folded} {weight}");
     }
+    // Behind codes it stays, and engines compute it.
+    let mut codes = quantized();
+    codes.extend(
+        all.iter()
+            .filter(|(key, _)| key.contains("blocks.0.1."))
+            .map(|(key, tensor)| (key.clone(), tensor.clone())),
+    );
+    codes.remove("pts_backbone.blocks.0.0.bias");
+    let networks = read(&codes, |_| {}).unwrap();
+    compile::cpu(&rpn_of(networks.rpn, &model()).unwrap().graph).unwrap();
+
     all.remove("pts_backbone.blocks.0.1.running_var");
     let message = refusal(&all, |_| {});
     assert!(

@@ -63,7 +63,7 @@ fn imported(
 /// The configuration where the file has none: a deconvolution of stride 1 from 16 to 16 channels looks like a convolution.
 fn config(name: &str) -> Vec<String> {
     match name {
-        "half" | "ptq_axis0_deconv" => {
+        "half" | "ptq_axis0_deconv" | "ptq_per_tensor_deconv" => {
             vec![
                 "--network-config".into(),
                 text(&golden("train.config.py")).into(),
@@ -345,7 +345,13 @@ fn other_names_and_files_give_the_same_network() {
         }
     }
     for (tensors, options) in [
-        (renamed(&|name| name.replace("._", ".")), vec![]),
+        (
+            renamed(&|name| {
+                name.replace("._input", ".input")
+                    .replace("._weight", ".weight")
+            }),
+            vec![],
+        ),
         (renamed(&|name| format!("module.{name}")), vec![]),
         (renamed(&|name| name.replace("pts_", "")), vec![]),
         (
@@ -356,11 +362,11 @@ fn other_names_and_files_give_the_same_network() {
     ] {
         save(&tensors, &path);
         let (out, ..) = imported("awml", &path, &options);
-        let same = network(&out) == network(&reference);
         // Names of values follow those of the checkpoint.
-        let renamed = !tensors.contains_key("pts_backbone.blocks.0.0.weight");
-        assert!(
-            same || renamed && network(&out).len() <= network(&reference).len(),
+        let is_renamed = tensors.contains_key("backbone.blocks.0.0.weight");
+        assert_eq!(
+            network(&out) == network(&reference),
+            !is_renamed,
             "{options:?}"
         );
         let expected = std::fs::read(golden("ptq_exact.expected.npz")).unwrap();
@@ -415,8 +421,14 @@ fn necks_of_convolutions_and_several_tasks_are_built() {
         .iter()
         .map(|(name, tensor)| (det3d_name(name), tensor.clone()))
         .collect();
-    for (tensors, options) in [(&all, vec![]), (&det3d, vec!["--head-eps", "1e-3"])] {
+    // A convolution of the neck has as many input channels as output channels.
+    let config = folder.path().join("flat.py");
+    let text_of_config = "model = dict(pts_backbone=dict(layer_nums=[1, 2, 2], layer_strides=[2, 2, 2]), \
+                          pts_neck=dict(upsample_strides=[0.5, 1, 2], use_conv_for_no_stride=True))\n";
+    std::fs::write(&config, text_of_config).unwrap();
+    for (tensors, eps) in [(&all, vec![]), (&det3d, vec!["--head-eps", "1e-3"])] {
         save(tensors, &path);
+        let options = [vec!["--network-config", text(&config)], eps].concat();
         let (_out, imported, _) = imported("nus", &path, &options);
         let outputs = outputs("nus", &imported);
         assert_eq!(outputs.len(), 36);
