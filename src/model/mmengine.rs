@@ -61,8 +61,8 @@ pub(crate) struct Structure {
     pub(crate) upsample: Option<Vec<f64>>,
     /// Whether a branch of factor 1 is a convolution.
     pub(crate) conv_for_no_stride: bool,
-    /// ε in PFN, backbone, neck and head.
-    pub(crate) eps: [Option<f64>; 4],
+    /// ε in PFN, backbone and neck, in the head's shared convolution, and in its tasks.
+    pub(crate) eps: [Option<f64>; 5],
 }
 
 /// Reads the structure from the configuration at `path`.
@@ -83,20 +83,24 @@ pub(crate) fn structure(text: &str, path: &Path) -> Result<Structure, ModelError
     let model = root.need_dict("model")?;
     let [backbone, neck] = ["pts_backbone", "pts_neck"].map(|name| model.need_dict(name));
     let (backbone, neck) = (backbone?, neck?);
+    let head = model.dict("pts_bbox_head")?;
+    let separate = match &head {
+        Some(head) => head.dict("separate_head")?,
+        None => None,
+    };
+    let eps = |part: Option<&Node<'_>>| part.map_or(Ok(None), Node::eps);
     Ok(Structure {
         layer_nums: backbone.counts("layer_nums")?,
         strides: backbone.counts("layer_strides")?,
         upsample: neck.numbers("upsample_strides")?,
         conv_for_no_stride: neck.bool("use_conv_for_no_stride")?.unwrap_or(false),
         eps: [
-            model
-                .dict("pts_voxel_encoder")?
-                .map_or(Ok(None), |part| part.eps())?,
-            backbone.eps()?,
-            neck.eps()?,
-            model
-                .dict("pts_bbox_head")?
-                .map_or(Ok(None), |part| part.eps())?,
+            eps(model.dict("pts_voxel_encoder")?.as_ref())?,
+            eps(Some(&backbone))?,
+            eps(Some(&neck))?,
+            eps(head.as_ref())?,
+            // CenterHead does not pass its own on.
+            eps(separate.as_ref())?,
         ],
     })
 }

@@ -252,11 +252,11 @@ impl File {
             Stored::Safe { bytes, .. } => bytes,
             Stored::Pickled(tensor) => {
                 // A view may repeat its elements, and many may have the same, so the file does not bound them.
-                let bytes = tensor.byte_len() as u64;
-                let read = self.read.get().saturating_add(bytes);
-                self.read.set(read);
-                if bytes > self.len || read > self.len.saturating_mul(MAX_SHARING) {
-                    let found = format!("claims {:?} elements, {bytes} bytes", tensor.shape());
+                let claimed = tensor.byte_len() as u64;
+                let total = self.read.get().saturating_add(claimed);
+                self.read.set(total);
+                if claimed > self.len || total > self.len.saturating_mul(MAX_SHARING) {
+                    let found = format!("claims {:?} elements, {claimed} bytes", tensor.shape());
                     let expected = format!("no more than the {} bytes of the file", self.len);
                     return Err(error(found, &expected).into());
                 }

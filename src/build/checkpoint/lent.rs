@@ -176,10 +176,15 @@ fn norm(state: &State, key: &str) -> Option<String> {
 /// ε of the part that a layer belongs to.
 fn epsilon(state: &State, key: &str, eps: Epsilons) -> f64 {
     let family = state.family;
-    let part = key.split('.').next().unwrap_or_default();
-    if part == family.head {
-        eps.head
-    } else if part == family.neck {
+    let mut parts = key.split('.');
+    let (part, within) = (parts.next(), parts.next());
+    if part == Some(family.head) {
+        if within == Some(family.tasks) {
+            eps.tasks
+        } else {
+            eps.shared
+        }
+    } else if part == Some(family.neck) {
         eps.neck
     } else {
         eps.backbone

@@ -143,11 +143,11 @@ impl<'a> Checkpoint<'a> {
         let scales = reader.scales;
         if let Some(scales) = &scales {
             scales.check_complete(&self.state)?;
-            for pattern in &patterns {
-                if !report.skipped.iter().any(|key| pattern.matches(key)) {
-                    let what = format!("--skip {pattern}: no layer has this name");
-                    report.steps.push(what);
-                }
+        }
+        for pattern in &patterns {
+            if !report.skipped.iter().any(|key| pattern.matches(key)) {
+                let what = format!("--skip {pattern}: no layer with scales has this name");
+                report.steps.push(what);
             }
         }
         let left = report.skipped.iter();
@@ -185,11 +185,12 @@ impl<'a> Checkpoint<'a> {
     /// ε of each part: what the configuration states, or the default.
     fn epsilons(&self, structure: Option<&Structure>, report: &mut Report) -> Epsilons {
         let family = self.state.family;
-        let [encoder, backbone, neck, head] = structure.map_or([None; 4], |s| s.eps);
-        let head = head.or(self.request.head_eps);
+        let [encoder, backbone, neck, shared, tasks] = structure.map_or([None; 5], |s| s.eps);
+        let [shared, tasks] = [shared, tasks].map(|eps| eps.or(self.request.head_eps));
         let start = format!("{}.", family.head);
         let is_norm = |key: &str| key.ends_with(".running_var") && key.contains(&start);
-        if head.is_none() && !family.plain && self.state.keys().any(is_norm) {
+        let is_open = shared.is_none() || tasks.is_none();
+        if is_open && !family.plain && self.state.keys().any(is_norm) {
             report.steps.push(format!(
                 "took {} as the ε of the head's BatchNormalizations, which nothing states: mmdetection3d's own default is \
                  0.00001 (--head-eps)",
@@ -200,7 +201,8 @@ impl<'a> Checkpoint<'a> {
             encoder: encoder.unwrap_or(DEFAULT_EPS),
             backbone: backbone.unwrap_or(DEFAULT_EPS),
             neck: neck.unwrap_or(DEFAULT_EPS),
-            head: head.unwrap_or(family.head_eps),
+            shared: shared.unwrap_or(family.head_eps),
+            tasks: tasks.unwrap_or(family.head_eps),
         }
     }
 
@@ -236,6 +238,11 @@ impl<'a> Checkpoint<'a> {
                 let left = self.state.leave_quantizers();
                 if left > 0 {
                     report.ignored.push(format!("{left} tensors of quantisers"));
+                }
+                if let Some(calib) = &self.request.calib {
+                    report
+                        .ignored
+                        .push(format!("the ranges in {}", calib.display()));
                 }
                 Ok(None)
             }

@@ -35,7 +35,10 @@ pub(super) struct Epsilons {
     pub(super) encoder: f64,
     pub(super) backbone: f64,
     pub(super) neck: f64,
-    pub(super) head: f64,
+    /// In the head's shared convolution.
+    pub(super) shared: f64,
+    /// In the head's tasks.
+    pub(super) tasks: f64,
 }
 
 /// The widths of the PFN's layers as the description states them: of what each layer passes on.
@@ -215,7 +218,7 @@ pub(super) fn rpn(
             output
         }
     };
-    let outputs = head(reader, &mut builder, &value, neck_channels, model, eps.head)?;
+    let outputs = head(reader, &mut builder, &value, neck_channels, model, eps)?;
     let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
     let input = make::value(MAP, Some(dims.map(make::axis).to_vec()));
     builder.graph(reader.state.path(), "backbone_neck_head", input, outputs)
@@ -448,7 +451,7 @@ fn head(
     value: &str,
     channels: usize,
     model: &Model,
-    eps: f64,
+    eps: Epsilons,
 ) -> Result<Vec<ValueInfoProto>> {
     const KERNELS: [usize; 2] = [1, 3];
     let family = reader.state.family;
@@ -464,7 +467,7 @@ fn head(
         inputs,
         kernels: &KERNELS,
     };
-    let layer = reader.layer(&conv, Some(&norm), eps, shape(channels))?;
+    let layer = reader.layer(&conv, Some(&norm), eps.shared, shape(channels))?;
     let width = layer.outputs();
     let same = |layer: &Layer| window(layer.kernel(), 1, true);
     let shared = conv_relu(builder, &layer, "Conv", same(&layer), value);
@@ -494,11 +497,11 @@ fn head(
                 } else {
                     ["conv", "bn"].map(|end| format!("{start}{place}.{end}"))
                 };
-                let layer = reader.layer(&conv, Some(&norm), eps, shape(inputs))?;
+                let layer = reader.layer(&conv, Some(&norm), eps.tasks, shape(inputs))?;
                 inputs = layer.outputs();
                 value = conv_relu(builder, &layer, "Conv", same(&layer), &value);
             }
-            let layer = reader.layer(&format!("{start}{last}"), None, eps, shape(inputs))?;
+            let layer = reader.layer(&format!("{start}{last}"), None, eps.tasks, shape(inputs))?;
             let output = if count == 1 {
                 name.to_owned()
             } else {

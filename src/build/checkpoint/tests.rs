@@ -429,7 +429,7 @@ fn scales_are_kept_dropped_or_missed() {
             .report
             .steps
             .iter()
-            .any(|step| step == "--skip other: no layer has this name")
+            .any(|step| step == "--skip other: no layer with scales has this name")
     );
 }
 
