@@ -578,6 +578,95 @@ fn wrong_shapes_are_refused() {
     );
 }
 
+/// A text in a pickle.
+fn pickled(text: &str) -> Vec<u8> {
+    let length = (text.len() as u32).to_le_bytes();
+    [b"X", &length[..], text.as_bytes()].concat()
+}
+
+/// A file of torch.save before 1.6, with the pickle `root`, and one storage of one float if the root has a tensor.
+fn legacy(root: &[u8]) -> Saved {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.pth");
+    let has_tensor = root.windows(5).any(|part| part == b"torch");
+    // The storages' keys, the number of floats, the float.
+    let storages = if has_tensor {
+        let keys = [b"\x80\x02]", &pickled("0")[..], b"a."].concat();
+        [&keys[..], &1_u64.to_le_bytes(), &1.0_f32.to_le_bytes()].concat()
+    } else {
+        b"\x80\x02].".to_vec()
+    };
+    let bytes = [
+        // Magic number, version, byte order.
+        &b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."[..],
+        b"\x80\x02M\xe9\x03.",
+        &[b"\x80\x02}", &pickled("little_endian")[..], b"\x88s."].concat(),
+        &[b"\x80\x02", root, b"."].concat(),
+        &storages,
+    ]
+    .concat();
+    std::fs::write(&path, bytes).unwrap();
+    Saved {
+        _folder: folder,
+        path,
+    }
+}
+
+/// A dictionary of one entry.
+fn dictionary(key: &str, value: &[u8]) -> Vec<u8> {
+    [b"}", &pickled(key)[..], value, b"s"].concat()
+}
+
+/// A tensor of 2¹⁶ × 2¹⁴ elements, all of which are the one float of the file.
+fn expanded() -> Vec<u8> {
+    [
+        &b"ctorch._utils\n_rebuild_tensor_v2\n(("[..],
+        &pickled("storage"),
+        b"ctorch\nFloatStorage\n",
+        &pickled("0"),
+        &pickled("cpu"),
+        b"K\x01NtQK\x00(J\x00\x00\x01\x00J\x00\x40\x00\x00t(K\x00K\x00t\x89ccollections\nOrderedDict\n)RtR",
+    ]
+    .concat()
+}
+
+#[test]
+fn hostile_pickles_are_refused() {
+    let weight = "pts_voxel_encoder.pfn_layers.0.linear.weight";
+    let call = [&b"cos\nsystem\n("[..], &pickled("true"), b"tR"].concat();
+    let inner = dictionary("hook", &call);
+    for (root, part) in [
+        // 4 GiB of a file of a few hundred bytes.
+        (
+            dictionary("state_dict", &dictionary(weight, &expanded())),
+            "claims [65536, 16384] elements, 4294967296 bytes; expected no more than the ",
+        ),
+        (dictionary("hook", &call), "`hook` calls `os.system`"),
+        (dictionary("meta", &inner), "`meta.hook` calls `os.system`"),
+        (b"]".to_vec(), "its root is a list, expected a dictionary"),
+        (
+            dictionary("state_dict", b"N"),
+            "`state_dict` is None, expected a dictionary",
+        ),
+        (dictionary("state_dict", b"}"), "it holds no tensors"),
+    ] {
+        let saved = legacy(&root);
+        let request = Request {
+            checkpoint: saved.path.clone(),
+            ..Request::default()
+        };
+        let read = Checkpoint::open(&request).and_then(|checkpoint| checkpoint.networks(&model()));
+        let Err(error) = read else {
+            panic!("{part}: not refused");
+        };
+        let message = error.to_string();
+        assert!(
+            message.contains("x.pth: ") && message.contains(part),
+            "{message}"
+        );
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
     /// A file whose bytes were changed is read or refused.

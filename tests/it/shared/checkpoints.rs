@@ -151,8 +151,16 @@ const QUANTISED: [(&str, f64); 5] = [
 #[ignore = "needs ../shared"]
 fn quantised_checkpoints_give_torchs_values() {
     for (name, most) in QUANTISED {
-        let (_out, folder, said) = imported_golden(name, &[]);
+        let (out, folder, said) = imported_golden(name, &[]);
         assert!(folder.is_quantized());
+        let network = "m/pts_backbone_neck_head.onnx";
+        let (listed, _) = built(out.path(), &["inspect", network]);
+        assert!(
+            listed.contains(&format!("Scales from {name}.pth"))
+                && listed
+                    .contains("blocks.1.3: input pts_backbone.blocks.1.3._input_quantizer._amax"),
+            "{listed}"
+        );
         let expected = std::fs::read(golden(&format!("{name}.expected.npz"))).unwrap();
         for output in outputs("awml", &folder) {
             let [float, int8] = ["float", "fakequant"]
