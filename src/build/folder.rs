@@ -11,12 +11,14 @@
 //! manifest holds the record of the quantisation.
 
 mod autoware;
+mod checkpoint;
 mod manifest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub(crate) use manifest::{FolderManifest, make};
+pub(crate) use checkpoint::import_checkpoint;
+pub(crate) use manifest::{CheckpointOrigin, FolderManifest, make};
 
 use super::import::{Pfe, Rpn, read_pfe, read_rpn};
 use super::onnx::{self, Graph};
@@ -124,7 +126,10 @@ impl Folder {
             &path.join(PFE),
             &path.join(RPN),
         )?;
-        // Steps of an import are not recorded, because reading the files repeats them.
+        // Steps of an import are not recorded, because reading the files repeats them. Those before the files are.
+        if let Some(manifest) = manifest.as_ref().filter(|m| m.checkpoint.is_some()) {
+            folder.recorded_steps.clone_from(&manifest.steps);
+        }
         let Some(manifest) = manifest.filter(|m| m.quantization.is_some()) else {
             return Ok(folder);
         };
@@ -161,7 +166,7 @@ impl Folder {
             });
         };
         let pfe = read_pfe(pfe_path)?;
-        let description = description(model, &pfe)?;
+        let description = description(model, &pfn_layers(&pfe))?;
         Self::described(description, pfe, pfe_path, rpn_path)
     }
 
@@ -468,11 +473,11 @@ pub struct Network<'a> {
     pub quantization: Option<Quantization>,
 }
 
-/// The model description of an import: a TOML file, or Autoware's YAML files.
-fn description(files: &[PathBuf], pfe: &Pfe) -> Result<Description> {
+/// The model description of an import: a TOML file, or Autoware's YAML files, which lack the widths of the PFN's layers.
+fn description(files: &[PathBuf], pfn_layers: &[usize]) -> Result<Description> {
     let is_yaml = |path: &PathBuf| path.extension().is_some_and(|e| e == "yaml" || e == "yml");
     if files.iter().any(is_yaml) {
-        return Ok(read(files, &pfn_layers(pfe), Common::Required)?);
+        return Ok(read(files, pfn_layers, Common::Required)?);
     }
     let [path] = files else {
         return Err(ModelError::Syntax {
@@ -525,6 +530,7 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
         files: BTreeMap::new(),
         steps: folder.steps(),
         quantization: None,
+        checkpoint: None,
         typed: None,
     }
     .write(out)?;

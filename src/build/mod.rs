@@ -3,6 +3,7 @@
 //! ```text
 //! pts_voxel_encoder.onnx ────── import::read_pfe ─── Pfn (weights of a runtime stage)
 //! pts_backbone_neck_head.onnx ─ import::read_rpn ─ fuse, deconv ─ graph
+//! X.pth ─────────────────────── checkpoint ─ both of these networks
 //!
 //! graph ──────────────────────── compile::cpu ─ engine payload, FP32
 //! graph ─ calibrate ─ quantize ─ compile::cpu ─ engine payload, INT8
@@ -15,6 +16,7 @@
 mod affine;
 mod bias;
 pub(crate) mod calibrate;
+pub(crate) mod checkpoint;
 pub(crate) mod compile;
 pub(crate) mod config;
 pub(crate) mod deconv;
@@ -50,6 +52,7 @@ pub use folder::{Folder, Network, Sources, import};
 pub use recipe::{Job, Outcome, Progress, quantize};
 
 use calibrate::CalibrationError;
+use checkpoint::CheckpointError;
 use sensitivity::SensitivityError;
 
 use crate::cuda::{CudaError, StageError};
@@ -215,6 +218,9 @@ pub enum BuildError {
     /// The calibration failed, or does not fit.
     #[error(transparent)]
     Calibration(Box<CalibrationError>),
+    /// A PyTorch checkpoint cannot be imported.
+    #[error(transparent)]
+    Checkpoint(Box<CheckpointError>),
     /// The sensitivity of a network's layers could not be measured.
     #[error(transparent)]
     Sensitivity(Box<SensitivityError>),
@@ -246,6 +252,12 @@ pub(crate) type Result<T, E = BuildError> = std::result::Result<T, E>;
 impl From<CalibrationError> for BuildError {
     fn from(error: CalibrationError) -> Self {
         Self::Calibration(Box::new(error))
+    }
+}
+
+impl From<CheckpointError> for BuildError {
+    fn from(error: CheckpointError) -> Self {
+        Self::Checkpoint(Box::new(error))
     }
 }
 

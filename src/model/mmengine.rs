@@ -26,6 +26,11 @@ pub(crate) fn read(path: &Path) -> Result<Facts, ModelError> {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Facts, ModelError> {
+    let all = literals(text, path)?;
+    facts(&Node::root(&all, path))
+}
+
+fn literals(text: &str, path: &Path) -> Result<Dict, ModelError> {
     let flatten = format!(
         "flatten it where mmengine is installed: python -c \"from mmengine import Config; \
          Config.fromfile('{}').dump('flat.py')\"",
@@ -42,12 +47,62 @@ fn parse(text: &str, path: &Path) -> Result<Facts, ModelError> {
             problem: format!("the configuration takes values from other files; {flatten}"),
         });
     }
-    let root = Node {
-        path,
-        key: String::new(),
-        values: &all,
+    Ok(all)
+}
+
+/// What no tensor of a network states: strides, and the ε of BatchNormalizations.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Structure {
+    /// Convolutions of each block of the backbone after its first.
+    pub(crate) layer_nums: Option<Vec<usize>>,
+    /// Stride of each block.
+    pub(crate) strides: Option<Vec<usize>>,
+    /// Factor of each branch of the neck.
+    pub(crate) upsample: Option<Vec<f64>>,
+    /// Whether a branch of factor 1 is a convolution.
+    pub(crate) conv_for_no_stride: bool,
+    /// ε in PFN, backbone and neck, in the head's shared convolution, and in its tasks.
+    pub(crate) eps: [Option<f64>; 5],
+}
+
+/// Reads the structure from the configuration at `path`.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_structure(path: &Path) -> Result<Structure, ModelError> {
+    structure(&read_text_within(path, MAX_BYTES)?, path)
+}
+
+/// Reads the structure from the text of a configuration, which is in the file `path`.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn structure(text: &str, path: &Path) -> Result<Structure, ModelError> {
+    let all = literals(text, path)?;
+    let root = Node::root(&all, path);
+    let model = root.need_dict("model")?;
+    let [backbone, neck] = ["pts_backbone", "pts_neck"].map(|name| model.need_dict(name));
+    let (backbone, neck) = (backbone?, neck?);
+    let head = model.dict("pts_bbox_head")?;
+    let separate = match &head {
+        Some(head) => head.dict("separate_head")?,
+        None => None,
     };
-    facts(&root)
+    let eps = |part: Option<&Node<'_>>| part.map_or(Ok(None), Node::eps);
+    Ok(Structure {
+        layer_nums: backbone.counts("layer_nums")?,
+        strides: backbone.counts("layer_strides")?,
+        upsample: neck.numbers("upsample_strides")?,
+        conv_for_no_stride: neck.bool("use_conv_for_no_stride")?.unwrap_or(false),
+        eps: [
+            eps(model.dict("pts_voxel_encoder")?.as_ref())?,
+            eps(Some(&backbone))?,
+            eps(Some(&neck))?,
+            eps(head.as_ref())?,
+            // CenterHead does not pass its own on.
+            eps(separate.as_ref())?,
+        ],
+    })
 }
 
 /// A dictionary and its dotted name.
@@ -58,6 +113,23 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
+    fn root(values: &'a Dict, path: &'a Path) -> Self {
+        Self {
+            path,
+            key: String::new(),
+            values,
+        }
+    }
+
+    /// ε of the BatchNormalizations of a part; mmcv's default where `norm_cfg` does not state it.
+    fn eps(&self) -> Result<Option<f64>, ModelError> {
+        const DEFAULT: f64 = 1e-5;
+        match self.dict("norm_cfg")? {
+            Some(norm) => Ok(Some(norm.number("eps")?.unwrap_or(DEFAULT))),
+            None => Ok(None),
+        }
+    }
+
     fn key(&self, name: &str) -> String {
         match self.key.as_str() {
             "" => name.to_owned(),

@@ -56,6 +56,7 @@ pub(crate) fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedN
         files,
         steps: source.steps(),
         quantization: source.quantization.clone(),
+        checkpoint: None,
         typed: Some(typed.clone()),
     }
     .write(out)?;

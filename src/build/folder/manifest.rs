@@ -30,9 +30,22 @@ pub(crate) struct FolderManifest {
     /// How the network was quantised, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<Quantization>,
+    /// The checkpoint that the networks were built from, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointOrigin>,
     /// Input, outputs and commands of a strongly typed network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typed: Option<TypedNetwork>,
+}
+
+/// What a folder's networks have from a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CheckpointOrigin {
+    /// Name of the file.
+    pub file: String,
+    /// Where the ranges of a layer's input and of its weight come from, by layer: keys of the checkpoint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scales: BTreeMap<String, [String; 2]>,
 }
 
 impl FolderManifest {

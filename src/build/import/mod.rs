@@ -12,6 +12,7 @@ mod rpn;
 
 pub(crate) use heads::read_heads;
 pub use outputs::Matching;
-pub(crate) use pfe::Pfe;
 pub use pfe::read_pfe;
+pub(crate) use pfe::{Pfe, pfe_of};
+pub(crate) use rpn::rpn_of;
 pub use rpn::{Rpn, read_rpn};

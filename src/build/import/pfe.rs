@@ -48,7 +48,14 @@ pub struct Pfe {
 /// # Errors
 /// [`BuildError`] with the path, and with the first node that does not belong in a PFN.
 pub fn read_pfe(path: &Path) -> Result<Pfe> {
-    let mut graph = Graph::read(path)?;
+    pfe_of(Graph::read(path)?)
+}
+
+/// Extracts the PFN from a graph.
+///
+/// # Errors
+/// As [`read_pfe`].
+pub(crate) fn pfe_of(mut graph: Graph) -> Result<Pfe> {
     let is_pair = |node: Node<'_>| matches!(node.op(), "QuantizeLinear" | "DequantizeLinear");
     let left_aside = if graph.nodes().any(is_pair) {
         foreign::without_pairs(&mut graph)?
@@ -63,7 +70,7 @@ pub fn read_pfe(path: &Path) -> Result<Pfe> {
             "node {} could not be folded into the layer before it: {}",
             kept.node, kept.reason
         );
-        return Err(BuildError::graph(path, what));
+        return Err(BuildError::graph(graph.path(), what));
     }
     let walk = Walk {
         graph: &graph,

@@ -43,7 +43,14 @@ pub struct Rpn {
 /// [`BuildError`] with the path. A mismatch between file and description is a [`BuildError::Graph`]
 /// with both sizes.
 pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
-    let mut graph = Graph::read(path)?;
+    rpn_of(Graph::read(path)?, model)
+}
+
+/// As [`read_rpn`], from a graph.
+///
+/// # Errors
+/// As [`read_rpn`].
+pub(crate) fn rpn_of(mut graph: Graph, model: &Model) -> Result<Rpn> {
     let normalized = foreign::normalize(&mut graph)?;
     let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
     let input = input(&graph, dims)?;
@@ -67,7 +74,7 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
         }
         if found != Some(&expected) {
             return Err(BuildError::graph(
-                path,
+                graph.path(),
                 format!(
                     "output \"{name}\" ({} in the description) has shape {}, but the description \
                      expects {expected:?}; correct its grid, `head.downsample`, classes or \

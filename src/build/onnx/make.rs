@@ -31,6 +31,16 @@ pub(crate) fn int(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+/// A float attribute.
+pub(crate) fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(1),
+        f: Some(value),
+        ..Default::default()
+    }
+}
+
 /// An attribute with a list of integers.
 pub(crate) fn ints(name: &str, values: &[i64]) -> AttributeProto {
     AttributeProto {

@@ -22,7 +22,7 @@ mod read;
 use std::collections::BTreeMap;
 
 pub use placement::Placement;
-pub(crate) use placement::layers;
+pub(crate) use placement::{layer_name, layers};
 pub(crate) use read::read;
 
 pub(crate) use crate::plan::{Quantizer, QuantizerKind};

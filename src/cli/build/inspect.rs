@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::build::calibrate::Calibration;
 use crate::build::engine_layers::LayerTable;
+use crate::build::folder::{CheckpointOrigin, FolderManifest};
 use crate::build::onnx::Graph;
 use crate::build::quantize;
 use crate::build::status::{self, engine};
@@ -88,6 +89,15 @@ fn network(text: &mut String, path: &Path) -> crate::Result<()> {
     text.push_str(&status::quantizers(&pairs.quantizers));
     for left_out in pairs.left_out {
         writeln!(text, "not listed: {left_out}")?;
+    }
+    // A file without its folder has the same pairs.
+    let manifest = FolderManifest::read(path.parent().unwrap_or(Path::new("")));
+    let manifest = manifest.ok().flatten();
+    if let Some(CheckpointOrigin { file, scales }) = manifest.and_then(|m| m.checkpoint) {
+        writeln!(text, "\n---- Scales from {file} ----")?;
+        for (layer, [input, weight]) in scales {
+            writeln!(text, "{layer}: input {input}, weight {weight}")?;
+        }
     }
     Ok(())
 }

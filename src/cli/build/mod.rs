@@ -42,7 +42,7 @@ enum Command {
     Synth(synth::Args),
     /// Write a commented model.toml from exported networks or a training configuration.
     NewModel(new_model::Args),
-    /// Create a model folder from exported ONNX files.
+    /// Create a model folder from exported ONNX files, or from a PyTorch checkpoint.
     Import(import::Args),
     /// Make an INT8 plan of a folder of Autoware's model repository, using frames.
     Autoware(autoware::Args),

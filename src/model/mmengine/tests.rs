@@ -232,3 +232,24 @@ fn damaged_configurations_never_crash() {
         }
     }
 }
+
+#[test]
+fn the_structure_has_strides_and_epsilons() {
+    let text = "model = dict(\n\
+        pts_voxel_encoder=dict(norm_cfg=dict(type='BN1d', eps=0.01)),\n\
+        pts_backbone=dict(layer_nums=[3, 5], layer_strides=(2, 2), norm_cfg=dict(type='BN')),\n\
+        pts_neck=dict(upsample_strides=[0.5, 1], use_conv_for_no_stride=True),\n\
+        pts_bbox_head=dict(separate_head=dict(norm_cfg=dict(eps=0.002))))";
+    let found = structure(text, Path::new("flat.py")).unwrap();
+    let expected = Structure {
+        layer_nums: Some(vec![3, 5]),
+        strides: Some(vec![2, 2]),
+        upsample: Some(vec![0.5, 1.0]),
+        conv_for_no_stride: true,
+        // PFN; mmcv's default; not stated: neck, shared convolution; tasks.
+        eps: [Some(0.01), Some(1e-5), None, None, Some(0.002)],
+    };
+    assert_eq!(found, expected);
+    let error = structure("model = dict(pts_backbone=dict())", Path::new("flat.py"));
+    assert!(error.unwrap_err().to_string().contains("pts_neck"));
+}

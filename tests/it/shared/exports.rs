@@ -172,7 +172,7 @@ fn quantised_exports_give_onnx_runtimes_values() {
     }
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f64 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f64 {
     let pairs = a.iter().zip(b);
     let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
     squares.sum::<f64>().sqrt()

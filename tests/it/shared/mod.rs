@@ -3,6 +3,7 @@
 //! repository.
 
 mod calibration;
+mod checkpoints;
 mod cuda;
 mod evaluation;
 mod exports;
