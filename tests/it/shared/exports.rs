@@ -142,14 +142,20 @@ fn float_exports_give_torchs_values() {
 
 /// Quantised exports that this program reads, with the largest ratio of the difference from ONNX Runtime's values to
 /// the quantisation noise: 0 where all sums are exact, and what one value on the other side of a boundary may cause.
-const QUANTISED: [(&str, f64); 8] = [
+const QUANTISED: [(&str, f64); 14] = [
+    ("exact_default", 0.0),
+    ("exact_qoperator", 0.0),
+    ("exact_u8", 0.0),
     ("exact_s8_bias", 0.0),
     ("exact_s8_conv", 0.0),
     ("modelopt_dynamo", 0.5),
     ("modelopt_fp32", 0.5),
+    ("ort_default", 0.5),
+    ("ort_qoperator", 0.5),
     ("ort_s8_bias", 0.5),
     ("ort_s8_conv", 0.5),
     ("ort_trt", 0.5),
+    ("ort_u8", 0.5),
     ("torch_fakequant", 0.0),
 ];
 

@@ -73,8 +73,8 @@ unsafe fn narrow_start<S: InstructionSet, const CHANNELS: usize>(
     // SAFETY: `Int8Row::check` ensures that the weights hold the channels; `zeros` reads a local array.
     unsafe {
         let mut sums = [S::Narrow::zero(); CHANNELS];
-        if S::OFFSET {
-            let zeros = S::Narrow::half_inputs([0; NARROW].as_ptr());
+        if S::OFFSET || row.zero != 0 {
+            let zeros = S::Narrow::half_inputs([row.zero; NARROW].as_ptr());
             for (output, sum) in sums.iter_mut().enumerate() {
                 let weights = row.weights.as_ptr().add((channel + output) * per_output);
                 for at in (0..per_output).step_by(NARROW) {
@@ -180,6 +180,11 @@ unsafe fn finish(row: &mut Int8Row<'_>, steps: Range<usize>, channel: usize, tot
                 for (step, y) in steps.zip(results) {
                     *codes.get_unchecked_mut(step * row.output_step + channel) =
                         quantize(y, *scale);
+                }
+            }
+            Int8Output::Shifted { codes, meaning } => {
+                for (step, y) in steps.zip(results) {
+                    *codes.get_unchecked_mut(step * row.output_step + channel) = meaning.code(y);
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::engine::cpu::int8_kernels::{Int8Output, Int8Residual, Int8Row};
 use crate::engine::cpu::int8_simd::{Floats, InstructionSet, Kernel, Registers, Sums, Wide};
+use crate::program::Codes;
 use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
 
@@ -71,7 +72,7 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
     }
 }
 
-/// The sums' start values: 0, or the negative of what inputs of code 0 would add.
+/// The sums' start values: 0, or the negative of what inputs of the zero point's code would add.
 ///
 /// # Safety
 /// The same as [`wide`].
@@ -84,8 +85,8 @@ unsafe fn wide_start<S: InstructionSet, const BLOCKS: usize>(
     // array.
     unsafe {
         let mut sums = [S::Wide::zero(); BLOCKS];
-        if S::OFFSET {
-            let zeros = S::Wide::quad([0; QUAD].as_ptr());
+        if S::OFFSET || row.zero != 0 {
+            let zeros = S::Wide::quad([row.zero; QUAD].as_ptr());
             for at in 0..len {
                 for (block, sum) in sums.iter_mut().enumerate() {
                     let w = row.weights.as_ptr().add((block * len + at) * LANES * QUAD);
@@ -204,6 +205,18 @@ unsafe fn finish<F: Floats>(
                             y.store_codes(scale, all.as_mut_ptr());
                             std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                         }
+                    }
+                    Int8Output::Shifted { codes, meaning } => {
+                        // The operations of `Codes::code`.
+                        let steps = y.div(F::splat(&meaning.scale));
+                        let steps = steps
+                            .add(F::splat(&Codes::ROUND))
+                            .add(F::splat(&-Codes::ROUND));
+                        let shifted = steps.add(F::splat(&f32::from(meaning.zero)));
+                        let mut all = [0; LANES];
+                        shifted.store_codes(F::splat(&1.0), all.as_mut_ptr());
+                        let to = codes.as_mut_ptr().add(to);
+                        std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                     }
                 }
             }

@@ -104,6 +104,8 @@ pub(super) trait Floats: Lanes {
     unsafe fn load_codes(from: *const i8) -> Self;
     /// `self · other`.
     unsafe fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    unsafe fn div(self, other: Self) -> Self;
     /// Applies [`quantize`] to each lane and writes the sixteen codes.
     unsafe fn store_codes(self, scale: Self, to: *mut i8);
 }
@@ -256,6 +258,11 @@ impl Floats for Portable {
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] / other.0[i]))
     }
 
     #[inline(always)]
