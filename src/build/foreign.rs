@@ -359,6 +359,37 @@ mod tests {
         );
     }
 
+    /// ONNX Runtime gives the parameters of a BatchNormalization zero points if weights are unsigned.
+    #[test]
+    fn zero_points_of_parameters_count() {
+        let mut found = graph(
+            vec![
+                node("DequantizeLinear", &["codes", "scale", "zero"], "factor"),
+                node("BatchNormalization", &["x", "factor", "b", "b", "b"], "out"),
+            ],
+            vec![
+                TensorProto {
+                    name: Some("codes".to_owned()),
+                    dims: vec![3],
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![0, 200, 255].into()),
+                    ..Default::default()
+                },
+                TensorProto {
+                    name: Some("zero".to_owned()),
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![200].into()),
+                    ..Default::default()
+                },
+                from_floats("scale", &[], &[0.5]),
+                from_floats("b", &[3], &[1.0; 3]),
+            ],
+        );
+        let changes = normalize(&mut found).unwrap();
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        assert_eq!(data(&found, "factor"), [-100.0, 0.0, 27.5]);
+    }
+
     #[test]
     fn half_precision_is_widened() {
         let weight: Vec<u8> = (0..16)

@@ -7,6 +7,7 @@ use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::internals::engine::cpu::Isa;
+use centerpoint::internals::program::Program;
 
 /// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
@@ -383,4 +384,47 @@ fn equals_the_reference(shifted: bool, expected: &[&str]) {
     for kind in expected {
         assert!(kinds.contains_key(*kind), "no {kind} in {kinds:#?}");
     }
+}
+
+/// A plan of a network without zero points has the bytes that it always had.
+#[test]
+fn zero_points_are_written_only_where_there_are_some() {
+    for (shifted, written) in [(false, false), (true, true)] {
+        let payload = random_net(3, shifted).net.payload().unwrap();
+        let json = serde_json::to_string(&payload.program).unwrap();
+        assert_eq!(json.contains("zero_point"), written, "{json}");
+        assert_eq!(
+            Program::from_json(json.as_bytes()).unwrap(),
+            payload.program
+        );
+    }
+}
+
+/// Whoever writes the input knows no zero points, f32 has none, residuals are read around 0, and a part of a map has that of
+/// the map.
+#[test]
+fn zero_points_where_there_are_none_are_refused() {
+    let mut refused = HashMap::new();
+    for seed in 0..20 {
+        let payload = random_net(seed, false).net.payload().unwrap();
+        for at in 0..payload.program.tensors.len() {
+            let mut program = payload.program.clone();
+            program.tensors[at].zero_point = 3;
+            if let Err(error) = super::load(program, payload.weights.clone()) {
+                let text = error.to_string();
+                let holds_codes = payload.program.tensors[at].scale.is_some();
+                assert!(text.contains("zero point"), "{text}");
+                *refused.entry(holds_codes).or_insert(0) += 1;
+            } else {
+                let tensor = &payload.program.tensors[at];
+                let residual = payload.program.ops.iter().any(|op| {
+                    let kind = serde_json::to_value(&op.kind).unwrap();
+                    kind["conv"]["residual"] == at
+                });
+                let input = at == payload.program.input;
+                assert!(tensor.scale.is_some() && !residual && !input);
+            }
+        }
+    }
+    assert!(refused[&false] > 20 && refused[&true] > 20, "{refused:?}");
 }
