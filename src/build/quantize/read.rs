@@ -126,6 +126,7 @@ fn reader(graph: &Graph, node: Node<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::onnx::proto::TensorProto;
     use crate::build::onnx::tensor::{from_codes, from_floats};
     use crate::build::quantize::{Placement, insert_qdq};
     use crate::build::testing::{graph, int, node};
@@ -163,6 +164,32 @@ mod tests {
                 assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
             }
         }
+    }
+
+    /// As ONNX Runtime has codes behind a ReLU: from 0, in all 256 steps.
+    #[test]
+    fn unsigned_codes_have_their_own_range() {
+        let graph = graph(
+            vec![
+                node("QuantizeLinear", &["x", "s", "z"], "xq"),
+                node("DequantizeLinear", &["xq", "s", "z"], "out"),
+            ],
+            vec![
+                from_floats("s", &[], &[0.5]),
+                TensorProto {
+                    name: Some("z".to_owned()),
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![0].into()),
+                    ..Default::default()
+                },
+            ],
+        );
+        let found = read(&graph).unwrap();
+        assert!(found.quantizers.is_empty());
+        assert!(
+            found.left_out[0].ends_with("its zero point is 0: scale 0.5, values from 0 to 127.5"),
+            "{found:?}"
+        );
     }
 
     /// As pytorch-quantization exports: a float weight with a scale per channel, and an activation with one

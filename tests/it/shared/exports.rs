@@ -2,14 +2,17 @@
 //! README says how they were made and what computed the expected values.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use centerpoint::build::{BuildError, Folder, Sources, import};
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{CpuEngine, Isa, Options};
 
 use super::pfn::{TOLERANCE, floats, worst};
 use super::shared;
 use crate::import::difference;
 use crate::npz::npy;
-use crate::oracle::{Case, Output, run};
+use crate::oracle::{Case, Output, run, run_on};
 use crate::toy::{built, refused};
 
 /// What each form of network was exported as.
@@ -229,6 +232,38 @@ fn quantised_pfns_give_the_float_features() {
             .iter()
             .filter(|step| step.contains("the PFN runs in float"));
         assert!(dropped.count() >= 4, "{steps:?}");
+    }
+}
+
+/// Zero points change nothing about this: the same bytes on every instruction set and number of threads.
+#[test]
+#[ignore = "needs ../shared"]
+fn zero_points_give_the_same_bytes_everywhere() {
+    let export = shared("golden/exports/awml");
+    let io = std::fs::read(export.join("io.npz")).unwrap();
+    let map = floats(&npy(&io, "spatial_features"));
+    for variant in ["exact_default", "ort_default", "ort_u8"] {
+        let out = tempfile::tempdir().unwrap();
+        let folder = imported("awml", ["legacy17", variant], out.path()).unwrap();
+        let payload = folder.cpu_payload().unwrap();
+        let values = |isa: Isa, threads: usize| -> Vec<Vec<f32>> {
+            let options = Options {
+                isa: Some(isa),
+                ..Options::default()
+            };
+            let (program, weights) = (payload.program.clone(), payload.weights.clone());
+            let pool = Arc::new(Pool::new(threads));
+            let engine = CpuEngine::new(program, Arc::new(weights), pool, &options);
+            let outputs = run_on(&mut engine.unwrap(), &map);
+            outputs.into_iter().map(|o| o.values).collect()
+        };
+        let expected = values(Isa::Portable, 1);
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for threads in [1, 2] {
+                let found = values(isa, threads);
+                assert!(found == expected, "{variant}: {} {threads}", isa.name());
+            }
+        }
     }
 }
 
