@@ -340,11 +340,7 @@ impl Task<'_> {
                     residual,
                     output: match output.codes {
                         None => Int8Output::F32(bytemuck::cast_slice_mut(row)),
-                        Some(Codes { scale, zero: 0 }) => Int8Output::I8 {
-                            codes: bytemuck::cast_slice_mut(row),
-                            scale,
-                        },
-                        Some(meaning) => Int8Output::Shifted {
+                        Some(meaning) => Int8Output::I8 {
                             codes: bytemuck::cast_slice_mut(row),
                             meaning,
                         },

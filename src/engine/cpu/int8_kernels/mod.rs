@@ -83,10 +83,8 @@ pub(super) enum Int8Residual<'a> {
 pub(super) enum Int8Output<'a> {
     /// Values.
     F32(&'a mut [f32]),
-    /// Codes; `scale` is the value of code 1.
-    I8 { codes: &'a mut [i8], scale: f32 },
-    /// Codes with a zero point.
-    Shifted { codes: &'a mut [i8], meaning: Codes },
+    /// Codes.
+    I8 { codes: &'a mut [i8], meaning: Codes },
 }
 
 impl Int8Row<'_> {
@@ -108,7 +106,7 @@ impl Int8Row<'_> {
         let end = |step: usize| (self.width - 1) * step + self.output_channels;
         let output = match &self.output {
             Int8Output::F32(values) => values.len(),
-            Int8Output::I8 { codes, .. } | Int8Output::Shifted { codes, .. } => codes.len(),
+            Int8Output::I8 { codes, .. } => codes.len(),
         };
         assert!(end(self.output_step) <= output, "output");
         let inside = match self.residual {

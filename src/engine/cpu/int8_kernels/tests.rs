@@ -239,11 +239,7 @@ impl Case {
             residual,
             output: match self.scale {
                 None => Int8Output::F32(&mut output.values),
-                Some(scale) if self.output_zero == 0 => Int8Output::I8 {
-                    codes: &mut output.codes,
-                    scale,
-                },
-                Some(scale) => Int8Output::Shifted {
+                Some(scale) => Int8Output::I8 {
                     codes: &mut output.codes,
                     meaning: Codes {
                         scale,

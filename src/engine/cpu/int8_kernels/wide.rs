@@ -49,6 +49,10 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
     // SAFETY: the caller upholds the contract, the row contains the tiles' steps, and `memory` holds the sums of the
     // largest tile.
     unsafe {
+        let shifted = match &row.output {
+            Int8Output::F32(_) => false,
+            Int8Output::I8 { meaning, .. } => meaning.zero != 0,
+        };
         let start = wide_start::<S, BLOCKS>(row);
         let mut done = 0;
         while done < row.width {
@@ -67,7 +71,11 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
                 (done, 1)
             };
             done = first + steps;
-            finish::<S::Floats>(row, first..done, BLOCKS, sums);
+            if shifted {
+                finish::<S::Floats, true>(row, first..done, BLOCKS, sums);
+            } else {
+                finish::<S::Floats, false>(row, first..done, BLOCKS, sums);
+            }
         }
     }
 }
@@ -85,7 +93,7 @@ unsafe fn wide_start<S: InstructionSet, const BLOCKS: usize>(
     // array.
     unsafe {
         let mut sums = [S::Wide::zero(); BLOCKS];
-        if S::OFFSET || row.zero != 0 {
+        if S::OFFSET || S::SIGNED && row.zero != 0 {
             let zeros = S::Wide::quad([row.zero; QUAD].as_ptr());
             for at in 0..len {
                 for (block, sum) in sums.iter_mut().enumerate() {
@@ -140,13 +148,13 @@ unsafe fn wide_tile<S: InstructionSet, const PX: usize, const BLOCKS: usize>(
     }
 }
 
-/// Converts sums, `[step][block][16]`, to the results of `blocks` blocks.
+/// Converts sums, `[step][block][16]`, to the results of `blocks` blocks. `SHIFTED`: the output has a zero point.
 ///
 /// # Safety
 /// The row is checked, has the blocks and contains the steps; `sums` holds the steps' sums; the processor has the
 /// instruction set of `F`.
 #[inline(always)]
-unsafe fn finish<F: Floats>(
+unsafe fn finish<F: Floats, const SHIFTED: bool>(
     row: &mut Int8Row<'_>,
     steps: Range<usize>,
     blocks: usize,
@@ -196,8 +204,17 @@ unsafe fn finish<F: Floats>(
                             std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                         }
                     }
-                    Int8Output::I8 { codes, scale } => {
-                        let (to, scale) = (codes.as_mut_ptr().add(to), F::splat(scale));
+                    Int8Output::I8 { codes, meaning } => {
+                        let to = codes.as_mut_ptr().add(to);
+                        let mut scale = F::splat(&meaning.scale);
+                        if SHIFTED {
+                            // The operations of `Codes::code`.
+                            let steps = y.div(scale);
+                            let steps = steps.add(F::splat(&Codes::ROUND));
+                            let steps = steps.add(F::splat(&-Codes::ROUND));
+                            y = steps.add(F::splat(&f32::from(meaning.zero)));
+                            scale = F::splat(&1.0);
+                        }
                         if count == LANES {
                             y.store_codes(scale, to);
                         } else {
@@ -205,18 +222,6 @@ unsafe fn finish<F: Floats>(
                             y.store_codes(scale, all.as_mut_ptr());
                             std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                         }
-                    }
-                    Int8Output::Shifted { codes, meaning } => {
-                        // The operations of `Codes::code`.
-                        let steps = y.div(F::splat(&meaning.scale));
-                        let steps = steps
-                            .add(F::splat(&Codes::ROUND))
-                            .add(F::splat(&-Codes::ROUND));
-                        let shifted = steps.add(F::splat(&f32::from(meaning.zero)));
-                        let mut all = [0; LANES];
-                        shifted.store_codes(F::splat(&1.0), all.as_mut_ptr());
-                        let to = codes.as_mut_ptr().add(to);
-                        std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                     }
                 }
             }

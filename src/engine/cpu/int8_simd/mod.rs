@@ -28,9 +28,11 @@ pub(super) trait InstructionSet {
     type Floats: Floats;
     /// The tile sizes that fit into the registers.
     const REGISTERS: Registers;
-    /// Whether inputs enter the multiplication as code + 128. If so, sums start from the negative of what inputs of code
-    /// 0 would add.
+    /// Whether inputs enter the multiplication as code + 128. If so, sums start from the negative of what inputs of the
+    /// zero point's code would add.
     const OFFSET: bool = false;
+    /// Whether input codes may be negative. Only such inputs have zero points.
+    const SIGNED: bool = true;
 }
 
 /// Sizes of the tiles that fit into the registers.
