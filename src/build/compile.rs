@@ -17,7 +17,7 @@ use super::onnx::{Graph, Node, Shapes, Window};
 use super::simplify::simplify;
 use super::{BuildError, Result};
 use crate::build::lower::{ConvSpec, Direction, MaxPoolSpec, ProgramBuilder, TensorId};
-use crate::program::{DepthToSpaceMode, Payload, ProgramError};
+use crate::program::{Codes, DepthToSpaceMode, Payload, ProgramError};
 
 /// The operators that the CPU engine supports, including those that are removed.
 pub(crate) const CPU_OPERATORS: &[&str] = &[
@@ -36,7 +36,7 @@ pub(crate) const CPU_OPERATORS: &[&str] = &[
     "MaxPool",
     "Mul (by constants)",
     "Pad (zeros before Conv)",
-    "QuantizeLinear (to INT8, zero point 0)",
+    "QuantizeLinear (to INT8)",
     "Relu",
     "Reshape, Squeeze, Unsqueeze (without effect)",
     "Sigmoid",
@@ -75,7 +75,7 @@ pub(crate) fn network(graph: &Graph) -> Result<ProgramBuilder> {
         shapes: &shapes,
         builder: ProgramBuilder::new(),
         maps: HashMap::new(),
-        scales: HashMap::new(),
+        codes: HashMap::new(),
         spread: 0,
     };
     compiler.input()?;
@@ -103,8 +103,8 @@ struct Compiler<'a> {
     builder: ProgramBuilder,
     /// The engine's tensor of each value.
     maps: HashMap<String, TensorId>,
-    /// The scale of each quantised value.
-    scales: HashMap<String, f32>,
+    /// Scale and zero point of each quantised value.
+    codes: HashMap<String, Codes>,
     /// Values produced by expanding scalars so far.
     spread: usize,
 }
@@ -186,17 +186,24 @@ impl Compiler<'_> {
         let made = match node.op() {
             "Conv" | "ConvTranspose" => return self.conv(name, node),
             "QuantizeLinear" => {
-                let scale = Scales::read(self.graph, node)?.single(node)?;
-                self.scales.insert(node.need_output()?.to_owned(), scale);
+                let codes = Scales::read(self.graph, node)?.single(node)?;
+                self.codes.insert(node.need_output()?.to_owned(), codes);
                 let x = self.map(node, 0)?;
-                self.builder.quantize(name, x, scale)
+                self.builder.quantize(name, x, codes.scale, codes.zero)
             }
             "DequantizeLinear" => {
-                let scale = Scales::read(self.graph, node)?.single(node)?;
+                let Codes { scale, zero } = Scales::read(self.graph, node)?.single(node)?;
                 let codes = node.need_input(0)?;
-                if let Some(made) = self.scales.get(codes).filter(|s| **s != scale) {
+                if let Some(made) = self.codes.get(codes).filter(|c| c.scale != scale) {
+                    let made = made.scale;
                     return Err(node.error(format!(
                         "its scale is {scale}, but the codes \"{codes}\" have scale {made}"
+                    )));
+                }
+                if let Some(made) = self.codes.get(codes).filter(|c| c.zero != zero) {
+                    let made = made.zero;
+                    return Err(node.error(format!(
+                        "its zero point is {zero}, but the codes \"{codes}\" have zero point {made}"
                     )));
                 }
                 let x = self.map(node, 0)?;

@@ -1,11 +1,17 @@
 //! Networks that others quantised, brought to the forms that the rest of this program reads.
 //!
+//! - **Quantised operators** (ONNX Runtime's QOperator format) are written with QuantizeLinear and DequantizeLinear:
+//!   [`qoperators`].
+//! - **UINT8 codes** become INT8 codes. This is exact: [`signed`].
 //! - **Biases** as INT32 codes, and the quantised parameters of a BatchNormalization (both by ONNX Runtime), become floats.
 //!   This is exact.
 //! - **FP16** between the codes (ModelOpt's default) becomes f32: FP16 constants are widened, and Casts lose their effect.
 //! - **Deconvolutions with a scale for each input channel** (pytorch-quantization of 2022, ModelOpt for torch): such a scale
 //!   cannot be taken out of the sum, so the weight is quantised again, with a scale for each output channel.
 //! - **The PFN** runs in float, so its pairs are dropped: [`without_pairs`].
+
+mod qoperators;
+mod signed;
 
 use std::collections::HashMap;
 
@@ -29,7 +35,9 @@ pub(super) fn normalize(graph: &mut Graph) -> Result<Vec<String>> {
     }
     // Scales may be results of constants.
     simplify(graph)?;
-    let mut changes = widen(graph)?;
+    let mut changes = qoperators::expand(graph)?;
+    changes.extend(signed::make_signed(graph)?);
+    changes.extend(widen(graph)?);
     changes.extend(dequantize_parameters(graph)?);
     changes.extend(requantize_deconvolutions(graph)?);
     Ok(changes)
@@ -92,7 +100,7 @@ fn dequantize_parameters(graph: &mut Graph) -> Result<Vec<String>> {
         let is_weight =
             |user: Node<'_>| user.op() != "BatchNormalization" && user.input(1) == Some(output);
         let is_code = matches!(constant.data_type(), element::INT8 | element::INT32);
-        if !is_code || graph.consumers(output).any(is_weight) || !has_no_zero_point(graph, node)? {
+        if !is_code || graph.consumers(output).any(is_weight) {
             continue;
         }
         let codes = tensor::integers(graph.path(), &constant)?;
@@ -114,7 +122,7 @@ fn has_no_zero_point(graph: &Graph, node: Node<'_>) -> Result<bool> {
     Ok(zeros.is_some_and(|zeros| zeros.data.iter().all(|&zero| zero == 0)))
 }
 
-/// Codes times their scales; `None` if the scales are no constants or have another shape.
+/// The values of codes; `None` if scales or zero points are no constants or have another shape.
 fn dequantized(graph: &Graph, node: Node<'_>, codes: &Tensor<i64>) -> Result<Option<Vec<f32>>> {
     let Some(scales) = graph.floats(node.need_input(1)?)? else {
         return Ok(None);
@@ -133,9 +141,17 @@ fn dequantized(graph: &Graph, node: Node<'_>, codes: &Tensor<i64>) -> Result<Opt
             (codes.dims.iter().skip(axis + 1).product::<usize>(), count)
         }
     };
+    let zeros = match node.input(2) {
+        None => vec![0; count],
+        Some(name) => match graph.integers(name)? {
+            Some(zeros) if zeros.data.len() == count => zeros.data,
+            _ => return Ok(None),
+        },
+    };
     let values = codes.data.iter().enumerate().map(|(i, &code)| {
         let channel = i / inner.max(1) % count.max(1);
-        code as f32 * scales.data.get(channel).copied().unwrap_or(1.0)
+        let zero = zeros.get(channel).copied().unwrap_or(0);
+        code.saturating_sub(zero) as f32 * scales.data.get(channel).copied().unwrap_or(1.0)
     });
     Ok(Some(values.collect()))
 }
@@ -345,6 +361,37 @@ mod tests {
             normalize(&mut found).unwrap().is_empty(),
             "nothing is left to change"
         );
+    }
+
+    /// ONNX Runtime gives the parameters of a BatchNormalization zero points if weights are unsigned.
+    #[test]
+    fn zero_points_of_parameters_count() {
+        let mut found = graph(
+            vec![
+                node("DequantizeLinear", &["codes", "scale", "zero"], "factor"),
+                node("BatchNormalization", &["x", "factor", "b", "b", "b"], "out"),
+            ],
+            vec![
+                TensorProto {
+                    name: Some("codes".to_owned()),
+                    dims: vec![3],
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![0, 200, 255].into()),
+                    ..Default::default()
+                },
+                TensorProto {
+                    name: Some("zero".to_owned()),
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![200].into()),
+                    ..Default::default()
+                },
+                from_floats("scale", &[], &[0.5]),
+                from_floats("b", &[3], &[1.0; 3]),
+            ],
+        );
+        let changes = normalize(&mut found).unwrap();
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        assert_eq!(data(&found, "factor"), [-100.0, 0.0, 27.5]);
     }
 
     #[test]

@@ -82,7 +82,7 @@ pub struct StronglyTyped {
 /// - [`BuildError::Tensor`] for a constant that is out of range for a half, or a scale that a half
 ///   cannot represent precisely.
 /// - [`BuildError::Operator`] for an operator that may need floats, [`BuildError::Node`] for one whose
-///   meaning changes in operator set 19.
+///   meaning changes in operator set 19, and for codes with a zero point.
 /// - [`BuildError::Graph`] if the input or outputs cannot have these types.
 pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     io.check(graph)?;
@@ -92,6 +92,7 @@ pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     if let Some(node) = graph.nodes().find(|n| !OPERATORS.contains(&n.op())) {
         return Err(node.unsupported(OPERATORS));
     }
+    check_symmetric(&graph)?;
     if graph.nodes().any(|n| n.op() == "QuantizeLinear") {
         opset::raise(&mut graph, 19)?;
     }
@@ -117,6 +118,23 @@ pub fn strongly_typed(graph: &Graph, io: &Io) -> Result<StronglyTyped> {
     halves.border(&graph, io)?;
     halves.apply(&mut graph)?;
     Ok(StronglyTyped { graph, input_scale })
+}
+
+/// Checks that all zero points are 0, as TensorRT demands.
+fn check_symmetric(graph: &Graph) -> Result<()> {
+    let pairs = ["QuantizeLinear", "DequantizeLinear"];
+    for node in graph.nodes().filter(|n| pairs.contains(&n.op())) {
+        if let Some(name) = node.input(2)
+            && let Some(zeros) = graph.integers(name)?
+            && let Some(zero) = zeros.data.iter().find(|zero| **zero != 0)
+        {
+            return Err(node.error(format!(
+                "its zero point is {zero}, but TensorRT takes only codes with zero point 0; quantise symmetrically (ONNX \
+                 Runtime: ActivationSymmetric, WeightSymmetric), or compile for the CPU"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The edits to a graph.

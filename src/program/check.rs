@@ -2,8 +2,8 @@
 //! section that the CPU engine relies on.
 
 use crate::program::layout::{LANES, wide_bias_len, wide_len};
-use crate::program::layout::{MAX_DIM, MAX_KERNEL, MAX_MAP, MAX_PRODUCTS, SCALES};
-use crate::program::layout::{int8_narrow_len, int8_wide_len};
+use crate::program::layout::{MAX_DIM, MAX_KERNEL, MAX_MAP, SCALES};
+use crate::program::layout::{int8_narrow_len, int8_wide_len, max_products};
 use crate::program::{
     ALIGN, Conv, Op, OpKind, Program, ProgramError, Section, Tensor, WeightLayout,
 };
@@ -26,6 +26,7 @@ impl Program {
                 "the network's input is a slice of another tensor".to_owned(),
             ));
         }
+        need_zero_point_0(input).map_err(ProgramError::payload)?;
         written
             .add(self, self.input)
             .map_err(ProgramError::payload)?;
@@ -78,6 +79,9 @@ impl Program {
         }
         if let Some(scale) = tensor.scale.filter(|scale| !SCALES.contains(scale)) {
             return Err(format!("scale is {scale}, expected {SCALES:?}"));
+        }
+        if tensor.scale.is_none() {
+            need_zero_point_0(tensor)?;
         }
         let Some(slice) = tensor.slice_of else {
             return Ok(());
@@ -138,6 +142,7 @@ impl Program {
             OpKind::Conv(conv) => {
                 if let Some(residual) = conv.residual {
                     same(residual)?;
+                    need_zero_point_0(self.tensor(residual)?)?;
                     if !conv.layout.is_integer() {
                         need_floats(self.tensor(residual)?)?;
                     }
@@ -237,14 +242,26 @@ fn need_codes(tensor: &Tensor) -> Result<(), String> {
     }
 }
 
-/// Checks that two tensors have the same element type and scale.
+/// Checks that a tensor's zero point is 0: the tensor holds f32, or codes that something outside the kernels writes or reads.
+fn need_zero_point_0(tensor: &Tensor) -> Result<(), String> {
+    match tensor.zero_point {
+        0 => Ok(()),
+        found => Err(format!(
+            "`{}` has zero point {found}, expected 0",
+            tensor.name
+        )),
+    }
+}
+
+/// Checks that two tensors have the same element type, scale and zero point.
 fn same_scale(a: &Tensor, b: &Tensor) -> Result<(), String> {
-    if a.scale == b.scale {
+    let (left, right) = ((a.scale, a.zero_point), (b.scale, b.zero_point));
+    if left == right {
         return Ok(());
     }
     Err(format!(
-        "`{}` has scale {:?} but `{}` has {:?}, expected the same",
-        a.name, a.scale, b.name, b.scale
+        "`{}` has scale and zero point {left:?} but `{}` has {right:?}, expected the same",
+        a.name, b.name
     ))
 }
 
@@ -320,9 +337,10 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
             ));
         }
         let products = taps * (channels / groups);
-        if integer && products > MAX_PRODUCTS {
+        let most = max_products(input.zero_point);
+        if integer && products > most {
             return Err(format!(
-                "adds {products} products of codes, but a sum holds at most {MAX_PRODUCTS}"
+                "adds {products} products of codes, but a sum holds at most {most}"
             ));
         }
         let out_channels = output.channels;

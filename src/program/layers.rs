@@ -26,8 +26,10 @@ pub struct ProgramTensor {
     pub name: String,
     /// Channels, rows, columns.
     pub shape: [usize; 3],
-    /// The value of code 1, if the tensor holds 8-bit codes.
+    /// The value of a step of 1, if the tensor holds 8-bit codes.
     pub scale: Option<f32>,
+    /// The code of the value 0; 0 if the tensor holds f32.
+    pub zero_point: i8,
 }
 
 impl Program {
@@ -40,6 +42,7 @@ impl Program {
                 name: tensor.name.clone(),
                 shape: [tensor.channels, tensor.height, tensor.width],
                 scale: tensor.scale,
+                zero_point: tensor.zero_point,
             })
         };
         let layer = |op: &crate::program::Op| {

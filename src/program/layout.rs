@@ -16,7 +16,9 @@ pub(crate) const MAX_MAP: usize = 1 << 28;
 /// Valid quantisation scales. Codes times the scale, and the reciprocal, are normal f32 numbers.
 pub(crate) const SCALES: std::ops::RangeInclusive<f32> = 1e-30..=1e30;
 /// Most products of two codes whose sum always fits into 32 bits.
-pub(crate) const MAX_PRODUCTS: usize = i32::MAX as usize / (128 * 128);
+const MAX_PRODUCTS: usize = i32::MAX as usize / (128 * 128);
+/// Most products of a code's difference from a zero point and a weight whose sum always fits into 32 bits.
+const MAX_SHIFTED_PRODUCTS: usize = i32::MAX as usize / (255 * 128);
 /// Largest kernel size, stride, dilation, padding or block.
 pub(crate) const MAX_KERNEL: usize = 64;
 
@@ -27,6 +29,15 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const QUAD: usize = 4;
 /// Input channels in a fragment of the narrow layout.
 pub(crate) const NARROW: usize = 32;
+
+/// Most products in a sum over codes with this zero point.
+pub(crate) fn max_products(zero: i8) -> usize {
+    if zero == 0 {
+        MAX_PRODUCTS
+    } else {
+        MAX_SHIFTED_PRODUCTS
+    }
+}
 
 /// Number of weights (bytes) in a phase of a wide INT8 convolution.
 pub(crate) fn int8_wide_len(

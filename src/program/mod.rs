@@ -5,10 +5,12 @@
 //! sections aligned to [`ALIGN`] bytes.
 
 mod check;
+mod codes;
 mod error;
 mod layers;
 pub(crate) mod layout;
 
+pub(crate) use codes::Codes;
 pub use error::ProgramError;
 pub(crate) use layers::{ProgramLayer, ProgramTensor};
 use serde::{Deserialize, Serialize};
@@ -68,9 +70,25 @@ pub struct Tensor {
     /// itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice_of: Option<SliceOf>,
-    /// Set if the tensor holds signed 8-bit codes. A value is its code times this scale, with zero point 0.
+    /// Set if the tensor holds signed 8-bit codes. A value is `(code - zero_point) · scale`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<f32>,
+    /// The code of the value 0. Others than 0 only come from networks that other tools quantised.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub zero_point: i8,
+}
+
+impl Tensor {
+    /// What the tensor's codes mean; `None` if it holds f32.
+    pub(crate) fn codes(&self) -> Option<Codes> {
+        let zero = self.zero_point;
+        self.scale.map(|scale| Codes { scale, zero })
+    }
+}
+
+/// Whether a zero point is the default, which is not written.
+fn is_zero(zero_point: &i8) -> bool {
+    *zero_point == 0
 }
 
 /// The position of a tensor inside another.
@@ -161,12 +179,13 @@ pub enum OpKind {
         /// Rows above the map and columns left of it where the first window begins.
         pad: [usize; 2],
     },
-    /// Converts values to codes: `input / scale` rounded half to even, in -128..=127, with the output's scale.
+    /// Converts values to codes: `input / scale` rounded half to even, plus the zero point, in -128..=127; 0 for NaN. Scale
+    /// and zero point are the output's.
     Quantize {
         /// Tensor read, f32.
         input: usize,
     },
-    /// Converts codes to values: `code · scale`, with the input's scale.
+    /// Converts codes to values: `(code - zero_point) · scale`, with the input's scale and zero point.
     Dequantize {
         /// Tensor read, codes.
         input: usize,
@@ -185,9 +204,9 @@ pub enum DepthToSpaceMode {
 
 /// A convolution, a transposed convolution, or a convolution followed by DepthToSpace, with bias, residual and ReLU.
 ///
-/// If the input holds codes, they are multiplied by code weights in integers. These f32 operations follow, each rounded
-/// separately: `sum · multiplier[c] + bias[c]`, plus the residual (as values), then ReLU. If the output holds codes, the
-/// result is divided by its scale, rounded half to even and clamped to -128..=127, with 0 for NaN.
+/// If the input holds codes, the differences from its zero point are multiplied by code weights in integers. These f32
+/// operations follow, each rounded separately: `sum · multiplier[c] + bias[c]`, plus the residual (as values, whose codes
+/// have zero point 0), then ReLU. If the output holds codes, the result is converted as by [`OpKind::Quantize`].
 ///
 /// The output is `up` times finer than the steps of the convolution. Phase (a, b), number `a · up[1] + b`, computes the
 /// output pixels `(i · up[0] + a, j · up[1] + b)` from the input pixels `(i · stride[0] + dy, j · stride[1] + dx)` for each

@@ -197,14 +197,21 @@ fn unsupported_codes_are_named_with_their_node() {
         tensor
     };
     type Change<'a> = (&'a dyn Fn(&mut GraphProto), &'a str);
-    let cases: [Change<'_>; 12] = [
+    let cases: [Change<'_>; 13] = [
         (
             &|g| put(g, unsigned(from_codes("z", &[], &[0]))),
             "\"/x/Q\" (QuantizeLinear): \"z\" has element type UINT8, only INT8 is supported",
         ),
         (
-            &|g| put(g, from_codes("z", &[], &[-3])),
-            "\"/x/Q\" (QuantizeLinear): its zero point \"z\" has the value -3, only 0 is supported",
+            &|g| {
+                g.initializer.push(from_codes("z3", &[], &[-3]));
+                g.node[1].input[2] = "z3".to_owned();
+            },
+            "\"/x/DQ\" (DequantizeLinear): its zero point is -3, but the codes \"xq\" have zero point 0",
+        ),
+        (
+            &|g| put(g, from_codes("wz", &[3], &[0, 5, 0])),
+            "\"/w/DQ\" (DequantizeLinear): its zero point \"wz\" has the value 5, only 0 is supported for weights",
         ),
         (
             &|g| g.node[0].input.truncate(2),

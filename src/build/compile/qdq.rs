@@ -1,6 +1,7 @@
 //! QuantizeLinear and DequantizeLinear as far as the CPU engine supports them, and quantised weights.
 //!
-//! Codes are signed 8-bit with zero point 0. Maps have one scale; weights have one, or one per output channel.
+//! Codes are signed 8-bit. Maps have one scale and one zero point; weights have one scale, or one per output channel, and
+//! zero point 0.
 //! A weight is INT8 followed by a DequantizeLinear, or (as pytorch-quantization exports it) FLOAT followed by a
 //! QuantizeLinear and a DequantizeLinear, which are evaluated here.
 
@@ -9,6 +10,7 @@ use crate::build::Result;
 use crate::build::lower::ConvWeight;
 use crate::build::onnx::tensor::{self, Tensor, element};
 use crate::build::onnx::{Graph, Node, shapes};
+use crate::program::Codes;
 
 /// The weight of a convolution.
 pub(super) struct Weight {
@@ -59,6 +61,7 @@ impl Weight {
             .producer(source)
             .filter(|n| n.op() == "QuantizeLinear");
         let scales = Scales::read(graph, pair)?;
+        scales.need_zero_point_0(pair)?;
         let (dims, codes) = match quantize {
             Some(quantize) => {
                 let Some(weight) = graph.floats(quantize.need_input(0)?)? else {
@@ -106,10 +109,12 @@ impl Weight {
     }
 }
 
-/// The scales of a QuantizeLinear or DequantizeLinear with zero point 0 and INT8 codes.
+/// The scales and zero points of a QuantizeLinear or DequantizeLinear with INT8 codes.
 pub(super) struct Scales {
     name: String,
     values: Vec<f32>,
+    /// One for each scale; empty if the node has none, which means 0.
+    zero_points: Vec<i8>,
     /// Whether there is one value per channel, on `axis`.
     per_axis: bool,
     axis: i64,
@@ -133,23 +138,38 @@ impl Scales {
                 scales.dims
             )));
         }
-        check_zero_point(graph, node, scales.data.len())?;
         Ok(Self {
             name: name.to_owned(),
+            zero_points: zero_points(graph, node, scales.data.len())?,
             per_axis: scales.dims.len() == 1 && scales.data.len() > 1,
             values: scales.data,
             axis: node.int("axis", 1)?,
         })
     }
 
-    /// The scale of a map, which has one.
-    pub(super) fn single(&self, node: Node<'_>) -> Result<f32> {
+    /// Scale and zero point of a map, which has one of each.
+    pub(super) fn single(&self, node: Node<'_>) -> Result<Codes> {
         match self.values[..] {
-            [scale] => Ok(scale),
+            [scale] => Ok(Codes {
+                scale,
+                zero: self.zero_points.first().copied().unwrap_or(0),
+            }),
             _ => Err(node.error(format!(
                 "its scale \"{}\" has {} values, expected one for a map",
                 self.name,
                 self.values.len()
+            ))),
+        }
+    }
+
+    /// Checks that the zero points of a weight are 0; `node` has them.
+    fn need_zero_point_0(&self, node: Node<'_>) -> Result<()> {
+        let name = node.input(2).unwrap_or_default();
+        match self.zero_points.iter().find(|zero| **zero != 0) {
+            None => Ok(()),
+            Some(bad) => Err(node.error(format!(
+                "its zero point \"{name}\" has the value {bad}, only 0 is supported for weights; quantise them \
+                 symmetrically (ONNX Runtime: WeightSymmetric, QuantType.QInt8)"
             ))),
         }
     }
@@ -206,16 +226,17 @@ impl Scales {
     }
 }
 
-/// Checks that the codes of a QuantizeLinear or DequantizeLinear are INT8 with zero point 0.
-fn check_zero_point(graph: &Graph, node: Node<'_>, scales: usize) -> Result<()> {
+/// The zero points of a QuantizeLinear or DequantizeLinear, as many as it has `scales`; none if they are left out. Checks that
+/// its codes are INT8.
+fn zero_points(graph: &Graph, node: Node<'_>, scales: usize) -> Result<Vec<i8>> {
     let output = node.int("output_dtype", 0)?;
     let Some(name) = node.input(2) else {
         // DequantizeLinear has its input's type, which is checked elsewhere; otherwise the type is UINT8.
         return match (node.op(), i32::try_from(output)) {
-            ("DequantizeLinear", _) | (_, Ok(element::INT8)) => Ok(()),
+            ("DequantizeLinear", _) | (_, Ok(element::INT8)) => Ok(Vec::new()),
             _ => Err(node.error(
-                "it has no zero point, so its codes are UINT8; only INT8 with zero point 0 is supported; quantise \
-                 to signed codes (ONNX Runtime: QuantType.QInt8)",
+                "it has no zero point, so its codes are UINT8; only INT8 is supported; quantise to signed codes \
+                 (ONNX Runtime: QuantType.QInt8)",
             )),
         };
     };
@@ -224,14 +245,9 @@ fn check_zero_point(graph: &Graph, node: Node<'_>, scales: usize) -> Result<()> 
     };
     check_element(node, name, zero.data_type())?;
     let zeros = tensor::integers(graph.path(), &zero)?.data;
-    if let Some(bad) = zeros.iter().find(|&&z| z != 0) {
-        return Err(node.error(format!(
-            "its zero point \"{name}\" has the value {bad}, only 0 is supported; quantise symmetrically (ONNX \
-             Runtime: ActivationSymmetric, WeightSymmetric)"
-        )));
-    }
     if zeros.len() == scales {
-        return Ok(());
+        // The element type is INT8, so no value is truncated.
+        return Ok(zeros.into_iter().map(|zero| zero as i8).collect());
     }
     Err(node.error(format!(
         "its zero point \"{name}\" has {} values, but its scale has {scales}",

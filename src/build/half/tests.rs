@@ -157,7 +157,7 @@ fn an_input_that_is_read_in_float_cannot_be_codes() {
         ),
         (
             vec![pair("s", &["three"], "q"), back("q", "out")],
-            "does not produce signed codes around 0",
+            "its zero point is 3, but TensorRT takes only codes with zero point 0",
         ),
         (
             vec![pair("s", &[], "q"), back("q", "out")],

@@ -8,20 +8,20 @@ use crate::build::lower::spec::{
 };
 use crate::program::ProgramError;
 use crate::program::layout::{MAX_DIM, MAX_MAP};
-use crate::program::{DepthToSpaceMode, Payload};
+use crate::program::{Codes, DepthToSpaceMode, Payload};
 
 /// A feature map of the network being built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(super) usize);
 
-/// Name, size and scale of a tensor in the network being built.
+/// Name, size and codes of a tensor in the network being built.
 #[derive(Clone, Debug)]
 pub(super) struct TensorInfo {
     pub(super) name: String,
     /// Channels, rows, columns.
     pub(super) shape: [usize; 3],
-    /// Value of code 1, if the tensor holds 8-bit codes.
-    pub(super) scale: Option<f32>,
+    /// What its codes mean, if the tensor holds 8-bit codes.
+    pub(super) codes: Option<Codes>,
 }
 
 /// A node of the network.
@@ -65,7 +65,7 @@ pub(crate) enum NodeKind {
         input: usize,
         spec: MaxPoolSpec,
     },
-    /// The output's [`TensorInfo`] holds the scale.
+    /// The output's [`TensorInfo`] holds scale and zero point.
     Quantize {
         input: usize,
     },
@@ -405,24 +405,28 @@ impl ProgramBuilder {
         )
     }
 
-    /// Converts `x` to 8-bit codes: `x / scale` rounded half to even, in -128..=127 (ONNX QuantizeLinear to int8 with zero
-    /// point 0). Only [`ProgramBuilder::dequantize`] accepts the result.
+    /// Converts `x` to 8-bit codes: `x / scale` rounded half to even, plus the zero point, in -128..=127 (ONNX QuantizeLinear
+    /// to int8). Only [`ProgramBuilder::dequantize`] accepts the result.
     pub fn quantize(
         &mut self,
         name: &str,
         x: TensorId,
         scale: f32,
+        zero_point: i8,
     ) -> Result<TensorId, ProgramError> {
         let shape = self.check(name, x)?;
         check_scale(name, scale)?;
         let id = self.node(name, shape, NodeKind::Quantize { input: x.0 })?;
-        self.tensors[id.0].scale = Some(scale);
+        self.tensors[id.0].codes = Some(Codes {
+            scale,
+            zero: zero_point,
+        });
         Ok(id)
     }
 
-    /// Converts codes to values: code · scale (ONNX DequantizeLinear with zero point 0).
+    /// Converts codes to values: `(code - zero point) · scale` (ONNX DequantizeLinear).
     pub fn dequantize(&mut self, name: &str, x: TensorId) -> Result<TensorId, ProgramError> {
-        let map = self.tensors.get(x.0).filter(|map| map.scale.is_some());
+        let map = self.tensors.get(x.0).filter(|map| map.codes.is_some());
         let shape = map
             .map(|map| map.shape)
             .ok_or_else(|| bad(name, "input", "codes from `quantize`", x))?;
@@ -451,7 +455,7 @@ impl ProgramBuilder {
     /// The shape of `x`, or an error that `node` has an invalid input.
     fn check(&self, node: &str, x: TensorId) -> Result<[usize; 3], ProgramError> {
         let map = self.tensors.get(x.0);
-        map.filter(|map| map.scale.is_none())
+        map.filter(|map| map.codes.is_none())
             .map(|map| map.shape)
             .ok_or_else(|| bad(node, "input", "an f32 tensor of this builder", x))
     }
@@ -469,7 +473,7 @@ impl ProgramBuilder {
         self.tensors.push(TensorInfo {
             name: name.to_owned(),
             shape,
-            scale: None,
+            codes: None,
         });
         Ok(self.tensors.len() - 1)
     }

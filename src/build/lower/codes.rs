@@ -4,8 +4,9 @@
 //! - A Quantize after Concat, DepthToSpace or MaxPool, which only move values, moves in front of them. There it can
 //!   become part of the convolution that produces the value. (MaxPool commutes with rounding because rounding is
 //!   monotone.)
-//! - Codes that are dequantised and quantised again with the same scale stay unchanged.
-//! - If one Quantize is the only reader of the network's input, the input becomes codes.
+//! - Codes that are dequantised and quantised again with the same scale and zero point stay unchanged.
+//! - If one Quantize with zero point 0 is the only reader of the network's input, the input becomes codes. (Whoever writes the
+//!   input, on the CPU or the GPU, knows no zero points, and leaves empty cells at code 0.)
 //!
 //! The remaining Quantize and Dequantize nodes become operators.
 
@@ -13,15 +14,16 @@ use std::collections::HashMap;
 
 use crate::build::lower::builder::{ConvNode, Node, NodeKind, ProgramBuilder, TensorInfo, Weight};
 use crate::build::lower::fuse::inputs;
-use crate::program::layout::MAX_PRODUCTS;
+use crate::program::Codes;
+use crate::program::layout::max_products;
 
 /// The form in which a tensor's readers want it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Demand {
     /// Nobody reads it.
     Nothing,
-    /// All readers want codes with this scale.
-    Codes(f32),
+    /// All readers want these codes.
+    Codes(Codes),
     /// At least one reader wants values.
     Values,
 }
@@ -59,7 +61,10 @@ pub(super) fn input(network: &mut ProgramBuilder, input: usize) -> usize {
         return input;
     };
     let is_output = network.outputs.iter().any(|(tensor, _)| *tensor == input);
-    if is_output || !matches!(node.kind, NodeKind::Quantize { .. }) {
+    let plain = network.tensors[node.output]
+        .codes
+        .is_some_and(|c| c.zero == 0);
+    if is_output || !plain || !matches!(node.kind, NodeKind::Quantize { .. }) {
         return input;
     }
     network.nodes.remove(at).output
@@ -105,7 +110,7 @@ fn demands(nodes: &[Node], network: &ProgramBuilder) -> Vec<Demand> {
     for node in nodes.iter().rev() {
         let demand = match &node.kind {
             NodeKind::Quantize { .. } => network.tensors[node.output]
-                .scale
+                .codes
                 .map_or(Demand::Values, Demand::Codes),
             kind if only_moves(kind) => demands[node.output],
             _ => Demand::Values,
@@ -133,17 +138,19 @@ struct CodePlacement<'a> {
     aliases: HashMap<usize, usize>,
     /// Maps tensors that Dequantize produces to the codes that it reads.
     dequantized: HashMap<usize, usize>,
-    /// Maps a tensor and a scale (its bits) to the tensor's codes.
-    codes: HashMap<(usize, u32), usize>,
+    /// Maps a tensor, a scale (its bits) and a zero point to the tensor's codes.
+    codes: HashMap<(usize, u32, i8), usize>,
 }
 
 impl CodePlacement<'_> {
     fn node(&mut self, mut node: Node) {
         match &mut node.kind {
             NodeKind::Quantize { input } => {
-                let (input, scale) = (*input, self.network.tensors[node.output].scale);
-                let codes = self.codes(&node.name, input, scale.unwrap_or(1.0));
-                self.aliases.insert(node.output, codes);
+                // A Quantize makes codes; see `ProgramBuilder::quantize`.
+                if let Some(wanted) = self.network.tensors[node.output].codes {
+                    let codes = self.codes(&node.name, *input, wanted);
+                    self.aliases.insert(node.output, codes);
+                }
                 return;
             }
             NodeKind::Dequantize { input } => {
@@ -152,15 +159,15 @@ impl CodePlacement<'_> {
             }
             NodeKind::Conv(conv) => {
                 if let Some(&codes) = self.dequantized.get(&conv.input)
-                    && fits_integers(conv, self.network.tensors[codes].shape[0])
+                    && fits_integers(conv, &self.network.tensors[codes])
                 {
                     conv.input = codes;
                 }
             }
             kind => {
-                if let (true, Demand::Codes(scale)) = (only_moves(kind), self.demands[node.output])
+                if let (true, Demand::Codes(codes)) = (only_moves(kind), self.demands[node.output])
                 {
-                    return self.mover(node, scale);
+                    return self.mover(node, codes);
                 }
             }
         }
@@ -168,7 +175,7 @@ impl CodePlacement<'_> {
     }
 
     /// Adds a node that only moves elements, converted to codes.
-    fn mover(&mut self, node: Node, scale: f32) {
+    fn mover(&mut self, node: Node, wanted: Codes) {
         let Node {
             name,
             output,
@@ -177,37 +184,37 @@ impl CodePlacement<'_> {
         match &mut kind {
             NodeKind::Concat { inputs } => {
                 for input in inputs {
-                    *input = self.codes(&name, *input, scale);
+                    *input = self.codes(&name, *input, wanted);
                 }
             }
             NodeKind::DepthToSpace { input, .. } | NodeKind::MaxPool { input, .. } => {
-                *input = self.codes(&name, *input, scale);
+                *input = self.codes(&name, *input, wanted);
             }
             _ => {}
         }
-        let codes = self.push(&name, kind, output, scale);
-        self.codes.insert((output, scale.to_bits()), codes);
+        let codes = self.push(&name, kind, output, wanted);
+        self.codes.insert(key(output, wanted), codes);
     }
 
     /// The codes of tensor `x`. If they do not exist yet, adds a node named `name`.
-    fn codes(&mut self, name: &str, x: usize, scale: f32) -> usize {
-        let key = (x, scale.to_bits());
+    fn codes(&mut self, name: &str, x: usize, wanted: Codes) -> usize {
+        let key = key(x, wanted);
         if let Some(&known) = self.codes.get(&key) {
             return known;
         }
         let codes = match self.dequantized.get(&x) {
-            Some(&codes) if self.network.tensors[codes].scale == Some(scale) => codes,
-            _ => self.push(name, NodeKind::Quantize { input: x }, x, scale),
+            Some(&codes) if self.network.tensors[codes].codes == Some(wanted) => codes,
+            _ => self.push(name, NodeKind::Quantize { input: x }, x, wanted),
         };
         self.codes.insert(key, codes);
         codes
     }
 
     /// Adds a node that produces the codes of tensor `x`, and the tensor of codes, which is named like `x`.
-    fn push(&mut self, name: &str, kind: NodeKind, x: usize, scale: f32) -> usize {
+    fn push(&mut self, name: &str, kind: NodeKind, x: usize, codes: Codes) -> usize {
         let output = self.network.tensors.len();
         let info = TensorInfo {
-            scale: Some(scale),
+            codes: Some(codes),
             ..self.network.tensors[x].clone()
         };
         self.network.tensors.push(info);
@@ -217,8 +224,14 @@ impl CodePlacement<'_> {
     }
 }
 
-/// Whether a convolution of an input with `channels` channels can compute with codes.
-fn fits_integers(conv: &ConvNode, channels: usize) -> bool {
-    let products = conv.kernel[0] * conv.kernel[1] * (channels / conv.groups);
-    matches!(conv.weight, Weight::I8 { .. }) && products <= MAX_PRODUCTS
+/// The key of a tensor's codes.
+fn key(x: usize, codes: Codes) -> (usize, u32, i8) {
+    (x, codes.scale.to_bits(), codes.zero)
+}
+
+/// Whether a convolution of these codes can compute with them.
+fn fits_integers(conv: &ConvNode, input: &TensorInfo) -> bool {
+    let products = conv.kernel[0] * conv.kernel[1] * (input.shape[0] / conv.groups);
+    let most = max_products(input.codes.map_or(0, |codes| codes.zero));
+    matches!(conv.weight, Weight::I8 { .. }) && products <= most
 }

@@ -40,9 +40,10 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
                 .flatten()
                 .filter(|&p| fuse_relu(&mut kept[p].kind)),
             NodeKind::Add { a, b, relu } => {
-                // An integer convolution takes codes as its residual without conversion.
+                // An integer convolution takes codes around 0 as its residual without conversion.
+                let plain = |x: usize| tensors[x].codes.is_some_and(|codes| codes.zero == 0);
                 let codes = |x: usize| match producer[x].map(|p| &kept[p].kind) {
-                    Some(NodeKind::Dequantize { input }) => *input,
+                    Some(NodeKind::Dequantize { input }) if plain(*input) => *input,
                     _ => x,
                 };
                 // The later producer can take the other operand as its residual.
@@ -94,7 +95,7 @@ pub(super) fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) 
 
 /// Whether a node is a convolution that computes with codes.
 fn is_integer(kind: &NodeKind, tensors: &[TensorInfo]) -> bool {
-    matches!(kind, NodeKind::Conv(conv) if tensors[conv.input].scale.is_some())
+    matches!(kind, NodeKind::Conv(conv) if tensors[conv.input].codes.is_some())
 }
 
 /// Removes conversions whose results are never read.

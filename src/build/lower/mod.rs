@@ -110,7 +110,8 @@ impl Lowering<'_> {
             height,
             width,
             slice_of,
-            scale: map.scale,
+            scale: map.codes.map(|codes| codes.scale),
+            zero_point: map.codes.map_or(0, |codes| codes.zero),
         });
         self.numbers.insert(number, self.tensors.len() - 1);
         self.tensors.len() - 1

@@ -4,6 +4,7 @@ use super::placement::{is_layer, layer_name};
 use super::{Quantizer, QuantizerKind};
 use crate::build::Result;
 use crate::build::calibrate::MAX_CODE;
+use crate::build::onnx::tensor::element;
 use crate::build::onnx::{Graph, Node};
 
 /// The pairs of a graph.
@@ -51,13 +52,8 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     let Some(scales) = graph.floats(scale_name)? else {
         return Ok(Err(format!("its scale \"{scale_name}\" is not a constant")));
     };
-    if let Some(zero_point) = node.input(2)
-        && let Some(zeros) = graph.integers(zero_point)?
-        && let Some(zero) = zeros.data.iter().find(|zero| **zero != 0)
-    {
-        return Ok(Err(format!(
-            "its zero point is {zero}, so codes are not symmetric"
-        )));
+    if let Some(reason) = asymmetry(graph, node, &scales.data)? {
+        return Ok(Err(reason));
     }
     let is_weight = graph.constant(tensor)?.is_some();
     let per_channel = !scales.dims.is_empty() && (is_weight || scales.data.len() > 1);
@@ -87,6 +83,35 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     }))
 }
 
+/// What the codes that a DequantizeLinear reads stand for, unless that is a range around 0.
+fn asymmetry(graph: &Graph, node: Node<'_>, scales: &[f32]) -> Result<Option<String>> {
+    let typed = match node.input(2) {
+        Some(zero_point) => graph.constant(zero_point)?,
+        None => graph.constant(node.need_input(0)?)?,
+    };
+    let limits = match typed.map(|tensor| tensor.data_type()) {
+        Some(element::UINT8) => [0, 255],
+        _ => [-128, 127],
+    };
+    let zeros = match node.input(2) {
+        Some(zero_point) => graph.integers(zero_point)?.map(|zeros| zeros.data),
+        None => None,
+    };
+    let zeros = zeros.unwrap_or_default();
+    let zero = zeros.iter().find(|zero| **zero != 0).copied();
+    if zero.is_none() && limits == [-128, 127] {
+        return Ok(None);
+    }
+    let zero = zero.unwrap_or(0);
+    Ok(Some(match scales {
+        [scale] => {
+            let [from, to] = limits.map(|code| (code - zero) as f32 * scale);
+            format!("its zero point is {zero}: scale {scale}, values from {from} to {to}")
+        }
+        _ => format!("its zero point is {zero}, so codes are not symmetric"),
+    }))
+}
+
 /// The name of a node that reads a pair.
 fn reader(graph: &Graph, node: Node<'_>) -> String {
     if is_layer(node) {
@@ -101,6 +126,7 @@ fn reader(graph: &Graph, node: Node<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::build::onnx::proto::TensorProto;
     use crate::build::onnx::tensor::{from_codes, from_floats};
     use crate::build::quantize::{Placement, insert_qdq};
     use crate::build::testing::{graph, int, node};
@@ -138,6 +164,32 @@ mod tests {
                 assert!((a - b).abs() <= 1e-6 * b, "{a} {b}");
             }
         }
+    }
+
+    /// As ONNX Runtime has codes behind a ReLU: from 0, in all 256 steps.
+    #[test]
+    fn unsigned_codes_have_their_own_range() {
+        let graph = graph(
+            vec![
+                node("QuantizeLinear", &["x", "s", "z"], "xq"),
+                node("DequantizeLinear", &["xq", "s", "z"], "out"),
+            ],
+            vec![
+                from_floats("s", &[], &[0.5]),
+                TensorProto {
+                    name: Some("z".to_owned()),
+                    data_type: Some(element::UINT8),
+                    raw_data: Some(vec![0].into()),
+                    ..Default::default()
+                },
+            ],
+        );
+        let found = read(&graph).unwrap();
+        assert!(found.quantizers.is_empty());
+        assert!(
+            found.left_out[0].ends_with("its zero point is 0: scale 0.5, values from 0 to 127.5"),
+            "{found:?}"
+        );
     }
 
     /// As pytorch-quantization exports: a float weight with a scale per channel, and an activation with one
@@ -179,7 +231,9 @@ mod tests {
         assert!((weight.amax[15] - 16.0).abs() < 1e-5);
         assert_eq!(found.left_out.len(), 1);
         assert!(
-            found.left_out[0].contains("odd") && found.left_out[0].contains("zero point is 3"),
+            found.left_out[0].contains("odd")
+                && found.left_out[0]
+                    .ends_with("its zero point is 3: scale 0.5, values from -65.5 to 62"),
             "{found:?}"
         );
     }

@@ -12,7 +12,7 @@ use crate::build::onnx::Graph;
 use crate::build::quantize;
 use crate::build::status::{self, engine};
 use crate::plan::{Plan, PlanError, Quantization, TensorRtTarget};
-use crate::program::{Program, ProgramLayer, ProgramTensor};
+use crate::program::{Program, ProgramLayer, ProgramTensor, Tensor};
 
 /// Arguments of `cp-build inspect`.
 #[derive(clap::Args)]
@@ -131,6 +131,10 @@ fn cpu_engine(text: &mut String, plan: &Plan, show_layers: bool) -> crate::Resul
     let program = plan.section("program")?;
     let program = Program::from_json(program.as_ref())?;
     program.validate(plan.section("weights")?.as_ref().len())?;
+    let map = |name: &str, t: &Tensor| {
+        let shape = [t.channels, t.height, t.width];
+        describe(name, shape, t.scale, t.zero_point)
+    };
     let layers = program.layers();
     let macs: u64 = layers.iter().map(|layer| layer.macs).sum();
     let weights: u64 = layers.iter().map(|layer| layer.weight_bytes).sum();
@@ -139,15 +143,15 @@ fn cpu_engine(text: &mut String, plan: &Plan, show_layers: bool) -> crate::Resul
         "Engine Input",
         [&program.tensors[program.input]]
             .into_iter()
-            .map(|t| describe(&t.name, [t.channels, t.height, t.width], t.scale)),
+            .map(|t| map(&t.name, t)),
     )?;
     tensors(
         text,
         "Engine Output",
-        program.outputs.iter().map(|output| {
-            let t = &program.tensors[output.tensor];
-            describe(&output.name, [t.channels, t.height, t.width], t.scale)
-        }),
+        program
+            .outputs
+            .iter()
+            .map(|output| map(&output.name, &program.tensors[output.tensor])),
     )?;
     writeln!(
         text,
@@ -297,15 +301,17 @@ fn tensors(
     writeln!(text, "{{{}}}\n", lines.join(",\n "))
 }
 
-fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>) -> String {
-    match scale {
-        None => format!("{name} [dtype=float32, shape=(1, {c}, {h}, {w})]"),
-        Some(scale) => format!("{name} [dtype=int8, scale={scale}, shape=(1, {c}, {h}, {w})]"),
-    }
+fn describe(name: &str, [c, h, w]: [usize; 3], scale: Option<f32>, zero_point: i8) -> String {
+    let codes = match (scale, zero_point) {
+        (None, _) => "dtype=float32".to_owned(),
+        (Some(scale), 0) => format!("dtype=int8, scale={scale}"),
+        (Some(scale), zero) => format!("dtype=int8, scale={scale}, zero_point={zero}"),
+    };
+    format!("{name} [{codes}, shape=(1, {c}, {h}, {w})]")
 }
 
 fn write_layer(text: &mut String, i: usize, layer: &ProgramLayer) -> std::fmt::Result {
-    let describe = |t: &ProgramTensor| describe(&t.name, t.shape, t.scale);
+    let describe = |t: &ProgramTensor| describe(&t.name, t.shape, t.scale, t.zero_point);
     let inputs: Vec<String> = layer.inputs.iter().map(describe).collect();
     writeln!(text, "Layer {i:<4} | {} [Op: {}]", layer.name, layer.kind)?;
     writeln!(text, "    {{{}}}", inputs.join(",\n     "))?;

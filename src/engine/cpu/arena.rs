@@ -1,6 +1,7 @@
 //! Places every tensor in one block of memory, the arena.
 //!
-//! A map is NHWC with a border of zeros, as wide as its readers' padding, so kernels need no special case at edges.
+//! A map is NHWC with a border of zeros (of the zero point in a map of codes), as wide as its readers' padding, so kernels
+//! need no special case at edges.
 //! Buffers whose lifetimes do not overlap share memory, whether they hold f32 or 8-bit codes. The largest are placed
 //! first, each in the smallest gap that holds it.
 
@@ -8,7 +9,7 @@ use bytemuck::Pod;
 
 use crate::engine::EngineError;
 use crate::map::MapLayout;
-use crate::program::{Conv, OpKind, Program, ProgramError};
+use crate::program::{Codes, Conv, OpKind, Program, ProgramError};
 
 /// Largest arena, in bytes.
 const MAX_ARENA: u64 = 4 << 30;
@@ -25,12 +26,18 @@ pub(super) const MIN_BANDS: usize = 16;
 pub(super) trait Element: Pod + Send + Sync {
     /// The least value.
     const LOWEST: Self;
+    /// The element that stands for 0 in a map with these codes, or of f32.
+    fn zero(codes: Option<Codes>) -> Self;
     /// The larger value. If one is NaN, the other.
     fn larger(self, other: Self) -> Self;
 }
 
 impl Element for f32 {
     const LOWEST: Self = Self::NEG_INFINITY;
+
+    fn zero(_: Option<Codes>) -> Self {
+        0.0
+    }
 
     fn larger(self, other: Self) -> Self {
         self.max(other)
@@ -39,6 +46,10 @@ impl Element for f32 {
 
 impl Element for i8 {
     const LOWEST: Self = Self::MIN;
+
+    fn zero(codes: Option<Codes>) -> Self {
+        codes.map_or(0, |codes| codes.zero)
+    }
 
     fn larger(self, other: Self) -> Self {
         self.max(other)
@@ -52,8 +63,8 @@ pub(super) struct TensorPlace {
     pub(super) offset: usize,
     /// Length of the buffer, including the slack after codes.
     pub(super) len: usize,
-    /// The value of code 1 if the elements are codes.
-    pub(super) scale: Option<f32>,
+    /// What the elements mean if they are codes.
+    pub(super) codes: Option<Codes>,
     /// Width of the border, in pixels.
     pub(super) border: usize,
     /// Stride between rows.
@@ -83,7 +94,7 @@ impl TensorPlace {
 
     /// The buffer's byte range in the arena.
     pub(super) fn buffer(&self) -> std::ops::Range<usize> {
-        self.offset..self.offset + self.len * element(self.scale)
+        self.offset..self.offset + self.len * element(self.codes)
     }
 
     /// The map's layout within its buffer.
@@ -100,17 +111,17 @@ impl TensorPlace {
     }
 }
 
-/// Bytes per element of a tensor with this scale.
-pub(super) fn element(scale: Option<f32>) -> usize {
-    match scale {
+/// Bytes per element of a tensor with these codes, or of f32.
+pub(super) fn element(codes: Option<Codes>) -> usize {
+    match codes {
         Some(_) => size_of::<i8>(),
         None => size_of::<f32>(),
     }
 }
 
 /// Slack in elements.
-fn slack(scale: Option<f32>) -> usize {
-    scale.map_or(0, |_| SLACK)
+fn slack(codes: Option<Codes>) -> usize {
+    codes.map_or(0, |_| SLACK)
 }
 
 /// A buffer to place.
@@ -160,8 +171,8 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<TensorPlace>, usize), Engin
             .saturating_mul(side(map.width))
             .saturating_mul(map.channels as u64);
         let bytes = values
-            .saturating_add(slack(map.scale) as u64)
-            .saturating_mul(element(map.scale) as u64);
+            .saturating_add(slack(map.codes()) as u64)
+            .saturating_mul(element(map.codes()) as u64);
         if bytes > MAX_ARENA {
             return Err(EngineError::Memory {
                 bytes,
@@ -195,8 +206,8 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<TensorPlace>, usize), Engin
         };
         places.push(TensorPlace {
             offset,
-            len: (tensor.height + 2 * border) * row + slack(tensor.scale),
-            scale: tensor.scale,
+            len: (tensor.height + 2 * border) * row + slack(tensor.codes()),
+            codes: tensor.codes(),
             border,
             row,
             pixel,

@@ -63,6 +63,7 @@ impl Target {
         f: impl Fn(usize, &mut [T]) + Sync,
     ) {
         let TensorPlace {
+            codes,
             border,
             row,
             pixel,
@@ -71,18 +72,19 @@ impl Target {
         } = self.output;
         let (edge, side) = (border * row, border * pixel);
         let body = edge..edge + height * row;
+        let zero = T::zero(codes);
         if self.clears_border {
-            buffer[..body.start].fill(T::zeroed());
-            buffer[body.end..].fill(T::zeroed());
+            buffer[..body.start].fill(zero);
+            buffer[body.end..].fill(zero);
         }
         context
             .pool
             .for_each_chunk_mut(&mut buffer[body], band * row, |i, rows| {
                 if self.clears_border && border > 0 {
                     for row in rows.chunks_exact_mut(row) {
-                        row[..side].fill(T::zeroed());
+                        row[..side].fill(zero);
                         let right = row.len() - side;
-                        row[right..].fill(T::zeroed());
+                        row[right..].fill(zero);
                     }
                 }
                 if let Some(active) = context.active {

@@ -12,7 +12,7 @@ use crate::engine::cpu::int8_kernels::{
 use crate::engine::cpu::kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
 use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
-use crate::program::{Conv, Phase, WeightLayout};
+use crate::program::{Codes, Conv, Phase, WeightLayout};
 
 /// Target limit for a band's input, in bytes.
 const BAND_BYTES: usize = 256 << 10;
@@ -74,16 +74,16 @@ enum Constants<'a> {
 #[derive(Clone, Copy)]
 enum Buffer<'a> {
     F32(&'a [f32]),
-    I8 { codes: &'a [i8], scale: f32 },
+    I8 { codes: &'a [i8], meaning: Codes },
 }
 
 impl<'a> Buffer<'a> {
     fn new(place: &TensorPlace, bytes: &'a [u8]) -> Self {
-        match place.scale {
+        match place.codes {
             None => Self::F32(bytemuck::cast_slice(bytes)),
-            Some(scale) => Self::I8 {
+            Some(meaning) => Self::I8 {
                 codes: bytemuck::cast_slice(bytes),
-                scale,
+                meaning,
             },
         }
     }
@@ -119,7 +119,7 @@ impl ConvStep {
             bias: phase.bias.range(),
         };
         let steps = output.height.div_ceil(conv.up[0]);
-        let bytes = conv.stride[0] * input.row * element(input.scale);
+        let bytes = conv.stride[0] * input.row * element(input.codes);
         Self {
             input,
             signed,
@@ -158,7 +158,7 @@ impl ConvStep {
                 .map(|place| (place, Buffer::new(&place, residual))),
             per_group: output.channels / self.groups,
         };
-        match output.scale {
+        match output.codes {
             None => task.bands::<f32>(target, bytemuck::cast_slice_mut(buffer)),
             Some(_) => task.bands::<i8>(target, bytemuck::cast_slice_mut(buffer)),
         }
@@ -301,7 +301,10 @@ impl Task<'_> {
                     multiplier,
                     bias,
                 },
-                Buffer::I8 { codes: input, .. },
+                Buffer::I8 {
+                    codes: input,
+                    meaning,
+                },
             ) => {
                 let residual = self.residual.map(|(place, buffer)| {
                     let step = conv.up[1] * place.pixel;
@@ -310,9 +313,10 @@ impl Task<'_> {
                             values: &values[part.residual..],
                             step,
                         },
-                        Buffer::I8 { codes, scale } => Int8Residual::I8 {
+                        // The zero point of a residual is 0.
+                        Buffer::I8 { codes, meaning } => Int8Residual::I8 {
                             codes: &codes[part.residual..],
-                            scale,
+                            scale: meaning.scale,
                             step,
                         },
                     }
@@ -329,15 +333,16 @@ impl Task<'_> {
                         Signed::AsInput => self.context.signed_input,
                         Signed::Yes => true,
                     },
+                    zero: meaning.zero,
                     weights: &weights[blocks * taps.len() * quads * QUAD * LANES..],
                     multiplier: &multiplier[blocks * LANES..],
                     bias: &bias[blocks * LANES..],
                     residual,
-                    output: match output.scale {
+                    output: match output.codes {
                         None => Int8Output::F32(bytemuck::cast_slice_mut(row)),
-                        Some(scale) => Int8Output::I8 {
+                        Some(meaning) => Int8Output::I8 {
                             codes: bytemuck::cast_slice_mut(row),
-                            scale,
+                            meaning,
                         },
                     },
                     output_step,

@@ -7,8 +7,7 @@ use crate::engine::cpu::arena::{Element, MIN_BANDS, TensorPlace};
 use crate::engine::cpu::bands::{StepContext, Target, split};
 use crate::engine::cpu::conv::ConvStep;
 use crate::engine::cpu::kernels::positive;
-use crate::map::quantize;
-use crate::program::DepthToSpaceMode;
+use crate::program::{Codes, DepthToSpaceMode};
 
 /// An operator with everything that is known before it runs.
 #[derive(Debug)]
@@ -41,11 +40,11 @@ pub(super) enum StepKind {
     },
     Quantize {
         input: TensorPlace,
-        scale: f32,
+        codes: Codes,
     },
     Dequantize {
         input: TensorPlace,
-        scale: f32,
+        codes: Codes,
     },
     DepthToSpace {
         input: TensorPlace,
@@ -71,7 +70,7 @@ impl Step {
         context: StepContext<'_>,
         arena: &mut [u8],
     ) -> Result<(), EngineError> {
-        let codes = self.target.output.scale.is_some();
+        let has_codes = self.target.output.codes.is_some();
         match &self.kind {
             StepKind::Conv(conv) => conv.run(&self.target, context, arena)?,
             StepKind::Affine {
@@ -100,19 +99,19 @@ impl Step {
             StepKind::Sigmoid { input } => {
                 self.map(context, arena, input, |x: f32| 1.0 / (1.0 + (-x).exp()));
             }
-            StepKind::Quantize { input, scale } => {
-                self.map(context, arena, input, |x| quantize(x, *scale));
+            StepKind::Quantize { input, codes } => {
+                self.map(context, arena, input, |x| codes.code(x));
             }
-            StepKind::Dequantize { input, scale } => {
-                self.map(context, arena, input, |x: i8| f32::from(x) * scale);
+            StepKind::Dequantize { input, codes } => {
+                self.map(context, arena, input, |x| codes.value(x));
             }
-            StepKind::DepthToSpace { input, block, mode } if codes => {
+            StepKind::DepthToSpace { input, block, mode } if has_codes => {
                 self.depth_to_space::<i8>(context, arena, input, *block, *mode);
             }
             StepKind::DepthToSpace { input, block, mode } => {
                 self.depth_to_space::<f32>(context, arena, input, *block, *mode);
             }
-            StepKind::MaxPool(step) if codes => self.max_pool::<i8>(context, arena, step),
+            StepKind::MaxPool(step) if has_codes => self.max_pool::<i8>(context, arena, step),
             StepKind::MaxPool(step) => self.max_pool::<f32>(context, arena, step),
         }
         Ok(())

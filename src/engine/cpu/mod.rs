@@ -14,7 +14,9 @@
 //! Pixels that see only empty input are copied, not computed (`skip.rs`).
 //!
 //! The compiler decides which convolutions run in INT8. Their sums are exact integers, followed by a fixed sequence
-//! of f32 operations ([`crate::program::Conv`], `int8_kernels`), so their bytes are reproducible too.
+//! of f32 operations ([`crate::program::Conv`], `int8_kernels`), so their bytes are reproducible too. Codes with a zero
+//! point, from networks that other tools quantised, run in the same kernels: it fills the border of a map, a sum starts
+//! from minus what the zero point would add, and it is added to the rounded result.
 
 mod arena;
 mod bands;
@@ -45,7 +47,7 @@ use crate::engine::cpu::steps::{completed, steps};
 use crate::engine::{Engine, EngineError, LayerTime};
 use crate::engine::{MapMut, MapRef};
 use crate::map::{Location, MapDataMut, MapDesc, MapView, MapViewMut};
-use crate::program::Program;
+use crate::program::{Codes, Program};
 
 /// The owner of the weight blob: `Arc::new(vec)`, or a type that wraps a memory map and returns the blob's part of
 /// it. `as_ref` must return the same bytes each time, aligned to 4 bytes. Alignment to [`crate::program::ALIGN`] is
@@ -177,7 +179,7 @@ impl CpuEngine {
     /// written. The views exclude borders.
     pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
         let place = self.input_place;
-        if place.scale.is_none() {
+        if place.codes.is_none() {
             let arena = bytemuck::cast_slice(&self.arena);
             observer(&self.input.name, view(arena, &place));
         }
@@ -249,9 +251,10 @@ impl CpuEngine {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         let buffer = &mut arena[self.input_place.buffer()];
         MapViewMut {
-            data: match self.input_place.scale {
+            data: match self.input_place.codes {
                 None => MapDataMut::F32(bytemuck::cast_slice_mut(buffer)),
-                Some(scale) => MapDataMut::I8 {
+                // The zero point of a program's input is 0.
+                Some(Codes { scale, .. }) => MapDataMut::I8 {
                     codes: bytemuck::cast_slice_mut(buffer),
                     scale,
                 },

@@ -299,7 +299,7 @@ impl Marks {
         buffer: &[u8],
         negative: &AtomicBool,
     ) {
-        let size = element(place.scale);
+        let size = element(place.codes);
         let width = self.width;
         let (row, band) = (self.row, self.height.div_ceil(MIN_BANDS));
         pool.for_each_chunk_mut(&mut self.marks, band * row, |i, rows| {

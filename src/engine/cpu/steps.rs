@@ -5,7 +5,13 @@ use crate::engine::cpu::arena::TensorPlace;
 use crate::engine::cpu::bands::Target;
 use crate::engine::cpu::conv::{ConvStep, Signed};
 use crate::engine::cpu::exec::{MaxPoolStep, Step, StepKind};
-use crate::program::{Conv, Op, OpKind, Program, Section};
+use crate::program::{Codes, Conv, Op, OpKind, Program, Section};
+
+/// Stands in where a validated program always has codes.
+const F32: Codes = Codes {
+    scale: 1.0,
+    zero: 0,
+};
 
 /// Prepares the operators of a validated program.
 pub(super) fn steps(program: &Program, places: &[TensorPlace]) -> Vec<Step> {
@@ -18,12 +24,15 @@ pub(super) fn steps(program: &Program, places: &[TensorPlace]) -> Vec<Step> {
         let kind = match &op.kind {
             OpKind::Conv(conv) => {
                 let residual = conv.residual.map(|tensor| places[tensor]);
+                let input = places[conv.input];
+                let around_0 = input.codes.is_none_or(|codes| codes.zero == 0);
                 let signed = match program.root(conv.input).0 {
+                    // ReLU leaves codes of the zero point and above, which may be negative.
+                    _ if !around_0 => Signed::Yes,
                     root if root == program.input => Signed::AsInput,
                     root if signed[root] => Signed::Yes,
                     _ => Signed::No,
                 };
-                let input = places[conv.input];
                 StepKind::Conv(ConvStep::new(conv, input, signed, residual, &output))
             }
             OpKind::Affine {
@@ -55,11 +64,11 @@ pub(super) fn steps(program: &Program, places: &[TensorPlace]) -> Vec<Step> {
             },
             OpKind::Quantize { input } => StepKind::Quantize {
                 input: places[*input],
-                scale: program.tensors[op.output].scale.unwrap_or(1.0),
+                codes: program.tensors[op.output].codes().unwrap_or(F32),
             },
             OpKind::Dequantize { input } => StepKind::Dequantize {
                 input: places[*input],
-                scale: program.tensors[*input].scale.unwrap_or(1.0),
+                codes: program.tensors[*input].codes().unwrap_or(F32),
             },
             OpKind::MaxPool {
                 input,

@@ -61,6 +61,7 @@ pub(crate) enum Op {
     Add,
     Quantize {
         scale: f32,
+        zero_point: i8,
     },
     Dequantize,
     Concat,
@@ -258,7 +259,9 @@ impl Net {
                 Op::Relu => builder.relu(name, x)?,
                 Op::Sigmoid => builder.sigmoid(name, x)?,
                 Op::Add => builder.add(name, x, inputs[1], false)?,
-                Op::Quantize { scale } => builder.quantize(name, x, *scale)?,
+                Op::Quantize { scale, zero_point } => {
+                    builder.quantize(name, x, *scale, *zero_point)?
+                }
                 Op::Dequantize => builder.dequantize(name, x)?,
                 Op::Concat => builder.concat(name, &inputs)?,
                 Op::DepthToSpace { block, crd } => {

@@ -15,6 +15,8 @@ pub(super) struct Map {
     pub values: Vec<f32>,
     /// Scale of the codes that `values` are, or were before a Dequantize.
     pub scale: Option<f32>,
+    /// Their zero point.
+    pub zero_point: i8,
 }
 
 impl Map {
@@ -24,6 +26,7 @@ impl Map {
             shape,
             values,
             scale: None,
+            zero_point: 0,
         }
     }
 
@@ -51,15 +54,16 @@ impl Map {
     }
 }
 
-/// QuantizeLinear to int8 with zero point 0.
-fn code(value: f32, scale: f32) -> f32 {
+/// QuantizeLinear to int8.
+fn code(value: f32, scale: f32, zero_point: i8) -> f32 {
     if value.is_nan() {
         return 0.0;
     }
     let ratio = f64::from(value / scale);
     let (floor, part) = (ratio.floor(), ratio - ratio.floor());
     let up = part > 0.5 || (part == 0.5 && floor % 2.0 != 0.0);
-    (floor + if up { 1.0 } else { 0.0 }).clamp(-128.0, 127.0) as f32
+    let code = floor + if up { 1.0 } else { 0.0 } + f64::from(zero_point);
+    code.clamp(-128.0, 127.0) as f32
 }
 
 /// The output of a node.
@@ -69,13 +73,15 @@ pub(super) fn compute(net: &Net, op: &Op, inputs: &[&Map]) -> Map {
     match op {
         Op::Conv(spec) => conv(net, spec, false, x),
         Op::ConvTranspose(spec) => conv(net, spec, true, x),
-        Op::Quantize { scale } => Map {
+        Op::Quantize { scale, zero_point } => Map {
             scale: Some(*scale),
-            ..x.map(|v| code(v, *scale))
+            zero_point: *zero_point,
+            ..x.map(|v| code(v, *scale, *zero_point))
         },
         Op::Dequantize => Map {
             scale: x.scale,
-            ..x.map(|code| code * x.scale.unwrap())
+            zero_point: x.zero_point,
+            ..x.map(|code| (code - f32::from(x.zero_point)) * x.scale.unwrap())
         },
         Op::Relu => x.map(|v| if v > 0.0 { v } else { 0.0 }),
         Op::Sigmoid => x.map(|v| 1.0 / (1.0 + (-v).exp())),

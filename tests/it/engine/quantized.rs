@@ -7,6 +7,7 @@ use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::internals::engine::cpu::Isa;
+use centerpoint::internals::program::Program;
 
 /// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
@@ -14,10 +15,12 @@ pub(super) struct Draft {
     input: Vec<f32>,
     maps: HashMap<String, Map>,
     random: Random,
+    /// Whether codes have zero points.
+    shifted: bool,
 }
 
 impl Draft {
-    fn new(shape: [usize; 3], seed: u64) -> Self {
+    fn new(shape: [usize; 3], seed: u64, shifted: bool) -> Self {
         let mut random = Random(seed);
         random.next();
         let input = random.values(shape.iter().product());
@@ -26,6 +29,7 @@ impl Draft {
             maps: HashMap::from([("input".to_owned(), Map::new(shape, input.clone()))]),
             input,
             random,
+            shifted,
         }
     }
 
@@ -60,7 +64,12 @@ impl Draft {
     }
 
     fn codes_with(&mut self, x: &str, scale: f32) -> String {
-        let q = self.node(&[x], Op::Quantize { scale });
+        let zero_point = if self.shifted {
+            [-128, -128, 127, 0, -1, 57][self.random.below(6)]
+        } else {
+            0
+        };
+        let q = self.node(&[x], Op::Quantize { scale, zero_point });
         self.node(&[&q], Op::Dequantize)
     }
 
@@ -203,13 +212,13 @@ impl Draft {
     }
 }
 
-/// A chain of layers with joined branches.
-pub(super) fn random_net(seed: u64) -> Draft {
+/// A chain of layers with joined branches, whose codes have zero points if `shifted`.
+pub(super) fn random_net(seed: u64, shifted: bool) -> Draft {
     let mut random = Random(seed);
     random.next();
     let channels = [1, 3, 6, 16, 32, 36][random.below(6)];
     let shape = [channels, random.range(3, 14), random.range(3, 26)];
-    let mut draft = Draft::new(shape, seed);
+    let mut draft = Draft::new(shape, seed, shifted);
     let mut x = "input".to_owned();
     for _ in 0..random.range(1, 4) {
         x = draft.layer(&x);
@@ -283,16 +292,63 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn equals_the_naive_reference_byte_for_byte() {
+    equals_the_reference(
+        false,
+        &[
+            "Quantize [\"f32\"] -> i8",
+            "Dequantize [\"i8\"] -> f32",
+            "Conv [\"f32\"] -> f32",
+            "INT8 Conv + ReLU [\"i8\"] -> i8",
+            "INT8 Conv [\"i8\"] -> f32",
+            "INT8 Conv + Add [\"i8\", \"f32\"] -> i8",
+            "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> i8",
+            "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> f32",
+            "Add [\"f32\", \"f32\"] -> f32",
+            "DepthToSpace [\"i8\"] -> i8",
+            "MaxPool [\"i8\"] -> i8",
+            "Copy [\"i8\"] -> i8",
+        ],
+    );
+}
+
+/// The same networks with zero points, as other tools make them.
+#[test]
+fn zero_points_equal_the_naive_reference_byte_for_byte() {
+    equals_the_reference(
+        true,
+        &[
+            "Quantize [\"f32\"] -> shifted",
+            "Dequantize [\"shifted\"] -> f32",
+            "INT8 Conv [\"shifted\"] -> f32",
+            "INT8 Conv [\"shifted\"] -> shifted",
+            "INT8 Conv [\"i8\"] -> shifted",
+            "INT8 Conv + ReLU [\"shifted\"] -> shifted",
+            "INT8 Conv + Add [\"shifted\", \"f32\"] -> shifted",
+            "INT8 Conv + Add + ReLU [\"shifted\", \"i8\"] -> shifted",
+            "DepthToSpace [\"shifted\"] -> shifted",
+            "MaxPool [\"shifted\"] -> shifted",
+            "Copy [\"shifted\"] -> shifted",
+        ],
+    );
+}
+
+/// Compares 100 networks, in which all of `expected` must occur.
+fn equals_the_reference(shifted: bool, expected: &[&str]) {
     let mut kinds: HashMap<String, usize> = HashMap::new();
     for seed in 0..100 {
-        let draft = random_net(seed);
+        let draft = random_net(seed, shifted);
         let payload = draft
             .net
             .payload()
             .unwrap_or_else(|error| panic!("{seed}: {error}"));
         for layer in payload.program.layers() {
-            let codes = |scale: Option<f32>| if scale.is_some() { "i8" } else { "f32" };
-            let inputs: Vec<_> = layer.inputs.iter().map(|t| codes(t.scale)).collect();
+            let codes = |scale: Option<f32>, zero_point: i8| match (scale, zero_point) {
+                (None, _) => "f32",
+                (_, 0) => "i8",
+                _ => "shifted",
+            };
+            let inputs = layer.inputs.iter();
+            let inputs: Vec<_> = inputs.map(|t| codes(t.scale, t.zero_point)).collect();
             let kind: Vec<&str> = layer
                 .kind
                 .split([' ', ','])
@@ -301,7 +357,7 @@ fn equals_the_naive_reference_byte_for_byte() {
             let key = format!(
                 "{} {inputs:?} -> {}",
                 kind.join(" "),
-                codes(layer.output.scale)
+                codes(layer.output.scale, layer.output.zero_point)
             );
             *kinds.entry(key).or_default() += 1;
         }
@@ -325,20 +381,53 @@ fn equals_the_naive_reference_byte_for_byte() {
         }
     }
     // The networks cover what they should.
-    for kind in [
-        "Quantize [\"f32\"] -> i8",
-        "Dequantize [\"i8\"] -> f32",
-        "Conv [\"f32\"] -> f32",
-        "INT8 Conv + ReLU [\"i8\"] -> i8",
-        "INT8 Conv [\"i8\"] -> f32",
-        "INT8 Conv + Add [\"i8\", \"f32\"] -> i8",
-        "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> i8",
-        "INT8 Conv + Add + ReLU [\"i8\", \"i8\"] -> f32",
-        "Add [\"f32\", \"f32\"] -> f32",
-        "DepthToSpace [\"i8\"] -> i8",
-        "MaxPool [\"i8\"] -> i8",
-        "Copy [\"i8\"] -> i8",
-    ] {
-        assert!(kinds.contains_key(kind), "no {kind} in {kinds:#?}");
+    for kind in expected {
+        assert!(kinds.contains_key(*kind), "no {kind} in {kinds:#?}");
     }
+}
+
+/// A plan of a network without zero points has the bytes that it always had.
+#[test]
+fn zero_points_are_written_only_where_there_are_some() {
+    for (shifted, written) in [(false, false), (true, true)] {
+        let payload = random_net(3, shifted).net.payload().unwrap();
+        let json = serde_json::to_string(&payload.program).unwrap();
+        assert_eq!(json.contains("zero_point"), written, "{json}");
+        assert_eq!(
+            Program::from_json(json.as_bytes()).unwrap(),
+            payload.program
+        );
+    }
+}
+
+/// Whoever writes the input knows no zero points, f32 has none, residuals are read around 0, and a part of a map has that of
+/// the map.
+#[test]
+fn zero_points_where_there_are_none_are_refused() {
+    let mut refused = HashMap::new();
+    for seed in 0..20 {
+        let payload = random_net(seed, false).net.payload().unwrap();
+        for at in 0..payload.program.tensors.len() {
+            let mut program = payload.program.clone();
+            program.tensors[at].zero_point = 3;
+            if let Err(error) = super::load(program, payload.weights.clone()) {
+                let text = error.to_string();
+                let holds_codes = payload.program.tensors[at].scale.is_some();
+                assert!(text.contains("zero point"), "{text}");
+                *refused.entry(holds_codes).or_insert(0) += 1;
+            } else {
+                let tensor = &payload.program.tensors[at];
+                let residual = payload.program.ops.iter().any(|op| {
+                    let kind = serde_json::to_value(&op.kind).unwrap();
+                    kind["conv"]["residual"] == at
+                });
+                let tensors = &payload.program.tensors;
+                let mut slices = tensors.iter().filter_map(|t| t.slice_of);
+                let shared = tensor.slice_of.is_some() || slices.any(|slice| slice.tensor == at);
+                let input = at == payload.program.input;
+                assert!(tensor.scale.is_some() && !residual && !shared && !input);
+            }
+        }
+    }
+    assert!(refused[&false] > 20 && refused[&true] > 20, "{refused:?}");
 }

@@ -64,7 +64,11 @@ fn bits(engine: &CpuEngine) -> Vec<u32> {
 
 #[test]
 fn skipping_changes_no_byte() {
-    let quantized = (0..60).map(|seed| (format!("int8 {seed}"), quantized::random_net(seed).net));
+    let quantized = (0..120).map(|number| {
+        let (seed, shifted) = (number / 2, number % 2 == 1);
+        let net = quantized::random_net(seed, shifted).net;
+        (format!("int8 {seed}, zero points {shifted}"), net)
+    });
     let mut skipped = 0;
     for (number, (name, net)) in all_nets().into_iter().chain(quantized).enumerate() {
         let payload = net.payload().unwrap();

@@ -1,8 +1,11 @@
 //! INT8 convolution kernels, the counterparts of those in `kernels.rs`. Each call computes one row of output pixels.
 //!
-//! Sums of products of codes are exact 32-bit integers. A result is `y = sum · multiplier[c] + bias[c]` (two roundings),
-//! plus the residual, then ReLU. If the output holds codes, `y / scale` is rounded half to even and clamped to
-//! -128..=127, with 0 for NaN. Every instruction set performs these same operations.
+//! Sums of products of codes, less the input's zero point, and weights are exact 32-bit integers. A result is
+//! `y = sum · multiplier[c] + bias[c]` (two roundings), plus the residual, then ReLU. If the output holds codes, `y / scale`
+//! is rounded half to even, and the zero point added; then clamped to -128..=127, with 0 for NaN. Every instruction set
+//! performs these same operations.
+//!
+//! The input's zero point enters where a sum starts, see `wide_start` in `wide.rs`, so the multiplication does not know it.
 //!
 //! *Wide*: lanes are output channels. A tile of steps by blocks of 16 channels stays in registers during the reduction
 //! over taps and quads of input channels. Each step multiplies four broadcast input codes by the weights of its blocks.
@@ -20,6 +23,7 @@ use crate::engine::cpu::int8_kernels::narrow::NarrowRow;
 use crate::engine::cpu::int8_kernels::wide::WideRow;
 use crate::engine::cpu::int8_simd::dispatch;
 use crate::engine::cpu::simd::Isa;
+use crate::program::Codes;
 use crate::program::layout::LANES;
 use crate::program::layout::{NARROW, QUAD};
 
@@ -38,6 +42,8 @@ pub(super) struct Int8Row<'a> {
     pub(super) channels: usize,
     /// Whether input codes may be negative; otherwise they are in 0..=127.
     pub(super) signed: bool,
+    /// The input's zero point. If it is not 0, input codes count as signed.
+    pub(super) zero: i8,
     /// Weights of the blocks or channels to compute.
     pub(super) weights: &'a [i8],
     /// Value of a sum of 1, for the blocks or channels to compute.
@@ -77,14 +83,15 @@ pub(super) enum Int8Residual<'a> {
 pub(super) enum Int8Output<'a> {
     /// Values.
     F32(&'a mut [f32]),
-    /// Codes; `scale` is the value of code 1.
-    I8 { codes: &'a mut [i8], scale: f32 },
+    /// Codes.
+    I8 { codes: &'a mut [i8], meaning: Codes },
 }
 
 impl Int8Row<'_> {
     /// Panics unless the row lies inside its slices; see `Row::check`. `read` is the number of input channels that the
     /// kernel reads per pixel.
     fn check(&self, read: usize, weights: usize, lanes: usize) {
+        assert!(self.signed || self.zero == 0, "sign");
         let last = (self.width - 1) * self.step;
         let reach = |tap: isize| self.start.checked_add_signed(tap);
         // The kernels form the address of tap (0, 0) even if it is not among the taps.

@@ -6,7 +6,6 @@ use std::ops::Range;
 use crate::engine::cpu::int8_kernels::{Int8Output, Int8Row};
 use crate::engine::cpu::int8_simd::{InstructionSet, Kernel, Narrow, Registers, Sums};
 use crate::engine::cpu::kernels::positive;
-use crate::map::quantize;
 use crate::program::layout::NARROW;
 
 /// See [`int8_narrow_row`](super::int8_narrow_row), which checks the row.
@@ -73,8 +72,8 @@ unsafe fn narrow_start<S: InstructionSet, const CHANNELS: usize>(
     // SAFETY: `Int8Row::check` ensures that the weights hold the channels; `zeros` reads a local array.
     unsafe {
         let mut sums = [S::Narrow::zero(); CHANNELS];
-        if S::OFFSET {
-            let zeros = S::Narrow::half_inputs([0; NARROW].as_ptr());
+        if S::OFFSET || S::SIGNED && row.zero != 0 {
+            let zeros = S::Narrow::half_inputs([row.zero; NARROW].as_ptr());
             for (output, sum) in sums.iter_mut().enumerate() {
                 let weights = row.weights.as_ptr().add((channel + output) * per_output);
                 for at in (0..per_output).step_by(NARROW) {
@@ -176,10 +175,9 @@ unsafe fn finish(row: &mut Int8Row<'_>, steps: Range<usize>, channel: usize, tot
                     *values.get_unchecked_mut(step * row.output_step + channel) = y;
                 }
             }
-            Int8Output::I8 { codes, scale } => {
+            Int8Output::I8 { codes, meaning } => {
                 for (step, y) in steps.zip(results) {
-                    *codes.get_unchecked_mut(step * row.output_step + channel) =
-                        quantize(y, *scale);
+                    *codes.get_unchecked_mut(step * row.output_step + channel) = meaning.code(y);
                 }
             }
         }

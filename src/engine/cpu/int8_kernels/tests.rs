@@ -27,6 +27,12 @@ impl Random {
         (0..len).map(|_| code(self)).collect()
     }
 
+    /// Often 0 or a limit.
+    fn zero_point(&mut self) -> i8 {
+        let other = self.below(256) as i32 - 128;
+        self.pick(&[0, 0, -128, -128, 127, other as i8])
+    }
+
     /// Values between about -`size` and `size`.
     fn values(&mut self, len: usize, size: f32) -> Vec<f32> {
         let value = |random: &mut Self| (random.below(20_001) as f32 / 10_000.0 - 1.0) * size;
@@ -43,6 +49,8 @@ struct Case {
     step: usize,
     channels: usize,
     signed: bool,
+    /// The input's zero point.
+    zero: i8,
     weights: Vec<i8>,
     multiplier: Vec<f32>,
     bias: Vec<f32>,
@@ -50,8 +58,9 @@ struct Case {
     residual: (Option<Vec<f32>>, Option<Vec<i8>>),
     residual_scale: f32,
     residual_step: usize,
-    /// Scale of an output of codes.
+    /// Scale of an output of codes, and its zero point.
     scale: Option<f32>,
+    output_zero: i8,
     output_step: usize,
     width: usize,
     output_channels: usize,
@@ -95,6 +104,7 @@ impl Case {
             step,
             channels,
             signed,
+            zero: if signed { random.zero_point() } else { 0 },
             weights: random.codes(output_channels * taps.len() * channels, -128),
             multiplier: random.values(padded, 0.05 / sums.sqrt()),
             bias: random.values(padded, 3.0),
@@ -105,6 +115,7 @@ impl Case {
             residual_scale: 0.37,
             residual_step,
             scale: (random.below(2) == 0).then_some(0.71),
+            output_zero: random.zero_point(),
             output_step: output_channels + random.below(4),
             width,
             output_channels,
@@ -131,7 +142,7 @@ impl Case {
                     for i in 0..self.channels {
                         let at = (self.start + step * self.step + i).strict_add_signed(*tap);
                         let w = self.weights[(c * self.taps.len() + t) * self.channels + i];
-                        sum += i64::from(self.input[at]) * i64::from(w);
+                        sum += (i64::from(self.input[at]) - i64::from(self.zero)) * i64::from(w);
                     }
                 }
                 let mut y = i32::try_from(sum).unwrap() as f32 * self.multiplier[c];
@@ -152,7 +163,7 @@ impl Case {
                 match self.scale {
                     None => output.values[at] = y,
                     Some(scale) => {
-                        let q = (y / scale).round_ties_even();
+                        let q = (y / scale).round_ties_even() + f32::from(self.output_zero);
                         let q = if q.is_nan() {
                             0.0
                         } else {
@@ -221,6 +232,7 @@ impl Case {
             step: self.step,
             channels: self.channels,
             signed: self.signed,
+            zero: self.zero,
             weights: &weights,
             multiplier: &self.multiplier,
             bias: &self.bias,
@@ -229,7 +241,10 @@ impl Case {
                 None => Int8Output::F32(&mut output.values),
                 Some(scale) => Int8Output::I8 {
                     codes: &mut output.codes,
-                    scale,
+                    meaning: Codes {
+                        scale,
+                        zero: self.output_zero,
+                    },
                 },
             },
             output_step: self.output_step,
@@ -253,13 +268,15 @@ impl Case {
             output.values.iter().map(bits).collect()
         };
         let what = format!(
-            "{isa:?}, narrow {}, {} to {} channels, {} taps, width {}, signed {}",
+            "{isa:?}, narrow {}, {} to {} channels, {} taps, width {}, signed {}, zero points {} and {}",
             self.narrow,
             self.channels,
             self.output_channels,
             self.taps.len(),
             self.width,
-            self.signed
+            self.signed,
+            self.zero,
+            self.output_zero
         );
         assert!(found.codes == expected.codes, "codes: {what}");
         assert!(bits(&found) == bits(&expected), "values: {what}");
@@ -290,7 +307,7 @@ fn halves_round_to_even_and_limits_hold() {
             let mut case = Case::new(&mut Random(2), narrow, 16);
             case.weights.fill(0);
             case.residual = (None, None);
-            (case.relu, case.scale) = (false, Some(2.0));
+            (case.relu, case.scale, case.output_zero) = (false, Some(2.0), 0);
             (case.output_channels, case.output_step) = (8, 8);
             case.weights.resize(8 * case.taps.len() * case.channels, 0);
             case.multiplier = vec![1.0; 16];
@@ -303,6 +320,14 @@ fn halves_round_to_even_and_limits_hold() {
                 "{isa:?}, narrow {narrow}"
             );
             case.compare(isa);
+            // Halves are rounded before the zero point is added, so an odd one does not turn them.
+            case.output_zero = -3;
+            let expected = [-3, -1, -3, -5, 123, 127, -128, -128];
+            assert_eq!(
+                case.run(isa).codes,
+                expected.repeat(case.width),
+                "{isa:?}, narrow {narrow}"
+            );
         }
     }
 }
@@ -347,9 +372,14 @@ fn the_largest_sums_are_exact() {
         ] {
             let mut case = Case::new(&mut Random(4), narrow, 16);
             case.signed = signed;
+            case.zero = 0;
             case.input.fill(if signed { -128 } else { 127 });
             case.weights.fill(weight);
             case.compare(isa);
+            if signed {
+                case.zero = 127;
+                case.compare(isa);
+            }
         }
     }
 }

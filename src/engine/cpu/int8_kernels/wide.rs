@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::engine::cpu::int8_kernels::{Int8Output, Int8Residual, Int8Row};
 use crate::engine::cpu::int8_simd::{Floats, InstructionSet, Kernel, Registers, Sums, Wide};
+use crate::program::Codes;
 use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
 
@@ -48,6 +49,10 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
     // SAFETY: the caller upholds the contract, the row contains the tiles' steps, and `memory` holds the sums of the
     // largest tile.
     unsafe {
+        let shifted = match &row.output {
+            Int8Output::F32(_) => false,
+            Int8Output::I8 { meaning, .. } => meaning.zero != 0,
+        };
         let start = wide_start::<S, BLOCKS>(row);
         let mut done = 0;
         while done < row.width {
@@ -66,12 +71,16 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
                 (done, 1)
             };
             done = first + steps;
-            finish::<S::Floats>(row, first..done, BLOCKS, sums);
+            if shifted {
+                finish::<S::Floats, true>(row, first..done, BLOCKS, sums);
+            } else {
+                finish::<S::Floats, false>(row, first..done, BLOCKS, sums);
+            }
         }
     }
 }
 
-/// The sums' start values: 0, or the negative of what inputs of code 0 would add.
+/// The sums' start values: 0, or the negative of what inputs of the zero point's code would add.
 ///
 /// # Safety
 /// The same as [`wide`].
@@ -84,8 +93,8 @@ unsafe fn wide_start<S: InstructionSet, const BLOCKS: usize>(
     // array.
     unsafe {
         let mut sums = [S::Wide::zero(); BLOCKS];
-        if S::OFFSET {
-            let zeros = S::Wide::quad([0; QUAD].as_ptr());
+        if S::OFFSET || S::SIGNED && row.zero != 0 {
+            let zeros = S::Wide::quad([row.zero; QUAD].as_ptr());
             for at in 0..len {
                 for (block, sum) in sums.iter_mut().enumerate() {
                     let w = row.weights.as_ptr().add((block * len + at) * LANES * QUAD);
@@ -139,13 +148,13 @@ unsafe fn wide_tile<S: InstructionSet, const PX: usize, const BLOCKS: usize>(
     }
 }
 
-/// Converts sums, `[step][block][16]`, to the results of `blocks` blocks.
+/// Converts sums, `[step][block][16]`, to the results of `blocks` blocks. `SHIFTED`: the output has a zero point.
 ///
 /// # Safety
 /// The row is checked, has the blocks and contains the steps; `sums` holds the steps' sums; the processor has the
 /// instruction set of `F`.
 #[inline(always)]
-unsafe fn finish<F: Floats>(
+unsafe fn finish<F: Floats, const SHIFTED: bool>(
     row: &mut Int8Row<'_>,
     steps: Range<usize>,
     blocks: usize,
@@ -195,8 +204,17 @@ unsafe fn finish<F: Floats>(
                             std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                         }
                     }
-                    Int8Output::I8 { codes, scale } => {
-                        let (to, scale) = (codes.as_mut_ptr().add(to), F::splat(scale));
+                    Int8Output::I8 { codes, meaning } => {
+                        let to = codes.as_mut_ptr().add(to);
+                        let mut scale = F::splat(&meaning.scale);
+                        if SHIFTED {
+                            // The operations of `Codes::code`.
+                            let steps = y.div(scale);
+                            let steps = steps.add(F::splat(&Codes::ROUND));
+                            let steps = steps.add(F::splat(&-Codes::ROUND));
+                            y = steps.add(F::splat(&f32::from(meaning.zero)));
+                            scale = F::splat(&1.0);
+                        }
                         if count == LANES {
                             y.store_codes(scale, to);
                         } else {

@@ -28,9 +28,11 @@ pub(super) trait InstructionSet {
     type Floats: Floats;
     /// The tile sizes that fit into the registers.
     const REGISTERS: Registers;
-    /// Whether inputs enter the multiplication as code + 128. If so, sums start from the negative of what inputs of code
-    /// 0 would add.
+    /// Whether inputs enter the multiplication as code + 128. If so, sums start from the negative of what inputs of the
+    /// zero point's code would add.
     const OFFSET: bool = false;
+    /// Whether input codes may be negative. Only such inputs have zero points.
+    const SIGNED: bool = true;
 }
 
 /// Sizes of the tiles that fit into the registers.
@@ -104,6 +106,8 @@ pub(super) trait Floats: Lanes {
     unsafe fn load_codes(from: *const i8) -> Self;
     /// `self · other`.
     unsafe fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    unsafe fn div(self, other: Self) -> Self;
     /// Applies [`quantize`] to each lane and writes the sixteen codes.
     unsafe fn store_codes(self, scale: Self, to: *mut i8);
 }
@@ -256,6 +260,11 @@ impl Floats for Portable {
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] / other.0[i]))
     }
 
     #[inline(always)]

@@ -269,6 +269,14 @@ impl Floats for Neon {
     }
 
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
+        Self(std::array::from_fn(|i| unsafe {
+            vdivq_f32(self.0[i], other.0[i])
+        }))
+    }
+
+    #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
         // The conversion rounds half to even, maps NaN to 0, and saturates, as does the narrowing.
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.

@@ -26,7 +26,7 @@ pub(super) struct Reference {
 impl Reference {
     /// Stores a buffer's content. Returns `None` if that takes too much memory.
     pub(super) fn new(place: &TensorPlace, buffer: &[u8]) -> Option<Self> {
-        let size = element(place.scale);
+        let size = element(place.codes);
         let channels = place.channels * size;
         let row = place.width.div_ceil(GROUP);
         let mut reference = Self {

@@ -284,6 +284,17 @@ impl Floats for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
+        unsafe {
+            Self(
+                _mm256_div_ps(self.0, other.0),
+                _mm256_div_ps(self.1, other.1),
+            )
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         unsafe {

@@ -129,6 +129,12 @@ impl Floats for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn div(self, other: Self) -> Self {
+        // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
+        Self(unsafe { _mm512_div_ps(self.0, other.0) })
+    }
+
+    #[inline(always)]
     unsafe fn store_codes(self, scale: Self, to: *mut i8) {
         // SAFETY: the caller guarantees the instruction set and valid pointers; see `InstructionSet`.
         unsafe {

@@ -44,6 +44,7 @@ impl InstructionSet for Avx512Vnni {
     type Narrow = Vnni512<false>;
     type Floats = Avx512;
     const REGISTERS: Registers = Registers::Large;
+    const SIGNED: bool = false;
 }
 
 /// AVX-512 VNNI for any inputs.
@@ -65,6 +66,7 @@ impl InstructionSet for AvxVnni {
     type Narrow = Bytes256<true, false>;
     type Floats = Avx2;
     const REGISTERS: Registers = Registers::Six;
+    const SIGNED: bool = false;
 }
 
 /// AVX-VNNI for any inputs.
@@ -86,6 +88,7 @@ impl InstructionSet for Avx2Unsigned {
     type Narrow = Bytes256<false, false>;
     type Floats = Avx2;
     const REGISTERS: Registers = Registers::Four;
+    const SIGNED: bool = false;
 }
 
 /// AVX2 for any inputs.
