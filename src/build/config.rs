@@ -351,7 +351,12 @@ impl QatConfig {
             ("qat.check", self.check, 1_000_000, "1 to 1000000"),
         ];
         for (key, found, most, expected) in counts {
-            check((1..=most).contains(&found), key, found.to_string(), expected)?;
+            check(
+                (1..=most).contains(&found),
+                key,
+                found.to_string(),
+                expected,
+            )?;
         }
         let numbers = [
             ("qat.rate", self.rate, 0.0..=1.0, "0 to 1"),

@@ -49,7 +49,7 @@ use std::path::{Path, PathBuf};
 
 pub use config::ConfigOverrides;
 pub use folder::{Folder, Network, Sources, import};
-pub use recipe::{Job, Outcome, Progress, quantize};
+pub use recipe::{Job, Outcome, Progress, TrainingFiles, quantize};
 
 use calibrate::CalibrationError;
 use checkpoint::CheckpointError;

@@ -35,8 +35,8 @@ pub(crate) use manifest::{Accuracy, PfnShape};
 pub use manifest::{Manifest, Target};
 use memmap2::{Mmap, MmapMut};
 pub(crate) use quantization::{
-    Calibrated, CalibrationKey, Candidate, OutputSqnr, Quantization, Quantizer, QuantizerKind, Sqnr,
-    Training,
+    Calibrated, CalibrationKey, Candidate, OutputSqnr, Quantization, Quantizer, QuantizerKind,
+    Sqnr, Training,
 };
 use sha2::{Digest, Sha256};
 pub(crate) use tensorrt::{BuiltOn, LayerCounts};

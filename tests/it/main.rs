@@ -39,6 +39,7 @@ mod output;
 mod outputs;
 mod plan;
 mod points;
+mod qat;
 mod quantize;
 mod recipe;
 mod seeds;

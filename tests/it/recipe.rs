@@ -33,6 +33,7 @@ fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
         allow_low_sqnr: false,
         overrides: &overrides,
         calibration: None,
+        training: None,
         threads,
     };
     let outcome = quantize(&job, &Silent).unwrap();

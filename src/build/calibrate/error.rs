@@ -37,7 +37,9 @@ pub enum CalibrationError {
     #[error("no frames to calibrate on; name a folder with at least one frame")]
     NoFrames,
     /// A frame to train on has no labels.
-    #[error("{path}: the labels have no sample \"{sample}\"; name the labels of these frames with --labels")]
+    #[error(
+        "{path}: the labels have no sample \"{sample}\"; name the labels of these frames with --labels"
+    )]
     NoLabels {
         /// The frame.
         path: PathBuf,

@@ -21,9 +21,9 @@ mod stats;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+pub(crate) use amax::scale_of;
 pub(crate) use amax::{Amax, MAX_CODE};
 pub use amax::{AmaxMethod, ZERO_AMAX, scale};
-pub(crate) use amax::scale_of;
 pub(crate) use cache::{CalibrationKey, frames_hash};
 pub use error::CalibrationError;
 pub(crate) use histogram::{BINS, MAX_BINS};

@@ -1,7 +1,6 @@
 //! Builds a [`Payload`] node by node. Infers shapes and checks every attribute here, so errors name the node.
 //! [`ProgramBuilder::finish`] fuses and packs (see [`crate::build::lower`]).
 
-use crate::build::lower::fuse;
 use crate::build::lower::spec::{
     ConvSpec, ConvWeight, Direction, MaxPoolSpec, bad, bias, check_groups, check_len, check_pads,
     check_scale, check_sizes, check_weight, windows,
@@ -150,7 +149,9 @@ impl ProgramBuilder {
 
     /// Name and shape `[C, H, W]` of each value.
     pub(crate) fn values(&self) -> impl Iterator<Item = (&str, [usize; 3])> {
-        self.tensors.iter().map(|map| (map.name.as_str(), map.shape))
+        self.tensors
+            .iter()
+            .map(|map| (map.name.as_str(), map.shape))
     }
 
     /// The number of the input's value.
@@ -160,7 +161,9 @@ impl ProgramBuilder {
 
     /// Name and value of each output.
     pub(crate) fn output_values(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.outputs.iter().map(|(value, name)| (name.as_str(), *value))
+        self.outputs
+            .iter()
+            .map(|(value, name)| (name.as_str(), *value))
     }
 
     /// The name of a value.
@@ -173,14 +176,9 @@ impl ProgramBuilder {
         self.tensors.get(value).map_or([0; 3], |map| map.shape)
     }
 
-    /// Value of code 1, if a value holds codes.
-    pub(crate) fn scale(&self, value: usize) -> Option<f32> {
-        self.tensors.get(value).and_then(|map| map.scale)
-    }
-
-    /// By value: the number of nodes and outputs that read it.
-    pub(crate) fn uses(&self) -> Vec<usize> {
-        fuse::uses(&self.nodes, self.tensors.len(), &self.outputs)
+    /// The meaning of a value's codes, if it holds codes.
+    pub(crate) fn codes(&self, value: usize) -> Option<Codes> {
+        self.tensors.get(value).and_then(|map| map.codes)
     }
 
     /// Adds the network's only input, [1, C, H, W].

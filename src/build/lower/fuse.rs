@@ -83,8 +83,13 @@ pub(super) fn fuse(network: &mut ProgramBuilder) {
     *nodes = kept;
 }
 
+/// By value: the number of nodes and outputs that read it.
+pub(crate) fn readers(network: &ProgramBuilder) -> Vec<usize> {
+    uses(&network.nodes, network.tensors.len(), &network.outputs)
+}
+
 /// Number of reads of each tensor, including as a network output.
-pub(super) fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usize> {
+fn uses(nodes: &[Node], tensors: usize, outputs: &[(usize, String)]) -> Vec<usize> {
     let mut uses = vec![0usize; tensors];
     let read = nodes.iter().flat_map(|node| inputs(&node.kind));
     for tensor in read.chain(outputs.iter().map(|(tensor, _)| *tensor)) {

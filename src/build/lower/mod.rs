@@ -15,6 +15,7 @@ mod spec;
 
 pub use builder::ProgramBuilder;
 pub(crate) use builder::{Node as NetworkNode, NodeKind, TensorId, Weight};
+pub(crate) use fuse::readers;
 pub use spec::{ConvSpec, ConvWeight, Direction, MaxPoolSpec};
 
 use std::collections::HashMap;

@@ -121,11 +121,17 @@ fn boxes(labels: &Results, frame: &Path, model: &Model, runner: &Runner) -> Resu
         }));
     };
     let back = runner.place().map(|place| place.inverse());
-    let boxes = samples.iter().filter(|s| s.num_pts != 0).filter_map(|sample| {
-        let class = model.classes.iter().position(|c| *c == sample.detection_name)?;
-        let found = sample.to_box3d(class as u32);
-        Some(back.map_or(found, |back| back.place(&found)))
-    });
+    let boxes = samples
+        .iter()
+        .filter(|s| s.num_pts != 0)
+        .filter_map(|sample| {
+            let class = model
+                .classes
+                .iter()
+                .position(|c| *c == sample.detection_name)?;
+            let found = sample.to_box3d(class as u32);
+            Some(back.map_or(found, |back| back.place(&found)))
+        });
     Ok(boxes.collect())
 }
 
@@ -381,13 +387,23 @@ impl Workbench<'_> {
             self.pool.clone(),
         )?;
         let matches = |globs: &[String], name: &str| {
-            globs.iter().any(|glob| wildmatch::WildMatch::new(glob).matches(name))
+            globs
+                .iter()
+                .any(|glob| wildmatch::WildMatch::new(glob).matches(name))
         };
         let scale_rate = options.scale_rate as f32;
-        network.set_rates(&|layer| {
-            let chosen = options.train_layers.is_empty() || matches(&options.train_layers, layer);
-            if chosen && !matches(&options.freeze, layer) { 1.0 } else { 0.0 }
-        }, scale_rate);
+        network.set_rates(
+            &|layer| {
+                let chosen =
+                    options.train_layers.is_empty() || matches(&options.train_layers, layer);
+                if chosen && !matches(&options.freeze, layer) {
+                    1.0
+                } else {
+                    0.0
+                }
+            },
+            scale_rate,
+        );
         Ok(network)
     }
 
@@ -475,8 +491,13 @@ fn write_log(path: &Path, figure: &str, rows: &[[f64; 5]]) -> Result<()> {
     let mut file = OutputFile::create(path)?;
     writeln!(file, "step,rate,loss,gradient_norm,{figure}").map_err(failed)?;
     for [step, rate, loss, norm, value] in rows {
-        let value = if value.is_nan() { String::new() } else { value.to_string() };
-        writeln!(file, "{step},{rate:e},{loss},{norm},{value}").map_err(|e| FileError::new(path, "write")(e))?;
+        let value = if value.is_nan() {
+            String::new()
+        } else {
+            value.to_string()
+        };
+        writeln!(file, "{step},{rate:e},{loss},{norm},{value}")
+            .map_err(|e| FileError::new(path, "write")(e))?;
     }
     Ok(file.finish()?)
 }

@@ -225,10 +225,7 @@ impl Conv {
     /// Takes over weights, in the order of ONNX, and the bias.
     pub(super) fn pack(&mut self, weight: &[f32], bias: Option<&[f32]>) {
         let order = self.order;
-        for (packed, geometry, forward) in [
-            (0, &self.forward, true),
-            (1, &self.backward, false),
-        ] {
+        for (packed, geometry, forward) in [(0, &self.forward, true), (1, &self.backward, false)] {
             let packed = &mut self.packed[packed];
             let [from, to] = packed.channels;
             for (values, taps) in packed.phases.iter_mut().zip(&geometry.phases) {
@@ -249,9 +246,10 @@ impl Conv {
                     for block in (0..to).step_by(LANES) {
                         for tap in taps {
                             for k in 0..from {
-                                values.extend((block..block + LANES).map(|c| {
-                                    if c < to { at(g, c, k, tap) } else { 0.0 }
-                                }));
+                                values.extend(
+                                    (block..block + LANES)
+                                        .map(|c| if c < to { at(g, c, k, tap) } else { 0.0 }),
+                                );
                             }
                         }
                     }
@@ -273,7 +271,14 @@ impl Conv {
     }
 
     /// Computes all frames, with a ReLU or without.
-    pub(super) fn forward(&self, pool: &Pool, isa: Isa, input: &Maps, relu: bool, output: &mut Maps) {
+    pub(super) fn forward(
+        &self,
+        pool: &Pool,
+        isa: Isa,
+        input: &Maps,
+        relu: bool,
+        output: &mut Maps,
+    ) {
         let pass = Pass {
             geometry: &self.forward,
             packed: &self.packed[0],
@@ -403,7 +408,14 @@ impl Conv {
         let (partial, partial_bias) = (&self.partial, &self.partial_bias);
         let inner = order.kernel[0] * order.kernel[1];
         // One task for each first index of the weight: its values lie together.
-        let seconds = weight.len() / inner / (order.groups * if order.transposed { order.inputs } else { order.outputs });
+        let seconds = weight.len()
+            / inner
+            / (order.groups
+                * if order.transposed {
+                    order.inputs
+                } else {
+                    order.outputs
+                });
         pool.for_each_chunk_mut(weight, seconds * inner, |first, values| {
             for (number, (_, tap)) in taps.iter().enumerate() {
                 for second in 0..seconds {
@@ -447,7 +459,12 @@ impl Pass<'_> {
         let rows = shape.height + 2 * border;
         let tasks = rows.div_ceil(band);
         let mut chunks: Vec<(usize, &mut [f32])> = Vec::with_capacity(frames * tasks);
-        for (frame, values) in output.data_mut().chunks_mut(frame_len).take(frames).enumerate() {
+        for (frame, values) in output
+            .data_mut()
+            .chunks_mut(frame_len)
+            .take(frames)
+            .enumerate()
+        {
             let bands = values.chunks_mut(band * row_len).enumerate();
             chunks.extend(bands.map(|(i, rows)| (frame * rows_of(tasks, band) + i * band, rows)));
         }
@@ -462,7 +479,10 @@ impl Pass<'_> {
     }
 
     /// Computes the rows of a band. `first` is the number of its first row, counted from the border's first.
-    #[expect(clippy::too_many_arguments, reason = "one call, from the closure above")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call, from the closure above"
+    )]
     fn band(
         &self,
         isa: Isa,
@@ -489,8 +509,12 @@ impl Pass<'_> {
         for group in 0..self.groups {
             for channel in (0..to).step_by(block) {
                 let count = block.min(to - channel);
-                for (number, (taps, weights)) in
-                    self.geometry.phases.iter().zip(&self.packed.phases).enumerate()
+                for (number, (taps, weights)) in self
+                    .geometry
+                    .phases
+                    .iter()
+                    .zip(&self.packed.phases)
+                    .enumerate()
                 {
                     let (a, b) = (number / up[1], number % up[1]);
                     let offsets: Vec<isize> = taps
@@ -507,7 +531,8 @@ impl Pass<'_> {
                         (blocks * taps.len() * from * LANES, blocks * LANES)
                     };
                     for (r, row) in rows.chunks_exact_mut(row_len).enumerate() {
-                        let Some(y) = (first + r).checked_sub(border).filter(|y| *y < height) else {
+                        let Some(y) = (first + r).checked_sub(border).filter(|y| *y < height)
+                        else {
                             continue;
                         };
                         if y % up[0] != a || b >= width {

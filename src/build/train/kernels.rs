@@ -35,10 +35,7 @@ pub(super) fn outer(isa: Isa, row: Outer<'_>) {
     }
     let last = row.pixels - 1;
     assert!(last * row.a_step + row.rows <= row.a.len(), "a");
-    assert!(
-        last * row.b_step + row.blocks * LANES <= row.b.len(),
-        "b"
-    );
+    assert!(last * row.b_step + row.blocks * LANES <= row.b.len(), "b");
     assert!(row.rows * row.blocks * LANES <= row.sums.len(), "sums");
     dispatch(isa, row);
 }

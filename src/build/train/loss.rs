@@ -78,31 +78,33 @@ impl Heads {
             };
             let scores: Vec<Option<Vec<f32>>> = goals.iter().map(score).collect();
             let pool = network.pool().clone();
-            let mut run = |output: usize, each: &(dyn Fn(usize, &Maps, &mut Frame<'_>) -> f64 + Sync)| {
-                let (values, gradient) = network.output_gradient(output);
-                let frame_len = gradient.frame_len();
-                let (row, start, shape) = (gradient.row(), gradient.index(0, 0, 0), gradient.shape);
-                let frames = gradient.data_mut().chunks_mut(frame_len);
-                let mut frames: Vec<(f64, Frame<'_>)> = frames
-                    .take(goals.len())
-                    .map(|data| {
-                        let frame = Frame {
-                            data,
-                            start,
-                            row,
-                            channels: shape.channels,
-                            width: shape.width,
-                        };
-                        (0.0, frame)
-                    })
-                    .collect();
-                pool.for_each_chunk_mut(&mut frames, 1, |index, frame| {
-                    if let Some((loss, frame)) = frame.first_mut() {
-                        *loss = each(index, values, frame);
-                    }
-                });
-                loss += frames.iter().map(|(loss, _)| loss).sum::<f64>() * scale;
-            };
+            let mut run =
+                |output: usize, each: &(dyn Fn(usize, &Maps, &mut Frame<'_>) -> f64 + Sync)| {
+                    let (values, gradient) = network.output_gradient(output);
+                    let frame_len = gradient.frame_len();
+                    let (row, start, shape) =
+                        (gradient.row(), gradient.index(0, 0, 0), gradient.shape);
+                    let frames = gradient.data_mut().chunks_mut(frame_len);
+                    let mut frames: Vec<(f64, Frame<'_>)> = frames
+                        .take(goals.len())
+                        .map(|data| {
+                            let frame = Frame {
+                                data,
+                                start,
+                                row,
+                                channels: shape.channels,
+                                width: shape.width,
+                            };
+                            (0.0, frame)
+                        })
+                        .collect();
+                    pool.for_each_chunk_mut(&mut frames, 1, |index, frame| {
+                        if let Some((loss, frame)) = frame.first_mut() {
+                            *loss = each(index, values, frame);
+                        }
+                    });
+                    loss += frames.iter().map(|(loss, _)| loss).sum::<f64>() * scale;
+                };
             run(heads.heatmap, &|index, values, frame| {
                 let goal = &goals[index];
                 let mut loss = 0.0;
@@ -110,7 +112,14 @@ impl Heads {
                     loss += distil_heatmap(&teacher.0[heads.heatmap], values, index, frame, scale);
                 }
                 if let Some(target) = goal.target {
-                    loss += focal(&target.tasks[task].heatmap, target.tasks[task].objects.len(), values, index, frame, scale);
+                    loss += focal(
+                        &target.tasks[task].heatmap,
+                        target.tasks[task].objects.len(),
+                        values,
+                        index,
+                        frame,
+                        scale,
+                    );
                 }
                 loss
             });
@@ -142,7 +151,8 @@ impl Heads {
                         let part = REGRESSION * f64::from(weight) / (objects.len() as f64 + 1e-4);
                         for object in objects {
                             let goal = &object.values[REGRESSIONS[number].clone()];
-                            loss += absolute(values, index, frame, object.cell, goal, [part, scale]);
+                            loss +=
+                                absolute(values, index, frame, object.cell, goal, [part, scale]);
                         }
                     }
                     loss
@@ -193,7 +203,11 @@ fn absolute(
 ) -> f64 {
     let mut loss = 0.0;
     let gradients = frame.cell(cell);
-    for ((gradient, &value), &goal) in gradients.iter_mut().zip(values_of(values, index, cell)).zip(goal) {
+    for ((gradient, &value), &goal) in gradients
+        .iter_mut()
+        .zip(values_of(values, index, cell))
+        .zip(goal)
+    {
         if goal.is_finite() {
             let difference = value - goal;
             loss += f64::from(difference.abs()) * part;
@@ -206,16 +220,26 @@ fn absolute(
 }
 
 /// The weighted mean of squared differences of logits.
-fn distil_heatmap(teacher: &[f32], values: &Maps, index: usize, frame: &mut Frame<'_>, scale: f64) -> f64 {
+fn distil_heatmap(
+    teacher: &[f32],
+    values: &Maps,
+    index: usize,
+    frame: &mut Frame<'_>,
+    scale: f64,
+) -> f64 {
     let weights: Vec<f32> = teacher.iter().map(|&v| FLOOR + sigmoid(v)).collect();
     let norm: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     let mut loss = 0.0;
     let channels = frame.channels;
     let part = (2.0 * scale / norm) as f32;
-    let cells = teacher.chunks_exact(channels).zip(weights.chunks_exact(channels));
+    let cells = teacher
+        .chunks_exact(channels)
+        .zip(weights.chunks_exact(channels));
     for (cell, (goal, weights)) in cells.enumerate() {
         let now = values_of(values, index, cell);
-        for (((gradient, value), goal), weight) in frame.cell(cell).iter_mut().zip(now).zip(goal).zip(weights) {
+        for (((gradient, value), goal), weight) in
+            frame.cell(cell).iter_mut().zip(now).zip(goal).zip(weights)
+        {
             let difference = value - goal;
             loss += f64::from(weight * difference * difference);
             *gradient += part * weight * difference;

@@ -14,13 +14,6 @@ pub(crate) struct Shape {
     pub(crate) channels: usize,
 }
 
-impl Shape {
-    /// Values of one frame without a border.
-    pub(crate) fn values(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-}
-
 /// Maps of several frames.
 #[derive(Clone, Debug)]
 pub(crate) struct Maps {

@@ -10,11 +10,11 @@
 
 mod conv;
 mod kernels;
+pub(crate) mod loss;
 mod map;
 pub(crate) mod network;
-pub(crate) mod params;
-pub(crate) mod loss;
 pub(crate) mod optimizer;
+pub(crate) mod params;
 pub(crate) mod state;
 pub(crate) mod target;
 #[cfg(test)]

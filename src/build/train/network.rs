@@ -16,7 +16,7 @@ use super::map::{Maps, Shape};
 use super::optimizer::{Optimizer, StepOptions};
 use super::params::{Params, Role};
 use crate::build::calibrate::{MAX_CODE, scale_of};
-use crate::build::lower::{NetworkNode, NodeKind, ProgramBuilder, Weight};
+use crate::build::lower::{NetworkNode, NodeKind, ProgramBuilder, Weight, readers};
 use crate::build::onnx::{Graph, tensor};
 use crate::build::{BuildError, Result, compile};
 use crate::cpu::Pool;
@@ -70,12 +70,13 @@ enum Kind {
     FakeQuant {
         input: usize,
         scale: usize,
+        /// Code of the value 0.
+        zero: i8,
     },
 }
 
 #[derive(Clone, Debug)]
 struct Op {
-    name: String,
     output: usize,
     kind: Kind,
 }
@@ -130,7 +131,7 @@ impl Network {
             graph,
             float,
             builder: &builder,
-            uses: builder.uses(),
+            uses: readers(&builder),
             params: Params::new(graph.path()),
             ops: Vec::new(),
             alias: HashMap::new(),
@@ -160,7 +161,9 @@ impl Network {
         let Some(input) = builder.input_value() else {
             return Err(BuildError::graph(graph.path(), "the network has no input"));
         };
-        let outputs = builder.output_values().map(|(name, v)| (name.to_owned(), find(v)));
+        let outputs = builder
+            .output_values()
+            .map(|(name, v)| (name.to_owned(), find(v)));
         let outputs: Vec<_> = outputs.collect();
         let mut border = 0;
         for op in &ops {
@@ -198,15 +201,14 @@ impl Network {
     ///
     /// # Errors
     /// As [`Network::prepare`].
-    pub(crate) fn update(&mut self, optimizer: &mut Optimizer, options: &StepOptions) -> Result<f64> {
+    pub(crate) fn update(
+        &mut self,
+        optimizer: &mut Optimizer,
+        options: &StepOptions,
+    ) -> Result<f64> {
         let norm = optimizer.step(&self.pool, self.isa, &mut self.params, options);
         self.prepare()?;
         Ok(norm)
-    }
-
-    /// The shape of the input.
-    pub(crate) fn input_shape(&self) -> Shape {
-        self.values[self.input].1
     }
 
     /// Names and shapes of the outputs.
@@ -345,9 +347,9 @@ impl Network {
                     }
                 });
             }
-            Kind::FakeQuant { input, scale } => {
+            Kind::FakeQuant { input, scale, zero } => {
                 let input = &self.maps[*input];
-                let grid = activations(self.scale(*scale));
+                let grid = activations(self.scale(*scale), *zero);
                 each_row(pool, out, |frame, y, out| {
                     let values = input.pixels(frame, y);
                     vectorised(isa, FakeQuant { values, grid, out });
@@ -359,13 +361,6 @@ impl Network {
     /// The maps of an output.
     pub(crate) fn output(&self, index: usize) -> &Maps {
         &self.maps[self.outputs[index].1]
-    }
-
-    /// The maps of a value by its name in the graph.
-    #[cfg(test)]
-    pub(crate) fn value(&self, name: &str) -> Option<&Maps> {
-        let at = self.values.iter().position(|(n, _)| n == name)?;
-        self.maps.get(at)
     }
 
     /// The gradient of the loss for an output, zeros at first, to be filled before [`Network::backward`].
@@ -441,7 +436,9 @@ impl Network {
                 if *relu {
                     relu_gradient(pool, isa, &self.maps[op.output], &mut gradient);
                 }
-                if self.params.is_trained(*weight) || bias.is_some_and(|b| self.params.is_trained(b)) {
+                if self.params.is_trained(*weight)
+                    || bias.is_some_and(|b| self.params.is_trained(b))
+                {
                     let (weights, biases) = self.params.gradients_mut(*weight, *bias);
                     match quant {
                         None => conv.weight_gradient(
@@ -462,7 +459,9 @@ impl Network {
                                 &mut own,
                                 biases,
                             );
-                            for ((sum, own), inside) in weights.iter_mut().zip(own).zip(&quant.inside) {
+                            for ((sum, own), inside) in
+                                weights.iter_mut().zip(own).zip(&quant.inside)
+                            {
                                 if *inside {
                                     *sum += own;
                                 }
@@ -529,9 +528,9 @@ impl Network {
                 self.add_gradient(*input, part);
                 self.give(gradient);
             }
-            Kind::FakeQuant { input, scale } => {
+            Kind::FakeQuant { input, scale, zero } => {
                 let value = self.scale(*scale);
-                let grid = activations(value);
+                let grid = activations(value, *zero);
                 let values = &self.maps[*input];
                 let mut sums = vec![[0.0f32; LANES]; gradient.frames * gradient.shape.height];
                 let rows = gradient.shape.height;
@@ -582,7 +581,9 @@ impl Network {
         let mut rates = vec![0.0f32; self.params.iter().count()];
         let readers = |value: usize| {
             self.ops.iter().find_map(|op| match &op.kind {
-                Kind::FakeQuant { scale, .. } if op.output == value => Some(self.scales[*scale].param),
+                Kind::FakeQuant { scale, .. } if op.output == value => {
+                    Some(self.scales[*scale].param)
+                }
                 _ => None,
             })
         };
@@ -666,11 +667,12 @@ fn layer_of(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
-/// The codes of activations.
-fn activations(scale: f32) -> Grid {
+/// The codes of activations, counted from that of 0.
+fn activations(scale: f32, zero: i8) -> Grid {
+    let zero = f32::from(zero);
     Grid {
         scale,
-        codes: [-128.0, 127.0],
+        codes: [-128.0 - zero, 127.0 - zero],
     }
 }
 
@@ -732,7 +734,9 @@ fn each_row(pool: &Pool, maps: &mut Maps, f: impl Fn(usize, usize, &mut [f32]) +
     pool.for_each_chunk_mut(&mut maps.data_mut()[..len], ROWS * row, |chunk, lines| {
         for (i, line) in lines.chunks_mut(row).enumerate() {
             let at = chunk * ROWS + i;
-            let y = (at % rows).checked_sub(border).filter(|y| *y < shape.height);
+            let y = (at % rows)
+                .checked_sub(border)
+                .filter(|y| *y < shape.height);
             if let Some(y) = y {
                 let pixels = &mut line[inset..inset + shape.width * shape.channels];
                 f(at / rows, y, pixels);
@@ -763,7 +767,6 @@ impl Reader<'_> {
 
     fn push(&mut self, node: &NetworkNode, kind: Kind) {
         self.ops.push(Op {
-            name: node.name.clone(),
             output: node.output,
             kind,
         });
@@ -797,10 +800,15 @@ impl Reader<'_> {
                 self.push(node, Kind::DepthToSpace { input, block, mode });
             }
             &NodeKind::Quantize { input } => {
-                let scale = self.builder.scale(node.output).unwrap_or(1.0);
+                let Some(codes) = self.builder.codes(node.output) else {
+                    return Ok(());
+                };
+                // The pair has the name of what it reads, also behind a ReLU that became part of another operator.
+                let name = self.builder.name(input).to_owned();
                 let input = self.value(input);
-                let scale = self.scale(input, scale);
-                self.push(node, Kind::FakeQuant { input, scale });
+                let scale = self.scale(name, input, codes.scale);
+                let zero = codes.zero;
+                self.push(node, Kind::FakeQuant { input, scale, zero });
             }
             &NodeKind::Dequantize { input } => {
                 let value = self.value(input);
@@ -819,8 +827,7 @@ impl Reader<'_> {
     }
 
     /// The quantiser of a value. Codes that only move keep the quantiser that made them.
-    fn scale(&mut self, input: usize, start: f32) -> usize {
-        let name = self.builder.name(input).to_owned();
+    fn scale(&mut self, name: String, input: usize, start: f32) -> usize {
         let mut sources = vec![input];
         let mut found = None;
         while let Some(value) = sources.pop() {

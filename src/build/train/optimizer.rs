@@ -100,7 +100,10 @@ impl Optimizer {
         let mut square = 0.0f64;
         for param in all.iter().filter(|p| p.rate > 0.0) {
             let part = &gradients[param.range()];
-            square += part.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+            square += part
+                .iter()
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>();
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
@@ -208,7 +211,10 @@ mod tests {
         let (first, _) = Schedule::Cosine.at(0, 100);
         let (top, _) = Schedule::Cosine.at(5, 100);
         let (last, _) = Schedule::Cosine.at(99, 100);
-        assert!((first - 0.2).abs() < 1e-12 && top == 1.0 && last < 1e-3, "{first} {top} {last}");
+        assert!(
+            (first - 0.2).abs() < 1e-12 && top == 1.0 && last < 1e-3,
+            "{first} {top} {last}"
+        );
         let (first, momentum) = Schedule::OneCycle.at(0, 100);
         assert!((first - 0.1).abs() < 1e-12 && (momentum - 0.95).abs() < 1e-12);
         let (top, momentum) = Schedule::OneCycle.at(40, 100);
@@ -234,14 +240,20 @@ mod tests {
         let mut expected = [1.0f64, -2.0];
         let (mut m, mut v, mut average) = ([0.0; 2], [0.0; 2], expected);
         for (step, gradients) in [[0.5f32, 0.25], [-1.0, 2.0]].into_iter().enumerate() {
-            params.gradients_mut(index, None).0.copy_from_slice(&gradients);
+            params
+                .gradients_mut(index, None)
+                .0
+                .copy_from_slice(&gradients);
             optimizer.step(&pool, Isa::Portable, &mut params, &options);
             for i in 0..2 {
                 let g = f64::from(gradients[i]);
                 m[i] = 0.9 * m[i] + 0.1 * g;
                 v[i] = 0.99 * v[i] + 0.01 * g * g;
                 let n = step as i32 + 1;
-                let (m, v) = (m[i] / (1.0 - 0.9f64.powi(n)), v[i] / (1.0 - 0.99f64.powi(n)));
+                let (m, v) = (
+                    m[i] / (1.0 - 0.9f64.powi(n)),
+                    v[i] / (1.0 - 0.99f64.powi(n)),
+                );
                 expected[i] = expected[i] * (1.0 - 0.1 * 0.01) - 0.1 * m / (v.sqrt() + 1e-8);
                 average[i] = (average[i] + expected[i]) / 2.0;
             }
@@ -258,7 +270,10 @@ mod tests {
         let norm_of = |clip| {
             let mut params = Params::new(std::path::Path::new("net.onnx"));
             let index = params.push("w", Role::Weight, &[0.0, 0.0]);
-            params.gradients_mut(index, None).0.copy_from_slice(&[3.0, 4.0]);
+            params
+                .gradients_mut(index, None)
+                .0
+                .copy_from_slice(&[3.0, 4.0]);
             let mut optimizer = Optimizer::new(&params);
             let options = StepOptions {
                 rate: 1.0,

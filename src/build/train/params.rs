@@ -145,5 +145,4 @@ impl Params {
     pub(super) fn origin(&self) -> &Path {
         &self.origin
     }
-
 }

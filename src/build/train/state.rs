@@ -171,10 +171,16 @@ impl State {
         let header: Header = serde_json::from_slice(&rest[..end])
             .map_err(|e| refuse(&format!("the state of a training is damaged: {e}")))?;
         let (own, count) = (&self.header, params.all_values().len());
-        if (&header.options, &header.calibration, header.before, header.parameters)
-            != (&own.options, &own.calibration, own.before, count)
+        if (
+            &header.options,
+            &header.calibration,
+            header.before,
+            header.parameters,
+        ) != (&own.options, &own.calibration, own.before, count)
         {
-            return Err(refuse("the state of a training with other options, frames or another network"));
+            return Err(refuse(
+                "the state of a training with other options, frames or another network",
+            ));
         }
         let values = &rest[end + 1..];
         let arrays = if header.best > header.before { 5 } else { 4 };

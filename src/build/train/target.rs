@@ -43,9 +43,7 @@ impl FrameTarget {
     /// Draws the boxes, in the model's coordinates.
     pub(crate) fn new(model: &Model, boxes: &[Box3d]) -> Self {
         let (width, height) = model.head_size();
-        let cell = [0, 1].map(|i| {
-            f64::from(model.grid.voxel[i]) * model.head.downsample as f64
-        });
+        let cell = [0, 1].map(|i| f64::from(model.grid.voxel[i]) * model.head.downsample as f64);
         let tasks = model.head.tasks.iter().map(|task| {
             let classes = task.classes.len();
             let mut target = TaskTarget {
@@ -57,9 +55,8 @@ impl FrameTarget {
                 let Some(class) = class.filter(|_| target.objects.len() < MAX_OBJECTS) else {
                     continue;
                 };
-                let at = [0, 1].map(|i| {
-                    (f64::from(found.center[i]) - f64::from(model.grid.min[i])) / cell[i]
-                });
+                let at = [0, 1]
+                    .map(|i| (f64::from(found.center[i]) - f64::from(model.grid.min[i])) / cell[i]);
                 let size = [0, 1].map(|i| f64::from(found.size[i]) / cell[i]);
                 let inside = at[0] >= 0.0
                     && at[1] >= 0.0
@@ -164,7 +161,11 @@ mod tests {
             ([5.625, 2.375], 1.5343896418550187),
             ([15.0, 3.625], 2.9379068837964146),
         ] {
-            assert!((gaussian_radius(size) - expected).abs() < 1e-9, "{size:?} {}", gaussian_radius(size));
+            assert!(
+                (gaussian_radius(size) - expected).abs() < 1e-9,
+                "{size:?} {}",
+                gaussian_radius(size)
+            );
         }
     }
 }

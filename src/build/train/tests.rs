@@ -174,12 +174,15 @@ mod exact {
                     map([n, height * 2, width * 2], &|o, y, x0| {
                         let tap = y % 2 * 2 + x0 % 2;
                         let each = (0..channels).map(|i| {
-                            x.at(i, (y / 2) as isize, (x0 / 2) as isize) * weight[(i * n + o) * 4 + tap]
+                            x.at(i, (y / 2) as isize, (x0 / 2) as isize)
+                                * weight[(i * n + o) * 4 + tap]
                         });
                         bias[o] + each.sum::<f64>()
                     })
                 }
-                "Relu" => map(x.shape, &|c, y, x0| x.at(c, y as isize, x0 as isize).max(0.0)),
+                "Relu" => map(x.shape, &|c, y, x0| {
+                    x.at(c, y as isize, x0 as isize).max(0.0)
+                }),
                 "Add" => {
                     let b = &maps[node.input(1).unwrap()];
                     map(x.shape, &|c, y, x0| {
@@ -253,7 +256,10 @@ fn gradients_are_finite_differences() {
         values.into_iter().map(f64::from).collect()
     };
     let expected = exact_loss(&graph, &own, &input);
-    assert!((found - expected).abs() < 1e-5 * expected.abs(), "{found} {expected}");
+    assert!(
+        (found - expected).abs() < 1e-5 * expected.abs(),
+        "{found} {expected}"
+    );
 
     let step = 1e-6;
     let mut checked = 0;
@@ -296,7 +302,10 @@ fn gradients_are_finite_differences() {
         let step = 2.0f32.powi(-10);
         let difference = (at_shifted(step) - at_shifted(-step)) / (2.0 * f64::from(step));
         let gradient = f64::from(input_gradient.pixels(frame, y)[x * channels + c]);
-        assert!((gradient - difference).abs() < 0.02 * difference.abs().max(1.0), "{gradient} {difference}");
+        assert!(
+            (gradient - difference).abs() < 0.02 * difference.abs().max(1.0),
+            "{gradient} {difference}"
+        );
     }
 }
 
@@ -322,7 +331,12 @@ fn trained(threads: usize, micro: usize) -> Vec<u32> {
         }
         network.update(&mut optimizer, &options).unwrap();
     }
-    network.params.all_values().iter().map(|v| v.to_bits()).collect()
+    network
+        .params
+        .all_values()
+        .iter()
+        .map(|v| v.to_bits())
+        .collect()
 }
 
 #[test]
@@ -368,7 +382,9 @@ fn fake_quantisation_passes_gradients_inside_its_range() {
         assert_eq!(pixel, [x * weights[0], x * weights[1]]);
     }
     let (_, gradient) = network.output_gradient(0);
-    gradient.pixels_mut(0, 0).copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+    gradient
+        .pixels_mut(0, 0)
+        .copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
     let found = network.backward(true).unwrap();
     let dx: Vec<f32> = [(1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 8.0)]
         .iter()
@@ -383,7 +399,99 @@ fn fake_quantisation_passes_gradients_inside_its_range() {
         network.params.gradients(param.index).to_vec()
     };
     let found = by_name("x.scale")[0];
-    assert!((found - expected).abs() < 1e-4 * expected.abs(), "{found} {expected}");
-    let dw = [0, 1].map(|c| rounded.iter().enumerate().map(|(i, x)| x * (2 * i + 1 + c) as f32).sum::<f32>());
+    assert!(
+        (found - expected).abs() < 1e-4 * expected.abs(),
+        "{found} {expected}"
+    );
+    let dw = [0, 1].map(|c| {
+        rounded
+            .iter()
+            .enumerate()
+            .map(|(i, x)| x * (2 * i + 1 + c) as f32)
+            .sum::<f32>()
+    });
     assert_eq!(by_name("w_quantized"), dw);
+}
+
+/// Quantised: the pairs of `insert_qdq`, with ranges that some values exceed.
+#[test]
+#[ignore = "needs CENTERPOINT_TORCH"]
+fn gradients_are_those_of_pytorch() {
+    let float = every_operator(3);
+    let placement = crate::build::quantize::Placement::default();
+    let tensors = crate::build::quantize::tensors_to_calibrate(&float, &placement).unwrap();
+    let amax = tensors.into_iter().map(|tensor| (tensor, 1.7)).collect();
+    let quantized = crate::build::quantize::insert_qdq(&float, &amax, &placement).unwrap();
+    let pool = Arc::new(Pool::new(0));
+    let mut network = Network::new(
+        &quantized.graph,
+        Some(&float),
+        WeightScales::Max,
+        &|_| 8,
+        pool,
+    )
+    .unwrap();
+    fill(network.batch(2), 5);
+    let input = nchw(network.batch(2));
+    network.forward();
+    loss(&mut network);
+    network.backward(false);
+    let mut factors = network.output(0).clone();
+    let mut rng = Rng::new(9, 2, 0);
+    for frame in 0..factors.frames {
+        for y in 0..factors.shape.height {
+            for value in factors.pixels_mut(frame, y) {
+                *value = rng.normal(1.0) as f32;
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    quantized.graph.write(&path("quantized.onnx")).unwrap();
+    float.write(&path("float.onnx")).unwrap();
+    let bytes =
+        |values: Vec<f32>| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() };
+    std::fs::write(path("input.f32"), bytes(input)).unwrap();
+    std::fs::write(path("factors.f32"), bytes(nchw(&factors))).unwrap();
+    let gradients: std::collections::BTreeMap<&str, &[f32]> = network
+        .params
+        .iter()
+        .map(|p| (p.name.as_str(), network.params.gradients(p.index)))
+        .collect();
+    std::fs::write(
+        path("gradients.json"),
+        serde_json::to_string(&gradients).unwrap(),
+    )
+    .unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/gradients.py");
+    let python = std::env::var("CENTERPOINT_TORCH").unwrap();
+    let run = std::process::Command::new(python)
+        .arg(script)
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    println!("{}", String::from_utf8_lossy(&run.stdout));
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
+/// The values of all frames as `[frame][channel][row][column]`.
+fn nchw(maps: &Maps) -> Vec<f32> {
+    let mut all = Vec::new();
+    for frame in 0..maps.frames {
+        for c in 0..maps.shape.channels {
+            for y in 0..maps.shape.height {
+                all.extend(
+                    maps.pixels(frame, y)
+                        .iter()
+                        .skip(c)
+                        .step_by(maps.shape.channels),
+                );
+            }
+        }
+    }
+    all
 }

@@ -124,7 +124,12 @@ pub(super) fn write(
         .chain(files.labels);
     let [state, log] = [files.state, files.log].map(|path| path.map(Path::to_path_buf));
     super::check_outputs(
-        &[Some(&args.out), args.calibration.as_ref(), state.as_ref(), log.as_ref()],
+        &[
+            Some(&args.out),
+            args.calibration.as_ref(),
+            state.as_ref(),
+            log.as_ref(),
+        ],
         folder.path(),
         args.input.paths().chain(options),
     )?;

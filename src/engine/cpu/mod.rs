@@ -29,9 +29,9 @@ mod simd;
 mod skip;
 mod steps;
 
-pub use simd::Isa;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+pub use simd::Isa;
 #[cfg(feature = "build")]
 pub(crate) use simd::{Kernel, Lanes, dispatch};
 
