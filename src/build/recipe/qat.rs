@@ -40,13 +40,13 @@ use crate::files::{FileError, OutputFile};
 use crate::model::Model;
 use crate::plan::Training;
 use crate::plan::config::{QatConfig, QatFigure, QatLoss};
-use crate::results::nuscenes::{Results, sample_token};
+use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::synth::Rng;
 
 /// Most bytes of inputs and goals to keep in memory.
 const KEPT_BYTES: usize = 2 << 30;
 /// Random stream of the order of frames, separate from other uses of a seed.
-const ORDER_STREAM: u64 = 0x6f72_6465_72;
+const ORDER_STREAM: u64 = 0x006f_7264_6572;
 
 /// A frame to train on.
 struct Example {
@@ -111,15 +111,21 @@ impl Examples<'_> {
     }
 }
 
-/// The labelled boxes of the frame that `runner` read last, in the model's coordinates. Objects without a point are left out.
-fn boxes(labels: &Results, frame: &Path, model: &Model, runner: &Runner) -> Result<Vec<Box3d>> {
+/// The labels of a frame.
+fn samples<'a>(labels: &'a Results, frame: &Path) -> Result<&'a [SampleBox]> {
     let token = sample_token(frame);
-    let Some(samples) = labels.results.get(&token) else {
-        return Err(BuildError::from(CalibrationError::NoLabels {
+    let found = labels.results.get(&token);
+    found.map(Vec::as_slice).ok_or_else(|| {
+        BuildError::from(CalibrationError::NoLabels {
             path: frame.into(),
             sample: token,
-        }));
-    };
+        })
+    })
+}
+
+/// The labelled boxes of the frame that `runner` read last, in the model's coordinates. Objects without a point are left out.
+fn boxes(labels: &Results, frame: &Path, model: &Model, runner: &Runner) -> Result<Vec<Box3d>> {
+    let samples = samples(labels, frame)?;
     let back = runner.place().map(|place| place.inverse());
     let boxes = samples
         .iter()
@@ -229,6 +235,13 @@ impl Workbench<'_> {
             None => None,
         };
         let labels = labels.as_ref();
+        if let Some(labels) = labels {
+            // Before the work, not in the middle of it.
+            let frames = self.split.calibration.iter().chain(&self.split.held_out);
+            for frame in frames {
+                samples(labels, frame)?;
+            }
+        }
         let folder = self.job.folder;
         let mut network = self.network_to_train(&start, options)?;
         let Some(heads) = Heads::new(&folder.model, &network) else {

@@ -182,7 +182,7 @@ impl Frame<'_> {
 }
 
 /// The values of a cell of a frame.
-fn values_of<'a>(maps: &'a Maps, frame: usize, cell: usize) -> &'a [f32] {
+fn values_of(maps: &Maps, frame: usize, cell: usize) -> &[f32] {
     let (width, channels) = (maps.shape.width, maps.shape.channels);
     let at = cell % width * channels;
     &maps.pixels(frame, cell / width)[at..at + channels]
