@@ -455,7 +455,7 @@ impl Pass<'_> {
         let (row_len, frame_len, border) = (output.row(), output.frame_len(), output.border);
         let band = BAND * self.geometry.up[0];
         let frames = output.frames;
-        // Chunks are bands of whole rows of one frame; rows of the border are passed over.
+        // Chunks are bands of whole rows of one frame; rows of the border are skipped.
         let rows = shape.height + 2 * border;
         let tasks = rows.div_ceil(band);
         let mut chunks: Vec<(usize, &mut [f32])> = Vec::with_capacity(frames * tasks);
