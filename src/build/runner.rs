@@ -10,7 +10,7 @@ use crate::cpu::{self, Pool};
 use crate::engine::cpu::{CpuEngine, Observer, Options};
 use crate::engine::{Engine, check_input};
 use crate::model::{Model, Pfn};
-use crate::points::{self, FrameError, Layout, Mounting, ReadOptions, Transform};
+use crate::points::{self, FrameError, Layout, Mounting, PointCloud, ReadOptions, Transform};
 use crate::program::Payload;
 
 /// The network's input of one frame: its occupied cells.
@@ -36,12 +36,67 @@ impl Bev {
     }
 }
 
-/// A network with everything that a frame needs.
-pub(crate) struct Runner {
+/// Reads frames, and finds the way from each to the model.
+pub(crate) struct FrameReader {
     read: ReadOptions,
     mounting: Option<Mounting>,
     /// From the last frame's input to the model, if they differ.
     place: Option<Transform>,
+}
+
+impl FrameReader {
+    /// `network` is the model's file, for messages. Frames whose columns have no names are read as `layout`, or else as the
+    /// model's columns.
+    ///
+    /// # Errors
+    /// [`BuildError::Graph`] for columns that cannot be those of a point.
+    pub(crate) fn new(model: &Model, layout: Option<Layout>, network: &Path) -> Result<Self> {
+        let default_layout = Layout::new(&model.points.columns);
+        let default_layout =
+            default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
+        Ok(Self {
+            read: ReadOptions {
+                layout,
+                default_layout,
+            },
+            mounting: model.mounting(),
+            place: None,
+        })
+    }
+
+    /// Reads a frame's file.
+    ///
+    /// # Errors
+    /// [`FrameError`] where the frame cannot be read.
+    pub(crate) fn read(&mut self, frame: &Path) -> Result<PointCloud> {
+        let cloud = points::read(frame, &self.read)?;
+        self.place = match &mut self.mounting {
+            None => None,
+            Some(mounting) => Some(mounting.transform(cloud.data(), cloud.layout())?),
+        };
+        Ok(cloud)
+    }
+
+    /// The way from the last frame that was read to the model, if they differ.
+    pub(crate) fn place(&self) -> Option<Transform> {
+        self.place
+    }
+}
+
+/// Names the frame that lacks a column: only here are both known, what the model needs, and which file lacks it.
+pub(crate) fn missing_column(frame: &Path) -> impl Fn(FrameError) -> BuildError {
+    move |error| match error {
+        source @ FrameError::MissingColumn { .. } => BuildError::from(CalibrationError::Columns {
+            path: frame.into(),
+            source: source.into(),
+        }),
+        other => other.into(),
+    }
+}
+
+/// A network with everything that a frame needs.
+pub(crate) struct Runner {
+    frames: FrameReader,
     encoder: cpu::Encoder,
     engine: CpuEngine,
 }
@@ -71,16 +126,8 @@ impl Runner {
             },
         )?;
         check_input(&engine, model).map_err(|e| BuildError::graph(network, e.to_string()))?;
-        let default_layout = Layout::new(&model.points.columns);
-        let default_layout =
-            default_layout.map_err(|e| BuildError::graph(network, e.to_string()))?;
         Ok(Self {
-            read: ReadOptions {
-                layout: None,
-                default_layout,
-            },
-            mounting: model.mounting(),
-            place: None,
+            frames: FrameReader::new(model, None, network)?,
             encoder,
             engine,
         })
@@ -88,13 +135,13 @@ impl Runner {
 
     /// Reads frames whose columns have no names as `layout`, instead of as the model's columns.
     pub(crate) fn with_layout(mut self, layout: Option<Layout>) -> Self {
-        self.read.layout = layout;
+        self.frames.read.layout = layout;
         self
     }
 
     /// The way from the last frame that was read to the model, if they differ.
     pub(crate) fn place(&self) -> Option<Transform> {
-        self.place
+        self.frames.place()
     }
 
     /// Runs the network on a frame's file.
@@ -112,23 +159,9 @@ impl Runner {
     /// [`FrameError`] where the frame cannot be read, [`CalibrationError::Columns`] where it lacks one that
     /// the model needs.
     pub(crate) fn read(&mut self, frame: &Path) -> Result<()> {
-        let cloud = points::read(frame, &self.read)?;
-        let place = match &mut self.mounting {
-            None => None,
-            Some(mounting) => Some(mounting.transform(cloud.data(), cloud.layout())?),
-        };
-        self.place = place;
-        let loaded = self.encoder.load(&cloud, place.as_ref());
-        loaded.map_err(|error| match error {
-            // Only here are both known: what the model needs, and which file lacks it.
-            source @ FrameError::MissingColumn { .. } => {
-                BuildError::from(CalibrationError::Columns {
-                    path: frame.into(),
-                    source: source.into(),
-                })
-            }
-            other => other.into(),
-        })?;
+        let cloud = self.frames.read(frame)?;
+        let loaded = self.encoder.load(&cloud, self.frames.place.as_ref());
+        loaded.map_err(missing_column(frame))?;
         self.encoder.encode(self.engine.input_mut());
         Ok(())
     }

@@ -46,7 +46,7 @@ pub enum Column {
 
 impl Column {
     /// The columns that every layout has.
-    pub(super) const COORDINATES: [Column; 3] = [Column::X, Column::Y, Column::Z];
+    pub(crate) const COORDINATES: [Column; 3] = [Column::X, Column::Y, Column::Z];
 
     const ALL: [Column; 8] = [
         Column::X,

@@ -22,6 +22,7 @@ use crate::build::foreign;
 use crate::build::fuse::{FuseReport, fuse};
 use crate::build::onnx::shapes::{self, permutation, text};
 use crate::build::onnx::{Graph, Node, Shapes, Window};
+use crate::build::simplify::simplify;
 use crate::build::{BuildError, Result};
 use crate::model::{Pfn, PfnLayer};
 
@@ -42,6 +43,30 @@ pub struct Pfe {
     /// Values whose Q/DQ pairs were dropped: the PFN runs in float.
     pub left_aside: Vec<String>,
 }
+
+/// The tensors of a layer whose BatchNormalization is not folded, by their names in the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct LayerTensors {
+    pub(crate) weight: String,
+    /// Whether the weight is `[out][in]` and not `[in][out]`.
+    pub(crate) rows_are_outputs: bool,
+    pub(crate) bias: Option<String>,
+    pub(crate) norm: Option<NormTensors>,
+}
+
+/// The tensors of a BatchNormalization and its constants.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NormTensors {
+    /// Factor γ, shift β, running mean, running variance.
+    pub(crate) names: [String; 4],
+    /// Added to a variance.
+    pub(crate) epsilon: f32,
+    /// Share of the running statistics that a batch keeps.
+    pub(crate) momentum: f32,
+}
+
+/// A layer as its graph has it: before its BatchNormalization, with the names of its tensors.
+pub(crate) type UnfusedLayer = (PfnLayer, LayerTensors);
 
 /// Reads the PFN from the ONNX file at `path`.
 ///
@@ -76,17 +101,41 @@ pub(crate) fn pfe_of(mut graph: Graph) -> Result<Pfe> {
         graph: &graph,
         shapes: &shapes,
         lengths: input.lengths,
+        norms: false,
     };
     let layers = walk.layers(Tracked {
         value: input.name,
         axes: input.axes,
     })?;
+    let layers = layers.into_iter().map(|(layer, _)| layer);
     Ok(Pfe {
-        pfn: Pfn { layers },
+        pfn: Pfn {
+            layers: layers.collect(),
+        },
         max_pillars: input.fixed.0,
         max_points: input.fixed.1,
         fused,
         left_aside,
+    })
+}
+
+/// Simplifies the graph of a PFN, and returns its layers with BatchNormalization apart, to be trained.
+///
+/// # Errors
+/// As [`read_pfe`], and for a quantised PFN.
+pub(crate) fn unfused_pfe(graph: &mut Graph) -> Result<Vec<UnfusedLayer>> {
+    simplify(graph)?;
+    let input = Input::from_graph(graph)?;
+    let shapes = Shapes::infer(graph, &[(&input.name, &input.dims)])?;
+    let walk = Walk {
+        graph,
+        shapes: &shapes,
+        lengths: input.lengths,
+        norms: true,
+    };
+    walk.layers(Tracked {
+        value: input.name,
+        axes: input.axes,
     })
 }
 
@@ -95,19 +144,24 @@ struct Walk<'a> {
     graph: &'a Graph,
     shapes: &'a Shapes,
     lengths: Lengths,
+    /// Whether layers may have a BatchNormalization that is not folded.
+    norms: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn layers(mut self, mut x: Tracked) -> Result<Vec<PfnLayer>> {
+    fn layers(mut self, mut x: Tracked) -> Result<Vec<UnfusedLayer>> {
         let mut layers = Vec::new();
         loop {
             if layers.len() == MAX_LAYERS {
                 let what = format!("the PFN has more than {MAX_LAYERS} layers");
                 return Err(BuildError::graph(self.graph.path(), what));
             }
-            let (layer, y) = self.linear(x)?;
+            let (layer, mut tensors, mut y) = self.linear(x)?;
             self.lengths.channels = layer.out_features;
-            layers.push(layer);
+            if self.norms {
+                (tensors.norm, y) = self.norm(y, layer.out_features)?;
+            }
+            layers.push((layer, tensors));
             let y = self.relu(y)?;
             match self.pool(&y)? {
                 Some(concatenated) => x = concatenated,
@@ -190,8 +244,33 @@ impl<'a> Walk<'a> {
         )))
     }
 
+    /// The BatchNormalization of `y`, if it has one, and its output.
+    fn norm(&self, y: Tracked, channels: usize) -> Result<(Option<NormTensors>, Tracked)> {
+        let (at, node) = self.skip_rearranging(y.clone(), "BatchNormalization or Relu")?;
+        if node.op() != "BatchNormalization" {
+            return Ok((None, y));
+        }
+        if at.position(Axis::Channels) != Some(1) {
+            return Err(node.error(format!(
+                "it normalises axis 1 of {:?}, expected the channels",
+                at.axes
+            )));
+        }
+        let name = |i: usize| -> Result<String> {
+            let name = node.need_input(i)?;
+            self.bias(node, name, channels)?;
+            Ok(name.to_owned())
+        };
+        let norm = NormTensors {
+            names: [name(1)?, name(2)?, name(3)?, name(4)?],
+            epsilon: node.float("epsilon", 1e-5)?,
+            momentum: node.float("momentum", 0.9)?,
+        };
+        Ok((Some(norm), Tracked::output(node, at.axes)?))
+    }
+
     /// The linear part of a layer.
-    fn linear(&mut self, x: Tracked) -> Result<(PfnLayer, Tracked)> {
+    fn linear(&mut self, x: Tracked) -> Result<(PfnLayer, LayerTensors, Tracked)> {
         let expected = "MatMul, Gemm or Conv 1×1";
         let (x, node) = self.skip_rearranging(x, expected)?;
         if !matches!(node.op(), "MatMul" | "Gemm" | "Conv") {
@@ -238,12 +317,25 @@ impl<'a> Walk<'a> {
             _ => (1.0, 1.0),
         };
         let mut y = Tracked::output(node, x.axes.clone())?;
-        let bias = match node.op() {
-            "MatMul" => self.added(&mut y, out_features)?,
+        let (bias, bias_name) = match node.op() {
+            "MatMul" => self.added(&mut y, out_features)?.unzip(),
             _ => match node.input(2) {
-                Some(name) => Some(self.bias(node, name, out_features)?),
-                None => None,
+                Some(name) => (
+                    Some(self.bias(node, name, out_features)?),
+                    Some(name.to_owned()),
+                ),
+                None => (None, None),
             },
+        };
+        if self.norms && (alpha, beta) != (1.0, 1.0) {
+            let what = format!("alpha {alpha} and beta {beta} cannot be trained, expected 1");
+            return Err(node.error(what));
+        }
+        let tensors = LayerTensors {
+            weight: weight_name.to_owned(),
+            rows_are_outputs,
+            bias: bias_name,
+            norm: None,
         };
         // A row of a layer's weight belongs to an output.
         let weight = if rows_are_outputs {
@@ -260,7 +352,7 @@ impl<'a> Walk<'a> {
                 None => vec![0.0; out_features],
             },
         };
-        Ok((layer, y))
+        Ok((layer, tensors, y))
     }
 
     /// Checks that a Conv with a 1×1 kernel treats each row separately.
@@ -280,8 +372,8 @@ impl<'a> Walk<'a> {
         )))
     }
 
-    /// The constant of an Add after the product `y`, if there is one; `y` then becomes the sum.
-    fn added(&self, y: &mut Tracked, channels: usize) -> Result<Option<Vec<f32>>> {
+    /// The constant of an Add after the product `y` and its name, if there is one; `y` then becomes the sum.
+    fn added(&self, y: &mut Tracked, channels: usize) -> Result<Option<(Vec<f32>, String)>> {
         let node = self.user(&y.value, "Add or Relu")?;
         if node.op() != "Add" {
             return Ok(None);
@@ -291,8 +383,9 @@ impl<'a> Walk<'a> {
             return Err(node.error("it adds a value to itself"));
         };
         let bias = self.bias(node, name, channels)?;
+        let name = name.to_owned();
         *y = Tracked::output(node, y.axes.clone())?;
-        Ok(Some(bias))
+        Ok(Some((bias, name)))
     }
 
     fn bias(&self, node: Node<'_>, name: &str, channels: usize) -> Result<Vec<f32>> {

@@ -13,6 +13,7 @@ use crate::build::onnx::proto::{GraphProto, ValueInfoProto};
 use crate::build::onnx::shapes::text;
 use crate::build::onnx::tensor::element;
 use crate::build::onnx::{Graph, Shapes, make};
+use crate::build::simplify::simplify;
 use crate::build::{BuildError, Result};
 use crate::model::Model;
 
@@ -52,23 +53,54 @@ pub fn read_rpn(path: &Path, model: &Model) -> Result<Rpn> {
 /// As [`read_rpn`].
 pub(crate) fn rpn_of(mut graph: Graph, model: &Model) -> Result<Rpn> {
     let normalized = foreign::normalize(&mut graph)?;
-    let dims = [1, model.bev_channels(), model.grid.ny, model.grid.nx];
+    let dims = bev(model);
     let input = input(&graph, dims)?;
     let fused = fuse(&mut graph, &[(&input, &dims)])?;
     let rewritten = deconv::rewrite(&mut graph)?;
-    let shapes = Shapes::infer(&graph, &[(&input, &dims)])?;
+    let (matching, unused) = describe(&mut graph, &input, model)?;
+    Ok(Rpn {
+        graph,
+        matching,
+        unused,
+        fused,
+        rewritten,
+        normalized,
+    })
+}
+
+/// As [`rpn_of`], with BatchNormalization and deconvolutions as they are in the file, to be trained.
+///
+/// # Errors
+/// As [`read_rpn`].
+pub(crate) fn unfused_rpn(mut graph: Graph, model: &Model) -> Result<Graph> {
+    simplify(&mut graph)?;
+    let input = input(&graph, bev(model))?;
+    describe(&mut graph, &input, model)?;
+    Ok(graph)
+}
+
+/// Shape of the network's input.
+fn bev(model: &Model) -> [usize; 4] {
+    [1, model.bev_channels(), model.grid.ny, model.grid.nx]
+}
+
+/// Gives a network the names and sizes of the description. Returns the rule that matched its outputs, and those that
+/// it no longer has.
+fn describe(graph: &mut Graph, input: &str, model: &Model) -> Result<(Matching, Vec<String>)> {
+    let dims = bev(model);
+    let shapes = Shapes::infer(graph, &[(input, &dims)])?;
     let channels = |name: &str| match shapes.get(name) {
         Some(&[1, c, _, _]) => Some(c),
         _ => None,
     };
     let wanted = outputs::head_maps(model);
-    let (names, matching) = outputs::match_outputs(&graph, &wanted, channels)?;
+    let (names, matching) = outputs::match_outputs(graph, &wanted, channels)?;
     let (h, w) = model.head_size();
     for (name, wanted) in names.iter().zip(&wanted) {
         let expected = [1, wanted.channels, h, w];
         let found = shapes.get(name);
         if found.is_none()
-            && let Some(unknown) = unknown_operator(&graph, &shapes)
+            && let Some(unknown) = unknown_operator(graph, &shapes)
         {
             return Err(unknown);
         }
@@ -92,10 +124,10 @@ pub(crate) fn rpn_of(mut graph: Graph, model: &Model) -> Result<Rpn> {
         from: &names,
         to: &new_names,
     };
-    renaming.check(&graph)?;
+    renaming.check(graph)?;
     graph.edit(|proto| {
         for v in proto.input.iter_mut().filter(|v| v.name() == input) {
-            *v = value(&input, &dims);
+            *v = value(input, &dims);
         }
         renaming.apply(proto);
         proto.output = wanted
@@ -106,14 +138,7 @@ pub(crate) fn rpn_of(mut graph: Graph, model: &Model) -> Result<Rpn> {
         proto.value_info.clear();
     })?;
     graph.prune()?;
-    Ok(Rpn {
-        graph,
-        matching,
-        unused,
-        fused,
-        rewritten,
-        normalized,
-    })
+    Ok((matching, unused))
 }
 
 /// An error about the first node whose output has no shape, if its operator is not supported.

@@ -266,3 +266,119 @@ impl Loop for Add<'_> {
         }
     }
 }
+
+/// `sums[c] += Σ values[pixel][c]`.
+pub(super) struct ChannelSums<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl Loop for ChannelSums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for pixel in self.values.chunks_exact(self.sums.len()) {
+            for (sum, value) in self.sums.iter_mut().zip(pixel) {
+                *sum += value;
+            }
+        }
+    }
+}
+
+/// `sums[c] += Σ (values[pixel][c] − centre[c])²`.
+pub(super) struct ChannelSquares<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) centre: &'a [f32],
+    pub(super) sums: &'a mut [f32],
+}
+
+impl Loop for ChannelSquares<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let centre = &self.centre[..self.sums.len()];
+        for pixel in self.values.chunks_exact(self.sums.len()) {
+            for ((sum, value), centre) in self.sums.iter_mut().zip(pixel).zip(centre) {
+                let difference = value - centre;
+                *sum += difference * difference;
+            }
+        }
+    }
+}
+
+/// `sums[c] += Σ gradient[pixel][c]` and `products[c] += Σ gradient[pixel][c] · (values[pixel][c] − centre[c])`.
+pub(super) struct ChannelProducts<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) centre: &'a [f32],
+    pub(super) gradient: &'a [f32],
+    pub(super) sums: &'a mut [f32],
+    pub(super) products: &'a mut [f32],
+}
+
+impl Loop for ChannelProducts<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let channels = self.sums.len();
+        let (centre, products) = (&self.centre[..channels], &mut self.products[..channels]);
+        let pixels = self.values.chunks_exact(channels);
+        for (values, gradients) in pixels.zip(self.gradient.chunks_exact(channels)) {
+            for c in 0..channels {
+                self.sums[c] += gradients[c];
+                products[c] += gradients[c] * (values[c] - centre[c]);
+            }
+        }
+    }
+}
+
+/// `out = values · factor + shift` by channel, with a ReLU or without.
+pub(super) struct Normalise<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) factor: &'a [f32],
+    pub(super) shift: &'a [f32],
+    pub(super) relu: bool,
+    pub(super) out: &'a mut [f32],
+}
+
+impl Loop for Normalise<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let channels = self.factor.len();
+        let shift = &self.shift[..channels];
+        let pixels = self.values.chunks_exact(channels);
+        for (out, values) in self.out.chunks_exact_mut(channels).zip(pixels) {
+            for c in 0..channels {
+                let value = values[c] * self.factor[c] + shift[c];
+                out[c] = if value > 0.0 || !self.relu {
+                    value
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}
+
+/// The gradient of a normalisation's input, in place of that of its output: `factor · (gradient − mean − slope · (values −
+/// centre))`.
+pub(super) struct NormGradient<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) centre: &'a [f32],
+    pub(super) factor: &'a [f32],
+    pub(super) mean: &'a [f32],
+    pub(super) slope: &'a [f32],
+    pub(super) gradient: &'a mut [f32],
+}
+
+impl Loop for NormGradient<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let channels = self.factor.len();
+        let (centre, mean) = (&self.centre[..channels], &self.mean[..channels]);
+        let slope = &self.slope[..channels];
+        let pixels = self.values.chunks_exact(channels);
+        for (gradient, values) in self.gradient.chunks_exact_mut(channels).zip(pixels) {
+            for c in 0..channels {
+                let rest = gradient[c] - mean[c] - slope[c] * (values[c] - centre[c]);
+                gradient[c] = self.factor[c] * rest;
+            }
+        }
+    }
+}

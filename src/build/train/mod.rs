@@ -9,12 +9,15 @@
 //! training gives the same bytes each time, for any number of threads and on every instruction set.
 
 mod conv;
+pub(crate) mod input;
 mod kernels;
 pub(crate) mod loss;
 mod map;
 pub(crate) mod network;
+mod norm;
 pub(crate) mod optimizer;
 pub(crate) mod params;
+pub(crate) mod pfn;
 pub(crate) mod state;
 pub(crate) mod target;
 #[cfg(test)]

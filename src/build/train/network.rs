@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::conv::{Conv, Geometry, WeightOrder};
 use super::kernels::{self, FakeQuant, FakeQuantGradient, Grid, ReluGradient, Sum, vectorised};
 use super::map::{Maps, Shape};
+use super::norm::Norm;
 use super::optimizer::{Optimizer, StepOptions};
 use super::params::{Params, Role};
 use crate::build::calibrate::{MAX_CODE, scale_of};
@@ -37,6 +38,8 @@ struct WeightQuant {
     most: f32,
     /// Whether each weight is within the codes.
     inside: Vec<bool>,
+    /// The gradient of the weights in one pass.
+    gradient: Vec<f32>,
 }
 
 /// One operator. Inputs and outputs are numbers of values.
@@ -48,6 +51,11 @@ enum Kind {
         weight: usize,
         quant: Option<WeightQuant>,
         bias: Option<usize>,
+        relu: bool,
+    },
+    Norm {
+        input: usize,
+        norm: Box<Norm>,
         relu: bool,
     },
     Relu {
@@ -291,6 +299,9 @@ impl Network {
             let output = self.ops[at].output;
             let empty = Maps::new(0, self.values[output].1, 0);
             let mut out = std::mem::replace(&mut self.maps[output], empty);
+            if let Kind::Norm { input, norm, .. } = &mut self.ops[at].kind {
+                norm.measure(&self.pool, self.isa, &self.maps[*input], &mut self.params);
+            }
             self.step(&self.ops[at].kind, &mut out);
             self.maps[output] = out;
         }
@@ -302,6 +313,12 @@ impl Network {
             Kind::Conv {
                 input, conv, relu, ..
             } => conv.forward(pool, isa, &self.maps[*input], *relu, out),
+            Kind::Norm { input, norm, relu } => {
+                let input = &self.maps[*input];
+                each_row(pool, out, |frame, y, out| {
+                    norm.normalise(isa, input.pixels(frame, y), *relu, out);
+                });
+            }
             Kind::Relu { input } => {
                 let input = &self.maps[*input];
                 each_row(pool, out, |frame, y, out| {
@@ -450,17 +467,18 @@ impl Network {
                             biases,
                         ),
                         Some(quant) => {
-                            let mut own = vec![0.0; weights.len()];
+                            quant.gradient.clear();
+                            quant.gradient.resize(weights.len(), 0.0);
                             conv.weight_gradient(
                                 pool,
                                 isa,
                                 &self.maps[*input],
                                 &gradient,
-                                &mut own,
+                                &mut quant.gradient,
                                 biases,
                             );
                             for ((sum, own), inside) in
-                                weights.iter_mut().zip(own).zip(&quant.inside)
+                                weights.iter_mut().zip(&quant.gradient).zip(&quant.inside)
                             {
                                 if *inside {
                                     *sum += own;
@@ -479,6 +497,17 @@ impl Network {
                     self.gradients[*input] = Some(to);
                 }
                 self.give(gradient);
+            }
+            Kind::Norm { input, norm, relu } => {
+                if *relu {
+                    relu_gradient(pool, isa, &self.maps[op.output], &mut gradient);
+                }
+                let values = &self.maps[*input];
+                let correction = norm.gradients(pool, isa, values, &gradient, &mut self.params);
+                each_row(pool, &mut gradient, |frame, y, gradient| {
+                    correction.apply(isa, values.pixels(frame, y), gradient);
+                });
+                self.add_gradient(*input, gradient);
             }
             Kind::Relu { input } => {
                 relu_gradient(pool, isa, &self.maps[op.output], &mut gradient);
@@ -604,6 +633,12 @@ impl Network {
                     rates[scale] = rates[scale].max(rate * scales);
                 }
             }
+            if let Kind::Norm { norm, .. } = &op.kind {
+                let rate = rate(layer_of(self.params.name(norm.gamma)));
+                for param in [norm.gamma, norm.beta] {
+                    rates[param] = rates[param].max(rate);
+                }
+            }
         }
         for param in self.params.iter_mut() {
             param.rate = rates[param.index];
@@ -642,23 +677,48 @@ impl Network {
         amax
     }
 
-    /// Writes weights and biases into a float graph with the same names.
+    /// Writes all parameters but scales into a float graph with the same names.
     ///
     /// # Errors
-    /// [`BuildError`] if the graph cannot be edited.
+    /// [`BuildError::Graph`] for a parameter whose tensor the graph lacks.
     pub(crate) fn write(&self, graph: &mut Graph) -> Result<()> {
-        let mut changed: HashMap<String, Vec<f32>> = HashMap::new();
-        for param in self.params.iter().filter(|p| p.role != Role::Scale) {
-            changed.insert(param.name.clone(), self.params.values(param.index).to_vec());
-        }
-        graph.edit(|proto| {
-            for tensor in &mut proto.initializer {
-                if let Some(values) = changed.get(tensor.name()) {
-                    let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
-                    *tensor = tensor::from_floats(tensor.name(), &dims, values);
+        let written = self.params.iter().filter(|p| p.role != Role::Scale);
+        let tensors = written.map(|p| (p.name.clone(), self.params.values(p.index).to_vec()));
+        write_tensors(graph, tensors.collect())
+    }
+}
+
+/// Replaces the values of initializers, by name.
+///
+/// # Errors
+/// [`BuildError::Graph`] for a name that the graph lacks, and for another number of values.
+pub(super) fn write_tensors(
+    graph: &mut Graph,
+    mut tensors: BTreeMap<String, Vec<f32>>,
+) -> Result<()> {
+    let mut wrong = None;
+    graph.edit(|proto| {
+        for tensor in &mut proto.initializer {
+            if let Some(values) = tensors.remove(tensor.name()) {
+                let dims: Vec<usize> = tensor.dims.iter().map(|&d| d as usize).collect();
+                if dims.iter().product::<usize>() != values.len() {
+                    wrong = Some(format!(
+                        "tensor \"{}\" has the shape {dims:?}, and {} trained values",
+                        tensor.name(),
+                        values.len()
+                    ));
                 }
+                *tensor = tensor::from_floats(tensor.name(), &dims, &values);
             }
-        })
+        }
+    })?;
+    if let Some(name) = tensors.keys().next() {
+        let missing = format!("the graph has no tensor \"{name}\" for the trained values");
+        wrong = wrong.or(Some(missing));
+    }
+    match wrong {
+        Some(what) => Err(BuildError::graph(graph.path(), what)),
+        None => Ok(()),
     }
 }
 
@@ -780,7 +840,9 @@ impl Reader<'_> {
                 let alone = self.uses.get(input) == Some(&1);
                 let before = self.ops.iter_mut().rfind(|op| op.output == value);
                 match before.map(|op| &mut op.kind) {
-                    Some(Kind::Conv { relu, .. } | Kind::Add { relu, .. }) if alone => {
+                    Some(
+                        Kind::Conv { relu, .. } | Kind::Add { relu, .. } | Kind::Norm { relu, .. },
+                    ) if alone => {
                         *relu = true;
                         self.alias.insert(node.output, value);
                     }
@@ -814,15 +876,44 @@ impl Reader<'_> {
                 let value = self.value(input);
                 self.alias.insert(node.output, value);
             }
-            NodeKind::Affine { .. } | NodeKind::Sigmoid { .. } | NodeKind::MaxPool { .. } => {
-                let what = format!(
-                    "node \"{}\": training has no gradient for it; supported are Conv, ConvTranspose, \
-                     Relu, Add, Concat, DepthToSpace and Q/DQ pairs, with BatchNormalization folded",
-                    node.name
-                );
-                return Err(BuildError::graph(self.graph.path(), what));
+            &NodeKind::Affine { input, relu, .. } => self.norm(node, input, relu)?,
+            NodeKind::Sigmoid { .. } | NodeKind::MaxPool { .. } => {
+                return Err(self.no_gradient(node));
             }
         }
+        Ok(())
+    }
+
+    fn no_gradient(&self, node: &NetworkNode) -> BuildError {
+        let what = format!(
+            "node \"{}\": training has no gradient for it; supported are Conv, ConvTranspose, \
+             BatchNormalization, Relu, Add, Concat, DepthToSpace and Q/DQ pairs",
+            node.name
+        );
+        BuildError::graph(self.graph.path(), what)
+    }
+
+    /// A BatchNormalization. Other factors by channel are not trained.
+    fn norm(&mut self, node: &NetworkNode, input: usize, relu: bool) -> Result<()> {
+        let producer = self.graph.producer(self.builder.name(node.output));
+        let Some(batch) = producer.filter(|n| n.op() == "BatchNormalization") else {
+            return Err(self.no_gradient(node));
+        };
+        let mut tensors = [0; 4];
+        let roles = [Role::Bias, Role::Bias, Role::Statistic, Role::Statistic];
+        for (i, role) in roles.into_iter().enumerate() {
+            let name = batch.need_input(i + 1)?;
+            let values = self.graph.floats(name)?.map(|t| t.data);
+            let Some(values) = values else {
+                return Err(batch.error(format!("\"{name}\" is not a constant")));
+            };
+            tensors[i] = self.params.push(name, role, &values);
+        }
+        let epsilon = batch.float("epsilon", 1e-5)?;
+        let momentum = batch.float("momentum", 0.9)?;
+        let input = self.value(input);
+        let norm = Box::new(Norm::new(tensors, epsilon, momentum));
+        self.push(node, Kind::Norm { input, norm, relu });
         Ok(())
     }
 
@@ -911,6 +1002,7 @@ impl Reader<'_> {
                     scales: scales.clone(),
                     most: ((1u32 << (bits - 1)) - 1) as f32,
                     inside: Vec::new(),
+                    gradient: Vec::new(),
                 };
                 (values, Some(quant))
             }

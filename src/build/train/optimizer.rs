@@ -119,6 +119,15 @@ impl Optimizer {
         let correction = |beta: f64| 1.0 - beta.powi(self.steps as i32);
         for param in all {
             let range = param.range();
+            if param.role == Role::Statistic {
+                // Not trained, but part of the average that is measured.
+                let keep = options.ema as f32;
+                let average = self.average[range.clone()].iter_mut();
+                for (average, value) in average.zip(&values[range]) {
+                    *average = keep * *average + (1.0 - keep) * *value;
+                }
+                continue;
+            }
             if param.rate <= 0.0 {
                 gradients[range].fill(0.0);
                 continue;
@@ -126,7 +135,7 @@ impl Optimizer {
             let rate = options.rate * f64::from(param.rate);
             let decay = match param.role {
                 Role::Weight => 1.0 - rate * options.weight_decay,
-                Role::Bias | Role::Scale => 1.0,
+                Role::Bias | Role::Scale | Role::Statistic => 1.0,
             };
             let constants = Constants {
                 factor: factor as f32,

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Role {
     /// Weights of a convolution or a linear layer, which decay.
     Weight,
-    /// A bias.
+    /// A bias, or the factor or the shift of a BatchNormalization.
     Bias,
+    /// The running mean or variance of a BatchNormalization, which follows the batches.
+    Statistic,
     /// The logarithm of a quantiser's scale, relative to its start.
     Scale,
 }
@@ -93,6 +95,12 @@ impl Params {
     /// The values of a tensor.
     pub(crate) fn values(&self, index: usize) -> &[f32] {
         &self.values[self.all[index].range()]
+    }
+
+    /// The values of a tensor, to change.
+    pub(super) fn values_mut(&mut self, index: usize) -> &mut [f32] {
+        let range = self.all[index].range();
+        &mut self.values[range]
     }
 
     /// All values.

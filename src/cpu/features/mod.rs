@@ -99,11 +99,7 @@ impl Features {
         };
         let channels = model.bev_channels();
         Ok(Self {
-            inputs: Inputs {
-                point_columns: model.points.columns.len(),
-                mean_offset: model.pfn.mean_offset,
-                center_axes: model.pfn.center_axes,
-            },
+            inputs: Inputs::new(model),
             layers,
             channels,
             scratch: vec![scratch; threads.max(1)],
@@ -219,7 +215,15 @@ fn run_task_avx2(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chu
 #[inline(always)]
 fn run_task(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chunk: &mut [f32]) {
     for (i, output) in chunk.chunks_exact_mut(frame.channels).enumerate() {
-        let mut rows = frame.write_rows(task * PILLARS_PER_TASK + i, scratch);
+        let pillar = task * PILLARS_PER_TASK + i;
+        let mut rows = frame.inputs.write_rows(
+            frame.points,
+            frame.stride,
+            frame.pillars,
+            frame.grid,
+            pillar,
+            &mut scratch.rows,
+        );
         if rows < frame.grid.max_points_per_pillar {
             let width = frame.inputs.width();
             scratch.rows[rows * width..(rows + 1) * width].fill(0.0);
@@ -232,20 +236,53 @@ fn run_task(frame: &FrameInput<'_>, scratch: &mut Scratch, task: usize, chunk: &
     }
 }
 
-impl Inputs {
-    fn width(self) -> usize {
-        self.point_columns + if self.mean_offset { 3 } else { 0 } + self.center_axes
+/// Appends the PFN's input rows of every pillar to `rows`, and their number to `lengths`. A pillar that is not full ends
+/// with one row of zeros, which stands for its padding. `points` and `pillars` are as in [`features`].
+pub(crate) fn input_rows(
+    model: &Model,
+    points: &[f32],
+    pillars: &Pillars,
+    rows: &mut Vec<f32>,
+    lengths: &mut Vec<u32>,
+) {
+    let inputs = Inputs::new(model);
+    let (stride, grid) = (inputs.point_columns, &model.grid);
+    for (pillar, &count) in pillars.counts().iter().enumerate() {
+        let most = grid.max_points_per_pillar;
+        let length = (count as usize + 1).min(most);
+        let start = rows.len();
+        rows.resize(start + length * inputs.width(), 0.0);
+        inputs.write_rows(points, stride, pillars, grid, pillar, &mut rows[start..]);
+        lengths.push(length as u32);
     }
 }
 
-impl FrameInput<'_> {
+impl Inputs {
+    fn new(model: &Model) -> Self {
+        Self {
+            point_columns: model.points.columns.len(),
+            mean_offset: model.pfn.mean_offset,
+            center_axes: model.pfn.center_axes,
+        }
+    }
+
+    fn width(self) -> usize {
+        self.point_columns + if self.mean_offset { 3 } else { 0 } + self.center_axes
+    }
+
     /// Writes the input rows of `pillar`'s points, and returns their number.
     #[inline(always)]
-    fn write_rows(&self, pillar: usize, scratch: &mut Scratch) -> usize {
-        let (pillars, grid, inputs) = (self.pillars, self.grid, self.inputs);
+    fn write_rows(
+        self,
+        points: &[f32],
+        stride: usize,
+        pillars: &Pillars,
+        grid: &Grid,
+        pillar: usize,
+        rows: &mut [f32],
+    ) -> usize {
         let kept = pillars.points(pillar);
-        let point =
-            |index: u32| &self.points[index as usize * self.stride..][..inputs.point_columns];
+        let point = |index: u32| &points[index as usize * stride..][..self.point_columns];
         let mut mean = [0.0f32; 3];
         for &index in kept {
             let point = point(index);
@@ -254,14 +291,11 @@ impl FrameInput<'_> {
         mean = mean.map(|sum| sum / kept.len() as f32);
         let cell = pillars.cells()[pillar] as usize;
         let center = grid.center(cell % grid.nx, cell / grid.nx);
-        for (&index, row) in kept
-            .iter()
-            .zip(scratch.rows.chunks_exact_mut(inputs.width()))
-        {
+        for (&index, row) in kept.iter().zip(rows.chunks_exact_mut(self.width())) {
             let point = point(index);
-            let (own, mut offsets) = row.split_at_mut(inputs.point_columns);
+            let (own, mut offsets) = row.split_at_mut(self.point_columns);
             own.copy_from_slice(point);
-            if inputs.mean_offset {
+            if self.mean_offset {
                 let (from_mean, rest) = offsets.split_at_mut(3);
                 (0..3).for_each(|axis| from_mean[axis] = point[axis] - mean[axis]);
                 offsets = rest;

@@ -1,0 +1,451 @@
+//! The pillar feature network in training: Linear, BatchNormalization if the file has one, ReLU and the max over the points
+//! of a pillar, with their gradients.
+//!
+//! ```text
+//! rows of all pillars [row][column] ─ Linear ─ Norm ─ ReLU ─┬─ max by pillar ─ features [pillar][channel]
+//!                                                           └─ next layer: each row and its pillar's max
+//! ```
+//!
+//! A pillar that is not full has one row of zeros for all its padding: the max sees it, and BatchNormalization counts it
+//! once. mmdetection3d counts each row of padding; statistics of points are closer to what the layer sees.
+//!
+//! The columns of a point differ by orders of magnitude (metres of position, hundredths of a second), but Adam moves all
+//! weights at one speed. So the first layer is trained on columns that are scaled to one size, and its weights are scaled
+//! back where they leave ([`PfnNetwork::write`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::kernels::{Outer, outer};
+use super::network::write_tensors;
+use super::norm::{Norm, Rows};
+use super::params::{Params, Role};
+use crate::build::Result;
+use crate::build::import::UnfusedLayer;
+use crate::build::onnx::Graph;
+use crate::cpu::Pool;
+use crate::engine::cpu::Isa;
+use crate::program::layout::LANES;
+
+/// Rows in one task, and in one partial sum of the gradient of weights.
+const CHUNK: usize = 1024;
+
+/// The pillars of a batch: input rows, and how many each pillar has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PillarRows {
+    /// Cells of the pillars, `y · width + x`.
+    pub(crate) cells: Vec<u32>,
+    /// `[row][column]`.
+    pub(crate) rows: Vec<f32>,
+    /// Rows of each pillar.
+    pub(crate) lengths: Vec<u32>,
+}
+
+impl PillarRows {
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.cells[..]) + size_of_val(&self.rows[..]) + size_of_val(&self.lengths[..])
+    }
+}
+
+/// A layer, its parameters as numbers of tensors, and its values on the last batch.
+#[derive(Clone, Debug)]
+struct Layer {
+    inputs: usize,
+    outputs: usize,
+    /// `[output][input]`.
+    weight: usize,
+    bias: Option<usize>,
+    norm: Option<Norm>,
+    /// Input `[row][input]` with [`LANES`] values beyond.
+    input: Vec<f32>,
+    /// Before the normalisation, `[row][output]`.
+    linear: Vec<f32>,
+    /// After the ReLU.
+    active: Vec<f32>,
+    /// The row of each maximum, `[pillar][output]`.
+    top: Vec<u32>,
+}
+
+/// The network. Its parameters belong to those of the network behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct PfnNetwork {
+    layers: Vec<Layer>,
+    /// Names of each layer's tensors in the file.
+    tensors: Vec<UnfusedLayer>,
+    /// Factor of each column of the input.
+    scale: Vec<f32>,
+    /// First row of each pillar of the last batch, and the end.
+    starts: Vec<usize>,
+    isa: Isa,
+    pool: Arc<Pool>,
+}
+
+impl PfnNetwork {
+    /// Adds the parameters of the layers of a graph to `params`. `statistics` gives a tensor's values. `scale` are the
+    /// factors of the input's columns.
+    ///
+    /// # Errors
+    /// [`crate::build::BuildError`] for a tensor that is not a constant.
+    pub(crate) fn new(
+        graph: &Graph,
+        layers: Vec<UnfusedLayer>,
+        scale: Vec<f32>,
+        params: &mut Params,
+        pool: Arc<Pool>,
+    ) -> Result<Self> {
+        let mut all = Vec::new();
+        for (number, (layer, tensors)) in layers.iter().enumerate() {
+            let name = |part: &str| parameter(number, part);
+            let mut weight = layer.weight.clone();
+            if number == 0 {
+                for row in weight.chunks_exact_mut(layer.in_features) {
+                    row.iter_mut().zip(&scale).for_each(|(w, s)| *w /= s);
+                }
+            }
+            let weight = params.push(&name("weight"), Role::Weight, &weight);
+            let bias = tensors
+                .bias
+                .is_some()
+                .then(|| params.push(&name("bias"), Role::Bias, &layer.bias));
+            let norm = match &tensors.norm {
+                None => None,
+                Some(norm) => {
+                    let mut numbers = [0; 4];
+                    for (i, (part, role)) in NORM.into_iter().enumerate() {
+                        let values = graph.floats(&norm.names[i])?.map(|t| t.data);
+                        numbers[i] = params.push(&name(part), role, &values.unwrap_or_default());
+                    }
+                    Some(Norm::new(numbers, norm.epsilon, norm.momentum))
+                }
+            };
+            all.push(Layer {
+                inputs: layer.in_features,
+                outputs: layer.out_features,
+                weight,
+                bias,
+                norm,
+                input: Vec::new(),
+                linear: Vec::new(),
+                active: Vec::new(),
+                top: Vec::new(),
+            });
+        }
+        Ok(Self {
+            layers: all,
+            tensors: layers,
+            scale,
+            starts: Vec::new(),
+            isa: Isa::best()?,
+            pool,
+        })
+    }
+
+    /// Writes the parameters into the graph that the layers were read from.
+    ///
+    /// # Errors
+    /// As [`write_tensors`].
+    pub(crate) fn write(&self, params: &Params, graph: &mut Graph) -> Result<()> {
+        let mut changed = BTreeMap::new();
+        for (number, (layer, (_, tensors))) in self.layers.iter().zip(&self.tensors).enumerate() {
+            let mut weight = params.values(layer.weight).to_vec();
+            if number == 0 {
+                for row in weight.chunks_exact_mut(layer.inputs) {
+                    row.iter_mut().zip(&self.scale).for_each(|(w, s)| *w *= s);
+                }
+            }
+            if !tensors.rows_are_outputs {
+                weight = transposed(&weight, layer.inputs);
+            }
+            changed.insert(tensors.weight.clone(), weight);
+            if let (Some(name), Some(bias)) = (&tensors.bias, layer.bias) {
+                changed.insert(name.clone(), params.values(bias).to_vec());
+            }
+            if let (Some(names), Some(norm)) = (&tensors.norm, &layer.norm) {
+                let all = [norm.gamma, norm.beta, norm.mean, norm.variance];
+                for (name, tensor) in names.names.iter().zip(all) {
+                    changed.insert(name.clone(), params.values(tensor).to_vec());
+                }
+            }
+        }
+        write_tensors(graph, changed)
+    }
+
+    /// Channels of a pillar's features.
+    pub(crate) fn channels(&self) -> usize {
+        self.layers.last().map_or(0, |layer| layer.outputs)
+    }
+
+    /// Computes the features of all pillars of the frames, `[pillar][channel]`.
+    pub(crate) fn forward(&mut self, frames: &[&PillarRows], params: &mut Params) -> Vec<f32> {
+        self.starts.clear();
+        self.starts.push(0);
+        let mut end = 0;
+        for &length in frames.iter().flat_map(|f| &f.lengths) {
+            end += length as usize;
+            self.starts.push(end);
+        }
+        let columns = self.scale.len();
+        let mut input = Vec::with_capacity(end * columns + LANES);
+        for frame in frames {
+            for row in frame.rows.chunks_exact(columns.max(1)) {
+                input.extend(row.iter().zip(&self.scale).map(|(v, s)| v * s));
+            }
+        }
+        let last = self.layers.len().saturating_sub(1);
+        for (number, layer) in self.layers.iter_mut().enumerate() {
+            input.extend([0.0; LANES]);
+            layer.input = input;
+            layer.forward(&self.pool, self.isa, end, params);
+            let maxima = layer.maxima(&self.starts);
+            if number == last {
+                return maxima;
+            }
+            input = Vec::with_capacity(end * 2 * layer.outputs + LANES);
+            let pillars = self
+                .starts
+                .windows(2)
+                .zip(maxima.chunks_exact(layer.outputs));
+            for (rows, maxima) in pillars {
+                for row in rows[0]..rows[1] {
+                    input.extend_from_slice(layer.row(row));
+                    input.extend_from_slice(maxima);
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Adds the gradients of the parameters; `gradient` is that of the features.
+    pub(crate) fn backward(&mut self, gradient: &[f32], params: &mut Params) {
+        let rows = self.starts.last().copied().unwrap_or(0);
+        let mut pillar_gradient = gradient.to_vec();
+        // Gradient of the rows of a layer, which the next one reads; none behind the last.
+        let mut next: Vec<f32> = Vec::new();
+        for (number, layer) in self.layers.iter().enumerate().rev() {
+            let outputs = layer.outputs;
+            let mut own = vec![0.0f32; rows * outputs + LANES];
+            for (pillar, range) in self.starts.windows(2).enumerate() {
+                let maxima = &mut pillar_gradient[pillar * outputs..(pillar + 1) * outputs];
+                if !next.is_empty() {
+                    for row in range[0]..range[1] {
+                        let from = &next[row * 2 * outputs..(row + 1) * 2 * outputs];
+                        own[row * outputs..(row + 1) * outputs].copy_from_slice(&from[..outputs]);
+                        for (sum, value) in maxima.iter_mut().zip(&from[outputs..]) {
+                            *sum += value;
+                        }
+                    }
+                }
+                let tops = &layer.top[pillar * outputs..(pillar + 1) * outputs];
+                for (channel, (&top, &value)) in tops.iter().zip(&*maxima).enumerate() {
+                    own[top as usize * outputs + channel] += value;
+                }
+            }
+            layer.backward(&self.pool, self.isa, &mut own[..], rows, params);
+            if number > 0 {
+                next = layer.input_gradient(&self.pool, &own, rows, params);
+                let before = self.layers[number - 1].outputs;
+                pillar_gradient = vec![0.0; (self.starts.len() - 1) * before];
+            }
+        }
+    }
+}
+
+/// The name of a layer's parameter.
+fn parameter(layer: usize, part: &str) -> String {
+    format!("pfn_layers.{layer}.{part}")
+}
+
+/// The tensors of a BatchNormalization.
+const NORM: [(&str, Role); 4] = [
+    ("norm.weight", Role::Bias),
+    ("norm.bias", Role::Bias),
+    ("norm.running_mean", Role::Statistic),
+    ("norm.running_var", Role::Statistic),
+];
+
+/// A matrix with rows of `columns` values, transposed.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns.max(1);
+    let at = |i: usize| values[i % rows * columns + i / rows];
+    (0..values.len()).map(at).collect()
+}
+
+impl Layer {
+    /// A row after the ReLU.
+    fn row(&self, row: usize) -> &[f32] {
+        &self.active[row * self.outputs..(row + 1) * self.outputs]
+    }
+
+    fn forward(&mut self, pool: &Pool, isa: Isa, rows: usize, params: &mut Params) {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        // Inner loops run over outputs.
+        let weight = transposed(params.values(self.weight), inputs);
+        let bias = match self.bias {
+            Some(bias) => params.values(bias).to_vec(),
+            None => vec![0.0; outputs],
+        };
+        self.linear.resize(rows * outputs, 0.0);
+        let input = &self.input;
+        pool.for_each_chunk_mut(&mut self.linear, CHUNK * outputs, |chunk, out| {
+            for (i, out) in out.chunks_exact_mut(outputs).enumerate() {
+                let at = (chunk * CHUNK + i) * inputs;
+                multiply(&input[at..at + inputs], &weight, &bias, out);
+            }
+        });
+        let linear = Rows {
+            data: &self.linear,
+            line: LINE * outputs,
+        };
+        self.active.resize(rows * outputs, 0.0);
+        match &mut self.norm {
+            Some(norm) => {
+                norm.measure(pool, isa, &linear, params);
+                let (norm, linear) = (&*norm, &self.linear);
+                pool.for_each_chunk_mut(&mut self.active, CHUNK * outputs, |chunk, out| {
+                    let at = chunk * CHUNK * outputs;
+                    norm.normalise(isa, &linear[at..at + out.len()], true, out);
+                });
+            }
+            None => {
+                for (out, &value) in self.active.iter_mut().zip(&self.linear) {
+                    *out = if value > 0.0 { value } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    /// The greatest value of each pillar and output, and remembers its row, the first of equals.
+    fn maxima(&mut self, starts: &[usize]) -> Vec<f32> {
+        let outputs = self.outputs;
+        let mut maxima = Vec::with_capacity((starts.len() - 1) * outputs);
+        let mut top = std::mem::take(&mut self.top);
+        top.clear();
+        for range in starts.windows(2) {
+            let first = maxima.len();
+            maxima.extend_from_slice(self.row(range[0]));
+            top.resize(first + outputs, range[0] as u32);
+            for row in range[0] + 1..range[1] {
+                let values = self.row(row).iter();
+                let both = maxima[first..].iter_mut().zip(&mut top[first..]);
+                for ((most, top), &value) in both.zip(values) {
+                    if value > *most {
+                        *most = value;
+                        *top = row as u32;
+                    }
+                }
+            }
+        }
+        self.top = top;
+        maxima
+    }
+
+    /// Adds the gradients of the parameters; turns the gradient of the rows into that of the linear part.
+    fn backward(
+        &self,
+        pool: &Pool,
+        isa: Isa,
+        gradient: &mut [f32],
+        rows: usize,
+        params: &mut Params,
+    ) {
+        let outputs = self.outputs;
+        let len = rows * outputs;
+        for (gradient, &active) in gradient.iter_mut().zip(&self.active) {
+            *gradient = if active > 0.0 { *gradient } else { 0.0 };
+        }
+        if let Some(norm) = &self.norm {
+            let lines = |data| Rows {
+                data,
+                line: LINE * outputs,
+            };
+            let (input, output) = (lines(&self.linear), lines(&gradient[..len]));
+            let correction = norm.gradients(pool, isa, &input, &output, params);
+            pool.for_each_chunk_mut(&mut gradient[..len], CHUNK * outputs, |chunk, gradient| {
+                let at = chunk * CHUNK * outputs;
+                correction.apply(isa, &self.linear[at..at + gradient.len()], gradient);
+            });
+        }
+        let blocks = outputs.div_ceil(LANES);
+        let tile = self.inputs * blocks * LANES;
+        let tasks = rows.div_ceil(CHUNK);
+        let mut partial = vec![0.0f32; tasks * tile];
+        let mut bias = vec![0.0f32; tasks * outputs];
+        let mut both: Vec<_> = partial
+            .chunks_exact_mut(tile.max(1))
+            .zip(bias.chunks_exact_mut(outputs.max(1)))
+            .collect();
+        let gradient = &*gradient;
+        pool.for_each_chunk_mut(&mut both, 1, |task, pair| {
+            let Some((sums, bias)) = pair.first_mut() else {
+                return;
+            };
+            let first = task * CHUNK;
+            let pixels = CHUNK.min(rows - first);
+            let dy = &gradient[first * outputs..];
+            outer(
+                isa,
+                Outer {
+                    a: &self.input[first * self.inputs..],
+                    a_step: self.inputs,
+                    rows: self.inputs,
+                    b: dy,
+                    b_step: outputs,
+                    blocks,
+                    pixels,
+                    sums,
+                },
+            );
+            for row in dy.chunks_exact(outputs).take(pixels) {
+                bias.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+            }
+        });
+        let (weights, biases) = params.gradients_mut(self.weight, self.bias);
+        for (i, weight) in weights.iter_mut().enumerate() {
+            let (output, input) = (i / self.inputs, i % self.inputs);
+            let at = input * blocks * LANES + output;
+            *weight += partial
+                .chunks_exact(tile)
+                .fold(0.0, |sum, part| sum + part[at]);
+        }
+        for (output, sum) in biases.into_iter().flatten().enumerate() {
+            *sum += bias
+                .chunks_exact(outputs)
+                .fold(0.0, |sum, part| sum + part[output]);
+        }
+    }
+
+    /// The gradient of the layer's input, `[row][input]`.
+    fn input_gradient(
+        &self,
+        pool: &Pool,
+        gradient: &[f32],
+        rows: usize,
+        params: &Params,
+    ) -> Vec<f32> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let weight = params.values(self.weight);
+        let zeros = vec![0.0; inputs];
+        let mut out = vec![0.0f32; rows * inputs];
+        pool.for_each_chunk_mut(&mut out, CHUNK * inputs, |chunk, out| {
+            for (i, out) in out.chunks_exact_mut(inputs).enumerate() {
+                let at = (chunk * CHUNK + i) * outputs;
+                multiply(&gradient[at..at + outputs], weight, &zeros, out);
+            }
+        });
+        out
+    }
+}
+
+/// Rows in a line of a sum.
+const LINE: usize = 128;
+
+/// `out = start + row · matrix`, with a row of the matrix for each value.
+fn multiply(row: &[f32], matrix: &[f32], start: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(start);
+    for (&value, weights) in row.iter().zip(matrix.chunks_exact(out.len())) {
+        for (out, weight) in out.iter_mut().zip(weights) {
+            *out += value * weight;
+        }
+    }
+}
