@@ -19,6 +19,7 @@
 mod frames;
 mod qat;
 mod split;
+mod training;
 mod workbench;
 
 use std::fmt::Display;
@@ -165,7 +166,11 @@ pub struct Outcome {
 /// Receives the progress of a long job.
 pub trait Progress: Sync {
     /// Starts a step of `total` parts.
-    fn begin(&self, step: &str, total: usize);
+    fn begin(&self, step: &str, total: usize) {
+        self.begin_at(step, 0, total);
+    }
+    /// Starts, or continues, a step of which `done` parts are complete.
+    fn begin_at(&self, step: &str, done: usize, total: usize);
     /// Completes one part.
     fn advance(&self);
     /// Describes the state of the step.

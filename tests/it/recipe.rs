@@ -14,7 +14,7 @@ use crate::common::repository;
 struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _: &str, _: usize) {}
+    fn begin_at(&self, _: &str, _: usize, _: usize) {}
     fn advance(&self) {}
 }
 

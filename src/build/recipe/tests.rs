@@ -188,6 +188,6 @@ fn equalisation_and_alignment_keep_the_outputs() {
 struct Silent;
 
 impl Progress for Silent {
-    fn begin(&self, _: &str, _: usize) {}
+    fn begin_at(&self, _: &str, _: usize, _: usize) {}
     fn advance(&self) {}
 }

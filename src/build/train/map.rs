@@ -77,6 +77,21 @@ impl Maps {
         &mut self.data[start..start + self.shape.width * self.shape.channels]
     }
 
+    /// Sets a frame to pillars, cell `y · width + x` and features, and all other pixels to 0.
+    pub(crate) fn set_pillars<'a>(
+        &mut self,
+        frame: usize,
+        pillars: impl Iterator<Item = (usize, &'a [f32])>,
+    ) {
+        let (width, channels) = (self.shape.width, self.shape.channels);
+        let len = self.frame_len();
+        self.data[frame * len..(frame + 1) * len].fill(0.0);
+        for (cell, features) in pillars {
+            let at = cell % width * channels;
+            self.pixels_mut(frame, cell / width)[at..at + channels].copy_from_slice(features);
+        }
+    }
+
     /// Sets all pixels to 0.
     pub(crate) fn clear(&mut self) {
         self.data.fill(0.0);

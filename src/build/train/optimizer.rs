@@ -5,7 +5,7 @@ use super::kernels::{Loop, vectorised};
 use super::params::{Params, Role};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
-pub(crate) use crate::plan::config::Schedule;
+use crate::plan::config::{QatConfig, Schedule};
 
 /// Parameters in one task of an update.
 const CHUNK: usize = 1 << 14;
@@ -52,6 +52,21 @@ pub(crate) struct StepOptions {
     pub(crate) clip: f64,
     /// Share of the moving average that each step keeps; 0 follows the weights.
     pub(crate) ema: f64,
+}
+
+impl QatConfig {
+    /// What step `step` needs.
+    pub(crate) fn at(&self, step: usize) -> StepOptions {
+        let (factor, beta1) = self.schedule.at(step, self.steps);
+        StepOptions {
+            rate: self.rate * factor,
+            beta1,
+            beta2: self.beta2,
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+            ema: self.ema,
+        }
+    }
 }
 
 /// The moments of Adam and the moving average.

@@ -8,13 +8,12 @@ use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::optimizer::Optimizer;
 use super::params::Params;
 use crate::build::{BuildError, Result};
 use crate::files::{self, FileError};
-use crate::plan::CalibrationKey;
-use crate::plan::config::QatConfig;
 
 const MAGIC: &[u8] = b"centerpoint training\n";
 /// Most bytes of a state: 256 million parameters.
@@ -42,8 +41,10 @@ pub(crate) struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    options: QatConfig,
-    calibration: CalibrationKey,
+    /// Options and inputs.
+    inputs: Value,
+    /// Steps of the whole training.
+    steps: usize,
     before: f64,
     step: usize,
     optimizer_steps: u32,
@@ -52,13 +53,13 @@ struct Header {
     since_best: usize,
     trained: Option<f64>,
     parameters: usize,
-    /// The log; `None` where nothing was measured.
-    log: Vec<([f64; 4], Option<f64>)>,
+    /// The log; `None` for values that are not finite, which JSON lacks.
+    log: Vec<[Option<f64>; 5]>,
 }
 
 impl State {
-    /// The state before the first step.
-    pub(crate) fn new(options: &QatConfig, calibration: &CalibrationKey, before: f64) -> Self {
+    /// The state before the first of `steps` steps. `inputs` is all that the training depends on.
+    pub(crate) fn new(inputs: &impl Serialize, steps: usize, before: f64) -> Self {
         Self {
             step: 0,
             best: before,
@@ -68,8 +69,9 @@ impl State {
             log: Vec::new(),
             trained: f64::NEG_INFINITY,
             header: Header {
-                options: options.clone(),
-                calibration: calibration.clone(),
+                // Options and hashes can always be serialised.
+                inputs: serde_json::to_value(inputs).unwrap_or_default(),
+                steps,
                 before,
                 step: 0,
                 optimizer_steps: 0,
@@ -96,6 +98,11 @@ impl State {
         }
     }
 
+    /// The figure before the training.
+    pub(crate) fn before(&self) -> f64 {
+        self.header.before
+    }
+
     /// The best figure of the training, without that before it.
     pub(crate) fn best_figure(&self) -> f64 {
         self.trained
@@ -117,7 +124,7 @@ impl State {
             log: self
                 .log
                 .iter()
-                .map(|&[a, b, c, d, figure]| ([a, b, c, d], (!figure.is_nan()).then_some(figure)))
+                .map(|row| row.map(|value| value.is_finite().then_some(value)))
                 .collect(),
             ..self.header.clone()
         };
@@ -171,20 +178,16 @@ impl State {
         let header: Header = serde_json::from_slice(&rest[..end])
             .map_err(|e| refuse(&format!("the state of a training is damaged: {e}")))?;
         let (own, count) = (&self.header, params.all_values().len());
-        if (
-            &header.options,
-            &header.calibration,
-            header.before,
-            header.parameters,
-        ) != (&own.options, &own.calibration, own.before, count)
-        {
+        let same = header.inputs == own.inputs
+            && (header.steps, header.before, header.parameters) == (own.steps, own.before, count);
+        if !same {
             return Err(refuse(
                 "the state of a training with other options, frames or another network",
             ));
         }
         let values = &rest[end + 1..];
         let arrays = if header.best > header.before { 5 } else { 4 };
-        if values.len() != arrays * count * size_of::<f32>() || header.step > header.options.steps {
+        if values.len() != arrays * count * size_of::<f32>() || header.step > header.steps {
             return Err(refuse("the state of a training is cut short"));
         }
         let values: Vec<f32> = values
@@ -209,7 +212,7 @@ impl State {
         self.trained = header.trained.unwrap_or(f64::NEG_INFINITY);
         let log = header.log.iter();
         self.log = log
-            .map(|&([a, b, c, d], figure)| [a, b, c, d, figure.unwrap_or(f64::NAN)])
+            .map(|row| row.map(|value| value.unwrap_or(f64::NAN)))
             .collect();
         Ok(())
     }

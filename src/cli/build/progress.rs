@@ -31,9 +31,10 @@ impl Bars {
 }
 
 impl Progress for Bars {
-    fn begin(&self, step: &str, total: usize) {
+    fn begin_at(&self, step: &str, done: usize, total: usize) {
         self.bar.reset();
         self.bar.set_length(total as u64);
+        self.bar.set_position(done as u64);
         self.bar.set_message(step.to_owned());
     }
 
