@@ -243,6 +243,12 @@ impl Folder {
         &self.path
     }
 
+    /// The files of the pillar feature network, and of backbone, neck and head.
+    pub(crate) fn network_files(&self) -> [&Path; 2] {
+        let [pfe, rpn] = &self.files;
+        [pfe, rpn]
+    }
+
     /// Whether the network has Q/DQ pairs, from this program or another tool.
     pub fn is_quantized(&self) -> bool {
         let mut nodes = self.rpn.graph.nodes();
@@ -428,7 +434,7 @@ pub(super) fn copy_network(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Checks that a PFN matches the description, and folds what the description says about its columns into its weights.
-fn fitted_pfe(mut pfe: Pfe, path: &Path, model: &Model) -> Result<Pfe> {
+pub(crate) fn fitted_pfe(mut pfe: Pfe, path: &Path, model: &Model) -> Result<Pfe> {
     pfe.pfn.check(model).map_err(|source| BuildError::Pfn {
         path: path.into(),
         source,
@@ -527,11 +533,8 @@ pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> 
     FolderManifest {
         producer: producer(),
         inputs,
-        files: BTreeMap::new(),
         steps: folder.steps(),
-        quantization: None,
-        checkpoint: None,
-        typed: None,
+        ..FolderManifest::default()
     }
     .write(out)?;
     folder.path = out.into();

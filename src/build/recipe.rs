@@ -16,6 +16,7 @@
 //! result to the last byte, for any number of threads. The network is calibrated only once for each alpha. Only
 //! the current and the best candidate are in memory.
 
+pub(crate) mod float;
 mod frames;
 mod qat;
 mod split;

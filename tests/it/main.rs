@@ -48,6 +48,7 @@ mod shared;
 mod stages;
 mod sweeps;
 mod tensorrt;
+mod train;
 
 use centerpoint::internals::testing::nets;
 #[cfg(feature = "tensorrt")]

@@ -9,7 +9,7 @@ use centerpoint::Plan;
 use crate::toy::{self, Net, built, refused};
 
 /// A model and 8 frames with labels: two objects each.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     toy::write_model(folder.path(), "model", Net::new());
     toy::write_frames(folder.path(), "frames", 8);
@@ -129,6 +129,26 @@ fn scales_are_trained_and_written_unless_their_rate_is_0() {
     assert_eq!(moved, before.len(), "{before:?} {after:?}");
 }
 
+/// Runs `cp-build` until it has written the file `state`, and kills it. Returns whether it left the file: it may have been
+/// quicker.
+pub(crate) fn killed_after_state(folder: &Path, args: &[&str]) -> bool {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cp-build"))
+        .current_dir(folder)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while !folder.join("state").exists() && child.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(120), "no state");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    folder.join("state").exists()
+}
+
 #[test]
 fn bytes_do_not_depend_on_threads_and_survive_a_kill() {
     let folder = folder();
@@ -146,21 +166,7 @@ fn bytes_do_not_depend_on_threads_and_survive_a_kill() {
 
     // Killed after the first measurement that was written; whatever the time, the rest gives the same bytes.
     let rest = [&train[..], &["rest.plan", "--state", "state"]].concat();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_cp-build"))
-        .current_dir(path)
-        .args(with(&rest))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let start = Instant::now();
-    while !path.join("state").exists() && child.try_wait().unwrap().is_none() {
-        assert!(start.elapsed() < Duration::from_secs(120), "no state");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    if path.join("state").exists() {
+    if killed_after_state(path, &with(&rest)) {
         // Of another training, or damaged: refused, and left where it is.
         let other = with(&[
             "--steps", "70", "--check", "5", "--out", "b.plan", "--state", "state",

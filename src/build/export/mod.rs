@@ -2,8 +2,10 @@
 
 mod pfe;
 mod quantized;
+mod trained;
 mod typed;
 
 pub use pfe::pfe;
 pub(crate) use quantized::write_quantized;
+pub(crate) use trained::write_trained;
 pub(crate) use typed::{TypedNetwork, write_typed};

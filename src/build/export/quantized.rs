@@ -34,8 +34,7 @@ pub(crate) fn write_quantized(source: &Folder, outcome: &Outcome, out: &Path) ->
         files,
         steps,
         quantization: Some(outcome.record.clone()),
-        checkpoint: None,
-        typed: None,
+        ..FolderManifest::default()
     }
     .write(out)
 }

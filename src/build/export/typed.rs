@@ -56,8 +56,8 @@ pub(crate) fn write_typed(source: &Folder, io: &Io, out: &Path) -> Result<TypedN
         files,
         steps: source.steps(),
         quantization: source.quantization.clone(),
-        checkpoint: None,
         typed: Some(typed.clone()),
+        ..FolderManifest::default()
     }
     .write(out)?;
     Ok(typed)

@@ -48,14 +48,12 @@ pub(crate) fn import_checkpoint(
     FolderManifest {
         producer: producer(),
         inputs,
-        files: BTreeMap::new(),
         steps: networks.report.steps.clone(),
-        quantization: None,
         checkpoint: Some(CheckpointOrigin {
             file: name(path),
             scales: networks.report.scales.clone(),
         }),
-        typed: None,
+        ..FolderManifest::default()
     }
     .write(out)?;
     let mut folder = Folder::read(out)?;

@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use super::{MANIFEST, MODEL, PFE, RPN};
 use crate::build::Result;
 use crate::build::export::TypedNetwork;
+use crate::build::recipe::float::FloatTraining;
 use crate::build::{BuildError, hash};
 use crate::files::{self, FileError};
 use crate::plan::Quantization;
 
 /// How a folder was made.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FolderManifest {
     /// The program and version that wrote the folder.
     pub producer: String,
@@ -33,6 +34,9 @@ pub(crate) struct FolderManifest {
     /// The checkpoint that the networks were built from, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointOrigin>,
+    /// How the networks were trained in float, if this program did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<FloatTraining>,
     /// Input, outputs and commands of a strongly typed network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typed: Option<TypedNetwork>,

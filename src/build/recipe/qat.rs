@@ -17,7 +17,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::training::{Course, Labels, Learner, Task, mean_ap, remove_state, write_log};
+use super::training::{
+    Course, Labels, Learner, Site, Task, mean_ap, remove_state, trained, write_log,
+};
 use super::workbench::{Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
 use crate::build::config::ConfigError;
@@ -84,7 +86,7 @@ impl Examples<'_> {
         let target = match self.labels {
             None => None,
             Some(labels) => {
-                let boxes = labels.boxes(frame, self.model, &self.student)?;
+                let boxes = labels.boxes(frame, self.model, self.student.place())?;
                 Some(FrameTarget::new(self.model, &boxes))
             }
         };
@@ -124,7 +126,12 @@ impl Judge<'_, '_> {
         let bench = self.bench;
         if let Some(labels) = self.labels {
             let payload = compile::cpu(&trial.quantized.graph)?;
-            return mean_ap(bench.job, &payload, &trial.pfn, bench.held_out(), labels);
+            let site = Site {
+                folder: bench.job.folder,
+                layout: bench.job.layout,
+                threads: bench.job.threads,
+            };
+            return mean_ap(&site, &payload, &trial.pfn, bench.held_out(), labels);
         }
         self.record(trial)
     }
@@ -393,15 +400,6 @@ fn trained_trial(start: &Trial, network: &Network) -> Result<Trial> {
         sqnr: None,
         training: None,
     })
-}
-
-/// Names of the layers with a rate.
-fn trained(network: &Network) -> Vec<String> {
-    let weights = network.params.iter().filter(|p| p.rate > 0.0);
-    let weights = weights.filter(|p| p.role == crate::build::train::params::Role::Weight);
-    weights
-        .map(|p| p.name.strip_suffix(".weight").unwrap_or(&p.name).to_owned())
-        .collect()
 }
 
 /// The place of each output of `network` among those of `engine`.

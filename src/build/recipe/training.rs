@@ -8,19 +8,20 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Job, Progress};
+use super::Progress;
 use crate::boxes::Box3d;
 use crate::build::calibrate::CalibrationError;
-use crate::build::folder::Network as PlanNetwork;
-use crate::build::runner::Runner;
+use crate::build::folder::{Folder, Network as PlanNetwork};
 use crate::build::train::network::Network;
 use crate::build::train::optimizer::{Optimizer, StepOptions};
+use crate::build::train::params::Role;
 use crate::build::train::state::State;
 use crate::build::{BuildError, Result};
 use crate::detector::{Detector, Options};
 use crate::eval::{frames, nuscenes};
 use crate::files::{FileError, OutputFile};
 use crate::model::{Model, Pfn};
+use crate::points::{Layout, Transform};
 use crate::program::Payload;
 use crate::results::nuscenes::{Results, SampleBox, sample_token};
 use crate::synth::Rng;
@@ -232,13 +233,18 @@ impl Labels {
         })
     }
 
-    /// The labelled boxes of the frame that `runner` read last, in the model's coordinates. Objects without a point are left
-    /// out.
+    /// The labelled boxes of a frame, in the model's coordinates; `place` is the way from the frame to the model, if they
+    /// differ. Objects without a point are left out.
     ///
     /// # Errors
     /// [`CalibrationError::NoLabels`].
-    pub(super) fn boxes(&self, frame: &Path, model: &Model, runner: &Runner) -> Result<Vec<Box3d>> {
-        let back = runner.place().map(|place| place.inverse());
+    pub(super) fn boxes(
+        &self,
+        frame: &Path,
+        model: &Model,
+        place: Option<Transform>,
+    ) -> Result<Vec<Box3d>> {
+        let back = place.map(|place| place.inverse());
         let samples = self.of(frame)?.iter().filter(|s| s.num_pts != 0);
         let boxes = samples.filter_map(|sample| {
             let found = sample.to_box3d(class_of(model, sample)?);
@@ -257,12 +263,31 @@ fn class_of(model: &Model, sample: &SampleBox) -> Option<u32> {
     class.map(|class| class as u32)
 }
 
+/// Names of the layers with a rate.
+pub(super) fn trained(network: &Network) -> Vec<String> {
+    let weights = network.params.iter().filter(|p| p.rate > 0.0);
+    let weights = weights.filter(|p| p.role == Role::Weight);
+    weights
+        .map(|p| p.name.strip_suffix(".weight").unwrap_or(&p.name).to_owned())
+        .collect()
+}
+
+/// A model, and how its plans run.
+#[derive(Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) folder: &'a Folder,
+    /// Columns of the frames whose files do not name them; `None` uses the model's.
+    pub(super) layout: Option<Layout>,
+    /// CPU threads; 0 is one per core.
+    pub(super) threads: usize,
+}
+
 /// The mean average precision (nuScenes) on `paths`, of a plan that is written, run, and removed.
 ///
 /// # Errors
 /// [`BuildError`] for the plan, its frames and their labels.
 pub(super) fn mean_ap(
-    job: &Job<'_>,
+    site: &Site<'_>,
     payload: &Payload,
     pfn: &Pfn,
     paths: &[PathBuf],
@@ -276,21 +301,27 @@ pub(super) fn mean_ap(
         steps: Vec::new(),
         quantization: None,
     };
-    job.folder.write_cpu(&plan, network, None)?;
+    site.folder.write_cpu(&plan, network, None)?;
     let options = Options {
-        threads: job.threads,
+        threads: site.threads,
         // As metrics are taken.
         score: Some(0.1),
         ..Options::default()
     };
     let mut detector = Detector::load(&plan, &options)?;
-    let run = frames::run(&mut detector, paths, job.layout, nuscenes::MAX_BOXES, || {})?;
+    let run = frames::run(
+        &mut detector,
+        paths,
+        site.layout,
+        nuscenes::MAX_BOXES,
+        || {},
+    )?;
     let mut truth = Results::default();
     for path in paths {
         let boxes = labels.of(path)?.to_vec();
         truth.results.insert(sample_token(path), boxes);
     }
-    let classes = job.folder.model.classes.iter().map(String::as_str);
+    let classes = site.folder.model.classes.iter().map(String::as_str);
     let config = nuscenes::Config::for_classes(classes);
     Ok(nuscenes::evaluate(&truth, &run.results, &config)?.mean_ap)
 }

@@ -154,6 +154,11 @@ impl FrameInput {
         Ok(pillars)
     }
 
+    /// Columns of the PFN's input.
+    pub(crate) fn columns(&self) -> usize {
+        self.model.pfn_in_features()
+    }
+
     /// The way from the last frame that was read to the model, if they differ.
     pub(crate) fn place(&self) -> Option<Transform> {
         self.frames.place()
@@ -187,7 +192,8 @@ mod tests {
             size: [4.0, 2.0, 1.5],
             yaw: 0.7,
             velocity: [3.0, 1.0],
-            ..Box3d::default()
+            score: 1.0,
+            class: 0,
         };
         for seed in 0..20 {
             let scene = Move::random(&mut Rng::new(seed, 0, 0));

@@ -64,6 +64,12 @@ impl Heads {
         tasks.collect::<Option<_>>().map(Self)
     }
 
+    /// The bias of an output before any training: a cell of a heatmap has an object with a probability of 0.1 (CornerNet).
+    pub(crate) fn prior(&self, output: usize) -> f32 {
+        let heatmap = self.0.iter().any(|heads| heads.heatmap == output);
+        if heatmap { -2.19 } else { 0.0 }
+    }
+
     /// Adds the gradients of the batch's loss to those of the outputs, times `scale`, and returns the loss. `goals` are
     /// those of the batch's frames.
     pub(crate) fn loss(&self, network: &mut Network, goals: &[Goal<'_>], scale: f64) -> f64 {

@@ -92,6 +92,12 @@ impl Maps {
         }
     }
 
+    /// The channels of the pixel `y · width + x`.
+    pub(crate) fn pixel(&self, frame: usize, cell: usize) -> &[f32] {
+        let start = self.index(frame, cell / self.shape.width, cell % self.shape.width);
+        &self.data[start..start + self.shape.channels]
+    }
+
     /// Sets all pixels to 0.
     pub(crate) fn clear(&mut self) {
         self.data.fill(0.0);

@@ -25,6 +25,7 @@ use crate::engine::cpu::Isa;
 pub(crate) use crate::plan::config::WeightScales;
 use crate::program::DepthToSpaceMode;
 use crate::program::layout::LANES;
+use crate::synth::Rng;
 
 /// Rows of a map in one task of an operator that works pixel by pixel.
 const ROWS: usize = 8;
@@ -117,7 +118,10 @@ pub(crate) struct Network {
     /// Gradient maps that are free, by shape.
     spare: HashMap<Shape, Vec<Maps>>,
     frames: usize,
+    /// Its own parameters, and then those of what comes before it.
     pub(crate) params: Params,
+    /// Number of its own parameters.
+    own: usize,
 }
 
 impl Network {
@@ -193,6 +197,7 @@ impl Network {
             gradients: Vec::new(),
             spare: HashMap::new(),
             frames: 0,
+            own: params.iter().count(),
             params,
             values,
         };
@@ -399,7 +404,8 @@ impl Network {
         spare.unwrap_or_else(|| Maps::new(self.frames, shape, self.border))
     }
 
-    fn give(&mut self, maps: Maps) {
+    /// Takes back maps that are no longer needed.
+    pub(crate) fn give(&mut self, maps: Maps) {
         self.spare.entry(maps.shape).or_default().push(maps);
     }
 
@@ -604,6 +610,41 @@ impl Network {
         }
     }
 
+    /// Draws random weights: a normal distribution that keeps the variance through a ReLU (<https://arxiv.org/abs/1502.01852>),
+    /// and a narrow one for convolutions that make an output, whose bias is `prior` of its number.
+    pub(crate) fn start_anew(&mut self, rng: &mut Rng, prior: &dyn Fn(usize) -> f32) {
+        /// Standard deviation of an output's weights.
+        const OUTPUT: f64 = 0.01;
+        for op in &self.ops {
+            match &op.kind {
+                Kind::Conv {
+                    conv, weight, bias, ..
+                } => {
+                    let output = self.outputs.iter().position(|(_, v)| *v == op.output);
+                    let order = conv.order;
+                    let taps = if order.transposed {
+                        1
+                    } else {
+                        order.kernel[0] * order.kernel[1]
+                    };
+                    let deviation = match output {
+                        Some(_) => OUTPUT,
+                        None => (2.0 / (order.inputs * taps) as f64).sqrt(),
+                    };
+                    for value in self.params.values_mut(*weight) {
+                        *value = rng.normal(deviation) as f32;
+                    }
+                    if let Some(bias) = bias {
+                        let value = output.map_or(0.0, prior);
+                        self.params.values_mut(*bias).fill(value);
+                    }
+                }
+                Kind::Norm { norm, .. } => norm.start_anew(&mut self.params),
+                _ => {}
+            }
+        }
+    }
+
     /// Sets the rates of the parameters: `rate` by the name of a layer, for its weight and bias, and `scales` for the scales
     /// of activations that a trained layer reads.
     pub(crate) fn set_rates(&mut self, rate: &dyn Fn(&str) -> f32, scales: f32) {
@@ -682,7 +723,8 @@ impl Network {
     /// # Errors
     /// [`BuildError::Graph`] for a parameter whose tensor the graph lacks.
     pub(crate) fn write(&self, graph: &mut Graph) -> Result<()> {
-        let written = self.params.iter().filter(|p| p.role != Role::Scale);
+        let own = self.params.iter().take(self.own);
+        let written = own.filter(|p| p.role != Role::Scale);
         let tensors = written.map(|p| (p.name.clone(), self.params.values(p.index).to_vec()));
         write_tensors(graph, tensors.collect())
     }

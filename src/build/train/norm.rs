@@ -96,6 +96,18 @@ impl Norm {
         }
     }
 
+    /// Factor 1, shift 0, and the statistics of a standard distribution.
+    pub(super) fn start_anew(&self, params: &mut Params) {
+        for (tensor, value) in [
+            (self.gamma, 1.0),
+            (self.beta, 0.0),
+            (self.mean, 0.0),
+            (self.variance, 1.0),
+        ] {
+            params.values_mut(tensor).fill(value);
+        }
+    }
+
     /// Takes the statistics of a batch, and moves the running ones.
     pub(super) fn measure(
         &mut self,

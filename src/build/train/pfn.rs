@@ -26,6 +26,7 @@ use crate::build::onnx::Graph;
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
 use crate::program::layout::LANES;
+use crate::synth::Rng;
 
 /// Rows in one task, and in one partial sum of the gradient of weights.
 const CHUNK: usize = 1024;
@@ -39,13 +40,6 @@ pub(crate) struct PillarRows {
     pub(crate) rows: Vec<f32>,
     /// Rows of each pillar.
     pub(crate) lengths: Vec<u32>,
-}
-
-impl PillarRows {
-    /// Bytes of memory.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&self.cells[..]) + size_of_val(&self.rows[..]) + size_of_val(&self.lengths[..])
-    }
 }
 
 /// A layer, its parameters as numbers of tensors, and its values on the last batch.
@@ -82,8 +76,7 @@ pub(crate) struct PfnNetwork {
 }
 
 impl PfnNetwork {
-    /// Adds the parameters of the layers of a graph to `params`. `statistics` gives a tensor's values. `scale` are the
-    /// factors of the input's columns.
+    /// Adds the parameters of the layers of `graph` to `params`. `scale` are the factors of the input's columns.
     ///
     /// # Errors
     /// [`crate::build::BuildError`] for a tensor that is not a constant.
@@ -169,6 +162,32 @@ impl PfnNetwork {
             }
         }
         write_tensors(graph, changed)
+    }
+
+    /// Sets the rates of the parameters, by the name of a layer: `pfn_layers.0` and so on.
+    pub(crate) fn set_rates(&self, params: &mut Params, rate: &dyn Fn(&str) -> f32) {
+        for param in params.iter_mut().filter(|p| p.role != Role::Statistic) {
+            let layer = (0..self.layers.len()).find(|&i| param.name.starts_with(&parameter(i, "")));
+            if let Some(layer) = layer {
+                param.rate = rate(parameter(layer, "").trim_end_matches('.'));
+            }
+        }
+    }
+
+    /// Draws random weights, as PyTorch's Linear does, and forgets the statistics.
+    pub(crate) fn start_anew(&self, params: &mut Params, rng: &mut Rng) {
+        for layer in &self.layers {
+            let bound = 1.0 / (layer.inputs as f64).sqrt();
+            for weight in params.values_mut(layer.weight) {
+                *weight = rng.range(-bound, bound) as f32;
+            }
+            if let Some(bias) = layer.bias {
+                params.values_mut(bias).fill(0.0);
+            }
+            if let Some(norm) = &layer.norm {
+                norm.start_anew(params);
+            }
+        }
     }
 
     /// Channels of a pillar's features.
@@ -447,5 +466,224 @@ fn multiply(row: &[f32], matrix: &[f32], start: &[f32], out: &mut [f32]) {
         for (out, weight) in out.iter_mut().zip(weights) {
             *out += value * weight;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::build::import::{pfe_of, unfused_pfe};
+    use crate::build::train::input::{FrameInput, Move};
+    use crate::cpu::Encoder;
+    use crate::model::Model;
+    use crate::points::{self, Layout, ReadOptions};
+
+    const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/engines/demo");
+    const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000000.bin");
+
+    /// The demo model's PFN, which has two layers with BatchNormalization; trained where `rate` is 1.
+    fn demo(rate: f32, threads: usize) -> (Graph, PfnNetwork, Params) {
+        let path = Path::new(DEMO).join("pts_voxel_encoder.onnx");
+        let mut graph = Graph::read(&path).unwrap();
+        let layers = unfused_pfe(&mut graph).unwrap();
+        assert!(layers.iter().all(|(_, tensors)| tensors.norm.is_some()));
+        let mut params = Params::new(&path);
+        let scale = (1..12).map(|i| 1.0 / i as f32).collect();
+        let pool = Arc::new(Pool::new(threads));
+        let network = PfnNetwork::new(&graph, layers, scale, &mut params, pool).unwrap();
+        network.set_rates(&mut params, &|_| rate);
+        (graph, network, params)
+    }
+
+    fn model() -> Model {
+        let path = Path::new(DEMO).join("model.toml");
+        Model::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap()
+    }
+
+    /// With running statistics it computes what the stage on the CPU computes with folded weights.
+    #[test]
+    fn frozen_layers_are_the_stage_of_the_runtime() {
+        let model = model();
+        let (graph, mut network, mut params) = demo(0.0, 2);
+        let frame = Path::new(FRAME);
+        let mut input = FrameInput::new(&model, None, frame).unwrap();
+        let pillars = input.read(frame, &Move::default()).unwrap();
+        let found = network.forward(&[&pillars], &mut params);
+        let pfn = pfe_of(graph).unwrap().pfn;
+        let mut encoder = Encoder::new(&model, &pfn, &Arc::new(Pool::new(2))).unwrap();
+        let options = ReadOptions {
+            layout: None,
+            default_layout: Layout::new(&model.points.columns).unwrap(),
+        };
+        let cloud = points::read(frame, &options).unwrap();
+        encoder.load(&cloud, None).unwrap();
+        assert_eq!(encoder.cells(), pillars.cells);
+        let expected = encoder.features();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(expected) {
+            let allowed = 1e-4 * expected.abs().max(1.0);
+            assert!((found - expected).abs() < allowed, "{found} {expected}");
+        }
+    }
+
+    #[test]
+    fn written_weights_are_those_that_were_read() {
+        let (mut graph, network, params) = demo(1.0, 1);
+        let before = pfe_of(graph.clone()).unwrap().pfn;
+        network.write(&params, &mut graph).unwrap();
+        let after = pfe_of(graph).unwrap().pfn;
+        for (before, after) in before.layers.iter().zip(&after.layers) {
+            for (a, b) in before.weight.iter().zip(&after.weight) {
+                assert!((a - b).abs() <= 1e-6 * a.abs(), "{a} {b}");
+            }
+            assert_eq!(before.bias, after.bias);
+        }
+    }
+
+    /// Some pillars of random rows, full and not.
+    fn random(seed: u64) -> PillarRows {
+        let mut rng = Rng::new(seed, 0, 0);
+        let lengths: Vec<u32> = (0..40).map(|_| rng.int(1, 6)).collect();
+        let rows: usize = lengths.iter().map(|l| *l as usize).sum();
+        PillarRows {
+            cells: (0..40).collect(),
+            rows: (0..rows * 11).map(|_| rng.normal(2.0) as f32).collect(),
+            lengths,
+        }
+    }
+
+    /// The features by definition, in f64.
+    fn exact(
+        network: &PfnNetwork,
+        params: &dyn Fn(&str) -> Vec<f64>,
+        batch: &PillarRows,
+    ) -> Vec<f64> {
+        let columns = network.scale.len();
+        let mut rows: Vec<Vec<f64>> = batch
+            .rows
+            .chunks_exact(columns)
+            .map(|row| {
+                let scaled = row.iter().zip(&network.scale);
+                scaled.map(|(v, s)| f64::from(*v) * f64::from(*s)).collect()
+            })
+            .collect();
+        for (number, layer) in network.layers.iter().enumerate() {
+            let get = |part: &str| params(&parameter(number, part));
+            let weight = get("weight");
+            let mut out: Vec<Vec<f64>> = rows
+                .iter()
+                .map(|row| {
+                    let outputs = weight.chunks_exact(layer.inputs);
+                    outputs
+                        .map(|w| w.iter().zip(row).map(|(w, v)| w * v).sum())
+                        .collect()
+                })
+                .collect();
+            let (gamma, beta) = (get("norm.weight"), get("norm.bias"));
+            let epsilon = f64::from(layer.norm.as_ref().unwrap().epsilon);
+            for c in 0..layer.outputs {
+                let count = out.len() as f64;
+                let mean = out.iter().map(|row| row[c]).sum::<f64>() / count;
+                let squares = out.iter().map(|row| (row[c] - mean).powi(2));
+                let variance = squares.sum::<f64>() / count;
+                for row in &mut out {
+                    let value = (row[c] - mean) / (variance + epsilon).sqrt() * gamma[c];
+                    row[c] = (value + beta[c]).max(0.0);
+                }
+            }
+            let mut start = 0;
+            let mut maxima = Vec::new();
+            for &length in &batch.lengths {
+                let end = start + length as usize;
+                let most: Vec<f64> = (0..layer.outputs)
+                    .map(|c| {
+                        out[start..end]
+                            .iter()
+                            .fold(0.0, |m: f64, row| m.max(row[c]))
+                    })
+                    .collect();
+                for row in &mut out[start..end] {
+                    row.extend(&most);
+                }
+                maxima.extend(most);
+                start = end;
+            }
+            if number + 1 == network.layers.len() {
+                return maxima;
+            }
+            rows = out;
+        }
+        Vec::new()
+    }
+
+    #[test]
+    fn gradients_are_finite_differences() {
+        let (_, mut network, mut params) = demo(1.0, 2);
+        let start = params.clone();
+        let batch = random(7);
+        let features = network.forward(&[&batch], &mut params);
+        let factor = |i: usize| ((i * 37 % 101) as f64 - 50.0) / 50.0;
+        let gradient: Vec<f32> = (0..features.len()).map(|i| factor(i) as f32).collect();
+        network.backward(&gradient, &mut params);
+        let own = |name: &str| -> Vec<f64> {
+            let param = start.iter().find(|p| p.name == name).unwrap();
+            start
+                .values(param.index)
+                .iter()
+                .map(|v| f64::from(*v))
+                .collect()
+        };
+        let loss = |params: &dyn Fn(&str) -> Vec<f64>| -> f64 {
+            let features = exact(&network, params, &batch);
+            let factors = (0..).map(|i| f64::from(factor(i) as f32));
+            features.iter().zip(factors).map(|(v, f)| v * f).sum()
+        };
+        for (found, expected) in features.iter().zip(exact(&network, &own, &batch)) {
+            assert!(
+                (f64::from(*found) - expected).abs() < 1e-4,
+                "{found} {expected}"
+            );
+        }
+        let step = 1e-6;
+        let mut checked = 0;
+        for param in params.iter().filter(|p| p.role != Role::Statistic) {
+            let gradients = params.gradients(param.index);
+            let largest = gradients.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+            for at in (0..gradients.len()).step_by((gradients.len() / 24).max(1) | 1) {
+                let moved = |delta: f64| {
+                    loss(&|name: &str| {
+                        let mut values = own(name);
+                        if name == param.name {
+                            values[at] += delta;
+                        }
+                        values
+                    })
+                };
+                let difference = (moved(step) - moved(-step)) / (2.0 * step);
+                let found = f64::from(gradients[at]);
+                assert!(
+                    (found - difference).abs() < 1e-3 * f64::from(largest.max(0.1)),
+                    "{} [{at}]: {found}, expected {difference}",
+                    param.name
+                );
+                checked += 1;
+            }
+        }
+        assert!(checked > 60, "{checked}");
+    }
+
+    #[test]
+    fn bytes_do_not_depend_on_threads() {
+        let run = |threads| {
+            let (_, mut network, mut params) = demo(1.0, threads);
+            let batch = random(3);
+            let features = network.forward(&[&batch, &batch], &mut params);
+            network.backward(&features, &mut params);
+            let gradients = params.iter().flat_map(|p| params.gradients(p.index));
+            gradients.map(|v| v.to_bits()).collect::<Vec<u32>>()
+        };
+        assert_eq!(run(1), run(3));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::map::{Maps, Shape};
 use super::network::{Network, WeightScales};
 use super::optimizer::{Optimizer, StepOptions};
+use super::params::Role;
 use crate::build::onnx::proto::NodeProto;
 use crate::build::onnx::tensor::{from_codes, from_floats};
 use crate::build::onnx::{Graph, make};
@@ -26,8 +27,8 @@ fn conv(inputs: &[&str], output: &str, kernel: i64, stride: i64, group: i64) -> 
 }
 
 /// Every operator: convolutions of stride 1 and 2, with groups, of few outputs, a deconvolution, a shuffle, a residual,
-/// a Concat; odd sizes.
-fn every_operator(seed: u64) -> Graph {
+/// a Concat; odd sizes. With `norms`, BatchNormalization with a ReLU behind it and without.
+fn every_operator(seed: u64, norms: bool) -> Graph {
     let mut rng = Rng::new(seed, 0, 0);
     let mut concat = node("Concat", &["d", "u"], "cat");
     int(&mut concat, "axis", 1);
@@ -37,9 +38,26 @@ fn every_operator(seed: u64) -> Graph {
     let mut shuffle = node("DepthToSpace", &["s"], "u");
     int(&mut shuffle, "blocksize", 2);
     shuffle.attribute.push(make::string("mode", "CRD"));
+    let norm = |input: &str, output: &str| {
+        if !norms {
+            return node("Identity", &[input], output);
+        }
+        let names = ["gamma", "beta", "mean", "var"].map(|part| format!("{output}.{part}"));
+        let [gamma, beta, mean, var] = names.each_ref().map(String::as_str);
+        let mut norm = node(
+            "BatchNormalization",
+            &[input, gamma, beta, mean, var],
+            output,
+        );
+        norm.attribute.push(make::float("epsilon", 1e-3));
+        norm.attribute.push(make::float("momentum", 0.75));
+        norm
+    };
     let nodes = vec![
-        conv(&["x", "a.weight", "a.bias"], "a0", 3, 1, 1),
-        node("Relu", &["a0"], "a"),
+        conv(&["x", "a.weight", "a.bias"], "a1", 3, 1, 1),
+        norm("a1", "a0"),
+        node("Relu", &["a0"], "a2"),
+        norm("a2", "a"),
         conv(&["a", "b.weight", "b.bias"], "b0", 3, 2, 1),
         node("Relu", &["b0"], "b"),
         conv(&["b", "c.weight", "c.bias"], "c0", 3, 1, 2),
@@ -70,7 +88,21 @@ fn every_operator(seed: u64) -> Graph {
         let bias = random(&mut rng, outputs, 0.3);
         tensors.push(from_floats(&format!("{name}.bias"), &[outputs], &bias));
     }
-    shaped(nodes, tensors, Some(&[1, 3, 12, 10]))
+    for name in ["a0", "a"].into_iter().filter(|_| norms) {
+        for (part, mean, deviation) in [
+            ("gamma", 1.0, 0.3),
+            ("beta", 0.0, 0.3),
+            ("mean", 0.0, 0.3),
+            ("var", 1.0, 0.0),
+        ] {
+            let values = random(&mut rng, 20, deviation).into_iter();
+            let values: Vec<f32> = values.map(|v| v + mean).collect();
+            tensors.push(from_floats(&format!("{name}.{part}"), &[20], &values));
+        }
+    }
+    let mut graph = shaped(nodes, tensors, Some(&[1, 3, 12, 10]));
+    crate::build::simplify::simplify(&mut graph).unwrap();
+    graph
 }
 
 fn network(graph: &Graph, threads: usize) -> Network {
@@ -126,111 +158,154 @@ mod exact {
         }
     }
 
-    pub(super) fn run(graph: &Graph, params: &dyn Fn(&str) -> Vec<f64>, input: Map) -> Map {
+    /// All frames of a batch.
+    pub(super) fn run(
+        graph: &Graph,
+        params: &dyn Fn(&str) -> Vec<f64>,
+        input: Vec<Map>,
+    ) -> Vec<Map> {
         let mut maps = std::collections::HashMap::new();
+        let frames = 0..input.len();
         maps.insert("x".to_owned(), input);
         for node in graph.nodes() {
-            let x = &maps[node.input(0).unwrap()];
-            let [channels, height, width] = x.shape;
-            let map = |shape: [usize; 3], f: &dyn Fn(usize, usize, usize) -> f64| {
-                let [c, h, w] = shape;
-                let cells = (0..c * h * w).map(|i| f(i / (h * w), i / w % h, i % w));
-                Map {
-                    shape,
-                    data: cells.collect(),
-                }
-            };
-            let out = match node.op() {
-                "Conv" => {
-                    let weight = params(node.input(1).unwrap());
-                    let bias = params(node.input(2).unwrap());
-                    let kernel = node.ints("kernel_shape").unwrap().unwrap()[0] as usize;
-                    let stride = node.ints("strides").unwrap().unwrap()[0] as usize;
-                    let groups = node.int("group", 1).unwrap() as usize;
-                    let (inputs, outputs) = (channels / groups, bias.len() / groups);
-                    let size = |n: usize| (n + 2 * (kernel / 2) - kernel) / stride + 1;
-                    map([bias.len(), size(height), size(width)], &|o, y, x0| {
-                        let mut sum = bias[o];
-                        for i in 0..inputs {
-                            for k in 0..kernel * kernel {
-                                let at = |p: usize, k: usize| {
-                                    (p * stride + k) as isize - (kernel / 2) as isize
-                                };
-                                let v = x.at(
-                                    o / outputs * inputs + i,
-                                    at(y, k / kernel),
-                                    at(x0, k % kernel),
-                                );
-                                sum += v * weight[(o * inputs + i) * kernel * kernel + k];
-                            }
-                        }
-                        sum
-                    })
-                }
-                "ConvTranspose" => {
-                    let weight = params(node.input(1).unwrap());
-                    let bias = params(node.input(2).unwrap());
-                    let n = bias.len();
-                    map([n, height * 2, width * 2], &|o, y, x0| {
-                        let tap = y % 2 * 2 + x0 % 2;
-                        let each = (0..channels).map(|i| {
-                            x.at(i, (y / 2) as isize, (x0 / 2) as isize)
-                                * weight[(i * n + o) * 4 + tap]
-                        });
-                        bias[o] + each.sum::<f64>()
-                    })
-                }
-                "Relu" => map(x.shape, &|c, y, x0| {
-                    x.at(c, y as isize, x0 as isize).max(0.0)
-                }),
-                "Add" => {
-                    let b = &maps[node.input(1).unwrap()];
-                    map(x.shape, &|c, y, x0| {
-                        let (y, x0) = (y as isize, x0 as isize);
-                        x.at(c, y, x0) + b.at(c, y, x0)
-                    })
-                }
-                "Concat" => {
-                    let b = &maps[node.input(1).unwrap()];
-                    map([channels + b.shape[0], height, width], &|c, y, x0| {
-                        let (y, x0) = (y as isize, x0 as isize);
-                        if c < channels {
-                            x.at(c, y, x0)
-                        } else {
-                            b.at(c - channels, y, x0)
-                        }
-                    })
-                }
-                "DepthToSpace" => map([channels / 4, height * 2, width * 2], &|c, y, x0| {
-                    let from = (c * 2 + y % 2) * 2 + x0 % 2;
-                    x.at(from, (y / 2) as isize, (x0 / 2) as isize)
-                }),
-                other => panic!("{other}"),
-            };
+            let frames = frames.clone().map(|frame| one(node, params, &maps, frame));
+            let out: Vec<Map> = frames.collect();
             maps.insert(node.output(0).unwrap().to_owned(), out);
         }
         maps.remove("out").unwrap()
     }
+
+    /// Mean and variance of a channel over a batch.
+    pub(super) fn statistics(frames: &[Map], c: usize) -> [f64; 2] {
+        let [_, height, width] = frames[0].shape;
+        let plane = c * height * width..(c + 1) * height * width;
+        let values = || frames.iter().flat_map(|map| &map.data[plane.clone()]);
+        let count = (frames.len() * height * width) as f64;
+        let mean = values().sum::<f64>() / count;
+        let squares = values().map(|v| (v - mean) * (v - mean));
+        [mean, squares.sum::<f64>() / count]
+    }
+
+    fn one(
+        node: crate::build::onnx::Node<'_>,
+        params: &dyn Fn(&str) -> Vec<f64>,
+        maps: &std::collections::HashMap<String, Vec<Map>>,
+        frame: usize,
+    ) -> Map {
+        let all = &maps[node.input(0).unwrap()];
+        let x = &all[frame];
+        let [channels, height, width] = x.shape;
+        let map = |shape: [usize; 3], f: &dyn Fn(usize, usize, usize) -> f64| {
+            let [c, h, w] = shape;
+            let cells = (0..c * h * w).map(|i| f(i / (h * w), i / w % h, i % w));
+            Map {
+                shape,
+                data: cells.collect(),
+            }
+        };
+        match node.op() {
+            "BatchNormalization" => {
+                let gamma = params(node.input(1).unwrap());
+                let beta = params(node.input(2).unwrap());
+                let statistics: Vec<[f64; 2]> = (0..channels).map(|c| statistics(all, c)).collect();
+                map(x.shape, &|c, y, x0| {
+                    let [mean, variance] = statistics[c];
+                    let value = x.at(c, y as isize, x0 as isize) - mean;
+                    value / (variance + f64::from(1e-3f32)).sqrt() * gamma[c] + beta[c]
+                })
+            }
+            "Conv" => {
+                let weight = params(node.input(1).unwrap());
+                let bias = params(node.input(2).unwrap());
+                let kernel = node.ints("kernel_shape").unwrap().unwrap()[0] as usize;
+                let stride = node.ints("strides").unwrap().unwrap()[0] as usize;
+                let groups = node.int("group", 1).unwrap() as usize;
+                let (inputs, outputs) = (channels / groups, bias.len() / groups);
+                let size = |n: usize| (n + 2 * (kernel / 2) - kernel) / stride + 1;
+                map([bias.len(), size(height), size(width)], &|o, y, x0| {
+                    let mut sum = bias[o];
+                    for i in 0..inputs {
+                        for k in 0..kernel * kernel {
+                            let at = |p: usize, k: usize| {
+                                (p * stride + k) as isize - (kernel / 2) as isize
+                            };
+                            let v = x.at(
+                                o / outputs * inputs + i,
+                                at(y, k / kernel),
+                                at(x0, k % kernel),
+                            );
+                            sum += v * weight[(o * inputs + i) * kernel * kernel + k];
+                        }
+                    }
+                    sum
+                })
+            }
+            "ConvTranspose" => {
+                let weight = params(node.input(1).unwrap());
+                let bias = params(node.input(2).unwrap());
+                let n = bias.len();
+                map([n, height * 2, width * 2], &|o, y, x0| {
+                    let tap = y % 2 * 2 + x0 % 2;
+                    let each = (0..channels).map(|i| {
+                        x.at(i, (y / 2) as isize, (x0 / 2) as isize) * weight[(i * n + o) * 4 + tap]
+                    });
+                    bias[o] + each.sum::<f64>()
+                })
+            }
+            "Relu" => map(x.shape, &|c, y, x0| {
+                x.at(c, y as isize, x0 as isize).max(0.0)
+            }),
+            "Add" => {
+                let b = &maps[node.input(1).unwrap()][frame];
+                map(x.shape, &|c, y, x0| {
+                    let (y, x0) = (y as isize, x0 as isize);
+                    x.at(c, y, x0) + b.at(c, y, x0)
+                })
+            }
+            "Concat" => {
+                let b = &maps[node.input(1).unwrap()][frame];
+                map([channels + b.shape[0], height, width], &|c, y, x0| {
+                    let (y, x0) = (y as isize, x0 as isize);
+                    if c < channels {
+                        x.at(c, y, x0)
+                    } else {
+                        b.at(c - channels, y, x0)
+                    }
+                })
+            }
+            "DepthToSpace" => map([channels / 4, height * 2, width * 2], &|c, y, x0| {
+                let from = (c * 2 + y % 2) * 2 + x0 % 2;
+                x.at(from, (y / 2) as isize, (x0 / 2) as isize)
+            }),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// The frames of a batch in f64.
+fn exact_input(frames: &Maps) -> Vec<exact::Map> {
+    let Shape {
+        height,
+        width,
+        channels,
+    } = frames.shape;
+    let each = (0..frames.frames).map(|frame| {
+        let cells = (0..channels * height * width).map(|i| {
+            let (c, y, x) = (i / (height * width), i / width % height, i % width);
+            f64::from(frames.pixels(frame, y)[x * channels + c])
+        });
+        exact::Map {
+            shape: [channels, height, width],
+            data: cells.collect(),
+        }
+    });
+    each.collect()
 }
 
 fn exact_loss(graph: &Graph, params: &dyn Fn(&str) -> Vec<f64>, frames: &Maps) -> f64 {
     let mut rng = Rng::new(9, 2, 0);
     let mut loss = 0.0;
-    for frame in 0..frames.frames {
-        let Shape {
-            height,
-            width,
-            channels,
-        } = frames.shape;
-        let cells = (0..channels * height * width).map(|i| {
-            let (c, y, x) = (i / (height * width), i / width % height, i % width);
-            f64::from(frames.pixels(frame, y)[x * channels + c])
-        });
-        let input = exact::Map {
-            shape: [channels, height, width],
-            data: cells.collect(),
-        };
-        let out = exact::run(graph, params, input);
+    for out in exact::run(graph, params, exact_input(frames)) {
         let [channels, height, width] = out.shape;
         for cell in 0..height * width {
             for c in 0..channels {
@@ -244,9 +319,14 @@ fn exact_loss(graph: &Graph, params: &dyn Fn(&str) -> Vec<f64>, frames: &Maps) -
 
 #[test]
 fn gradients_are_finite_differences() {
-    let graph = every_operator(3);
-    let mut network = network(&graph, 2);
-    fill(network.batch(2), 5);
+    // On inputs whose values before a ReLU are not so near to 0 that f32 and f64 differ in their sign.
+    check_gradients(&every_operator(3, false), 5);
+    check_gradients(&every_operator(3, true), 6);
+}
+
+fn check_gradients(graph: &Graph, seed: u64) {
+    let mut network = network(graph, 2);
+    fill(network.batch(2), seed);
     let input = network.batch(2).clone();
     network.forward();
     let found = loss(&mut network);
@@ -255,7 +335,7 @@ fn gradients_are_finite_differences() {
         let values = graph.floats(name).unwrap().unwrap().data;
         values.into_iter().map(f64::from).collect()
     };
-    let expected = exact_loss(&graph, &own, &input);
+    let expected = exact_loss(graph, &own, &input);
     assert!(
         (found - expected).abs() < 1e-5 * expected.abs(),
         "{found} {expected}"
@@ -263,7 +343,9 @@ fn gradients_are_finite_differences() {
 
     let step = 1e-6;
     let mut checked = 0;
-    for param in network.params.iter() {
+    let mut wrong = Vec::new();
+    let trained = network.params.iter().filter(|p| p.role != Role::Statistic);
+    for param in trained {
         let gradients = network.params.gradients(param.index);
         let largest = gradients.iter().fold(0.0f32, |m, g| m.max(g.abs()));
         // A prime step visits all taps, inputs and outputs over the tensors.
@@ -276,19 +358,19 @@ fn gradients_are_finite_differences() {
                     }
                     values
                 };
-                exact_loss(&graph, &params, &input)
+                exact_loss(graph, &params, &input)
             };
             let difference = (at_shifted(step) - at_shifted(-step)) / (2.0 * step);
             let gradient = f64::from(gradients[at]);
             let allowed = 2e-4 * f64::from(largest.max(1.0));
-            assert!(
-                (gradient - difference).abs() < allowed,
-                "{} [{at}]: {gradient}, expected {difference}",
-                param.name
-            );
+            if (gradient - difference).abs() >= allowed {
+                let name = &param.name;
+                wrong.push(format!("{name} [{at}]: {gradient}, expected {difference}"));
+            }
             checked += 1;
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(checked > 100, "{checked}");
     // The input's gradient at some pixels, the corners among them.
     for (frame, y, x, c) in [(0, 0, 0, 0), (1, 11, 9, 2), (0, 5, 4, 1), (1, 0, 9, 0)] {
@@ -296,7 +378,7 @@ fn gradients_are_finite_differences() {
         let at_shifted = |delta: f32| {
             let mut moved = input.clone();
             moved.pixels_mut(frame, y)[x * channels + c] += delta;
-            exact_loss(&graph, &own, &moved)
+            exact_loss(graph, &own, &moved)
         };
         // The input is f32: a power of two is exact enough.
         let step = 2.0f32.powi(-10);
@@ -309,9 +391,50 @@ fn gradients_are_finite_differences() {
     }
 }
 
+/// Running statistics move by a quarter, as the momentum of 0.75 says; frozen ones stay, and are what normalises.
+#[test]
+fn running_statistics_follow_the_batch() {
+    let graph = every_operator(3, true);
+    let mut network = network(&graph, 2);
+    fill(network.batch(2), 5);
+    let input = exact_input(network.batch(2));
+    network.forward();
+    let own = |name: &str| -> Vec<f64> {
+        let values = graph.floats(name).unwrap().unwrap().data;
+        values.into_iter().map(f64::from).collect()
+    };
+    // The first normalisation alone.
+    let mut part = graph.clone();
+    part.edit(|proto| {
+        proto.node.truncate(1);
+        proto.node[0].output[0] = "out".to_owned();
+    })
+    .unwrap();
+    let conv = exact::run(&part, &own, input);
+    let values = |network: &Network, name: &str| {
+        let param = network.params.iter().find(|p| p.name == name).unwrap();
+        network.params.values(param.index).to_vec()
+    };
+    let (means, variances) = (values(&network, "a0.mean"), values(&network, "a0.var"));
+    let count = (2 * 12 * 10) as f64;
+    for c in 0..20 {
+        let [mean, variance] = exact::statistics(&conv, c);
+        let expected = 0.75 * own("a0.mean")[c] + 0.25 * mean;
+        assert!((f64::from(means[c]) - expected).abs() < 1e-5);
+        let unbiased = variance * count / (count - 1.0);
+        let expected = 0.75 * own("a0.var")[c] + 0.25 * unbiased;
+        assert!((f64::from(variances[c]) - expected).abs() < 1e-5);
+    }
+    let batch = network.output(0).clone();
+    network.set_rates(&|layer| if layer.starts_with('a') { 0.0 } else { 1.0 }, 0.0);
+    network.forward();
+    assert_eq!(values(&network, "a0.mean"), means);
+    assert_ne!(network.output(0).data(), batch.data());
+}
+
 /// The bytes of the parameters after some steps.
 fn trained(threads: usize, micro: usize) -> Vec<u32> {
-    let graph = every_operator(3);
+    let graph = every_operator(3, true);
     let mut network = network(&graph, threads);
     let mut optimizer = Optimizer::new(&network.params);
     let options = StepOptions {
@@ -417,7 +540,7 @@ fn fake_quantisation_passes_gradients_inside_its_range() {
 #[test]
 #[ignore = "needs CENTERPOINT_TORCH"]
 fn gradients_are_those_of_pytorch() {
-    let float = every_operator(3);
+    let float = every_operator(3, false);
     let placement = crate::build::quantize::Placement::default();
     let tensors = crate::build::quantize::tensors_to_calibrate(&float, &placement).unwrap();
     let amax = tensors.into_iter().map(|tensor| (tensor, 1.7)).collect();

@@ -16,6 +16,7 @@ mod qat;
 mod quantize;
 mod sensitivity;
 mod synth;
+mod train;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use crate::build::folder::{MODEL, PFE, RPN};
 use crate::cli::interrupt::{self, First};
 use crate::cli::{self, exit};
 use crate::files::FileError;
+use crate::plan::Training;
 
 /// Builds, inspects and evaluates CenterPoint plans.
 #[derive(Parser)]
@@ -48,6 +50,8 @@ enum Command {
     Autoware(autoware::Args),
     /// Compile a model folder to a plan for a target.
     Compile(compile::Args),
+    /// Train a model folder in float, from its weights or from nothing, on labelled frames.
+    Train(train::Args),
     /// Quantise a model folder to an INT8 plan, using frames.
     Quantize(quantize::Args),
     /// Quantise a model folder and train it, until its plan is as close to the float network as it gets.
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Autoware(args) => autoware::run(args),
         Command::Compile(args) => compile::run(args),
+        Command::Train(args) => train::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Qat(args) => qat::run(args),
         Command::Pack(args) => pack::run(args),
@@ -99,6 +104,25 @@ fn check_outputs<'a>(
     let outputs = outputs.iter().flatten().map(|path| path.as_path());
     let inputs: Vec<&Path> = inputs.into_iter().collect();
     cli::check_outputs(outputs, files.chain(inputs))
+}
+
+/// What came of a training.
+fn verdict(training: &Training) -> String {
+    let Training {
+        figure,
+        before,
+        best,
+        best_step,
+        kept,
+        steps,
+        ..
+    } = training;
+    let after = if *kept {
+        format!("{best:.4} after step {best_step}: trained weights")
+    } else {
+        format!("no better in {steps} steps: the weights before the training")
+    };
+    format!("{figure} {before:.4} before, {after}")
 }
 
 /// Writes to standard output.

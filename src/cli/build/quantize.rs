@@ -8,7 +8,7 @@ use crate::build::export;
 use crate::build::folder::{self, Folder, Network};
 use crate::build::recipe::{self, Job, Outcome, TrainingFiles};
 use crate::files;
-use crate::plan::{Accuracy, Candidate, Training};
+use crate::plan::{Accuracy, Candidate};
 
 use crate::cli::build::progress::Bars;
 use crate::cli::input::InputArgs;
@@ -242,25 +242,11 @@ fn summary(out: &Path, outcome: &Outcome) -> crate::Result<String> {
     }
     writeln!(text, ", {:.2} MB", bytes as f64 / 1e6)?;
     if let Some(training) = &record.training {
-        let Training {
-            frames,
-            steps,
-            figure,
-            before,
-            best,
-            best_step,
-            kept,
-            layers,
-        } = training;
-        let verdict = if *kept {
-            format!("{best:.4} after step {best_step}: trained weights")
-        } else {
-            format!("no better in {steps} steps: the weights before the training")
-        };
-        let count = layers.len();
+        let (count, frames) = (training.layers.len(), training.frames);
+        let verdict = super::verdict(training);
         writeln!(
             text,
-            "training: {count} layers on {frames} frames, {figure} {before:.4} before, {verdict}"
+            "training: {count} layers on {frames} frames, {verdict}"
         )?;
     }
     writeln!(text, "options: {}", record.config.label())?;
