@@ -14,7 +14,7 @@
 //! frame by frame, so its memory does not depend on the batch.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::training::{Course, Labels, Learner, Task, mean_ap, remove_state, write_log};
@@ -28,6 +28,7 @@ use crate::build::train::loss::{Goal, Heads, Teacher};
 use crate::build::train::network::Network;
 use crate::build::train::state::State;
 use crate::build::train::target::FrameTarget;
+use crate::build::train::{Shape, TrainingError};
 use crate::build::{Result, compile};
 use crate::engine::Engine;
 use crate::model::Model;
@@ -60,6 +61,7 @@ struct Examples<'a> {
     /// The float network, and the place of each of the student's outputs among its own.
     teacher: Option<(Runner, Vec<usize>)>,
     labels: Option<&'a Labels>,
+    heads: Heads,
     kept: Vec<Option<Rc<Example>>>,
     /// Bytes of those that are kept.
     bytes: usize,
@@ -78,7 +80,7 @@ impl Examples<'_> {
                 runner.run(frame, None)?;
                 let mut all = sqnr::outputs(runner.engine())?;
                 let outputs = order.iter().map(|&i| std::mem::take(&mut all[i]));
-                Some(Teacher(outputs.collect()))
+                Some(Teacher::new(&self.heads, outputs.collect()))
             }
         };
         let target = match self.labels {
@@ -145,7 +147,6 @@ impl Judge<'_, '_> {
 struct Qat<'a, 'b> {
     judge: &'b Judge<'a, 'b>,
     start: &'b Trial,
-    heads: Heads,
     examples: Examples<'b>,
     /// The best network so far.
     best: Option<Trial>,
@@ -162,7 +163,10 @@ impl Task for Qat<'_, '_> {
                 teacher: example.teacher.as_ref(),
                 target: example.target.as_ref(),
             };
-            loss += self.heads.loss(network, &[goal], 1.0 / frames.len() as f64);
+            loss += self
+                .examples
+                .heads
+                .loss(network, &[goal], 1.0 / frames.len() as f64);
             network.backward(false);
         }
         Ok(loss)
@@ -196,11 +200,8 @@ impl Workbench<'_> {
         };
         let labels = self.labels(options, files)?;
         let network = self.network_to_train(&start, options)?;
-        let Some(heads) = Heads::new(&self.job.folder.model, &network) else {
-            let what = "the network lacks an output that model.toml names";
-            let path = self.job.folder.rpn.graph.path();
-            return Err(BuildError::graph(path, what));
-        };
+        let by_labels = options.loss != QatLoss::Distil;
+        let heads = Heads::new(&self.job.folder.model, &network, by_labels)?;
         let layers = trained(&network);
         if layers.is_empty() {
             let expected = "globs that leave a layer to train";
@@ -218,8 +219,7 @@ impl Workbench<'_> {
         learner.resume(&mut state, files.state)?;
         let mut task = Qat {
             judge: &judge,
-            heads,
-            examples: self.examples(&start, &learner.network, options, labels.as_ref())?,
+            examples: self.examples(&start, &learner.network, heads, options, labels.as_ref())?,
             start: &start,
             best: None,
         };
@@ -304,6 +304,7 @@ impl Workbench<'_> {
         &'b self,
         start: &Trial,
         network: &Network,
+        heads: Heads,
         options: &QatConfig,
         labels: Option<&'b Labels>,
     ) -> Result<Examples<'b>> {
@@ -317,11 +318,12 @@ impl Workbench<'_> {
                 QatLoss::Labels => None,
                 QatLoss::Distil | QatLoss::Both => {
                     let runner = self.runner(&folder.pfe.pfn, folder.cpu_payload()?)?;
-                    let order = order(network, runner.engine());
+                    let order = order(network, runner.engine(), folder.rpn.graph.path())?;
                     Some((runner, order))
                 }
             },
             labels: labels.filter(|_| options.loss != QatLoss::Distil),
+            heads,
             kept: vec![None; frames.len()],
             bytes: 0,
         })
@@ -404,9 +406,19 @@ fn trained(network: &Network) -> Vec<String> {
         .collect()
 }
 
-/// The place of each output of `network` among those of `engine`.
-fn order(network: &Network, engine: &impl Engine) -> Vec<usize> {
+/// The place of each output of `network` among those of the float network's engine. `path` is the float network.
+fn order(network: &Network, engine: &impl Engine, path: &Path) -> Result<Vec<usize>> {
     let all = engine.outputs();
-    let place = |name: &str| all.iter().position(|o| o.name == name).unwrap_or(0);
-    network.outputs().map(|(name, _)| place(name)).collect()
+    let place = |(name, _): (&str, Shape)| {
+        let found = all.iter().position(|o| o.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|o| o.name.as_str()).collect();
+            BuildError::from(TrainingError::Output {
+                path: path.into(),
+                output: name.to_owned(),
+                found: names.join(", "),
+            })
+        })
+    };
+    network.outputs().map(place).collect()
 }

@@ -21,7 +21,7 @@ use crate::build::onnx::{Graph, tensor};
 use crate::build::{BuildError, Result, compile};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
-pub(crate) use crate::plan::config::WeightScales;
+use crate::plan::config::WeightScales;
 use crate::program::DepthToSpaceMode;
 use crate::program::layout::LANES;
 
@@ -200,13 +200,13 @@ impl Network {
     /// One step of the optimiser, and the new weights. Returns the norm of the gradients.
     ///
     /// # Errors
-    /// As [`Network::prepare`].
+    /// As [`Optimizer::step`] and [`Network::prepare`].
     pub(crate) fn update(
         &mut self,
         optimizer: &mut Optimizer,
         options: &StepOptions,
     ) -> Result<f64> {
-        let norm = optimizer.step(&self.pool, self.isa, &mut self.params, options);
+        let norm = optimizer.step(&self.pool, self.isa, &mut self.params, options)?;
         self.prepare()?;
         Ok(norm)
     }
@@ -359,6 +359,7 @@ impl Network {
     }
 
     /// The maps of an output.
+    #[cfg(test)]
     pub(crate) fn output(&self, index: usize) -> &Maps {
         &self.maps[self.outputs[index].1]
     }

@@ -142,7 +142,7 @@ impl Params {
     }
 
     /// The network's file, for messages.
-    pub(super) fn origin(&self) -> &Path {
+    pub(crate) fn origin(&self) -> &Path {
         &self.origin
     }
 }
