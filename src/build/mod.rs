@@ -26,6 +26,7 @@ pub(crate) mod export;
 pub(crate) mod folder;
 mod foreign;
 pub(crate) mod fuse;
+mod globs;
 pub(crate) mod half;
 pub(crate) mod hash;
 pub(crate) mod import;

@@ -21,6 +21,7 @@ use super::training::{Course, Labels, Learner, Task, mean_ap, remove_state, writ
 use super::workbench::{Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
 use crate::build::config::ConfigError;
+use crate::build::globs::Globs;
 use crate::build::quantize::{self, QuantizerKind};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{self, Reference};
@@ -202,7 +203,7 @@ impl Workbench<'_> {
         let network = self.network_to_train(&start, options)?;
         let by_labels = options.loss != QatLoss::Distil;
         let heads = Heads::new(&self.job.folder.model, &network, by_labels)?;
-        let layers = trained(&network);
+        let layers = network.trained_layers();
         if layers.is_empty() {
             let expected = "globs that leave a layer to train";
             return Err(need("qat.train_layers", "none", expected));
@@ -338,24 +339,21 @@ impl Workbench<'_> {
             &|_| 8,
             self.pool.clone(),
         )?;
-        let matches = |globs: &[String], name: &str| {
-            globs
-                .iter()
-                .any(|glob| wildmatch::WildMatch::new(glob).matches(name))
-        };
-        let scale_rate = options.scale_rate as f32;
-        network.set_rates(
-            &|layer| {
-                let chosen =
-                    options.train_layers.is_empty() || matches(&options.train_layers, layer);
-                if chosen && !matches(&options.freeze, layer) {
-                    1.0
-                } else {
-                    0.0
-                }
-            },
-            scale_rate,
-        );
+        let train = Globs::new(&options.train_layers);
+        let freeze = Globs::new(&options.freeze);
+        let all = network.layers();
+        for (key, globs) in [("train_layers", &train), ("freeze", &freeze)] {
+            for pattern in globs.unused(all.iter().map(String::as_str)) {
+                let first = all.first().map_or("", String::as_str);
+                log::warn!(
+                    "{key} pattern \"{pattern}\" matches no layer; layer names look like \"{first}\""
+                );
+            }
+        }
+        let chosen =
+            |layer: &str| (train.is_empty() || train.matches(layer)) && !freeze.matches(layer);
+        let rate = |layer: &str| if chosen(layer) { 1.0 } else { 0.0 };
+        network.set_rates(&rate, options.scale_rate as f32);
         Ok(network)
     }
 }
@@ -395,15 +393,6 @@ fn trained_trial(start: &Trial, network: &Network) -> Result<Trial> {
         sqnr: None,
         training: None,
     })
-}
-
-/// Names of the layers with a rate.
-fn trained(network: &Network) -> Vec<String> {
-    let weights = network.params.iter().filter(|p| p.rate > 0.0);
-    let weights = weights.filter(|p| p.role == crate::build::train::params::Role::Weight);
-    weights
-        .map(|p| p.name.strip_suffix(".weight").unwrap_or(&p.name).to_owned())
-        .collect()
 }
 
 /// The place of each output of `network` among those of the float network's engine. `path` is the float network.

@@ -14,7 +14,7 @@ use super::conv::{Conv, Geometry, WeightOrder};
 use super::kernels::{self, FakeQuant, FakeQuantGradient, Grid, ReluGradient, Sum, vectorised};
 use super::map::{Maps, Shape};
 use super::optimizer::{Optimizer, StepOptions};
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::build::calibrate::{MAX_CODE, scale_of};
 use crate::build::lower::{NetworkNode, NodeKind, ProgramBuilder, Weight, readers};
 use crate::build::onnx::{Graph, tensor};
@@ -609,6 +609,23 @@ impl Network {
         for param in self.params.iter_mut() {
             param.rate = rates[param.index];
         }
+    }
+
+    /// Names of the layers, in order.
+    pub(crate) fn layers(&self) -> Vec<String> {
+        self.weights()
+            .map(|p| layer_of(&p.name).to_owned())
+            .collect()
+    }
+
+    /// Names of the layers with a rate.
+    pub(crate) fn trained_layers(&self) -> Vec<String> {
+        let trained = self.weights().filter(|p| p.rate > 0.0);
+        trained.map(|p| layer_of(&p.name).to_owned()).collect()
+    }
+
+    fn weights(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|p| p.role == Role::Weight)
     }
 
     /// The range of each tensor whose scale has changed: 127 times its scale.
