@@ -44,7 +44,7 @@ pub(crate) use crate::plan::config::{
     PfnPolicy, PlacementConfig, QatConfig,
 };
 pub use crate::plan::config::{Config, Recipe};
-use crate::plan::config::{QatLoss, Schedule, WeightScales};
+use crate::plan::config::{Curve, QatLoss, WeightScales};
 use toml::{Table, Value};
 
 /// Options of pytorch-quantization that are no keys here, with what holds instead.
@@ -279,7 +279,7 @@ impl Config {
         QatConfig {
             loss: QatLoss::Labels,
             rate: 1e-4,
-            schedule: Schedule::OneCycle,
+            curve: Curve::OneCycle,
             beta2: 0.99,
             weight_decay: 0.01,
             clip: 35.0,

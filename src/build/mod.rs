@@ -26,6 +26,7 @@ pub(crate) mod export;
 pub(crate) mod folder;
 mod foreign;
 pub(crate) mod fuse;
+mod globs;
 pub(crate) mod half;
 pub(crate) mod hash;
 pub(crate) mod import;
@@ -54,6 +55,7 @@ pub use recipe::{Job, Outcome, Progress, TrainingFiles, quantize};
 use calibrate::CalibrationError;
 use checkpoint::CheckpointError;
 use sensitivity::SensitivityError;
+use train::TrainingError;
 
 use crate::cuda::{CudaError, StageError};
 use crate::detector::DetectorError;
@@ -224,6 +226,9 @@ pub enum BuildError {
     /// The sensitivity of a network's layers could not be measured.
     #[error(transparent)]
     Sensitivity(Box<SensitivityError>),
+    /// A network could not be trained.
+    #[error(transparent)]
+    Training(Box<TrainingError>),
     /// Results could not be scored.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -264,6 +269,12 @@ impl From<CheckpointError> for BuildError {
 impl From<SensitivityError> for BuildError {
     fn from(error: SensitivityError) -> Self {
         Self::Sensitivity(Box::new(error))
+    }
+}
+
+impl From<TrainingError> for BuildError {
+    fn from(error: TrainingError) -> Self {
+        Self::Training(Box::new(error))
     }
 }
 

@@ -195,7 +195,7 @@ pub struct QatConfig {
     /// Greatest learning rate.
     pub rate: f64,
     /// How the rate changes over the steps.
-    pub schedule: Schedule,
+    pub curve: Curve,
     /// Adam's β₂.
     pub beta2: f64,
     /// Decoupled weight decay.
@@ -229,7 +229,7 @@ impl Default for QatConfig {
             steps: 500,
             batch: 4,
             rate: 1e-4,
-            schedule: Schedule::Cosine,
+            curve: Curve::Cosine,
             beta2: 0.99,
             weight_decay: 0.0,
             clip: 35.0,
@@ -281,7 +281,7 @@ pub enum WeightScales {
 /// How the rate and the momentum change over the steps of a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Schedule {
+pub enum Curve {
     /// The rate rises over the first twentieth of the steps, then falls to 0 as half a cosine.
     Cosine,
     /// The one-cycle policy of det3d, as NVIDIA's CUDA-CenterPoint trains: the rate rises from a tenth over 40 % of the

@@ -27,9 +27,9 @@ use layers::Reader;
 use network::Epsilons;
 use scales::Source;
 use state::{State, some};
-use wildmatch::WildMatch;
 
 use super::Result;
+use super::globs::Globs;
 use super::onnx::Graph;
 use crate::model::Model;
 use crate::model::mmengine::{self, Structure};
@@ -128,11 +128,11 @@ impl<'a> Checkpoint<'a> {
         let structure = self.structure(&mut report)?;
         let eps = self.epsilons(structure.as_ref(), &mut report);
         let scales = self.scales(&mut report)?;
-        let patterns: Vec<WildMatch> = request.skip.iter().map(|p| WildMatch::new(p)).collect();
+        let skip = Globs::new(&request.skip);
         let mut reader = Reader {
             state: &mut self.state,
             scales,
-            skips: &|key| patterns.iter().any(|pattern| pattern.matches(key)),
+            skips: &|key| skip.matches(key),
             report: &mut report,
         };
         let pfe = network::pfn(&mut reader, model, eps.encoder)?;
@@ -144,11 +144,9 @@ impl<'a> Checkpoint<'a> {
         if let Some(scales) = &scales {
             scales.check_complete(&self.state)?;
         }
-        for pattern in &patterns {
-            if !report.skipped.iter().any(|key| pattern.matches(key)) {
-                let what = format!("--skip {pattern}: no layer with scales has this name");
-                report.steps.push(what);
-            }
+        for pattern in skip.unused(report.skipped.iter().map(String::as_str)) {
+            let what = format!("--skip {pattern}: no layer with scales has this name");
+            report.steps.push(what);
         }
         let left = report.skipped.iter();
         let left = left.map(|key| format!("left {key} in float"));

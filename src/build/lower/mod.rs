@@ -30,7 +30,7 @@ use crate::program::{
 };
 
 /// Most output channels for which lanes over input channels are faster than padding the output channels to 16.
-const MAX_NARROW_CHANNELS: usize = 8;
+pub(in crate::build) const MAX_NARROW_CHANNELS: usize = 8;
 
 /// Fuses, plans the slices and packs the weights.
 pub(super) fn lower(mut network: ProgramBuilder) -> Result<Payload, ProgramError> {

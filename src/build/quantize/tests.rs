@@ -1,5 +1,3 @@
-use wildmatch::WildMatch;
-
 use super::*;
 use crate::build::calibrate::scale;
 use crate::build::deconv;
@@ -499,29 +497,4 @@ fn placement_reads_from_toml_and_refuses_unknown_keys() {
     assert_eq!(placement.skip, ["a.*"]);
     assert!(!placement.heads && placement.first_layer && placement.only.is_none());
     assert!(toml::from_str::<Placement>("head = false").is_err());
-}
-
-/// Expected values from Python's `fnmatch.fnmatchcase`.
-#[test]
-fn patterns_have_stars_and_question_marks() {
-    for (pattern, name, expected) in [
-        ("pts_neck.deblocks.*", "pts_neck.deblocks.1.0", true),
-        ("pts_neck.deblocks.*", "pts_neck.blocks.1.0", false),
-        ("pts_neck.deblocks.?.0", "pts_neck.deblocks.12.0", false),
-        ("*", "", true),
-        ("", "", true),
-        ("", "a", false),
-        ("?", "", false),
-        ("*.0", "blocks.0.10", false),
-        ("*.0", "blocks.0.0", true),
-        ("a*b*c", "axxbyyc", true),
-        ("a*b*c", "axxcyyb", false),
-        ("*ab", "aab", true),
-        ("**a**", "ba", true),
-        ("blocks.0", "blocks.0.1", false),
-        ("größe.?", "größe.ß", true),
-    ] {
-        let found = WildMatch::new(pattern).matches(name);
-        assert_eq!(found, expected, "{pattern} {name}");
-    }
 }

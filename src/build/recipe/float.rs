@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::split::Split;
 use super::training::{
-    Course, Labels, Learner, Site, Task, mean_ap, remove_state, trained, write_log,
+    Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
 use super::{Progress, TrainingFiles};
 use crate::build::config::FramesConfig;
@@ -26,7 +26,7 @@ use crate::build::import::{pfe_of, rpn_of, unfused_pfe, unfused_rpn};
 use crate::build::onnx::Graph;
 use crate::build::train::input::{FrameInput, Move};
 use crate::build::train::loss::{Goal, Heads};
-use crate::build::train::network::{Network, WeightScales};
+use crate::build::train::network::Network;
 use crate::build::train::optimizer::StepOptions;
 use crate::build::train::pfn::{PfnNetwork, PillarRows};
 use crate::build::train::state::State;
@@ -34,7 +34,7 @@ use crate::build::train::target::FrameTarget;
 use crate::build::{BuildError, Result, compile, hash};
 use crate::cpu::Pool;
 use crate::plan::Training;
-use crate::plan::config::Schedule as Curve;
+use crate::plan::config::{Curve, WeightScales};
 use crate::points::Layout;
 use crate::synth::Rng;
 
@@ -289,28 +289,18 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     let mut input = FrameInput::new(&folder.model, job.layout, rpn_path)?;
     let scale = column_scale(&mut input, &split.calibration)?;
     let pfn = PfnNetwork::new(&pfe, layers, scale, &mut network.params, pool)?;
-    let Some(heads) = Heads::new(&folder.model, &network) else {
-        let what = "the network lacks an output that model.toml names";
-        return Err(BuildError::graph(rpn_path, what));
-    };
+    let heads = Heads::new(&folder.model, &network, true)?;
     if config.from_nothing {
         let mut rng = Rng::new(config.seed, 0, START_STREAM);
         pfn.start_anew(&mut network.params, &mut rng);
         network.start_anew(&mut rng, &|output| heads.prior(output));
     }
-    let matches = |globs: &[String], name: &str| {
-        globs
-            .iter()
-            .any(|glob| wildmatch::WildMatch::new(glob).matches(name))
-    };
-    let rate = |layer: &str| {
-        let chosen = config.train_layers.is_empty() || matches(&config.train_layers, layer);
-        f32::from(u8::from(chosen && !matches(&config.freeze, layer)))
-    };
-    network.set_rates(&rate, 0.0);
-    pfn.set_rates(&mut network.params, &rate);
+    let layers = [pfn.layer_names(), network.layers()].concat();
+    let choice = Choice::new(&config.train_layers, &config.freeze, &layers);
+    network.set_rates(&|layer| choice.rate(layer), 0.0);
+    pfn.set_rates(&mut network.params, &|layer| choice.rate(layer));
     network.prepare()?;
-    let trained_layers = trained(&network);
+    let trained_layers = network.trained_layers();
     if trained_layers.is_empty() {
         return Err(BuildError::graph(
             rpn_path,

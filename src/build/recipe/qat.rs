@@ -14,11 +14,11 @@
 //! frame by frame, so its memory does not depend on the batch.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::training::{
-    Course, Labels, Learner, Site, Task, mean_ap, remove_state, trained, write_log,
+    Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
 use super::workbench::{Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
@@ -30,6 +30,7 @@ use crate::build::train::loss::{Goal, Heads, Teacher};
 use crate::build::train::network::Network;
 use crate::build::train::state::State;
 use crate::build::train::target::FrameTarget;
+use crate::build::train::{Shape, TrainingError};
 use crate::build::{Result, compile};
 use crate::engine::Engine;
 use crate::model::Model;
@@ -62,6 +63,7 @@ struct Examples<'a> {
     /// The float network, and the place of each of the student's outputs among its own.
     teacher: Option<(Runner, Vec<usize>)>,
     labels: Option<&'a Labels>,
+    heads: Heads,
     kept: Vec<Option<Rc<Example>>>,
     /// Bytes of those that are kept.
     bytes: usize,
@@ -80,7 +82,7 @@ impl Examples<'_> {
                 runner.run(frame, None)?;
                 let mut all = sqnr::outputs(runner.engine())?;
                 let outputs = order.iter().map(|&i| std::mem::take(&mut all[i]));
-                Some(Teacher(outputs.collect()))
+                Some(Teacher::new(&self.heads, outputs.collect()))
             }
         };
         let target = match self.labels {
@@ -152,7 +154,6 @@ impl Judge<'_, '_> {
 struct Qat<'a, 'b> {
     judge: &'b Judge<'a, 'b>,
     start: &'b Trial,
-    heads: Heads,
     examples: Examples<'b>,
     /// The best network so far.
     best: Option<Trial>,
@@ -169,7 +170,10 @@ impl Task for Qat<'_, '_> {
                 teacher: example.teacher.as_ref(),
                 target: example.target.as_ref(),
             };
-            loss += self.heads.loss(network, &[goal], 1.0 / frames.len() as f64);
+            loss += self
+                .examples
+                .heads
+                .loss(network, &[goal], 1.0 / frames.len() as f64);
             network.backward(false);
         }
         Ok(loss)
@@ -203,12 +207,9 @@ impl Workbench<'_> {
         };
         let labels = self.labels(options, files)?;
         let network = self.network_to_train(&start, options)?;
-        let Some(heads) = Heads::new(&self.job.folder.model, &network) else {
-            let what = "the network lacks an output that model.toml names";
-            let path = self.job.folder.rpn.graph.path();
-            return Err(BuildError::graph(path, what));
-        };
-        let layers = trained(&network);
+        let by_labels = options.loss != QatLoss::Distil;
+        let heads = Heads::new(&self.job.folder.model, &network, by_labels)?;
+        let layers = network.trained_layers();
         if layers.is_empty() {
             let expected = "globs that leave a layer to train";
             return Err(need("qat.train_layers", "none", expected));
@@ -225,8 +226,7 @@ impl Workbench<'_> {
         learner.resume(&mut state, files.state)?;
         let mut task = Qat {
             judge: &judge,
-            heads,
-            examples: self.examples(&start, &learner.network, options, labels.as_ref())?,
+            examples: self.examples(&start, &learner.network, heads, options, labels.as_ref())?,
             start: &start,
             best: None,
         };
@@ -311,6 +311,7 @@ impl Workbench<'_> {
         &'b self,
         start: &Trial,
         network: &Network,
+        heads: Heads,
         options: &QatConfig,
         labels: Option<&'b Labels>,
     ) -> Result<Examples<'b>> {
@@ -324,11 +325,12 @@ impl Workbench<'_> {
                 QatLoss::Labels => None,
                 QatLoss::Distil | QatLoss::Both => {
                     let runner = self.runner(&folder.pfe.pfn, folder.cpu_payload()?)?;
-                    let order = order(network, runner.engine());
+                    let order = order(network, runner.engine(), folder.rpn.graph.path())?;
                     Some((runner, order))
                 }
             },
             labels: labels.filter(|_| options.loss != QatLoss::Distil),
+            heads,
             kept: vec![None; frames.len()],
             bytes: 0,
         })
@@ -343,24 +345,8 @@ impl Workbench<'_> {
             &|_| 8,
             self.pool.clone(),
         )?;
-        let matches = |globs: &[String], name: &str| {
-            globs
-                .iter()
-                .any(|glob| wildmatch::WildMatch::new(glob).matches(name))
-        };
-        let scale_rate = options.scale_rate as f32;
-        network.set_rates(
-            &|layer| {
-                let chosen =
-                    options.train_layers.is_empty() || matches(&options.train_layers, layer);
-                if chosen && !matches(&options.freeze, layer) {
-                    1.0
-                } else {
-                    0.0
-                }
-            },
-            scale_rate,
-        );
+        let choice = Choice::new(&options.train_layers, &options.freeze, &network.layers());
+        network.set_rates(&|layer| choice.rate(layer), options.scale_rate as f32);
         Ok(network)
     }
 }
@@ -402,9 +388,19 @@ fn trained_trial(start: &Trial, network: &Network) -> Result<Trial> {
     })
 }
 
-/// The place of each output of `network` among those of `engine`.
-fn order(network: &Network, engine: &impl Engine) -> Vec<usize> {
+/// The place of each output of `network` among those of the float network's engine. `path` is the float network.
+fn order(network: &Network, engine: &impl Engine, path: &Path) -> Result<Vec<usize>> {
     let all = engine.outputs();
-    let place = |name: &str| all.iter().position(|o| o.name == name).unwrap_or(0);
-    network.outputs().map(|(name, _)| place(name)).collect()
+    let place = |(name, _): (&str, Shape)| {
+        let found = all.iter().position(|o| o.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|o| o.name.as_str()).collect();
+            BuildError::from(TrainingError::Output {
+                path: path.into(),
+                output: name.to_owned(),
+                found: names.join(", "),
+            })
+        })
+    };
+    network.outputs().map(place).collect()
 }

@@ -12,9 +12,9 @@ use super::Progress;
 use crate::boxes::Box3d;
 use crate::build::calibrate::CalibrationError;
 use crate::build::folder::{Folder, Network as PlanNetwork};
+use crate::build::globs::Globs;
 use crate::build::train::network::Network;
 use crate::build::train::optimizer::{Optimizer, StepOptions};
-use crate::build::train::params::Role;
 use crate::build::train::state::State;
 use crate::build::{BuildError, Result};
 use crate::detector::{Detector, Options};
@@ -28,6 +28,42 @@ use crate::synth::Rng;
 
 /// Random stream of the order of frames, separate from other uses of a seed.
 const ORDER_STREAM: u64 = 0x006f_7264_6572;
+
+/// The layers that are trained.
+pub(super) struct Choice {
+    train: Globs,
+    freeze: Globs,
+}
+
+impl Choice {
+    /// `train` are patterns of layers to train, none for all, and `freeze` of layers to leave. Warns about a pattern that
+    /// matches none of `layers`.
+    pub(super) fn new(train: &[String], freeze: &[String], layers: &[String]) -> Self {
+        let choice = Self {
+            train: Globs::new(train),
+            freeze: Globs::new(freeze),
+        };
+        for (key, globs) in [("train_layers", &choice.train), ("freeze", &choice.freeze)] {
+            for pattern in globs.unused(layers.iter().map(String::as_str)) {
+                let first = layers.first().map_or("", String::as_str);
+                log::warn!(
+                    "{key} pattern \"{pattern}\" matches no layer; layer names look like \"{first}\""
+                );
+            }
+        }
+        choice
+    }
+
+    /// The rate of a layer: 1 or 0.
+    pub(super) fn rate(&self, layer: &str) -> f32 {
+        let train = self.train.is_empty() || self.train.matches(layer);
+        if train && !self.freeze.matches(layer) {
+            1.0
+        } else {
+            0.0
+        }
+    }
+}
 
 /// A network with its optimiser.
 pub(super) struct Learner {
@@ -261,15 +297,6 @@ fn class_of(model: &Model, sample: &SampleBox) -> Option<u32> {
         .iter()
         .position(|c| *c == sample.detection_name);
     class.map(|class| class as u32)
-}
-
-/// Names of the layers with a rate.
-pub(super) fn trained(network: &Network) -> Vec<String> {
-    let weights = network.params.iter().filter(|p| p.rate > 0.0);
-    let weights = weights.filter(|p| p.role == Role::Weight);
-    weights
-        .map(|p| p.name.strip_suffix(".weight").unwrap_or(&p.name).to_owned())
-        .collect()
 }
 
 /// A model, and how its plans run.

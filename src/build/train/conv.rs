@@ -9,12 +9,11 @@
 
 use super::kernels::{Outer, outer};
 use super::map::{Maps, Shape};
+use crate::build::lower::MAX_NARROW_CHANNELS;
 use crate::cpu::Pool;
 use crate::engine::cpu::{Isa, Residual, Row, narrow_row, wide_channels, wide_row};
 use crate::program::layout::LANES;
 
-/// Most output channels for which lanes over input channels are faster, as in `build::lower`.
-const MAX_NARROW: usize = 8;
 /// Rows of an output in a band: of work in the forward pass, of one partial sum in the gradient of weights.
 const BAND: usize = 8;
 
@@ -195,7 +194,7 @@ impl Conv {
     pub(super) fn new(order: WeightOrder, geometry: Geometry) -> Self {
         let backward = geometry.backward();
         let packed = |g: &Geometry, from: usize, to: usize, may_narrow: bool| Packed {
-            narrow: may_narrow && to <= MAX_NARROW && from.is_multiple_of(LANES),
+            narrow: may_narrow && to <= MAX_NARROW_CHANNELS && from.is_multiple_of(LANES),
             channels: [from, to],
             phases: vec![Vec::new(); g.phases.len()],
             bias: Vec::new(),
@@ -458,6 +457,7 @@ impl Pass<'_> {
         // Chunks are bands of whole rows of one frame; rows of the border are skipped.
         let rows = shape.height + 2 * border;
         let tasks = rows.div_ceil(band);
+        let per_frame = tasks * band;
         let mut chunks: Vec<(usize, &mut [f32])> = Vec::with_capacity(frames * tasks);
         for (frame, values) in output
             .data_mut()
@@ -466,9 +466,8 @@ impl Pass<'_> {
             .enumerate()
         {
             let bands = values.chunks_mut(band * row_len).enumerate();
-            chunks.extend(bands.map(|(i, rows)| (frame * rows_of(tasks, band) + i * band, rows)));
+            chunks.extend(bands.map(|(i, rows)| (frame * per_frame + i * band, rows)));
         }
-        let per_frame = rows_of(tasks, band);
         pool.for_each_chunk_mut(&mut chunks, 1, |_, chunk| {
             let Some((at, rows)) = chunk.first_mut() else {
                 return;
@@ -577,8 +576,4 @@ impl Pass<'_> {
             }
         }
     }
-}
-
-fn rows_of(tasks: usize, band: usize) -> usize {
-    tasks * band
 }

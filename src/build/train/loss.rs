@@ -8,6 +8,7 @@
 //!
 //! A batch's loss is the mean over its frames.
 
+use super::error::TrainingError;
 use super::map::Maps;
 use super::network::Network;
 use super::target::{FrameTarget, REGRESSIONS};
@@ -23,14 +24,53 @@ const REGRESSION: f64 = 0.25;
 /// Weights of a velocity's components beside other values, as in mmdetection3d's `code_weights`.
 const VELOCITY: f32 = 0.2;
 
-/// The outputs of the float network on a frame, each `[cell][channel]`, in the order of the network's outputs.
+/// The outputs of the float network on a frame, and what the loss takes from them.
 #[derive(Clone, Debug)]
-pub(crate) struct Teacher(pub(crate) Vec<Vec<f32>>);
+pub(crate) struct Teacher {
+    /// Each `[cell][channel]`, in the order of the network's outputs.
+    outputs: Vec<Vec<f32>>,
+    tasks: Vec<TaskTeacher>,
+}
+
+/// What the float network sees for one task.
+#[derive(Clone, Debug)]
+struct TaskTeacher {
+    /// The weight of each logit of the heatmap, and their sum.
+    weights: Vec<f32>,
+    norm: f64,
+    /// The cells with a score of at least [`LEAST_SCORE`] and their scores, and the sum of these.
+    objects: Vec<(usize, f32)>,
+    score: f64,
+}
 
 impl Teacher {
+    /// Takes the outputs of a frame, in the order of the network's outputs.
+    pub(crate) fn new(heads: &Heads, outputs: Vec<Vec<f32>>) -> Self {
+        let tasks = heads.tasks.iter().map(|task| {
+            let logits = &outputs[task.maps.heatmap];
+            let weights: Vec<f32> = logits.iter().map(|&v| FLOOR + sigmoid(v)).collect();
+            let best = |cell: &[f32]| cell.iter().fold(0.0f32, |m, &v| m.max(sigmoid(v)));
+            let scores = logits.chunks_exact(task.classes).map(best).enumerate();
+            let objects: Vec<_> = scores.filter(|(_, score)| *score >= LEAST_SCORE).collect();
+            TaskTeacher {
+                norm: weights.iter().map(|&w| f64::from(w)).sum(),
+                score: objects.iter().map(|&(_, score)| f64::from(score)).sum(),
+                weights,
+                objects,
+            }
+        });
+        Self {
+            tasks: tasks.collect(),
+            outputs,
+        }
+    }
+
     /// Bytes of memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(|values| size_of_val(&values[..])).sum()
+        let outputs = self.outputs.iter().map(|values| size_of_val(&values[..]));
+        let tasks = self.tasks.iter();
+        let tasks = tasks.map(|t| size_of_val(&t.weights[..]) + size_of_val(&t.objects[..]));
+        outputs.sum::<usize>() + tasks.sum::<usize>()
     }
 }
 
@@ -43,30 +83,66 @@ pub(crate) struct Goal<'a> {
 
 /// The head maps of the tasks, as numbers of outputs.
 #[derive(Clone, Debug)]
-pub(crate) struct Heads(Vec<HeadMaps<usize>>);
+pub(crate) struct Heads {
+    tasks: Vec<TaskHeads>,
+}
+
+#[derive(Clone, Debug)]
+struct TaskHeads {
+    maps: HeadMaps<usize>,
+    /// Channels of the heatmap.
+    classes: usize,
+}
 
 impl Heads {
-    /// Finds the outputs of a model. `None` if one is missing.
-    pub(crate) fn new(model: &Model, network: &Network) -> Option<Self> {
-        let names: Vec<&str> = network.outputs().map(|(name, _)| name).collect();
-        let find = |name: &str| names.iter().position(|n| *n == name);
+    /// Finds the outputs of a model. `labels` says whether labels are to train them.
+    ///
+    /// # Errors
+    /// [`TrainingError::Output`] for one that is missing; [`TrainingError::Variances`].
+    pub(crate) fn new(
+        model: &Model,
+        network: &Network,
+        labels: bool,
+    ) -> Result<Self, TrainingError> {
+        let path = network.params.origin();
+        if labels && model.head.variance {
+            return Err(TrainingError::Variances { path: path.into() });
+        }
+        let outputs: Vec<_> = network.outputs().collect();
+        let find = |name: &str| {
+            let found = outputs.iter().position(|(output, _)| *output == name);
+            found.ok_or_else(|| {
+                let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
+                TrainingError::Output {
+                    path: path.into(),
+                    output: name.to_owned(),
+                    found: names.join(", "),
+                }
+            })
+        };
         let tasks = model.head.tasks.iter().map(|task| {
-            let outputs = &task.outputs;
-            Some(HeadMaps {
-                heatmap: find(&outputs.heatmap)?,
-                reg: find(&outputs.reg)?,
-                height: find(&outputs.height)?,
-                dim: find(&outputs.dim)?,
-                rot: find(&outputs.rot)?,
-                vel: find(&outputs.vel)?,
+            let names = &task.outputs;
+            let maps = HeadMaps {
+                heatmap: find(&names.heatmap)?,
+                reg: find(&names.reg)?,
+                height: find(&names.height)?,
+                dim: find(&names.dim)?,
+                rot: find(&names.rot)?,
+                vel: find(&names.vel)?,
+            };
+            Ok(TaskHeads {
+                classes: outputs[maps.heatmap].1.channels,
+                maps,
             })
         });
-        tasks.collect::<Option<_>>().map(Self)
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, TrainingError>>()?,
+        })
     }
 
     /// The bias of an output before any training: a cell of a heatmap has an object with a probability of 0.1 (CornerNet).
     pub(crate) fn prior(&self, output: usize) -> f32 {
-        let heatmap = self.0.iter().any(|heads| heads.heatmap == output);
+        let heatmap = self.tasks.iter().any(|task| task.maps.heatmap == output);
         if heatmap { -2.19 } else { 0.0 }
     }
 
@@ -74,15 +150,8 @@ impl Heads {
     /// those of the batch's frames.
     pub(crate) fn loss(&self, network: &mut Network, goals: &[Goal<'_>], scale: f64) -> f64 {
         let mut loss = 0.0;
-        for (task, heads) in self.0.iter().enumerate() {
-            let score = |goal: &Goal<'_>| -> Option<Vec<f32>> {
-                let teacher = goal.teacher?;
-                let classes = network.output(heads.heatmap).shape.channels;
-                let cells = teacher.0[heads.heatmap].chunks_exact(classes);
-                let best = |cell: &[f32]| cell.iter().fold(0.0f32, |m, &v| m.max(sigmoid(v)));
-                Some(cells.map(best).collect())
-            };
-            let scores: Vec<Option<Vec<f32>>> = goals.iter().map(score).collect();
+        for (task, heads) in self.tasks.iter().enumerate() {
+            let heads = &heads.maps;
             let pool = network.pool().clone();
             let mut run =
                 |output: usize, each: &(dyn Fn(usize, &Maps, &mut Frame<'_>) -> f64 + Sync)| {
@@ -115,7 +184,9 @@ impl Heads {
                 let goal = &goals[index];
                 let mut loss = 0.0;
                 if let Some(teacher) = goal.teacher {
-                    loss += distil_heatmap(&teacher.0[heads.heatmap], values, index, frame, scale);
+                    let goal = &teacher.outputs[heads.heatmap];
+                    let weights = &teacher.tasks[task];
+                    loss += distil_heatmap(goal, weights, values, index, frame, scale);
                 }
                 if let Some(target) = goal.target {
                     loss += focal(
@@ -137,19 +208,14 @@ impl Heads {
                 run(output, &|index, values, frame| {
                     let goal = &goals[index];
                     let mut loss = 0.0;
-                    if let (Some(teacher), Some(scores)) = (goal.teacher, &scores[index]) {
-                        let norm: f64 = scores
-                            .iter()
-                            .filter(|s| **s >= LEAST_SCORE)
-                            .map(|&s| f64::from(s))
-                            .sum();
-                        let part = REGRESSION * f64::from(weight) / norm.max(1.0);
-                        let cells = teacher.0[output].chunks_exact(frame.channels);
-                        for (cell, (score, goal)) in scores.iter().zip(cells).enumerate() {
-                            if *score >= LEAST_SCORE {
-                                let part = part * f64::from(*score);
-                                loss += absolute(values, index, frame, cell, goal, [part, scale]);
-                            }
+                    if let Some(teacher) = goal.teacher {
+                        let own = &teacher.tasks[task];
+                        let part = REGRESSION * f64::from(weight) / own.score.max(1.0);
+                        for &(cell, score) in &own.objects {
+                            let at = cell * frame.channels;
+                            let goal = &teacher.outputs[output][at..at + frame.channels];
+                            let part = part * f64::from(score);
+                            loss += absolute(values, index, frame, cell, goal, [part, scale]);
                         }
                     }
                     if let Some(target) = goal.target {
@@ -228,13 +294,12 @@ fn absolute(
 /// The weighted mean of squared differences of logits.
 fn distil_heatmap(
     teacher: &[f32],
+    TaskTeacher { weights, norm, .. }: &TaskTeacher,
     values: &Maps,
     index: usize,
     frame: &mut Frame<'_>,
     scale: f64,
 ) -> f64 {
-    let weights: Vec<f32> = teacher.iter().map(|&v| FLOOR + sigmoid(v)).collect();
-    let norm: f64 = weights.iter().map(|&w| f64::from(w)).sum();
     let mut loss = 0.0;
     let channels = frame.channels;
     let part = (2.0 * scale / norm) as f32;
@@ -288,4 +353,90 @@ fn focal(
         }
     }
     loss / norm
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::map::Shape;
+    use super::*;
+    use crate::synth::Rng;
+
+    /// A loss that adds its gradient to a frame.
+    type Loss<'a> = &'a dyn Fn(&Maps, &mut Frame<'_>) -> f64;
+
+    const SHAPE: Shape = Shape {
+        height: 3,
+        width: 4,
+        channels: 2,
+    };
+    const VALUES: usize = 24;
+
+    fn random(stream: u64, size: f64) -> Vec<f32> {
+        let mut rng = Rng::new(7, 0, stream);
+        (0..VALUES).map(|_| rng.normal(size) as f32).collect()
+    }
+
+    fn maps(values: &[f32]) -> Maps {
+        let mut maps = Maps::new(1, SHAPE, 1);
+        for (y, row) in values.chunks_exact(8).enumerate() {
+            maps.pixels_mut(0, y).copy_from_slice(row);
+        }
+        maps
+    }
+
+    /// The loss of `values`, and its gradient.
+    fn run(values: &[f32], loss: Loss<'_>) -> (f64, Vec<f32>) {
+        let mut gradient = Maps::new(1, SHAPE, 1);
+        let (start, row) = (gradient.index(0, 0, 0), gradient.row());
+        let mut frame = Frame {
+            data: gradient.data_mut(),
+            start,
+            row,
+            channels: SHAPE.channels,
+            width: SHAPE.width,
+        };
+        let found = loss(&maps(values), &mut frame);
+        let rows = (0..SHAPE.height).flat_map(|y| gradient.pixels(0, y).to_vec());
+        (found, rows.collect())
+    }
+
+    fn check(loss: Loss<'_>) {
+        const STEP: f32 = 1.0 / 512.0;
+        let values = random(1, 2.0);
+        let (_, gradient) = run(&values, loss);
+        assert!(gradient.iter().any(|g| *g != 0.0));
+        for (i, &found) in gradient.iter().enumerate() {
+            let moved = |step: f32| {
+                let mut values = values.clone();
+                values[i] += step;
+                run(&values, loss).0
+            };
+            let expected = (moved(STEP) - moved(-STEP)) / f64::from(2.0 * STEP);
+            let error = (f64::from(found) - expected).abs();
+            assert!(
+                error < 2e-3 * (1.0 + expected.abs()),
+                "{i}: {found} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_of_the_losses_are_finite_differences() {
+        let goal = random(2, 2.0);
+        let weights: Vec<f32> = goal.iter().map(|&v| FLOOR + sigmoid(v)).collect();
+        let task = TaskTeacher {
+            norm: weights.iter().map(|&w| f64::from(w)).sum(),
+            weights,
+            objects: Vec::new(),
+            score: 0.0,
+        };
+        check(&|values, frame| distil_heatmap(&goal, &task, values, 0, frame, 1.0));
+        let mut target: Vec<f32> = goal.iter().map(|&v| sigmoid(v)).collect();
+        target[5] = 1.0;
+        check(&|values, frame| focal(&target, 2, values, 0, frame, 1.0));
+        check(&|values, frame| {
+            let goal = [0.25, f32::NAN];
+            absolute(values, 0, frame, 6, &goal, [0.5, 1.0])
+        });
+    }
 }

@@ -9,6 +9,7 @@
 //! training gives the same bytes each time, for any number of threads and on every instruction set.
 
 mod conv;
+mod error;
 pub(crate) mod input;
 mod kernels;
 pub(crate) mod loss;
@@ -22,3 +23,6 @@ pub(crate) mod state;
 pub(crate) mod target;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use error::TrainingError;
+pub(crate) use map::Shape;

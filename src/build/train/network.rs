@@ -15,14 +15,14 @@ use super::kernels::{self, FakeQuant, FakeQuantGradient, Grid, ReluGradient, Sum
 use super::map::{Maps, Shape};
 use super::norm::Norm;
 use super::optimizer::{Optimizer, StepOptions};
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::build::calibrate::{MAX_CODE, scale_of};
 use crate::build::lower::{NetworkNode, NodeKind, ProgramBuilder, Weight, readers};
 use crate::build::onnx::{Graph, tensor};
 use crate::build::{BuildError, Result, compile};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
-pub(crate) use crate::plan::config::WeightScales;
+use crate::plan::config::WeightScales;
 use crate::program::DepthToSpaceMode;
 use crate::program::layout::LANES;
 use crate::synth::Rng;
@@ -213,13 +213,13 @@ impl Network {
     /// One step of the optimiser, and the new weights. Returns the norm of the gradients.
     ///
     /// # Errors
-    /// As [`Network::prepare`].
+    /// As [`Optimizer::step`] and [`Network::prepare`].
     pub(crate) fn update(
         &mut self,
         optimizer: &mut Optimizer,
         options: &StepOptions,
     ) -> Result<f64> {
-        let norm = optimizer.step(&self.pool, self.isa, &mut self.params, options);
+        let norm = optimizer.step(&self.pool, self.isa, &mut self.params, options)?;
         self.prepare()?;
         Ok(norm)
     }
@@ -381,6 +381,7 @@ impl Network {
     }
 
     /// The maps of an output.
+    #[cfg(test)]
     pub(crate) fn output(&self, index: usize) -> &Maps {
         &self.maps[self.outputs[index].1]
     }
@@ -684,6 +685,29 @@ impl Network {
         for param in self.params.iter_mut() {
             param.rate = rates[param.index];
         }
+    }
+
+    /// Names of the layers, in order.
+    pub(crate) fn layers(&self) -> Vec<String> {
+        let main = |op: &Op| match &op.kind {
+            Kind::Conv { weight, .. } => Some(*weight),
+            Kind::Norm { norm, .. } => Some(norm.gamma),
+            _ => None,
+        };
+        let tensors = self.ops.iter().filter_map(main);
+        tensors
+            .map(|tensor| layer_of(self.params.name(tensor)).to_owned())
+            .collect()
+    }
+
+    /// Names of the layers with a rate.
+    pub(crate) fn trained_layers(&self) -> Vec<String> {
+        let trained = self.weights().filter(|p| p.rate > 0.0);
+        trained.map(|p| layer_of(&p.name).to_owned()).collect()
+    }
+
+    fn weights(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|p| p.role == Role::Weight)
     }
 
     /// The range of each tensor whose scale has changed: 127 times its scale.

@@ -1,16 +1,19 @@
-//! Adam with decoupled weight decay (<https://arxiv.org/abs/1711.05101>), schedules of its rate, clipping, and the moving
+//! Adam with decoupled weight decay (<https://arxiv.org/abs/1711.05101>), curves of its rate, clipping, and the moving
 //! average of the weights.
 
+use super::error::TrainingError;
 use super::kernels::{Loop, vectorised};
-use super::params::{Params, Role};
+use super::params::{Param, Params, Role};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
-use crate::plan::config::{QatConfig, Schedule};
+use crate::plan::config::{Curve, QatConfig};
 
+/// Steps in a row without a finite gradient after which a training has diverged.
+const MOST_SKIPPED: u32 = 5;
 /// Parameters in one task of an update.
 const CHUNK: usize = 1 << 14;
 
-impl Schedule {
+impl Curve {
     /// The factor of the rate, and β₁, of step `step` of `steps`.
     pub(crate) fn at(self, step: usize, steps: usize) -> (f64, f64) {
         let done = step as f64 / steps.max(1) as f64;
@@ -57,7 +60,7 @@ pub(crate) struct StepOptions {
 impl QatConfig {
     /// What step `step` needs.
     pub(crate) fn at(&self, step: usize) -> StepOptions {
-        let (factor, beta1) = self.schedule.at(step, self.steps);
+        let (factor, beta1) = self.curve.at(step, self.steps);
         StepOptions {
             rate: self.rate * factor,
             beta1,
@@ -74,6 +77,8 @@ impl QatConfig {
 pub(crate) struct Optimizer {
     /// Steps done.
     pub(super) steps: u32,
+    /// Steps in a row that were skipped for gradients that are not finite.
+    pub(super) skipped: u32,
     pub(super) mean: Vec<f32>,
     pub(super) square: Vec<f32>,
     /// The moving average of all parameters.
@@ -86,6 +91,7 @@ impl Optimizer {
         let values = params.all_values();
         Self {
             steps: 0,
+            skipped: 0,
             mean: vec![0.0; values.len()],
             square: vec![0.0; values.len()],
             average: values.to_vec(),
@@ -102,15 +108,19 @@ impl Optimizer {
         &mut self.average
     }
 
-    /// Changes the parameters by one step and clears the gradients. Returns the norm of the gradients before clipping;
-    /// if it is not finite, only the gradients are cleared.
+    /// Changes the parameters by one step and clears the gradients. Returns the norm of the gradients before clipping; if it
+    /// is not finite, the gradients are cleared with a warning, and nothing else changes.
+    ///
+    /// # Errors
+    /// [`TrainingError::Gradients`] for the [`MOST_SKIPPED`]th such step in a row.
     pub(crate) fn step(
         &mut self,
         pool: &Pool,
         isa: Isa,
         params: &mut Params,
         options: &StepOptions,
-    ) -> f64 {
+    ) -> Result<f64, TrainingError> {
+        let origin = params.origin().to_path_buf();
         let (all, values, gradients) = params.split();
         let mut square = 0.0f64;
         for param in all.iter().filter(|p| p.rate > 0.0) {
@@ -122,10 +132,27 @@ impl Optimizer {
         }
         let norm = square.sqrt();
         if !norm.is_finite() {
+            let bad =
+                |p: &&Param| p.rate > 0.0 && gradients[p.range()].iter().any(|g| !g.is_finite());
+            // Without such a tensor, the sum itself is out of range.
+            let tensor = all.iter().find(bad).map_or("all tensors", |p| &p.name);
+            self.skipped += 1;
+            if self.skipped >= MOST_SKIPPED {
+                return Err(TrainingError::Gradients {
+                    path: origin,
+                    tensor: tensor.to_owned(),
+                    steps: self.skipped,
+                });
+            }
+            log::warn!(
+                "training: the gradient of \"{tensor}\" is not finite after {} steps; this step changes nothing",
+                self.steps
+            );
             gradients.fill(0.0);
-            return norm;
+            return Ok(norm);
         }
         self.steps += 1;
+        self.skipped = 0;
         let factor = if norm > options.clip {
             options.clip / norm
         } else {
@@ -182,7 +209,7 @@ impl Optimizer {
                 }
             });
         }
-        norm
+        Ok(norm)
     }
 }
 
@@ -231,19 +258,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schedules_rise_and_fall() {
-        let (first, _) = Schedule::Cosine.at(0, 100);
-        let (top, _) = Schedule::Cosine.at(5, 100);
-        let (last, _) = Schedule::Cosine.at(99, 100);
+    fn curves_rise_and_fall() {
+        let (first, _) = Curve::Cosine.at(0, 100);
+        let (top, _) = Curve::Cosine.at(5, 100);
+        let (last, _) = Curve::Cosine.at(99, 100);
         assert!(
             (first - 0.2).abs() < 1e-12 && top == 1.0 && last < 1e-3,
             "{first} {top} {last}"
         );
-        let (first, momentum) = Schedule::OneCycle.at(0, 100);
+        let (first, momentum) = Curve::OneCycle.at(0, 100);
         assert!((first - 0.1).abs() < 1e-12 && (momentum - 0.95).abs() < 1e-12);
-        let (top, momentum) = Schedule::OneCycle.at(40, 100);
+        let (top, momentum) = Curve::OneCycle.at(40, 100);
         assert!((top - 1.0).abs() < 1e-12 && (momentum - 0.85).abs() < 1e-12);
-        assert!(Schedule::OneCycle.at(99, 100).0 < 1e-2);
+        assert!(Curve::OneCycle.at(99, 100).0 < 1e-2);
     }
 
     /// Two steps by hand, in f64, as `torch.optim.AdamW` computes them.
@@ -268,7 +295,8 @@ mod tests {
                 .gradients_mut(index, None)
                 .0
                 .copy_from_slice(&gradients);
-            optimizer.step(&pool, Isa::Portable, &mut params, &options);
+            let norm = optimizer.step(&pool, Isa::Portable, &mut params, &options);
+            assert!(norm.is_ok());
             for i in 0..2 {
                 let g = f64::from(gradients[i]);
                 m[i] = 0.9 * m[i] + 0.1 * g;
@@ -308,11 +336,44 @@ mod tests {
                 ema: 0.0,
             };
             let norm = optimizer.step(&Pool::new(1), Isa::Portable, &mut params, &options);
-            (norm, optimizer.mean.clone())
+            (norm.unwrap(), optimizer.mean.clone())
         };
         assert_eq!(norm_of(10.0), (5.0, vec![3.0, 4.0]));
         let (norm, mean) = norm_of(1.0);
         assert_eq!(norm, 5.0);
         assert!((mean[0] - 0.6).abs() < 1e-6 && (mean[1] - 0.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gradients_that_are_not_finite_change_nothing_and_end_the_training() {
+        let mut params = Params::new(std::path::Path::new("net.onnx"));
+        params.push("a", Role::Weight, &[1.0]);
+        let index = params.push("b", Role::Weight, &[1.0]);
+        let mut optimizer = Optimizer::new(&params);
+        let options = QatConfig::default().at(100);
+        let pool = Pool::new(1);
+        let mut step = |gradient: f32| {
+            params.gradients_mut(index, None).0[0] = gradient;
+            let found = optimizer.step(&pool, Isa::Portable, &mut params, &options);
+            (found, params.values(index)[0], params.gradients(index)[0])
+        };
+        let skips = |step: &mut dyn FnMut(f32) -> _, expected| {
+            for _ in 1..MOST_SKIPPED {
+                let (found, value, gradient): (Result<f64, TrainingError>, f32, f32) =
+                    step(f32::NAN);
+                assert!(found.unwrap().is_nan());
+                assert_eq!((value, gradient), (expected, 0.0));
+            }
+        };
+        skips(&mut step, 1.0);
+        // A finite step in between starts the count again.
+        let (_, moved, _) = step(1.0);
+        assert!(moved < 1.0);
+        skips(&mut step, moved);
+        let error = step(f32::INFINITY).0.unwrap_err().to_string();
+        assert!(
+            error.contains("net.onnx") && error.contains("\"b\""),
+            "{error}"
+        );
     }
 }

@@ -87,6 +87,11 @@ impl Params {
         self.all.iter_mut()
     }
 
+    /// Sets the rate of a tensor.
+    pub(super) fn set_rate(&mut self, index: usize, rate: f32) {
+        self.all[index].rate = rate;
+    }
+
     /// Whether a tensor is trained.
     pub(super) fn is_trained(&self, index: usize) -> bool {
         self.all[index].rate > 0.0
@@ -150,7 +155,7 @@ impl Params {
     }
 
     /// The network's file, for messages.
-    pub(super) fn origin(&self) -> &Path {
+    pub(crate) fn origin(&self) -> &Path {
         &self.origin
     }
 }

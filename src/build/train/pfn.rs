@@ -166,12 +166,18 @@ impl PfnNetwork {
 
     /// Sets the rates of the parameters, by the name of a layer: `pfn_layers.0` and so on.
     pub(crate) fn set_rates(&self, params: &mut Params, rate: &dyn Fn(&str) -> f32) {
-        for param in params.iter_mut().filter(|p| p.role != Role::Statistic) {
-            let layer = (0..self.layers.len()).find(|&i| param.name.starts_with(&parameter(i, "")));
-            if let Some(layer) = layer {
-                param.rate = rate(parameter(layer, "").trim_end_matches('.'));
+        for (name, layer) in self.layer_names().iter().zip(&self.layers) {
+            let norm = layer.norm.iter().flat_map(|norm| [norm.gamma, norm.beta]);
+            for index in [layer.weight].into_iter().chain(layer.bias).chain(norm) {
+                params.set_rate(index, rate(name));
             }
         }
+    }
+
+    /// Names of the layers.
+    pub(crate) fn layer_names(&self) -> Vec<String> {
+        let numbers = 0..self.layers.len();
+        numbers.map(|number| format!("{PREFIX}.{number}")).collect()
     }
 
     /// Draws random weights, as PyTorch's Linear does, and forgets the statistics.
@@ -270,9 +276,12 @@ impl PfnNetwork {
     }
 }
 
+/// Beginning of the names of layers, as in mmdetection3d's checkpoints.
+const PREFIX: &str = "pfn_layers";
+
 /// The name of a layer's parameter.
 fn parameter(layer: usize, part: &str) -> String {
-    format!("pfn_layers.{layer}.{part}")
+    format!("{PREFIX}.{layer}.{part}")
 }
 
 /// The tensors of a BatchNormalization.

@@ -48,6 +48,7 @@ struct Header {
     before: f64,
     step: usize,
     optimizer_steps: u32,
+    skipped: u32,
     best: f64,
     best_step: usize,
     since_best: usize,
@@ -75,6 +76,7 @@ impl State {
                 before,
                 step: 0,
                 optimizer_steps: 0,
+                skipped: 0,
                 best: before,
                 best_step: 0,
                 since_best: 0,
@@ -116,6 +118,7 @@ impl State {
         let header = Header {
             step: self.step,
             optimizer_steps: optimizer.steps,
+            skipped: optimizer.skipped,
             best: self.best,
             best_step: self.best_step,
             since_best: self.since_best,
@@ -199,6 +202,7 @@ impl State {
         let array = |i: usize| values[i * count..(i + 1) * count].to_vec();
         params.exchange(&mut array(0));
         optimizer.steps = header.optimizer_steps;
+        optimizer.skipped = header.skipped;
         optimizer.mean = array(1);
         optimizer.square = array(2);
         optimizer.average = array(3);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::map::{Maps, Shape};
-use super::network::{Network, WeightScales};
+use super::network::Network;
 use super::optimizer::{Optimizer, StepOptions};
 use super::params::Role;
 use crate::build::onnx::proto::NodeProto;
@@ -11,6 +11,7 @@ use crate::build::onnx::tensor::{from_codes, from_floats};
 use crate::build::onnx::{Graph, make};
 use crate::build::testing::{int, ints, node, shaped};
 use crate::cpu::Pool;
+use crate::plan::config::WeightScales;
 use crate::synth::Rng;
 
 fn random(rng: &mut Rng, count: usize, size: f64) -> Vec<f32> {

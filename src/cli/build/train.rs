@@ -8,7 +8,7 @@ use crate::build::recipe::TrainingFiles;
 use crate::build::recipe::float::{self, FloatConfig, FloatJob};
 use crate::cli::build::progress::Bars;
 use crate::cli::input::InputArgs;
-use crate::plan::config::Schedule as Curve;
+use crate::plan::config::Curve;
 
 /// Arguments of `cp-build train`.
 ///
