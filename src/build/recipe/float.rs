@@ -20,7 +20,7 @@ use super::training::{
     Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
 use super::{Progress, TrainingFiles};
-use crate::build::config::FramesConfig;
+use crate::build::config::{ConfigError, FramesConfig};
 use crate::build::folder::{Folder, fitted_pfe};
 use crate::build::import::{pfe_of, rpn_of, unfused_pfe, unfused_rpn};
 use crate::build::onnx::Graph;
@@ -274,9 +274,12 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     }
     let split = Split::new(job.frames, &config.frames)?;
     if split.held_out.is_empty() {
-        let what =
-            "the training measures on held-out frames, but none are held out; give more frames";
-        return Err(BuildError::graph(rpn_path, what));
+        return Err(BuildError::from(ConfigError::Value {
+            origin: "cp-build train".to_owned(),
+            key: "held_out",
+            found: format!("{} for {} frames", config.frames.held_out, job.frames.len()),
+            expected: "at most the number of frames: the training measures on held-out frames",
+        }));
     }
     let all: [&[PathBuf]; 2] = [&split.calibration, &split.held_out];
     let labels = Labels::read(job.labels, &all, &folder.model)?;
@@ -302,10 +305,12 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     network.prepare()?;
     let trained_layers = network.trained_layers();
     if trained_layers.is_empty() {
-        return Err(BuildError::graph(
-            rpn_path,
-            "the options leave no layer to train",
-        ));
+        return Err(BuildError::from(ConfigError::Value {
+            origin: "cp-build train".to_owned(),
+            key: "train_layers",
+            found: "none".to_owned(),
+            expected: "globs that leave a layer to train",
+        }));
     }
 
     let graphs = Graphs { pfe, rpn };
