@@ -175,6 +175,38 @@ impl Judge<'_, '_> {
         trial.sqnr = Some(sqnr);
         Ok(figure)
     }
+
+    /// The network of the training, or `None` if `start` is as good; with the ratio for the record. `best` is the best one that
+    /// was measured: a training that was continued may have had it before.
+    fn verdict(
+        &self,
+        start: &mut Trial,
+        best: Option<Trial>,
+        state: &State,
+        learner: &mut Learner,
+    ) -> Result<Option<Trial>> {
+        if state.best <= state.before() {
+            log::warn!(
+                "the training did not help: {} {:.4} before it, at best {:.4} after a step; the plan keeps the network \
+                 before the training",
+                self.name(),
+                state.before(),
+                state.best_figure()
+            );
+            self.record(start)?;
+            return Ok(None);
+        }
+        let mut best = match best {
+            Some(best) => best,
+            None => {
+                let average = learner.optimizer.average_mut();
+                average.copy_from_slice(&state.best_values);
+                learner.averaged(|network| trained_trial(start, network))?
+            }
+        };
+        self.record(&mut best)?;
+        Ok(Some(best))
+    }
 }
 
 /// Trains in INT8.
@@ -279,28 +311,8 @@ impl Workbench<'_> {
         if let Some(path) = files.log {
             write_log(path, name, &state.log)?;
         }
-        let best = task.best;
-        let best = if state.best > before {
-            // A training that was continued may have had its best measurement before.
-            let mut best = match best {
-                Some(best) => best,
-                None => {
-                    let average = learner.optimizer.average_mut();
-                    average.copy_from_slice(&state.best_values);
-                    learner.averaged(|network| trained_trial(&start, network))?
-                }
-            };
-            judge.record(&mut best)?;
-            Some(best)
-        } else {
-            log::warn!(
-                "the training did not help: {name} {before:.4} before it, at best {:.4} after a step; \
-                 the plan keeps the network before the training",
-                state.best_figure()
-            );
-            judge.record(&mut start)?;
-            None
-        };
+        let found = task.best;
+        let best = judge.verdict(&mut start, found, &state, &mut learner)?;
         let record = Training {
             frames: course.frames,
             steps: state.step,
