@@ -365,6 +365,12 @@ impl QatConfig {
             ("qat.clip", self.clip, 1e-6..=1e9, "0.000001 to 1e9"),
             ("qat.ema", self.ema, 0.0..=0.999_999, "0 to 0.999999"),
             ("qat.scale_rate", self.scale_rate, 0.0..=100.0, "0 to 100"),
+            (
+                "qat.feature_weight",
+                self.feature_weight,
+                0.0..=1000.0,
+                "0 to 1000",
+            ),
         ];
         for (key, found, range, expected) in numbers {
             check(range.contains(&found), key, found.to_string(), expected)?;

@@ -162,6 +162,8 @@ pub struct Outcome {
     pub record: Quantization,
     /// The transformations of the network, one line each.
     pub steps: Vec<String>,
+    /// The steps of the training, if there was one: number, rate, loss, norm of the gradients, and the figure or NaN.
+    pub steps_trained: Vec<[f64; 5]>,
 }
 
 /// Receives the progress of a long job.

@@ -1,16 +1,18 @@
-//! Plots of measured times: a histogram with marked percentiles, and curves over a number.
+//! Plots: a histogram of times with marked percentiles, curves over a number, and panels over the same number.
 //!
-//! Both use the same axes: a title, ticks at round numbers, a grid. A plot is a list of shapes, drawn as a PNG
+//! All use the same axes: a title, ticks at round numbers, a grid. A plot is a list of shapes, drawn as a PNG
 //! picture or written as SVG. Equal values make equal bytes.
 
 mod curves;
 mod histogram;
+mod panels;
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 pub(crate) use curves::{Curve, Curves, curves};
 pub(crate) use histogram::{Histogram, Mark, histogram};
+pub(crate) use panels::{Panel, Panels, panels};
 
 use super::canvas::{Canvas, Image, Paint, Rect, paint};
 use super::color::{Rgb, rgb8};
@@ -33,6 +35,8 @@ const LABEL: f32 = 10.5;
 const LEFT: f32 = 92.0;
 const RIGHT: f32 = 44.0;
 const BOTTOM: f32 = 74.0;
+/// Lower end of the axes.
+const END: f32 = SIZE[1] as f32 - BOTTOM;
 
 /// A finished plot.
 #[derive(Clone, Debug, PartialEq)]
@@ -297,10 +301,10 @@ enum Align {
 }
 
 impl Axes {
-    /// Draws axes for values from `x[0]` to `x[1]` and from `y[0]` to `y[1]`; their upper end is at pixel `top`.
-    fn new(names: &Names<'_>, x: [f64; 2], y: [f64; 2], top: f32) -> Self {
-        let [width, height] = SIZE.map(|side| side as f32);
-        let (right, bottom) = (width - RIGHT, height - BOTTOM);
+    /// Draws axes for values from `x[0]` to `x[1]` and from `y[0]` to `y[1]`; `top` and `bottom` are their
+    /// ends in pixels.
+    fn new(names: &Names<'_>, x: [f64; 2], y: [f64; 2], [top, bottom]: [f32; 2]) -> Self {
+        let right = SIZE[0] as f32 - RIGHT;
         let mut axes = Self {
             plot: Plot { shapes: vec![] },
             x: Scale {
@@ -428,7 +432,7 @@ mod tests {
             },
             [0.0, 1.0],
             [0.0, 1.0],
-            100.0,
+            [100.0, END],
         );
         axes.line(&[[100.0, 200.0], [300.0, 200.0]], 4.0, paint(AXIS, 0.5));
         axes.disc([400.0, 300.0], 5.0, AXIS);

@@ -188,6 +188,8 @@ impl Default for FramesConfig {
 pub struct QatConfig {
     /// What the outputs are compared with.
     pub loss: QatLoss,
+    /// Weight of the features' loss beside that of the outputs; 0 leaves it out.
+    pub feature_weight: f64,
     /// Number of steps.
     pub steps: usize,
     /// Frames of a step.
@@ -226,6 +228,7 @@ impl Default for QatConfig {
     fn default() -> Self {
         Self {
             loss: QatLoss::Distil,
+            feature_weight: 0.0,
             steps: 500,
             batch: 4,
             rate: 1e-4,

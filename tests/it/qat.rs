@@ -183,6 +183,178 @@ fn bytes_do_not_depend_on_threads_and_survive_a_kill() {
     assert!(!path.join("state").exists());
 }
 
+/// The column of the losses in a table.
+fn losses(path: &Path) -> Vec<f64> {
+    let log = std::fs::read_to_string(path).unwrap();
+    let rows = log.lines().skip(1);
+    rows.map(|row| row.split(',').nth(2).unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn a_report_of_sensitivity_chooses_the_layers() {
+    let folder = folder();
+    let path = folder.path();
+    let measure = [
+        "sensitivity",
+        "--model",
+        "model",
+        "--pcd",
+        "frames",
+        "--allow-low-sqnr",
+        "--out",
+        "r.json",
+    ];
+    built(path, &measure);
+    let report: serde_json::Value = serde_json::from_slice(&read(path, "r.json")).unwrap();
+    let ranking = report["ranking"].as_array().unwrap();
+    let names = ranking.iter().map(|row| row["layer"].as_str().unwrap());
+    let names: Vec<&str> = names.collect();
+    assert_eq!(names.len(), 10);
+
+    let args = ["--steps", "2", "--check", "2", "--sensitivity", "r.json"];
+    let base = [
+        "qat",
+        "--model",
+        "model",
+        "--pcd",
+        "frames",
+        "--recipe",
+        "best",
+        "--allow-low-sqnr",
+    ];
+    for (share, count) in [(None, 5), (Some("0.21"), 3)] {
+        let mut all = [&base[..], &args, &["--out", "a.plan"]].concat();
+        if let Some(share) = share {
+            all.extend(["--train-share", share]);
+        }
+        built(path, &all);
+        let plan = Plan::open(&path.join("a.plan")).unwrap();
+        let manifest = serde_json::to_value(plan.manifest()).unwrap();
+        let layers = manifest["quantization"]["training"]["layers"].as_array();
+        let layers = layers.unwrap().iter().map(|l| l.as_str().unwrap());
+        let mut found: Vec<&str> = layers.collect();
+        let mut expected = names[names.len() - count..].to_vec();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    let refuse = |extra: &[&str], status| {
+        let all = [&base[..], extra, &["--out", "x.plan"]].concat();
+        refused(path, &all, status)
+    };
+    let both = ["--sensitivity", "r.json", "--train-layers", "*"];
+    assert!(refuse(&both, 2).contains("cannot be used with"));
+    let share = ["--sensitivity", "r.json", "--train-share", "0"];
+    assert!(refuse(&share, 2).contains("above 0"));
+    let mut cut = report.clone();
+    cut.as_object_mut().unwrap().remove("ranking");
+    std::fs::write(path.join("cut.json"), cut.to_string()).unwrap();
+    let cut = refuse(&["--sensitivity", "cut.json"], 4);
+    assert!(cut.contains("cut.json: the report is incomplete"), "{cut}");
+    let mut other = report.clone();
+    other["inputs"]["model.toml"] = "0123".into();
+    std::fs::write(path.join("other.json"), other.to_string()).unwrap();
+    let other = refuse(&["--sensitivity", "other.json"], 4);
+    assert!(
+        other.contains("another model: model.toml was 0123"),
+        "{other}"
+    );
+}
+
+#[test]
+fn features_are_compared_too_if_their_loss_has_a_weight() {
+    let folder = folder();
+    let path = folder.path();
+    let base = ["--steps", "12", "--check", "4", "--rate", "0.00001"];
+    let run = |weight: &str| {
+        let (plan, table) = (format!("{weight}.plan"), format!("{weight}.csv"));
+        let args = ["--feature-weight", weight, "--out", &plan, "--log", &table];
+        built(path, &with(&[&base[..], &args].concat()));
+        (read(path, &plan), losses(&path.join(table)))
+    };
+    let (plain, without) = run("0");
+    let (one, with_one) = run("1");
+    let (_, with_two) = run("2");
+    assert_ne!(plain, one);
+    // Before the first step the networks are equal, and the loss is linear in the weight.
+    let feature = with_one[0] - without[0];
+    assert!(feature > 0.0, "{feature}");
+    assert!((with_two[0] - without[0] - 2.0 * feature).abs() < 1e-6 * feature.max(1.0));
+
+    let labels = [
+        "--labels",
+        "labels.json",
+        "--loss",
+        "labels",
+        "--feature-weight",
+        "1",
+    ];
+    let message = refused(
+        path,
+        &with(&[&labels[..], &["--out", "x.plan"]].concat()),
+        2,
+    );
+    assert!(message.contains("qat.feature_weight"), "{message}");
+}
+
+#[test]
+fn a_plot_shows_loss_and_figure() {
+    let folder = folder();
+    let path = folder.path();
+    for name in ["a.svg", "a.png"] {
+        let args = [
+            "--steps", "6", "--check", "2", "--out", "a.plan", "--plot", name,
+        ];
+        built(path, &with(&args));
+    }
+    let svg = std::fs::read_to_string(path.join("a.svg")).unwrap();
+    for part in [
+        ">loss</text>",
+        ">SQNR dB</text>",
+        ">step</text>",
+        "6 steps on 6 frames",
+    ] {
+        assert!(svg.contains(part), "{part}\n{svg}");
+    }
+    // A dot for each measurement.
+    assert_eq!(svg.matches("<circle").count(), 3);
+    assert!(read(path, "a.png").starts_with(b"\x89PNG"));
+}
+
+#[test]
+fn what_is_left_out_is_told() {
+    let folder = folder();
+    let path = folder.path();
+    let labels = std::fs::read_to_string(path.join("labels.json")).unwrap();
+    let model = centerpoint::Model::read(&path.join("model/model.toml")).unwrap();
+    let labels = labels.replace(&format!("\"{}\"", model.classes[0]), "\"submarine\"");
+    std::fs::write(path.join("other.json"), labels).unwrap();
+    let args = [
+        "--steps",
+        "2",
+        "--check",
+        "2",
+        "--labels",
+        "other.json",
+        "--freeze",
+        "nothing.*",
+        "--out",
+        "a.plan",
+    ];
+    let (_, warning) = built(path, &with(&args));
+    assert!(
+        warning.contains("ignored boxes of submarine (8)"),
+        "{warning}"
+    );
+    assert_eq!(warning.matches("submarine").count(), 1, "{warning}");
+    assert!(
+        warning.contains("freeze pattern \"nothing.*\" matches no layer"),
+        "{warning}"
+    );
+}
+
 #[test]
 fn labels_train_too_and_a_useless_training_keeps_the_first_network() {
     let folder = folder();
@@ -236,12 +408,7 @@ fn labels_train_too_and_a_useless_training_keeps_the_first_network() {
         ),
     );
     assert!(text.contains("mAP"), "{text}");
-    let log = std::fs::read_to_string(path.join("l.csv")).unwrap();
-    let loss: Vec<f64> = log
-        .lines()
-        .skip(1)
-        .map(|row| row.split(',').nth(2).unwrap().parse().unwrap())
-        .collect();
+    let loss = losses(&path.join("l.csv"));
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     assert!(mean(&loss[15..]) < mean(&loss[..5]), "{loss:?}");
 

@@ -20,14 +20,14 @@ use std::rc::Rc;
 use super::training::{
     Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
-use super::workbench::{Trial, Workbench, placement};
+use super::workbench::{Trained, Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
 use crate::build::config::ConfigError;
 use crate::build::quantize::{self, QuantizerKind};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{self, Reference};
 use crate::build::train::loss::{Goal, Heads, Teacher};
-use crate::build::train::network::Network;
+use crate::build::train::network::{Features, Network};
 use crate::build::train::state::State;
 use crate::build::train::target::FrameTarget;
 use crate::build::train::{Shape, TrainingError};
@@ -44,14 +44,28 @@ const KEPT_BYTES: usize = 2 << 30;
 struct Example {
     bev: Bev,
     teacher: Option<Teacher>,
+    features: Option<Features>,
     target: Option<FrameTarget>,
 }
 
 impl Example {
     fn bytes(&self) -> usize {
         let teacher = self.teacher.as_ref().map_or(0, Teacher::bytes);
-        self.bev.bytes() + teacher + self.target.as_ref().map_or(0, FrameTarget::bytes)
+        let features = self.features.as_ref().map_or(0, Features::bytes);
+        self.bev.bytes() + teacher + features + self.target.as_ref().map_or(0, FrameTarget::bytes)
     }
+}
+
+/// A float network with the scales of the student's channels, and what is compared.
+struct FeatureTeacher {
+    network: Network,
+    /// The features among its values.
+    value: usize,
+    /// Those among the student's.
+    student: usize,
+    /// Rows and columns of the heads' maps.
+    head: [usize; 2],
+    weight: f64,
 }
 
 /// The frames to train on, read when they are needed.
@@ -62,6 +76,8 @@ struct Examples<'a> {
     student: Runner,
     /// The float network, and the place of each of the student's outputs among its own.
     teacher: Option<(Runner, Vec<usize>)>,
+    /// The network whose features are the goal.
+    features: Option<FeatureTeacher>,
     labels: Option<&'a Labels>,
     heads: Heads,
     kept: Vec<Option<Rc<Example>>>,
@@ -92,9 +108,26 @@ impl Examples<'_> {
                 Some(FrameTarget::new(self.model, &boxes))
             }
         };
+        let bev = self.student.bev();
+        let features = match (&mut self.features, &teacher) {
+            (
+                Some(FeatureTeacher {
+                    network,
+                    value,
+                    head,
+                    ..
+                }),
+                Some(teacher),
+            ) => {
+                network.batch(1).set_pillars(0, bev.pillars());
+                Some(Features::new(network, *value, teacher, *head))
+            }
+            _ => None,
+        };
         let example = Rc::new(Example {
-            bev: self.student.bev(),
+            bev,
             teacher,
+            features,
             target,
         });
         let bytes = self.bytes + example.bytes();
@@ -148,6 +181,38 @@ impl Judge<'_, '_> {
         trial.sqnr = Some(sqnr);
         Ok(figure)
     }
+
+    /// The network of the training, or `None` if `start` is as good; with the ratio for the record. `best` is the best one that
+    /// was measured: a training that was continued may have had it before.
+    fn verdict(
+        &self,
+        start: &mut Trial,
+        best: Option<Trial>,
+        state: &State,
+        learner: &mut Learner,
+    ) -> Result<Option<Trial>> {
+        if state.best <= state.before() {
+            log::warn!(
+                "the training did not help: {} {:.4} before it, at best {:.4} after a step; the plan keeps the network \
+                 before the training",
+                self.name(),
+                state.before(),
+                state.best_figure()
+            );
+            self.record(start)?;
+            return Ok(None);
+        }
+        let mut best = match best {
+            Some(best) => best,
+            None => {
+                let average = learner.optimizer.average_mut();
+                average.copy_from_slice(&state.best_values);
+                learner.averaged(|network| trained_trial(start, network))?
+            }
+        };
+        self.record(&mut best)?;
+        Ok(Some(best))
+    }
 }
 
 /// Trains in INT8.
@@ -170,10 +235,11 @@ impl Task for Qat<'_, '_> {
                 teacher: example.teacher.as_ref(),
                 target: example.target.as_ref(),
             };
-            loss += self
-                .examples
-                .heads
-                .loss(network, &[goal], 1.0 / frames.len() as f64);
+            let scale = 1.0 / frames.len() as f64;
+            loss += self.examples.heads.loss(network, &[goal], scale);
+            if let (Some(teacher), Some(goal)) = (&self.examples.features, &example.features) {
+                loss += network.feature_loss(teacher.student, goal, scale * teacher.weight);
+            }
             network.backward(false);
         }
         Ok(loss)
@@ -251,29 +317,9 @@ impl Workbench<'_> {
         if let Some(path) = files.log {
             write_log(path, name, &state.log)?;
         }
-        let best = task.best;
-        let best = if state.best > before {
-            // A training that was continued may have had its best measurement before.
-            let mut best = match best {
-                Some(best) => best,
-                None => {
-                    let average = learner.optimizer.average_mut();
-                    average.copy_from_slice(&state.best_values);
-                    learner.averaged(|network| trained_trial(&start, network))?
-                }
-            };
-            judge.record(&mut best)?;
-            Some(best)
-        } else {
-            log::warn!(
-                "the training did not help: {name} {before:.4} before it, at best {:.4} after a step; \
-                 the plan keeps the network before the training",
-                state.best_figure()
-            );
-            judge.record(&mut start)?;
-            None
-        };
-        let training = Training {
+        let found = task.best;
+        let best = judge.verdict(&mut start, found, &state, &mut learner)?;
+        let record = Training {
             frames: course.frames,
             steps: state.step,
             layers,
@@ -285,7 +331,10 @@ impl Workbench<'_> {
         };
         remove_state(files.state)?;
         let mut result = best.unwrap_or(start);
-        result.training = Some(training);
+        result.training = Some(Trained {
+            record,
+            rows: state.log,
+        });
         Ok(result)
     }
 
@@ -329,11 +378,58 @@ impl Workbench<'_> {
                     Some((runner, order))
                 }
             },
+            features: self.features(start, network, options)?,
             labels: labels.filter(|_| options.loss != QatLoss::Distil),
             heads,
             kept: vec![None; frames.len()],
             bytes: 0,
         })
+    }
+
+    /// The network whose features are the goal, if its loss has a weight.
+    fn features(
+        &self,
+        start: &Trial,
+        network: &Network,
+        options: &QatConfig,
+    ) -> Result<Option<FeatureTeacher>> {
+        if options.feature_weight == 0.0 {
+            return Ok(None);
+        }
+        if options.loss == QatLoss::Labels {
+            let expected = "\"distil\" or \"both\": the features of qat.feature_weight are those of the float network";
+            return Err(need("qat.loss", "labels", expected));
+        }
+        let path = network.params.origin();
+        let refuse = |what: String| {
+            let path = path.into();
+            BuildError::from(TrainingError::Features { path, what })
+        };
+        // Biases that are corrected make up for the noise of INT8, which the goal is without.
+        let graph = start.uncorrected.as_ref().unwrap_or(&start.graph);
+        let teacher = Network::new(
+            graph,
+            None,
+            options.weight_scales,
+            &|_| 8,
+            self.pool.clone(),
+        )?;
+        match (network.features(), teacher.features()) {
+            (Some((student, own)), Some((value, other))) if own == other => {
+                let (width, height) = self.job.folder.model.head_size();
+                Ok(Some(FeatureTeacher {
+                    network: teacher,
+                    value,
+                    student,
+                    head: [height, width],
+                    weight: options.feature_weight,
+                }))
+            }
+            (Some((_, own)), Some((_, other))) => Err(refuse(format!(
+                "that of the quantised network has the shape {own:?}, that of the float one {other:?}"
+            ))),
+            _ => Err(refuse("their ways part at the input".to_owned())),
+        }
     }
 
     /// The trainable form of a trial's network, with the rates of its parameters.
@@ -383,6 +479,7 @@ fn trained_trial(start: &Trial, network: &Network) -> Result<Trial> {
         graph,
         quantized,
         key: start.key.clone(),
+        uncorrected: None,
         sqnr: None,
         training: None,
     })

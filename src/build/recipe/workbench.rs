@@ -50,8 +50,17 @@ pub(crate) struct Trial {
     pub(crate) quantized: Quantized,
     /// CalibrationKey of the calibration that its ranges come from.
     pub(crate) key: CalibrationKey,
+    /// `graph` before the biases were corrected, for a training that compares features.
+    pub(super) uncorrected: Option<Graph>,
     pub(super) sqnr: Option<Sqnr>,
-    pub(super) training: Option<Training>,
+    pub(super) training: Option<Trained>,
+}
+
+/// What a training did.
+pub(super) struct Trained {
+    pub(super) record: Training,
+    /// As [`Outcome::steps_trained`].
+    pub(super) rows: Vec<[f64; 5]>,
 }
 
 /// State shared by all trials.
@@ -210,6 +219,8 @@ impl<'a> Workbench<'a> {
             // The weights have other ranges now.
             quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
+        let compares = config.qat.as_ref().is_some_and(|q| q.feature_weight > 0.0);
+        let uncorrected = compares.then(|| graph.clone());
         if config.bias_correction != BiasCorrection::Off {
             let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
             bias::correct(&mut graph, &errors)?;
@@ -230,6 +241,7 @@ impl<'a> Workbench<'a> {
             pfn,
             graph,
             quantized,
+            uncorrected,
             sqnr: None,
             training: None,
         })
@@ -320,7 +332,12 @@ impl<'a> Workbench<'a> {
         if trial.config.bias_correction != BiasCorrection::Off {
             steps.push("took mean errors off the biases".to_owned());
         }
+        let (training, steps_trained) = match trial.training {
+            Some(Trained { record, rows }) => (Some(record), rows),
+            None => (None, Vec::new()),
+        };
         Ok(Outcome {
+            steps_trained,
             payload: compile::cpu(&quantized.graph)?,
             pfn: trial.pfn,
             steps,
@@ -332,7 +349,7 @@ impl<'a> Workbench<'a> {
                 },
                 sqnr: trial.sqnr,
                 candidates,
-                training: trial.training,
+                training,
                 int8,
                 float,
                 quantizers: quantized.quantizers.clone(),

@@ -215,7 +215,7 @@ pub enum SensitivityError {
         source: std::io::Error,
     },
     /// The file is not a report.
-    #[error("{path}: not a report of `cp-build sensitivity`: {what}; use another `--out`")]
+    #[error("{path}: not a report of `cp-build sensitivity`: {what}; name another file")]
     NotAReport {
         /// The file.
         path: PathBuf,
@@ -233,6 +233,20 @@ pub enum SensitivityError {
         path: PathBuf,
         /// The differences, with both values.
         differences: Vec<String>,
+    },
+    /// A report to choose layers by is of another model.
+    #[error("{path}: this report is of another model: {}; run `cp-build sensitivity` on this one", differences.join("; "))]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// The differences, with both values.
+        differences: Vec<String>,
+    },
+    /// A report to choose layers by lacks measurements.
+    #[error("{path}: the report is incomplete; continue `cp-build sensitivity` with it as --out")]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
     },
     /// No layer of the network can be quantised.
     #[error(

@@ -103,6 +103,53 @@ impl Report {
         inputs: BTreeMap<String, String>,
         layers: Vec<QuantizableLayer>,
     ) -> Result<Self, SensitivityError> {
+        let new = Self::new(inputs, layers);
+        let Some(found) = Self::load(path)? else {
+            return Ok(new);
+        };
+        let differences = found.differences(&new);
+        if !differences.is_empty() {
+            return Err(SensitivityError::OtherInputs {
+                path: path.into(),
+                differences,
+            });
+        }
+        Ok(found)
+    }
+
+    /// Reads the report at `path` to choose layers of a model by it. `model` are the hashes of the model's files, by name.
+    ///
+    /// # Errors
+    /// [`SensitivityError`] for a file that cannot be read, is not a report, lacks measurements, or is of another model.
+    pub(crate) fn read(
+        path: &Path,
+        model: &BTreeMap<String, String>,
+    ) -> Result<Self, SensitivityError> {
+        let found = Self::load(path)?.ok_or_else(|| SensitivityError::Io {
+            path: path.into(),
+            source: ErrorKind::NotFound.into(),
+        })?;
+        let of_model = found
+            .inputs
+            .iter()
+            .filter(|(name, _)| model.contains_key(*name));
+        let of_model = of_model.map(|(name, hash)| (name.clone(), hash.clone()));
+        let own = Self::new(of_model.collect(), Vec::new());
+        let differences = own.differences(&Self::new(model.clone(), Vec::new()));
+        if !differences.is_empty() {
+            return Err(SensitivityError::OtherModel {
+                path: path.into(),
+                differences,
+            });
+        }
+        if found.ranking.is_empty() {
+            return Err(SensitivityError::Incomplete { path: path.into() });
+        }
+        Ok(found)
+    }
+
+    /// The report at `path`; `None` if there is no such file.
+    fn load(path: &Path) -> Result<Option<Self>, SensitivityError> {
         let io = |source| SensitivityError::Io {
             path: path.into(),
             source,
@@ -111,9 +158,8 @@ impl Report {
             path: path.into(),
             what,
         };
-        let new = Self::new(inputs, layers);
         let bytes = match std::fs::metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(new),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             found => found.map_err(io)?.len(),
         };
         if bytes > MAX_BYTES {
@@ -122,19 +168,19 @@ impl Report {
         }
         let text = std::fs::read(path).map_err(io)?;
         let found: Self = serde_json::from_slice(&text).map_err(|e| not_a_report(e.to_string()))?;
-        let differences = found.differences(&new);
-        if !differences.is_empty() {
-            return Err(SensitivityError::OtherInputs {
-                path: path.into(),
-                differences,
-            });
-        }
         let layers = found.layers.len();
         if let Some(mix) = found.measurements.keys().find(|mix| mix.len() != layers) {
             let what = format!("a measurement of {} layers, expected {layers}", mix.len());
             return Err(not_a_report(what));
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    /// The names of the `share` of layers that are least sensitive, at least one, the least first.
+    pub(crate) fn least_sensitive(&self, share: f64) -> Vec<String> {
+        let count = (share * self.ranking.len() as f64).ceil().max(1.0) as usize;
+        let ranking = self.ranking.iter().rev().take(count);
+        ranking.map(|ranked| ranked.layer.clone()).collect()
     }
 
     /// The differences between the inputs of this report and of `other`.

@@ -28,6 +28,16 @@ pub enum TrainingError {
         /// The outputs that it has.
         found: String,
     },
+    /// The heads have no features in common.
+    #[error(
+        "{path}: `qat.feature_weight` needs a map that all heads read, and {what}; set it to 0"
+    )]
+    Features {
+        /// The network's file.
+        path: PathBuf,
+        /// What there is instead.
+        what: String,
+    },
     /// Labels do not train variances.
     #[error(
         "{path}: the heads have variances (`head.variance`), which the losses of labels do not train; use --loss distil, or \

@@ -38,6 +38,8 @@ struct TaskTeacher {
     /// The weight of each logit of the heatmap, and their sum.
     weights: Vec<f32>,
     norm: f64,
+    /// Channels of the heatmap.
+    classes: usize,
     /// The cells with a score of at least [`LEAST_SCORE`] and their scores, and the sum of these.
     objects: Vec<(usize, f32)>,
     score: f64,
@@ -55,6 +57,7 @@ impl Teacher {
             TaskTeacher {
                 norm: weights.iter().map(|&w| f64::from(w)).sum(),
                 score: objects.iter().map(|&(_, score)| f64::from(score)).sum(),
+                classes: task.classes,
                 weights,
                 objects,
             }
@@ -63,6 +66,21 @@ impl Teacher {
             tasks: tasks.collect(),
             outputs,
         }
+    }
+
+    /// The greatest weight of a logit in each cell, over all tasks.
+    pub(super) fn weights(&self) -> Vec<f32> {
+        let mut best: Vec<f32> = Vec::new();
+        for task in &self.tasks {
+            let cells = task.weights.chunks_exact(task.classes);
+            let most = cells.map(|cell| cell.iter().copied().fold(0.0, f32::max));
+            if best.is_empty() {
+                best = most.collect();
+            } else {
+                best.iter_mut().zip(most).for_each(|(b, w)| *b = b.max(w));
+            }
+        }
+        best
     }
 
     /// Bytes of memory.
@@ -427,6 +445,7 @@ mod tests {
         let task = TaskTeacher {
             norm: weights.iter().map(|&w| f64::from(w)).sum(),
             weights,
+            classes: 2,
             objects: Vec::new(),
             score: 0.0,
         };

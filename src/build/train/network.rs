@@ -7,8 +7,12 @@
 //! All frames of a batch go through one operator after the other. The maps and the gradients of a batch are in memory
 //! until its gradients are done ([`Network::bytes`]); the sums of several batches add up.
 
+mod features;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+
+pub(crate) use features::Features;
 
 use super::conv::{Conv, Geometry, WeightOrder};
 use super::kernels::{self, FakeQuant, FakeQuantGradient, Grid, ReluGradient, Sum, vectorised};
@@ -82,6 +86,22 @@ enum Kind {
         /// Code of the value 0.
         zero: i8,
     },
+}
+
+impl Kind {
+    /// The values that it reads.
+    fn inputs(&self) -> impl Iterator<Item = usize> {
+        let (first, second, more): (_, _, &[usize]) = match self {
+            Self::Conv { input, .. }
+            | Self::Norm { input, .. }
+            | Self::Relu { input }
+            | Self::DepthToSpace { input, .. }
+            | Self::FakeQuant { input, .. } => (Some(*input), None, &[]),
+            Self::Add { a, b, .. } => (Some(*a), Some(*b), &[]),
+            Self::Concat { inputs } => (None, None, inputs),
+        };
+        first.into_iter().chain(second).chain(more.iter().copied())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -388,14 +408,7 @@ impl Network {
 
     /// The gradient of the loss for an output, zeros at first, to be filled before [`Network::backward`].
     pub(crate) fn output_gradient(&mut self, index: usize) -> (&Maps, &mut Maps) {
-        let value = self.outputs[index].1;
-        if self.gradients[value].is_none() {
-            let mut maps = self.take(value);
-            maps.clear();
-            self.gradients[value] = Some(maps);
-        }
-        let gradient = self.gradients[value].get_or_insert_with(|| unreachable!());
-        (&self.maps[value], gradient)
+        self.value_gradient(self.outputs[index].1)
     }
 
     /// Maps of the shape of a value, with any pixels and a border of zeros.

@@ -29,7 +29,7 @@ fn conv(inputs: &[&str], output: &str, kernel: i64, stride: i64, group: i64) -> 
 
 /// Every operator: convolutions of stride 1 and 2, with groups, of few outputs, a deconvolution, a shuffle, a residual,
 /// a Concat; odd sizes. With `norms`, BatchNormalization with a ReLU behind it and without.
-fn every_operator(seed: u64, norms: bool) -> Graph {
+pub(super) fn every_operator(seed: u64, norms: bool) -> Graph {
     let mut rng = Rng::new(seed, 0, 0);
     let mut concat = node("Concat", &["d", "u"], "cat");
     int(&mut concat, "axis", 1);
@@ -106,12 +106,12 @@ fn every_operator(seed: u64, norms: bool) -> Graph {
     graph
 }
 
-fn network(graph: &Graph, threads: usize) -> Network {
+pub(super) fn network(graph: &Graph, threads: usize) -> Network {
     let pool = Arc::new(Pool::new(threads));
     Network::new(graph, None, WeightScales::Fixed, &|_| 8, pool).unwrap()
 }
 
-fn fill(maps: &mut Maps, seed: u64) {
+pub(super) fn fill(maps: &mut Maps, seed: u64) {
     let mut rng = Rng::new(seed, 1, 0);
     for frame in 0..maps.frames {
         for y in 0..maps.shape.height {

@@ -55,7 +55,7 @@ enum Command {
     /// Quantise a model folder to an INT8 plan, using frames.
     Quantize(quantize::Args),
     /// Quantise a model folder and train it, until its plan is as close to the float network as it gets.
-    Qat(qat::Args),
+    Qat(Box<qat::Args>),
     /// Pack a bare TensorRT engine, for example from trtexec, into a plan.
     Pack(pack::Args),
     /// Show the content of a plan, a calibration or an ONNX file.
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
         Command::Compile(args) => compile::run(args),
         Command::Train(args) => train::run(args),
         Command::Quantize(args) => quantize::run(args),
-        Command::Qat(args) => qat::run(args),
+        Command::Qat(args) => qat::run(*args),
         Command::Pack(args) => pack::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Eval(args) => eval::run(args),

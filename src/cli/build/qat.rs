@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use crate::build::config::{Config, QatConfig};
 use crate::build::folder::Folder;
 use crate::build::recipe::TrainingFiles;
-use crate::cli::build::quantize::{self, Options};
+use crate::build::sensitivity::Report;
+use crate::cli::build::quantize::{self, Options, TrainingPaths};
+use crate::draw::plot::{self, Panel, Panels, Plot};
+use crate::plan::Training;
 
 /// Arguments of `cp-build qat`.
 #[derive(clap::Args)]
@@ -32,6 +35,9 @@ struct TrainingArgs {
     /// Options of a known training: NVIDIA's CUDA-CenterPoint.
     #[arg(long, value_enum)]
     schedule: Option<ScheduleArg>,
+    /// Weight of a loss on the map that all heads read, beside that of the outputs [default: 0].
+    #[arg(long, value_name = "WEIGHT")]
+    feature_weight: Option<f64>,
     /// Number of steps [default: 500].
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
@@ -45,8 +51,14 @@ struct TrainingArgs {
     #[arg(long, value_name = "FACTOR")]
     scale_rate: Option<f64>,
     /// Train only layers with this name; `*` matches any text.
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", conflicts_with = "sensitivity")]
     train_layers: Vec<String>,
+    /// Train only the layers that this report of `cp-build sensitivity` finds least sensitive; see --train-share.
+    #[arg(long, value_name = "FILE.json")]
+    sensitivity: Option<PathBuf>,
+    /// Share of the report's layers to train.
+    #[arg(long, value_name = "0..1", default_value_t = 0.5, requires = "sensitivity", value_parser = share)]
+    train_share: f64,
     /// Leave layers with this name as they are; `*` matches any text.
     #[arg(long, value_name = "GLOB")]
     freeze: Vec<String>,
@@ -68,6 +80,16 @@ struct TrainingArgs {
     /// Write a table of all steps: rate, loss, norm of the gradients, measurements.
     #[arg(long, value_name = "FILE.csv")]
     log: Option<PathBuf>,
+    /// Draw loss and measurements over the steps, as PNG or SVG by the extension.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// Parses a share above 0 and at most 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: Option<f64> = text.parse().ok();
+    let share = share.filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -133,6 +155,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
     for (key, value) in [
         ("qat.rate", training.rate),
         ("qat.scale_rate", training.scale_rate),
+        ("qat.feature_weight", training.feature_weight),
     ] {
         if let Some(value) = value {
             overrides.set(key, value);
@@ -146,11 +169,61 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             overrides.set(key, globs.clone());
         }
     }
-    let files = TrainingFiles {
-        labels: training.labels.as_deref(),
-        state: training.state.as_deref(),
-        log: training.log.as_deref(),
+    let paths = TrainingPaths {
+        files: TrainingFiles {
+            labels: training.labels.as_deref(),
+            state: training.state.as_deref(),
+            log: training.log.as_deref(),
+        },
+        plot: training.plot.as_deref(),
+        sensitivity: training.sensitivity.as_deref(),
     };
     let mut folder = Folder::read(&args.model)?;
-    quantize::write(&mut folder, &args.options, &overrides, Some(&files))
+    if let Some(path) = &training.sensitivity {
+        let report = Report::read(path, &folder.hashes()?)?;
+        let layers = report.least_sensitive(training.train_share);
+        overrides.set("qat.train_layers", layers);
+    }
+    quantize::write(&mut folder, &args.options, &overrides, Some(paths))
+}
+
+/// Draws a training. `rows` are those of its table.
+pub(super) fn plot(training: &Training, rows: &[[f64; 5]]) -> Plot {
+    let column = |i: usize| -> Vec<[f64; 2]> { rows.iter().map(|row| [row[0], row[i]]).collect() };
+    let Training {
+        frames,
+        steps,
+        figure,
+        before,
+        best,
+        best_step,
+        kept,
+        layers,
+    } = training;
+    let title = format!(
+        "Training of {} layers, {steps} steps on {frames} frames",
+        layers.len()
+    );
+    let verdict = if *kept {
+        format!("{figure} {before:.4} before (line), {best:.4} after step {best_step}")
+    } else {
+        format!("{figure} {before:.4} before (line), no better after any step")
+    };
+    let unit = if figure == "SQNR" { "SQNR dB" } else { figure };
+    let (losses, figures) = (column(2), column(4));
+    let panel = |y, points, dots, level| Panel {
+        y,
+        points,
+        dots,
+        level,
+    };
+    plot::panels(&Panels {
+        title: &title,
+        subtitle: &verdict,
+        x: "step",
+        panels: &[
+            panel("loss", &losses, false, None),
+            panel(unit, &figures, true, Some(*before)),
+        ],
+    })
 }

@@ -106,29 +106,46 @@ pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()>
     write(folder, args, &overrides, None)
 }
 
+/// What a training reads and writes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct TrainingPaths<'a> {
+    pub(super) files: TrainingFiles<'a>,
+    /// Picture of the training to write.
+    pub(super) plot: Option<&'a Path>,
+    /// Report that chose the layers to train.
+    pub(super) sensitivity: Option<&'a Path>,
+}
+
 /// Quantises a model, trains it if `training` is set, and writes its plan.
 pub(super) fn write(
     folder: &mut Folder,
     args: &Options,
     overrides: &ConfigOverrides,
-    training: Option<&TrainingFiles<'_>>,
+    training: Option<TrainingPaths<'_>>,
 ) -> crate::Result<()> {
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     args.input.check()?;
-    let files = training.copied().unwrap_or_default();
+    let TrainingPaths {
+        files,
+        plot,
+        sensitivity,
+    } = training.unwrap_or_default();
     let options = args
         .config
         .iter()
         .chain(&args.accuracy)
         .map(PathBuf::as_path)
-        .chain(files.labels);
-    let [state, log] = [files.state, files.log].map(|path| path.map(Path::to_path_buf));
+        .chain(files.labels)
+        .chain(sensitivity);
+    let written = [files.state, files.log, plot];
+    let [state, log, picture] = written.map(|path| path.map(Path::to_path_buf));
     super::check_outputs(
         &[
             Some(&args.out),
             args.calibration.as_ref(),
             state.as_ref(),
             log.as_ref(),
+            picture.as_ref(),
         ],
         folder.path(),
         args.input.paths().chain(options),
@@ -150,7 +167,7 @@ pub(super) fn write(
         layout: args.input.layout,
         overrides,
         calibration: args.calibration.as_deref(),
-        training,
+        training: training.is_some().then_some(&files),
         allow_low_sqnr: args.allow_low_sqnr,
         threads: args.threads,
     };
@@ -171,6 +188,9 @@ pub(super) fn write(
         quantization: Some(outcome.record.clone()),
     };
     folder.write_cpu(&args.out, network, accuracy)?;
+    if let (Some(path), Some(training)) = (plot, &outcome.record.training) {
+        super::qat::plot(training, &outcome.steps_trained).write(path)?;
+    }
     super::print(&summary(&args.out, &outcome)?)
 }
 

@@ -1,6 +1,6 @@
 //! Curves, such as latency over points, sweeps or cells.
 
-use super::{Align, Axes, LABEL, Names, Plot};
+use super::{Align, Axes, END, LABEL, Names, Plot};
 use crate::draw::canvas::paint;
 use crate::draw::color::{Rgb, rgb8};
 
@@ -55,7 +55,7 @@ pub(crate) fn curves(chart: &Curves<'_>) -> Plot {
         x: chart.x,
         y: chart.y,
     };
-    let mut axes = Axes::new(&names, [0.0, end(x)], [0.0, end(y)], TOP);
+    let mut axes = Axes::new(&names, [0.0, end(x)], [0.0, end(y)], [TOP, END]);
     let [left, ..] = axes.inside();
     for (i, curve) in chart.curves.iter().enumerate() {
         let rgb = COLORS[i % COLORS.len()];

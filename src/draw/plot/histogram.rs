@@ -1,6 +1,6 @@
 //! A histogram of times with vertical lines, such as at the median and at percentiles.
 
-use super::{Align, Axes, LABEL, Names, Plot, TEXT};
+use super::{Align, Axes, END, LABEL, Names, Plot, TEXT};
 use crate::draw::canvas::paint;
 use crate::draw::color::{Rgb, rgb8};
 use crate::draw::font;
@@ -63,7 +63,7 @@ pub(crate) fn histogram(histogram: &Histogram<'_>) -> Plot {
         y: "frames",
     };
     let top = MARKS_TOP + MARK_STEP * (histogram.marks.len() + 1) as f32;
-    let mut axes = Axes::new(&names, range, [0.0, most * 1.05], top);
+    let mut axes = Axes::new(&names, range, [0.0, most * 1.05], [top, END]);
     let [left, _, right, bottom] = axes.inside();
     let width = (right - left) / counts.len() as f32;
     for (i, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
