@@ -210,6 +210,8 @@ pub struct QatConfig {
     pub scale_rate: f64,
     /// How the scales of weights follow the weights.
     pub weight_scales: WeightScales,
+    /// Whether to train the pillar feature network, too, in float.
+    pub train_pfn: bool,
     /// Globs of layer names to train; empty trains all.
     pub train_layers: Vec<String>,
     /// Globs of layer names to leave as they are.
@@ -239,6 +241,7 @@ impl Default for QatConfig {
             ema: 0.98,
             scale_rate: 0.1,
             weight_scales: WeightScales::Max,
+            train_pfn: false,
             train_layers: Vec::new(),
             freeze: Vec::new(),
             check: 100,

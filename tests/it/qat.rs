@@ -420,3 +420,29 @@ fn labels_train_too_and_a_useless_training_keeps_the_first_network() {
     let few = with(&["--labels", "few.json", "--out", "x.plan"]);
     assert!(refused(path, &few, 3).contains("frames000"));
 }
+
+#[test]
+fn the_pfn_is_trained_where_it_is_asked_for() {
+    let folder = folder();
+    let path = folder.path();
+    let train = ["--steps", "20", "--check", "5", "--rate", "0.0001", "--out"];
+    built(path, &with(&[&train[..], &["float.plan"]].concat()));
+    let (text, _) = built(
+        path,
+        &with(&[&train[..], &["pfn.plan", "--train-pfn"]].concat()),
+    );
+    assert!(text.contains("trained weights"), "{text}");
+    let pfn = |name: &str| {
+        let plan = Plan::open(&path.join(name)).unwrap();
+        plan.section("pfn").unwrap().as_ref().to_vec()
+    };
+    assert_ne!(pfn("float.plan"), pfn("pfn.plan"));
+    let plan = Plan::open(&path.join("pfn.plan")).unwrap();
+    let manifest = serde_json::to_value(plan.manifest()).unwrap();
+    let layers = manifest["quantization"]["training"]["layers"].to_string();
+    assert!(layers.contains("pfn_layers.0"), "{layers}");
+    // The same with other threads.
+    let two = [&train[..], &["two.plan", "--train-pfn", "--threads", "2"]].concat();
+    built(path, &with(&two));
+    assert_eq!(read(path, "pfn.plan"), read(path, "two.plan"));
+}

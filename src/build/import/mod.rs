@@ -13,6 +13,6 @@ mod rpn;
 pub(crate) use heads::read_heads;
 pub use outputs::Matching;
 pub use pfe::read_pfe;
-pub(crate) use pfe::{Pfe, UnfusedLayer, pfe_of, unfused_pfe};
+pub(crate) use pfe::{LayerTensors, Pfe, UnfusedLayer, pfe_of, unfused_pfe};
 pub use rpn::{Rpn, read_rpn};
 pub(crate) use rpn::{rpn_of, unfused_rpn};

@@ -41,8 +41,6 @@ use crate::synth::Rng;
 /// Random streams, separate from other uses of a seed.
 const MOVE_STREAM: u64 = 0x6d6f_7665;
 const START_STREAM: u64 = 0x7374_6172_74;
-/// Frames whose points give the size of each column.
-const SCALE_FRAMES: usize = 8;
 
 /// Options of a training in float.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,16 +184,7 @@ impl FloatTask<'_> {
             targets.push(FrameTarget::new(model, &boxes));
         }
         let refs: Vec<&PillarRows> = pillars.iter().collect();
-        let features = self.pfn.forward(&refs, &mut network.params);
-        let channels = self.pfn.channels();
-        let input = network.batch(frames.len());
-        let mut rest = &features[..];
-        for (frame, pillars) in pillars.iter().enumerate() {
-            let (own, others) = rest.split_at(pillars.cells.len() * channels);
-            rest = others;
-            let cells = pillars.cells.iter().map(|&cell| cell as usize);
-            input.set_pillars(frame, cells.zip(own.chunks_exact(channels)));
-        }
+        self.pfn.fill(&refs, network);
         network.forward();
         let goals: Vec<Goal<'_>> = targets
             .iter()
@@ -205,16 +194,7 @@ impl FloatTask<'_> {
             })
             .collect();
         let loss = self.heads.loss(network, &goals, weight);
-        if let Some(gradient) = network.backward(true) {
-            let mut own = Vec::with_capacity(features.len());
-            for (frame, pillars) in pillars.iter().enumerate() {
-                for &cell in &pillars.cells {
-                    own.extend_from_slice(gradient.pixel(frame, cell as usize));
-                }
-            }
-            network.give(gradient);
-            self.pfn.backward(&own, &mut network.params);
-        }
+        self.pfn.learn(&refs, network);
         Ok(loss)
     }
 
@@ -290,8 +270,9 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     let pool = Arc::new(Pool::new(job.threads));
     let mut network = Network::new(&rpn, None, WeightScales::Max, &|_| 8, pool.clone())?;
     let mut input = FrameInput::new(&folder.model, job.layout, rpn_path)?;
-    let scale = column_scale(&mut input, &split.calibration)?;
-    let pfn = PfnNetwork::new(&pfe, layers, scale, &mut network.params, pool)?;
+    let scale = input.column_scale(&split.calibration)?;
+    let tensor = |name: &str| Ok(pfe.floats(name)?.map(|t| t.data));
+    let pfn = PfnNetwork::new(&tensor, layers, scale, &mut network.params, pool)?;
     let heads = Heads::new(&folder.model, &network, true)?;
     if config.from_nothing {
         let mut rng = Rng::new(config.seed, 0, START_STREAM);
@@ -391,34 +372,4 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
             },
         },
     })
-}
-
-/// The factors that give each column of the PFN's input a standard deviation of 1 over the first frames.
-fn column_scale(input: &mut FrameInput, frames: &[PathBuf]) -> Result<Vec<f32>> {
-    let mut sums: Vec<[f64; 2]> = Vec::new();
-    let mut rows = 0;
-    for frame in frames.iter().take(SCALE_FRAMES) {
-        let pillars = input.read(frame, &Move::default())?;
-        let columns = input.columns();
-        sums.resize(columns, [0.0; 2]);
-        for row in pillars.rows.chunks_exact(columns) {
-            rows += 1;
-            for ([sum, square], &value) in sums.iter_mut().zip(row) {
-                *sum += f64::from(value);
-                *square += f64::from(value) * f64::from(value);
-            }
-        }
-    }
-    let count = f64::from(rows).max(1.0);
-    let scale = sums.iter().map(|[sum, square]| {
-        let mean = sum / count;
-        let deviation = (square / count - mean * mean).max(0.0).sqrt();
-        // A column that is the same everywhere has no size.
-        if deviation > 1e-6 {
-            (1.0 / deviation) as f32
-        } else {
-            1.0
-        }
-    });
-    Ok(scale.collect())
 }

@@ -26,8 +26,10 @@ use crate::build::config::ConfigError;
 use crate::build::quantize::{self, QuantizerKind};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{self, Reference};
+use crate::build::train::input::{FrameInput, Move};
 use crate::build::train::loss::{Goal, Heads, Teacher};
 use crate::build::train::network::{Features, Network};
+use crate::build::train::pfn::{PfnNetwork, PillarRows};
 use crate::build::train::state::State;
 use crate::build::train::target::FrameTarget;
 use crate::build::train::{Shape, TrainingError};
@@ -35,14 +37,22 @@ use crate::build::{Result, compile};
 use crate::engine::Engine;
 use crate::model::Model;
 use crate::plan::Training;
-use crate::plan::config::{QatConfig, QatFigure, QatLoss};
+use crate::plan::config::{PfnPolicy, QatConfig, QatFigure, QatLoss};
 
 /// Most bytes of inputs and goals to keep in memory.
 const KEPT_BYTES: usize = 2 << 30;
 
+/// The input of a frame.
+enum Input {
+    /// The features of its pillars.
+    Features(Bev),
+    /// Its points, where the PFN is trained.
+    Rows(PillarRows),
+}
+
 /// A frame to train on.
 struct Example {
-    bev: Bev,
+    input: Input,
     teacher: Option<Teacher>,
     features: Option<Features>,
     target: Option<FrameTarget>,
@@ -52,7 +62,11 @@ impl Example {
     fn bytes(&self) -> usize {
         let teacher = self.teacher.as_ref().map_or(0, Teacher::bytes);
         let features = self.features.as_ref().map_or(0, Features::bytes);
-        self.bev.bytes() + teacher + features + self.target.as_ref().map_or(0, FrameTarget::bytes)
+        let input = match &self.input {
+            Input::Features(bev) => bev.bytes(),
+            Input::Rows(rows) => rows.bytes(),
+        };
+        input + teacher + features + self.target.as_ref().map_or(0, FrameTarget::bytes)
     }
 }
 
@@ -74,6 +88,8 @@ struct Examples<'a> {
     model: &'a Model,
     /// Only its encoder is used.
     student: Runner,
+    /// Reads the points, where the PFN is trained.
+    points: Option<FrameInput>,
     /// The float network, and the place of each of the student's outputs among its own.
     teacher: Option<(Runner, Vec<usize>)>,
     /// The network whose features are the goal.
@@ -124,8 +140,12 @@ impl Examples<'_> {
             }
             _ => None,
         };
+        let input = match &mut self.points {
+            None => Input::Features(bev),
+            Some(points) => Input::Rows(points.read(frame, &Move::default())?),
+        };
         let example = Rc::new(Example {
-            bev,
+            input,
             teacher,
             features,
             target,
@@ -182,12 +202,49 @@ impl Judge<'_, '_> {
         Ok(figure)
     }
 
+    /// The INT8 network of the parameters of `network` and `pfn`, which began at `start`.
+    fn trained(&self, start: &Trial, network: &Network, pfn: Option<&PfnNetwork>) -> Result<Trial> {
+        let pfn = match pfn {
+            None => start.pfn.clone(),
+            Some(pfn) => {
+                let mut pfn = pfn.pfn(&network.params);
+                pfn.fold_legacy(&self.bench.job.folder.model);
+                pfn
+            }
+        };
+        let mut graph = start.graph.clone();
+        network.write(&mut graph)?;
+        let activations = start.quantized.quantizers.iter();
+        let activations = activations.filter(|q| q.kind == QuantizerKind::Activation);
+        // A tensor's own range, where it shares that of another.
+        let mut amax: BTreeMap<String, f32> = activations
+            .filter_map(|q| Some((q.tensor.clone(), q.own_amax.or(q.amax.first().copied())?)))
+            .collect();
+        amax.extend(network.trained_amax());
+        let weights = network.fixed_amax();
+        let mut quantized =
+            quantize::insert_qdq_with(&graph, &amax, &weights, &placement(&start.config))?;
+        quantized.warnings.clone_from(&start.quantized.warnings);
+        Ok(Trial {
+            config: start.config.clone(),
+            network: start.network,
+            pfn,
+            graph,
+            quantized,
+            key: start.key.clone(),
+            uncorrected: None,
+            sqnr: None,
+            training: None,
+        })
+    }
+
     /// The network of the training, or `None` if `start` is as good; with the ratio for the record. `best` is the best one that
     /// was measured: a training that was continued may have had it before.
     fn verdict(
         &self,
         start: &mut Trial,
         best: Option<Trial>,
+        pfn: Option<&PfnNetwork>,
         state: &State,
         learner: &mut Learner,
     ) -> Result<Option<Trial>> {
@@ -207,7 +264,7 @@ impl Judge<'_, '_> {
             None => {
                 let average = learner.optimizer.average_mut();
                 average.copy_from_slice(&state.best_values);
-                learner.averaged(|network| trained_trial(start, network))?
+                learner.averaged(|network| self.trained(start, network, pfn))?
             }
         };
         self.record(&mut best)?;
@@ -219,6 +276,8 @@ impl Judge<'_, '_> {
 struct Qat<'a, 'b> {
     judge: &'b Judge<'a, 'b>,
     start: &'b Trial,
+    /// The PFN, if it is trained.
+    pfn: Option<PfnNetwork>,
     examples: Examples<'b>,
     /// The best network so far.
     best: Option<Trial>,
@@ -229,7 +288,11 @@ impl Task for Qat<'_, '_> {
         let mut loss = 0.0;
         for &frame in frames {
             let example = self.examples.get(frame)?;
-            network.batch(1).set_pillars(0, example.bev.pillars());
+            match (&example.input, &mut self.pfn) {
+                (Input::Features(bev), _) => network.batch(1).set_pillars(0, bev.pillars()),
+                (Input::Rows(rows), Some(pfn)) => pfn.fill(&[rows], network),
+                (Input::Rows(_), None) => {}
+            }
             network.forward();
             let goal = Goal {
                 teacher: example.teacher.as_ref(),
@@ -240,13 +303,19 @@ impl Task for Qat<'_, '_> {
             if let (Some(teacher), Some(goal)) = (&self.examples.features, &example.features) {
                 loss += network.feature_loss(teacher.student, goal, scale * teacher.weight);
             }
-            network.backward(false);
+            match (&example.input, &mut self.pfn) {
+                (Input::Rows(rows), Some(pfn)) => pfn.learn(&[rows], network),
+                _ => {
+                    network.backward(false);
+                }
+            }
         }
         Ok(loss)
     }
 
     fn measure(&mut self, learner: &mut Learner, best: f64) -> Result<f64> {
-        let mut trial = learner.averaged(|network| trained_trial(self.start, network))?;
+        let made = |network: &Network| self.judge.trained(self.start, network, self.pfn.as_ref());
+        let mut trial = learner.averaged(made)?;
         let figure = self.judge.measure(&mut trial)?;
         if figure > best {
             self.best = Some(trial);
@@ -272,7 +341,8 @@ impl Workbench<'_> {
             return Err(need("frames.held_out", "0", expected));
         };
         let labels = self.labels(options, files)?;
-        let network = self.network_to_train(&start, options)?;
+        let mut network = self.network_to_train(&start, options)?;
+        let (points, pfn) = self.pfn_to_train(&start, options, &mut network)?.unzip();
         let by_labels = options.loss != QatLoss::Distil;
         let heads = Heads::new(&self.job.folder.model, &network, by_labels)?;
         let layers = network.trained_layers();
@@ -292,8 +362,12 @@ impl Workbench<'_> {
         learner.resume(&mut state, files.state)?;
         let mut task = Qat {
             judge: &judge,
-            examples: self.examples(&start, &learner.network, heads, options, labels.as_ref())?,
+            examples: Examples {
+                points,
+                ..self.examples(&start, &learner.network, heads, options, labels.as_ref())?
+            },
             start: &start,
+            pfn,
             best: None,
         };
         let course = Course {
@@ -317,8 +391,8 @@ impl Workbench<'_> {
         if let Some(path) = files.log {
             write_log(path, name, &state.log)?;
         }
-        let found = task.best;
-        let best = judge.verdict(&mut start, found, &state, &mut learner)?;
+        let (found, pfn) = (task.best, task.pfn);
+        let best = judge.verdict(&mut start, found, pfn.as_ref(), &state, &mut learner)?;
         let record = Training {
             frames: course.frames,
             steps: state.step,
@@ -370,6 +444,7 @@ impl Workbench<'_> {
             frames,
             model: &folder.model,
             student: self.runner(&start.pfn, compile::cpu(&start.quantized.graph)?)?,
+            points: None,
             teacher: match options.loss {
                 QatLoss::Labels => None,
                 QatLoss::Distil | QatLoss::Both => {
@@ -445,6 +520,31 @@ impl Workbench<'_> {
         network.set_rates(&|layer| choice.rate(layer), options.scale_rate as f32);
         Ok(network)
     }
+
+    /// The PFN of a trial to train with `network`, and what reads its input, if the options say so.
+    fn pfn_to_train(
+        &self,
+        trial: &Trial,
+        options: &QatConfig,
+        network: &mut Network,
+    ) -> Result<Option<(FrameInput, PfnNetwork)>> {
+        if !options.train_pfn {
+            return Ok(None);
+        }
+        if trial.config.placement.pfn == PfnPolicy::Weights {
+            let expected =
+                "\"float\" with qat.train_pfn: weights that are rounded cannot be trained";
+            return Err(need("placement.pfn", "weights", expected));
+        }
+        let folder = self.job.folder;
+        let path = folder.rpn.graph.path();
+        let mut input = FrameInput::new(&folder.model, self.job.layout, path)?;
+        let scale = input.column_scale(&self.split.calibration)?;
+        let pool = self.pool.clone();
+        let pfn = PfnNetwork::folded(&trial.pfn, scale, &mut network.params, pool)?;
+        pfn.set_rates(&mut network.params, &|_| 1.0);
+        Ok(Some((input, pfn)))
+    }
 }
 
 /// An error about an option.
@@ -454,34 +554,6 @@ fn need(key: &'static str, found: &str, expected: &'static str) -> BuildError {
         key,
         found: found.to_owned(),
         expected,
-    })
-}
-
-/// The INT8 network of the parameters of `network`, which began at `start`.
-fn trained_trial(start: &Trial, network: &Network) -> Result<Trial> {
-    let mut graph = start.graph.clone();
-    network.write(&mut graph)?;
-    let activations = start.quantized.quantizers.iter();
-    let activations = activations.filter(|q| q.kind == QuantizerKind::Activation);
-    // A tensor's own range, where it shares that of another.
-    let mut amax: BTreeMap<String, f32> = activations
-        .filter_map(|q| Some((q.tensor.clone(), q.own_amax.or(q.amax.first().copied())?)))
-        .collect();
-    amax.extend(network.trained_amax());
-    let weights = network.fixed_amax();
-    let mut quantized =
-        quantize::insert_qdq_with(&graph, &amax, &weights, &placement(&start.config))?;
-    quantized.warnings.clone_from(&start.quantized.warnings);
-    Ok(Trial {
-        config: start.config.clone(),
-        network: start.network,
-        pfn: start.pfn.clone(),
-        graph,
-        quantized,
-        key: start.key.clone(),
-        uncorrected: None,
-        sqnr: None,
-        training: None,
     })
 }
 

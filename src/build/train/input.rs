@@ -3,7 +3,7 @@
 //! Moves are those of mmdetection3d's `RandomFlip3D` and `GlobalRotScaleTrans`: flips along x and y, a turn about the
 //! vertical axis, a scale, and a shift. They apply to a whole scene, points and labels alike.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::pfn::PillarRows;
 use crate::boxes::Box3d;
@@ -15,6 +15,8 @@ use crate::model::Model;
 use crate::points::{Column, Layout, Transform};
 use crate::synth::Rng;
 
+/// Frames whose points give the size of each column.
+const SCALE_FRAMES: usize = 8;
 /// Greatest turn, in radians.
 const TURN: f64 = std::f64::consts::FRAC_PI_8;
 /// Greatest change of the scale.
@@ -154,9 +156,36 @@ impl FrameInput {
         Ok(pillars)
     }
 
-    /// Columns of the PFN's input.
-    pub(crate) fn columns(&self) -> usize {
-        self.model.pfn_in_features()
+    /// The factors that give each column of the PFN's input a standard deviation of 1 over the first frames.
+    ///
+    /// # Errors
+    /// As [`FrameInput::read`].
+    pub(crate) fn column_scale(&mut self, frames: &[PathBuf]) -> Result<Vec<f32>> {
+        let columns = self.model.pfn_in_features();
+        let mut sums = vec![[0.0f64; 2]; columns];
+        let mut rows = 0u32;
+        for frame in frames.iter().take(SCALE_FRAMES) {
+            let pillars = self.read(frame, &Move::default())?;
+            for row in pillars.rows.chunks_exact(columns) {
+                rows += 1;
+                for ([sum, square], &value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(value);
+                    *square += f64::from(value) * f64::from(value);
+                }
+            }
+        }
+        let count = f64::from(rows).max(1.0);
+        let scale = sums.iter().map(|[sum, square]| {
+            let mean = sum / count;
+            let deviation = (square / count - mean * mean).max(0.0).sqrt();
+            // A column that is the same everywhere has no size.
+            if deviation > 1e-6 {
+                (1.0 / deviation) as f32
+            } else {
+                1.0
+            }
+        });
+        Ok(scale.collect())
     }
 
     /// The way from the last frame that was read to the model, if they differ.

@@ -17,21 +17,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::kernels::{Outer, outer};
-use super::network::write_tensors;
+use super::network::{Network, write_tensors};
 use super::norm::{Norm, Rows};
 use super::params::{Params, Role};
 use crate::build::Result;
-use crate::build::import::UnfusedLayer;
+use crate::build::import::{LayerTensors, UnfusedLayer};
 use crate::build::onnx::Graph;
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
+use crate::model::{Pfn, PfnLayer};
 use crate::program::layout::LANES;
 use crate::synth::Rng;
 
 /// Rows in one task, and in one partial sum of the gradient of weights.
 const CHUNK: usize = 1024;
 
-/// The pillars of a batch: input rows, and how many each pillar has.
+/// The pillars of a frame: input rows, and how many each pillar has.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PillarRows {
     /// Cells of the pillars, `y · width + x`.
@@ -40,6 +41,13 @@ pub(crate) struct PillarRows {
     pub(crate) rows: Vec<f32>,
     /// Rows of each pillar.
     pub(crate) lengths: Vec<u32>,
+}
+
+impl PillarRows {
+    /// Bytes that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&self.cells[..]) + size_of_val(&self.rows[..]) + size_of_val(&self.lengths[..])
+    }
 }
 
 /// A layer, its parameters as numbers of tensors, and its values on the last batch.
@@ -76,12 +84,63 @@ pub(crate) struct PfnNetwork {
 }
 
 impl PfnNetwork {
-    /// Adds the parameters of the layers of `graph` to `params`. `scale` are the factors of the input's columns.
+    /// Adds the parameters of a PFN whose BatchNormalization is folded. Otherwise as [`PfnNetwork::new`].
     ///
     /// # Errors
-    /// [`crate::build::BuildError`] for a tensor that is not a constant.
+    /// As [`PfnNetwork::new`].
+    pub(crate) fn folded(
+        pfn: &Pfn,
+        scale: Vec<f32>,
+        params: &mut Params,
+        pool: Arc<Pool>,
+    ) -> Result<Self> {
+        let layers = pfn.layers.iter().enumerate().map(|(number, layer)| {
+            let tensors = LayerTensors {
+                weight: parameter(number, "weight"),
+                rows_are_outputs: true,
+                bias: Some(parameter(number, "bias")),
+                norm: None,
+            };
+            (layer.clone(), tensors)
+        });
+        Self::new(&|_| Ok(None), layers.collect(), scale, params, pool)
+    }
+
+    /// The PFN of the parameters, where no layer has a BatchNormalization.
+    pub(crate) fn pfn(&self, params: &Params) -> Pfn {
+        let layers = self.layers.iter().enumerate().map(|(number, layer)| {
+            let bias = layer.bias.map(|bias| params.values(bias).to_vec());
+            PfnLayer {
+                in_features: layer.inputs,
+                out_features: layer.outputs,
+                weight: self.weight(number, params),
+                bias: bias.unwrap_or_else(|| vec![0.0; layer.outputs]),
+            }
+        });
+        Pfn {
+            layers: layers.collect(),
+        }
+    }
+
+    /// The weight of a layer for columns as they are, `[output][input]`.
+    fn weight(&self, number: usize, params: &Params) -> Vec<f32> {
+        let layer = &self.layers[number];
+        let mut weight = params.values(layer.weight).to_vec();
+        if number == 0 {
+            for row in weight.chunks_exact_mut(layer.inputs) {
+                row.iter_mut().zip(&self.scale).for_each(|(w, s)| *w *= s);
+            }
+        }
+        weight
+    }
+
+    /// Adds the parameters of layers to `params`. `tensor` has the values of a tensor, and `scale` are the factors of the
+    /// input's columns.
+    ///
+    /// # Errors
+    /// Those of `tensor`.
     pub(crate) fn new(
-        graph: &Graph,
+        tensor: &dyn Fn(&str) -> Result<Option<Vec<f32>>>,
         layers: Vec<UnfusedLayer>,
         scale: Vec<f32>,
         params: &mut Params,
@@ -106,7 +165,7 @@ impl PfnNetwork {
                 Some(norm) => {
                     let mut numbers = [0; 4];
                     for (i, (part, role)) in NORM.into_iter().enumerate() {
-                        let values = graph.floats(&norm.names[i])?.map(|t| t.data);
+                        let values = tensor(&norm.names[i])?;
                         numbers[i] = params.push(&name(part), role, &values.unwrap_or_default());
                     }
                     Some(Norm::new(numbers, norm.epsilon, norm.momentum))
@@ -141,12 +200,7 @@ impl PfnNetwork {
     pub(crate) fn write(&self, params: &Params, graph: &mut Graph) -> Result<()> {
         let mut changed = BTreeMap::new();
         for (number, (layer, (_, tensors))) in self.layers.iter().zip(&self.tensors).enumerate() {
-            let mut weight = params.values(layer.weight).to_vec();
-            if number == 0 {
-                for row in weight.chunks_exact_mut(layer.inputs) {
-                    row.iter_mut().zip(&self.scale).for_each(|(w, s)| *w *= s);
-                }
-            }
+            let mut weight = self.weight(number, params);
             if !tensors.rows_are_outputs {
                 weight = transposed(&weight, layer.inputs);
             }
@@ -196,13 +250,42 @@ impl PfnNetwork {
         }
     }
 
+    /// Computes the features of frames into the input of the network behind it, whose parameters are its own.
+    pub(crate) fn fill(&mut self, frames: &[&PillarRows], network: &mut Network) {
+        let features = self.forward(frames, &mut network.params);
+        let channels = self.channels();
+        let input = network.batch(frames.len());
+        let mut rest = &features[..];
+        for (number, frame) in frames.iter().enumerate() {
+            let (own, others) = rest.split_at(frame.cells.len() * channels);
+            rest = others;
+            let cells = frame.cells.iter().map(|&cell| cell as usize);
+            input.set_pillars(number, cells.zip(own.chunks_exact(channels)));
+        }
+    }
+
+    /// The backward pass of that network and of this one, for the frames of [`PfnNetwork::fill`].
+    pub(crate) fn learn(&mut self, frames: &[&PillarRows], network: &mut Network) {
+        let Some(gradient) = network.backward(true) else {
+            return;
+        };
+        let mut features = Vec::new();
+        for (number, frame) in frames.iter().enumerate() {
+            for &cell in &frame.cells {
+                features.extend_from_slice(gradient.pixel(number, cell as usize));
+            }
+        }
+        network.give(gradient);
+        self.backward(&features, &mut network.params);
+    }
+
     /// Channels of a pillar's features.
-    pub(crate) fn channels(&self) -> usize {
+    fn channels(&self) -> usize {
         self.layers.last().map_or(0, |layer| layer.outputs)
     }
 
     /// Computes the features of all pillars of the frames, `[pillar][channel]`.
-    pub(crate) fn forward(&mut self, frames: &[&PillarRows], params: &mut Params) -> Vec<f32> {
+    fn forward(&mut self, frames: &[&PillarRows], params: &mut Params) -> Vec<f32> {
         self.starts.clear();
         self.starts.push(0);
         let mut end = 0;
@@ -242,7 +325,7 @@ impl PfnNetwork {
     }
 
     /// Adds the gradients of the parameters; `gradient` is that of the features.
-    pub(crate) fn backward(&mut self, gradient: &[f32], params: &mut Params) {
+    fn backward(&mut self, gradient: &[f32], params: &mut Params) {
         let rows = self.starts.last().copied().unwrap_or(0);
         let mut pillar_gradient = gradient.to_vec();
         // Gradient of the rows of a layer, which the next one reads; none behind the last.
@@ -501,7 +584,8 @@ mod tests {
         let mut params = Params::new(&path);
         let scale = (1..12).map(|i| 1.0 / i as f32).collect();
         let pool = Arc::new(Pool::new(threads));
-        let network = PfnNetwork::new(&graph, layers, scale, &mut params, pool).unwrap();
+        let tensor = |name: &str| Ok(graph.floats(name)?.map(|t| t.data));
+        let network = PfnNetwork::new(&tensor, layers, scale, &mut params, pool).unwrap();
         network.set_rates(&mut params, &|_| rate);
         (graph, network, params)
     }

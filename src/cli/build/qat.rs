@@ -62,6 +62,9 @@ struct TrainingArgs {
     /// Leave layers with this name as they are; `*` matches any text.
     #[arg(long, value_name = "GLOB")]
     freeze: Vec<String>,
+    /// Train the pillar feature network, too.
+    #[arg(long)]
+    train_pfn: bool,
     /// Steps between two measurements on the held-out frames [default: 100].
     #[arg(long, value_name = "N")]
     check: Option<u32>,
@@ -140,6 +143,9 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             Select::Map => "map",
         };
         overrides.set("qat.select", name);
+    }
+    if training.train_pfn {
+        overrides.set("qat.train_pfn", true);
     }
     for (key, value) in [
         ("qat.steps", training.steps),
