@@ -10,6 +10,8 @@ use crate::build::BuildError;
 use crate::build::calibrate::{CalibrationError, RangeError};
 #[cfg(feature = "build")]
 use crate::build::sensitivity::SensitivityError;
+#[cfg(feature = "build")]
+use crate::build::train::TrainingError;
 use crate::chain::Chain;
 use crate::engine::EngineError;
 use crate::engine::tensorrt::TensorRtError;
@@ -121,6 +123,11 @@ fn of_build(error: &BuildError) -> u8 {
         BuildError::Config(_) | BuildError::Exists { .. } => USAGE,
         BuildError::NoRange { .. } | BuildError::BadRange { .. } => CALIBRATION,
         BuildError::Engine { source, .. } => of_engine(source),
+        BuildError::Training(error) => match **error {
+            TrainingError::Gradients { .. } => CALIBRATION,
+            TrainingError::Features { .. } | TrainingError::Variances { .. } => USAGE,
+            TrainingError::Output { .. } => MODEL,
+        },
         _ => MODEL,
     }
 }

@@ -240,23 +240,34 @@ fn a_report_of_sensitivity_chooses_the_layers() {
         assert_eq!(found, expected);
     }
 
-    let refuse = |extra: &[&str], status| {
+    let refuse = |extra: &[&str]| {
         let all = [&base[..], extra, &["--out", "x.plan"]].concat();
-        refused(path, &all, status)
+        refused(path, &all, 6)
     };
-    let both = ["--sensitivity", "r.json", "--train-layers", "*"];
-    assert!(refuse(&both, 2).contains("cannot be used with"));
-    let share = ["--sensitivity", "r.json", "--train-share", "0"];
-    assert!(refuse(&share, 2).contains("above 0"));
+    for (extra, expected) in [
+        (["--train-layers", "*"], "cannot be used with"),
+        (["--train-share", "0"], "above 0"),
+    ] {
+        let all = [
+            &base[..],
+            &["--sensitivity", "r.json", "--out", "x.plan"],
+            &extra,
+        ]
+        .concat();
+        let run = toy::build(path, &all);
+        let message = String::from_utf8(run.stderr).unwrap();
+        assert_eq!(run.status.code(), Some(2), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
     let mut cut = report.clone();
     cut.as_object_mut().unwrap().remove("ranking");
     std::fs::write(path.join("cut.json"), cut.to_string()).unwrap();
-    let cut = refuse(&["--sensitivity", "cut.json"], 4);
+    let cut = refuse(&["--sensitivity", "cut.json"]);
     assert!(cut.contains("cut.json: the report is incomplete"), "{cut}");
     let mut other = report.clone();
     other["inputs"]["model.toml"] = "0123".into();
     std::fs::write(path.join("other.json"), other.to_string()).unwrap();
-    let other = refuse(&["--sensitivity", "other.json"], 4);
+    let other = refuse(&["--sensitivity", "other.json"]);
     assert!(
         other.contains("another model: model.toml was 0123"),
         "{other}"

@@ -190,11 +190,15 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         let layers = report.least_sensitive(training.train_share);
         overrides.set("qat.train_layers", layers);
     }
-    quantize::write(&mut folder, &args.options, &overrides, Some(paths))
+    let outcome = quantize::write(&mut folder, &args.options, &overrides, Some(paths))?;
+    if let (Some(path), Some(training)) = (paths.plot, &outcome.record.training) {
+        plot(training, &outcome.steps_trained).write(path)?;
+    }
+    Ok(())
 }
 
 /// Draws a training. `rows` are those of its table.
-pub(super) fn plot(training: &Training, rows: &[[f64; 5]]) -> Plot {
+fn plot(training: &Training, rows: &[[f64; 5]]) -> Plot {
     let column = |i: usize| -> Vec<[f64; 2]> { rows.iter().map(|row| [row[0], row[i]]).collect() };
     let Training {
         frames,

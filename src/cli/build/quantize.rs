@@ -103,14 +103,15 @@ pub(super) fn quantize(folder: &mut Folder, args: &Options) -> crate::Result<()>
     let mut overrides = overrides(args)?;
     // A configuration may serve `cp-build qat`, too.
     overrides.remove("qat");
-    write(folder, args, &overrides, None)
+    write(folder, args, &overrides, None)?;
+    Ok(())
 }
 
 /// What a training reads and writes.
 #[derive(Clone, Copy, Default)]
 pub(super) struct TrainingPaths<'a> {
     pub(super) files: TrainingFiles<'a>,
-    /// Picture of the training to write.
+    /// Picture of the training, which the caller of [`write`] writes.
     pub(super) plot: Option<&'a Path>,
     /// Report that chose the layers to train.
     pub(super) sensitivity: Option<&'a Path>,
@@ -122,7 +123,7 @@ pub(super) fn write(
     args: &Options,
     overrides: &ConfigOverrides,
     training: Option<TrainingPaths<'_>>,
-) -> crate::Result<()> {
+) -> crate::Result<Outcome> {
     let accuracy = args.accuracy.as_deref().map(Accuracy::read).transpose()?;
     args.input.check()?;
     let TrainingPaths {
@@ -188,10 +189,8 @@ pub(super) fn write(
         quantization: Some(outcome.record.clone()),
     };
     folder.write_cpu(&args.out, network, accuracy)?;
-    if let (Some(path), Some(training)) = (plot, &outcome.record.training) {
-        super::qat::plot(training, &outcome.steps_trained).write(path)?;
-    }
-    super::print(&summary(&args.out, &outcome)?)
+    super::print(&summary(&args.out, &outcome)?)?;
+    Ok(outcome)
 }
 
 /// The options of the configuration file, overridden by flags.
