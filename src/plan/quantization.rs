@@ -97,6 +97,9 @@ pub struct Quantizer {
     pub layer: Option<String>,
     /// Activation or weight.
     pub kind: QuantizerKind,
+    /// Bits of its codes: 8, or 4 for weights.
+    #[serde(default = "eight_bits", skip_serializing_if = "is_eight_bits")]
+    pub bits: u8,
     /// The channel axis if `amax` is per channel; `None` if it is per tensor.
     pub axis: Option<usize>,
     /// Largest magnitude that codes represent: one value, or one per channel.
@@ -110,6 +113,19 @@ pub struct Quantizer {
     pub saturated: Option<f64>,
     /// Names of the layers that read the tensor through the pair.
     pub readers: Vec<String>,
+}
+
+fn eight_bits() -> u8 {
+    8
+}
+
+/// Whether a number of bits is the default, which is not written.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_eight_bits(bits: &u8) -> bool {
+    *bits == 8
 }
 
 /// The kind of tensor that a pair quantises.

@@ -18,6 +18,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::rounding;
 use super::workbench::{Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
 use crate::boxes::Box3d;
@@ -392,11 +393,12 @@ impl Workbench<'_> {
 
     /// The trainable form of a trial's network, with the rates of its parameters.
     fn network_to_train(&self, trial: &Trial, options: &QatConfig) -> Result<Network> {
+        let bits = rounding::bits(&trial.quantized.quantizers);
         let mut network = Network::new(
             &trial.quantized.graph,
             Some(&trial.graph),
             options.weight_scales,
-            &|_| 8,
+            &|weight| bits.get(weight).copied().unwrap_or(8),
             self.pool.clone(),
         )?;
         let matches = |globs: &[String], name: &str| {
@@ -443,7 +445,7 @@ impl Workbench<'_> {
             .filter_map(|q| Some((q.tensor.clone(), q.own_amax.or(q.amax.first().copied())?)))
             .collect();
         amax.extend(network.trained_amax());
-        let weights = network.fixed_amax();
+        let weights = rounding::with_ranges(&start.quantized.quantizers, network.fixed_amax());
         let mut quantized =
             quantize::insert_qdq_with(&graph, &amax, &weights, &placement(&start.config))?;
         quantized.warnings.clone_from(&start.quantized.warnings);

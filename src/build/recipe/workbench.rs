@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::rounding::{self, Start};
 use super::split::Split;
 use super::{Job, Outcome, Progress};
 use crate::build::Result;
@@ -11,7 +12,7 @@ use crate::build::bias::{self, Collector};
 use crate::build::calibrate::{self, AmaxMethod, Calibration, CalibrationKey, Counted, Occupancy};
 use crate::build::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, FramesConfig, PfnPolicy,
-    PlacementConfig,
+    PlacementConfig, Rounding,
 };
 use crate::build::equalize::{self, Levels};
 use crate::build::onnx::Graph;
@@ -25,7 +26,7 @@ use crate::plan::{Calibrated, Candidate, Quantization, Training};
 use crate::program::Payload;
 
 /// Maximum number of frames for mean errors; more frames do not change the mean.
-const BIAS_FRAMES: usize = 32;
+pub(super) const BIAS_FRAMES: usize = 32;
 
 /// A network and its calibration, shared by all candidates with the same alpha and PFN policy.
 pub(super) struct CalibratedNetwork {
@@ -202,18 +203,31 @@ impl<'a> Workbench<'a> {
             }
             amax.insert(tensor, found.amax);
         }
-        let mut quantized = quantize::insert_qdq(&network.graph, &amax, &placement)?;
         let (mut graph, mut pfn) = (network.graph.clone(), network.pfn.clone());
         if config.equalize.background {
+            let quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
             let levels = levels(network, &quantized.quantizers);
             (graph, pfn) = equalize::align(&graph, &pfn, &levels)?;
-            // The weights have other ranges now.
-            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
+        // From here on the weights keep their ranges.
+        let float = graph.clone();
+        let (mut formats, unmatched) = rounding::formats(&graph, &config.weights)?;
+        warnings.extend(unmatched);
+        if config.weights.rounding != Rounding::Nearest {
+            let start = Start {
+                graph: &float,
+                pfn: &pfn,
+                amax: &amax,
+                placement: &placement,
+            };
+            (graph, formats) = self.rounded(config, start, formats)?;
+        }
+        let mut quantized = quantize::insert_qdq_with(&graph, &amax, &formats, &placement)?;
         if config.bias_correction != BiasCorrection::Off {
-            let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
+            let networks = [&float, &graph];
+            let errors = self.mean_errors(config, networks, &pfn, &quantized.quantizers)?;
             bias::correct(&mut graph, &errors)?;
-            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
+            quantized = quantize::insert_qdq_with(&graph, &amax, &formats, &placement)?;
         }
         let network = &self.networks[at];
         quantized.warnings.extend(warnings);
@@ -235,15 +249,16 @@ impl<'a> Workbench<'a> {
         })
     }
 
-    /// The mean error of each output channel, by the convolution's output.
+    /// The mean error of each output channel, by the convolution's output, of the float network and the one that codes come
+    /// from.
     fn mean_errors(
         &self,
         config: &Config,
-        graph: &Graph,
+        [graph, coded]: [&Graph; 2],
         pfn: &Pfn,
         quantizers: &[Quantizer],
     ) -> Result<BTreeMap<String, Vec<f64>>> {
-        let mut collector = Collector::new(graph, quantizers)?;
+        let mut collector = Collector::new(graph, coded, quantizers)?;
         let mut runner = self.runner(pfn, compile::cpu(graph)?)?;
         if config.bias_correction == BiasCorrection::Background {
             runner.run_read(Some(&mut |name, view| {
@@ -317,6 +332,7 @@ impl<'a> Workbench<'a> {
         if trial.config.equalize.background {
             steps.push("aligned the background of each channel with the codes".to_owned());
         }
+        steps.extend(rounding::line(&trial.config.weights));
         if trial.config.bias_correction != BiasCorrection::Off {
             steps.push("took mean errors off the biases".to_owned());
         }

@@ -9,7 +9,7 @@
 //! training gives the same bytes each time, for any number of threads and on every instruction set.
 
 mod conv;
-mod kernels;
+pub(crate) mod kernels;
 pub(crate) mod loss;
 mod map;
 pub(crate) mod network;
