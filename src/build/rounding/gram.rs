@@ -133,11 +133,7 @@ impl Gram {
             pairs.map(|(a, b)| share * a + (1.0 - share) * b).collect()
         };
         let all = (occupied.all + others.all).max(1);
-        let centre = match if tmp("CP_NOC", 0.0) > 0.0 {
-            BiasCorrection::Off
-        } else {
-            centre
-        } {
+        let centre = match centre {
             BiasCorrection::Off => vec![0.0; column],
             BiasCorrection::All => blend(occupied.all as f64 / all as f64),
             BiasCorrection::Occupied => blend(1.0),
@@ -146,10 +142,7 @@ impl Gram {
         let shares = match (occupied.cells, others.cells) {
             (0, _) => [0.0, 1.0],
             (_, 0) => [1.0, 0.0],
-            _ => {
-                let b = tmp("CP_BG", BACKGROUND);
-                [1.0 - b, b]
-            }
+            _ => [1.0 - BACKGROUND, BACKGROUND],
         };
         let mut matrix = vec![0.0; column * column];
         for ((sums, mean), share) in self.sums.iter().zip(&means).zip(shares) {
@@ -304,11 +297,7 @@ impl Hessian {
     pub(super) fn damping(&self) -> f64 {
         let sum: f64 = (0..self.size).map(|i| self.matrix[i * self.size + i]).sum();
         let mean = sum / self.size.max(1) as f64;
-        if mean > 0.0 {
-            tmp("CP_DAMP", DAMPING) * mean
-        } else {
-            1.0
-        }
+        if mean > 0.0 { DAMPING * mean } else { 1.0 }
     }
 }
 
@@ -338,11 +327,4 @@ pub(super) fn add_multiple(isa: Isa, sums: &mut [f64], values: &[f64], factor: f
             factor,
         },
     );
-}
-
-pub(super) fn tmp(name: &str, d: f64) -> f64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(d)
 }

