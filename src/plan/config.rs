@@ -16,8 +16,7 @@ pub struct Config {
     pub equalize: EqualizeConfig,
     /// Which layers to quantise.
     pub placement: PlacementConfig,
-    /// How to round the weights. Manifests leave out the default, which older plans have.
-    #[serde(skip_serializing_if = "WeightsConfig::is_default")]
+    /// How to round the weights.
     pub weights: WeightsConfig,
     /// Which frames to calibrate and measure on.
     pub frames: FramesConfig,
@@ -188,12 +187,6 @@ impl Default for WeightsConfig {
             rounding: Rounding::Nearest,
             search: true,
         }
-    }
-}
-
-impl WeightsConfig {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
     }
 }
 

@@ -10,8 +10,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::PathBuf;
 
-use super::workbench::{BIAS_FRAMES, Workbench};
+use super::Progress;
 use crate::build::calibrate::Occupancy;
 use crate::build::config::{Config, Rounding, WeightsConfig};
 use crate::build::onnx::make::put_initializers;
@@ -22,13 +23,25 @@ use crate::build::quantize::{
 };
 use crate::build::rounding::gram::Gram;
 use crate::build::rounding::{self, Layer, Options, Rounded};
-use crate::build::runner::Bev;
+use crate::build::runner::{Bev, Runner};
 use crate::build::{Result, bias, compile};
+use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
-use crate::model::Pfn;
+use crate::model::{Grid, Pfn};
+use crate::program::Payload;
 
 /// Most bytes of Gram matrices in memory, unless one layer needs more.
 const GRAM_BYTES: usize = 1 << 30;
+
+/// What it takes to choose codes.
+pub(super) struct Chooser<'a> {
+    pub(super) grid: &'a Grid,
+    pub(super) frames: &'a [PathBuf],
+    pub(super) pool: &'a Pool,
+    pub(super) progress: &'a dyn Progress,
+    /// Makes a network ready to run.
+    pub(super) runner: &'a dyn Fn(&Pfn, Payload) -> Result<Runner>,
+}
 
 /// The float network to round, with the ranges of its maps.
 pub(super) struct Start<'a> {
@@ -113,12 +126,12 @@ pub(super) fn with_ranges(
     formats.collect()
 }
 
-impl Workbench<'_> {
+impl Chooser<'_> {
     /// The network with weights whose nearest codes are the chosen ones, and their formats.
     ///
     /// # Errors
     /// [`crate::build::BuildError`] for the network, [`crate::points::FrameError`] for the frames.
-    pub(super) fn rounded(
+    pub(super) fn choose(
         &self,
         config: &Config,
         start: Start<'_>,
@@ -158,7 +171,7 @@ impl Workbench<'_> {
                     amax,
                     shift,
                     errors: [before, after],
-                } = rounding::round(layer, &weight.data, &hessians, options, &self.pool);
+                } = rounding::round(layer, &weight.data, &hessians, options, self.pool);
                 log::info!(
                     "{}: squared error of the output {:.3} of that of nearest codes",
                     layer.name,
@@ -184,10 +197,9 @@ impl Workbench<'_> {
     }
 
     /// The pillars of the first calibration frames.
-    fn inputs(&self, pfn: &Pfn, payload: crate::program::Payload) -> Result<Vec<Bev>> {
-        let mut runner = self.runner(pfn, payload)?;
-        let frames = self.split.calibration.iter().take(BIAS_FRAMES);
-        let each = frames.map(|frame| {
+    fn inputs(&self, pfn: &Pfn, payload: Payload) -> Result<Vec<Bev>> {
+        let mut runner = (self.runner)(pfn, payload)?;
+        let each = self.frames.iter().map(|frame| {
             runner.read(frame)?;
             Ok(runner.bev())
         });
@@ -199,7 +211,7 @@ impl Workbench<'_> {
         &self,
         layers: &[Layer],
         pfn: &Pfn,
-        payload: crate::program::Payload,
+        payload: Payload,
         frames: &[Bev],
     ) -> Result<BTreeMap<String, Gram>> {
         let isa = Isa::best()?;
@@ -212,8 +224,8 @@ impl Workbench<'_> {
                 place.insert(Gram::new(&layer.geometry, isa));
             }
         }
-        let mut runner = self.runner(pfn, payload)?;
-        let mut occupancy = Occupancy::new(&self.job.folder.model.grid);
+        let mut runner = (self.runner)(pfn, payload)?;
+        let mut occupancy = Occupancy::new(self.grid);
         for frame in frames {
             runner.put(frame);
             let cells: Vec<u32> = frame.pillars().map(|(cell, _)| cell as u32).collect();
@@ -221,7 +233,7 @@ impl Workbench<'_> {
             runner.run_codes(&mut |name, codes, layout| {
                 for site in readers.get(name).map_or(&[][..], |sites| sites) {
                     if let Some(gram) = grams.get_mut(site) {
-                        gram.add(codes, layout, &mut occupancy, &self.pool);
+                        gram.add(codes, layout, &mut occupancy, self.pool);
                     }
                 }
             })?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::rounding::{self, Start};
+use super::rounding::{self, Chooser, Start};
 use super::split::Split;
 use super::{Job, Outcome, Progress};
 use crate::build::Result;
@@ -25,8 +25,8 @@ use crate::model::Pfn;
 use crate::plan::{Calibrated, Candidate, Quantization, Training};
 use crate::program::Payload;
 
-/// Maximum number of frames for mean errors; more frames do not change the mean.
-pub(super) const BIAS_FRAMES: usize = 32;
+/// Maximum number of frames for mean errors and for the codes of weights; more frames do not change the means.
+const BIAS_FRAMES: usize = 32;
 
 /// A network and its calibration, shared by all candidates with the same alpha and PFN policy.
 pub(super) struct CalibratedNetwork {
@@ -220,7 +220,15 @@ impl<'a> Workbench<'a> {
                 amax: &amax,
                 placement: &placement,
             };
-            (graph, formats) = self.rounded(config, start, formats)?;
+            let frames = &self.split.calibration;
+            let chooser = Chooser {
+                grid: &self.job.folder.model.grid,
+                frames: &frames[..frames.len().min(BIAS_FRAMES)],
+                pool: &self.pool,
+                progress: self.progress,
+                runner: &|pfn, payload| self.runner(pfn, payload),
+            };
+            (graph, formats) = chooser.choose(config, start, formats)?;
         }
         let mut quantized = quantize::insert_qdq_with(&graph, &amax, &formats, &placement)?;
         if config.bias_correction != BiasCorrection::Off {

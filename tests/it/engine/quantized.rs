@@ -7,7 +7,7 @@ use super::naive_int8::{self, Map};
 use super::{engine, run};
 use crate::engine_net::{Conv, Net, Op, Random};
 use centerpoint::internals::engine::cpu::Isa;
-use centerpoint::internals::program::Program;
+use centerpoint::internals::program::{Payload, Program};
 
 /// A network under construction with all its values, which determine the ranges.
 pub(super) struct Draft {
@@ -404,21 +404,25 @@ fn packed_weights_have_half_the_bytes_and_no_other_length() {
 /// A small file cannot ask for much memory by naming the same bytes again and again.
 #[test]
 fn packed_weights_that_overlap_are_refused() {
-    let payload = random_net_of(3, false, 7).net.payload().unwrap();
-    let mut json = serde_json::to_value(&payload.program).unwrap();
-    let ops = json["ops"].as_array_mut().unwrap();
-    let conv = ops.iter().find(|op| op["kind"]["conv"]["weight_bits"] == 4);
-    let conv = conv.unwrap().clone();
+    let payloads = (0..).map(|seed| random_net_of(seed, false, 7).net.payload().unwrap());
+    let large = |payload: Payload| {
+        let json = serde_json::to_value(&payload.program).unwrap();
+        let ops = json["ops"].as_array().unwrap().clone();
+        let large = |op: &serde_json::Value| {
+            let conv = &op["kind"]["conv"];
+            let len = conv["phases"][0]["weights"]["len"].as_u64();
+            conv["weight_bits"] == 4 && len >= Some(1024)
+        };
+        let conv = ops.into_iter().find(large)?;
+        Some((payload, json, conv))
+    };
+    let (payload, mut json, conv) = payloads.filter_map(large).next().unwrap();
     let output = conv["output"].as_u64().unwrap() as usize;
     // Each copy writes a tensor of its own and reads its weights 64 bytes later.
     let tensor = json["tensors"][output].clone();
     let mut weights = payload.weights;
     let first = weights.len().next_multiple_of(64);
     weights.resize(first + 64 * 1000, 0);
-    let len = conv["kind"]["conv"]["phases"][0]["weights"]["len"]
-        .as_u64()
-        .unwrap() as usize;
-    assert!(len >= 256, "{len}");
     for copy in 0..900 {
         let mut conv = conv.clone();
         let tensors = json["tensors"].as_array_mut().unwrap();
