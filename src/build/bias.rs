@@ -28,6 +28,7 @@ use super::onnx::make::put_initializers;
 use super::onnx::proto::TensorProto;
 use super::onnx::{Graph, Shapes, Window, tensor};
 use super::quantize::{Quantizer, QuantizerKind};
+use crate::build::quantize::pairs::WeightValues;
 use crate::map::{MapView, quantize};
 
 /// Sums the inputs of the INT8 convolutions of one network.
@@ -57,11 +58,12 @@ struct ConvSums {
 
 impl Collector {
     /// Observes the convolutions of `graph` that `quantizers` make INT8: those whose weight and input
-    /// are both quantised.
+    /// are both quantised. `coded` is the same network with the weights that codes come from, which rounding may have
+    /// moved.
     ///
     /// # Errors
     /// [`super::BuildError`] for malformed nodes and tensors.
-    pub(crate) fn new(graph: &Graph, quantizers: &[Quantizer]) -> Result<Self> {
+    pub(crate) fn new(graph: &Graph, coded: &Graph, quantizers: &[Quantizer]) -> Result<Self> {
         let shapes = Shapes::infer(graph, &[])?;
         let quantizer = |kind: QuantizerKind, tensor: &str| {
             let mut all = quantizers.iter();
@@ -78,13 +80,16 @@ impl Collector {
             ) else {
                 continue;
             };
-            let (Some(&[amax]), Some(weight)) =
-                (activation.amax.get(..), graph.array(weight_name)?)
-            else {
+            let (Some(&[amax]), Some(weight), Some(moved)) = (
+                activation.amax.get(..),
+                graph.array(weight_name)?,
+                coded.array(weight_name)?,
+            ) else {
                 continue;
             };
-            let (Ok(weight), Some(&[_, channels, h, w]), Some(&[_, _, rows, columns])) = (
+            let (Ok(weight), Ok(moved), Some(&[_, channels, h, w]), Some(&[_, _, rows, columns])) = (
                 weight.into_dimensionality::<Ix4>(),
+                moved.into_dimensionality::<Ix4>(),
                 shapes.get(input),
                 shapes.get(output),
             ) else {
@@ -98,7 +103,7 @@ impl Collector {
                 .push(convs.len());
             convs.push(ConvSums {
                 output: output.to_owned(),
-                rounded: rounded(&weight, &weights.amax),
+                rounded: rounded(&moved, weights),
                 weight,
                 scale: calibrate::scale(amax),
                 window,
@@ -201,14 +206,21 @@ impl ConvSums {
     }
 }
 
-/// The weights of a Conv rounded to the values of their codes. `amax` has one value, or one per output
-/// channel.
-fn rounded(weight: &Array4<f32>, amax: &[f32]) -> Array4<f32> {
+/// The weights of a Conv as their codes have them.
+fn rounded(weight: &Array4<f32>, quantizer: &Quantizer) -> Array4<f32> {
+    let values: Vec<f32> = weight.iter().copied().collect();
+    let coded = WeightValues {
+        dims: weight.shape(),
+        values: &values,
+        axis: 0,
+        amax: &quantizer.amax,
+        bits: quantizer.bits,
+    };
+    let (codes, scales) = (coded.codes(), coded.scales());
     let mut rounded = weight.clone();
-    for (o, mut channel) in rounded.outer_iter_mut().enumerate() {
-        let amax = amax.get(o).or(amax.first()).copied().unwrap_or(0.0);
-        let scale = calibrate::scale(amax);
-        channel.mapv_inplace(|w| f32::from(quantize(w, scale)) * scale);
+    let inner = (codes.len() / rounded.dim().0.max(1)).max(1);
+    for (i, (value, code)) in rounded.iter_mut().zip(codes).enumerate() {
+        *value = f32::from(code) * scales[i / inner % scales.len().max(1)];
     }
     rounded
 }

@@ -23,6 +23,13 @@
 //! deconvolutions = true         # quantise deconvolutions, as 1×1 convolution and shuffle
 //! pfn = "float"                 # or "weights": round the PFN's weights to INT8, compute in float
 //!
+//! [weights]
+//! bits = 8                      # bits of the weights' codes, or 4
+//! four_bits = []                # globs of layers with 4 bits
+//! eight_bits = []               # globs of layers with 8 bits, which win over those with 4
+//! rounding = "nearest"          # or "gptq", "adaround": by the error of the layer's output
+//! search = true                 # search the ranges of weights of 4 bits; false: the greatest absolute weight
+//!
 //! [frames]
 //! limit = 0                     # maximum number of frames, chosen at random; 0 is all
 //! seed = 0                      # for that choice
@@ -30,7 +37,7 @@
 //! ```
 //!
 //! Missing keys have the values above, which measured best on the demo model. Command-line flags override single
-//! keys. The recipe `nvidia` fixes everything except `skip` and `frames`; with `best`, a key that is set applies to
+//! keys. The recipe `nvidia` fixes everything except `skip`, `weights` and `frames`; with `best`, a key that is set applies to
 //! every candidate. The plan's manifest stores the complete effective configuration.
 
 mod error;
@@ -41,7 +48,7 @@ pub(crate) use error::ConfigError;
 
 pub(crate) use crate::plan::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, EqualizeConfig, FramesConfig,
-    PfnPolicy, PlacementConfig, QatConfig,
+    PfnPolicy, PlacementConfig, QatConfig, Rounding, WeightsConfig,
 };
 pub use crate::plan::config::{Config, Recipe};
 use crate::plan::config::{Curve, QatLoss, WeightScales};
@@ -55,7 +62,10 @@ const FOREIGN: [(&str, &str); 6] = [
     ),
     ("unsigned", "codes are always signed, -127 to 127"),
     ("narrow_range", "codes are always -127 to 127"),
-    ("num_bits", "codes always have 8 bits"),
+    (
+        "num_bits",
+        "codes of activations always have 8 bits; those of weights have `weights.bits`",
+    ),
     ("num_bins", "the key is `bins`"),
     (
         "axis",
@@ -181,7 +191,7 @@ impl ConfigOverrides {
         Ok(config)
     }
 
-    /// Like [`ConfigOverrides::apply_to`], for a recipe that fixes everything except its name, the frames and
+    /// Like [`ConfigOverrides::apply_to`], for a recipe that fixes everything except its name, the frames, the weights and
     /// `placement.skip`.
     ///
     /// # Errors
@@ -194,6 +204,7 @@ impl ConfigOverrides {
                 skip: config.placement.skip.clone(),
                 ..base.placement.clone()
             },
+            weights: config.weights.clone(),
             frames: config.frames.clone(),
             qat: config.qat.clone(),
             ..base.clone()
@@ -255,6 +266,12 @@ impl Config {
             "equalize.alpha",
             alpha.to_string(),
             "0 to 1",
+        )?;
+        check(
+            matches!(self.weights.bits, 4 | 8),
+            "weights.bits",
+            self.weights.bits.to_string(),
+            "4 or 8",
         )?;
         if let Some(qat) = &self.qat {
             qat.check(&check)?;
@@ -329,6 +346,7 @@ impl Config {
                 parts.push(label.to_owned());
             }
         }
+        parts.extend(self.weights.label());
         parts.join(", ")
     }
 
@@ -336,6 +354,35 @@ impl Config {
     pub fn to_toml(&self) -> String {
         // Numbers, strings and lists can always be serialised.
         toml::to_string(self).unwrap_or_default()
+    }
+}
+
+impl WeightsConfig {
+    /// What differs from 8 bits and nearest codes: `4-bit weights, gptq`.
+    fn label(&self) -> Vec<String> {
+        let mut parts = Vec::new();
+        let others = |globs: &[String], bits: u8| match globs {
+            [] => String::new(),
+            globs => format!(", {bits} in {}", globs.join(" ")),
+        };
+        let (four, eight) = (&self.four_bits[..], &self.eight_bits[..]);
+        match self.bits {
+            4 => parts.push(format!("4-bit weights{}", others(eight, 8))),
+            _ if !four.is_empty() => {
+                let but = others(eight, 8);
+                parts.push(format!("4-bit weights in {}{but}", four.join(" ")));
+            }
+            _ => {}
+        }
+        if !self.search && !parts.is_empty() {
+            parts.push("greatest weights".to_owned());
+        }
+        match self.rounding {
+            Rounding::Nearest => {}
+            Rounding::Gptq => parts.push("gptq".to_owned()),
+            Rounding::Adaround => parts.push("adaround".to_owned()),
+        }
+        parts
     }
 }
 

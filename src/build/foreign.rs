@@ -20,6 +20,7 @@ use super::calibrate::scale;
 use super::onnx::proto::{NodeProto, TensorProto};
 use super::onnx::tensor::{self, Tensor, element, from_array, from_codes, from_floats};
 use super::onnx::{Graph, Node, make, shapes};
+use super::quantize::pairs::quantized;
 use super::simplify::{replace_by_initializers, simplify};
 use crate::map::quantize;
 
@@ -170,16 +171,12 @@ fn weight(graph: &Graph, pair: Node<'_>) -> Result<Option<Tensor<f32>>> {
             ) else {
                 return Ok(None);
             };
-            let Some(&channels) = float.dims.first().filter(|&&n| n == scales.data.len()) else {
+            if float.dims.first() != Some(&scales.data.len()) {
                 return Ok(None);
-            };
-            let inner = (float.data.len() / channels.max(1)).max(1);
-            let code = |(i, &value): (usize, &f32)| {
-                let scale = scales.data.get(i / inner).copied().unwrap_or(1.0);
-                i64::from(quantize(value, scale))
-            };
+            }
+            let codes = quantized(&float.data, &float.dims, 0, &scales.data);
             Tensor {
-                data: float.data.iter().enumerate().map(code).collect(),
+                data: codes.map(i64::from).collect(),
                 dims: float.dims,
             }
         }

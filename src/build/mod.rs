@@ -36,6 +36,7 @@ pub(crate) mod onnx;
 pub(crate) mod pack;
 pub(crate) mod quantize;
 pub(crate) mod recipe;
+mod rounding;
 mod runner;
 pub(crate) mod sensitivity;
 pub(crate) mod simplify;

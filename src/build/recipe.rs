@@ -3,7 +3,8 @@
 //! ```text
 //! float network ─┬───────────────────── calibrate ─┐
 //!                └─ equalize (by alpha) calibrate ─┴─ for each candidate: ranges ─ align background
-//!                       ─ mean errors ─ bias correction ─ quantize ─ compile ─ SQNR on held-out frames
+//!                       ─ codes of weights ─ mean errors ─ bias correction ─ quantize ─ compile
+//!                       ─ SQNR on held-out frames
 //! ```
 //!
 //! | recipe | |
@@ -12,6 +13,8 @@
 //! | `best` | the one of [`candidates`] with the highest [`Sqnr::figure`](super::sqnr::Sqnr::figure) |
 //! | `custom` | the configuration as it is |
 //!
+//! The candidates of `best` have nearest codes; the chosen one is then rounded as the configuration says.
+//!
 //! Every k-th frame is held out of calibration, to measure on. Network, frames and configuration determine the
 //! result to the last byte, for any number of threads. The network is calibrated only once for each alpha. Only
 //! the current and the best candidate are in memory.
@@ -19,6 +22,7 @@
 pub(crate) mod float;
 mod frames;
 mod qat;
+mod rounding;
 mod split;
 mod training;
 mod workbench;
@@ -31,7 +35,7 @@ pub(crate) use self::workbench::Workbench;
 use super::calibrate::{self, CalibrationError};
 use super::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, ConfigError,
-    ConfigOverrides, EqualizeConfig, PlacementConfig, Recipe,
+    ConfigOverrides, EqualizeConfig, PlacementConfig, Recipe, Rounding,
 };
 use super::folder::Folder;
 use super::quantize::Quantized;
@@ -204,8 +208,14 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     }
     let mut best: Option<Trial> = None;
     let mut candidates = Vec::with_capacity(configs.len());
+    let chosen_only = configs.len() > 1;
     for config in &configs {
-        let mut trial = bench.trial(config)?;
+        let mut config = config.clone();
+        if chosen_only {
+            // Other codes take minutes, and candidates differ in other things.
+            config.weights.rounding = Rounding::Nearest;
+        }
+        let mut trial = bench.trial(&config)?;
         if let Some(reference) = &reference {
             let sqnr = bench.measure(&trial, reference)?;
             candidates.push(Candidate {
@@ -227,6 +237,21 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let Some(mut best) = best else {
         return Err(CalibrationError::NoFrames.into());
     };
+    for candidate in &mut candidates {
+        candidate.chosen = candidate.name == best.config.label();
+    }
+    let rounding = configs
+        .first()
+        .map_or(Rounding::Nearest, |c| c.weights.rounding);
+    if best.config.weights.rounding != rounding {
+        let mut config = best.config.clone();
+        config.weights.rounding = rounding;
+        best = bench.trial(&config)?;
+        best.sqnr = match &reference {
+            Some(reference) => Some(bench.measure(&best, reference)?),
+            None => None,
+        };
+    }
     if let (Some(files), Some(qat)) = (job.training, best.config.qat.clone()) {
         best = bench.train(best, reference.as_ref(), &qat, files)?;
     }
@@ -236,9 +261,6 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
             frames: sqnr.frames,
             least: LEAST_SQNR,
         })?;
-    }
-    for candidate in &mut candidates {
-        candidate.chosen = candidate.name == best.config.label();
     }
     if configs.len() == 1 {
         candidates.clear();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::calibrate::CalibrationError;
 use super::{BuildError, Result};
 use crate::cpu::{self, Pool};
-use crate::engine::cpu::{CpuEngine, Observer, Options};
+use crate::engine::cpu::{CodeObserver, CpuEngine, Observer, Options};
 use crate::engine::{Engine, check_input};
 use crate::model::{Model, Pfn};
 use crate::points::{self, FrameError, Layout, Mounting, PointCloud, ReadOptions, Transform};
@@ -192,6 +192,14 @@ impl Runner {
             None => self.engine.run()?,
         }
         Ok(())
+    }
+
+    /// Runs the network on the input that was read or put last, and shows every map of codes to `observer`.
+    ///
+    /// # Errors
+    /// [`crate::engine::EngineError`] where the engine fails.
+    pub(crate) fn run_codes(&mut self, observer: &mut CodeObserver<'_>) -> Result<()> {
+        Ok(self.engine.run_with_codes(observer)?)
     }
 
     /// The engine with the last frame's outputs.

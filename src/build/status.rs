@@ -40,13 +40,15 @@ pub(crate) fn quantizers(quantizers: &[Quantizer]) -> String {
     }
     text += &aligned(&rows);
     let _ = writeln!(text, "\n---- {weights} Weight Quantizer(s) ----");
-    let mut rows = vec![row(["layer", "axis", "channels", "min", "median", "max"])];
+    let mut rows = vec![row([
+        "layer", "bits", "axis", "channels", "min", "median", "max",
+    ])];
     for quantizer in select(QuantizerKind::Weight) {
         let layer = quantizer.layer.as_ref().unwrap_or(&quantizer.tensor);
         let axis = quantizer
             .axis
             .map_or("-".to_owned(), |axis| axis.to_string());
-        let mut cells = vec![layer.clone(), axis];
+        let mut cells = vec![layer.clone(), quantizer.bits.to_string(), axis];
         cells.extend(channels(&quantizer.amax));
         rows.push(cells);
     }
@@ -171,6 +173,7 @@ mod tests {
             tensor: "conv.weight".into(),
             layer: Some("conv".into()),
             kind: QuantizerKind::Weight,
+            bits: 8,
             axis: Some(0),
             amax: amax.to_vec(),
             own_amax: None,
@@ -186,7 +189,10 @@ mod tests {
         let text = quantizers(&[weight(&amax)]);
         let line = text.lines().find(|l| l.starts_with("conv")).unwrap();
         let cells: Vec<&str> = line.split_whitespace().collect();
-        assert_eq!(cells, ["conv", "0", "16", "0.0000", "1.8750", "3.7500"]);
+        assert_eq!(
+            cells,
+            ["conv", "8", "0", "16", "0.0000", "1.8750", "3.7500"]
+        );
         // Even impossible ones: an activation with several channels, a weight without any.
         let odd = Quantizer {
             kind: QuantizerKind::Activation,
@@ -203,6 +209,7 @@ mod tests {
             tensor: "a".into(),
             layer: None,
             kind: QuantizerKind::Activation,
+            bits: 8,
             axis: None,
             amax: vec![5.0],
             own_amax: Some(1e-9),

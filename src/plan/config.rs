@@ -16,6 +16,8 @@ pub struct Config {
     pub equalize: EqualizeConfig,
     /// Which layers to quantise.
     pub placement: PlacementConfig,
+    /// How to round the weights.
+    pub weights: WeightsConfig,
     /// Which frames to calibrate and measure on.
     pub frames: FramesConfig,
     /// Training after the quantisation; `None` trains nothing.
@@ -158,6 +160,47 @@ pub enum PfnPolicy {
     Float,
     /// Round its weights to INT8, with a scale for each output.
     Weights,
+}
+
+/// How to round weights to codes; see `build::rounding`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WeightsConfig {
+    /// Bits of the codes, 8 or 4, of layers that no glob below names.
+    pub bits: u8,
+    /// Globs of layers with 4 bits.
+    pub four_bits: Vec<String>,
+    /// Globs of layers with 8 bits; they win over those with 4.
+    pub eight_bits: Vec<String>,
+    /// How to choose the codes.
+    pub rounding: Rounding,
+    /// Whether to search the ranges of weights of 4 bits; otherwise a range is the greatest absolute weight.
+    pub search: bool,
+}
+
+impl Default for WeightsConfig {
+    fn default() -> Self {
+        Self {
+            bits: 8,
+            four_bits: Vec::new(),
+            eight_bits: Vec::new(),
+            rounding: Rounding::Nearest,
+            search: true,
+        }
+    }
+}
+
+/// How to choose the codes of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rounding {
+    /// The nearest code of each weight.
+    Nearest,
+    /// One code after the other; later ones make up for the errors of earlier ones (GPTQ, arXiv 2210.17323).
+    Gptq,
+    /// The code below or above each weight, by gradient descent on the error of the layer's output (AdaRound, arXiv
+    /// 2004.10568).
+    Adaround,
 }
 
 /// Which frames to calibrate and measure on.

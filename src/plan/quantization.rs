@@ -1,14 +1,18 @@
 //! The manifest's record of how an INT8 network was quantised.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::config::Config;
+use super::config::{
+    BiasCorrection, CalibrationConfig, Config, EqualizeConfig, FramesConfig, PlacementConfig,
+    QatConfig, Recipe, WeightsConfig,
+};
 
 /// How an INT8 network was quantised, and its accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantization {
     /// All options; with the recipe `best`, those of the chosen candidate.
+    #[serde(serialize_with = "without_default_weights")]
     pub config: Config,
     /// The data that determined the ranges.
     pub calibration: Calibrated,
@@ -27,6 +31,48 @@ pub struct Quantization {
     pub float: Vec<String>,
     /// All quantised tensors with their ranges.
     pub quantizers: Vec<Quantizer>,
+}
+
+/// Leaves out how weights are rounded where that is the default, so that plans keep the bytes that they had without the option.
+fn without_default_weights<S: Serializer>(
+    config: &Config,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename = "Config")]
+    struct Brief<'a> {
+        recipe: &'a Recipe,
+        bias_correction: &'a BiasCorrection,
+        calibration: &'a CalibrationConfig,
+        equalize: &'a EqualizeConfig,
+        placement: &'a PlacementConfig,
+        frames: &'a FramesConfig,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        qat: &'a Option<QatConfig>,
+    }
+    let Config {
+        recipe,
+        bias_correction,
+        calibration,
+        equalize,
+        placement,
+        weights,
+        frames,
+        qat,
+    } = config;
+    if *weights != WeightsConfig::default() {
+        return config.serialize(serializer);
+    }
+    let brief = Brief {
+        recipe,
+        bias_correction,
+        calibration,
+        equalize,
+        placement,
+        frames,
+        qat,
+    };
+    brief.serialize(serializer)
 }
 
 /// A quantisation-aware training.
@@ -97,6 +143,9 @@ pub struct Quantizer {
     pub layer: Option<String>,
     /// Activation or weight.
     pub kind: QuantizerKind,
+    /// Bits of its codes: 8, or 4 for weights.
+    #[serde(default = "eight_bits", skip_serializing_if = "is_eight_bits")]
+    pub bits: u8,
     /// The channel axis if `amax` is per channel; `None` if it is per tensor.
     pub axis: Option<usize>,
     /// Largest magnitude that codes represent: one value, or one per channel.
@@ -110,6 +159,19 @@ pub struct Quantizer {
     pub saturated: Option<f64>,
     /// Names of the layers that read the tensor through the pair.
     pub readers: Vec<String>,
+}
+
+fn eight_bits() -> u8 {
+    8
+}
+
+/// Whether a number of bits is the default, which is not written.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_eight_bits(bits: &u8) -> bool {
+    *bits == 8
 }
 
 /// The kind of tensor that a pair quantises.

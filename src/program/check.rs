@@ -321,6 +321,16 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
             "the narrow layout has a residual or {found}, expected no residual, 1 group and 16·n channels"
         ));
     }
+    match conv.weight_bits {
+        8 => {}
+        4 if integer => {}
+        found => {
+            let layout = conv.layout;
+            return Err(format!(
+                "weights have {found} bits with layout {layout:?}, expected 8, or 4 for codes"
+            ));
+        }
+    }
     let expected = conv.up[0] * conv.up[1];
     if conv.phases.len() != expected {
         return Err(format!(
@@ -353,6 +363,8 @@ fn check_conv(conv: &Conv, input: &Tensor, output: &Tensor, blob_len: usize) -> 
             WeightLayout::Quad => int8_wide_len(groups, channels, out_channels, taps),
             WeightLayout::NarrowQuad => int8_narrow_len(channels, out_channels, taps),
         };
+        // Two codes a byte; whole fragments make their number even.
+        let weights = weights.map(|len| len / (8 / usize::from(conv.weight_bits)));
         let bias = if conv.layout.is_narrow() {
             out_channels
         } else {

@@ -2,6 +2,11 @@
 
 use crate::map::quantize;
 
+/// The greatest code of 4 or 8 bits; the least has the other sign.
+pub(crate) fn greatest_code(bits: u8) -> i8 {
+    if bits == 4 { 7 } else { i8::MAX }
+}
+
 /// Scale and zero point of a map's codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Codes {

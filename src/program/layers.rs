@@ -17,6 +17,8 @@ pub struct ProgramLayer {
     pub macs: u64,
     /// Bytes of constants, as stored.
     pub weight_bytes: u64,
+    /// Bits of a weight of codes; `None` if there are none.
+    pub weight_bits: Option<u8>,
 }
 
 /// A tensor that an operator reads or writes.
@@ -54,6 +56,10 @@ impl Program {
                 _ => (0, 0),
             };
             let kind = kind(&op.kind);
+            let weight_bits = match &op.kind {
+                OpKind::Conv(conv) if conv.layout.is_integer() => Some(conv.weight_bits),
+                _ => None,
+            };
             Some(ProgramLayer {
                 name: op.name.clone(),
                 kind,
@@ -61,6 +67,7 @@ impl Program {
                 output,
                 macs,
                 weight_bytes,
+                weight_bits,
             })
         };
         self.ops.iter().filter_map(layer).collect()

@@ -9,10 +9,14 @@ mod codes;
 mod error;
 mod layers;
 pub(crate) mod layout;
+mod packed;
 
-pub(crate) use codes::Codes;
+pub(crate) use codes::{Codes, greatest_code};
 pub use error::ProgramError;
 pub(crate) use layers::{ProgramLayer, ProgramTensor};
+pub(crate) use packed::unpack;
+#[cfg(feature = "build")]
+pub(crate) use packed::{bits_of, pack};
 use serde::{Deserialize, Serialize};
 
 /// Alignment of every section of the weight blob, and of the blob itself, in bytes.
@@ -89,6 +93,19 @@ impl Tensor {
 /// Whether a zero point is the default, which is not written.
 fn is_zero(zero_point: &i8) -> bool {
     *zero_point == 0
+}
+
+fn eight_bits() -> u8 {
+    8
+}
+
+/// Whether a number of bits is the default, which is not written.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_eight_bits(bits: &u8) -> bool {
+    *bits == 8
 }
 
 /// The position of a tensor inside another.
@@ -233,6 +250,10 @@ pub struct Conv {
     pub relu: bool,
     /// Order of the weights, which also selects the kernel.
     pub layout: WeightLayout,
+    /// Bits of a stored weight of codes: 8, or 4, which are two codes a byte, the first in the low bits. The engine expands
+    /// them to 8 when it loads the program.
+    #[serde(default = "eight_bits", skip_serializing_if = "is_eight_bits")]
+    pub weight_bits: u8,
     /// `up[0] · up[1]` phases.
     pub phases: Vec<Phase>,
 }

@@ -42,6 +42,7 @@ mod points;
 mod qat;
 mod quantize;
 mod recipe;
+mod rounding;
 mod seeds;
 mod sensitivity;
 mod shared;

@@ -53,6 +53,7 @@ fn quantizer(tensor: &str, kind: QuantizerKind, amax: Vec<f32>) -> Quantizer {
         tensor: tensor.to_owned(),
         layer: None,
         kind,
+        bits: 8,
         axis: None,
         amax,
         own_amax: None,
@@ -108,7 +109,7 @@ fn errors_match_the_rounded_network_and_are_corrected() {
     // Includes cells at the border, where taps read padding.
     let some: Vec<bool> = (0..20).map(|cell| cell % 3 == 0 || cell == 19).collect();
     for cells in [every, some] {
-        let mut collector = Collector::new(&graph, &quantizers).unwrap();
+        let mut collector = Collector::new(&graph, &graph, &quantizers).unwrap();
         let view = MapView {
             data: &map,
             layout: MapLayout::nchw(4, 9, 7),
@@ -159,7 +160,7 @@ fn convolutions_that_are_not_fully_quantised_are_skipped() {
         quantizer("x", QuantizerKind::Activation, vec![1.0]),
         quantizer("c.weight", QuantizerKind::Weight, vec![1.0; 6]),
     ] {
-        let collector = Collector::new(&graph, &[one]).unwrap();
+        let collector = Collector::new(&graph, &graph, &[one]).unwrap();
         assert!(collector.convs.is_empty());
     }
 }

@@ -9,14 +9,13 @@ use std::path::Path;
 use super::layers::{Layer, Norm};
 use super::scales::Scales;
 use crate::build::Result;
-use crate::build::calibrate::scale;
 use crate::build::onnx::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto,
 };
-use crate::build::onnx::tensor::{from_codes, from_floats};
+use crate::build::onnx::tensor::from_floats;
 use crate::build::onnx::{Graph, make};
-use crate::map::quantize;
+use crate::build::quantize::pairs::{self, WeightValues};
 
 /// The first operator set with scales by channel.
 pub(super) const OPSET: i64 = 13;
@@ -114,27 +113,16 @@ impl Builder {
 
     /// Adds the codes of a weight, whose DequantizeLinear takes the weight's name.
     fn codes(&mut self, layer: &Layer, scales: &Scales, name: &str) {
-        let dims = &layer.weight.dims;
-        let all: Vec<f32> = scales.weight.iter().map(|&amax| scale(amax)).collect();
-        let inner: usize = dims.iter().skip(layer.axis + 1).product();
-        let codes = layer.weight.data.iter().enumerate().map(|(i, &value)| {
-            let channel = i / inner.max(1) % all.len().max(1);
-            let scale = all.get(channel).copied().unwrap_or(1.0);
-            // Weights beyond their range saturate at both ends alike.
-            quantize(value, scale).max(-127)
-        });
-        let codes: Vec<i8> = codes.collect();
-        let [scale_name, zero, codes_name] =
-            ["_scale", "_zero_point", "_quantized"].map(|end| format!("{name}{end}"));
-        self.tensors.extend([
-            from_codes(&codes_name, dims, &codes),
-            from_floats(&scale_name, &[all.len()], &all),
-            from_codes(&zero, &[all.len()], &vec![0; all.len()]),
-        ]);
-        let inputs = [codes_name.as_str(), &scale_name, &zero];
-        let node_name = format!("{name}_DequantizeLinear");
-        let mut node = make::node("DequantizeLinear", &node_name, &inputs, name);
-        node.attribute = vec![make::int("axis", layer.axis as i64)];
+        let weight = WeightValues {
+            dims: &layer.weight.dims,
+            values: &layer.weight.data,
+            axis: layer.axis,
+            amax: &scales.weight,
+            bits: 8,
+        };
+        let [scale, zero, codes, _] = pairs::ENDS.map(|end| format!("{name}{end}"));
+        let (node, tensors) = pairs::of_weight(name, &weight, [&scale, &zero, &codes], name);
+        self.tensors.extend(tensors);
         self.nodes.push(node);
     }
 
@@ -151,21 +139,12 @@ impl Builder {
         } else {
             format!("_{count}")
         };
-        let [scale_name, zero, codes, output] =
-            ["_scale", "_zero_point", "_quantized", "_dequantized"]
-                .map(|end| format!("{value}{end}{number}"));
-        self.tensors.extend([
-            from_floats(&scale_name, &[], &[scale(amax)]),
-            from_codes(&zero, &[], &[0]),
-        ]);
-        for (op, from, to) in [
-            ("QuantizeLinear", value, &codes),
-            ("DequantizeLinear", codes.as_str(), &output),
-        ] {
-            let name = format!("{value}_{op}{number}");
-            self.nodes
-                .push(make::node(op, &name, &[from, &scale_name, &zero], to));
-        }
+        let names = pairs::ENDS.map(|end| format!("{value}{end}{number}"));
+        let borrowed = names.each_ref().map(String::as_str);
+        let (nodes, tensors) = pairs::of_map(value, amax, borrowed, &number);
+        self.tensors.extend(tensors);
+        self.nodes.extend(nodes);
+        let [.., output] = names;
         self.pairs.insert(key, output.clone());
         output
     }

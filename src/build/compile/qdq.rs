@@ -10,6 +10,7 @@ use crate::build::Result;
 use crate::build::lower::ConvWeight;
 use crate::build::onnx::tensor::{self, Tensor, element};
 use crate::build::onnx::{Graph, Node, shapes};
+use crate::build::quantize::pairs::quantized;
 use crate::program::Codes;
 
 /// The weight of a convolution.
@@ -216,13 +217,7 @@ impl Scales {
         } else {
             (0, self.values.clone())
         };
-        let inner: usize = weight.dims.iter().skip(axis + 1).product();
-        let code = |(i, value): (usize, &f32)| {
-            let channel = (i / inner.max(1)) % scales.len().max(1);
-            let scale = scales.get(channel).copied().unwrap_or(1.0);
-            crate::map::quantize(*value, scale)
-        };
-        Ok(weight.data.iter().enumerate().map(code).collect())
+        Ok(quantized(&weight.data, &weight.dims, axis, &scales).collect())
     }
 }
 

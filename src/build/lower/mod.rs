@@ -4,7 +4,7 @@
 //!
 //! A convolution absorbs a following Add (the other operand becomes its residual), Relu and DepthToSpace (which permutes
 //! output channels at build time), and a convolution of codes also a following Quantize. The inputs of a Concat are
-//! written in place. Sibling convolutions of equal geometry are *not* merged: one with 32 output channels already runs
+//! written in place. A convolution whose codes all fit into 4 bits is stored with two codes a byte. Sibling convolutions of equal geometry are *not* merged: one with 32 output channels already runs
 //! near the processor's peak, and merged ones would keep all their outputs alive at once.
 
 mod builder;
@@ -26,7 +26,7 @@ use crate::program::ProgramError;
 use crate::program::layout::LANES;
 use crate::program::{
     Conv, DepthToSpaceMode, Op, OpKind, Output, Payload, Phase, Program, SliceOf, Tensor,
-    WeightLayout,
+    WeightLayout, bits_of, pack,
 };
 
 /// Most output channels for which lanes over input channels are faster than padding the output channels to 16.
@@ -230,6 +230,10 @@ impl Lowering<'_> {
             (Some(_), false) => WeightLayout::Quad,
         };
 
+        let weight_bits = match (&conv.weight, scale) {
+            (Weight::I8 { codes, .. }, Some(_)) => bits_of(codes),
+            _ => 8,
+        };
         let mut phases = Vec::new();
         for a in 0..up[0] {
             for b in 0..up[1] {
@@ -250,8 +254,12 @@ impl Lowering<'_> {
                 let (weights, multiplier, bias) = match (&conv.weight, scale) {
                     (Weight::I8 { codes, scales }, Some(scale)) => {
                         let packed = order.pack_codes((codes, scales), scale, channel);
+                        let weights = match weight_bits {
+                            4 => pack(&packed.weights),
+                            _ => packed.weights,
+                        };
                         (
-                            self.blob.push_codes(&packed.weights),
+                            self.blob.push_codes(&weights),
                             Some(self.blob.push(&packed.multiplier)),
                             packed.bias,
                         )
@@ -278,6 +286,7 @@ impl Lowering<'_> {
             groups: conv.groups,
             relu: conv.relu,
             layout,
+            weight_bits,
             phases,
         }
     }

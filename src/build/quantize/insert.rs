@@ -1,24 +1,23 @@
 //! Inserts the planned pairs into a graph.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use ndarray::{ArrayD, Axis, Zip};
+use ndarray::{ArrayD, Axis};
 
+use super::pairs::{self, WeightValues};
 use super::placement::PairPlan;
-use super::{Quantizer, QuantizerKind};
-use crate::build::calibrate::scale;
+use super::{Quantizer, QuantizerKind, WeightFormats};
 use crate::build::onnx::proto::{NodeProto, TensorProto};
-use crate::build::onnx::{Graph, Node, make, tensor};
+use crate::build::onnx::{Graph, Node};
 use crate::build::{BuildError, Result};
-use crate::map::quantize;
 
-/// Inserts the pairs of `plan` and returns all quantisers; `activations` are those of the plan's maps, `given` the ranges of
-/// weights that have other ones than their values.
+/// Inserts the pairs of `plan` and returns all quantisers; `activations` are those of the plan's maps, `formats` those of
+/// weights with another range than their values have, or other bits than 8.
 pub(super) fn insert(
     graph: &mut Graph,
     plan: &PairPlan,
     activations: Vec<Quantizer>,
-    given: &BTreeMap<String, Vec<f32>>,
+    formats: &WeightFormats,
 ) -> Result<Vec<Quantizer>> {
     let mut edits = Edits::default();
     for ((value, readers), quantizer) in plan.maps.iter().zip(&activations) {
@@ -47,15 +46,27 @@ pub(super) fn insert(
             let readers: Vec<String> = same.map(|(l, _)| l.name.clone()).collect();
             let alone = readers.len() == graph.uses(name);
             let mut amax = channel_amax(graph, name, &weight, axis)?;
-            if let Some(given) = given.get(name).filter(|given| given.len() == amax.len()) {
+            let format = formats.get(name);
+            let bits = format.map_or(8, |format| format.bits);
+            let given = format.and_then(|format| format.amax.as_ref());
+            if let Some(given) = given.filter(|given| given.len() == amax.len()) {
                 amax.clone_from(given);
             }
-            let output = edits.weight(graph, name, &weight, axis, &amax, alone);
+            let values: Vec<f32> = weight.iter().copied().collect();
+            let coded = WeightValues {
+                dims: weight.shape(),
+                values: &values,
+                axis,
+                amax: &amax,
+                bits,
+            };
+            let output = edits.weight(graph, name, &coded, alone);
             done.insert(key.clone(), output);
             quantizers.push(Quantizer {
                 tensor: name.to_owned(),
                 layer: Some(layer.name.clone()),
                 kind: QuantizerKind::Weight,
+                bits,
                 axis: Some(axis),
                 amax,
                 own_amax: None,
@@ -73,7 +84,7 @@ pub(super) fn insert(
 }
 
 /// The axis of a weight that holds its layer's output channels.
-fn channel_axis(node: Node<'_>, index: usize, rank: usize) -> Result<usize> {
+pub(super) fn channel_axis(node: Node<'_>, index: usize, rank: usize) -> Result<usize> {
     let needed = if node.op() == "MatMul" { 1 } else { 2 };
     if rank < needed {
         return Err(node.error(format!(
@@ -145,25 +156,18 @@ impl Edits {
         quantizer: &Quantizer,
     ) {
         let amax = quantizer.amax.first().copied().unwrap_or(0.0);
-        let [scale_name, zero, codes, output] =
-            ["_scale", "_zero_point", "_quantized", "_dequantized"]
-                .map(|suffix| self.name(graph, value, suffix));
-        self.tensors.extend([
-            tensor::from_floats(&scale_name, &[], &[scale(amax)]),
-            tensor::from_codes(&zero, &[], &[0]),
-        ]);
-        let pair = [
-            ("QuantizeLinear", value, &codes),
-            ("DequantizeLinear", codes.as_str(), &output),
-        ]
-        .map(|(op, from, to)| {
-            let name = format!("{value}_{op}");
-            make::node(op, &name, &[from, &scale_name, &zero], to)
-        });
+        let names = pairs::ENDS.map(|end| self.name(graph, value, end));
+        let (nodes, tensors) = pairs::of_map(value, amax, names.each_ref().map(String::as_str), "");
+        self.tensors.extend(tensors);
         match graph.producer(value) {
-            Some(_) => self.after.entry(value.to_owned()).or_default().extend(pair),
-            None => self.first.extend(pair),
+            Some(_) => self
+                .after
+                .entry(value.to_owned())
+                .or_default()
+                .extend(nodes),
+            None => self.first.extend(nodes),
         }
+        let [.., output] = names;
         for reader in readers {
             self.reads.insert(reader.clone(), output.clone());
         }
@@ -175,39 +179,20 @@ impl Edits {
         &mut self,
         graph: &Graph,
         name: &str,
-        weight: &ArrayD<f32>,
-        axis: usize,
-        amax: &[f32],
+        weight: &WeightValues<'_>,
         alone: bool,
     ) -> String {
-        let scales: Vec<f32> = amax.iter().map(|&a| scale(a)).collect();
-        let mut codes = ArrayD::<i8>::zeros(weight.raw_dim());
-        let channels = codes
-            .axis_iter_mut(Axis(axis))
-            .zip(weight.axis_iter(Axis(axis)));
-        for ((codes, values), &scale) in channels.zip(&scales) {
-            Zip::from(codes)
-                .and(values)
-                .for_each(|code, &value| *code = quantize(value, scale).max(-i8::MAX));
-        }
-        let (codes, _) = codes.into_raw_vec_and_offset();
-        let [scale_name, zero, codes_name] =
-            ["_scale", "_zero_point", "_quantized"].map(|suffix| self.name(graph, name, suffix));
+        let [scale, zero, codes, dequantized] = pairs::ENDS;
+        let names = [scale, zero, codes].map(|end| self.name(graph, name, end));
         let output = if alone && graph.initializer(name).is_some() {
             self.removed.insert(name.to_owned());
             name.to_owned()
         } else {
-            self.name(graph, name, "_dequantized")
+            self.name(graph, name, dequantized)
         };
-        self.tensors.extend([
-            tensor::from_codes(&codes_name, weight.shape(), &codes),
-            tensor::from_floats(&scale_name, &[scales.len()], &scales),
-            tensor::from_codes(&zero, &[scales.len()], &vec![0; scales.len()]),
-        ]);
-        let node_name = format!("{name}_DequantizeLinear");
-        let inputs = [codes_name.as_str(), &scale_name, &zero];
-        let mut node = make::node("DequantizeLinear", &node_name, &inputs, &output);
-        node.attribute = vec![make::int("axis", axis as i64)];
+        let names = names.each_ref().map(String::as_str);
+        let (node, tensors) = pairs::of_weight(name, weight, names, &output);
+        self.tensors.extend(tensors);
         self.first.push(node);
         output
     }

@@ -16,13 +16,14 @@
 //! has scales per channel.
 
 mod insert;
+pub(crate) mod pairs;
 mod placement;
 mod read;
 
 use std::collections::BTreeMap;
 
 pub use placement::Placement;
-pub(crate) use placement::{layer_name, layers};
+pub(crate) use placement::{QuantizableLayer, layer_name, layers};
 pub(crate) use read::read;
 
 pub(crate) use crate::plan::{Quantizer, QuantizerKind};
@@ -32,6 +33,18 @@ use super::{BuildError, Result};
 
 /// Largest number of tensors that an error names.
 const MAX_NAMED: usize = 4;
+
+/// How a weight is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WeightFormat {
+    /// Bits of its codes, 8 or 4.
+    pub(crate) bits: u8,
+    /// Ranges, one per output channel; weights beyond them saturate. `None` takes the greatest magnitudes.
+    pub(crate) amax: Option<Vec<f32>>,
+}
+
+/// Formats by the name of the weight; the others have 8 bits and the ranges of their values.
+pub(crate) type WeightFormats = BTreeMap<String, WeightFormat>;
 
 /// A quantised graph.
 #[derive(Clone, Debug)]
@@ -53,6 +66,25 @@ pub fn tensors_to_calibrate(graph: &Graph, placement: &Placement) -> Result<Vec<
     Ok(plan.maps.into_iter().map(|(value, _)| value).collect())
 }
 
+/// The constant weights of a layer: name, and axis of the output channels.
+///
+/// # Errors
+/// [`BuildError::Node`] for a malformed node.
+pub(crate) fn weights(graph: &Graph, layer: &QuantizableLayer) -> Result<Vec<(String, usize)>> {
+    let Some(node) = graph.producer(&layer.output) else {
+        return Ok(Vec::new());
+    };
+    let mut weights = Vec::new();
+    for index in 0..2 {
+        let name = node.need_input(index)?;
+        if let Some(weight) = graph.array(name)? {
+            let axis = insert::channel_axis(node, index, weight.ndim())?;
+            weights.push((name.to_owned(), axis));
+        }
+    }
+    Ok(weights)
+}
+
 /// Inserts Q/DQ pairs into a float graph. `amax` holds the calibrated range of each of
 /// [`tensors_to_calibrate`]; other entries are ignored. The range of a weight is its largest magnitude
 /// per output channel.
@@ -70,14 +102,14 @@ pub fn insert_qdq(
     insert_qdq_with(graph, amax, &BTreeMap::new(), placement)
 }
 
-/// As [`insert_qdq`], with given ranges of weights by name, one per output channel. Weights beyond them saturate.
+/// As [`insert_qdq`], with the formats of weights.
 ///
 /// # Errors
 /// As [`insert_qdq`].
 pub(crate) fn insert_qdq_with(
     graph: &Graph,
     amax: &BTreeMap<String, f32>,
-    weights: &BTreeMap<String, Vec<f32>>,
+    weights: &WeightFormats,
     placement: &Placement,
 ) -> Result<Quantized> {
     // Cheap, because the weights are shared.
@@ -149,6 +181,7 @@ fn activations(
             tensor: value.clone(),
             layer: None,
             kind: QuantizerKind::Activation,
+            bits: 8,
             axis: None,
             amax: vec![amax],
             own_amax: (amax != own).then_some(own),

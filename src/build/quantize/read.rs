@@ -3,14 +3,14 @@
 use super::placement::{is_layer, layer_name};
 use super::{Quantizer, QuantizerKind};
 use crate::build::Result;
-use crate::build::calibrate::MAX_CODE;
 use crate::build::onnx::tensor::element;
 use crate::build::onnx::{Graph, Node};
+use crate::program::{bits_of, greatest_code};
 
 /// The pairs of a graph.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Pairs {
-    /// The pairs in order of execution, each with `amax = 127 · scale`.
+    /// The pairs in order of execution, each with `amax = 127 · scale`, or 7 for weights whose codes fit into 4 bits.
     pub quantizers: Vec<Quantizer>,
     /// Descriptions of the other pairs, with the reason why they are not listed.
     pub left_out: Vec<String>,
@@ -62,6 +62,16 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     } else {
         None
     };
+    // Codes of a weight that fit into 4 bits are stored in 4.
+    let stored = match (is_weight, quantize) {
+        (true, None) => graph.integers(codes)?,
+        _ => None,
+    };
+    let bits = stored.map_or(8, |stored| {
+        let codes: Vec<i8> = stored.data.iter().map(|&code| code as i8).collect();
+        bits_of(&codes)
+    });
+    let most = f32::from(greatest_code(bits));
     let output = node.need_output()?;
     let readers: Vec<String> = graph.consumers(output).map(|n| reader(graph, n)).collect();
     // `insert_qdq` names the codes of a weight after the weight.
@@ -75,8 +85,9 @@ fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
         tensor: tensor.to_owned(),
         layer,
         kind,
+        bits,
         axis,
-        amax: scales.data.iter().map(|scale| scale * MAX_CODE).collect(),
+        amax: scales.data.iter().map(|scale| scale * most).collect(),
         own_amax: None,
         saturated: None,
         readers,

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::rounding;
 use super::training::{
     Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
@@ -221,7 +222,7 @@ impl Judge<'_, '_> {
             .filter_map(|q| Some((q.tensor.clone(), q.own_amax.or(q.amax.first().copied())?)))
             .collect();
         amax.extend(network.trained_amax());
-        let weights = network.fixed_amax();
+        let weights = rounding::with_ranges(&start.quantized.quantizers, network.fixed_amax());
         let mut quantized =
             quantize::insert_qdq_with(&graph, &amax, &weights, &placement(&start.config))?;
         quantized.warnings.clone_from(&start.quantized.warnings);
@@ -509,11 +510,12 @@ impl Workbench<'_> {
 
     /// The trainable form of a trial's network, with the rates of its parameters.
     fn network_to_train(&self, trial: &Trial, options: &QatConfig) -> Result<Network> {
+        let bits = rounding::bits(&trial.quantized.quantizers);
         let mut network = Network::new(
             &trial.quantized.graph,
             Some(&trial.graph),
             options.weight_scales,
-            &|_| 8,
+            &|weight| bits.get(weight).copied().unwrap_or(8),
             self.pool.clone(),
         )?;
         let choice = Choice::new(&options.train_layers, &options.freeze, &network.layers());

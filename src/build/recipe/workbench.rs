@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::rounding::{self, Chooser, Start};
 use super::split::Split;
 use super::{Job, Outcome, Progress};
 use crate::build::Result;
@@ -11,7 +12,7 @@ use crate::build::bias::{self, Collector};
 use crate::build::calibrate::{self, AmaxMethod, Calibration, CalibrationKey, Counted, Occupancy};
 use crate::build::config::{
     BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, Config, FramesConfig, PfnPolicy,
-    PlacementConfig,
+    PlacementConfig, Rounding,
 };
 use crate::build::equalize::{self, Levels};
 use crate::build::onnx::Graph;
@@ -24,7 +25,7 @@ use crate::model::Pfn;
 use crate::plan::{Calibrated, Candidate, Quantization, Training};
 use crate::program::Payload;
 
-/// Maximum number of frames for mean errors; more frames do not change the mean.
+/// Maximum number of frames for mean errors and for the codes of weights; more frames do not change the means.
 const BIAS_FRAMES: usize = 32;
 
 /// A network and its calibration, shared by all candidates with the same alpha and PFN policy.
@@ -211,20 +212,41 @@ impl<'a> Workbench<'a> {
             }
             amax.insert(tensor, found.amax);
         }
-        let mut quantized = quantize::insert_qdq(&network.graph, &amax, &placement)?;
         let (mut graph, mut pfn) = (network.graph.clone(), network.pfn.clone());
         if config.equalize.background {
+            let quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
             let levels = levels(network, &quantized.quantizers);
             (graph, pfn) = equalize::align(&graph, &pfn, &levels)?;
-            // The weights have other ranges now.
-            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
         }
+        // From here on the weights keep their ranges.
+        let float = graph.clone();
         let compares = config.qat.as_ref().is_some_and(|q| q.feature_weight > 0.0);
-        let uncorrected = compares.then(|| graph.clone());
+        let uncorrected = compares.then(|| float.clone());
+        let (mut formats, unmatched) = rounding::formats(&graph, &config.weights)?;
+        warnings.extend(unmatched);
+        if config.weights.rounding != Rounding::Nearest {
+            let start = Start {
+                graph: &float,
+                pfn: &pfn,
+                amax: &amax,
+                placement: &placement,
+            };
+            let frames = &self.split.calibration;
+            let chooser = Chooser {
+                grid: &self.job.folder.model.grid,
+                frames: &frames[..frames.len().min(BIAS_FRAMES)],
+                pool: &self.pool,
+                progress: self.progress,
+                runner: &|pfn, payload| self.runner(pfn, payload),
+            };
+            (graph, formats) = chooser.choose(config, start, formats)?;
+        }
+        let mut quantized = quantize::insert_qdq_with(&graph, &amax, &formats, &placement)?;
         if config.bias_correction != BiasCorrection::Off {
-            let errors = self.mean_errors(config, &graph, &pfn, &quantized.quantizers)?;
+            let networks = [&float, &graph];
+            let errors = self.mean_errors(config, networks, &pfn, &quantized.quantizers)?;
             bias::correct(&mut graph, &errors)?;
-            quantized = quantize::insert_qdq(&graph, &amax, &placement)?;
+            quantized = quantize::insert_qdq_with(&graph, &amax, &formats, &placement)?;
         }
         let network = &self.networks[at];
         quantized.warnings.extend(warnings);
@@ -247,15 +269,16 @@ impl<'a> Workbench<'a> {
         })
     }
 
-    /// The mean error of each output channel, by the convolution's output.
+    /// The mean error of each output channel, by the convolution's output, of the float network and the one that codes come
+    /// from.
     fn mean_errors(
         &self,
         config: &Config,
-        graph: &Graph,
+        [graph, coded]: [&Graph; 2],
         pfn: &Pfn,
         quantizers: &[Quantizer],
     ) -> Result<BTreeMap<String, Vec<f64>>> {
-        let mut collector = Collector::new(graph, quantizers)?;
+        let mut collector = Collector::new(graph, coded, quantizers)?;
         let mut runner = self.runner(pfn, compile::cpu(graph)?)?;
         if config.bias_correction == BiasCorrection::Background {
             runner.run_read(Some(&mut |name, view| {
@@ -329,6 +352,7 @@ impl<'a> Workbench<'a> {
         if trial.config.equalize.background {
             steps.push("aligned the background of each channel with the codes".to_owned());
         }
+        steps.extend(rounding::line(&trial.config.weights));
         if trial.config.bias_correction != BiasCorrection::Off {
             steps.push("took mean errors off the biases".to_owned());
         }

@@ -9,27 +9,27 @@ use crate::engine::cpu::{Isa, Kernel, Lanes, dispatch};
 use crate::program::layout::LANES;
 
 /// Sums of products over a row of pixels: `sums[i][j] += Σ a[pixel][i] · b[pixel][j]`, in the order of pixels.
-pub(super) struct Outer<'a> {
+pub(crate) struct Outer<'a> {
     /// Starts at the first channel of the first pixel.
-    pub(super) a: &'a [f32],
+    pub(crate) a: &'a [f32],
     /// Values between two pixels of `a`.
-    pub(super) a_step: usize,
+    pub(crate) a_step: usize,
     /// Channels of `a`.
-    pub(super) rows: usize,
+    pub(crate) rows: usize,
     /// Starts at the first channel of the first pixel. Whole blocks are read, so a last block may reach into the next pixel.
-    pub(super) b: &'a [f32],
+    pub(crate) b: &'a [f32],
     /// Values between two pixels of `b`.
-    pub(super) b_step: usize,
+    pub(crate) b_step: usize,
     /// Blocks of 16 channels of `b`.
-    pub(super) blocks: usize,
+    pub(crate) blocks: usize,
     /// Number of pixels.
-    pub(super) pixels: usize,
+    pub(crate) pixels: usize,
     /// `[rows][blocks · 16]`.
-    pub(super) sums: &'a mut [f32],
+    pub(crate) sums: &'a mut [f32],
 }
 
 /// Adds the products of a row of pixels.
-pub(super) fn outer(isa: Isa, row: Outer<'_>) {
+pub(crate) fn outer(isa: Isa, row: Outer<'_>) {
     if row.pixels == 0 || row.rows == 0 || row.blocks == 0 {
         return;
     }
@@ -113,7 +113,7 @@ unsafe fn outer_tiles<L: Lanes, const ROWS: usize, const BLOCKS: usize>(
 }
 
 /// A loop over slices in safe code, compiled for each instruction set.
-pub(super) trait Loop {
+pub(crate) trait Loop {
     /// Runs the loop. Must be `#[inline(always)]`.
     fn run(self);
 }
@@ -128,7 +128,7 @@ impl<T: Loop> Kernel for Safe<T> {
 }
 
 /// Runs a loop with the machine's instructions.
-pub(super) fn vectorised(isa: Isa, work: impl Loop) {
+pub(crate) fn vectorised(isa: Isa, work: impl Loop) {
     dispatch(isa, Safe(work));
 }
 

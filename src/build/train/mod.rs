@@ -11,7 +11,7 @@
 mod conv;
 mod error;
 pub(crate) mod input;
-mod kernels;
+pub(crate) mod kernels;
 pub(crate) mod loss;
 mod map;
 pub(crate) mod network;

@@ -27,8 +27,8 @@ use crate::build::{BuildError, Result, compile};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
 use crate::plan::config::WeightScales;
-use crate::program::DepthToSpaceMode;
 use crate::program::layout::LANES;
+use crate::program::{DepthToSpaceMode, greatest_code};
 use crate::synth::Rng;
 
 /// Rows of a map in one task of an operator that works pixel by pixel.
@@ -37,6 +37,8 @@ const ROWS: usize = 8;
 /// The quantisation of a convolution's weights.
 #[derive(Clone, Debug)]
 struct WeightQuant {
+    /// Whether the scales are those of the greatest weights; those of 4 bits were searched for, and stay.
+    follows: bool,
     /// Value of code 1 by output channel.
     scales: Vec<f32>,
     /// Greatest code, and the least with the other sign.
@@ -131,7 +133,6 @@ pub(crate) struct Network {
     input: usize,
     outputs: Vec<(String, usize)>,
     scales: Vec<Scale>,
-    weight_scales: WeightScales,
     border: usize,
     maps: Vec<Maps>,
     gradients: Vec<Option<Maps>>,
@@ -154,7 +155,7 @@ impl Network {
         graph: &Graph,
         float: Option<&Graph>,
         weight_scales: WeightScales,
-        weight_bits: &dyn Fn(&str) -> u32,
+        weight_bits: &dyn Fn(&str) -> u8,
         pool: Arc<Pool>,
     ) -> Result<Self> {
         let builder = compile::network(graph)?;
@@ -168,6 +169,7 @@ impl Network {
             ops: Vec::new(),
             alias: HashMap::new(),
             scales: Vec::new(),
+            weight_scales,
             weight_bits,
         };
         for node in builder.nodes() {
@@ -211,7 +213,6 @@ impl Network {
             input,
             outputs,
             scales,
-            weight_scales,
             border,
             maps: Vec::new(),
             gradients: Vec::new(),
@@ -278,7 +279,7 @@ impl Network {
     /// # Errors
     /// [`BuildError::Graph`] for a parameter that is not finite.
     pub(crate) fn prepare(&mut self) -> Result<()> {
-        let (params, mode) = (&self.params, self.weight_scales);
+        let params = &self.params;
         self.pool.for_each_chunk_mut(&mut self.ops, 1, |_, ops| {
             for op in ops {
                 let Kind::Conv {
@@ -296,7 +297,7 @@ impl Network {
                 match quant {
                     None => conv.pack(values, bias),
                     Some(quant) => {
-                        if mode == WeightScales::Max {
+                        if quant.follows {
                             quant.follow(values, conv.order);
                         }
                         conv.pack(&quant.round(values, conv.order), bias);
@@ -738,18 +739,17 @@ impl Network {
     /// The ranges of the weights that keep theirs, by name.
     pub(crate) fn fixed_amax(&self) -> BTreeMap<String, Vec<f32>> {
         let mut amax = BTreeMap::new();
-        if self.weight_scales == WeightScales::Fixed {
-            for op in &self.ops {
-                if let Kind::Conv {
-                    weight,
-                    quant: Some(quant),
-                    ..
-                } = &op.kind
-                {
-                    let name = self.params.name(*weight).to_owned();
-                    let ranges = quant.scales.iter().map(|scale| scale * quant.most);
-                    amax.insert(name, ranges.collect());
-                }
+        for op in &self.ops {
+            if let Kind::Conv {
+                weight,
+                quant: Some(quant),
+                ..
+            } = &op.kind
+                && !quant.follows
+            {
+                let name = self.params.name(*weight).to_owned();
+                let ranges = quant.scales.iter().map(|scale| scale * quant.most);
+                amax.insert(name, ranges.collect());
             }
         }
         amax
@@ -896,7 +896,8 @@ struct Reader<'a> {
     /// Values that are others: codes of a pair, and the results of a ReLU within another operator.
     alias: HashMap<usize, usize>,
     scales: Vec<Scale>,
-    weight_bits: &'a dyn Fn(&str) -> u32,
+    weight_scales: WeightScales,
+    weight_bits: &'a dyn Fn(&str) -> u8,
 }
 
 impl Reader<'_> {
@@ -1079,7 +1080,8 @@ impl Reader<'_> {
                 let bits = (self.weight_bits)(&weight);
                 let quant = WeightQuant {
                     scales: scales.clone(),
-                    most: ((1u32 << (bits - 1)) - 1) as f32,
+                    most: f32::from(greatest_code(bits)),
+                    follows: self.weight_scales == WeightScales::Max && bits == 8,
                     inside: Vec::new(),
                     gradient: Vec::new(),
                 };

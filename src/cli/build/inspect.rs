@@ -316,9 +316,13 @@ fn write_layer(text: &mut String, i: usize, layer: &ProgramLayer) -> std::fmt::R
     writeln!(text, "Layer {i:<4} | {} [Op: {}]", layer.name, layer.kind)?;
     writeln!(text, "    {{{}}}", inputs.join(",\n     "))?;
     writeln!(text, "     -> {{{}}}", describe(&layer.output))?;
+    let bits = match layer.weight_bits {
+        Some(4) => " of 4 bits",
+        _ => "",
+    };
     writeln!(
         text,
-        "    {:.1} MMAC, {:.1} kB of weights",
+        "    {:.1} MMAC, {:.1} kB of weights{bits}",
         layer.macs as f64 / 1e6,
         layer.weight_bytes as f64 / 1e3
     )

@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::build::config::ConfigOverrides;
+use crate::build::BuildError;
+use crate::build::config::{ConfigError, ConfigOverrides};
 use crate::build::export;
 use crate::build::folder::{self, Folder, Network};
 use crate::build::recipe::{self, Job, Outcome, TrainingFiles};
@@ -57,6 +58,12 @@ pub(super) struct Options {
     /// Cells for bias correction: off, all, occupied or background.
     #[arg(long, value_name = "NAME")]
     pub(super) bias_correction: Option<String>,
+    /// Bits of the weights' codes, 8 or 4; BITS=GLOB sets those of layers with this name, and 8 wins.
+    #[arg(long, value_name = "BITS[=GLOB]")]
+    pub(super) weight_bits: Vec<String>,
+    /// How to choose the codes of weights: nearest, gptq or adaround.
+    #[arg(long, value_name = "NAME")]
+    pub(super) rounding: Option<String>,
     /// Maximum number of frames.
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<u32>,
@@ -213,6 +220,7 @@ pub(super) fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
         ("calibration.method", &args.method),
         ("calibration.cells", &args.cells),
         ("bias_correction", &args.bias_correction),
+        ("weights.rounding", &args.rounding),
     ];
     for (key, value) in texts {
         if let Some(value) = value {
@@ -236,7 +244,39 @@ pub(super) fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
     if !args.skip.is_empty() {
         overrides.set("placement.skip", args.skip.clone());
     }
+    weight_bits(&args.weight_bits, &mut overrides)?;
     Ok(overrides)
+}
+
+/// Sets the bits of weights: `4` for all layers, `4=GLOB` for some.
+fn weight_bits(args: &[String], overrides: &mut ConfigOverrides) -> crate::Result<()> {
+    let mut globs = [("4", "weights.four_bits"), ("8", "weights.eight_bits")]
+        .map(|(bits, key)| (bits, key, Vec::new()));
+    for arg in args {
+        let (bits, glob) = match arg.split_once('=') {
+            Some((bits, glob)) => (bits, Some(glob)),
+            None => (arg.as_str(), None),
+        };
+        let Some((_, _, known)) = globs.iter_mut().find(|(known, ..)| *known == bits) else {
+            return Err(BuildError::from(ConfigError::Value {
+                origin: "command line".to_owned(),
+                key: "weights.bits",
+                found: arg.clone(),
+                expected: "4 or 8, or 4=GLOB or 8=GLOB",
+            })
+            .into());
+        };
+        match glob {
+            Some(glob) => known.push(glob.to_owned()),
+            None => overrides.set("weights.bits", if bits == "4" { 4 } else { 8 }),
+        }
+    }
+    for (_, key, globs) in globs {
+        if !globs.is_empty() {
+            overrides.set(key, globs);
+        }
+    }
+    Ok(())
 }
 
 fn summary(out: &Path, outcome: &Outcome) -> crate::Result<String> {

@@ -22,6 +22,7 @@ mod arena;
 mod bands;
 mod conv;
 mod exec;
+mod expand;
 mod int8_kernels;
 mod int8_simd;
 mod kernels;
@@ -56,6 +57,13 @@ pub(crate) type Weights = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A callback of [`CpuEngine::run_with`]; receives each tensor's name and values.
 pub(crate) type Observer<'a> = dyn FnMut(&str, MapView<'_>) + 'a;
+
+/// A callback of [`CpuEngine::run_with_codes`]; receives each tensor's name and codes.
+#[cfg(feature = "build")]
+pub(crate) type CodeObserver<'a> = dyn FnMut(&str, &[i8], crate::map::MapLayout) + 'a;
+
+/// Receives the name of a completed tensor, the arena, and the tensor's place in it.
+type Show<'a> = dyn FnMut(&str, &[u8], &TensorPlace) + 'a;
 
 /// Execution options.
 #[derive(Clone, Copy, Debug, Default)]
@@ -108,6 +116,7 @@ impl CpuEngine {
     ) -> Result<Self, EngineError> {
         let isa = Isa::choose(options.isa)?;
         program.validate((*weights).as_ref().len())?;
+        let (program, weights) = expand::expand(program, weights)?;
         let (places, len) = arena::plan(&program)?;
         let lines = len.div_ceil(LINE);
         let mut arena = Vec::new();
@@ -178,12 +187,32 @@ impl CpuEngine {
     /// network's input, then each operator's output (after its fused ReLU). A Concat is complete when its last part is
     /// written. The views exclude borders.
     pub fn run_with(&mut self, observer: &mut Observer<'_>) -> Result<(), EngineError> {
+        let mut show = |name: &str, arena: &[u8], place: &TensorPlace| {
+            if place.codes.is_none() {
+                observer(name, view(arena, place));
+            }
+        };
         let place = self.input_place;
-        if place.codes.is_none() {
-            let arena = bytemuck::cast_slice(&self.arena);
-            observer(&self.input.name, view(arena, &place));
-        }
-        self.execute(Some(observer))
+        show(&self.input.name, bytemuck::cast_slice(&self.arena), &place);
+        self.execute(Some(&mut show))
+    }
+
+    /// Runs the network and passes every tensor of codes to `observer` once, by name, as soon as it is complete: first the
+    /// network's input, then each operator's output. The layout gives the place of an element, within a border of codes of 0.
+    #[cfg(feature = "build")]
+    pub(crate) fn run_with_codes(
+        &mut self,
+        observer: &mut CodeObserver<'_>,
+    ) -> Result<(), EngineError> {
+        let mut show = |name: &str, arena: &[u8], place: &TensorPlace| {
+            if place.codes.is_some() {
+                let codes = bytemuck::cast_slice(&arena[place.buffer()]);
+                observer(name, codes, place.layout());
+            }
+        };
+        let place = self.input_place;
+        show(&self.input.name, bytemuck::cast_slice(&self.arena), &place);
+        self.execute(Some(&mut show))
     }
 
     /// Turns operator timing on or off. Timing costs nothing while off.
@@ -216,7 +245,7 @@ impl CpuEngine {
         self.isa
     }
 
-    fn execute(&mut self, mut observer: Option<&mut Observer<'_>>) -> Result<(), EngineError> {
+    fn execute(&mut self, mut show: Option<&mut Show<'_>>) -> Result<(), EngineError> {
         let arena: &mut [u8] = bytemuck::cast_slice_mut(&mut self.arena);
         if let Some(skip) = &mut self.skip {
             skip.mark(&self.pool, &self.input_place, arena);
@@ -235,9 +264,9 @@ impl CpuEngine {
             if let (Some(times), Some(begin)) = (&mut self.times, begin) {
                 times[index] = begin.elapsed();
             }
-            if let Some(observer) = &mut observer {
+            if let Some(show) = &mut show {
                 for (name, place) in &self.completed[index] {
-                    observer(name, view(arena, place));
+                    show(name, arena, place);
                 }
             }
         }

@@ -122,9 +122,7 @@ pub(super) fn completed(
     }
     let mut completed = vec![Vec::new(); program.ops.len()];
     let tensors = program.tensors.iter().zip(places).zip(last_write);
-    for ((tensor, place), write) in
-        tensors.filter(|((t, _), _)| !t.name.is_empty() && t.scale.is_none())
-    {
+    for ((tensor, place), write) in tensors.filter(|((t, _), _)| !t.name.is_empty()) {
         if let Some(write) = write {
             completed[write].push((tensor.name.clone(), *place));
         }

@@ -500,8 +500,14 @@ fn a_program_with_a_changed_number_is_rejected_or_runs() {
     // Replaces each number of the program by several others in turn; a program that loads must run.
     let mut tried = 0;
     let mut rejected = 0;
-    let quantized = [(3, false), (20, false), (3, true)];
-    let quantized = quantized.map(|(seed, shifted)| quantized::random_net(seed, shifted).net);
+    let quantized = [
+        (3, false, 127),
+        (20, false, 127),
+        (3, true, 127),
+        (3, false, 7),
+    ];
+    let quantized =
+        quantized.map(|(seed, shifted, most)| quantized::random_net_of(seed, shifted, most).net);
     let nets = combined_nets().into_iter().map(|(_, net)| net);
     for net in nets.chain(quantized) {
         let payload = net.payload().unwrap();
