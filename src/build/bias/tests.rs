@@ -86,12 +86,15 @@ fn errors_match_the_rounded_network_and_are_corrected() {
         quantizer("x", QuantizerKind::Activation, vec![input_amax]),
         quantizer("c.weight", QuantizerKind::Weight, weight_amax.clone()),
     ];
-    let round = |v: f32, amax: f32| {
-        (v / amax * 127.0).round_ties_even().clamp(-128.0, 127.0) / 127.0 * amax
+    // Codes of weights end at -127, those of maps at -128.
+    let round = |v: f32, amax: f32, least: f32| {
+        (v / amax * 127.0).round_ties_even().clamp(least, 127.0) / 127.0 * amax
     };
-    let coarse: Vec<f32> = map.iter().map(|&v| round(v, input_amax)).collect();
+    let coarse: Vec<f32> = map.iter().map(|&v| round(v, input_amax, -128.0)).collect();
     let weight = data(&graph, "c.weight").into_iter().enumerate();
-    let weight: Vec<f32> = weight.map(|(i, w)| round(w, weight_amax[i / 18])).collect();
+    let weight: Vec<f32> = weight
+        .map(|(i, w)| round(w, weight_amax[i / 18], -127.0))
+        .collect();
     let rounded = |graph: &Graph| {
         let mut graph = graph.clone();
         graph

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use super::Progress;
 use crate::build::calibrate::Occupancy;
 use crate::build::config::{Config, Rounding, WeightsConfig};
+use crate::build::globs::Globs;
 use crate::build::onnx::make::put_initializers;
 use crate::build::onnx::proto::TensorProto;
 use crate::build::onnx::{Graph, tensor};
@@ -60,14 +61,14 @@ pub(super) fn formats(
     config: &WeightsConfig,
 ) -> Result<(WeightFormats, Vec<String>)> {
     let layers = quantize::layers(graph)?;
-    let matches = |glob: &String, name: &str| wildmatch::WildMatch::new(glob).matches(name);
+    let (four_bits, eight_bits) = (
+        Globs::new(&config.four_bits),
+        Globs::new(&config.eight_bits),
+    );
+    let is_four =
+        |layer: &str| (config.bits == 4 || four_bits.matches(layer)) && !eight_bits.matches(layer);
     let mut formats = WeightFormats::new();
-    for layer in &layers {
-        let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &layer.name));
-        let four = config.bits == 4 || named(&config.four_bits);
-        if !four || named(&config.eight_bits) {
-            continue;
-        }
+    for layer in layers.iter().filter(|layer| is_four(&layer.name)) {
         for (name, axis) in quantize::weights(graph, layer)? {
             let Some(weight) = graph.array(&name)? else {
                 continue;
@@ -79,16 +80,13 @@ pub(super) fn formats(
         }
     }
     // A weight that several layers share has the most bits among them.
-    for layer in &layers {
-        let named = |globs: &[String]| globs.iter().any(|glob| matches(glob, &layer.name));
-        if named(&config.eight_bits) || (config.bits == 8 && !named(&config.four_bits)) {
-            for (name, _) in quantize::weights(graph, layer)? {
-                formats.remove(&name);
-            }
+    for layer in layers.iter().filter(|layer| !is_four(&layer.name)) {
+        for (name, _) in quantize::weights(graph, layer)? {
+            formats.remove(&name);
         }
     }
-    let globs = config.four_bits.iter().chain(&config.eight_bits);
-    let unmatched = globs.filter(|glob| !layers.iter().any(|l| matches(glob, &l.name)));
+    let names = || layers.iter().map(|layer| layer.name.as_str());
+    let unmatched = four_bits.unused(names()).chain(eight_bits.unused(names()));
     let warnings =
         unmatched.map(|glob| format!("the pattern \"{glob}\" of weights matches no layer"));
     Ok((formats, warnings.collect()))
