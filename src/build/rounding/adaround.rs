@@ -21,7 +21,7 @@ const RATE: f32 = 0.02;
 /// Adam's β₁ and β₂.
 const BETAS: [f32; 2] = [0.9, 0.999];
 /// Weight λ of the pull, relative to the error of a whole code in one weight of average input.
-const PULL: f32 = 0.1;
+const PULL: f32 = 0.5;
 /// Share of the steps without a pull.
 const WARM_UP: f32 = 0.2;
 /// First and last exponent β of the pull.
