@@ -41,15 +41,16 @@ pub(crate) fn quantizers(quantizers: &[Quantizer]) -> String {
     text += &aligned(&rows);
     let _ = writeln!(text, "\n---- {weights} Weight Quantizer(s) ----");
     let mut rows = vec![row([
-        "layer", "bits", "axis", "channels", "min", "median", "max",
+        "layer", "axis", "channels", "min", "median", "max", "bits",
     ])];
     for quantizer in select(QuantizerKind::Weight) {
         let layer = quantizer.layer.as_ref().unwrap_or(&quantizer.tensor);
         let axis = quantizer
             .axis
             .map_or("-".to_owned(), |axis| axis.to_string());
-        let mut cells = vec![layer.clone(), quantizer.bits.to_string(), axis];
+        let mut cells = vec![layer.clone(), axis];
         cells.extend(channels(&quantizer.amax));
+        cells.push(quantizer.bits.to_string());
         rows.push(cells);
     }
     text + &aligned(&rows)
@@ -191,7 +192,7 @@ mod tests {
         let cells: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
             cells,
-            ["conv", "8", "0", "16", "0.0000", "1.8750", "3.7500"]
+            ["conv", "0", "16", "0.0000", "1.8750", "3.7500", "8"]
         );
         // Even impossible ones: an activation with several channels, a weight without any.
         let odd = Quantizer {

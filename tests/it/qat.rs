@@ -86,6 +86,28 @@ fn a_training_brings_the_network_closer_to_the_float_one_and_records_it() {
     assert!(rows[19].ends_with(',') && !rows[20].ends_with(','), "{log}");
 }
 
+#[test]
+fn a_network_with_weights_of_4_bits_is_trained_and_keeps_them() {
+    let folder = folder();
+    let path = folder.path();
+    let base = ["--weight-bits", "4", "--rounding", "gptq", "--out"];
+    let train = ["--steps", "40", "--check", "10", "--rate", "0.00001"];
+    let (text, _) = built(path, &with(&[&base[..], &["a.plan"], &train].concat()));
+    assert!(text.contains("trained weights"), "{text}");
+    assert!(text.contains("4-bit weights, gptq"), "{text}");
+    let plan = Plan::open(&path.join("a.plan")).unwrap();
+    let manifest = serde_json::to_value(plan.manifest()).unwrap();
+    let record = &manifest["quantization"];
+    let [before, best] = ["before", "best"].map(|key| record["training"][key].as_f64().unwrap());
+    assert!(best > before, "{before} {best}");
+    let quantizers = record["quantizers"].as_array().unwrap();
+    let weights = quantizers.iter().filter(|q| q["kind"] == "weight");
+    assert!(weights.clone().count() > 0);
+    for weight in weights {
+        assert_eq!(weight["bits"], 4, "{weight}");
+    }
+}
+
 /// The ranges of the activations in a plan.
 fn ranges(path: &Path) -> Vec<f64> {
     let plan = Plan::open(path).unwrap();

@@ -422,7 +422,7 @@ fn packed_weights_that_overlap_are_refused() {
     let tensor = json["tensors"][output].clone();
     let mut weights = payload.weights;
     let first = weights.len().next_multiple_of(64);
-    weights.resize(first + 64 * 1000, 0);
+    weights.resize(first + (1 << 17), 0);
     for copy in 0..900 {
         let mut conv = conv.clone();
         let tensors = json["tensors"].as_array_mut().unwrap();
