@@ -40,7 +40,7 @@ use crate::synth::Rng;
 
 /// Random streams, separate from other uses of a seed.
 const MOVE_STREAM: u64 = 0x6d6f_7665;
-const START_STREAM: u64 = 0x7374_6172_74;
+const START_STREAM: u64 = 0x0073_7461_7274;
 
 /// Options of a training in float.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -238,9 +238,9 @@ mod tests {
             // The way of one second, as a point moves.
             let [x, y, z] = found.center;
             let later = scene.point([x + found.velocity[0], y + found.velocity[1], z]);
-            for axis in 0..2 {
-                let way = later[axis] - moved.center[axis];
-                assert!((way - moved.velocity[axis]).abs() < 1e-4, "{scene:?}");
+            let ways = later.iter().zip(moved.center).map(|(b, a)| b - a);
+            for (way, velocity) in ways.zip(moved.velocity) {
+                assert!((way - velocity).abs() < 1e-4, "{scene:?}");
             }
         }
     }
