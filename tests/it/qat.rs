@@ -54,6 +54,21 @@ fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [BASE, args].concat()
 }
 
+/// Quantises a model with the recipe `nvidia`.
+pub(crate) fn quantized(folder: &Path, model: &str, args: &[&str]) {
+    let quantize = [
+        "quantize",
+        "--model",
+        model,
+        "--pcd",
+        "frames",
+        "--recipe",
+        "nvidia",
+        "--allow-low-sqnr",
+    ];
+    built(folder, &[&quantize[..], args].concat());
+}
+
 fn read(folder: &Path, name: &str) -> Vec<u8> {
     std::fs::read(folder.join(name)).unwrap()
 }
@@ -123,13 +138,7 @@ fn ranges(path: &Path) -> Vec<f64> {
 fn scales_are_trained_and_written_unless_their_rate_is_0() {
     let folder = folder();
     let path = folder.path();
-    let quantize = [
-        "quantize", "--model", "model", "--pcd", "frames", "--recipe", "nvidia",
-    ];
-    built(
-        path,
-        &[&quantize[..], &["--allow-low-sqnr", "--out", "ptq.plan"]].concat(),
-    );
+    quantized(path, "model", &["--out", "ptq.plan"]);
     let before = ranges(&path.join("ptq.plan"));
     for (rate, out) in [("1", "trained.plan"), ("0", "fixed.plan")] {
         let args = [
@@ -206,7 +215,7 @@ fn bytes_do_not_depend_on_threads_and_survive_a_kill() {
 }
 
 /// The column of the losses in a table.
-fn losses(path: &Path) -> Vec<f64> {
+pub(crate) fn losses(path: &Path) -> Vec<f64> {
     let log = std::fs::read_to_string(path).unwrap();
     let rows = log.lines().skip(1);
     rows.map(|row| row.split(',').nth(2).unwrap().parse().unwrap())
@@ -392,21 +401,7 @@ fn what_is_left_out_is_told() {
 fn labels_train_too_and_a_useless_training_keeps_the_first_network() {
     let folder = folder();
     let path = folder.path();
-    built(
-        path,
-        &[
-            "quantize",
-            "--model",
-            "model",
-            "--pcd",
-            "frames",
-            "--recipe",
-            "nvidia",
-            "--allow-low-sqnr",
-            "--out",
-            "ptq.plan",
-        ],
-    );
+    quantized(path, "model", &["--out", "ptq.plan"]);
     // A rate that only destroys.
     let args = [
         "--steps", "4", "--check", "2", "--rate", "0.5", "--out", "bad.plan",

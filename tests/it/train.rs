@@ -4,7 +4,7 @@ use std::path::Path;
 
 use centerpoint::internals::build::onnx::Graph;
 
-use crate::qat::folder;
+use crate::qat::{folder, killed_after_state, losses, quantized};
 use crate::toy::{built, refused};
 
 const BASE: &[&str] = &[
@@ -25,14 +25,6 @@ fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
 
 fn network(folder: &Path, name: &str) -> Graph {
     Graph::read(&folder.join(name).join("pts_backbone_neck_head.onnx")).unwrap()
-}
-
-/// The losses in a table.
-fn losses(path: &Path) -> Vec<f64> {
-    let log = std::fs::read_to_string(path).unwrap();
-    let rows = log.lines().skip(1);
-    rows.map(|row| row.split(',').nth(2).unwrap().parse().unwrap())
-        .collect()
 }
 
 #[test]
@@ -74,19 +66,7 @@ fn a_network_learns_from_nothing_and_keeps_its_normalisation() {
     assert_eq!(record["result"]["frames"], 6);
 
     // The new folder is one like any other.
-    let quantize = [
-        "quantize",
-        "--model",
-        "new",
-        "--pcd",
-        "frames",
-        "--recipe",
-        "nvidia",
-        "--allow-low-sqnr",
-        "--out",
-        "q.plan",
-    ];
-    built(path, &quantize);
+    quantized(path, "new", &["--out", "q.plan"]);
     let again = [
         "train",
         "--model",
@@ -107,7 +87,6 @@ fn a_network_learns_from_nothing_and_keeps_its_normalisation() {
 fn bytes_do_not_depend_on_threads_or_on_a_stop() {
     let folder = folder();
     let path = folder.path();
-    // It stops at the first measurement that is no better, and leaves its state only where it is stopped.
     let train = [
         "--from-nothing",
         "--steps",
@@ -130,10 +109,15 @@ fn bytes_do_not_depend_on_threads_or_on_a_stop() {
     };
     assert_eq!(bytes("one"), bytes("two"));
     let rest = with(&[&train[..], &["rest", "--state", "state"]].concat());
-    let stopped = crate::qat::killed_after_state(path, &rest);
+    let stopped = killed_after_state(path, &rest);
     if stopped {
         let other = with(&["--steps", "14", "--out", "b", "--state", "state"]);
         assert!(refused(path, &other, 4).contains("other options"));
+        let labels = std::fs::read_to_string(path.join("labels.json")).unwrap();
+        std::fs::write(path.join("labels.json"), labels.clone() + "\n").unwrap();
+        let force = [&rest[..], &["--force"]].concat();
+        assert!(refused(path, &force, 4).contains("labels"));
+        std::fs::write(path.join("labels.json"), labels).unwrap();
     }
     let force = [&rest[..], &["--force"]].concat();
     built(path, &force);
@@ -170,21 +154,7 @@ fn what_cannot_be_trained_is_refused() {
         "--force",
     ];
     assert!(refused(path, &few, 3).contains("frames000"));
-    let quantize = [
-        "quantize",
-        "--model",
-        "model",
-        "--pcd",
-        "frames",
-        "--recipe",
-        "nvidia",
-        "--allow-low-sqnr",
-        "--out",
-        "q.plan",
-        "--onnx",
-        "q",
-    ];
-    built(path, &quantize);
+    quantized(path, "model", &["--out", "q.plan", "--onnx", "q"]);
     let quantised = [
         "train",
         "--model",

@@ -57,8 +57,8 @@ pub(crate) struct LayerTensors {
 /// The tensors of a BatchNormalization and its constants.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NormTensors {
-    /// Factor γ, shift β, running mean, running variance.
-    pub(crate) names: [String; 4],
+    /// Factor γ, shift β, running mean, running variance: name and values.
+    pub(crate) tensors: [(String, Vec<f32>); 4],
     /// Added to a variance.
     pub(crate) epsilon: f32,
     /// Share of the running statistics that a batch keeps.
@@ -256,13 +256,12 @@ impl<'a> Walk<'a> {
                 at.axes
             )));
         }
-        let name = |i: usize| -> Result<String> {
+        let tensor = |i: usize| -> Result<(String, Vec<f32>)> {
             let name = node.need_input(i)?;
-            self.bias(node, name, channels)?;
-            Ok(name.to_owned())
+            Ok((name.to_owned(), self.bias(node, name, channels)?))
         };
         let norm = NormTensors {
-            names: [name(1)?, name(2)?, name(3)?, name(4)?],
+            tensors: [tensor(1)?, tensor(2)?, tensor(3)?, tensor(4)?],
             epsilon: node.float("epsilon", 1e-5)?,
             momentum: node.float("momentum", 0.9)?,
         };

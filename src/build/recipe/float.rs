@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::Progress;
 use super::split::Split;
 use super::training::{
-    Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
+    Choice, Course, Labels, Learner, Site, Task, mean_ap, need, remove_state, write_log,
 };
-use super::{Progress, TrainingFiles};
-use crate::build::config::{ConfigError, FramesConfig};
+use crate::build::config::FramesConfig;
 use crate::build::folder::{Folder, fitted_pfe};
 use crate::build::import::{pfe_of, rpn_of, unfused_pfe, unfused_rpn};
 use crate::build::onnx::Graph;
@@ -38,6 +38,8 @@ use crate::plan::config::{Curve, WeightScales};
 use crate::points::Layout;
 use crate::synth::Rng;
 
+/// Where messages say that an option comes from.
+const ORIGIN: &str = "cp-build train";
 /// Random streams, separate from other uses of a seed.
 const MOVE_STREAM: u64 = 0x6d6f_7665;
 const START_STREAM: u64 = 0x0073_7461_7274;
@@ -123,8 +125,10 @@ pub(crate) struct FloatJob<'a> {
     pub(crate) layout: Option<Layout>,
     pub(crate) labels: &'a Path,
     pub(crate) config: &'a FloatConfig,
-    /// State and table; the labels here are not used.
-    pub(crate) files: TrainingFiles<'a>,
+    /// State of an interrupted training: read if the file exists, written at every measurement, removed at the end.
+    pub(crate) state: Option<&'a Path>,
+    /// Table of steps, rates, losses and figures to write, as CSV.
+    pub(crate) log: Option<&'a Path>,
     /// CPU threads; 0 is one per core.
     pub(crate) threads: usize,
 }
@@ -205,6 +209,21 @@ impl FloatTask<'_> {
         self.pfn.write(&network.params, &mut graphs.pfe)?;
         Ok(graphs)
     }
+
+    /// The mean average precision of networks on the held-out frames.
+    fn precision(&self, graphs: &Graphs) -> Result<f64> {
+        let job = self.job;
+        let model = &job.folder.model;
+        let pfe = fitted_pfe(pfe_of(graphs.pfe.clone())?, graphs.pfe.path(), model)?;
+        let rpn = rpn_of(graphs.rpn.clone(), model)?;
+        let site = Site {
+            folder: job.folder,
+            layout: job.layout,
+            threads: job.threads,
+        };
+        let payload = compile::cpu(&rpn.graph)?;
+        mean_ap(&site, &payload, &pfe.pfn, &self.split.held_out, self.labels)
+    }
 }
 
 impl Task for FloatTask<'_> {
@@ -219,26 +238,8 @@ impl Task for FloatTask<'_> {
 
     fn measure(&mut self, learner: &mut Learner, _best: f64) -> Result<f64> {
         let graphs = learner.averaged(|network| self.written(network))?;
-        precision(self.job, &graphs, &self.split.held_out, self.labels)
+        self.precision(&graphs)
     }
-}
-
-/// The mean average precision of networks on frames.
-fn precision(
-    job: &FloatJob<'_>,
-    graphs: &Graphs,
-    paths: &[PathBuf],
-    labels: &Labels,
-) -> Result<f64> {
-    let model = &job.folder.model;
-    let pfe = fitted_pfe(pfe_of(graphs.pfe.clone())?, graphs.pfe.path(), model)?;
-    let rpn = rpn_of(graphs.rpn.clone(), model)?;
-    let site = Site {
-        folder: job.folder,
-        layout: job.layout,
-        threads: job.threads,
-    };
-    mean_ap(&site, &compile::cpu(&rpn.graph)?, &pfe.pfn, paths, labels)
 }
 
 /// Trains the networks of a job.
@@ -254,12 +255,9 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     }
     let split = Split::new(job.frames, &config.frames)?;
     if split.held_out.is_empty() {
-        return Err(BuildError::from(ConfigError::Value {
-            origin: "cp-build train".to_owned(),
-            key: "held_out",
-            found: format!("{} for {} frames", config.frames.held_out, job.frames.len()),
-            expected: "at most the number of frames: the training measures on held-out frames",
-        }));
+        let found = format!("{} for {} frames", config.frames.held_out, job.frames.len());
+        let expected = "at most the number of frames: the training measures on held-out frames";
+        return Err(need(ORIGIN, "held_out", &found, expected));
     }
     let all: [&[PathBuf]; 2] = [&split.calibration, &split.held_out];
     let labels = Labels::read(job.labels, &all, &folder.model)?;
@@ -271,8 +269,7 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     let mut network = Network::new(&rpn, None, WeightScales::Max, &|_| 8, pool.clone())?;
     let mut input = FrameInput::new(&folder.model, job.layout, rpn_path)?;
     let scale = input.column_scale(&split.calibration)?;
-    let tensor = |name: &str| Ok(pfe.floats(name)?.map(|t| t.data));
-    let pfn = PfnNetwork::new(&tensor, layers, scale, &mut network.params, pool)?;
+    let pfn = PfnNetwork::new(layers, scale, &mut network.params, pool)?;
     let heads = Heads::new(&folder.model, &network, true)?;
     if config.from_nothing {
         let mut rng = Rng::new(config.seed, 0, START_STREAM);
@@ -286,12 +283,8 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     network.prepare()?;
     let trained_layers = network.trained_layers();
     if trained_layers.is_empty() {
-        return Err(BuildError::from(ConfigError::Value {
-            origin: "cp-build train".to_owned(),
-            key: "train_layers",
-            found: "none".to_owned(),
-            expected: "globs that leave a layer to train",
-        }));
+        let expected = "globs that leave a layer to train";
+        return Err(need(ORIGIN, "train_layers", "none", expected));
     }
 
     let graphs = Graphs { pfe, rpn };
@@ -310,16 +303,17 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     let before = if config.from_nothing {
         0.0
     } else {
-        precision(job, &start, &split.held_out, &labels)?
+        task.precision(&start)?
     };
     let names: Vec<String> = job.frames.iter().map(|p| p.display().to_string()).collect();
     let key = (
         config,
         folder.hashes()?,
         hash::sha256(names.join("\n").as_bytes()),
+        labels.hash(),
     );
     let mut state = State::new(&key, config.steps, before);
-    learner.resume(&mut state, job.files.state)?;
+    learner.resume(&mut state, job.state)?;
     task.moves = (state.step * config.batch) as u64;
     let course = Course {
         figure: "mAP",
@@ -330,7 +324,7 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
         check: config.check,
         patience: config.patience,
         options: &|step| config.at(step),
-        state: job.files.state,
+        state: job.state,
         progress,
     };
     course.run(&mut learner, &mut state, &mut task)?;
@@ -338,38 +332,24 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
         "training: {:.0} MB of maps",
         learner.network.bytes() as f64 / 1e6
     );
-    if let Some(path) = job.files.log {
+    if let Some(path) = job.log {
         write_log(path, course.figure, &state.log)?;
     }
-    let kept = state.best > before;
-    let graphs = if kept {
+    let result = course.record(&state, trained_layers);
+    let graphs = if result.kept {
         let average = learner.optimizer.average_mut();
         average.copy_from_slice(&state.best_values);
         learner.averaged(|network| task.written(network))?
     } else {
-        log::warn!(
-            "the training did not help: mAP {before:.4} before it, at best {:.4} after a step; \
-             the folder gets the weights before the training",
-            state.best_figure()
-        );
         start
     };
-    remove_state(job.files.state)?;
+    remove_state(job.state)?;
     Ok(FloatOutcome {
         pfe: graphs.pfe,
         rpn: graphs.rpn,
         record: FloatTraining {
             config: config.clone(),
-            result: Training {
-                frames: course.frames,
-                steps: state.step,
-                layers: trained_layers,
-                figure: course.figure.to_owned(),
-                before,
-                best: state.best,
-                best_step: state.best_step,
-                kept,
-            },
+            result,
         },
     })
 }

@@ -19,11 +19,10 @@ use std::rc::Rc;
 
 use super::rounding;
 use super::training::{
-    Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
+    self, Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
 use super::workbench::{Trained, Trial, Workbench, placement};
 use super::{BuildError, TrainingFiles};
-use crate::build::config::ConfigError;
 use crate::build::quantize::{self, QuantizerKind};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{self, Reference};
@@ -37,23 +36,16 @@ use crate::build::train::{Shape, TrainingError};
 use crate::build::{Result, compile};
 use crate::engine::Engine;
 use crate::model::Model;
-use crate::plan::Training;
 use crate::plan::config::{PfnPolicy, QatConfig, QatFigure, QatLoss};
 
 /// Most bytes of inputs and goals to keep in memory.
 const KEPT_BYTES: usize = 2 << 30;
 
-/// The input of a frame.
-enum Input {
-    /// The features of its pillars.
-    Features(Bev),
-    /// Its points, where the PFN is trained.
-    Rows(PillarRows),
-}
-
 /// A frame to train on.
 struct Example {
-    input: Input,
+    bev: Bev,
+    /// The points of its pillars, where the PFN is trained.
+    rows: Option<PillarRows>,
     teacher: Option<Teacher>,
     features: Option<Features>,
     target: Option<FrameTarget>,
@@ -63,11 +55,12 @@ impl Example {
     fn bytes(&self) -> usize {
         let teacher = self.teacher.as_ref().map_or(0, Teacher::bytes);
         let features = self.features.as_ref().map_or(0, Features::bytes);
-        let input = match &self.input {
-            Input::Features(bev) => bev.bytes(),
-            Input::Rows(rows) => rows.bytes(),
-        };
-        input + teacher + features + self.target.as_ref().map_or(0, FrameTarget::bytes)
+        let rows = self.rows.as_ref().map_or(0, PillarRows::bytes);
+        self.bev.bytes()
+            + rows
+            + teacher
+            + features
+            + self.target.as_ref().map_or(0, FrameTarget::bytes)
     }
 }
 
@@ -141,12 +134,13 @@ impl Examples<'_> {
             }
             _ => None,
         };
-        let input = match &mut self.points {
-            None => Input::Features(bev),
-            Some(points) => Input::Rows(points.read(frame, &Move::default())?),
+        let rows = match &mut self.points {
+            None => None,
+            Some(points) => Some(points.read(frame, &Move::default())?),
         };
         let example = Rc::new(Example {
-            input,
+            bev,
+            rows,
             teacher,
             features,
             target,
@@ -250,13 +244,6 @@ impl Judge<'_, '_> {
         learner: &mut Learner,
     ) -> Result<Option<Trial>> {
         if state.best <= state.before() {
-            log::warn!(
-                "the training did not help: {} {:.4} before it, at best {:.4} after a step; the plan keeps the network \
-                 before the training",
-                self.name(),
-                state.before(),
-                state.best_figure()
-            );
             self.record(start)?;
             return Ok(None);
         }
@@ -289,10 +276,10 @@ impl Task for Qat<'_, '_> {
         let mut loss = 0.0;
         for &frame in frames {
             let example = self.examples.get(frame)?;
-            match (&example.input, &mut self.pfn) {
-                (Input::Features(bev), _) => network.batch(1).set_pillars(0, bev.pillars()),
-                (Input::Rows(rows), Some(pfn)) => pfn.fill(&[rows], network),
-                (Input::Rows(_), None) => {}
+            let mut pfn = self.pfn.as_mut().zip(example.rows.as_ref());
+            match &mut pfn {
+                Some((pfn, rows)) => pfn.fill(&[*rows], network),
+                None => network.batch(1).set_pillars(0, example.bev.pillars()),
             }
             network.forward();
             let goal = Goal {
@@ -304,9 +291,9 @@ impl Task for Qat<'_, '_> {
             if let (Some(teacher), Some(goal)) = (&self.examples.features, &example.features) {
                 loss += network.feature_loss(teacher.student, goal, scale * teacher.weight);
             }
-            match (&example.input, &mut self.pfn) {
-                (Input::Rows(rows), Some(pfn)) => pfn.learn(&[rows], network),
-                _ => {
+            match pfn {
+                Some((pfn, rows)) => pfn.learn(&[rows], network),
+                None => {
                     network.backward(false);
                 }
             }
@@ -358,7 +345,8 @@ impl Workbench<'_> {
         };
         let name = judge.name();
         let before = judge.measure(&mut start)?;
-        let mut state = State::new(&(options, &start.key), options.steps, before);
+        let inputs = (options, &start.key, labels.as_ref().map(Labels::hash));
+        let mut state = State::new(&inputs, options.steps, before);
         let mut learner = Learner::new(network);
         learner.resume(&mut state, files.state)?;
         let mut task = Qat {
@@ -394,16 +382,7 @@ impl Workbench<'_> {
         }
         let (found, pfn) = (task.best, task.pfn);
         let best = judge.verdict(&mut start, found, pfn.as_ref(), &state, &mut learner)?;
-        let record = Training {
-            frames: course.frames,
-            steps: state.step,
-            layers,
-            figure: name.to_owned(),
-            before,
-            best: state.best,
-            best_step: state.best_step,
-            kept: best.is_some(),
-        };
+        let record = course.record(&state, layers);
         remove_state(files.state)?;
         let mut result = best.unwrap_or(start);
         result.training = Some(Trained {
@@ -551,12 +530,7 @@ impl Workbench<'_> {
 
 /// An error about an option.
 fn need(key: &'static str, found: &str, expected: &'static str) -> BuildError {
-    BuildError::from(ConfigError::Value {
-        origin: "qat".to_owned(),
-        key,
-        found: found.to_owned(),
-        expected,
-    })
+    training::need("qat", key, found, expected)
 }
 
 /// The place of each output of `network` among those of the float network's engine. `path` is the float network.

@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use super::Progress;
 use crate::boxes::Box3d;
 use crate::build::calibrate::CalibrationError;
+use crate::build::config::ConfigError;
 use crate::build::folder::{Folder, Network as PlanNetwork};
 use crate::build::globs::Globs;
 use crate::build::train::network::Network;
 use crate::build::train::optimizer::{Optimizer, StepOptions};
 use crate::build::train::state::State;
-use crate::build::{BuildError, Result};
+use crate::build::{BuildError, Result, hash};
 use crate::detector::{Detector, Options};
 use crate::eval::{frames, nuscenes};
 use crate::files::{FileError, OutputFile};
 use crate::model::{Model, Pfn};
+use crate::plan::Training;
 use crate::points::{Layout, Transform};
 use crate::program::Payload;
 use crate::results::nuscenes::{Results, SampleBox, sample_token};
@@ -189,6 +191,30 @@ impl Course<'_> {
         Ok(())
     }
 
+    /// The record of a training that ended in `state`. Warns if it made nothing better: then the network before it is kept.
+    pub(super) fn record(&self, state: &State, layers: Vec<String>) -> Training {
+        let kept = state.best > state.before();
+        if !kept {
+            log::warn!(
+                "the training did not help: {} {:.4} before it, at best {:.4} after a step; the network before the training is \
+                 kept",
+                self.figure,
+                state.before(),
+                state.best_figure()
+            );
+        }
+        Training {
+            frames: self.frames,
+            steps: state.step,
+            layers,
+            figure: self.figure.to_owned(),
+            before: state.before(),
+            best: state.best,
+            best_step: state.best_step,
+            kept,
+        }
+    }
+
     /// The frames of a step. Each pass over all frames has an order of its own.
     fn frames_of(&self, step: usize) -> Vec<usize> {
         let (batch, count) = (self.batch, self.frames);
@@ -213,6 +239,21 @@ impl Course<'_> {
     }
 }
 
+/// An error about an option.
+pub(super) fn need(
+    origin: &str,
+    key: &'static str,
+    found: &str,
+    expected: &'static str,
+) -> BuildError {
+    BuildError::from(ConfigError::Value {
+        origin: origin.to_owned(),
+        key,
+        found: found.to_owned(),
+        expected,
+    })
+}
+
 /// Removes the state of a training that is done.
 ///
 /// # Errors
@@ -225,7 +266,11 @@ pub(super) fn remove_state(file: Option<&Path>) -> Result<()> {
 }
 
 /// The labels of the frames to train and to measure on.
-pub(super) struct Labels(Results);
+pub(super) struct Labels {
+    results: Results,
+    /// SHA-256 of the file.
+    hash: String,
+}
 
 impl Labels {
     /// Reads a file, checks that it has every frame, and warns about boxes whose class the model does not know.
@@ -233,7 +278,10 @@ impl Labels {
     /// # Errors
     /// [`BuildError::Results`] for the file, [`CalibrationError::NoLabels`] for a frame without labels.
     pub(super) fn read(path: &Path, frames: &[&[PathBuf]], model: &Model) -> Result<Self> {
-        let labels = Self(Results::read(path)?);
+        let labels = Self {
+            results: Results::read(path)?,
+            hash: hash::sha256_file(path)?,
+        };
         let mut unknown: BTreeMap<&str, usize> = BTreeMap::new();
         for frame in frames.iter().copied().flatten() {
             for sample in labels.of(frame)? {
@@ -257,10 +305,15 @@ impl Labels {
         Ok(labels)
     }
 
+    /// SHA-256 of the file.
+    pub(super) fn hash(&self) -> &str {
+        &self.hash
+    }
+
     /// The labels of a frame.
     fn of(&self, frame: &Path) -> Result<&[SampleBox]> {
         let token = sample_token(frame);
-        let found = self.0.results.get(&token);
+        let found = self.results.results.get(&token);
         found.map(Vec::as_slice).ok_or_else(|| {
             BuildError::from(CalibrationError::NoLabels {
                 path: frame.into(),

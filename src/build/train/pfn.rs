@@ -103,7 +103,7 @@ impl PfnNetwork {
             };
             (layer.clone(), tensors)
         });
-        Self::new(&|_| Ok(None), layers.collect(), scale, params, pool)
+        Self::new(layers.collect(), scale, params, pool)
     }
 
     /// The PFN of the parameters, where no layer has a BatchNormalization.
@@ -134,13 +134,11 @@ impl PfnNetwork {
         weight
     }
 
-    /// Adds the parameters of layers to `params`. `tensor` has the values of a tensor, and `scale` are the factors of the
-    /// input's columns.
+    /// Adds the parameters of layers to `params`. `scale` are the factors of the input's columns.
     ///
     /// # Errors
-    /// Those of `tensor`.
+    /// As [`Isa::best`].
     pub(crate) fn new(
-        tensor: &dyn Fn(&str) -> Result<Option<Vec<f32>>>,
         layers: Vec<UnfusedLayer>,
         scale: Vec<f32>,
         params: &mut Params,
@@ -160,17 +158,14 @@ impl PfnNetwork {
                 .bias
                 .is_some()
                 .then(|| params.push(&name("bias"), Role::Bias, &layer.bias));
-            let norm = match &tensors.norm {
-                None => None,
-                Some(norm) => {
-                    let mut numbers = [0; 4];
-                    for (i, (part, role)) in NORM.into_iter().enumerate() {
-                        let values = tensor(&norm.names[i])?;
-                        numbers[i] = params.push(&name(part), role, &values.unwrap_or_default());
-                    }
-                    Some(Norm::new(numbers, norm.epsilon, norm.momentum))
+            let norm = tensors.norm.as_ref().map(|norm| {
+                let parts = NORM.into_iter().zip(&norm.tensors);
+                let mut numbers = [0; 4];
+                for (number, ((part, role), (_, values))) in numbers.iter_mut().zip(parts) {
+                    *number = params.push(&name(part), role, values);
                 }
-            };
+                Norm::new(numbers, norm.epsilon, norm.momentum)
+            });
             all.push(Layer {
                 inputs: layer.in_features,
                 outputs: layer.out_features,
@@ -210,7 +205,7 @@ impl PfnNetwork {
             }
             if let (Some(names), Some(norm)) = (&tensors.norm, &layer.norm) {
                 let all = [norm.gamma, norm.beta, norm.mean, norm.variance];
-                for (name, tensor) in names.names.iter().zip(all) {
+                for ((name, _), tensor) in names.tensors.iter().zip(all) {
                     changed.insert(name.clone(), params.values(tensor).to_vec());
                 }
             }
@@ -584,8 +579,7 @@ mod tests {
         let mut params = Params::new(&path);
         let scale = (1..12).map(|i| 1.0 / i as f32).collect();
         let pool = Arc::new(Pool::new(threads));
-        let tensor = |name: &str| Ok(graph.floats(name)?.map(|t| t.data));
-        let network = PfnNetwork::new(&tensor, layers, scale, &mut params, pool).unwrap();
+        let network = PfnNetwork::new(layers, scale, &mut params, pool).unwrap();
         network.set_rates(&mut params, &|_| rate);
         (graph, network, params)
     }

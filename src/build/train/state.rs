@@ -185,7 +185,7 @@ impl State {
             && (header.steps, header.before, header.parameters) == (own.steps, own.before, count);
         if !same {
             return Err(refuse(
-                "the state of a training with other options, frames or another network",
+                "the state of a training with other options, frames or labels, or of another network",
             ));
         }
         let values = &rest[end + 1..];

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use crate::build::export;
 use crate::build::folder::{self, Folder};
-use crate::build::recipe::TrainingFiles;
 use crate::build::recipe::float::{self, FloatConfig, FloatJob};
 use crate::cli::build::progress::Bars;
 use crate::cli::input::InputArgs;
@@ -117,11 +116,8 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         layout: args.input.layout,
         labels: &args.labels,
         config: &config,
-        files: TrainingFiles {
-            labels: None,
-            state: state.map(PathBuf::as_path),
-            log: log.map(PathBuf::as_path),
-        },
+        state: state.map(PathBuf::as_path),
+        log: log.map(PathBuf::as_path),
         threads: args.threads,
     };
     let outcome = float::train(&job, &bars)?;
