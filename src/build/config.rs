@@ -1,7 +1,7 @@
 //! `quantize.toml`: all options of `cp-build quantize` and their defaults.
 //!
 //! ```toml
-//! recipe = "custom"             # or "nvidia", "best": see `recipe.rs`
+//! recipe = "custom"             # or "nvidia", "best", "given": see `recipe.rs`
 //! bias_correction = "all"       # subtract the mean error over these cells from the biases; or "occupied",
 //!                               # "background", "off"
 //!
@@ -27,6 +27,7 @@
 //! bits = 8                      # bits of the weights' codes, or 4
 //! four_bits = []                # globs of layers with 4 bits
 //! eight_bits = []               # globs of layers with 8 bits, which win over those with 4
+//! deconvolution_scales = "channel" # one for each output channel; or "tensor", one for a whole deconvolution of 8 bits
 //! rounding = "nearest"          # or "gptq", "adaround": by the error of the layer's output
 //! search = true                 # search the ranges of weights of 4 bits; false: the greatest absolute weight
 //!
@@ -37,8 +38,8 @@
 //! ```
 //!
 //! Missing keys have the values above, which measured best on the demo model. Command-line flags override single
-//! keys. The recipe `nvidia` fixes everything except `skip`, `weights` and `frames`; with `best`, a key that is set applies to
-//! every candidate. The plan's manifest stores the complete effective configuration.
+//! keys. The recipes `nvidia` and `given` fix everything except `skip`, `weights` and `frames`; `given` also fixes the bits and
+//! scales of `weights`. With `best`, a key that is set applies to every candidate. The plan's manifest stores the complete effective configuration.
 
 mod error;
 
@@ -47,8 +48,8 @@ use std::path::Path;
 pub(crate) use error::ConfigError;
 
 pub(crate) use crate::plan::config::{
-    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, EqualizeConfig, FramesConfig,
-    PfnPolicy, PlacementConfig, QatConfig, Rounding, WeightsConfig,
+    BiasCorrection, CalibrationConfig, CalibrationMethod, Cells, DeconvolutionScales,
+    EqualizeConfig, FramesConfig, PfnPolicy, PlacementConfig, QatConfig, Rounding, WeightsConfig,
 };
 pub use crate::plan::config::{Config, Recipe};
 use crate::plan::config::{Curve, QatLoss, WeightScales};
@@ -204,7 +205,14 @@ impl ConfigOverrides {
                 skip: config.placement.skip.clone(),
                 ..base.placement.clone()
             },
-            weights: config.weights.clone(),
+            weights: match base.recipe {
+                // The scales belong to bits.
+                Recipe::Given => WeightsConfig {
+                    rounding: config.weights.rounding,
+                    ..base.weights.clone()
+                },
+                _ => config.weights.clone(),
+            },
             frames: config.frames.clone(),
             qat: config.qat.clone(),
             ..base.clone()
@@ -317,6 +325,11 @@ impl Config {
         if self.equalize.background {
             parts.push("align background".to_owned());
         }
+        if self.recipe == Recipe::Given {
+            parts.push("given scales".to_owned());
+            parts.extend(self.weights.label());
+            return parts.join(", ");
+        }
         parts.push(match self.calibration.method {
             CalibrationMethod::Max => "max".to_owned(),
             CalibrationMethod::Mse => "mse".to_owned(),
@@ -376,6 +389,9 @@ impl WeightsConfig {
         }
         if !self.search && !parts.is_empty() {
             parts.push("greatest weights".to_owned());
+        }
+        if self.deconvolution_scales == DeconvolutionScales::Tensor {
+            parts.push("one scale a deconvolution".to_owned());
         }
         match self.rounding {
             Rounding::Nearest => {}

@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 pub(crate) use checkpoint::import_checkpoint;
 pub(crate) use manifest::{CheckpointOrigin, FolderManifest, make};
 
-use super::import::{Pfe, Rpn, read_pfe, read_rpn};
+use super::checkpoint::ScaleUse;
+use super::import::{Pfe, Rpn, read_pfe, read_rpn, rpn_of};
 use super::onnx::{self, Graph};
-use super::{BuildError, compile, hash};
+use super::{BuildError, compile, foreign, hash};
 use crate::build::Result;
 use crate::engine::tensorrt::Monitor;
 use crate::files;
@@ -253,6 +254,26 @@ impl Folder {
     pub fn is_quantized(&self) -> bool {
         let mut nodes = self.rpn.graph.nodes();
         nodes.any(|node| node.op() == "DequantizeLinear")
+    }
+
+    /// Makes the network float: drops its Q/DQ pairs, and stores weights as the values of their codes. Returns whether it had
+    /// pairs.
+    fn drop_scales(&mut self) -> Result<bool> {
+        if !self.is_quantized() {
+            let path = self.rpn.graph.path().display();
+            log::warn!("{path}: no Q/DQ pairs, so there are no scales to drop");
+            return Ok(false);
+        }
+        let mut graph = self.rpn.graph.clone();
+        let values = foreign::without_pairs(&mut graph)?;
+        // Without pairs, more can be fused.
+        self.rpn = Rpn {
+            normalized: std::mem::take(&mut self.rpn.normalized),
+            ..rpn_of(graph, &self.model)?
+        };
+        let step = format!("dropped the scales of {} values", values.len());
+        self.recorded_steps.push(step);
+        Ok(true)
     }
 
     /// SHA-256 of the folder's model files by name, for manifests. An Autoware folder's description counts as what it
@@ -519,14 +540,32 @@ pub(super) fn pfn_layers(pfe: &Pfe) -> Vec<usize> {
 /// # Errors
 /// As [`Folder::read`], and [`BuildError::Exists`] if `out` already contains a model and `force` is not set.
 pub fn import(sources: &Sources<'_>, out: &Path, force: bool) -> Result<Folder> {
+    import_with(sources, ScaleUse::Keep, out, force)
+}
+
+/// As [`import`]; a quantised network may lose its scales on the way.
+///
+/// # Errors
+/// As [`import`].
+pub(crate) fn import_with(
+    sources: &Sources<'_>,
+    scales: ScaleUse,
+    out: &Path,
+    force: bool,
+) -> Result<Folder> {
     let mut folder = Folder::from_sources(sources)?;
+    let dropped = scales == ScaleUse::Drop && folder.drop_scales()?;
     // Compiling reports unsupported operators now and not later.
     folder.cpu_payload()?;
     make(out, force)?;
     let mut inputs = BTreeMap::new();
     for (from, name) in folder.files.iter().zip([PFE, RPN]) {
         inputs.extend(hash::network(from, name)?);
-        copy_network(from, &out.join(name))?;
+        if name == RPN && dropped {
+            folder.rpn.graph.write(&out.join(name))?;
+        } else {
+            copy_network(from, &out.join(name))?;
+        }
     }
     files::write(&out.join(MODEL), folder.model_text.as_bytes())?;
     inputs.insert(MODEL.into(), hash::sha256(folder.model_text.as_bytes()));

@@ -8,12 +8,13 @@
 //! - **FP16** between the codes (ModelOpt's default) becomes f32: FP16 constants are widened, and Casts lose their effect.
 //! - **Deconvolutions with a scale for each input channel** (pytorch-quantization of 2022, ModelOpt for torch): such a scale
 //!   cannot be taken out of the sum, so the weight is quantised again, with a scale for each output channel.
-//! - **The PFN** runs in float, so its pairs are dropped: [`without_pairs`].
+//! - **The PFN** runs in float, so its pairs are dropped: [`without_pairs`]. So are those of a network that is to be calibrated
+//!   again.
 
 mod qoperators;
 mod signed;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::Result;
 use super::calibrate::scale;
@@ -264,25 +265,75 @@ fn requantize_deconvolutions(graph: &mut Graph) -> Result<Vec<String>> {
     Ok(changes)
 }
 
-/// Drops all Q/DQ pairs: what follows reads the values before them. Returns the names of the values.
+/// The value that each DequantizeLinear of `graph` stands for, by its output: that before the first of its pairs. There is none
+/// for a weight that is stored as codes, nor for a pair that takes the place of a Relu: these are the output itself.
+///
+/// # Errors
+/// [`super::BuildError`] for malformed nodes and tensors.
+pub(super) fn sources(graph: &Graph) -> Result<BTreeMap<String, String>> {
+    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
+        let (codes, output) = (node.need_input(0)?, node.need_output()?);
+        let quantizer = graph.producer(codes).filter(|n| n.op() == "QuantizeLinear");
+        let source = match quantizer {
+            Some(_) if rectifies(graph, node)? => output,
+            Some(quantizer) => quantizer.need_input(0)?,
+            None if graph.constant(codes)?.is_some() => output,
+            None => continue,
+        };
+        // A pair may follow another one.
+        let source = sources.get(source).map_or(source, String::as_str);
+        sources.insert(output.to_owned(), source.to_owned());
+    }
+    Ok(sources)
+}
+
+/// Whether the codes of a map begin at 0 although the values before its pair may be below. ONNX Runtime drops the Relu there.
+fn rectifies(graph: &Graph, node: Node<'_>) -> Result<bool> {
+    let quantizer = graph.producer(node.need_input(0)?);
+    let (Some(source), Some(zero)) = (quantizer.and_then(|node| node.input(0)), node.input(2))
+    else {
+        return Ok(false);
+    };
+    let positive = graph.producer(source).is_some_and(|n| n.op() == "Relu");
+    if positive || graph.constant(source)?.is_some() {
+        return Ok(false);
+    }
+    let Some(zero) = graph.constant(zero)? else {
+        return Ok(false);
+    };
+    let lowest = match zero.data_type() {
+        element::INT8 => -128,
+        element::UINT8 => 0,
+        _ => return Ok(false),
+    };
+    Ok(tensor::integers(graph.path(), &zero)?.data == [lowest])
+}
+
+/// Drops all Q/DQ pairs: what follows reads the values before them, or a Relu of them. Returns the names of the values.
 ///
 /// # Errors
 /// [`super::BuildError`] for malformed nodes and tensors.
 pub(super) fn without_pairs(graph: &mut Graph) -> Result<Vec<String>> {
     simplify(graph)?;
-    let mut sources: HashMap<String, String> = HashMap::new();
+    let sources = sources(graph)?;
     let mut floats = HashMap::new();
+    let mut replacements = HashMap::new();
     for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
         let (codes, output) = (node.need_input(0)?, node.need_output()?);
-        let quantizer = graph.producer(codes).filter(|n| n.op() == "QuantizeLinear");
-        if let Some(quantizer) = quantizer {
-            let source = quantizer.need_input(0)?;
-            // The pair before may be dropped, too.
-            let source = sources
-                .get(source)
-                .map_or(source, String::as_str)
-                .to_owned();
-            sources.insert(output.to_owned(), source);
+        let Some(source) = sources.get(output) else {
+            continue;
+        };
+        if let Some(quantizer) = graph.producer(codes) {
+            let operator = match source == output {
+                true => "Relu",
+                // An output keeps its name.
+                false if graph.is_output(output) => "Identity",
+                false => continue,
+            };
+            let before = [quantizer.need_input(0)?];
+            let node = make::node(operator, node.proto.name(), &before, output);
+            replacements.insert(output.to_owned(), vec![node]);
         } else if let Some(constant) = graph.constant(codes)? {
             let codes = tensor::integers(graph.path(), &constant)?;
             if let Some(values) = dequantized(graph, node, &codes)? {
@@ -290,10 +341,12 @@ pub(super) fn without_pairs(graph: &mut Graph) -> Result<Vec<String>> {
             }
         }
     }
-    let mut names: Vec<String> = sources.values().chain(floats.keys()).cloned().collect();
+    let mut names: Vec<String> = sources.values().cloned().collect();
     names.sort();
+    names.dedup();
     replace_by_initializers(graph, floats)?;
     graph.edit(|proto| {
+        make::replace_nodes(proto, replacements);
         for name in proto.node.iter_mut().flat_map(|node| &mut node.input) {
             if let Some(source) = sources.get(name.as_str()) {
                 name.clone_from(source);
@@ -488,5 +541,50 @@ mod tests {
         let conv = found.producer("out").unwrap();
         assert_eq!(conv.input(0), Some("x"));
         assert_eq!(data(&found, conv.input(1).unwrap()), [0.5; 16]);
+    }
+
+    /// Codes from 0 on were a Relu; behind a Relu, they are not another one. A pair at an output leaves its name.
+    #[test]
+    fn a_pair_in_place_of_a_relu_becomes_one() {
+        let pair = |from: &str, to: &str| {
+            let codes = format!("{to}_codes");
+            [
+                node("QuantizeLinear", &[from, "s", "z"], &codes),
+                node("DequantizeLinear", &[&codes, "s", "z"], to),
+            ]
+        };
+        let nodes = [
+            pair("x", "a").to_vec(),
+            vec![node("Relu", &["a"], "b")],
+            pair("b", "c").to_vec(),
+            vec![node("Conv", &["c", "w"], "d")],
+            pair("d", "out").to_vec(),
+        ];
+        let mut found = graph(
+            nodes.concat(),
+            vec![
+                from_floats("s", &[], &[0.5]),
+                from_codes("z", &[], &[-128]),
+                from_floats("w", &[4, 4, 1, 1], &[1.0; 16]),
+            ],
+        );
+        assert_eq!(without_pairs(&mut found).unwrap(), ["a", "b", "out"]);
+        assert_eq!(ops(&found), ["Relu", "Relu", "Conv", "Relu"]);
+        assert_eq!(found.producer("d").unwrap().input(0), Some("b"));
+        assert_eq!(found.producer("out").unwrap().input(0), Some("d"));
+    }
+
+    #[test]
+    fn an_output_keeps_its_name_without_its_pair() {
+        let mut found = graph(
+            vec![
+                node("Relu", &["x"], "a"),
+                node("QuantizeLinear", &["a", "s", "z"], "q"),
+                node("DequantizeLinear", &["q", "s", "z"], "out"),
+            ],
+            vec![from_floats("s", &[], &[0.5]), from_codes("z", &[], &[0])],
+        );
+        assert_eq!(without_pairs(&mut found).unwrap(), ["a"]);
+        assert_eq!(ops(&found), ["Relu", "Identity"]);
     }
 }

@@ -12,6 +12,7 @@
 //! | `nvidia` | [`nvidia`]: the recipe of pytorch-quantization and the detectors that use it |
 //! | `best` | the one of [`candidates`] with the highest [`Sqnr::figure`](super::sqnr::Sqnr::figure) |
 //! | `custom` | the configuration as it is |
+//! | `given` | the scales of [`Job::scales`], a network that is quantised already |
 //!
 //! The candidates of `best` have nearest codes; the chosen one is then rounded as the configuration says.
 //!
@@ -21,6 +22,7 @@
 
 pub(crate) mod float;
 mod frames;
+mod given;
 mod qat;
 mod rounding;
 mod split;
@@ -70,6 +72,14 @@ pub(crate) fn nvidia() -> Config {
     }
 }
 
+/// Takes all scales as they are: no technique that would need others.
+pub(crate) fn given() -> Config {
+    let mut config = nvidia();
+    config.recipe = Recipe::Given;
+    config.placement.deconvolutions = true;
+    config
+}
+
 /// The candidates of `best`, all with every convolution in INT8. These settings measured well on the demo model.
 /// They cover several exponents, because channels are more uneven in some networks than in others. The last two
 /// are common recipes, for comparison.
@@ -116,6 +126,8 @@ pub struct Job<'a> {
     pub layout: Option<Layout>,
     /// The user's options.
     pub overrides: &'a ConfigOverrides,
+    /// Quantised model with the same network, whose scales the recipe `given` takes.
+    pub scales: Option<&'a Folder>,
     /// Calibration file of the unmodified network: read if it exists, otherwise written.
     pub calibration: Option<&'a Path>,
     /// Trains after the quantisation, if the configuration says so.
@@ -190,7 +202,7 @@ pub trait Progress: Sync {
 /// `config::ConfigError` for invalid options, [`CalibrationError`] and [`crate::points::FrameError`] for
 /// frames, [`BuildError`] for the network.
 pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
-    let configs = configs(job.overrides)?;
+    let configs = configs(job.overrides, job.scales.is_some())?;
     frames::check(job)?.map_or(Ok(()), |problem| job.accept(problem))?;
     let frames = configs.first().map(|c| c.frames.clone());
     let mut bench = Workbench::new(job, &frames.unwrap_or_default(), progress)?;
@@ -268,13 +280,28 @@ pub fn quantize(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     bench.finish(best, candidates)
 }
 
-/// The configurations to try.
-pub(crate) fn configs(overrides: &ConfigOverrides) -> Result<Vec<Config>> {
+/// The configurations to try. `scaled` says whether there are [`Job::scales`].
+///
+/// # Errors
+/// [`ConfigError`] for invalid options, and for a recipe other than `given` with scales.
+pub(crate) fn configs(overrides: &ConfigOverrides, scaled: bool) -> Result<Vec<Config>> {
     let recipe = overrides.recipe()?;
+    let (found, expected) = match (recipe == Recipe::Given, scaled) {
+        (true, false) => (
+            "given",
+            "another recipe, or the scales of a quantised folder (--scales)",
+        ),
+        (false, true) => ("another one with scales", "given"),
+        _ => ("", ""),
+    };
+    if !found.is_empty() {
+        return Err(training::need("options", "recipe", found, expected));
+    }
     let mut configs: Vec<Config> = Vec::new();
     match recipe {
         Recipe::Nvidia => configs.push(overrides.apply_to_fixed(&nvidia())?),
         Recipe::Custom => configs.push(overrides.apply_to(&Config::default())?),
+        Recipe::Given => configs.push(overrides.apply_to_fixed(&given())?),
         Recipe::Best => {
             for candidate in candidates() {
                 let config = overrides.apply_to(&candidate)?;

@@ -36,6 +36,8 @@ pub enum Recipe {
     /// The configuration as it is.
     #[default]
     Custom,
+    /// The scales of a network that is quantised already.
+    Given,
 }
 
 /// Cells whose mean error is subtracted from the biases.
@@ -172,6 +174,8 @@ pub struct WeightsConfig {
     pub four_bits: Vec<String>,
     /// Globs of layers with 8 bits; they win over those with 4.
     pub eight_bits: Vec<String>,
+    /// Which weights of deconvolutions share a scale.
+    pub deconvolution_scales: DeconvolutionScales,
     /// How to choose the codes.
     pub rounding: Rounding,
     /// Whether to search the ranges of weights of 4 bits; otherwise a range is the greatest absolute weight.
@@ -184,10 +188,21 @@ impl Default for WeightsConfig {
             bits: 8,
             four_bits: Vec::new(),
             eight_bits: Vec::new(),
+            deconvolution_scales: DeconvolutionScales::Channel,
             rounding: Rounding::Nearest,
             search: true,
         }
     }
+}
+
+/// Which weights of a deconvolution share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeconvolutionScales {
+    /// Those of an output channel.
+    Channel,
+    /// All, as in networks for engines whose INT8 deconvolutions have one scale.
+    Tensor,
 }
 
 /// How to choose the codes of weights.

@@ -43,6 +43,7 @@ mod qat;
 mod quantize;
 mod recipe;
 mod rounding;
+mod scales;
 mod seeds;
 mod sensitivity;
 mod shared;

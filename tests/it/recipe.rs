@@ -32,6 +32,7 @@ fn quantized(recipe: &str, limit: i64, threads: usize, out: &Path) -> Outcome {
         layout: None,
         allow_low_sqnr: false,
         overrides: &overrides,
+        scales: None,
         calibration: None,
         training: None,
         threads,

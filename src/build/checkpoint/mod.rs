@@ -37,7 +37,7 @@ use crate::model::mmengine::{self, Structure};
 /// ε of the BatchNormalizations in SECOND, SECONDFPN and PillarFeatureNet where nothing states it.
 const DEFAULT_EPS: f64 = 1e-3;
 
-/// What becomes of a checkpoint's ranges.
+/// What becomes of the ranges of a quantised checkpoint or network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScaleUse {
     /// The network is quantised with them.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 pub use placement::Placement;
 pub(crate) use placement::{QuantizableLayer, layer_name, layers};
-pub(crate) use read::read;
+pub(crate) use read::{read, read_pair};
 
 pub(crate) use crate::plan::{Quantizer, QuantizerKind};
 
@@ -39,7 +39,8 @@ const MAX_NAMED: usize = 4;
 pub(crate) struct WeightFormat {
     /// Bits of its codes, 8 or 4.
     pub(crate) bits: u8,
-    /// Ranges, one per output channel; weights beyond them saturate. `None` takes the greatest magnitudes.
+    /// Ranges, one per output channel; weights beyond them saturate. `None` takes the greatest magnitudes. A training keeps
+    /// ranges that are set.
     pub(crate) amax: Option<Vec<f32>>,
 }
 
@@ -64,6 +65,25 @@ pub struct Quantized {
 pub fn tensors_to_calibrate(graph: &Graph, placement: &Placement) -> Result<Vec<String>> {
     let plan = placement::plan(graph, placement)?;
     Ok(plan.maps.into_iter().map(|(value, _)| value).collect())
+}
+
+/// The planned maps that share their scale with others, and those others.
+///
+/// # Errors
+/// As [`tensors_to_calibrate`].
+pub(crate) fn shared(
+    graph: &Graph,
+    placement: &Placement,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    let plan = placement::plan(graph, placement)?;
+    let others = |(value, group): (&String, &usize)| {
+        let same = plan
+            .groups
+            .iter()
+            .filter(|(v, g)| *g == group && *v != value);
+        (value.clone(), same.map(|(v, _)| v.clone()).collect())
+    };
+    Ok(plan.groups.iter().map(others).collect())
 }
 
 /// The constant weights of a layer: name, and axis of the output channels.

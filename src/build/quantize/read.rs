@@ -24,7 +24,7 @@ pub(crate) struct Pairs {
 pub(crate) fn read(graph: &Graph) -> Result<Pairs> {
     let mut pairs = Pairs::default();
     for node in graph.nodes().filter(|n| n.op() == "DequantizeLinear") {
-        match pair(graph, node)? {
+        match read_pair(graph, node)? {
             Ok(quantizer) => pairs.quantizers.push(quantizer),
             Err(reason) => pairs
                 .left_out
@@ -34,8 +34,11 @@ pub(crate) fn read(graph: &Graph) -> Result<Pairs> {
     Ok(pairs)
 }
 
-/// The quantiser that ends with `node`, or why the pair is not supported.
-fn pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
+/// The quantiser that ends with the DequantizeLinear `node`, or why the pair is not supported.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_pair(graph: &Graph, node: Node<'_>) -> Result<Result<Quantizer, String>> {
     let codes = node.need_input(0)?;
     let quantize = graph.producer(codes);
     let quantize = quantize.filter(|n| n.op() == "QuantizeLinear");

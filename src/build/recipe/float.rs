@@ -24,6 +24,7 @@ use crate::build::config::FramesConfig;
 use crate::build::folder::{Folder, fitted_pfe};
 use crate::build::import::{pfe_of, rpn_of, unfused_pfe, unfused_rpn};
 use crate::build::onnx::Graph;
+use crate::build::quantize::WeightFormats;
 use crate::build::train::input::{FrameInput, Move};
 use crate::build::train::loss::{Goal, Heads};
 use crate::build::train::network::Network;
@@ -266,7 +267,13 @@ pub(crate) fn train(job: &FloatJob<'_>, progress: &dyn Progress) -> Result<Float
     let layers = unfused_pfe(&mut pfe)?;
     let rpn = unfused_rpn(Graph::read(rpn_path)?, &folder.model)?;
     let pool = Arc::new(Pool::new(job.threads));
-    let mut network = Network::new(&rpn, None, WeightScales::Max, &|_| 8, pool.clone())?;
+    let mut network = Network::new(
+        &rpn,
+        None,
+        WeightScales::Max,
+        &WeightFormats::new(),
+        pool.clone(),
+    )?;
     let mut input = FrameInput::new(&folder.model, job.layout, rpn_path)?;
     let scale = input.column_scale(&split.calibration)?;
     let pfn = PfnNetwork::new(layers, scale, &mut network.params, pool)?;

@@ -21,9 +21,9 @@ use super::rounding;
 use super::training::{
     self, Choice, Course, Labels, Learner, Site, Task, mean_ap, remove_state, write_log,
 };
-use super::workbench::{Trained, Trial, Workbench, placement};
+use super::workbench::{Trained, Trial, Workbench};
 use super::{BuildError, TrainingFiles};
-use crate::build::quantize::{self, QuantizerKind};
+use crate::build::quantize::{self, QuantizerKind, WeightFormats};
 use crate::build::runner::{Bev, Runner};
 use crate::build::sqnr::{self, Reference};
 use crate::build::train::input::{FrameInput, Move};
@@ -217,8 +217,7 @@ impl Judge<'_, '_> {
             .collect();
         amax.extend(network.trained_amax());
         let weights = rounding::with_ranges(&start.quantized.quantizers, network.fixed_amax());
-        let mut quantized =
-            quantize::insert_qdq_with(&graph, &amax, &weights, &placement(&start.config))?;
+        let mut quantized = quantize::insert_qdq_with(&graph, &amax, &weights, &start.placement)?;
         quantized.warnings.clone_from(&start.quantized.warnings);
         Ok(Trial {
             config: start.config.clone(),
@@ -226,6 +225,8 @@ impl Judge<'_, '_> {
             pfn,
             graph,
             quantized,
+            formats: start.formats.clone(),
+            placement: start.placement.clone(),
             key: start.key.clone(),
             uncorrected: None,
             sqnr: None,
@@ -466,7 +467,7 @@ impl Workbench<'_> {
             graph,
             None,
             options.weight_scales,
-            &|_| 8,
+            &WeightFormats::new(),
             self.pool.clone(),
         )?;
         match (network.features(), teacher.features()) {
@@ -489,12 +490,11 @@ impl Workbench<'_> {
 
     /// The trainable form of a trial's network, with the rates of its parameters.
     fn network_to_train(&self, trial: &Trial, options: &QatConfig) -> Result<Network> {
-        let bits = rounding::bits(&trial.quantized.quantizers);
         let mut network = Network::new(
             &trial.quantized.graph,
             Some(&trial.graph),
             options.weight_scales,
-            &|weight| bits.get(weight).copied().unwrap_or(8),
+            &trial.formats,
             self.pool.clone(),
         )?;
         let choice = Choice::new(&options.train_layers, &options.freeze, &network.layers());

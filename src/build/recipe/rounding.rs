@@ -13,8 +13,9 @@ use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use super::Progress;
+use super::training::need;
 use crate::build::calibrate::Occupancy;
-use crate::build::config::{Config, Rounding, WeightsConfig};
+use crate::build::config::{Config, DeconvolutionScales, Rounding, WeightsConfig};
 use crate::build::globs::Globs;
 use crate::build::onnx::make::put_initializers;
 use crate::build::onnx::proto::TensorProto;
@@ -52,7 +53,7 @@ pub(super) struct Start<'a> {
     pub(super) placement: &'a Placement,
 }
 
-/// The formats of the weights that have other bits than 8, with their ranges, and warnings about globs that match no layer.
+/// The formats of the weights that have other bits than 8 or one range for all channels, and warnings about globs that match no layer.
 ///
 /// # Errors
 /// [`crate::build::BuildError`] for malformed nodes and tensors.
@@ -68,7 +69,18 @@ pub(super) fn formats(
     let is_four =
         |layer: &str| (config.bits == 4 || four_bits.matches(layer)) && !eight_bits.matches(layer);
     let mut formats = WeightFormats::new();
+    let one_scale = config.deconvolution_scales == DeconvolutionScales::Tensor;
     for layer in layers.iter().filter(|layer| is_four(&layer.name)) {
+        if one_scale && layer.deconvolution {
+            let expected = "\"channel\" with deconvolutions of 4 bits, or 8=GLOB for them";
+            let found = format!("tensor, and 4 bits for {}", layer.name);
+            return Err(need(
+                "weights",
+                "weights.deconvolution_scales",
+                &found,
+                expected,
+            ));
+        }
         for (name, axis) in quantize::weights(graph, layer)? {
             let Some(weight) = graph.array(&name)? else {
                 continue;
@@ -83,6 +95,19 @@ pub(super) fn formats(
     for layer in layers.iter().filter(|layer| !is_four(&layer.name)) {
         for (name, _) in quantize::weights(graph, layer)? {
             formats.remove(&name);
+        }
+    }
+    for layer in layers
+        .iter()
+        .filter(|layer| one_scale && layer.deconvolution)
+    {
+        for (name, axis) in quantize::weights(graph, layer)? {
+            let Some(weight) = graph.array(&name)? else {
+                continue;
+            };
+            let most = weight.iter().fold(0.0_f32, |most, w| most.max(w.abs()));
+            let amax = Some(vec![most; weight.shape().get(axis).copied().unwrap_or(0)]);
+            formats.insert(name, WeightFormat { bits: 8, amax });
         }
     }
     let names = || layers.iter().map(|layer| layer.name.as_str());

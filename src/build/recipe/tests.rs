@@ -23,7 +23,7 @@ fn frames(count: usize) -> Vec<PathBuf> {
 
 #[test]
 fn nvidia_matches_the_recipe_of_its_tools() {
-    let configs = configs(&overrides(&[("recipe", "nvidia".into())])).unwrap();
+    let configs = configs(&overrides(&[("recipe", "nvidia".into())]), false).unwrap();
     let [config] = &configs[..] else {
         panic!("{configs:?}");
     };
@@ -34,7 +34,7 @@ fn nvidia_matches_the_recipe_of_its_tools() {
         ("recipe", "nvidia".into()),
         ("calibration.method", "max".into()),
     ];
-    let message = super::configs(&overrides(&with_max))
+    let message = super::configs(&overrides(&with_max), false)
         .unwrap_err()
         .to_string();
     assert!(
@@ -45,7 +45,7 @@ fn nvidia_matches_the_recipe_of_its_tools() {
 
 #[test]
 fn an_override_applies_to_every_candidate() {
-    let all = configs(&overrides(&[("recipe", "best".into())])).unwrap();
+    let all = configs(&overrides(&[("recipe", "best".into())]), false).unwrap();
     assert_eq!(all, candidates());
     let labels: HashSet<String> = all.iter().map(Config::label).collect();
     assert_eq!(labels.len(), all.len(), "labels are unique");
@@ -54,7 +54,7 @@ fn an_override_applies_to_every_candidate() {
         ("equalize.alpha", 0.25.into()),
         ("placement.skip", vec!["a.*".to_owned()].into()),
     ];
-    let some = configs(&overrides(&keys)).unwrap();
+    let some = configs(&overrides(&keys), false).unwrap();
     assert!(some.len() < all.len());
     for (at, config) in some.iter().enumerate() {
         assert_eq!(config.equalize.alpha, 0.25);
@@ -141,10 +141,11 @@ fn equalisation_and_alignment_keep_the_outputs() {
         training: None,
         allow_low_sqnr: false,
         overrides: &overrides,
+        scales: None,
         calibration: None,
         threads: 2,
     };
-    let config = configs(&overrides).unwrap().remove(0);
+    let config = configs(&overrides, false).unwrap().remove(0);
     let mut bench = Workbench::new(&job, &config.frames, &Silent).unwrap();
     let at = bench.network(&config).unwrap();
     let network = &bench.networks[at];

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::given::{Fitted, GivenScales};
 use super::rounding::{self, Chooser, Start};
 use super::split::Split;
 use super::{Job, Outcome, Progress};
@@ -16,7 +17,7 @@ use crate::build::config::{
 };
 use crate::build::equalize::{self, Levels};
 use crate::build::onnx::Graph;
-use crate::build::quantize::{self, Quantized, Quantizer, QuantizerKind};
+use crate::build::quantize::{self, Quantized, Quantizer, QuantizerKind, WeightFormats};
 use crate::build::runner::Runner;
 use crate::build::sqnr::{Reference, Sqnr};
 use crate::build::{BuildError, compile};
@@ -49,6 +50,10 @@ pub(crate) struct Trial {
     /// The float network that was quantised.
     pub(super) graph: Graph,
     pub(crate) quantized: Quantized,
+    /// How its weights are stored.
+    pub(super) formats: WeightFormats,
+    /// Where its pairs are.
+    pub(super) placement: quantize::Placement,
     /// CalibrationKey of the calibration that its ranges come from.
     pub(crate) key: CalibrationKey,
     /// `graph` before the biases were corrected, for a training that compares features.
@@ -71,6 +76,8 @@ pub(crate) struct Workbench<'a> {
     pub(super) pool: Arc<Pool>,
     pub(super) progress: &'a dyn Progress,
     pub(super) networks: Vec<CalibratedNetwork>,
+    /// Those of [`Job::scales`].
+    given: Option<GivenScales>,
 }
 
 impl<'a> Workbench<'a> {
@@ -84,11 +91,16 @@ impl<'a> Workbench<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Self> {
         if job.folder.is_quantized() {
-            let what = "the network is already quantised; use the float network";
+            let what = "the network is already quantised; use the float network. To start from the scales of this one, import \
+                        what it came from once more with `--scales none`, and give this folder as --scales";
             return Err(BuildError::graph(job.folder.rpn.graph.path(), what));
         }
+        let given = job
+            .scales
+            .map(|scales| GivenScales::new(scales, job.folder));
         Ok(Self {
             job,
+            given: given.transpose()?,
             split: Split::new(job.frames, frames)?,
             pool: Arc::new(Pool::new(job.threads)),
             progress,
@@ -194,20 +206,40 @@ impl<'a> Workbench<'a> {
     pub(crate) fn trial(&mut self, config: &Config) -> Result<Trial> {
         let at = self.network(config)?;
         let network = &self.networks[at];
-        let placement = placement(config);
+        let (mut formats, mut warnings) = rounding::formats(&network.graph, &config.weights)?;
+        let Fitted {
+            amax: given,
+            formats: given_formats,
+            placement,
+            warnings: notes,
+        } = match &self.given {
+            Some(given) => given.fit(&network.graph, &placement(config))?,
+            None => Fitted::none(placement(config)),
+        };
+        formats.extend(given_formats);
+        warnings.extend(notes);
         let method = method(&config.calibration);
         let values = Counted {
             occupied: config.calibration.cells == Cells::Occupied,
             skip_zeros: config.calibration.skip_zeros,
         };
         let mut amax = BTreeMap::new();
-        let mut warnings = Vec::new();
         for tensor in quantize::tensors_to_calibrate(&network.graph, &placement)? {
+            if let Some(&given) = given.get(&tensor) {
+                amax.insert(tensor, given);
+                continue;
+            }
             let found = network.calibration.amax(&tensor, method, values)?;
             if found.amax == 0.0 {
                 warnings.push(format!(
                     "tensor \"{tensor}\" is 0 in every calibration frame and will be 0 in INT8; \
                      calibrate on frames that activate it"
+                ));
+            }
+            if self.given.is_some() {
+                warnings.push(format!(
+                    "no scale was given for \"{tensor}\"; it was calibrated: {}",
+                    calibrate::scale(found.amax)
                 ));
             }
             amax.insert(tensor, found.amax);
@@ -222,8 +254,6 @@ impl<'a> Workbench<'a> {
         let float = graph.clone();
         let compares = config.qat.as_ref().is_some_and(|q| q.feature_weight > 0.0);
         let uncorrected = compares.then(|| float.clone());
-        let (mut formats, unmatched) = rounding::formats(&graph, &config.weights)?;
-        warnings.extend(unmatched);
         if config.weights.rounding != Rounding::Nearest {
             let start = Start {
                 graph: &float,
@@ -263,6 +293,8 @@ impl<'a> Workbench<'a> {
             pfn,
             graph,
             quantized,
+            formats,
+            placement,
             uncorrected,
             sqnr: None,
             training: None,

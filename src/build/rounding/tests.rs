@@ -257,17 +257,17 @@ impl Case {
                 let mut sums = vec![0.0; if transposed { k * k } else { 1 }];
                 for i in 0..group_in {
                     for (a, b) in (0..k).flat_map(|a| (0..k).map(move |b| (a, b))) {
-                        let (iy, ix, weight, to) = if transposed {
-                            let row = (group * group_in + i) * group_out + o % group_out;
-                            (y, x, (row * k + a) * k + b, a * k + b)
+                        let (row, column, weight, to) = if transposed {
+                            let pair = (group * group_in + i) * group_out + o % group_out;
+                            (y, x, (pair * k + a) * k + b, a * k + b)
                         } else {
-                            let (iy, ix) = (y * s + a * d, x * s + b * d);
-                            if iy < p || ix < p || iy - p >= size || ix - p >= size {
+                            let (row, column) = (y * s + a * d, x * s + b * d);
+                            if row < p || column < p || row - p >= size || column - p >= size {
                                 continue;
                             }
-                            (iy - p, ix - p, ((o * group_in + i) * k + a) * k + b, 0)
+                            (row - p, column - p, ((o * group_in + i) * k + a) * k + b, 0)
                         };
-                        let at = self.layout.index(group * group_in + i, iy, ix);
+                        let at = self.layout.index(group * group_in + i, row, column);
                         sums[to] += weights[weight] * f64::from(self.codes[at]);
                     }
                 }

@@ -91,7 +91,7 @@ impl<'a> Network<'a> {
             labels,
             progress,
         } = subject;
-        let config = match &recipe::configs(job.overrides)?[..] {
+        let config = match &recipe::configs(job.overrides, job.scales.is_some())?[..] {
             [one] => one.clone(),
             _ => recipe::quantize(job, progress)?.record.config,
         };

@@ -23,6 +23,7 @@ use super::params::{Param, Params, Role};
 use crate::build::calibrate::{MAX_CODE, scale_of};
 use crate::build::lower::{NetworkNode, NodeKind, ProgramBuilder, Weight, readers};
 use crate::build::onnx::{Graph, tensor};
+use crate::build::quantize::WeightFormats;
 use crate::build::{BuildError, Result, compile};
 use crate::cpu::Pool;
 use crate::engine::cpu::Isa;
@@ -37,7 +38,7 @@ const ROWS: usize = 8;
 /// The quantisation of a convolution's weights.
 #[derive(Clone, Debug)]
 struct WeightQuant {
-    /// Whether the scales are those of the greatest weights; those of 4 bits were searched for, and stay.
+    /// Whether the scales are those of the greatest weights; those of 4 bits and those that were set stay.
     follows: bool,
     /// Value of code 1 by output channel.
     scales: Vec<f32>,
@@ -147,7 +148,7 @@ pub(crate) struct Network {
 
 impl Network {
     /// Reads a graph with pairs or without. Quantised weights take their float values from `float` if it has them.
-    /// `weight_bits` are the bits of a layer's weights, by the name of its weight.
+    /// `formats` are those of the quantised weights; ranges that they set stay.
     ///
     /// # Errors
     /// [`BuildError`] as for compiling it; [`BuildError::Graph`] for an operator that cannot be trained.
@@ -155,7 +156,7 @@ impl Network {
         graph: &Graph,
         float: Option<&Graph>,
         weight_scales: WeightScales,
-        weight_bits: &dyn Fn(&str) -> u8,
+        formats: &WeightFormats,
         pool: Arc<Pool>,
     ) -> Result<Self> {
         let builder = compile::network(graph)?;
@@ -170,7 +171,7 @@ impl Network {
             alias: HashMap::new(),
             scales: Vec::new(),
             weight_scales,
-            weight_bits,
+            formats,
         };
         for node in builder.nodes() {
             reader.node(node)?;
@@ -897,7 +898,7 @@ struct Reader<'a> {
     alias: HashMap<usize, usize>,
     scales: Vec<Scale>,
     weight_scales: WeightScales,
-    weight_bits: &'a dyn Fn(&str) -> u8,
+    formats: &'a WeightFormats,
 }
 
 impl Reader<'_> {
@@ -1077,11 +1078,13 @@ impl Reader<'_> {
                             .collect()
                     }
                 };
-                let bits = (self.weight_bits)(&weight);
+                let format = self.formats.get(&weight);
+                let bits = format.map_or(8, |format| format.bits);
+                let given = format.is_some_and(|format| format.amax.is_some());
                 let quant = WeightQuant {
                     scales: scales.clone(),
                     most: f32::from(greatest_code(bits)),
-                    follows: self.weight_scales == WeightScales::Max && bits == 8,
+                    follows: self.weight_scales == WeightScales::Max && bits == 8 && !given,
                     inside: Vec::new(),
                     gradient: Vec::new(),
                 };

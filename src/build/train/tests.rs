@@ -9,6 +9,7 @@ use super::params::Role;
 use crate::build::onnx::proto::NodeProto;
 use crate::build::onnx::tensor::{from_codes, from_floats};
 use crate::build::onnx::{Graph, make};
+use crate::build::quantize::WeightFormats;
 use crate::build::testing::{int, ints, node, shaped};
 use crate::cpu::Pool;
 use crate::plan::config::WeightScales;
@@ -108,7 +109,14 @@ pub(super) fn every_operator(seed: u64, norms: bool) -> Graph {
 
 pub(super) fn network(graph: &Graph, threads: usize) -> Network {
     let pool = Arc::new(Pool::new(threads));
-    Network::new(graph, None, WeightScales::Fixed, &|_| 8, pool).unwrap()
+    Network::new(
+        graph,
+        None,
+        WeightScales::Fixed,
+        &WeightFormats::new(),
+        pool,
+    )
+    .unwrap()
 }
 
 pub(super) fn fill(maps: &mut Maps, seed: u64) {
@@ -551,7 +559,7 @@ fn gradients_are_those_of_pytorch() {
         &quantized.graph,
         Some(&float),
         WeightScales::Max,
-        &|_| 8,
+        &WeightFormats::new(),
         pool,
     )
     .unwrap();

@@ -43,8 +43,8 @@ pub(crate) struct Args {
     /// With a quantised checkpoint: layers whose quantisers were off, as patterns: `*` matches any characters, `?` one.
     #[arg(long, value_name = "PATTERN", num_args = 1.., requires = "checkpoint")]
     skip: Vec<String>,
-    /// With a quantised checkpoint: what becomes of its scales [default: keep].
-    #[arg(long, value_enum, requires = "checkpoint")]
+    /// With a quantised checkpoint or network: what becomes of its scales [default: keep].
+    #[arg(long, value_enum)]
     scales: Option<ScalesArg>,
     /// With a checkpoint: ε of the head's BatchNormalizations, if its configuration does not state it [default: 0.001; for
     /// det3d 0.00001].
@@ -75,6 +75,10 @@ fn epsilon(text: &str) -> Result<f64, String> {
 
 /// Runs `cp-build import`.
 pub(crate) fn run(args: Args) -> crate::Result<()> {
+    let scales = args.scales.map(|scales| match scales {
+        ScalesArg::Keep => ScaleUse::Keep,
+        ScalesArg::None => ScaleUse::Drop,
+    });
     if let Some(checkpoint) = args.checkpoint {
         let request = Request {
             checkpoint,
@@ -82,10 +86,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
             graph: args.rpn,
             config: args.network_config,
             skip: args.skip,
-            scales: args.scales.map(|scales| match scales {
-                ScalesArg::Keep => ScaleUse::Keep,
-                ScalesArg::None => ScaleUse::Drop,
-            }),
+            scales,
             head_eps: args.head_eps,
             allow_unmatched: args.allow_unmatched,
         };
@@ -107,7 +108,12 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         rpn: args.rpn.as_deref(),
         model: &args.model,
     };
-    let folder = folder::import(&sources, &args.out, args.force)?;
+    let folder = folder::import_with(
+        &sources,
+        scales.unwrap_or(ScaleUse::Keep),
+        &args.out,
+        args.force,
+    )?;
     summary(&folder);
     Ok(())
 }

@@ -40,6 +40,13 @@ pub(super) struct Options {
     /// Configuration file (quantize.toml); flags override its keys.
     #[arg(long, value_name = "FILE.toml")]
     pub(super) config: Option<PathBuf>,
+    /// Take the scales of this quantised model folder, whose float network is --model, instead of calibrating.
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["recipe", "method", "percentile", "cells", "equalize", "bias_correction", "weight_bits", "deconvolution_scale", "calibration"],
+    )]
+    pub(super) scales: Option<PathBuf>,
     /// Keep layers with this name in float; `*` matches any text.
     #[arg(long, value_name = "GLOB")]
     pub(super) skip: Vec<String>,
@@ -61,6 +68,9 @@ pub(super) struct Options {
     /// Bits of the weights' codes, 8 or 4; BITS=GLOB sets those of layers with this name, and 8 wins.
     #[arg(long, value_name = "BITS[=GLOB]")]
     pub(super) weight_bits: Vec<String>,
+    /// One scale for each deconvolution's weight, instead of one for each output channel.
+    #[arg(long)]
+    pub(super) deconvolution_scale: bool,
     /// How to choose the codes of weights: nearest, gptq or adaround.
     #[arg(long, value_name = "NAME")]
     pub(super) rounding: Option<String>,
@@ -144,7 +154,8 @@ pub(super) fn write(
         .chain(&args.accuracy)
         .map(PathBuf::as_path)
         .chain(files.labels)
-        .chain(sensitivity);
+        .chain(sensitivity)
+        .chain(args.scales.as_deref());
     let written = [files.state, files.log, plot];
     let [state, log, picture] = written.map(|path| path.map(Path::to_path_buf));
     super::check_outputs(
@@ -168,12 +179,14 @@ pub(super) fn write(
         folder::make(dir, args.force)?;
     }
     let frames = args.input.files(&folder.model)?;
+    let scales = args.scales.as_deref().map(Folder::read).transpose()?;
     let bars = Bars::new();
     let job = Job {
         folder,
         frames: &frames.paths,
         layout: args.input.layout,
         overrides,
+        scales: scales.as_ref(),
         calibration: args.calibration.as_deref(),
         training: training.is_some().then_some(&files),
         allow_low_sqnr: args.allow_low_sqnr,
@@ -213,6 +226,7 @@ pub(super) fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
     });
     // Without --recipe and --config, the default is `best`.
     let recipe = recipe.or(args.config.is_none().then_some("best"));
+    let recipe = args.scales.as_ref().map(|_| "given").or(recipe);
     if let Some(recipe) = recipe {
         overrides.set("recipe", recipe);
     }
@@ -243,6 +257,9 @@ pub(super) fn overrides(args: &Options) -> crate::Result<ConfigOverrides> {
     }
     if !args.skip.is_empty() {
         overrides.set("placement.skip", args.skip.clone());
+    }
+    if args.deconvolution_scale {
+        overrides.set("weights.deconvolution_scales", "tensor");
     }
     weight_bits(&args.weight_bits, &mut overrides)?;
     Ok(overrides)

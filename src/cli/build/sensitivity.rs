@@ -121,6 +121,7 @@ pub(crate) fn run(args: Args) -> crate::Result<()> {
         frames: &calibrate_on,
         layout: args.input.layout,
         overrides: &overrides.unwrap_or_default(),
+        scales: None,
         calibration: args.calibration.as_deref(),
         training: None,
         allow_low_sqnr: args.allow_low_sqnr,
