@@ -192,6 +192,43 @@ fn quantised_checkpoints_give_torchs_values() {
     }
 }
 
+/// The scales of a checkpoint for its own float network are those of the quantised network, wherever it has them.
+#[test]
+#[ignore = "needs ../shared"]
+fn scales_of_quantised_checkpoints_serve_their_float_networks() {
+    let frames = Path::new(env!("CARGO_MANIFEST_DIR")).join("calib/demo/frames");
+    for (name, _) in QUANTISED {
+        let (out, keep, _) = imported_golden(name, &[]);
+        let (float, ..) = imported_golden(name, &["--scales", "none"]);
+        let model = float.path().join("m");
+        let args = [
+            "quantize",
+            "--model",
+            text(&model),
+            "--scales",
+            "m",
+            "--pcd",
+            text(&frames),
+            "--allow-low-sqnr",
+            "--out",
+            "r.plan",
+            "--onnx",
+            "r",
+        ];
+        let (_, said) = built(out.path(), &args);
+        assert!(!said.contains("scale"), "{said}");
+        let placed = Folder::read(&out.path().join("r")).unwrap();
+        let pairs = outputs("awml", &keep)
+            .into_iter()
+            .zip(outputs("awml", &placed));
+        for (keep, placed) in pairs {
+            let worst = worst(&placed.values, &keep.values);
+            println!("{name} {}: {worst:.1e}", keep.name);
+            assert!(worst <= TOLERANCE);
+        }
+    }
+}
+
 /// Every layer alone: codes of its input, its weight and its bias.
 #[test]
 #[ignore = "needs ../shared"]

@@ -182,6 +182,75 @@ fn quantised_exports_give_onnx_runtimes_values() {
     }
 }
 
+/// The scales of quantised exports for the network without its pairs: as near to the float network as with the pairs.
+#[test]
+#[ignore = "needs ../shared"]
+fn scales_of_quantised_exports_serve_their_float_networks() {
+    let export = shared("golden/exports/awml");
+    let io = std::fs::read(export.join("io.npz")).unwrap();
+    let map = floats(&npy(&io, "spatial_features"));
+    let frames = Path::new(env!("CARGO_MANIFEST_DIR")).join("calib/demo/frames");
+    let out = tempfile::tempdir().unwrap();
+    let path = |variant: &str, name: &str| {
+        let path = export.join(variant).join(name);
+        path.to_str().unwrap().to_owned()
+    };
+    let pfe = path("legacy17", "pts_voxel_encoder.onnx");
+    let model = path("", "model.toml");
+    for (variant, _) in QUANTISED {
+        let rpn = path(variant, "pts_backbone_neck_head.onnx");
+        let import = [
+            "import", "--pfe", &pfe, "--rpn", &rpn, "--model", &model, "--force",
+        ];
+        built(out.path(), &[&import[..], &["--out", "q"]].concat());
+        built(
+            out.path(),
+            &[&import[..], &["--out", "f", "--scales", "none"]].concat(),
+        );
+        let quantize = [
+            "quantize",
+            "--model",
+            "f",
+            "--scales",
+            "q",
+            "--pcd",
+            frames.to_str().unwrap(),
+            "--allow-low-sqnr",
+            "--out",
+            "r.plan",
+            "--onnx",
+            "r",
+            "--force",
+        ];
+        built(out.path(), &quantize);
+        let outputs = |folder: &str| {
+            let folder = Folder::read(&out.path().join(folder)).unwrap();
+            run(&folder.rpn.graph, &map)
+        };
+        let (float, placed) = (outputs("f"), outputs("r"));
+        let reference = std::fs::read(export.join(variant).join("ort.npz")).unwrap();
+        for (float, placed) in float.iter().zip(&placed) {
+            let int8 = floats(&npy(&reference, &float.name));
+            let noise = distance(&float.values, &int8);
+            let ratio = distance(&placed.values, &int8) / noise;
+            let own = distance(&placed.values, &float.values) / noise;
+            let torch = floats(&npy(&io, &float.name));
+            let weights = distance(&float.values, &torch) / distance(&torch, &int8);
+            println!(
+                "{variant} {}: {ratio:.3}, own noise {own:.3}, of weights {weights:.3}",
+                float.name
+            );
+            // Their pairs are where ours are.
+            let same = variant.starts_with("modelopt") || variant == "torch_fakequant";
+            // Codes from 0 on become codes around 0, of twice the step. The others lose the pairs of their outputs.
+            let unsigned = ["default", "u8"].iter().any(|end| variant.ends_with(end));
+            let doubled = variant == "exact_qoperator" || (unsigned && !same);
+            let most = if doubled { 2.0 } else { 1.01 };
+            assert!(own <= most && (!same || ratio < 0.01) && weights < 0.9);
+        }
+    }
+}
+
 pub(super) fn distance(a: &[f32], b: &[f32]) -> f64 {
     let pairs = a.iter().zip(b);
     let squares = pairs.map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
