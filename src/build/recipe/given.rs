@@ -2,8 +2,8 @@
 //!
 //! The folder may come from a checkpoint (`cp-build import --scales keep`), a Q/DQ network of any tool, or this program. Its
 //! pairs lend their ranges only: new pairs go where `quantize` places them, so an output may lose its pair, and the maps of one
-//! Concat share the greatest of their scales. A map without a range among others takes that of the maps that it shares its
-//! scale with, or the calibrated one.
+//! Concat share the greatest of their scales. A map without a range takes that of the maps that it shares its scale with, or
+//! the calibrated one. Codes around another value than 0 become codes around 0.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
