@@ -224,7 +224,7 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
 
 }  // namespace emulation
 
-// An entry of a library's table, and its one function.
+// An entry of a library's table, and its functions: `emulation_bytes` returns the size of a kernel's parameter.
 #define EMULATION_KERNEL(name) {#name, emulation::Thunk<name>::call, emulation::Thunk<name>::BYTES}
 #define EMULATION_LAUNCH(table)                                                                                \
     extern "C" __attribute__((visibility("default"))) int emulation_launch(                                    \
@@ -232,4 +232,10 @@ inline int launch(const Kernel *table, size_t kernels, const char *name, const u
         size_t bytes, uint64_t seed, char *error, size_t error_bytes) {                                        \
         return emulation::launch(table, sizeof table / sizeof *table, kernel, grid, block, shared, params,     \
                                  bytes, seed, error, error_bytes);                                             \
+    }                                                                                                          \
+    extern "C" __attribute__((visibility("default"))) size_t emulation_bytes(const char *kernel) {             \
+        for (const emulation::Kernel &k : table) {                                                             \
+            if (strcmp(k.name, kernel) == 0) return k.bytes;                                                   \
+        }                                                                                                      \
+        return 0;                                                                                              \
     }

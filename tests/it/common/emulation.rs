@@ -1,23 +1,30 @@
 //! A CUDA device for tests on any machine: the unmodified `kernels/*.cu`, compiled as C++ and run on the CPU.
 //!
-//! `tests/emulation/` holds the C++ side: CUDA's language, the schedule of the threads, the launch. `library.rs`
-//! compiles and loads the kernels, `sanitizers.rs` repeats tests under sanitizers. Device memory is heap memory of
+//! The crate `emulation` (`tests/emulation/`) compiles and runs the kernels; `sanitizers.rs` repeats tests under sanitizers. Device memory is heap memory of
 //! the exact size. [`DEVICE`]`=cuda` in the environment selects the GPU instead of the emulation.
 #![allow(unsafe_code)]
 
 use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
+use ::emulation::{Call, Kernels};
 use bytemuck::NoUninit;
 use centerpoint::cuda::{self, CudaError, Device};
 use centerpoint::internals::cuda::Launch;
 
 use crate::recorded::{Plain, Recorded};
 
-pub(crate) mod library;
 pub(crate) mod sanitizers;
+
+/// This repository's kernels and those of the tests.
+static KERNELS: LazyLock<Kernels> = LazyLock::new(|| {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulation");
+    Kernels::new(&[&own, ::emulation::folder()], &own, &cache, checked())
+});
 
 /// Environment variable that is set in runs under sanitizers.
 const CHECKED: &str = "CENTERPOINT_TEST_SANITIZERS";
@@ -183,8 +190,16 @@ impl Plain for Emulation {
 
     unsafe fn launch(&self, launch: &Launch, params: &[u8]) -> Result<(), CudaError> {
         self.check_lost()?;
+        let call = Call {
+            kernel: launch.kernel,
+            grid: launch.grid,
+            block: launch.block,
+            shared: launch.shared,
+            params,
+            seed: self.next_seed(),
+        };
         // SAFETY: this method's contract.
-        unsafe { library::run(launch, params, self.next_seed()) }.map_err(|reason| {
+        unsafe { KERNELS.run(&call) }.map_err(|reason| {
             self.lose(CudaError::Kernel {
                 kernel: launch.kernel.into(),
                 reason,

@@ -16,7 +16,6 @@ use centerpoint::map::Element;
 use sha2::{Digest, Sha256};
 
 use crate::cuda::scatter::half;
-use crate::emulation;
 use crate::tensorrt::header_folders;
 
 /// A stand-in library.
@@ -332,7 +331,7 @@ fn family(headers: &Path) -> String {
 /// Builds the library unless it exists.
 fn build(headers: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (compiler, version) = &*emulation::library::COMPILER;
+    let (compiler, version) = &*::emulation::COMPILER;
     let flags = [
         "-std=c++17",
         "-O1",

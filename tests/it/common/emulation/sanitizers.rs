@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::library::COMPILER;
+use ::emulation::COMPILER;
+
 use super::{CHECKED, DEVICE};
 
 /// Runs this test program with `arguments` and these environment variables under sanitizers.

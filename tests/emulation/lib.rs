@@ -1,7 +1,8 @@
-//! The libraries that hold the kernels: finds the `.cu` of a kernel, compiles, loads and calls it.
+//! CUDA kernels on the CPU: compiles a `.cu` as C++ with the headers beside this file, loads it, and calls its kernels.
 //!
-//! Each `.cu` becomes a library of its own, built at the first launch of one of its kernels and stored in cargo's
-//! folder for test files, under the hash of its sources.
+//! A `.cu` becomes a library of its own, built at the first launch of one of its kernels and stored in the caller's folder,
+//! under the hash of its sources. Whatever fails to build is a fault of the repository, so it panics.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -10,10 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, OnceLock};
 
-use centerpoint::internals::cuda::Launch;
 use sha2::{Digest, Sha256};
-
-use super::checked;
 
 const FLAGS: &[&str] = &[
     "-std=c++17",
@@ -36,7 +34,7 @@ const CHECKED_FLAGS: &[&str] = &[
 ];
 
 /// The C++ compiler and its version: `CXX`, else g++ or c++.
-pub(crate) static COMPILER: LazyLock<(String, String)> = LazyLock::new(|| {
+pub static COMPILER: LazyLock<(String, String)> = LazyLock::new(|| {
     let named = std::env::var("CXX").ok();
     let mut candidates = named.as_deref().into_iter().chain(["g++", "c++"]);
     let found = candidates.find_map(|program| {
@@ -50,34 +48,67 @@ pub(crate) static COMPILER: LazyLock<(String, String)> = LazyLock::new(|| {
     found.expect("no C++ compiler: install g++, or name one in CXX")
 });
 
-/// The libraries of this repository's kernels and of those of the tests.
-static LIBRARIES: LazyLock<Vec<Library>> = LazyLock::new(|| {
-    let folders = [kernels_folder(), emulation_folder()];
-    folders
-        .iter()
-        .flat_map(|folder| files_of(folder, "cu"))
-        .map(Library::new)
-        .collect()
-});
-
-/// The library of each kernel.
-static KERNELS: LazyLock<HashMap<&str, &Library>> = LazyLock::new(|| {
-    let mut kernels = HashMap::new();
-    for library in LIBRARIES.iter() {
-        for kernel in &library.kernels {
-            let other = kernels.insert(kernel.as_str(), library);
-            assert!(other.is_none(), "two kernels are named `{kernel}`");
-        }
-    }
-    kernels
-});
-
-fn kernels_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")
+/// A launch of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// The kernel's name.
+    pub kernel: &'a str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads of a block.
+    pub block: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// The kernel's one parameter.
+    pub params: &'a [u8],
+    /// The order of blocks and threads, see `launch.h`.
+    pub seed: u64,
 }
 
-fn emulation_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulation")
+/// Kernels by name, each in the library of its file.
+pub struct Kernels {
+    libraries: Vec<Library>,
+    /// Index of a kernel's library.
+    places: HashMap<String, usize>,
+}
+
+impl Kernels {
+    /// The kernels in the `.cu` files of `folders`, whose headers are in `include`. Libraries are stored in `cache`. `checked`
+    /// builds them with sanitizers.
+    pub fn new(folders: &[&Path], include: &Path, cache: &Path, checked: bool) -> Self {
+        let files = folders.iter().flat_map(|folder| files_of(folder, "cu"));
+        let libraries: Vec<Library> = files
+            .map(|source| Library::new(source, include, cache, checked))
+            .collect();
+        let mut places = HashMap::new();
+        for (at, library) in libraries.iter().enumerate() {
+            for kernel in &library.kernels {
+                let other = places.insert(kernel.clone(), at);
+                assert!(other.is_none(), "two kernels are named `{kernel}`");
+            }
+        }
+        Self { libraries, places }
+    }
+
+    /// Runs a kernel. Returns the reason if it fails.
+    ///
+    /// # Safety
+    /// The parameter's addresses point to memory as large as the kernel reaches, which nothing else uses meanwhile.
+    ///
+    /// # Errors
+    /// The reason.
+    pub unsafe fn run(&self, call: &Call<'_>) -> Result<(), String> {
+        match self.places.get(call.kernel) {
+            // SAFETY: this method's contract.
+            Some(&at) => unsafe { self.libraries[at].run(call) },
+            None => Err("there is no such kernel".into()),
+        }
+    }
+}
+
+/// The folder of the emulation's headers and of the kernels that test it.
+pub fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The files of `folder` with that extension, in order.
@@ -133,58 +164,81 @@ type LaunchFunction = unsafe extern "C" fn(
     error_bytes: usize,
 ) -> c_int;
 
+/// `emulation_bytes` of a library: the size of a kernel's parameter, 0 if there is no such kernel.
+type BytesFunction = unsafe extern "C" fn(kernel: *const c_char) -> usize;
+
 /// A `.cu` file, its kernels, and its library once one of them was launched.
-struct Library {
+pub struct Library {
     source: PathBuf,
+    include: PathBuf,
+    cache: PathBuf,
+    checked: bool,
     kernels: Vec<String>,
     loaded: OnceLock<libloading::Library>,
 }
 
-/// Runs a kernel in the schedule of `seed`. Returns the reason if it fails.
-///
-/// # Safety
-/// That of [`Device::launch`](centerpoint::cuda::Device::launch).
-pub(crate) unsafe fn run(launch: &Launch, params: &[u8], seed: u64) -> Result<(), String> {
-    let Some(library) = KERNELS.get(launch.kernel) else {
-        return Err("there is no such kernel".into());
-    };
-    let library = library.loaded.get_or_init(|| library.load());
-    let name = CString::new(launch.kernel).unwrap();
-    let mut params = params.to_vec();
-    let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
-    let mut error = [0u8; 1200];
-    // SAFETY: the symbol has this signature (`launch.h`), and the pointers are to live values of the sizes that go
-    // with them. The caller vouches for the addresses in `params`.
-    let failed = unsafe {
-        let function: libloading::Symbol<'_, LaunchFunction> =
-            library.get(b"emulation_launch\0").unwrap();
-        function(
-            name.as_ptr(),
-            launch.grid.as_ptr(),
-            launch.block,
-            launch.shared,
-            pointers.as_mut_ptr(),
-            params.len(),
-            seed,
-            error.as_mut_ptr().cast::<c_char>(),
-            error.len(),
-        )
-    };
-    if failed == 0 {
-        return Ok(());
-    }
-    let end = error.iter().position(|&b| b == 0).unwrap_or(error.len());
-    Err(String::from_utf8_lossy(&error[..end]).into_owned())
-}
-
 impl Library {
-    fn new(source: PathBuf) -> Self {
+    /// The kernels of the file `source`; see [`Kernels::new`].
+    pub fn new(source: PathBuf, include: &Path, cache: &Path, checked: bool) -> Self {
         let kernels = kernel_names(&std::fs::read_to_string(&source).unwrap());
         Self {
             source,
+            include: include.into(),
+            cache: cache.into(),
+            checked,
             kernels,
             loaded: OnceLock::new(),
         }
+    }
+
+    /// The bytes of a kernel's parameter, if there is such a kernel.
+    pub fn param_bytes(&self, kernel: &str) -> Option<usize> {
+        let name = CString::new(kernel).ok()?;
+        let library = self.loaded.get_or_init(|| self.load());
+        // SAFETY: the symbol has this signature (`launch.h`).
+        let bytes = unsafe {
+            let function: libloading::Symbol<'_, BytesFunction> =
+                library.get(b"emulation_bytes\0").unwrap();
+            function(name.as_ptr())
+        };
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// Runs a kernel. Returns the reason if it fails.
+    ///
+    /// # Safety
+    /// As [`Kernels::run`].
+    ///
+    /// # Errors
+    /// The reason.
+    pub unsafe fn run(&self, call: &Call<'_>) -> Result<(), String> {
+        let library = self.loaded.get_or_init(|| self.load());
+        let name = CString::new(call.kernel).unwrap();
+        let mut params = call.params.to_vec();
+        let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
+        let mut error = [0u8; 1200];
+        // SAFETY: the symbol has this signature (`launch.h`), and the pointers are to live values of the sizes that go
+        // with them. The caller vouches for the addresses in the parameter.
+        let failed = unsafe {
+            let function: libloading::Symbol<'_, LaunchFunction> =
+                library.get(b"emulation_launch\0").unwrap();
+            function(
+                name.as_ptr(),
+                call.grid.as_ptr(),
+                call.block,
+                call.shared,
+                pointers.as_mut_ptr(),
+                params.len(),
+                call.seed,
+                error.as_mut_ptr().cast::<c_char>(),
+                error.len(),
+            )
+        };
+        if failed == 0 {
+            return Ok(());
+        }
+        let end = error.iter().position(|&b| b == 0).unwrap_or(error.len());
+        Err(String::from_utf8_lossy(&error[..end]).into_owned())
     }
 
     fn load(&self) -> libloading::Library {
@@ -196,7 +250,7 @@ impl Library {
 
     /// The library's source: the emulation, the kernels, and the table of their names.
     fn unit(&self) -> String {
-        let emulation = emulation_folder();
+        let emulation = folder();
         let files = [
             emulation.join("cuda_emulation.h"),
             emulation.join("launch.h"),
@@ -218,15 +272,15 @@ impl Library {
     fn build(&self) -> PathBuf {
         let (compiler, version) = &*COMPILER;
         let mut flags = FLAGS.to_vec();
-        if checked() {
+        if self.checked {
             flags.extend(CHECKED_FLAGS);
         }
         let unit = self.unit();
 
         let mut hash = Sha256::new();
         hash.update(format!("{version} {flags:?} {unit}"));
-        let mut files = files_of(&emulation_folder(), "h");
-        files.extend(files_of(&kernels_folder(), "cuh"));
+        let mut files = files_of(folder(), "h");
+        files.extend(files_of(&self.include, "cuh"));
         files.push(self.source.clone());
         for file in files {
             hash.update(std::fs::read(file).unwrap());
@@ -236,21 +290,21 @@ impl Library {
             .map(|byte| format!("{byte:02x}"))
             .collect();
 
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulation");
+        let cache = &self.cache;
         let stem = self.source.file_stem().unwrap().to_str().unwrap();
-        let library = folder.join(format!("{stem}-{hash}.so"));
+        let library = cache.join(format!("{stem}-{hash}.so"));
         if library.exists() {
             return library;
         }
         // Built under names of this process, then renamed: another process may be building it, too.
-        std::fs::create_dir_all(&folder).unwrap();
-        let own = folder.join(format!("{stem}-{hash}-{}", std::process::id()));
+        std::fs::create_dir_all(cache).unwrap();
+        let own = cache.join(format!("{stem}-{hash}-{}", std::process::id()));
         let (source, output) = (own.with_extension("cpp"), own.with_extension("tmp"));
         std::fs::write(&source, unit).unwrap();
         let compiled = Command::new(compiler)
             .args(&flags)
             .arg("-I")
-            .arg(kernels_folder())
+            .arg(&self.include)
             .arg(&source)
             .arg("-o")
             .arg(&output)
@@ -268,6 +322,7 @@ impl Library {
     }
 }
 
+#[cfg(test)]
 #[test]
 fn kernels_are_found_by_their_definitions() {
     let source = "// __global__ void none(\n\

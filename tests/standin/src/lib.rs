@@ -1,0 +1,29 @@
+//! A stand-in for NVIDIA's driver and compiler: `libcuda` and `libnvrtc` for machines without a GPU.
+//!
+//! One library has the functions of both that `src/cuda/device` loads; `tests/standin.sh` copies it to their names. Programs
+//! find it in `LD_LIBRARY_PATH`, and run unchanged.
+//!
+//! ```text
+//! driver.rs   the driver's functions ─ calls.rs: counts, faults to inject ─ world.rs: contexts, memory, streams, graphs
+//! nvrtc.rs    the compiler's functions: the "code" names the source       └ work.rs: what a stream does, and when
+//! ```
+//!
+//! It is strict: a call that CUDA's documentation does not promise to work fails with CUDA's error and is reported as a
+//! fault of the program. It is lazy: work is done only when someone waits for it, or, by a seed, at any call before. Kernels
+//! run as C++ (crate `emulation`). Memory is the host's; bytes around each allocation must not change, and new memory holds
+//! garbage.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `CENTERPOINT_STANDIN_SEED` | order of blocks, threads and work; 0, the default: as late as possible |
+//! | `CENTERPOINT_STANDIN_LOG` | file that the report is added to when the program ends: calls, faults, leaks |
+//! | `CENTERPOINT_STANDIN_FAIL` | `function:number:error`: the call of that number, from 1, returns this CUDA error |
+//! | `CENTERPOINT_STANDIN_ARCH` | compute capability, default 87 |
+//! | `CENTERPOINT_STANDIN_CACHE` | folder for compiled kernels, default `target/tmp/emulation` of the repository |
+#![allow(unsafe_code)]
+
+mod calls;
+mod driver;
+mod nvrtc;
+mod work;
+mod world;
