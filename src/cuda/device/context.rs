@@ -136,6 +136,9 @@ impl Drop for Context {
             // SAFETY: the stream is ours and nobody uses it any more.
             let _ = unsafe { result::stream::destroy(self.stream) };
         }
+        // Whoever asks for the current context next, as TensorRT does, must not find one that is gone.
+        // SAFETY: no context is always valid.
+        let _ = unsafe { result::ctx::set_current(std::ptr::null_mut()) };
         // SAFETY: `open` retained it once.
         let _ = unsafe { result::primary_ctx::release(self.device) };
     }

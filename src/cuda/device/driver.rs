@@ -15,7 +15,8 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
@@ -41,6 +42,8 @@ pub(super) fn gpu() -> Result<Gpu, CudaError> {
 /// A GPU with all kernels loaded.
 pub(crate) struct Driver {
     state: Mutex<State>,
+    /// Told when a recording ends.
+    recorded: Condvar,
     // Dropped last: everything in the state belongs to the context.
     context: Context,
 }
@@ -56,16 +59,17 @@ impl Driver {
         Ok(Self {
             state: Mutex::new(State {
                 lost: None,
-                modules,
                 last: None,
-                recording: false,
+                recording: None,
                 host: Vec::new(),
                 used: Vec::new(),
                 retired: Vec::new(),
                 graphs: Vec::new(),
                 marked: [false; MARKS],
                 allocated: Vec::new(),
+                modules,
             }),
+            recorded: Condvar::new(),
             context,
         })
     }
@@ -75,8 +79,15 @@ impl Driver {
         self.context.architecture()
     }
 
+    /// Locks the state once no other thread records.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let own = thread::current().id();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.recording.is_some_and(|thread| thread != own) {
+            let waited = self.recorded.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        state
     }
 
     /// Locks the state and makes the context current. Fails if the device is lost.
@@ -95,7 +106,7 @@ impl Driver {
     /// As [`Driver::enter`], for calls that cannot be recorded.
     fn enter_unless_recording(&self, what: &str) -> Result<MutexGuard<'_, State>, CudaError> {
         let state = self.enter()?;
-        if state.recording {
+        if state.recording.is_some() {
             return Err(graph_error(&format!("{what} cannot be recorded")));
         }
         Ok(state)
@@ -159,11 +170,15 @@ impl Device for Driver {
             }
             allocated => state.check(allocated, error)?,
         };
-        state.allocated.push(address);
         // SAFETY: the memory was just allocated with that size.
         let zeroed =
             unsafe { result::memset_d8_async(address, 0, bytes.max(1), self.context.stream()) };
+        if zeroed.is_err() {
+            // SAFETY: the driver allocated it, and nobody knows of it.
+            let _ = unsafe { result::free_sync(address) };
+        }
         state.check(zeroed, error)?;
+        state.allocated.push(address);
         // SAFETY: the memory was just allocated.
         Ok(unsafe { DevicePtr::from_address(address) })
     }
@@ -285,13 +300,19 @@ impl Device for Driver {
     fn alloc_host(&self, what: &'static str, bytes: usize) -> Result<u64, CudaError> {
         let mut state = self.enter_unless_recording(what)?;
         let bytes = bytes.max(1);
+        let error = |reason: String| CudaError::Memory {
+            what,
+            bytes,
+            reason: format!("pinned host memory: {reason}"),
+        };
         // SAFETY: the memory is zeroed below.
-        let memory =
-            unsafe { result::malloc_host(bytes, 0) }.map_err(|code| CudaError::Memory {
-                what,
-                bytes,
-                reason: format!("pinned host memory: {}", describe(code)),
-            })?;
+        let memory = match unsafe { result::malloc_host(bytes, 0) } {
+            // The device survives this one.
+            Err(code @ DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                return Err(error(describe(code)));
+            }
+            allocated => state.check(allocated, error)?,
+        };
         let memory = memory.cast::<u8>();
         // SAFETY: the memory was just allocated with that size.
         unsafe { memory.write_bytes(0, bytes) };
@@ -375,16 +396,17 @@ impl Device for Driver {
         // SAFETY: the stream is ours and does not record yet.
         let begun = unsafe { result::stream::begin_capture(self.context.stream(), mode) };
         state.check(begun, |reason| graph_error(&reason))?;
-        state.recording = true;
+        state.recording = Some(thread::current().id());
         Ok(())
     }
 
     fn end(&self) -> Result<u64, CudaError> {
         // Even if the device was lost while it recorded: the stream must stop recording.
         let mut state = self.lock();
-        if !std::mem::take(&mut state.recording) {
+        if state.recording.take().is_none() {
             return Err(graph_error("nothing was recorded"));
         }
+        self.recorded.notify_all();
         let host = std::mem::take(&mut state.used);
         let _ = self.context.make_current();
         // SAFETY: the stream is ours and records.
@@ -442,7 +464,7 @@ impl Device for Driver {
         let mut state = self.enter()?;
         let marked = self
             .context
-            .mark(mark, state.recording)
+            .mark(mark, state.recording.is_some())
             .ok_or_else(|| graph_error("there is no such mark"))?;
         state.check(marked, |reason| graph_error(&reason))?;
         state.marked[mark] = true;
@@ -459,8 +481,7 @@ impl Device for Driver {
             None
         };
         match elapsed {
-            Some(Ok(ms)) => Ok(f64::from(ms)),
-            Some(Err(code)) => Err(graph_error(&describe(code))),
+            Some(ms) => Ok(f64::from(state.check(ms, |reason| graph_error(&reason))?)),
             None => Err(graph_error("a mark was not set")),
         }
     }

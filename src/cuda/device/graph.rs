@@ -29,9 +29,10 @@ impl Graph {
         calls: impl FnOnce() -> Result<(), E>,
     ) -> Result<Self, E> {
         device.begin()?;
+        let recording = Recording(device);
         let called = calls();
-        // The recording must end in any case; the first error is the one that explains the failure.
-        let ended = device.end().map(|graph| Self {
+        // The first error is the one that explains the failure.
+        let ended = recording.end().map(|graph| Self {
             device: device.clone(),
             graph,
         });
@@ -49,6 +50,25 @@ impl Graph {
     pub(crate) unsafe fn launch(&mut self) -> Result<(), CudaError> {
         // SAFETY: this function's contract.
         unsafe { self.device.replay(self.graph) }
+    }
+}
+
+/// A recording that is under way. It must end in any case, also if a panic passes: other threads wait for that.
+struct Recording<'a>(&'a Arc<dyn Device>);
+
+impl Recording<'_> {
+    fn end(self) -> Result<u64, CudaError> {
+        let device = self.0;
+        std::mem::forget(self);
+        device.end()
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        if let Ok(graph) = self.0.end() {
+            self.0.free_graph(graph);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::cache::KernelCache;
 use super::error::CudaError;
 use super::interface::Launch;
 use super::library::describe;
-use super::nvrtc::{Nvrtc, Target};
+use super::nvrtc::{FLAGS, Nvrtc, Target};
 
 /// Dynamic shared memory in bytes that a kernel may use without asking for more.
 const SHARED_DEFAULT: u32 = 48 * 1024;
@@ -154,7 +154,7 @@ pub(super) fn compile(
 ) -> Result<Vec<u8>, CudaError> {
     let (major, minor) = nvrtc.version();
     let key = format!(
-        "{target:?} NVRTC {major}.{minor} {}",
+        "{target:?} NVRTC {major}.{minor} {FLAGS:?} {}",
         env!("CARGO_PKG_VERSION")
     );
     cache.get_or(

@@ -14,7 +14,7 @@ use super::error::CudaError;
 use super::library::unavailable;
 
 /// As build.rs passes them to nvcc; NVRTC optimises by default.
-const FLAGS: [&CStr; 2] = [c"--std=c++17", c"--fmad=false"];
+pub(super) const FLAGS: [&CStr; 2] = [c"--std=c++17", c"--fmad=false"];
 
 type Program = *mut c_void;
 type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;

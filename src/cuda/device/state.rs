@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::CUgraphExec;
@@ -11,14 +12,14 @@ use super::interface::MARKS;
 use super::library::describe;
 use super::module::Modules;
 
-/// See the file's head.
+/// See the file's head. Fields drop in this order: graphs have kernels of the modules.
 pub(super) struct State {
     /// The first failure.
     pub(super) lost: Option<CudaError>,
-    pub(super) modules: Modules,
     /// The kernel that was launched last; `None` if that was a graph.
     pub(super) last: Option<&'static str>,
-    pub(super) recording: bool,
+    /// The thread that records. The others wait until it has ended: what they call now would become a part of the graph.
+    pub(super) recording: Option<ThreadId>,
     /// Pinned memory by handle - 1.
     pub(super) host: Vec<Option<Arc<HostMemory>>>,
     /// Pinned memory that the current recording uses.
@@ -30,6 +31,7 @@ pub(super) struct State {
     pub(super) marked: [bool; MARKS],
     /// Addresses of device memory.
     pub(super) allocated: Vec<u64>,
+    pub(super) modules: Modules,
 }
 
 /// Pinned memory: freed once its handle and all graphs that use it are gone, with the context current.
@@ -114,7 +116,7 @@ impl State {
         bytes: usize,
     ) -> Result<*mut u8, CudaError> {
         let (memory, start) = self.host(what, memory, at, bytes)?;
-        if self.recording {
+        if self.recording.is_some() {
             let memory = memory.clone();
             self.used.push(memory);
         }

@@ -1,6 +1,7 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
 pub(crate) mod decode;
+mod driver;
 pub(crate) mod features;
 pub(crate) mod frame;
 mod harness;

@@ -1,8 +1,10 @@
 //! The driver's functions. Names, arguments and errors are those of CUDA's driver API.
 #![allow(non_snake_case, missing_docs, unreachable_pub)]
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use emulation::Library;
 
@@ -27,7 +29,7 @@ const EXTERNAL: c_uint = 1;
 const MAX_DYNAMIC_SHARED: c_int = 8;
 
 /// The errors' names and meanings.
-const ERRORS: [(u32, &CStr, &CStr); 17] = [
+const ERRORS: [(u32, &CStr, &CStr); 18] = [
     (0, c"CUDA_SUCCESS", c"no error"),
     (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
     (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
@@ -85,6 +87,7 @@ const ERRORS: [(u32, &CStr, &CStr); 17] = [
         c"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
         c"attempt to terminate a thread-local capture sequence from another thread",
     ),
+    (999, c"CUDA_ERROR_UNKNOWN", c"unknown error"),
 ];
 
 /// Counts a call, fails it if it is to fail, and otherwise runs `body`.
@@ -120,12 +123,13 @@ extern "C" fn at_exit() {
     write_report(&leaks);
 }
 
-/// For tests in the same process: forgets calls and faults, and sets the call to fail: `function:number:error`, or null.
+/// For tests in the same process, while nothing is open: forgets everything, and sets the call to fail: `function:number:error`, or null.
 ///
 /// # Safety
 /// `failure` is null or a C string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn standin_reset(failure: *const c_char) {
+    world().destroy();
     // SAFETY: this function's contract.
     let failure = (!failure.is_null()).then(|| unsafe { CStr::from_ptr(failure) });
     reset(failure.and_then(|failure| failure.to_str().ok()));
@@ -143,6 +147,12 @@ pub unsafe extern "C" fn standin_report(to: *mut c_char, bytes: usize) -> usize 
     // SAFETY: this function's contract.
     unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), to.cast(), count) };
     text.len()
+}
+
+/// For tests in the same process: whether the context that is current to this thread was released.
+#[unsafe(no_mangle)]
+pub extern "C" fn standin_stale() -> bool {
+    world().is_stale()
 }
 
 #[unsafe(no_mangle)]
@@ -481,9 +491,11 @@ pub unsafe extern "C" fn cuStreamBeginCapture_v2(stream: u64, _mode: c_uint) -> 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> u32 {
-    call("cuStreamEndCapture", || {
+    let entered = enter("cuStreamEndCapture");
+    // It ends the capture, whatever it returns.
+    let ended = || {
         let mut world = world();
-        let checked = world.check("cuStreamEndCapture");
+        let checked = world.check("cuStreamEndCapture").and(entered);
         let found = world.streams.get_mut(&stream);
         let found = known("cuStreamEndCapture", stream, found)?;
         let own = std::thread::current().id();
@@ -509,7 +521,8 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: u64, graph: *mut u64) -> u32
             }
             _ => Err(error::CAPTURE_INVALIDATED),
         }
-    })
+    };
+    ended().err().unwrap_or(0)
 }
 
 #[unsafe(no_mangle)]
@@ -666,10 +679,8 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_void
         // SAFETY: our compiler ends its text with a 0.
         let text = unsafe { CStr::from_ptr(image.cast()) };
         let source = nvrtc::source(text).ok_or(error::INVALID_VALUE)?;
-        let include = source.parent().ok_or(error::INVALID_VALUE)?.to_owned();
-        let library = Library::new(source, &include, &nvrtc::cache(), false);
+        let library = library(source).ok_or(error::INVALID_VALUE)?;
         let handle = world.handle();
-        let library = Arc::new(library);
         world.modules.insert(handle, Module { library });
         // SAFETY: the caller's pointer, as CUDA documents it.
         unsafe { put(module, handle) }
@@ -682,6 +693,9 @@ pub unsafe extern "C" fn cuModuleUnload(module: u64) -> u32 {
         let mut world = world();
         let checked = world.check_uncaptured("cuModuleUnload");
         world.work_all();
+        if world.graphs_use(module) {
+            fault("cuModuleUnload: a graph still has kernels of the module".into());
+        }
         let gone = world.modules.remove(&module);
         known("cuModuleUnload", module, gone.map(|_| ()))?;
         world
@@ -831,6 +845,17 @@ unsafe fn parameter_block(extra: *mut *mut c_void) -> Result<Vec<u8>, u32> {
         }
         _ => Err(error::INVALID_VALUE),
     }
+}
+
+/// The kernels of a source. A library stays loaded once it is, because its threads' stacks do.
+fn library(source: PathBuf) -> Option<Arc<Library>> {
+    static LIBRARIES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Library>>>> =
+        LazyLock::new(Mutex::default);
+    let include = source.parent()?.to_owned();
+    let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = libraries.entry(source.clone());
+    let new = || Arc::new(Library::new(source, &include, &nvrtc::cache(), false));
+    Some(known.or_insert_with(new).clone())
 }
 
 /// What a handle stands for.

@@ -116,6 +116,12 @@ impl World {
         pending.into_iter().any(|work| touches(work, &inside))
     }
 
+    /// Whether an executable graph has kernels of a module.
+    pub(crate) fn graphs_use(&self, module: u64) -> bool {
+        let mut works = self.executables.values().flatten();
+        works.any(|work| matches!(&**work, Work::Kernel { module: own, .. } if *own == module))
+    }
+
     /// Does the first work of a stream. Returns whether there was any.
     fn work_one(&mut self, stream: u64) -> bool {
         let next = self

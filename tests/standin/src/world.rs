@@ -193,6 +193,12 @@ impl World {
         Ok(())
     }
 
+    /// Whether the calling thread's context was released.
+    pub(crate) fn is_stale(&self) -> bool {
+        let current = CURRENT.get();
+        current != 0 && (current != self.context || self.retained == 0)
+    }
+
     /// Fails unless the calling thread has a living context without an earlier error. Does some of the pending work, if the
     /// seed says so.
     pub(crate) fn check(&mut self, function: &str) -> Result<(), u32> {

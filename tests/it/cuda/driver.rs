@@ -1,0 +1,332 @@
+//! The CUDA driver layer, against the stand-in for libcuda and NVRTC (`tests/standin/`): the programs run unchanged, and
+//! every call fails once.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, c_char};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use centerpoint::{Detector, Device, Options, PointCloud, cuda};
+
+use crate::common::{repository, write_plan};
+
+/// The folder with the stand-in's libraries.
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    // Cargo builds the libraries of dependencies beside the test program.
+    let program = std::env::current_exe().unwrap();
+    let library = program.with_file_name("libstandin.so");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so.12"] {
+        // Replaced as a whole: another process may be running with it.
+        let own = folder.join(format!("{name}-{}", std::process::id()));
+        std::fs::copy(&library, &own).unwrap();
+        std::fs::rename(&own, folder.join(name)).unwrap();
+    }
+    folder
+});
+
+/// A command that finds the stand-in, with its report in `log` and the compiled kernels in a folder of the tests.
+fn command(program: impl AsRef<std::ffi::OsStr>, log: &Path) -> Command {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(program);
+    command
+        .env("LD_LIBRARY_PATH", &*FOLDER)
+        .env("XDG_CACHE_HOME", target.join("standin/cache"))
+        .env("CENTERPOINT_STANDIN_CACHE", target.join("emulation"))
+        .env("CENTERPOINT_STANDIN_LOG", log)
+        .env_remove("CENTERPOINT_NVRTC")
+        .env_remove("CENTERPOINT_TEST_DEVICE")
+        .env_remove("RUST_LOG");
+    command
+}
+
+/// What a command prints, which must succeed.
+fn printed(command: &mut Command) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{command:?}: {status}\n{said}");
+    String::from_utf8(stdout).unwrap()
+}
+
+/// The lines of a report that are no counts.
+fn faults(log: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap();
+    assert!(text.contains("calls: cuInit 1"), "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with("calls: "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn cp_infer_gives_the_cpus_bytes() {
+    let out = tempfile::tempdir().unwrap();
+    let frames = repository().join("calib/demo/frames");
+    for (plan, seeds) in [("int8", &[0, 1, 2][..]), ("fp32", &[0, 9])] {
+        let run = |device: &str, seed: u64, log: &Path| {
+            let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), log);
+            command
+                .arg("--engine")
+                .arg(repository().join(format!("engines/demo/{plan}.plan")))
+                .arg("--pcd")
+                .arg(&frames)
+                .args(["--device", device, "--format", "json"])
+                .env("CENTERPOINT_STANDIN_SEED", seed.to_string());
+            printed(&mut command)
+        };
+        let log = out.path().join("cpu.log");
+        let expected = run("cpu", 0, &log);
+        assert_eq!(expected.matches("\"boxes\"").count(), 16);
+        for seed in seeds {
+            let log = out.path().join(format!("{plan}{seed}.log"));
+            assert!(run("cuda", *seed, &log) == expected, "{plan}, seed {seed}");
+            assert_eq!(faults(&log), [""; 0]);
+        }
+    }
+}
+
+#[test]
+fn cp_bench_runs() {
+    let out = tempfile::tempdir().unwrap();
+    let log = out.path().join("log");
+    let mut command = command(env!("CARGO_BIN_EXE_cp-bench"), &log);
+    command
+        .arg("--engine")
+        .arg(repository().join("engines/demo/int8.plan"))
+        .arg("--pcd")
+        .arg(repository().join("calib/demo/frames/000000.bin"))
+        .args(["--device", "cuda", "--duration", "0"]);
+    let text = printed(&mut command);
+    assert!(text.contains("stand-in"), "{text}");
+    assert_eq!(faults(&log), [""; 0]);
+}
+
+/// The stand-in that this process has loaded.
+struct StandIn(libloading::Library);
+
+impl StandIn {
+    #[allow(unsafe_code)]
+    fn open() -> Self {
+        // SAFETY: its initialisers do nothing.
+        Self(unsafe { libloading::Library::new("libcuda.so") }.unwrap())
+    }
+
+    /// Forgets what was called, and sets the call that is to fail.
+    #[allow(unsafe_code)]
+    fn reset(&self, failure: Option<&str>) {
+        let text = failure.map(|failure| CString::new(failure).unwrap());
+        let pointer = text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
+        // SAFETY: the function has this type (`tests/standin/src/driver.rs`).
+        unsafe {
+            let reset: libloading::Symbol<'_, unsafe extern "C" fn(*const c_char)> =
+                self.0.get(b"standin_reset\0").unwrap();
+            reset(pointer);
+        }
+    }
+
+    /// The report: counts by function, and the other lines.
+    #[allow(unsafe_code)]
+    fn report(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+        let mut text = vec![0u8; 1 << 16];
+        // SAFETY: as above; the text has that size.
+        let bytes = unsafe {
+            type Report = unsafe extern "C" fn(*mut c_char, usize) -> usize;
+            let report: libloading::Symbol<'_, Report> = self.0.get(b"standin_report\0").unwrap();
+            report(text.as_mut_ptr().cast(), text.len())
+        };
+        text.truncate(bytes);
+        let text = String::from_utf8(text).unwrap();
+        let mut counts = BTreeMap::new();
+        let mut others = Vec::new();
+        for line in text.lines() {
+            match line
+                .strip_prefix("calls: ")
+                .and_then(|call| call.split_once(' '))
+            {
+                Some((function, count)) => {
+                    counts.insert(function.to_owned(), count.parse().unwrap());
+                }
+                None => others.push(line.to_owned()),
+            }
+        }
+        (counts, others)
+    }
+
+    /// Whether this thread's context was released.
+    #[allow(unsafe_code)]
+    fn is_stale(&self) -> bool {
+        // SAFETY: as above.
+        unsafe {
+            let stale: libloading::Symbol<'_, unsafe extern "C" fn() -> bool> =
+                self.0.get(b"standin_stale\0").unwrap();
+            stale()
+        }
+    }
+}
+
+/// Runs the test `name` of this file, which is ignored, in a process that finds the stand-in.
+fn child(name: &str) {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = command(std::env::current_exe().unwrap(), &out.path().join("log"));
+    let name = format!("cuda::driver::{name}");
+    command.args(["--exact", &name, "--ignored", "--nocapture"]);
+    let said = printed(&mut command);
+    assert!(said.contains("1 passed"), "{said}");
+    println!("{said}");
+}
+
+#[test]
+fn every_call_fails_once() {
+    child("failing_calls");
+}
+
+/// CUDA's errors.
+const OUT_OF_MEMORY: u32 = 2;
+const UNKNOWN: u32 = 999;
+
+/// Functions that free something. Their errors change nothing, but what they were to free stays.
+const FREES: [&str; 9] = [
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuEventDestroy_v2",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuModuleUnload",
+    "cuStreamDestroy_v2",
+    "nvrtcDestroyProgram",
+];
+
+/// An error with all its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// The boxes of two frames on the GPU, as text, or the first error; and what the next frame gave after one.
+fn detect(plan: &Path, cloud: &PointCloud) -> (Result<String, String>, Option<String>) {
+    let options = Options {
+        device: Device::Cuda,
+        threads: 1,
+        ..Options::default()
+    };
+    let mut detector = match Detector::load(plan, &options) {
+        Ok(detector) => detector,
+        Err(error) => return (Err(causes(&error)), None),
+    };
+    let mut text = String::new();
+    for _ in 0..2 {
+        match detector.detect(cloud) {
+            Ok(found) => text += &format!("{:?}\n", found.boxes),
+            Err(error) => {
+                let first = causes(&error);
+                let next = detector
+                    .detect(cloud)
+                    .map(|found| format!("{:?}\n", found.boxes));
+                return (
+                    Err(first),
+                    Some(next.unwrap_or_else(|error| causes(&error))),
+                );
+            }
+        }
+    }
+    (Ok(text), None)
+}
+
+#[test]
+#[ignore = "started by `every_call_fails_once`"]
+fn failing_calls() {
+    let out = tempfile::tempdir().unwrap();
+    let plan = write_plan(out.path(), crate::common::MODEL);
+    let point = |i: usize| {
+        let at = i as f32 / 8.0;
+        [at - 4.0, 3.0 - at, (i % 7) as f32 / 2.0]
+    };
+    let points = (0..60).flat_map(point).collect();
+    let cloud = PointCloud::new("x,y,z".parse().unwrap(), points).unwrap();
+    let standin = StandIn::open();
+    standin.reset(None);
+    let expected = detect(&plan, &cloud).0.unwrap();
+    assert!(expected.contains("Box3d"), "{expected}");
+    let (counts, others) = standin.report();
+    assert_eq!(others, [""; 0]);
+    let (mut tried, mut wrong) = (0, Vec::new());
+    for (function, count) in &counts {
+        for number in 1..=*count {
+            for code in [OUT_OF_MEMORY, UNKNOWN] {
+                standin.reset(Some(&format!("{function}:{number}:{code}")));
+                let (result, next) = detect(&plan, &cloud);
+                let (_, others) = standin.report();
+                let frees = FREES.contains(&function.as_str());
+                let fits = match &result {
+                    Ok(found) => *found == expected,
+                    Err(_) => !frees,
+                };
+                // A lost detector says so. One that only lacked memory may go on.
+                let lost = next.as_ref().is_none_or(|next| {
+                    next.contains("lost") || (code == OUT_OF_MEMORY && function.contains("Alloc"))
+                });
+                let stays = ["left in a context", "a graph still has kernels"];
+                let stays = |other: &String| frees && stays.iter().any(|stay| other.contains(stay));
+                let leaks = !others.iter().all(stays);
+                if !fits || !lost || leaks {
+                    wrong.push(format!(
+                        "{function} {number}, {code}: {result:?}, {next:?}, {others:?}"
+                    ));
+                }
+                tried += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("{tried} calls failed");
+    assert!(tried > 500, "{tried}");
+    standin.reset(None);
+    assert_eq!(detect(&plan, &cloud).0.unwrap(), expected);
+    assert!(
+        !standin.is_stale(),
+        "a released context is still current to this thread"
+    );
+}
+
+#[test]
+fn a_thread_waits_while_another_one_records() {
+    child("recording_threads");
+}
+
+#[test]
+#[ignore = "started by `a_thread_waits_while_another_one_records`"]
+fn recording_threads() {
+    let standin = StandIn::open();
+    standin.reset(None);
+    let device = cuda::open().unwrap();
+    device.begin().unwrap();
+    let other = std::thread::spawn({
+        let device = device.clone();
+        move || {
+            let memory = device.alloc("memory of another thread", 64).unwrap();
+            device.wait().unwrap();
+            memory.address()
+        }
+    });
+    // Long enough for the other thread to come to its first call.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(!other.is_finished());
+    let graph = device.end().unwrap();
+    assert_ne!(other.join().unwrap(), 0);
+    device.free_graph(graph);
+    let (_, others) = standin.report();
+    assert!(
+        others.iter().all(|other| other.starts_with("leak: ")),
+        "{others:?}"
+    );
+}
