@@ -475,7 +475,7 @@ fn the_reference_of_quantize_toml_agrees_with_the_code() {
         assert_eq!(expected(&message), values, "{key}: {message}");
         variants += 1;
     }
-    assert_eq!(variants, 10);
+    assert_eq!(variants, 11);
 }
 
 /// The help of a program or of a subcommand, such as `cp-build eval`.
