@@ -295,6 +295,15 @@ pub(crate) enum FloatKind {
     MaxNan,
     Neg,
     Abs,
+    Exp2,
+    Log2,
+    Sin,
+    Cos,
+    Tanh,
+    InverseSqrt,
+    /// 20 bits of `1 / x` and `1 / sqrt(x)`, as `rcp.approx.ftz.f64`.
+    CoarseReciprocal,
+    CoarseInverseSqrt,
 }
 
 /// A floating-point operation with its qualifiers.
@@ -329,6 +338,8 @@ pub(crate) enum Op {
     Wide { f: Wide, d: Dst, s: [Src; 3] },
     Compare32 { f: Compare32, s: [Src; 2], logic: Logic, with: Pred, d: u32, not_d: u32 },
     Compare64 { f: Compare64, s: [Src; 2], logic: Logic, with: Pred, d: u32, not_d: u32 },
+    /// `lop3`.
+    Lookup { table: u32, d: u32, s: [Src; 3] },
     Select { d: Dst, s: [Src; 2], p: Pred },
     Predicate { logic: Logic, d: u32, a: Pred, b: Pred },
     /// `add.cc` and relatives: `kind` 0 adds, 1 subtracts, 2 is `mad.lo`, 3 is `mad.hi`.
