@@ -41,7 +41,11 @@ fn extract(a: u64, position: u64, length: u64, bits: u32, signed: bool) -> u64 {
     let sign = signed && a >> (position.saturating_add(length - 1)).min(bits - 1) & 1 == 1;
     let low = if position >= bits { 0 } else { a >> position };
     let have = bits.saturating_sub(position).min(length);
-    let mask = if have >= 64 { u64::MAX } else { (1 << have) - 1 };
+    let mask = if have >= 64 {
+        u64::MAX
+    } else {
+        (1 << have) - 1
+    };
     if sign { low & mask | !mask } else { low & mask }
 }
 
@@ -51,7 +55,11 @@ fn insert(a: u64, b: u64, position: u64, length: u64, bits: u32) -> u64 {
     if position >= bits || length == 0 {
         return b;
     }
-    let mask = if length >= 64 { u64::MAX } else { (1 << length) - 1 };
+    let mask = if length >= 64 {
+        u64::MAX
+    } else {
+        (1 << length) - 1
+    };
     b & !(mask << position) | (a & mask) << position
 }
 
@@ -65,23 +73,29 @@ macro_rules! family {
                 ("sub", _) => op!($kind, $lane, $u, |a, b, _| a.wrapping_sub(b)),
                 ("mul.lo", _) => op!($kind, $lane, $u, |a, b, _| a.wrapping_mul(b)),
                 ("mad.lo", _) => {
-                    op!($kind, $lane, $u, |a, b, c| a.wrapping_mul(b).wrapping_add(c))
+                    op!($kind, $lane, $u, |a, b, c| a
+                        .wrapping_mul(b)
+                        .wrapping_add(c))
                 }
                 ("mul.hi", false) => {
                     op!($kind, $lane, $u, |a, b, _| (a as $uu * b as $uu) >> BITS)
                 }
                 ("mul.hi", true) => {
-                    op!($kind, $lane, $u, |a, b, _| (a as $s as $ss * b as $s as $ss) >> BITS)
+                    op!($kind, $lane, $u, |a, b, _| (a as $s as $ss
+                        * b as $s as $ss)
+                        >> BITS)
                 }
                 ("mad.hi", false) => op!($kind, $lane, $u, |a, b, c| c
                     .wrapping_add(((a as $uu * b as $uu) >> BITS) as $u)),
                 ("mad.hi", true) => op!($kind, $lane, $u, |a, b, c| c
                     .wrapping_add(((a as $s as $ss * b as $s as $ss) >> BITS) as $u)),
                 ("add.sat", true) => {
-                    op!($kind, $lane, $u, |a, b, _| (a as $s).saturating_add(b as $s))
+                    op!($kind, $lane, $u, |a, b, _| (a as $s)
+                        .saturating_add(b as $s))
                 }
                 ("sub.sat", true) => {
-                    op!($kind, $lane, $u, |a, b, _| (a as $s).saturating_sub(b as $s))
+                    op!($kind, $lane, $u, |a, b, _| (a as $s)
+                        .saturating_sub(b as $s))
                 }
                 ("min", false) => op!($kind, $lane, $u, |a, b, _| a.min(b)),
                 ("min", true) => op!($kind, $lane, $u, |a, b, _| (a as $s).min(b as $s)),
@@ -96,16 +110,25 @@ macro_rules! family {
                 ("cnot", _) => op!($kind, $lane, $u, |a, _, _| a == 0),
                 // The shift count is 32 bits wide, whatever the type.
                 ("shl", _) => op!($kind, $lane, $lane, |a, b, _| {
-                    if b as u32 >= BITS { 0 } else { (a as $u) << (b as u32) }
+                    if b as u32 >= BITS {
+                        0
+                    } else {
+                        (a as $u) << (b as u32)
+                    }
                 }),
                 ("shr", false) => op!($kind, $lane, $lane, |a, b, _| {
-                    if b as u32 >= BITS { 0 } else { (a as $u) >> (b as u32) }
+                    if b as u32 >= BITS {
+                        0
+                    } else {
+                        (a as $u) >> (b as u32)
+                    }
                 }),
                 ("shr", true) => op!($kind, $lane, $lane, |a, b, _| {
                     ((a as $s) >> (b as u32).min(BITS - 1)) as $u
                 }),
                 ("sad", false) => {
-                    op!($kind, $lane, $u, |a, b, c| c.wrapping_add(a.max(b).wrapping_sub(a.min(b))))
+                    op!($kind, $lane, $u, |a, b, c| c
+                        .wrapping_add(a.max(b).wrapping_sub(a.min(b))))
                 }
                 ("sad", true) => op!($kind, $lane, $u, |a, b, c| {
                     let (a, b) = (a as $s, b as $s);
@@ -211,7 +234,11 @@ fn permute(a: u32, b: u32, select: impl Fn(u32) -> u32) -> u32 {
     (0..4).fold(0, |d, i| {
         let s = select(i);
         let byte = (both >> ((s & 7) * 8)) as u8;
-        let byte = if s & 8 != 0 { ((byte as i8) >> 7) as u8 } else { byte };
+        let byte = if s & 8 != 0 {
+            ((byte as i8) >> 7) as u8
+        } else {
+            byte
+        };
         d | u32::from(byte) << (i * 8)
     })
 }
@@ -219,16 +246,21 @@ fn permute(a: u32, b: u32, select: impl Fn(u32) -> u32) -> u32 {
 /// `prmt` of a mode.
 pub(crate) fn permutation(mode: &str) -> Option<Narrow> {
     Some(match mode {
-        "" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| c >> (i * 4) & 15)),
-        "f4e" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| ((c & 3) + i) & 7)),
+        "" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| c >> (i * 4)
+            & 15)),
+        "f4e" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| ((c & 3) + i)
+            & 7)),
         "b4e" => {
-            op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| (c & 3).wrapping_sub(i) & 7))
+            op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| (c & 3)
+                .wrapping_sub(i)
+                & 7))
         }
         "rc8" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |_| c & 3)),
         "ecl" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| i.max(c & 3))),
         "ecr" => op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| i.min(c & 3))),
         "rc16" => {
-            op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| (c & 1) * 2 + (i & 1)))
+            op!(Narrow, u32, u32, |a, b, c| permute(a, b, |i| (c & 1) * 2
+                + (i & 1)))
         }
         _ => return None,
     })
@@ -239,7 +271,11 @@ pub(crate) fn dot4(signed_a: bool, signed_b: bool) -> Narrow {
     fn dot(a: u32, b: u32, c: u32, signed_a: bool, signed_b: bool) -> u32 {
         let byte = |v: u32, i: u32, signed: bool| {
             let byte = (v >> (i * 8)) as u8;
-            if signed { i32::from(byte as i8) } else { i32::from(byte) }
+            if signed {
+                i32::from(byte as i8)
+            } else {
+                i32::from(byte)
+            }
         };
         (0..4).fold(c, |sum, i| {
             sum.wrapping_add((byte(a, i, signed_a) * byte(b, i, signed_b)) as u32)
@@ -348,11 +384,19 @@ pub(crate) fn divide(a: u64, b: u64, ty: Type, remainder: bool) -> Option<u64> {
         if b == 0 {
             return None;
         }
-        (if remainder { a.wrapping_rem(b) } else { a.wrapping_div(b) }) as u64
+        (if remainder {
+            a.wrapping_rem(b)
+        } else {
+            a.wrapping_div(b)
+        }) as u64
     } else {
         let mask = u64::MAX >> (64 - bits);
         let (a, b) = (a & mask, b & mask);
-        if remainder { a.checked_rem(b)? } else { a.checked_div(b)? }
+        if remainder {
+            a.checked_rem(b)?
+        } else {
+            a.checked_div(b)?
+        }
     };
     Some(value & u64::MAX >> (64 - bits))
 }

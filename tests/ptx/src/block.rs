@@ -81,12 +81,18 @@ impl Block {
         shared.set.fill(false);
         shared.pending.clear();
         shared.shadow.clear();
-        shared.clocks = machine.races.then(|| WarpClocks::new(self.warps.len(), BARRIERS));
+        shared.clocks = machine
+            .races
+            .then(|| WarpClocks::new(self.warps.len(), BARRIERS));
         shared.barriers = [Arrivals::default(); BARRIERS];
         shared.alive = machine.threads();
         for (index, warp) in self.warps.iter_mut().enumerate() {
             let left = shared.alive - (index * LANES) as u32;
-            let alive = if left >= 32 { u32::MAX } else { (1 << left) - 1 };
+            let alive = if left >= 32 {
+                u32::MAX
+            } else {
+                (1 << left) - 1
+            };
             warp.start(index as u32, alive, machine.races);
             machine.fill_specials(warp, shared);
         }
@@ -106,7 +112,11 @@ impl Block {
             .map(|i| (first + i) % count)
             .find(|&i| self.warps[i].runnable() != 0);
         let Some(index) = runnable else {
-            return if self.shared.alive == 0 { Ok(true) } else { Err(self.stuck(machine)) };
+            return if self.shared.alive == 0 {
+                Ok(true)
+            } else {
+                Err(self.stuck(machine))
+            };
         };
         self.last = index;
         let before = self.warps[index].instructions;
@@ -130,7 +140,9 @@ impl Block {
         self.shared.barriers[number] = Arrivals::default();
         for warp in &mut self.warps {
             let here = |lane: &usize| warp.wait[*lane] == Wait::Barrier(number as u32);
-            let waiting = (0..LANES).filter(here).fold(0u32, |mask, lane| mask | 1 << lane);
+            let waiting = (0..LANES)
+                .filter(here)
+                .fold(0u32, |mask, lane| mask | 1 << lane);
             if waiting == 0 {
                 continue;
             }
@@ -171,8 +183,7 @@ impl Block {
                 })
             };
             if let Some(lane) = at(true) {
-                let other = (0..LANES)
-                    .find(|&l| mask >> l & 1 == 1 && warp.pc[l] != warp.pc[lane]);
+                let other = (0..LANES).find(|&l| mask >> l & 1 == 1 && warp.pc[l] != warp.pc[lane]);
                 if let Some(other) = other {
                     let place = machine.place_of(shared, warp, lane);
                     let other = Box::new(machine.place_of(shared, warp, other));
@@ -182,7 +193,9 @@ impl Block {
         }
         let first = self.warps.iter().find(|w| waiting(w) != 0);
         let Some(warp) = first else {
-            return machine.fault_without_place(FaultKind::Deadlock { missing: "nobody".into() });
+            return machine.fault_without_place(FaultKind::Deadlock {
+                missing: "nobody".into(),
+            });
         };
         let lane = waiting(warp).trailing_zeros() as usize;
         let place = machine.place_of(shared, warp, lane);
@@ -207,10 +220,11 @@ impl Block {
             Wait::Barrier(number) => {
                 let arrivals = self.shared.barriers[number as usize];
                 let elsewhere = self.warps.iter().find_map(|w| {
-                    let absent = |l: &usize| {
-                        w.alive >> l & 1 == 1 && w.wait[*l] != Wait::Barrier(number)
-                    };
-                    (0..LANES).find(absent).map(|l| machine.place_of(&self.shared, w, l))
+                    let absent =
+                        |l: &usize| w.alive >> l & 1 == 1 && w.wait[*l] != Wait::Barrier(number);
+                    (0..LANES)
+                        .find(absent)
+                        .map(|l| machine.place_of(&self.shared, w, l))
                 });
                 let expected = arrivals.threads.unwrap_or(self.shared.alive);
                 let count = format!("{} of {expected} threads arrived", arrivals.count);
@@ -264,5 +278,10 @@ fn write_result(warp: &mut Warp, barrier: &Barrier, mask: u32, arrivals: &Arriva
         Reduction::And => arrivals.trues == all.max(arrivals.count),
         Reduction::Or => arrivals.trues > 0,
     };
-    warp.put_pred(barrier.d_pred, mask, if holds { u32::MAX } else { 0 }, u32::MAX);
+    warp.put_pred(
+        barrier.d_pred,
+        mask,
+        if holds { u32::MAX } else { 0 },
+        u32::MAX,
+    );
 }

@@ -36,7 +36,11 @@ pub(crate) enum Operand {
     Symbol(Symbol),
     Label(u32),
     Vector(Vec<Operand>),
-    Memory { base: Option<Src>, symbol: Option<Symbol>, offset: u64 },
+    Memory {
+        base: Option<Src>,
+        symbol: Option<Symbol>,
+        offset: u64,
+    },
     /// `a|b`.
     Pair(Box<Operand>, Box<Operand>),
     Sink,
@@ -109,7 +113,11 @@ impl<'m> Builder<'m> {
             registers32: 1,
             registers64: 1,
             predicates: 2,
-            names: [vec!["_".into()], vec!["_".into()], vec!["true".into(), "_".into()]],
+            names: [
+                vec!["_".into()],
+                vec!["_".into()],
+                vec!["true".into(), "_".into()],
+            ],
             specials: Vec::new(),
             local_bytes: 0,
         };
@@ -141,7 +149,10 @@ impl<'m> Builder<'m> {
         for param in &entry.params {
             let start = align_up(end, param.align as u64);
             end = start + param.bytes.unwrap_or(0) as u64;
-            let symbol = Symbol { space: Space::Param, address: PARAM_BASE + start };
+            let symbol = Symbol {
+                space: Space::Param,
+                address: PARAM_BASE + start,
+            };
             scope.symbols.insert(param.name.clone(), symbol);
         }
         self.kernel.param_bytes = end as usize;
@@ -153,12 +164,21 @@ impl<'m> Builder<'m> {
     }
 
     pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T, Error> {
-        Err(Error::Syntax { line: self.line as usize, message: message.into() })
+        Err(Error::Syntax {
+            line: self.line as usize,
+            message: message.into(),
+        })
     }
 
     pub(crate) fn emit(&mut self, op: Op) {
         let (line, opcode, needs) = (self.line, self.opcode, self.needs);
-        self.kernel.code.push(Instruction { op, guard: Pred::TRUE, line, opcode, needs });
+        self.kernel.code.push(Instruction {
+            op,
+            guard: Pred::TRUE,
+            line,
+            opcode,
+            needs,
+        });
     }
 
     pub(crate) fn register(&mut self, ty: Type, name: &str) -> Register {
@@ -227,7 +247,11 @@ impl<'m> Builder<'m> {
             scope.registers.get(name).copied().or_else(|| {
                 let n = number?;
                 let range = scope.ranges.iter().find(|r| r.prefix == name[..digits])?;
-                if n < range.count { range.registers.get(n as usize).copied() } else { None }
+                if n < range.count {
+                    range.registers.get(n as usize).copied()
+                } else {
+                    None
+                }
             })
         })
     }
@@ -237,7 +261,10 @@ impl<'m> Builder<'m> {
             return Some(*symbol);
         }
         if let Some(&address) = self.variables.get(name) {
-            return Some(Symbol { space: Space::Global, address });
+            return Some(Symbol {
+                space: Space::Global,
+                address,
+            });
         }
         let outline = self.outline;
         let (segment, variable) = outline.variables.iter().find(|(_, v)| v.name == name)?;
@@ -248,7 +275,10 @@ impl<'m> Builder<'m> {
         let space = Space::Shared;
         let Some(bytes) = variable.bytes else {
             self.dynamic_align = self.dynamic_align.max(variable.align as u64);
-            return Symbol { space, address: self.dynamic_at };
+            return Symbol {
+                space,
+                address: self.dynamic_at,
+            };
         };
         if let Some(&address) = self.shared.get(&variable.name) {
             return Symbol { space, address };
@@ -265,7 +295,10 @@ impl<'m> Builder<'m> {
         let align = variable.align.max(8) as u64;
         let address = align_up(self.kernel.local_bytes as u64, align);
         self.kernel.local_bytes = address as usize + variable.bytes.unwrap_or(0);
-        Symbol { space: Space::Local, address }
+        Symbol {
+            space: Space::Local,
+            address,
+        }
     }
 
     /// Enters the labels of the block that starts at the cursor.
@@ -330,14 +363,20 @@ impl<'m> Builder<'m> {
     }
 
     fn find_label(&self, name: &str) -> Option<u32> {
-        self.scopes.iter().rev().find_map(|s| s.labels.get(name)).copied()
+        self.scopes
+            .iter()
+            .rev()
+            .find_map(|s| s.labels.get(name))
+            .copied()
     }
 
     fn branch_targets(&mut self, cursor: &mut Cursor<'_>, name: &str) -> Result<(), Error> {
         let mut targets = Vec::new();
         while !cursor.take(';') {
             let label = self.find_label(cursor.word()?);
-            let Some(label) = label else { return self.fail("a branch target is missing") };
+            let Some(label) = label else {
+                return self.fail("a branch target is missing");
+            };
             targets.push(label);
             cursor.take(',');
         }
@@ -348,7 +387,11 @@ impl<'m> Builder<'m> {
     }
 
     pub(crate) fn find_table(&self, name: &str) -> Option<Vec<u32>> {
-        self.scopes.iter().rev().find_map(|s| s.tables.get(name)).cloned()
+        self.scopes
+            .iter()
+            .rev()
+            .find_map(|s| s.tables.get(name))
+            .cloned()
     }
 
     fn directive(&mut self, cursor: &mut Cursor<'_>, word: &str) -> Result<(), Error> {
@@ -371,7 +414,11 @@ impl<'m> Builder<'m> {
                         cursor.expect('>')?;
                         let names = (0..count).map(|n| format!("{word}{n}"));
                         let registers = names.map(|name| self.register(ty, &name)).collect();
-                        let range = Range { prefix: word.into(), count, registers };
+                        let range = Range {
+                            prefix: word.into(),
+                            count,
+                            registers,
+                        };
                         if let Some(scope) = self.scopes.last_mut() {
                             scope.ranges.push(range);
                         }
@@ -454,12 +501,7 @@ impl<'m> Builder<'m> {
     }
 
     /// `call (returns), name, (arguments);` as the function's code, with the caller's memory as parameters.
-    fn call(
-        &mut self,
-        cursor: &mut Cursor<'_>,
-        outer: &Cursor<'_>,
-        end: u32,
-    ) -> Result<(), Error> {
+    fn call(&mut self, cursor: &mut Cursor<'_>, outer: &Cursor<'_>, end: u32) -> Result<(), Error> {
         let list = |cursor: &mut Cursor<'_>| -> Result<Vec<String>, Error> {
             let mut names = Vec::new();
             if cursor.take('(') {
@@ -477,9 +519,15 @@ impl<'m> Builder<'m> {
         let arguments = list(cursor)?;
         cursor.expect(';')?;
         let outline = self.outline;
-        let unknown =
-            || Error::Unknown { line: self.line as usize, instruction: format!("call {name}") };
-        let Some(function) = outline.functions.iter().find(|f| !f.entry && f.name == name) else {
+        let unknown = || Error::Unknown {
+            line: self.line as usize,
+            instruction: format!("call {name}"),
+        };
+        let Some(function) = outline
+            .functions
+            .iter()
+            .find(|f| !f.entry && f.name == name)
+        else {
             return Err(unknown());
         };
         // Recursion would need a stack of registers.
@@ -565,10 +613,10 @@ impl<'m> Builder<'m> {
                         symbol.address += cursor.integer()?;
                     }
                     Operand::Symbol(symbol)
-                } else if let Some(label) = self.find_label(word) {
-                    Operand::Label(label)
                 } else if let Some(table) = self.find_table(word) {
                     Operand::Vector(table.into_iter().map(Operand::Label).collect())
+                } else if let Some(label) = self.find_label(word) {
+                    Operand::Label(label)
                 } else {
                     return self.fail(format!("`{word}` is not declared"));
                 }
@@ -592,19 +640,36 @@ impl<'m> Builder<'m> {
             }
             offset = offset.wrapping_add(cursor.integer()?);
         }
-        Ok(Operand::Memory { base, symbol, offset })
+        Ok(Operand::Memory {
+            base,
+            symbol,
+            offset,
+        })
     }
 
     /// The address that an operand names, in the instruction's space.
     pub(crate) fn address(&self, operand: &Operand, space: Space) -> Result<Address, Error> {
-        let Operand::Memory { base, symbol, offset } = operand else {
+        let Operand::Memory {
+            base,
+            symbol,
+            offset,
+        } = operand
+        else {
             return self.fail("expected an address in brackets");
         };
         Ok(match symbol {
-            None => Address { space, base: *base, offset: *offset },
+            None => Address {
+                space,
+                base: *base,
+                offset: *offset,
+            },
             // A parameter of a function is local memory.
             Some(s) => Address {
-                space: if space == Space::Generic || space == Space::Param { s.space } else { space },
+                space: if space == Space::Generic || space == Space::Param {
+                    s.space
+                } else {
+                    space
+                },
                 base: None,
                 offset: s.address.wrapping_add(*offset),
             },

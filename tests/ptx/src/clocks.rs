@@ -57,7 +57,10 @@ impl WarpClocks {
         for (warp, clock) in clocks.iter_mut().enumerate() {
             clock[warp] = 1;
         }
-        WarpClocks { warps: clocks, barriers: vec![vec![0; warps]; barriers] }
+        WarpClocks {
+            warps: clocks,
+            barriers: vec![vec![0; warps]; barriers],
+        }
     }
 
     /// A warp arrives at a barrier.

@@ -1,10 +1,12 @@
 //! `.sync` instructions of a warp, once all lanes of the mask are there.
 
+use crate::block::Shared;
 use crate::execute::{Step, lanes, trouble, updated};
 use crate::fault::{FaultKind, Space};
-use crate::block::Shared;
 use crate::mma;
-use crate::module::{Collective, Dst, LANES, Lanes32, Lanes64, Op, SINK, Shuffle, Sync, Type, Vote};
+use crate::module::{
+    Collective, Dst, LANES, Lanes32, Lanes64, Op, SINK, Shuffle, Sync, Type, Vote,
+};
 use crate::race::Kind;
 use crate::run::Machine;
 use crate::warp::Warp;
@@ -25,7 +27,9 @@ impl Machine<'_> {
             _ => None,
         };
         let all = parts.iter().fold(0, |all, part| all | part.1);
-        let Some(sync) = sync_at(parts[0].0) else { return Ok(()) };
+        let Some(sync) = sync_at(parts[0].0) else {
+            return Ok(());
+        };
         for part in &parts[1..] {
             if sync_at(part.0).is_none_or(|other| other.collective != sync.collective) {
                 let lane = parts[0].1.trailing_zeros() as usize;
@@ -40,7 +44,9 @@ impl Machine<'_> {
         let gather = |warp: &Warp, at: usize| -> (Lanes64, u32) {
             let (mut value, mut set) = ([0; LANES], 0);
             for &(pc, members) in parts {
-                let Some(s) = sync_at(pc).and_then(|sync| sync.s.get(at)) else { continue };
+                let Some(s) = sync_at(pc).and_then(|sync| sync.s.get(at)) else {
+                    continue;
+                };
                 let (part, is) = warp.get64(kernel, *s);
                 for lane in lanes(members) {
                     value[lane] = part[lane];
@@ -77,7 +83,8 @@ impl Machine<'_> {
                 let (b, c) = (needed(self, warp, 1)?, needed(self, warp, 2)?);
                 let (mut out, mut set, mut valid) = ([0; LANES], 0u32, 0u32);
                 for lane in lanes(all) {
-                    let (from, inside) = shuffled(*kind, lane as u32, b[lane] as u32, c[lane] as u32);
+                    let (from, inside) =
+                        shuffled(*kind, lane as u32, b[lane] as u32, c[lane] as u32);
                     if all >> from & 1 == 0 {
                         return trouble(1 << lane, FaultKind::AbsentLane { lane: from, mask });
                     }
@@ -91,7 +98,9 @@ impl Machine<'_> {
             Collective::Vote(vote) => {
                 let mut votes = 0;
                 for &(pc, members) in parts {
-                    let Some(Sync { p, .. }) = sync_at(pc) else { continue };
+                    let Some(Sync { p, .. }) = sync_at(pc) else {
+                        continue;
+                    };
                     let (value, set) = warp.get_pred(*p);
                     if members & !set != 0 {
                         return self.unset_pred(p.index, members & !set);
@@ -122,7 +131,12 @@ impl Machine<'_> {
                 let value = needed(self, warp, 0)?;
                 let first = value[all.trailing_zeros() as usize];
                 let same = lanes(all).all(|lane| value[lane] == first);
-                put(warp, 0, &[if same { u64::from(all) } else { 0 }; LANES], u32::MAX);
+                put(
+                    warp,
+                    0,
+                    &[if same { u64::from(all) } else { 0 }; LANES],
+                    u32::MAX,
+                );
                 put_pred(warp, if same { u32::MAX } else { 0 });
             }
             Collective::Reduce { update, signed } => {
@@ -152,9 +166,15 @@ impl Machine<'_> {
             Collective::LoadMatrix { count, transpose } => {
                 self.whole(all, mask)?;
                 let d: Vec<Dst> = sync.d.clone();
-                let Some(address) = sync.address else { return Ok(()) };
+                let Some(address) = sync.address else {
+                    return Ok(());
+                };
                 let rows = *count * 8;
-                let used = if rows >= LANES { u32::MAX } else { (1 << rows) - 1 };
+                let used = if rows >= LANES {
+                    u32::MAX
+                } else {
+                    (1 << rows) - 1
+                };
                 let at = self.addresses(warp, &address, used)?;
                 for (matrix, d) in d.iter().enumerate() {
                     let mut cells = [[0u64; 8]; 8];
@@ -200,7 +220,13 @@ impl Machine<'_> {
         if all == u32::MAX {
             return Ok(());
         }
-        trouble(all, FaultKind::AbsentLane { lane: (!all).trailing_zeros(), mask })
+        trouble(
+            all,
+            FaultKind::AbsentLane {
+                lane: (!all).trailing_zeros(),
+                mask,
+            },
+        )
     }
 }
 
@@ -218,7 +244,10 @@ fn shuffled(kind: Shuffle, lane: u32, b: u32, c: u32) -> (u32, bool) {
     let least = lane & segment;
     let most = least | clamp & !segment;
     let (from, inside) = match kind {
-        Shuffle::Up => (lane.wrapping_sub(b), (lane as i32 - b as i32) >= most as i32),
+        Shuffle::Up => (
+            lane.wrapping_sub(b),
+            (lane as i32 - b as i32) >= most as i32,
+        ),
         Shuffle::Down => (lane + b, lane + b <= most),
         Shuffle::Butterfly => (lane ^ b, lane ^ b <= most),
         Shuffle::Index => (least | b & !segment, (least | b & !segment) <= most),

@@ -22,7 +22,10 @@ impl<'a> Opcode<'a> {
 
     /// The types, in order.
     pub(crate) fn types(&self) -> Vec<Type> {
-        self.parts[1..].iter().filter_map(|p| Type::from_name(p)).collect()
+        self.parts[1..]
+            .iter()
+            .filter_map(|p| Type::from_name(p))
+            .collect()
     }
 
     /// Rounding of a float; `None` if none is named.
@@ -44,7 +47,9 @@ impl<'a> Opcode<'a> {
 
     /// Whether all qualifiers but types are among these.
     pub(crate) fn only(&self, allowed: &[&str]) -> bool {
-        self.parts[1..].iter().all(|p| allowed.contains(p) || Type::from_name(p).is_some())
+        self.parts[1..]
+            .iter()
+            .all(|p| allowed.contains(p) || Type::from_name(p).is_some())
     }
 }
 
@@ -59,16 +64,24 @@ impl Builder<'_> {
     /// A value of a type.
     pub(crate) fn src(&mut self, operands: &[Operand], at: usize, ty: Type) -> Result<Src, Error> {
         let bits = ty.bits();
-        let mask = if bits >= 64 { u64::MAX } else { (1 << bits) - 1 };
+        let mask = if bits >= 64 {
+            u64::MAX
+        } else {
+            (1 << bits) - 1
+        };
         let value = match operands.get(at) {
             Some(Operand::Register(Register::Narrow(n))) => return Ok(Src::R32(*n)),
             Some(Operand::Register(Register::Wide(n))) => return Ok(Src::R64(*n)),
             Some(&Operand::Integer(n)) if ty == Type::F(64) => (n as i64 as f64).to_bits(),
-            Some(&Operand::Integer(n)) if ty == Type::F(32) => u64::from((n as i64 as f32).to_bits()),
+            Some(&Operand::Integer(n)) if ty == Type::F(32) => {
+                u64::from((n as i64 as f32).to_bits())
+            }
             Some(&Operand::Integer(n)) => n,
             Some(&Operand::Single(n)) if bits == 64 => f64::from(f32::from_bits(n)).to_bits(),
             Some(&Operand::Single(n)) => u64::from(n),
-            Some(&Operand::Double(n)) if bits == 32 => u64::from((f64::from_bits(n) as f32).to_bits()),
+            Some(&Operand::Double(n)) if bits == 32 => {
+                u64::from((f64::from_bits(n) as f32).to_bits())
+            }
             Some(&Operand::Double(n)) => n,
             Some(Operand::Symbol(symbol)) => symbol.address,
             _ => return self.fail(format!("operand {} is not a value", at + 1)),
@@ -94,9 +107,18 @@ impl Builder<'_> {
 
     pub(crate) fn pred(&mut self, operands: &[Operand], at: usize) -> Result<Pred, Error> {
         Ok(match operands.get(at) {
-            Some(Operand::Register(Register::Pred(index))) => Pred { index: *index, negate: false },
-            Some(Operand::Not(Register::Pred(index))) => Pred { index: *index, negate: true },
-            Some(Operand::Integer(n)) => Pred { index: Pred::TRUE.index, negate: *n == 0 },
+            Some(Operand::Register(Register::Pred(index))) => Pred {
+                index: *index,
+                negate: false,
+            },
+            Some(Operand::Not(Register::Pred(index))) => Pred {
+                index: *index,
+                negate: true,
+            },
+            Some(Operand::Integer(n)) => Pred {
+                index: Pred::TRUE.index,
+                negate: *n == 0,
+            },
             _ => return self.fail(format!("operand {} is not a predicate", at + 1)),
         })
     }
@@ -157,7 +179,10 @@ impl Builder<'_> {
 
     /// Emits the operations of an instruction.
     pub(crate) fn instruction(&mut self, text: &str, operands: &[Operand]) -> Result<(), Error> {
-        let opcode = Opcode { parts: text.split('.').collect(), text };
+        let opcode = Opcode {
+            parts: text.split('.').collect(),
+            text,
+        };
         let types = opcode.types();
         let ty = types.last().copied();
         match (opcode.parts[0], ty) {
@@ -180,16 +205,19 @@ impl Builder<'_> {
                 };
                 let (d, _) = self.dst_preds(operands)?;
                 let a = self.pred(operands, 1)?;
-                let b = if opcode.parts[0] == "not" { Pred::TRUE } else { self.pred(operands, 2)? };
+                let b = if opcode.parts[0] == "not" {
+                    Pred::TRUE
+                } else {
+                    self.pred(operands, 2)?
+                };
                 self.emit(Op::Predicate { logic, d, a, b });
                 Ok(())
             }
-            ("add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt" | "rcp" | "rsqrt" | "min"
-                | "max" | "neg" | "abs" | "ex2" | "lg2" | "sin" | "cos" | "tanh", Some(ty))
-                if ty.float() =>
-            {
-                self.float(&opcode, operands, ty)
-            }
+            (
+                "add" | "sub" | "mul" | "fma" | "mad" | "div" | "sqrt" | "rcp" | "rsqrt" | "min"
+                | "max" | "neg" | "abs" | "ex2" | "lg2" | "sin" | "cos" | "tanh",
+                Some(ty),
+            ) if ty.float() => self.float(&opcode, operands, ty),
             ("add" | "addc" | "sub" | "subc" | "mad" | "madc", Some(ty))
                 if opcode.has("cc") || opcode.parts[0].ends_with('c') =>
             {
@@ -198,7 +226,9 @@ impl Builder<'_> {
             ("mul" | "mad", Some(ty)) if opcode.has("wide") => {
                 let adds = opcode.parts[0] == "mad";
                 self.count(operands, 3 + usize::from(adds))?;
-                let Some(f) = arith::widening(ty, adds) else { return self.unknown(&opcode) };
+                let Some(f) = arith::widening(ty, adds) else {
+                    return self.unknown(&opcode);
+                };
                 let sum = match ty {
                     Type::S(n) => Type::S(2 * n),
                     Type::U(n) => Type::U(2 * n),
@@ -212,12 +242,20 @@ impl Builder<'_> {
                 let d = self.dst(operands, 0)?;
                 let s = [self.src(operands, 1, ty)?, self.src(operands, 2, ty)?];
                 let remainder = opcode.parts[0] == "rem";
-                self.emit(Op::Divide { ty, remainder, d, s });
+                self.emit(Op::Divide {
+                    ty,
+                    remainder,
+                    d,
+                    s,
+                });
                 Ok(())
             }
-            ("add" | "sub" | "mul" | "mad" | "min" | "max" | "abs" | "neg" | "and" | "or" | "xor"
-                | "not" | "cnot" | "shl" | "shr" | "sad" | "popc" | "clz" | "brev" | "bfind"
-                | "bfe", Some(ty)) => self.integer(&opcode, operands, ty),
+            (
+                "add" | "sub" | "mul" | "mad" | "min" | "max" | "abs" | "neg" | "and" | "or"
+                | "xor" | "not" | "cnot" | "shl" | "shr" | "sad" | "popc" | "clz" | "brev"
+                | "bfind" | "bfe",
+                Some(ty),
+            ) => self.integer(&opcode, operands, ty),
             ("bfi", Some(ty)) => self.field(&opcode, operands, ty),
             ("shf", Some(ty)) => {
                 self.count(operands, 4)?;
@@ -232,7 +270,9 @@ impl Builder<'_> {
             ("prmt", Some(ty)) => {
                 self.count(operands, 4)?;
                 let mode = opcode.parts.get(2).copied().unwrap_or("");
-                let Some(f) = arith::permutation(mode) else { return self.unknown(&opcode) };
+                let Some(f) = arith::permutation(mode) else {
+                    return self.unknown(&opcode);
+                };
                 let s = self.sources(operands, [ty; 3])?;
                 self.emit_function(Function::Narrow(f), self.dst(operands, 0)?, s)
             }
@@ -243,7 +283,11 @@ impl Builder<'_> {
                 let Some(&Operand::Integer(table)) = operands.get(4) else {
                     return self.fail("the table is not a number");
                 };
-                self.emit(Op::Lookup { table: table as u32, d, s });
+                self.emit(Op::Lookup {
+                    table: table as u32,
+                    d,
+                    s,
+                });
                 Ok(())
             }
             ("dp4a", Some(_)) if types.len() == 2 => {
@@ -306,7 +350,12 @@ impl Builder<'_> {
         if ty == Type::Pred {
             let (d, _) = self.dst_preds(operands)?;
             let a = self.pred(operands, 1)?;
-            self.emit(Op::Predicate { logic: Logic::Or, d, a, b: a });
+            self.emit(Op::Predicate {
+                logic: Logic::Or,
+                d,
+                a,
+                b: a,
+            });
             return Ok(());
         }
         let filler = self.constant(0);
@@ -332,7 +381,12 @@ impl Builder<'_> {
                 *d = self.dst(parts, i)?;
             }
             let s = self.src(operands, 1, ty)?;
-            self.emit(Op::Unpack { d, s, count, bits: ty.bits() / count });
+            self.emit(Op::Unpack {
+                d,
+                s,
+                count,
+                bits: ty.bits() / count,
+            });
         } else {
             let s = self.src(operands, 1, ty)?;
             let d = self.dst(operands, 0)?;
@@ -353,8 +407,22 @@ impl Builder<'_> {
         (d, not_d): (u32, u32),
     ) {
         self.emit(match f {
-            Comparison::Narrow(f) => Op::Compare32 { f, s, logic, with, d, not_d },
-            Comparison::Wide(f) => Op::Compare64 { f, s, logic, with, d, not_d },
+            Comparison::Narrow(f) => Op::Compare32 {
+                f,
+                s,
+                logic,
+                with,
+                d,
+                not_d,
+            },
+            Comparison::Wide(f) => Op::Compare64 {
+                f,
+                s,
+                logic,
+                with,
+                d,
+                not_d,
+            },
         });
     }
 
@@ -382,27 +450,44 @@ impl Builder<'_> {
         } else {
             arith::comparison(name, ty)
         };
-        let Some(f) = f else { return self.unknown(opcode) };
+        let Some(f) = f else {
+            return self.unknown(opcode);
+        };
         if !opcode.only(&allowed) || ty == Type::F16x2 {
             return self.unknown(opcode);
         }
         self.count(operands, 3 + usize::from(logic.is_some()))?;
         let s = [self.src(operands, 1, ty)?, self.src(operands, 2, ty)?];
-        let with = if logic.is_some() { self.pred(operands, 3)? } else { Pred::TRUE };
+        let with = if logic.is_some() {
+            self.pred(operands, 3)?
+        } else {
+            Pred::TRUE
+        };
         let logic = logic.unwrap_or(Logic::And);
         let wide = |s: &Src| matches!(s, Src::R64(_));
         if matches!(f, Comparison::Narrow(_)) && s.iter().any(wide) {
             return self.fail("an operand is too wide");
         }
         if sets {
-            let yes = if types[0].float() { u64::from(1f32.to_bits()) } else { 0xffff_ffff };
+            let yes = if types[0].float() {
+                u64::from(1f32.to_bits())
+            } else {
+                0xffff_ffff
+            };
             let s2 = [self.constant(yes), self.constant(0)];
             let d = self.dst(operands, 0)?;
             let Register::Pred(index) = self.register(Type::Pred, "_") else {
                 return self.unknown(opcode);
             };
             self.emit_comparison(f, s, logic, with, (index, SINK));
-            self.emit(Op::Select { d, s: s2, p: Pred { index, negate: false } });
+            self.emit(Op::Select {
+                d,
+                s: s2,
+                p: Pred {
+                    index,
+                    negate: false,
+                },
+            });
         } else {
             let d = self.dst_preds(operands)?;
             self.emit_comparison(f, s, logic, with, d);
@@ -417,13 +502,17 @@ impl Builder<'_> {
         types: &[Type],
     ) -> Result<(), Error> {
         self.count(operands, 4)?;
-        let [ty, sign] = types else { return self.unknown(opcode) };
+        let [ty, sign] = types else {
+            return self.unknown(opcode);
+        };
         let f = match sign {
             Type::S(32) => arith::comparison("ge", *sign),
             Type::F(32) => float::comparison("ge", 32, opcode.has("ftz")),
             _ => None,
         };
-        let Some(f) = f else { return self.unknown(opcode) };
+        let Some(f) = f else {
+            return self.unknown(opcode);
+        };
         let c = [self.src(operands, 3, *sign)?, self.constant(0)];
         let s = [self.src(operands, 1, *ty)?, self.src(operands, 2, *ty)?];
         let d = self.dst(operands, 0)?;
@@ -431,7 +520,14 @@ impl Builder<'_> {
             return self.unknown(opcode);
         };
         self.emit_comparison(f, c, Logic::And, Pred::TRUE, (index, SINK));
-        self.emit(Op::Select { d, s, p: Pred { index, negate: false } });
+        self.emit(Op::Select {
+            d,
+            s,
+            p: Pred {
+                index,
+                negate: false,
+            },
+        });
         Ok(())
     }
 
@@ -458,7 +554,9 @@ impl Builder<'_> {
         if !opcode.only(&["hi", "lo", "sat", "shiftamt"]) {
             return self.unknown(opcode);
         }
-        let Some(f) = arith::integer(&name, ty) else { return self.unknown(opcode) };
+        let Some(f) = arith::integer(&name, ty) else {
+            return self.unknown(opcode);
+        };
         let inputs = match opcode.parts[0] {
             "abs" | "neg" | "not" | "cnot" | "popc" | "clz" | "brev" | "bfind" => 1,
             "mad" | "sad" | "bfe" => 3,
@@ -488,11 +586,19 @@ impl Builder<'_> {
                 let position = self.src(operands, 3, Type::U(32))?;
                 let length = self.src(operands, 4, Type::U(32))?;
                 let d = self.temporary();
-                self.emit(Op::Narrow { f: arith::pack_field(), d, s: [position, length, length] });
+                self.emit(Op::Narrow {
+                    f: arith::pack_field(),
+                    d,
+                    s: [position, length, length],
+                });
                 Src::R32(d)
             }
         };
-        self.emit_function(arith::field_insert(ty.bits()), self.dst(operands, 0)?, [s[0], s[1], at])
+        self.emit_function(
+            arith::field_insert(ty.bits()),
+            self.dst(operands, 0)?,
+            [s[0], s[1], at],
+        )
     }
 
     fn carry(&mut self, opcode: &Opcode<'_>, operands: &[Operand], ty: Type) -> Result<(), Error> {
@@ -511,7 +617,14 @@ impl Builder<'_> {
         self.count(operands, if kind < 2 { 3 } else { 4 })?;
         let s = self.sources(operands, [ty; 3])?;
         let d = self.dst(operands, 0)?;
-        self.emit(Op::Carry { kind, ty, takes, gives: opcode.has("cc"), d, s });
+        self.emit(Op::Carry {
+            kind,
+            ty,
+            takes,
+            gives: opcode.has("cc"),
+            d,
+            s,
+        });
         Ok(())
     }
 
@@ -583,13 +696,24 @@ impl Builder<'_> {
         if opcode.has("pack") {
             return self.convert_packed(opcode, operands, types);
         }
-        let [to, from] = types else { return self.unknown(opcode) };
-        if !opcode.only(&["rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "ftz", "sat"]) {
+        let [to, from] = types else {
+            return self.unknown(opcode);
+        };
+        if !opcode.only(&[
+            "rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "ftz", "sat",
+        ]) {
             return self.unknown(opcode);
         }
         let (mode, integral) = opcode.mode().unwrap_or((Mode::Nearest, false));
         let (ftz, sat) = (opcode.has("ftz"), opcode.has("sat"));
-        let mut op = Conversion { to: *to, from: *from, mode, integral, ftz, sat };
+        let mut op = Conversion {
+            to: *to,
+            from: *from,
+            mode,
+            integral,
+            ftz,
+            sat,
+        };
         let d = self.dst(operands, 0)?;
         let a = self.src(operands, 1, *from)?;
         if *to == Type::F16x2 {
@@ -606,7 +730,11 @@ impl Builder<'_> {
         }
         if !to.float() && !from.float() && !sat {
             let ty = if to.bits() <= from.bits() { to } else { from };
-            self.emit(Op::Wide { f: arith::extend(ty.bits(), ty.signed()), d, s: [a; 3] });
+            self.emit(Op::Wide {
+                f: arith::extend(ty.bits(), ty.signed()),
+                d,
+                s: [a; 3],
+            });
         } else if let Some(f) = float::fast_conversion(op) {
             self.emit(Op::Wide { f, d, s: [a; 3] });
         } else {
@@ -638,10 +766,18 @@ impl Builder<'_> {
         let (a, b) = (self.temporary(), self.temporary());
         for (at, d) in [(1, a), (2, b)] {
             let s = self.src(operands, at, Type::S(32))?;
-            self.emit(Op::Convert { op, d: Dst::R32(d), s });
+            self.emit(Op::Convert {
+                op,
+                d: Dst::R32(d),
+                s,
+            });
         }
         let zero = self.constant(0);
-        let c = if types.len() == 3 { self.src(operands, 3, Type::B(32))? } else { zero };
+        let c = if types.len() == 3 {
+            self.src(operands, 3, Type::B(32))?
+        } else {
+            zero
+        };
         let f: Narrow = if to.bits() == 8 {
             |o, a, b, c| {
                 for i in 0..o.len() {
@@ -661,7 +797,11 @@ impl Builder<'_> {
 
     /// The predicates of a result, where the operand is one.
     pub(crate) fn maybe_pred(&mut self, operands: &[Operand], at: usize) -> Option<Pred> {
-        if Self::is_pred(operands, at) { self.pred(operands, at).ok() } else { None }
+        if Self::is_pred(operands, at) {
+            self.pred(operands, at).ok()
+        } else {
+            None
+        }
     }
 }
 

@@ -23,7 +23,10 @@ pub(crate) type Step<T> = Result<T, Box<Trouble>>;
 
 /// A fault of the lowest lane of a mask.
 pub(crate) fn trouble<T>(mask: u32, kind: FaultKind) -> Step<T> {
-    Err(Box::new(Trouble { lane: mask.trailing_zeros(), kind }))
+    Err(Box::new(Trouble {
+        lane: mask.trailing_zeros(),
+        kind,
+    }))
 }
 
 /// The lanes of a mask, lowest first.
@@ -48,26 +51,64 @@ pub(crate) fn updated(update: Update, ty: Type, old: u64, b: u64, c: u64) -> u64
     let mask = mask_of(bits);
     let (old, b) = (old & mask, b & mask);
     let key = |v: u64| {
-        if ty.signed() { i128::from((v << (64 - bits)) as i64 >> (64 - bits)) } else { v.into() }
+        if ty.signed() {
+            i128::from((v << (64 - bits)) as i64 >> (64 - bits))
+        } else {
+            v.into()
+        }
     };
     let new = match update {
         Update::Add => match ty {
             Type::F(32) => {
                 let sum = f32::from_bits(old as u32) + f32::from_bits(b as u32);
-                u64::from(if sum.is_nan() { 0x7fff_ffff } else { sum.to_bits() })
+                u64::from(if sum.is_nan() {
+                    0x7fff_ffff
+                } else {
+                    sum.to_bits()
+                })
             }
             Type::F(_) => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
             _ => old.wrapping_add(b),
         },
-        Update::Min => if key(b) < key(old) { b } else { old },
-        Update::Max => if key(b) > key(old) { b } else { old },
+        Update::Min => {
+            if key(b) < key(old) {
+                b
+            } else {
+                old
+            }
+        }
+        Update::Max => {
+            if key(b) > key(old) {
+                b
+            } else {
+                old
+            }
+        }
         Update::And => old & b,
         Update::Or => old | b,
         Update::Xor => old ^ b,
         Update::Exchange => b,
-        Update::Compare => if old == b { c } else { old },
-        Update::Increment => if old >= b { 0 } else { old + 1 },
-        Update::Decrement => if old == 0 || old > b { b } else { old - 1 },
+        Update::Compare => {
+            if old == b {
+                c
+            } else {
+                old
+            }
+        }
+        Update::Increment => {
+            if old >= b {
+                0
+            } else {
+                old + 1
+            }
+        }
+        Update::Decrement => {
+            if old == 0 || old > b {
+                b
+            } else {
+                old - 1
+            }
+        }
     };
     new & mask
 }
@@ -92,7 +133,11 @@ impl Machine<'_> {
     /// A value that must be set.
     pub(crate) fn need(&self, warp: &Warp, s: Src, active: u32) -> Step<Lanes64> {
         let (value, set) = warp.get64(self.kernel, s);
-        if active & !set != 0 { self.unset(s, active & !set) } else { Ok(value) }
+        if active & !set != 0 {
+            self.unset(s, active & !set)
+        } else {
+            Ok(value)
+        }
     }
 
     /// Executes an operation without control flow.
@@ -123,13 +168,27 @@ impl Machine<'_> {
                 f(&mut out, &a, &b, &c);
                 warp.put64(*d, active, &out, ia & ib & ic);
             }
-            Op::Compare32 { f, s, logic, with, d, not_d } => {
+            Op::Compare32 {
+                f,
+                s,
+                logic,
+                with,
+                d,
+                not_d,
+            } => {
                 let (a, ia) = warp.get32(kernel, s[0]);
                 let (b, ib) = warp.get32(kernel, s[1]);
                 let result = f(a, b);
                 compared(warp, active, result, ia & ib, *logic, *with, *d, *not_d);
             }
-            Op::Compare64 { f, s, logic, with, d, not_d } => {
+            Op::Compare64 {
+                f,
+                s,
+                logic,
+                with,
+                d,
+                not_d,
+            } => {
                 let (a, ia) = warp.get64(kernel, s[0]);
                 let (b, ib) = warp.get64(kernel, s[1]);
                 let result = f(&a, &b);
@@ -171,10 +230,22 @@ impl Machine<'_> {
                 let (value, set) = combine(*logic, a, ia, b, ib);
                 warp.put_pred(*d, active, value, set);
             }
-            Op::Carry { kind, ty, takes, gives, d, s } => {
+            Op::Carry {
+                kind,
+                ty,
+                takes,
+                gives,
+                d,
+                s,
+            } => {
                 self.carry(warp, active, *kind, *ty, *takes, *gives, *d, s);
             }
-            Op::Divide { ty, remainder, d, s } => {
+            Op::Divide {
+                ty,
+                remainder,
+                d,
+                s,
+            } => {
                 let (a, ia) = warp.get64(kernel, s[0]);
                 let (b, ib) = warp.get64(kernel, s[1]);
                 let mut out = [0; LANES];
@@ -238,8 +309,8 @@ impl Machine<'_> {
             }
             Op::IsSpace { space, d, s } => {
                 let (a, set) = warp.get64(kernel, *s);
-                let value = lanes(active)
-                    .fold(0, |m, l| m | u32::from(space_of(a[l]).0 == *space) << l);
+                let value =
+                    lanes(active).fold(0, |m, l| m | u32::from(space_of(a[l]).0 == *space) << l);
                 warp.put_pred(*d, active, value, set);
             }
             Op::ActiveMask { d } => warp.put32(*d, active, &[active; LANES], u32::MAX),
@@ -294,8 +365,16 @@ impl Machine<'_> {
             let (x, y) = (u128::from(a[lane]) & mask, u128::from(b[lane]) & mask);
             let product = || {
                 let extend = |v: u128| (v << (128 - bits)) as i128 >> (128 - bits);
-                let p = if signed { (extend(x) * extend(y)) as u128 } else { x * y };
-                if kind == 2 { p & mask } else { p >> bits & mask }
+                let p = if signed {
+                    (extend(x) * extend(y)) as u128
+                } else {
+                    x * y
+                };
+                if kind == 2 {
+                    p & mask
+                } else {
+                    p >> bits & mask
+                }
             };
             let z = u128::from(c[lane]) & mask;
             let sum = match kind {
@@ -317,7 +396,9 @@ impl Machine<'_> {
 
     /// Addresses of an access in each lane.
     pub(crate) fn addresses(&self, warp: &Warp, address: &Address, active: u32) -> Step<Lanes64> {
-        let Some(base) = address.base else { return Ok([address.offset; LANES]) };
+        let Some(base) = address.base else {
+            return Ok([address.offset; LANES]);
+        };
         let mut at = self.need(warp, base, active)?;
         for at in &mut at {
             *at = at.wrapping_add(address.offset);
@@ -348,10 +429,23 @@ impl Machine<'_> {
                     set &= !(1 << lane);
                     continue;
                 };
-                out[lane] = if load.signed { ((value << shift) as i64 >> shift) as u64 } else { value };
+                out[lane] = if load.signed {
+                    ((value << shift) as i64 >> shift) as u64
+                } else {
+                    value
+                };
             }
             if self.races {
-                self.race(place, total, pc, lane, Kind::Read, load.strong, warp, shared)?;
+                self.race(
+                    place,
+                    total,
+                    pc,
+                    lane,
+                    Kind::Read,
+                    load.strong,
+                    warp,
+                    shared,
+                )?;
             }
         }
         for (d, out) in load.d.iter().zip(&out).take(load.count) {
@@ -375,14 +469,25 @@ impl Machine<'_> {
         for (s, value) in store.s.iter().zip(&mut values).take(store.count) {
             let (lanes, is) = warp.get64(self.kernel, *s);
             let missing = active & !is;
-            if missing != 0 && self.place(store.address.space, at[missing.trailing_zeros() as usize], 1, 0)?.0 != Space::Local {
+            if missing != 0
+                && self
+                    .place(
+                        store.address.space,
+                        at[missing.trailing_zeros() as usize],
+                        1,
+                        0,
+                    )?
+                    .0
+                    != Space::Local
+            {
                 return self.unset(*s, missing);
             }
             set &= is;
             *value = lanes;
         }
         let start = self.first_lane(active);
-        for lane in lanes(active & (u32::MAX << start)).chain(lanes(active & !(u32::MAX << start))) {
+        for lane in lanes(active & (u32::MAX << start)).chain(lanes(active & !(u32::MAX << start)))
+        {
             let place = self.place(store.address.space, at[lane], total, lane)?;
             self.count_bytes(place.0, total);
             let mut same = true;
@@ -393,7 +498,15 @@ impl Machine<'_> {
                     same &= self.peek((place.0, offset), store.bytes, shared) == Some(value);
                 }
                 let set = set >> lane & 1 == 1;
-                self.write((place.0, offset), store.bytes, value, set, lane, warp, shared)?;
+                self.write(
+                    (place.0, offset),
+                    store.bytes,
+                    value,
+                    set,
+                    lane,
+                    warp,
+                    shared,
+                )?;
             }
             if self.races {
                 let kind = if same { Kind::Rewrite } else { Kind::Write };
@@ -417,7 +530,8 @@ impl Machine<'_> {
         let bytes = atomic.ty.bytes();
         let mut out = [0; LANES];
         let start = self.first_lane(active);
-        for lane in lanes(active & (u32::MAX << start)).chain(lanes(active & !(u32::MAX << start))) {
+        for lane in lanes(active & (u32::MAX << start)).chain(lanes(active & !(u32::MAX << start)))
+        {
             let place = self.place(atomic.address.space, at[lane], bytes, lane)?;
             self.count_bytes(place.0, 2 * bytes);
             let old = self.read(place, bytes, lane, warp, shared)?.unwrap_or(0);
@@ -434,7 +548,11 @@ impl Machine<'_> {
 
     /// The lane whose write comes first.
     fn first_lane(&mut self, active: u32) -> u32 {
-        if self.seed == 0 || active == 0 { 0 } else { self.random.bit(active) }
+        if self.seed == 0 || active == 0 {
+            0
+        } else {
+            self.random.bit(active)
+        }
     }
 
     /// The space and address in it of an aligned access.
@@ -455,7 +573,11 @@ impl Machine<'_> {
             _ => (space, address),
         };
         if !place.1.is_multiple_of(bytes as u64) {
-            let kind = FaultKind::Misaligned { space: place.0, address: place.1, bytes };
+            let kind = FaultKind::Misaligned {
+                space: place.0,
+                address: place.1,
+                bytes,
+            };
             return trouble(1 << lane, kind);
         }
         Ok(place)
@@ -479,9 +601,26 @@ impl Machine<'_> {
         warp: &Warp,
         shared: &Shared,
     ) -> Step<Option<u64>> {
-        let fail = |kind| Err(Box::new(Trouble { lane: lane as u32, kind }));
-        let outside = || fail(FaultKind::OutOfBounds { space, address, bytes });
-        let unset = || fail(FaultKind::UninitialisedMemory { space, address, bytes });
+        let fail = |kind| {
+            Err(Box::new(Trouble {
+                lane: lane as u32,
+                kind,
+            }))
+        };
+        let outside = || {
+            fail(FaultKind::OutOfBounds {
+                space,
+                address,
+                bytes,
+            })
+        };
+        let unset = || {
+            fail(FaultKind::UninitialisedMemory {
+                space,
+                address,
+                bytes,
+            })
+        };
         let range = slice_range(address, bytes);
         match space {
             Space::Global | Space::Generic => match self.device.read(address, bytes) {
@@ -520,7 +659,12 @@ impl Machine<'_> {
     }
 
     /// What memory holds, to compare it.
-    fn peek(&mut self, (space, address): (Space, u64), bytes: usize, shared: &Shared) -> Option<u64> {
+    fn peek(
+        &mut self,
+        (space, address): (Space, u64),
+        bytes: usize,
+        shared: &Shared,
+    ) -> Option<u64> {
         match space {
             Space::Global => self.device.read(address, bytes),
             Space::Shared => {
@@ -546,8 +690,19 @@ impl Machine<'_> {
         warp: &mut Warp,
         shared: &mut Shared,
     ) -> Step<()> {
-        let fail = |kind| Err(Box::new(Trouble { lane: lane as u32, kind }));
-        let outside = || fail(FaultKind::OutOfBounds { space, address, bytes });
+        let fail = |kind| {
+            Err(Box::new(Trouble {
+                lane: lane as u32,
+                kind,
+            }))
+        };
+        let outside = || {
+            fail(FaultKind::OutOfBounds {
+                space,
+                address,
+                bytes,
+            })
+        };
         let range = slice_range(address, bytes);
         let data = &value.to_le_bytes()[..bytes];
         match space {
@@ -556,7 +711,9 @@ impl Machine<'_> {
                 None => outside(),
             },
             Space::Shared => {
-                let Some(target) = shared.bytes.get_mut(range.clone()) else { return outside() };
+                let Some(target) = shared.bytes.get_mut(range.clone()) else {
+                    return outside();
+                };
                 target.copy_from_slice(data);
                 shared.set[range].fill(true);
                 self.pending(address, bytes, lane, shared)
@@ -595,12 +752,23 @@ impl Machine<'_> {
         }
         for lane in lanes(active) {
             let ignored = copy.has_ignore && ignore >> lane & 1 == 1;
-            let read = if ignored { 0 } else { (read[lane] as usize).min(copy.bytes) };
+            let read = if ignored {
+                0
+            } else {
+                (read[lane] as usize).min(copy.bytes)
+            };
             let (_, target) = self.place(Space::Shared, to[lane], copy.bytes, lane)?;
             self.place(Space::Global, from[lane], copy.bytes, lane)?;
             if slice_range(target, copy.bytes).end > shared.bytes.len() {
                 let (space, bytes) = (Space::Shared, copy.bytes);
-                return trouble(1 << lane, FaultKind::OutOfBounds { space, address: target, bytes });
+                return trouble(
+                    1 << lane,
+                    FaultKind::OutOfBounds {
+                        space,
+                        address: target,
+                        bytes,
+                    },
+                );
             }
             self.count_bytes(Space::Global, read);
             self.count_bytes(Space::Shared, copy.bytes);
@@ -625,7 +793,12 @@ impl Machine<'_> {
                     self.race(place, read, pc, lane, Kind::Read, false, warp, shared)?;
                 }
             }
-            shared.pending.push((target, copy.bytes, warp.index * LANES as u32 + lane as u32, pc));
+            shared.pending.push((
+                target,
+                copy.bytes,
+                warp.index * LANES as u32 + lane as u32,
+                pc,
+            ));
             warp.pending.push(pending);
         }
         Ok(())
@@ -676,7 +849,16 @@ impl Machine<'_> {
             shared.set[range].fill(true);
             if self.races {
                 let place = (Space::Shared, pending.to);
-                self.race(place, pending.bytes, pending.pc, lane, Kind::Write, false, warp, shared)?;
+                self.race(
+                    place,
+                    pending.bytes,
+                    pending.pc,
+                    lane,
+                    Kind::Write,
+                    false,
+                    warp,
+                    shared,
+                )?;
             }
         }
         Ok(())

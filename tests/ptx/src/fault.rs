@@ -133,7 +133,9 @@ pub enum FaultKind {
         other: Box<Place>,
     },
     /// `cp.async` has not been waited for.
-    #[error("{address:#x} of shared memory is the target of a copy that was not waited for: {other}")]
+    #[error(
+        "{address:#x} of shared memory is the target of a copy that was not waited for: {other}"
+    )]
     PendingCopy {
         /// Address in shared memory.
         address: u64,

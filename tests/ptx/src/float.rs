@@ -17,9 +17,17 @@ const TOP: u32 = 52;
 #[derive(Clone, Copy, Debug)]
 enum Number {
     Nan,
-    Infinite { negative: bool },
-    Zero { negative: bool },
-    Finite { negative: bool, exponent: i32, mantissa: u128 },
+    Infinite {
+        negative: bool,
+    },
+    Zero {
+        negative: bool,
+    },
+    Finite {
+        negative: bool,
+        exponent: i32,
+        mantissa: u128,
+    },
 }
 
 /// Explicit mantissa bits and the exponent bias.
@@ -54,9 +62,17 @@ fn unpack(value: u64, bits: u32, ftz: bool) -> Number {
     let fraction = value & ((1 << width) - 1);
     let exponent = (value >> width) as i32 & (2 * bias + 1);
     if exponent == 2 * bias + 1 {
-        return if fraction == 0 { Number::Infinite { negative } } else { Number::Nan };
+        return if fraction == 0 {
+            Number::Infinite { negative }
+        } else {
+            Number::Nan
+        };
     }
-    let mantissa = if exponent == 0 { fraction } else { fraction | 1 << width };
+    let mantissa = if exponent == 0 {
+        fraction
+    } else {
+        fraction | 1 << width
+    };
     if mantissa == 0 || (ftz && exponent == 0) {
         return Number::Zero { negative };
     }
@@ -140,7 +156,8 @@ fn fused(a: Number, b: Number, c: Number, bits: u32, mode: Mode, ftz: bool) -> u
         | (_, _, Nan)
         | (Infinite { .. }, Zero { .. }, _)
         | (Zero { .. }, Infinite { .. }, _) => nan(bits),
-        (Infinite { .. }, _, Infinite { negative: n }) | (_, Infinite { .. }, Infinite { negative: n })
+        (Infinite { .. }, _, Infinite { negative: n })
+        | (_, Infinite { .. }, Infinite { negative: n })
             if n != negative =>
         {
             nan(bits)
@@ -150,17 +167,44 @@ fn fused(a: Number, b: Number, c: Number, bits: u32, mode: Mode, ftz: bool) -> u
         (Zero { .. }, _, Zero { negative: n }) | (_, Zero { .. }, Zero { negative: n }) => {
             zero(bits, if n == negative { n } else { mode == Mode::Down })
         }
-        (Zero { .. }, _, Finite { negative, exponent, mantissa })
-        | (_, Zero { .. }, Finite { negative, exponent, mantissa }) => {
-            pack(negative, exponent, mantissa, bits, mode, ftz)
-        }
         (
-            Finite { exponent: ea, mantissa: ma, .. },
-            Finite { exponent: eb, mantissa: mb, .. },
+            Zero { .. },
+            _,
+            Finite {
+                negative,
+                exponent,
+                mantissa,
+            },
+        )
+        | (
+            _,
+            Zero { .. },
+            Finite {
+                negative,
+                exponent,
+                mantissa,
+            },
+        ) => pack(negative, exponent, mantissa, bits, mode, ftz),
+        (
+            Finite {
+                exponent: ea,
+                mantissa: ma,
+                ..
+            },
+            Finite {
+                exponent: eb,
+                mantissa: mb,
+                ..
+            },
             c,
         ) => {
             let (exponent, product) = (ea + eb, ma * mb);
-            let Finite { negative: nc, exponent: ec, mantissa: mc } = c else {
+            let Finite {
+                negative: nc,
+                exponent: ec,
+                mantissa: mc,
+            } = c
+            else {
                 return pack(negative, exponent, product, bits, mode, ftz);
             };
             // Both with the leading bit at 125 or 124, then the smaller one shifted down.
@@ -199,12 +243,27 @@ fn quotient(a: Number, b: Number, bits: u32, mode: Mode, ftz: bool) -> u64 {
         (Zero { negative: m }, Infinite { negative: n } | Finite { negative: n, .. })
         | (Finite { negative: m, .. }, Infinite { negative: n }) => zero(bits, m != n),
         (
-            Finite { negative: m, exponent: ea, mantissa: ma },
-            Finite { negative: n, exponent: eb, mantissa: mb },
+            Finite {
+                negative: m,
+                exponent: ea,
+                mantissa: ma,
+            },
+            Finite {
+                negative: n,
+                exponent: eb,
+                mantissa: mb,
+            },
         ) => {
             let dividend = ma << 74;
             let sticky = u128::from(dividend % mb != 0);
-            pack(m != n, ea - eb - 74, dividend / mb | sticky, bits, mode, ftz)
+            pack(
+                m != n,
+                ea - eb - 74,
+                dividend / mb | sticky,
+                bits,
+                mode,
+                ftz,
+            )
         }
     }
 }
@@ -213,13 +272,24 @@ fn square_root(a: Number, bits: u32, mode: Mode, ftz: bool) -> u64 {
     match a {
         Number::Zero { negative } => zero(bits, negative),
         Number::Infinite { negative: false } => infinity(bits, false),
-        Number::Finite { negative: false, exponent, mantissa } => {
+        Number::Finite {
+            negative: false,
+            exponent,
+            mantissa,
+        } => {
             let shift = if exponent % 2 == 0 { 72 } else { 73 };
             let square = mantissa << shift;
             let root = square.isqrt();
             let sticky = u128::from(root * root != square);
             // One more bit below for the sticky one.
-            pack(false, (exponent - shift) / 2 - 1, root << 1 | sticky, bits, mode, ftz)
+            pack(
+                false,
+                (exponent - shift) / 2 - 1,
+                root << 1 | sticky,
+                bits,
+                mode,
+                ftz,
+            )
         }
         _ => nan(bits),
     }
@@ -237,7 +307,11 @@ fn extreme(a: u64, b: u64, bits: u32, larger: bool, keep_nan: bool) -> u64 {
     // Two's complement order.
     let key = |v: u64| {
         let magnitude = (v & ((1 << (bits - 1)) - 1)) as i64;
-        if v >> (bits - 1) & 1 == 1 { -1 - magnitude } else { magnitude }
+        if v >> (bits - 1) & 1 == 1 {
+            -1 - magnitude
+        } else {
+            magnitude
+        }
     };
     if (key(a) > key(b)) == larger { a } else { b }
 }
@@ -257,9 +331,11 @@ fn convert_float(n: u64, from: u32, to: u32, mode: Mode, ftz: bool) -> u64 {
         Number::Nan => nan(to),
         Number::Infinite { negative } => infinity(to, negative),
         Number::Zero { negative } => zero(to, negative),
-        Number::Finite { negative, exponent, mantissa } => {
-            pack(negative, exponent, mantissa, to, mode, ftz && to == 32)
-        }
+        Number::Finite {
+            negative,
+            exponent,
+            mantissa,
+        } => pack(negative, exponent, mantissa, to, mode, ftz && to == 32),
     }
 }
 
@@ -279,35 +355,70 @@ fn saturate(n: u64, bits: u32) -> u64 {
 /// Computes a number of `op.bits` bits.
 pub(crate) fn compute(op: FloatOp, a: u64, b: u64, c: u64) -> u64 {
     if op.packed {
-        let half = FloatOp { packed: false, ..op };
+        let half = FloatOp {
+            packed: false,
+            ..op
+        };
         let low = compute(half, a & 0xffff, b & 0xffff, c & 0xffff);
         return low | compute(half, a >> 16 & 0xffff, b >> 16 & 0xffff, c >> 16 & 0xffff) << 16;
     }
-    let FloatOp { bits, mode, ftz, .. } = op;
+    let FloatOp {
+        bits, mode, ftz, ..
+    } = op;
     let flush = |v: u64| {
         let (width, bias) = format(bits);
         let subnormal = (v >> width) & (2 * bias as u64 + 1) == 0;
-        if ftz && subnormal { v & 1 << (bits - 1) } else { v }
+        if ftz && subnormal {
+            v & 1 << (bits - 1)
+        } else {
+            v
+        }
     };
     let sign = 1u64 << (bits - 1);
-    let (ua, ub, uc) = (unpack(a, bits, ftz), unpack(b, bits, ftz), unpack(c, bits, ftz));
-    let one = Number::Finite { negative: false, exponent: -(TOP as i32), mantissa: 1 << TOP };
-    let from_value = |v: f64| convert_float(v.to_bits(), 64, bits, Mode::Nearest, ftz && bits == 32);
+    let (ua, ub, uc) = (
+        unpack(a, bits, ftz),
+        unpack(b, bits, ftz),
+        unpack(c, bits, ftz),
+    );
+    let one = Number::Finite {
+        negative: false,
+        exponent: -(TOP as i32),
+        mantissa: 1 << TOP,
+    };
+    let from_value =
+        |v: f64| convert_float(v.to_bits(), 64, bits, Mode::Nearest, ftz && bits == 32);
     let negated = |n: Number| match n {
         Number::Nan => Number::Nan,
-        Number::Infinite { negative } => Number::Infinite { negative: !negative },
-        Number::Zero { negative } => Number::Zero { negative: !negative },
-        Number::Finite { negative, exponent, mantissa } => {
-            Number::Finite { negative: !negative, exponent, mantissa }
-        }
+        Number::Infinite { negative } => Number::Infinite {
+            negative: !negative,
+        },
+        Number::Zero { negative } => Number::Zero {
+            negative: !negative,
+        },
+        Number::Finite {
+            negative,
+            exponent,
+            mantissa,
+        } => Number::Finite {
+            negative: !negative,
+            exponent,
+            mantissa,
+        },
     };
     let result = match op.kind {
         FloatKind::Add => fused(ua, one, ub, bits, mode, ftz),
         FloatKind::Sub => fused(ua, one, negated(ub), bits, mode, ftz),
         // Adding a zero of the product's sign changes nothing.
-        FloatKind::Mul => {
-            fused(ua, ub, Number::Zero { negative: (a ^ b) & sign != 0 }, bits, mode, ftz)
-        }
+        FloatKind::Mul => fused(
+            ua,
+            ub,
+            Number::Zero {
+                negative: (a ^ b) & sign != 0,
+            },
+            bits,
+            mode,
+            ftz,
+        ),
         FloatKind::Fma => fused(ua, ub, uc, bits, mode, ftz),
         FloatKind::Div => quotient(ua, ub, bits, mode, ftz),
         FloatKind::Reciprocal => quotient(one, ua, bits, mode, ftz),
@@ -324,14 +435,14 @@ pub(crate) fn compute(op: FloatOp, a: u64, b: u64, c: u64) -> u64 {
         FloatKind::Cos => from_value(value(flush(a), bits).cos()),
         FloatKind::Tanh => from_value(value(flush(a), bits).tanh()),
         FloatKind::InverseSqrt => from_value(1.0 / value(flush(a), bits).sqrt()),
-        FloatKind::CoarseReciprocal => {
-            coarse(1.0 / f64::from_bits(flush_double(a)))
-        }
-        FloatKind::CoarseInverseSqrt => {
-            coarse(1.0 / f64::from_bits(flush_double(a)).sqrt())
-        }
+        FloatKind::CoarseReciprocal => coarse(1.0 / f64::from_bits(flush_double(a))),
+        FloatKind::CoarseInverseSqrt => coarse(1.0 / f64::from_bits(flush_double(a)).sqrt()),
     };
-    if op.sat { saturate(result, bits) } else { result }
+    if op.sat {
+        saturate(result, bits)
+    } else {
+        result
+    }
 }
 
 fn flush_double(n: u64) -> u64 {
@@ -340,21 +451,33 @@ fn flush_double(n: u64) -> u64 {
 
 /// The upper half of a number, as hardware approximates it; the lower is 0.
 fn coarse(v: f64) -> u64 {
-    let bits = if v.is_nan() { nan(64) } else { flush_double(v.to_bits()) };
+    let bits = if v.is_nan() {
+        nan(64)
+    } else {
+        flush_double(v.to_bits())
+    };
     bits & 0xffff_ffff_0000_0000
 }
 
 /// A float to an integer of `bits`, saturated.
 fn to_integer(n: u64, from: u32, to: Type, mode: Mode, ftz: bool) -> u64 {
     let (bits, signed) = (to.bits(), to.signed());
-    let largest = if signed { (1u128 << (bits - 1)) - 1 } else { (1u128 << bits) - 1 };
+    let largest = if signed {
+        (1u128 << (bits - 1)) - 1
+    } else {
+        (1u128 << bits) - 1
+    };
     let smallest = if signed { 1u128 << (bits - 1) } else { 0 };
     let (negative, magnitude) = match unpack(n, from, ftz && from == 32) {
         // The ISA: 0, except from or to 64 bits, where it is the highest bit.
         Number::Nan if from == 64 || bits == 64 => return 1 << (bits - 1),
         Number::Nan | Number::Zero { .. } => return 0,
         Number::Infinite { negative } => (negative, u128::MAX),
-        Number::Finite { negative, exponent, mantissa } => {
+        Number::Finite {
+            negative,
+            exponent,
+            mantissa,
+        } => {
             let magnitude = if exponent >= 64 {
                 u128::MAX
             } else if exponent >= 0 {
@@ -381,7 +504,11 @@ fn sign_extend(n: u64, bits: u32) -> i128 {
 fn integral(n: u64, bits: u32, mode: Mode) -> u64 {
     match unpack(n, bits, false) {
         Number::Nan => nan(bits),
-        Number::Finite { negative, exponent, mantissa } if exponent < 0 => {
+        Number::Finite {
+            negative,
+            exponent,
+            mantissa,
+        } if exponent < 0 => {
             let rounded = shift_round(mantissa, exponent.unsigned_abs(), mode, negative);
             pack(negative, 0, rounded, bits, Mode::Nearest, false)
         }
@@ -395,14 +522,26 @@ pub(crate) fn convert(op: Conversion, n: u64) -> u64 {
     let (fb, tb) = (from.bits(), to.bits());
     match (from.float(), to.float()) {
         (true, true) => {
-            let n = if op.ftz && fb == 32 && n >> 23 & 0xff == 0 { n & 1 << 31 } else { n };
-            let n = if op.integral { integral(n, fb, op.mode) } else { n };
+            let n = if op.ftz && fb == 32 && n >> 23 & 0xff == 0 {
+                n & 1 << 31
+            } else {
+                n
+            };
+            let n = if op.integral {
+                integral(n, fb, op.mode)
+            } else {
+                n
+            };
             let result = convert_float(n, fb, tb, op.mode, op.ftz);
             if op.sat { saturate(result, tb) } else { result }
         }
         (true, false) => {
             let n = to_integer(n, fb, to, op.mode, op.ftz);
-            if to.signed() { sign_extend(n, tb) as u64 } else { n }
+            if to.signed() {
+                sign_extend(n, tb) as u64
+            } else {
+                n
+            }
         }
         (false, true) => {
             let v = widen(n, from);
@@ -422,14 +561,22 @@ pub(crate) fn convert(op: Conversion, n: u64) -> u64 {
                 v
             };
             let low = v as u64 & u64::MAX >> (64 - tb);
-            if to.signed() { sign_extend(low, tb) as u64 } else { low }
+            if to.signed() {
+                sign_extend(low, tb) as u64
+            } else {
+                low
+            }
         }
     }
 }
 
 fn widen(n: u64, from: Type) -> i128 {
     let bits = from.bits();
-    if from.signed() { sign_extend(n, bits) } else { i128::from(n & u64::MAX >> (64 - bits)) }
+    if from.signed() {
+        sign_extend(n, bits)
+    } else {
+        i128::from(n & u64::MAX >> (64 - bits))
+    }
 }
 
 fn canonical(v: f32) -> u32 {
@@ -444,8 +591,11 @@ macro_rules! single {
     (|$a:pat_param, $b:pat_param, $c:pat_param| $e:expr) => {
         (|o: &mut Lanes32, a: &Lanes32, b: &Lanes32, c: &Lanes32| {
             for i in 0..o.len() {
-                let ($a, $b, $c) =
-                    (f32::from_bits(a[i]), f32::from_bits(b[i]), f32::from_bits(c[i]));
+                let ($a, $b, $c) = (
+                    f32::from_bits(a[i]),
+                    f32::from_bits(b[i]),
+                    f32::from_bits(c[i]),
+                );
                 o[i] = canonical($e);
             }
         }) as Narrow
@@ -456,8 +606,11 @@ macro_rules! double {
     (|$a:pat_param, $b:pat_param, $c:pat_param| $e:expr) => {
         (|o: &mut Lanes64, a: &Lanes64, b: &Lanes64, c: &Lanes64| {
             for i in 0..o.len() {
-                let ($a, $b, $c) =
-                    (f64::from_bits(a[i]), f64::from_bits(b[i]), f64::from_bits(c[i]));
+                let ($a, $b, $c) = (
+                    f64::from_bits(a[i]),
+                    f64::from_bits(b[i]),
+                    f64::from_bits(c[i]),
+                );
                 o[i] = canonical64($e);
             }
         }) as Wide
@@ -705,4 +858,219 @@ pub(crate) fn test(name: &str, bits: u32) -> Option<crate::arith::Comparison> {
         "subnormal" => both!(|v| v.is_subnormal()),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    fn op(kind: FloatKind, bits: u32, mode: Mode) -> FloatOp {
+        FloatOp {
+            kind,
+            bits,
+            mode,
+            ftz: false,
+            sat: false,
+            packed: false,
+        }
+    }
+
+    /// Random bits; half of the pairs have exponents close to each other.
+    fn numbers(random: &mut Random, bits: u32) -> [u64; 3] {
+        let mask = u64::MAX >> (64 - bits);
+        let (width, _) = format(bits);
+        let a = random.next() & mask;
+        let mut near = |n: u64| {
+            let other = random.next() & mask;
+            if other & 1 == 0 {
+                return other;
+            }
+            let field = (1u64 << (bits - 1 - width)) - 1;
+            let exponent = (n >> width & field)
+                .wrapping_add(random.below(9))
+                .wrapping_sub(4)
+                & field;
+            other & !(field << width) | exponent << width
+        };
+        [a, near(a), near(a)]
+    }
+
+    #[test]
+    fn rounding_to_nearest_agrees_with_the_cpu() {
+        let mut random = Random::new(1);
+        for _ in 0..300_000 {
+            let [a, b, c] = numbers(&mut random, 32);
+            let [x, y, z] = [a, b, c].map(|n| f32::from_bits(n as u32));
+            let check = |kind, expected: f32| {
+                let found = compute(op(kind, 32, Mode::Nearest), a, b, c);
+                assert_eq!(
+                    found,
+                    u64::from(canonical(expected)),
+                    "{kind:?} {x:e} {y:e} {z:e}"
+                );
+            };
+            check(FloatKind::Add, x + y);
+            check(FloatKind::Sub, x - y);
+            check(FloatKind::Mul, x * y);
+            check(FloatKind::Div, x / y);
+            check(FloatKind::Sqrt, x.sqrt());
+            check(FloatKind::Fma, x.mul_add(y, z));
+            let [a, b, c] = numbers(&mut random, 64);
+            let [x, y, z] = [a, b, c].map(f64::from_bits);
+            let check = |kind, expected: f64| {
+                let found = compute(op(kind, 64, Mode::Nearest), a, b, c);
+                assert_eq!(found, canonical64(expected), "{kind:?} {x:e} {y:e} {z:e}");
+            };
+            check(FloatKind::Add, x + y);
+            check(FloatKind::Sub, x - y);
+            check(FloatKind::Mul, x * y);
+            check(FloatKind::Div, x / y);
+            check(FloatKind::Sqrt, x.sqrt());
+            check(FloatKind::Fma, x.mul_add(y, z));
+            let narrow = convert_float(a, 64, 32, Mode::Nearest, false);
+            assert_eq!(narrow, u64::from(canonical(x as f32)), "{x:e}");
+        }
+    }
+
+    #[test]
+    fn directed_rounding_encloses_the_exact_result() {
+        let mut random = Random::new(2);
+        for _ in 0..300_000 {
+            let [a, b, c] = numbers(&mut random, 32);
+            let kinds = [
+                FloatKind::Add,
+                FloatKind::Mul,
+                FloatKind::Div,
+                FloatKind::Fma,
+                FloatKind::Sqrt,
+            ];
+            for kind in kinds {
+                let by = |mode| f32::from_bits(compute(op(kind, 32, mode), a, b, c) as u32);
+                let nearest = by(Mode::Nearest);
+                let (down, up, zero) = (by(Mode::Down), by(Mode::Up), by(Mode::Zero));
+                if nearest.is_nan() {
+                    assert!(down.is_nan() && up.is_nan() && zero.is_nan());
+                    continue;
+                }
+                assert!(
+                    down <= nearest && nearest <= up,
+                    "{kind:?} {a:x} {b:x} {c:x}"
+                );
+                assert!(
+                    up == down || up == down.next_up(),
+                    "{kind:?} {a:x} {b:x} {c:x}"
+                );
+                // Of the two neighbours, nearest is one, and zero the one with the smaller magnitude.
+                assert!(nearest == down || nearest == up);
+                assert_eq!(zero.abs(), down.abs().min(up.abs()));
+            }
+        }
+    }
+
+    #[test]
+    fn halves_convert_there_and_back() {
+        for bits in 0..=0xffffu64 {
+            let value = widen_half(bits as u32);
+            assert_eq!(
+                convert_float(bits, 16, 32, Mode::Nearest, false),
+                u64::from(value)
+            );
+            let back = convert_float(value.into(), 32, 16, Mode::Nearest, false);
+            let nan = bits & 0x7fff > 0x7c00;
+            assert_eq!(back, if nan { 0x7fff } else { bits });
+        }
+    }
+
+    #[test]
+    fn integers_convert_as_the_cpu_does() {
+        let mut random = Random::new(3);
+        let conversion = |to, from, mode| Conversion {
+            to,
+            from,
+            mode,
+            integral: false,
+            ftz: false,
+            sat: false,
+        };
+        for _ in 0..300_000 {
+            let n = random.next();
+            let n = n >> random.below(64);
+            let check = |to: Type, from: Type, expected: u64| {
+                let found = convert(conversion(to, from, Mode::Nearest), n);
+                assert_eq!(found, expected, "{from:?} {n:x} to {to:?}");
+            };
+            check(Type::F(32), Type::U(64), (n as f32).to_bits().into());
+            check(Type::F(32), Type::S(64), (n as i64 as f32).to_bits().into());
+            check(Type::F(64), Type::U(64), (n as f64).to_bits());
+            check(Type::F(64), Type::S(64), (n as i64 as f64).to_bits());
+            check(Type::F(32), Type::S(32), (n as i32 as f32).to_bits().into());
+            let zero = |to, from, n| convert(conversion(to, from, Mode::Zero), n);
+            let bits = random.next();
+            let single = f32::from_bits(bits as u32);
+            if !single.is_nan() {
+                let bits = bits & 0xffff_ffff;
+                assert_eq!(
+                    zero(Type::S(32), Type::F(32), bits),
+                    single as i32 as i64 as u64
+                );
+                assert_eq!(
+                    zero(Type::U(32), Type::F(32), bits),
+                    u64::from(single as u32)
+                );
+                assert_eq!(zero(Type::U(64), Type::F(32), bits), single as u64);
+                assert_eq!(zero(Type::S(64), Type::F(32), bits), single as i64 as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn fast_forms_agree_with_exact_ones() {
+        let mut random = Random::new(4);
+        let kinds = [
+            FloatKind::Add,
+            FloatKind::Sub,
+            FloatKind::Mul,
+            FloatKind::Div,
+            FloatKind::Sqrt,
+            FloatKind::Reciprocal,
+            FloatKind::Fma,
+            FloatKind::Neg,
+            FloatKind::Abs,
+            FloatKind::Min,
+            FloatKind::Max,
+        ];
+        let special = [
+            0u32,
+            1 << 31,
+            0x7f80_0000,
+            0xff80_0000,
+            0x7fc0_0000,
+            1,
+            0x3f80_0000,
+        ];
+        for round in 0..20_000 {
+            let mut lanes = [[0u32; 32]; 3];
+            for lane in lanes.iter_mut().flatten() {
+                *lane = random.next() as u32;
+                if round % 2 == 0 {
+                    *lane = special[random.below(7) as usize];
+                }
+            }
+            for kind in kinds {
+                let op = op(kind, 32, Mode::Nearest);
+                let mut out = [0; 32];
+                fast32(op).expect("a fast form")(&mut out, &lanes[0], &lanes[1], &lanes[2]);
+                for i in 0..32 {
+                    let [a, b, c] = [0, 1, 2].map(|at: usize| u64::from(lanes[at][i]));
+                    // Equal zeros of both signs are ordered by both forms.
+                    assert_eq!(
+                        u64::from(out[i]),
+                        compute(op, a, b, c),
+                        "{kind:?} {a:x} {b:x}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -73,7 +73,11 @@ pub(crate) fn arrange(kernel: &mut Kernel, labels: &[u32]) -> Result<(), Error> 
         if falls && block + 1 < starts.len() {
             successors.push(block + 1);
         }
-        blocks.push(Block { start, end, successors });
+        blocks.push(Block {
+            start,
+            end,
+            successors,
+        });
     }
     let order = sort(&blocks);
     let mut new_start = vec![0u32; blocks.len()];
@@ -83,11 +87,16 @@ pub(crate) fn arrange(kernel: &mut Kernel, labels: &[u32]) -> Result<(), Error> 
         let Block { start, end, .. } = blocks[block];
         sorted.extend_from_slice(&code[start..end]);
         let last = &code[end - 1];
-        let ends = matches!(last.op, Op::Jump { .. } | Op::JumpIndexed { .. } | Op::Exit | Op::Trap);
+        let ends = matches!(
+            last.op,
+            Op::Jump { .. } | Op::JumpIndexed { .. } | Op::Exit | Op::Trap
+        );
         let falls = !ends || last.guard != Pred::TRUE;
         if falls && order.get(position + 1) != Some(&(block + 1)) {
             sorted.push(Instruction {
-                op: Op::Jump { target: u32::MAX - (block as u32 + 1) },
+                op: Op::Jump {
+                    target: u32::MAX - (block as u32 + 1),
+                },
                 guard: Pred::TRUE,
                 line: last.line,
                 opcode: ADDED,
@@ -151,7 +160,9 @@ fn sort_region(
     }
     for component in components(blocks, nodes, region, mine) {
         // The last one found is the root: where the search entered the loop.
-        let Some((&header, rest)) = component.split_last() else { continue };
+        let Some((&header, rest)) = component.split_last() else {
+            continue;
+        };
         order.push(header);
         if !rest.is_empty() {
             sort_region(blocks, rest, region, next, order);
@@ -160,12 +171,7 @@ fn sort_region(
 }
 
 /// Strongly connected components in topological order (Tarjan 1972), without recursion; each ends with its root.
-fn components(
-    blocks: &[Block],
-    nodes: &[usize],
-    region: &[usize],
-    mine: usize,
-) -> Vec<Vec<usize>> {
+fn components(blocks: &[Block], nodes: &[usize], region: &[usize], mine: usize) -> Vec<Vec<usize>> {
     const NEW: usize = usize::MAX;
     let mut index = vec![NEW; blocks.len()];
     let mut low = vec![0; blocks.len()];

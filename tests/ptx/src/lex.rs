@@ -46,7 +46,10 @@ fn number(word: &str) -> Option<Token> {
         return u64::from_str_radix(digits, 16).ok().map(Token::Double);
     }
     if lower.contains('.') || (!lower.starts_with("0x") && lower.contains('e')) {
-        return lower.parse::<f64>().ok().map(|v| Token::Double(v.to_bits()));
+        return lower
+            .parse::<f64>()
+            .ok()
+            .map(|v| Token::Double(v.to_bits()));
     }
     let digits = lower.trim_end_matches('u');
     let value = if let Some(hex) = digits.strip_prefix("0x") {
@@ -66,7 +69,10 @@ pub(crate) fn lex(text: &str) -> Result<Vec<Located>, Error> {
     let bytes = text.as_bytes();
     let mut tokens = Vec::with_capacity(text.len() / 4);
     let (mut at, mut line) = (0, 1u32);
-    let syntax = |line: u32, message: String| Error::Syntax { line: line as usize, message };
+    let syntax = |line: u32, message: String| Error::Syntax {
+        line: line as usize,
+        message,
+    };
     while at < bytes.len() {
         let c = bytes[at];
         let start = at;

@@ -71,7 +71,11 @@ impl Module {
             kernels.push(kernel);
         }
         let lines = text.lines().map(|line| line.trim().to_string()).collect();
-        Ok(Module { kernels, variables, lines })
+        Ok(Module {
+            kernels,
+            variables,
+            lines,
+        })
     }
 
     /// The kernel of a name.

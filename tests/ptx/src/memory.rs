@@ -60,19 +60,32 @@ impl<'a> Device<'a> {
     ///
     /// The allocations of `memory` stay valid, and nothing else touches them, while this lives.
     pub(crate) unsafe fn new(memory: &'a dyn Memory, variables: Vec<u8>) -> Self {
-        Device { memory, recent: [(0, 0); 8], next: 0, variables }
+        Device {
+            memory,
+            recent: [(0, 0); 8],
+            next: 0,
+            variables,
+        }
     }
 
     /// Whether the range is inside of an allocation.
     #[inline]
     fn holds(&mut self, address: u64, bytes: usize) -> bool {
-        let Some(end) = address.checked_add(bytes as u64) else { return false };
-        if let Some(at) = self.recent.iter().position(|r| r.0 <= address && end <= r.1) {
+        let Some(end) = address.checked_add(bytes as u64) else {
+            return false;
+        };
+        if let Some(at) = self
+            .recent
+            .iter()
+            .position(|r| r.0 <= address && end <= r.1)
+        {
             // The allocation of most accesses is found at once.
             self.recent.swap(0, at);
             return true;
         }
-        let Some((start, size)) = self.memory.allocation(address) else { return false };
+        let Some((start, size)) = self.memory.allocation(address) else {
+            return false;
+        };
         let limit = start.saturating_add(size as u64);
         self.next = self.next % 7 + 1;
         self.recent[self.next] = (start, limit);

@@ -31,7 +31,11 @@ fn place_c(lane: usize, i: usize) -> (usize, usize) {
 
 fn byte(word: u32, i: usize, signed: bool) -> i64 {
     let byte = (word >> (8 * i)) as u8;
-    if signed { i64::from(byte as i8) } else { i64::from(byte) }
+    if signed {
+        i64::from(byte as i8)
+    } else {
+        i64::from(byte)
+    }
 }
 
 fn half(word: u32, i: usize) -> f64 {
@@ -47,7 +51,11 @@ pub(crate) fn multiply(
     let (m, n, k) = (m as usize, n as usize, k as usize);
     let mut d = [[0; LANES]; 4];
     match kind {
-        Multiply::Integer { signed_a, signed_b, saturate } => {
+        Multiply::Integer {
+            signed_a,
+            signed_b,
+            saturate,
+        } => {
             let (a, rest) = registers.split_at(m * k / 128);
             let (b, c) = rest.split_at(k * n / 128);
             let mut left = [[0i64; DEPTH]; ROWS];

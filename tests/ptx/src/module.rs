@@ -114,7 +114,10 @@ pub(crate) struct Pred {
 }
 
 impl Pred {
-    pub(crate) const TRUE: Pred = Pred { index: TRUE, negate: false };
+    pub(crate) const TRUE: Pred = Pred {
+        index: TRUE,
+        negate: false,
+    };
 }
 
 /// How two predicates are combined.
@@ -239,7 +242,11 @@ pub(crate) enum Vote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Multiply {
     /// 8-bit integers, by whether A and B are signed; sums in 32 bits, saturated or not.
-    Integer { signed_a: bool, signed_b: bool, saturate: bool },
+    Integer {
+        signed_a: bool,
+        signed_b: bool,
+        saturate: bool,
+    },
     /// Halves, by whether C and D are halves.
     Half { half_c: bool, half_d: bool },
 }
@@ -250,12 +257,27 @@ pub(crate) enum Collective {
     Barrier,
     Shuffle(Shuffle),
     Vote(Vote),
-    MatchAny { wide: bool },
-    MatchAll { wide: bool },
-    Reduce { update: Update, signed: bool },
+    MatchAny {
+        wide: bool,
+    },
+    MatchAll {
+        wide: bool,
+    },
+    Reduce {
+        update: Update,
+        signed: bool,
+    },
     /// Rows, columns and depth of the product.
-    Mma { m: u32, n: u32, k: u32, kind: Multiply },
-    LoadMatrix { count: usize, transpose: bool },
+    Mma {
+        m: u32,
+        n: u32,
+        k: u32,
+        kind: Multiply,
+    },
+    LoadMatrix {
+        count: usize,
+        transpose: bool,
+    },
 }
 
 /// A `.sync` instruction of a warp.
@@ -334,24 +356,97 @@ pub(crate) struct Conversion {
 /// What an instruction does.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Narrow { f: Narrow, d: u32, s: [Src; 3] },
-    Wide { f: Wide, d: Dst, s: [Src; 3] },
-    Compare32 { f: Compare32, s: [Src; 2], logic: Logic, with: Pred, d: u32, not_d: u32 },
-    Compare64 { f: Compare64, s: [Src; 2], logic: Logic, with: Pred, d: u32, not_d: u32 },
+    Narrow {
+        f: Narrow,
+        d: u32,
+        s: [Src; 3],
+    },
+    Wide {
+        f: Wide,
+        d: Dst,
+        s: [Src; 3],
+    },
+    Compare32 {
+        f: Compare32,
+        s: [Src; 2],
+        logic: Logic,
+        with: Pred,
+        d: u32,
+        not_d: u32,
+    },
+    Compare64 {
+        f: Compare64,
+        s: [Src; 2],
+        logic: Logic,
+        with: Pred,
+        d: u32,
+        not_d: u32,
+    },
     /// `lop3`.
-    Lookup { table: u32, d: u32, s: [Src; 3] },
-    Select { d: Dst, s: [Src; 2], p: Pred },
-    Predicate { logic: Logic, d: u32, a: Pred, b: Pred },
+    Lookup {
+        table: u32,
+        d: u32,
+        s: [Src; 3],
+    },
+    Select {
+        d: Dst,
+        s: [Src; 2],
+        p: Pred,
+    },
+    Predicate {
+        logic: Logic,
+        d: u32,
+        a: Pred,
+        b: Pred,
+    },
     /// `add.cc` and relatives: `kind` 0 adds, 1 subtracts, 2 is `mad.lo`, 3 is `mad.hi`.
-    Carry { kind: u8, ty: Type, takes: bool, gives: bool, d: Dst, s: [Src; 3] },
-    Divide { ty: Type, remainder: bool, d: Dst, s: [Src; 2] },
-    Float { op: FloatOp, d: Dst, s: [Src; 3] },
-    Convert { op: Conversion, d: Dst, s: Src },
+    Carry {
+        kind: u8,
+        ty: Type,
+        takes: bool,
+        gives: bool,
+        d: Dst,
+        s: [Src; 3],
+    },
+    Divide {
+        ty: Type,
+        remainder: bool,
+        d: Dst,
+        s: [Src; 2],
+    },
+    Float {
+        op: FloatOp,
+        d: Dst,
+        s: [Src; 3],
+    },
+    Convert {
+        op: Conversion,
+        d: Dst,
+        s: Src,
+    },
     /// Two numbers to halves, the first on top.
-    ConvertPair { op: Conversion, d: Dst, s: [Src; 2] },
-    Pack { d: Dst, s: [Src; 4], count: u32, bits: u32 },
-    Unpack { d: [Dst; 4], s: Src, count: u32, bits: u32 },
-    IsSpace { space: Space, d: u32, s: Src },
+    ConvertPair {
+        op: Conversion,
+        d: Dst,
+        s: [Src; 2],
+    },
+    Pack {
+        d: Dst,
+        s: [Src; 4],
+        count: u32,
+        bits: u32,
+    },
+    Unpack {
+        d: [Dst; 4],
+        s: Src,
+        count: u32,
+        bits: u32,
+    },
+    IsSpace {
+        space: Space,
+        d: u32,
+        s: Src,
+    },
     Load(Box<Load>),
     Store(Box<Store>),
     Atomic(Box<Atomic>),
@@ -359,11 +454,18 @@ pub(crate) enum Op {
     CommitGroup,
     /// Waits until at most so many groups are pending; `None` waits for single copies, too.
     WaitGroup(Option<u32>),
-    ActiveMask { d: u32 },
+    ActiveMask {
+        d: u32,
+    },
     Sync(Box<Sync>),
     Barrier(Box<Barrier>),
-    Jump { target: u32 },
-    JumpIndexed { index: Src, targets: Box<[u32]> },
+    Jump {
+        target: u32,
+    },
+    JumpIndexed {
+        index: Src,
+        targets: Box<[u32]>,
+    },
     Exit,
     Trap,
     Nop,

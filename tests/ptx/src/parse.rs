@@ -61,7 +61,10 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn fail<T>(&self, message: impl Into<String>) -> Result<T, Error> {
-        Err(Error::Syntax { line: self.line() as usize, message: message.into() })
+        Err(Error::Syntax {
+            line: self.line() as usize,
+            message: message.into(),
+        })
     }
 
     pub(crate) fn peek(&self) -> Option<&'a Token> {
@@ -90,7 +93,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn expect(&mut self, mark: char) -> Result<(), Error> {
-        if self.take(mark) { Ok(()) } else { self.fail(format!("expected `{mark}`")) }
+        if self.take(mark) {
+            Ok(())
+        } else {
+            self.fail(format!("expected `{mark}`"))
+        }
     }
 
     pub(crate) fn word(&mut self) -> Result<&'a str, Error> {
@@ -198,7 +205,13 @@ impl<'a> Cursor<'a> {
             initial = Some(values);
         }
         let align = align.unwrap_or(element);
-        Ok(Variable { name, align, bytes, initial, register })
+        Ok(Variable {
+            name,
+            align,
+            bytes,
+            initial,
+            register,
+        })
     }
 
     fn initialiser(&mut self, ty: Type, values: &mut Vec<u8>) -> Result<(), Error> {
@@ -224,7 +237,11 @@ impl<'a> Cursor<'a> {
             (Some(&Token::Double(n)), _) => n,
             _ => return self.fail("this initialiser is not a number"),
         };
-        let bits = if negative && ty.float() { bits | 1 << (ty.bits() - 1) } else { bits };
+        let bits = if negative && ty.float() {
+            bits | 1 << (ty.bits() - 1)
+        } else {
+            bits
+        };
         values.extend(&bits.to_le_bytes()[..ty.bytes()]);
         Ok(())
     }
@@ -242,9 +259,17 @@ impl<'a> Cursor<'a> {
     }
 
     fn function(&mut self, entry: bool) -> Result<Option<Function>, Error> {
-        let returns = if !entry && self.is_mark('(') { self.parameters()? } else { Vec::new() };
+        let returns = if !entry && self.is_mark('(') {
+            self.parameters()?
+        } else {
+            Vec::new()
+        };
         let name = self.word()?.to_string();
-        let params = if self.is_mark('(') { self.parameters()? } else { Vec::new() };
+        let params = if self.is_mark('(') {
+            self.parameters()?
+        } else {
+            Vec::new()
+        };
         let mut max_threads = None;
         loop {
             match self.peek() {
@@ -271,7 +296,14 @@ impl<'a> Cursor<'a> {
             }
         }
         let body = self.braces()?;
-        Ok(Some(Function { name, entry, returns, params, max_threads, body }))
+        Ok(Some(Function {
+            name,
+            entry,
+            returns,
+            params,
+            max_threads,
+            body,
+        }))
     }
 
     /// The whole text.
@@ -307,7 +339,11 @@ impl<'a> Cursor<'a> {
                     let variable = self.variable()?;
                     self.expect(';')?;
                     let shared = word == ".shared";
-                    let segment = if shared { Segment::Shared } else { Segment::Global };
+                    let segment = if shared {
+                        Segment::Shared
+                    } else {
+                        Segment::Global
+                    };
                     outline.variables.push((segment, variable));
                 }
                 _ => return self.fail(format!("the directive `{word}` is unknown")),

@@ -21,8 +21,14 @@ pub(crate) struct Access {
     pub(crate) strong: bool,
 }
 
-const NONE: Access =
-    Access { block: u32::MAX, thread: 0, warp_time: 0, lane_time: 0, pc: 0, strong: false };
+const NONE: Access = Access {
+    block: u32::MAX,
+    thread: 0,
+    warp_time: 0,
+    lane_time: 0,
+    pc: 0,
+    strong: false,
+};
 
 impl Access {
     fn is_by(&self, other: &Access) -> bool {
@@ -36,7 +42,10 @@ struct Cell {
     reads: [Access; 2],
 }
 
-const EMPTY: Cell = Cell { write: NONE, reads: [NONE; 2] };
+const EMPTY: Cell = Cell {
+    write: NONE,
+    reads: [NONE; 2],
+};
 
 /// Bytes of a chunk.
 const CHUNK: u64 = 64;
@@ -104,10 +113,15 @@ impl Shadow {
             let key = at / CHUNK;
             let chunk = self.chunks.entry(key).or_insert_with(|| {
                 let step = if narrow { 1 } else { 4 };
-                Chunk { step, cells: vec![EMPTY; CHUNK as usize / step] }
+                Chunk {
+                    step,
+                    cells: vec![EMPTY; CHUNK as usize / step],
+                }
             });
             if narrow && chunk.step == 4 {
-                chunk.cells = (0..CHUNK as usize).map(|byte| chunk.cells[byte / 4]).collect();
+                chunk.cells = (0..CHUNK as usize)
+                    .map(|byte| chunk.cells[byte / 4])
+                    .collect();
                 chunk.step = 1;
             }
             let limit = end.min((key + 1) * CHUNK);
@@ -130,11 +144,9 @@ impl Cell {
         kind: Kind,
         ordered: &impl Fn(&Access) -> bool,
     ) -> Option<Access> {
-        let before = |other: &Access| {
-            other.block == NONE.block || other.is_by(&access) || ordered(other)
-        };
-        let conflicts =
-            |other: &Access| !before(other) && !(other.strong && access.strong);
+        let before =
+            |other: &Access| other.block == NONE.block || other.is_by(&access) || ordered(other);
+        let conflicts = |other: &Access| !before(other) && !(other.strong && access.strong);
         if kind != Kind::Rewrite && conflicts(&self.write) {
             return Some(self.write);
         }

@@ -72,9 +72,16 @@ pub(crate) fn start(
     device: Device<'_>,
     options: &Options,
 ) -> Result<Counts, Fault> {
-    let refuse =
-        |kind| Err(Fault { kernel: launch.kernel.to_string(), place: None, kind });
-    let Some(kernel) = module.kernel(launch.kernel) else { return refuse(FaultKind::NoKernel) };
+    let refuse = |kind| {
+        Err(Fault {
+            kernel: launch.kernel.to_string(),
+            place: None,
+            kind,
+        })
+    };
+    let Some(kernel) = module.kernel(launch.kernel) else {
+        return refuse(FaultKind::NoKernel);
+    };
     if launch.params.len() != kernel.param_bytes {
         let (expected, found) = (kernel.param_bytes, launch.params.len());
         return refuse(FaultKind::Parameters { expected, found });
@@ -243,13 +250,21 @@ impl<'a> Machine<'a> {
         warp: &mut Warp,
         shared: &mut Shared,
     ) -> Result<Stop, Box<Fault>> {
-        let quantum = if self.seed == 0 { QUANTUM } else { 1 + self.random.below(256) };
+        let quantum = if self.seed == 0 {
+            QUANTUM
+        } else {
+            1 + self.random.below(256)
+        };
         let mut left = quantum;
         while left > 0 {
             let Some((pc, group, limit)) = warp.select(self.independent, &mut self.random) else {
                 return Ok(Stop::Pause);
             };
-            let steps = if self.independent { 1 + self.random.below(16) } else { left };
+            let steps = if self.independent {
+                1 + self.random.below(16)
+            } else {
+                left
+            };
             let mut at = pc;
             let allowed = steps.min(left);
             let mut used = 0;
@@ -262,8 +277,13 @@ impl<'a> Machine<'a> {
                 Err(trouble) => return Err(self.located(&trouble, at, warp, shared)),
             }
             if warp.instructions > BUDGET {
-                let kind = FaultKind::Budget { instructions: warp.instructions };
-                let trouble = Trouble { lane: group.trailing_zeros(), kind };
+                let kind = FaultKind::Budget {
+                    instructions: warp.instructions,
+                };
+                let trouble = Trouble {
+                    lane: group.trailing_zeros(),
+                    kind,
+                };
                 return Err(self.located(&trouble, at, warp, shared));
             }
         }
@@ -385,7 +405,9 @@ impl<'a> Machine<'a> {
     fn arrived(&mut self, warp: &mut Warp, shared: &mut Shared) -> Step<()> {
         let mut seen = 0u32;
         for lane in lanes(warp.blocked & warp.alive) {
-            let Wait::Lanes(mask) = warp.wait[lane] else { continue };
+            let Wait::Lanes(mask) = warp.wait[lane] else {
+                continue;
+            };
             if seen >> lane & 1 == 1 {
                 continue;
             }
@@ -398,7 +420,9 @@ impl<'a> Machine<'a> {
             let mut rest = members;
             while rest != 0 {
                 let pc = warp.pc[rest.trailing_zeros() as usize];
-                let same = lanes(rest).filter(|&l| warp.pc[l] == pc).fold(0, |m, l| m | 1 << l);
+                let same = lanes(rest)
+                    .filter(|&l| warp.pc[l] == pc)
+                    .fold(0, |m, l| m | 1 << l);
                 parts.push((pc, same));
                 rest &= !same;
             }
@@ -430,7 +454,10 @@ impl<'a> Machine<'a> {
             let (number, count) = (number[lane], threads.map_or(0, |t| t[lane]));
             let odd = barrier.aligned && count % LANES as u64 != 0;
             if number >= 16 || threads.is_some() && (count == 0 || odd) {
-                let kind = FaultKind::BarrierOperands { barrier: number, threads: count };
+                let kind = FaultKind::BarrierOperands {
+                    barrier: number,
+                    threads: count,
+                };
                 return trouble(1 << lane, kind);
             }
             let arrivals = &mut shared.barriers[number as usize];
@@ -441,18 +468,28 @@ impl<'a> Machine<'a> {
                 arrivals.threads = threads;
                 arrivals.reduction = reduction;
             } else if arrivals.threads != threads
-                || arrivals.reduction.is_some() && reduction.is_some() && arrivals.reduction != reduction
+                || arrivals.reduction.is_some()
+                    && reduction.is_some()
+                    && arrivals.reduction != reduction
             {
                 let (thread, pc) = arrivals.first;
                 let other = Box::new(self.place_at(shared, thread, pc));
-                let kind = FaultKind::BarrierMismatch { barrier: number as u32, other };
+                let kind = FaultKind::BarrierMismatch {
+                    barrier: number as u32,
+                    other,
+                };
                 return trouble(1 << lane, kind);
             }
             arrivals.reduction = arrivals.reduction.or(reduction);
             arrivals.count += 1;
             arrivals.trues += value >> lane & 1;
-            if let Some(limit) = threads && arrivals.count > limit {
-                let kind = FaultKind::BarrierOperands { barrier: number, threads: limit.into() };
+            if let Some(limit) = threads
+                && arrivals.count > limit
+            {
+                let kind = FaultKind::BarrierOperands {
+                    barrier: number,
+                    threads: limit.into(),
+                };
                 return trouble(1 << lane, kind);
             }
         }
@@ -497,7 +534,8 @@ impl<'a> Machine<'a> {
             strong,
         };
         let ordered = |other: &Access| {
-            let (theirs, their_lane) = (other.thread as usize / LANES, other.thread as usize % LANES);
+            let (theirs, their_lane) =
+                (other.thread as usize / LANES, other.thread as usize % LANES);
             if other.block != access.block {
                 false
             } else if theirs == mine {
@@ -511,12 +549,21 @@ impl<'a> Machine<'a> {
             Space::Shared => shared.shadow.enter(address, bytes, access, kind, ordered),
             _ => None,
         };
-        let Some((address, other)) = found else { return Ok(()) };
+        let Some((address, other)) = found else {
+            return Ok(());
+        };
         let [x, y, _] = self.grid;
         let n = other.block;
         let index = [n % x, n / x % y, n / x / y];
         let other = Box::new(self.place_in(index, other.thread, other.pc));
-        trouble(1 << lane, FaultKind::Race { space, address, other })
+        trouble(
+            1 << lane,
+            FaultKind::Race {
+                space,
+                address,
+                other,
+            },
+        )
     }
 
     /// Faults where a `cp.async` into a range was not waited for.
@@ -531,17 +578,36 @@ impl<'a> Machine<'a> {
             return Ok(());
         }
         let end = address + bytes as u64;
-        let hit = shared.pending.iter().find(|p| p.0 < end && address < p.0 + p.1 as u64);
-        let Some(&(_, _, thread, pc)) = hit else { return Ok(()) };
+        let hit = shared
+            .pending
+            .iter()
+            .find(|p| p.0 < end && address < p.0 + p.1 as u64);
+        let Some(&(_, _, thread, pc)) = hit else {
+            return Ok(());
+        };
         let other = Box::new(self.place_at(shared, thread, pc));
         trouble(1 << lane, FaultKind::PendingCopy { address, other })
     }
 
     fn place_in(&self, block: [u32; 3], thread: u32, pc: u32) -> Place {
         let [x, y, _] = self.block;
-        let line = self.kernel.code.get(pc as usize).map_or(0, |i| i.line as usize);
-        let text = self.module.lines.get(line.wrapping_sub(1)).cloned().unwrap_or_default();
-        Place { line, text, block, thread: [thread % x, thread / x % y, thread / x / y] }
+        let line = self
+            .kernel
+            .code
+            .get(pc as usize)
+            .map_or(0, |i| i.line as usize);
+        let text = self
+            .module
+            .lines
+            .get(line.wrapping_sub(1))
+            .cloned()
+            .unwrap_or_default();
+        Place {
+            line,
+            text,
+            block,
+            thread: [thread % x, thread / x % y, thread / x / y],
+        }
     }
 
     fn place_at(&self, shared: &Shared, thread: u32, pc: u32) -> Place {
@@ -550,15 +616,27 @@ impl<'a> Machine<'a> {
 
     /// Where a lane is.
     pub(crate) fn place_of(&self, shared: &Shared, warp: &Warp, lane: usize) -> Place {
-        self.place_at(shared, warp.index * LANES as u32 + lane as u32, warp.pc[lane])
+        self.place_at(
+            shared,
+            warp.index * LANES as u32 + lane as u32,
+            warp.pc[lane],
+        )
     }
 
     pub(crate) fn fault(&self, place: Place, kind: FaultKind) -> Box<Fault> {
-        Box::new(Fault { kernel: self.kernel.name.clone(), place: Some(place), kind })
+        Box::new(Fault {
+            kernel: self.kernel.name.clone(),
+            place: Some(place),
+            kind,
+        })
     }
 
     pub(crate) fn fault_without_place(&self, kind: FaultKind) -> Box<Fault> {
-        Box::new(Fault { kernel: self.kernel.name.clone(), place: None, kind })
+        Box::new(Fault {
+            kernel: self.kernel.name.clone(),
+            place: None,
+            kind,
+        })
     }
 
     fn located(&self, trouble: &Trouble, pc: u32, warp: &Warp, shared: &Shared) -> Box<Fault> {
@@ -566,4 +644,3 @@ impl<'a> Machine<'a> {
         self.fault(self.place_at(shared, thread, pc), trouble.kind.clone())
     }
 }
-

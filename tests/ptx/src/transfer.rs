@@ -42,7 +42,9 @@ fn update(opcode: &Opcode<'_>) -> Option<Update> {
 }
 
 fn strong(opcode: &Opcode<'_>) -> bool {
-    ["volatile", "relaxed", "acquire", "release"].iter().any(|part| opcode.has(part))
+    ["volatile", "relaxed", "acquire", "release"]
+        .iter()
+        .any(|part| opcode.has(part))
 }
 
 impl Builder<'_> {
@@ -89,7 +91,9 @@ impl Builder<'_> {
                 Ok(())
             }
             "ret" => {
-                let op = self.return_to.map_or(Op::Exit, |target| Op::Jump { target });
+                let op = self
+                    .return_to
+                    .map_or(Op::Exit, |target| Op::Jump { target });
                 self.emit(op);
                 Ok(())
             }
@@ -118,7 +122,12 @@ impl Builder<'_> {
         }
     }
 
-    fn load(&mut self, opcode: &Opcode<'_>, operands: &[Operand], types: &[Type]) -> Result<(), Error> {
+    fn load(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        types: &[Type],
+    ) -> Result<(), Error> {
         let (Some(&ty), Some(target)) = (types.last(), operands.first()) else {
             return self.unknown(opcode);
         };
@@ -138,12 +147,24 @@ impl Builder<'_> {
             *d = self.dst_of(part)?;
         }
         let (bytes, signed, count) = (ty.bytes(), ty.signed(), parts.len());
-        let load = Load { address, bytes, signed, count, d, strong: strong(opcode) };
+        let load = Load {
+            address,
+            bytes,
+            signed,
+            count,
+            d,
+            strong: strong(opcode),
+        };
         self.emit(Op::Load(Box::new(load)));
         Ok(())
     }
 
-    fn store(&mut self, opcode: &Opcode<'_>, operands: &[Operand], types: &[Type]) -> Result<(), Error> {
+    fn store(
+        &mut self,
+        opcode: &Opcode<'_>,
+        operands: &[Operand],
+        types: &[Type],
+    ) -> Result<(), Error> {
         let (Some(&ty), Some(value)) = (types.last(), operands.get(1)) else {
             return self.unknown(opcode);
         };
@@ -160,7 +181,13 @@ impl Builder<'_> {
             *s = self.src(parts, i, ty)?;
         }
         let (bytes, count) = (ty.bytes(), parts.len());
-        let store = Store { address, bytes, count, s, strong: strong(opcode) };
+        let store = Store {
+            address,
+            bytes,
+            count,
+            s,
+            strong: strong(opcode),
+        };
         self.emit(Op::Store(Box::new(store)));
         Ok(())
     }
@@ -172,7 +199,9 @@ impl Builder<'_> {
         types: &[Type],
     ) -> Result<(), Error> {
         let returns = opcode.parts[0] == "atom";
-        let (Some(update), [ty]) = (update(opcode), types) else { return self.unknown(opcode) };
+        let (Some(update), [ty]) = (update(opcode), types) else {
+            return self.unknown(opcode);
+        };
         let integer = !ty.float() && matches!(ty.bits(), 32 | 64);
         let float = matches!(ty, Type::F(32 | 64)) && update == Update::Add;
         let short = ty.bits() == 16 && update == Update::Compare;
@@ -182,11 +211,25 @@ impl Builder<'_> {
         let at = usize::from(returns);
         let inputs = if update == Update::Compare { 2 } else { 1 };
         self.count(operands, at + 1 + inputs)?;
-        let d = if returns { self.dst(operands, 0)? } else { Dst::None };
+        let d = if returns {
+            self.dst(operands, 0)?
+        } else {
+            Dst::None
+        };
         let address = self.address(&operands[at], space(opcode))?;
         let b = self.src(operands, at + 1, *ty)?;
-        let c = if inputs == 2 { self.src(operands, at + 2, *ty)? } else { b };
-        let atomic = Atomic { address, update, ty: *ty, d, s: [b, c] };
+        let c = if inputs == 2 {
+            self.src(operands, at + 2, *ty)?
+        } else {
+            b
+        };
+        let atomic = Atomic {
+            address,
+            update,
+            ty: *ty,
+            d,
+            s: [b, c],
+        };
         self.emit(Op::Atomic(Box::new(atomic)));
         Ok(())
     }
@@ -365,7 +408,8 @@ impl Builder<'_> {
                     Collective::MatchAll { wide }
                 };
                 result(self, &mut sync)?;
-                sync.s.push(self.src(operands, 1, Type::B(if wide { 64 } else { 32 }))?);
+                sync.s
+                    .push(self.src(operands, 1, Type::B(if wide { 64 } else { 32 }))?);
                 sync.mask = self.src(operands, 2, word)?;
             }
             "redux" => {
@@ -377,7 +421,10 @@ impl Builder<'_> {
                 if ty.bits() != 32 || ty.float() {
                     return self.unknown(opcode);
                 }
-                sync.collective = Collective::Reduce { update, signed: ty.signed() };
+                sync.collective = Collective::Reduce {
+                    update,
+                    signed: ty.signed(),
+                };
                 result(self, &mut sync)?;
                 sync.s.push(self.src(operands, 1, word)?);
                 sync.mask = self.src(operands, 2, word)?;
@@ -397,7 +444,11 @@ impl Builder<'_> {
                 for part in self.parts(&operands[0]) {
                     sync.d.push(self.dst_of(part)?);
                 }
-                let space = if space(opcode) == Space::Generic { Space::Generic } else { Space::Shared };
+                let space = if space(opcode) == Space::Generic {
+                    Space::Generic
+                } else {
+                    Space::Shared
+                };
                 let Some(address) = operands.get(1) else {
                     return self.fail("the address is missing");
                 };
@@ -416,7 +467,9 @@ impl Builder<'_> {
         operands: &[Operand],
         mut sync: Sync,
     ) -> Result<(), Error> {
-        let shape = opcode.parts[1..].iter().find(|p| p.starts_with('m') && p.contains('n'));
+        let shape = opcode.parts[1..]
+            .iter()
+            .find(|p| p.starts_with('m') && p.contains('n'));
         let tail = &opcode.parts[opcode.parts.len().saturating_sub(4)..];
         let byte = |name: &str| match name {
             "s8" => Some(true),
@@ -433,25 +486,37 @@ impl Builder<'_> {
         };
         self.needs = needs;
         let kind = match (tail, byte(tail[1]), byte(tail[2])) {
-            (["s32", _, _, "s32"], Some(signed_a), Some(signed_b)) => {
-                Multiply::Integer { signed_a, signed_b, saturate: opcode.has("satfinite") }
-            }
-            (["f16" | "f32", "f16", "f16", "f16" | "f32"], ..) => {
-                Multiply::Half { half_c: tail[3] == "f16", half_d: tail[0] == "f16" }
-            }
+            (["s32", _, _, "s32"], Some(signed_a), Some(signed_b)) => Multiply::Integer {
+                signed_a,
+                signed_b,
+                saturate: opcode.has("satfinite"),
+            },
+            (["f16" | "f32", "f16", "f16", "f16" | "f32"], ..) => Multiply::Half {
+                half_c: tail[3] == "f16",
+                half_d: tail[0] == "f16",
+            },
             _ => return self.unknown(opcode),
         };
         if !opcode.has("row") || !opcode.has("col") || !opcode.has("aligned") {
             return self.unknown(opcode);
         }
         self.count(operands, 4)?;
-        let bits = if matches!(kind, Multiply::Half { .. }) { 16 } else { 8 };
+        let bits = if matches!(kind, Multiply::Half { .. }) {
+            16
+        } else {
+            8
+        };
         let half = |half: bool| if half { 2 } else { 1 };
         let (c, d) = match kind {
             Multiply::Half { half_c, half_d } => (half(half_c), half(half_d)),
             Multiply::Integer { .. } => (1, 1),
         };
-        let lengths = [m * n / 32 / d, m * k * bits / 1024, k * n * bits / 1024, m * n / 32 / c];
+        let lengths = [
+            m * n / 32 / d,
+            m * k * bits / 1024,
+            k * n * bits / 1024,
+            m * n / 32 / c,
+        ];
         for (operand, length) in operands.iter().zip(lengths) {
             if self.parts(operand).len() != length as usize {
                 return self.fail(format!("an operand of `mma` has {length} registers"));

@@ -134,14 +134,26 @@ impl Warp {
         if independent {
             let first = random.bit(runnable);
             let pc = self.pc[first as usize];
-            let mates = lanes().filter(|&l| self.pc[l] == pc).fold(0, |m, l| m | 1 << l);
+            let mates = lanes()
+                .filter(|&l| self.pc[l] == pc)
+                .fold(0, |m, l| m | 1 << l);
             // Half of the time with all lanes at the address, otherwise with any subset.
-            let some = if random.below(2) == 0 { u32::MAX } else { random.next() as u32 };
+            let some = if random.below(2) == 0 {
+                u32::MAX
+            } else {
+                random.next() as u32
+            };
             return Some((pc, mates & some | 1 << first, u32::MAX));
         }
         let pcs = || lanes().map(|lane| self.pc[lane]);
-        let pc = if self.last_first { pcs().max() } else { pcs().min() }?;
-        let group = lanes().filter(|&l| self.pc[l] == pc).fold(0, |m, l| m | 1 << l);
+        let pc = if self.last_first {
+            pcs().max()
+        } else {
+            pcs().min()
+        }?;
+        let group = lanes()
+            .filter(|&l| self.pc[l] == pc)
+            .fold(0, |m, l| m | 1 << l);
         let limit = pcs().filter(|&other| other > pc).min().unwrap_or(u32::MAX);
         Some((pc, group, limit))
     }
@@ -244,7 +256,10 @@ impl Warp {
     #[inline]
     pub(crate) fn get_pred(&self, p: Pred) -> (u32, u32) {
         let value = self.preds[p.index as usize];
-        (if p.negate { !value } else { value }, self.set_preds[p.index as usize])
+        (
+            if p.negate { !value } else { value },
+            self.set_preds[p.index as usize],
+        )
     }
 
     #[inline]

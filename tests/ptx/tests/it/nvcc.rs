@@ -14,8 +14,16 @@ fn nvcc() -> PathBuf {
     if named.is_file() {
         return named;
     }
-    let inside = ["bin/nvcc", "nvidia/cu13/bin/nvcc", "nvidia/cuda_nvcc/bin/nvcc"];
-    inside.iter().map(|path| named.join(path)).find(|path| path.is_file()).expect("nvcc")
+    let inside = [
+        "bin/nvcc",
+        "nvidia/cu13/bin/nvcc",
+        "nvidia/cuda_nvcc/bin/nvcc",
+    ];
+    inside
+        .iter()
+        .map(|path| named.join(path))
+        .find(|path| path.is_file())
+        .expect("nvcc")
 }
 
 fn compile(source: &Path, architecture: u32) -> String {
@@ -131,7 +139,9 @@ fn doubles_are_as_exact_as_cuda_says() {
     const COUNT: usize = 1 << 17;
     let mut state = 1u64;
     let mut uniform = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 11) as f64 / (1u64 << 53) as f64 * 2.0 - 1.0
     };
     // A quarter each: small, angles, large, and any exponent.

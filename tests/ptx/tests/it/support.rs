@@ -28,7 +28,9 @@ impl Heap {
         }
         let words = words.into_boxed_slice();
         let address = words.as_ptr() as u64;
-        self.buffers.borrow_mut().push((words, vec![set; bytes.len()]));
+        self.buffers
+            .borrow_mut()
+            .push((words, vec![set; bytes.len()]));
         address
     }
 
@@ -40,8 +42,10 @@ impl Heap {
     /// The contents of the buffer at an address.
     pub(crate) fn read(&self, address: u64) -> Vec<u8> {
         let buffers = self.buffers.borrow();
-        let (words, set) =
-            buffers.iter().find(|b| b.0.as_ptr() as u64 == address).expect("a buffer");
+        let (words, set) = buffers
+            .iter()
+            .find(|b| b.0.as_ptr() as u64 == address)
+            .expect("a buffer");
         let bytes = words.iter().flat_map(|word| {
             // The interpreter wrote through the address.
             std::hint::black_box(word).to_le_bytes()
@@ -51,7 +55,10 @@ impl Heap {
 
     pub(crate) fn read_words(&self, address: u64) -> Vec<u32> {
         let bytes = self.read(address);
-        bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        bytes
+            .chunks_exact(4)
+            .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect()
     }
 }
 
@@ -59,7 +66,9 @@ impl Memory for Heap {
     fn allocation(&self, address: u64) -> Option<(u64, usize)> {
         self.buffers.borrow().iter().find_map(|(words, set)| {
             let start = words.as_ptr() as u64;
-            (start..start + set.len() as u64).contains(&address).then_some((start, set.len()))
+            (start..start + set.len() as u64)
+                .contains(&address)
+                .then_some((start, set.len()))
         })
     }
 
@@ -108,8 +117,8 @@ pub(crate) fn text(body: &str) -> String {
     )
 }
 
-/// The line of a body's first line in `text`.
-pub(crate) const BODY: usize = 9;
+/// Lines before the body that is given to `warp`.
+const BODY: usize = 10;
 
 pub(crate) fn parse(body: &str) -> Module {
     Module::parse(&text(body)).unwrap_or_else(|error| panic!("{error}\n{}", text(body)))
@@ -124,8 +133,10 @@ pub(crate) fn run_with(
     options: &Options,
 ) -> Result<Counts, Fault> {
     let module = parse(body);
-    let params: Vec<u8> =
-        [addresses.0, addresses.1].iter().flat_map(|a| a.to_le_bytes()).collect();
+    let params: Vec<u8> = [addresses.0, addresses.1]
+        .iter()
+        .flat_map(|a| a.to_le_bytes())
+        .collect();
     let grid = Launch {
         kernel: "k",
         grid: [blocks, 1, 1],
@@ -194,14 +205,13 @@ pub(crate) fn fault_with(body: &str, options: &Options) -> Fault {
     }
 }
 
-/// The line within the body of a fault.
+/// The line of a fault in the body, from 1.
 pub(crate) fn line(fault: &Fault) -> usize {
     let place = fault.place.as_ref().expect("a place");
-    // `warp` puts a line before the body.
     place.line - BODY
 }
 
-/// The line within the body of the other place of a fault.
+/// The line of a fault's other place in the body, from 1.
 pub(crate) fn other_line(fault: &Fault) -> usize {
     let other = match &fault.kind {
         FaultKind::Race { other, .. }
