@@ -121,7 +121,7 @@ impl<'m> Builder<'m> {
             specials: Vec::new(),
             local_bytes: 0,
         };
-        debug_assert!(TRUE == 0 && SINK == 1);
+        const { assert!(TRUE == 0 && SINK == 1) };
         Builder {
             outline,
             variables,

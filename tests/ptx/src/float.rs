@@ -134,7 +134,7 @@ fn pack(negative: bool, exponent: i32, mantissa: u128, bits: u32, mode: Mode, ft
             Mode::Down => negative,
             Mode::Up => !negative,
         };
-        return largest - u64::from(!to_infinity) | zero(bits, negative);
+        return (largest - u64::from(!to_infinity)) | zero(bits, negative);
     }
     if ftz && value < 1 << width {
         return zero(bits, negative);
@@ -259,7 +259,7 @@ fn quotient(a: Number, b: Number, bits: u32, mode: Mode, ftz: bool) -> u64 {
             pack(
                 m != n,
                 ea - eb - 74,
-                dividend / mb | sticky,
+                (dividend / mb) | sticky,
                 bits,
                 mode,
                 ftz,
@@ -777,7 +777,12 @@ macro_rules! float_comparisons {
                     }
                 };
             }
-            #[allow(clippy::neg_cmp_op_on_partial_ord)]
+            // NaN makes these differ from what Clippy proposes.
+            #[allow(
+                clippy::neg_cmp_op_on_partial_ord,
+                clippy::double_comparisons,
+                clippy::nonminimal_bool
+            )]
             Some(match name {
                 "eq" => compare!(|a, b| a == b),
                 "ne" => compare!(|a, b| a < b || a > b),

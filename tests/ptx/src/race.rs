@@ -146,7 +146,7 @@ impl Cell {
     ) -> Option<Access> {
         let before =
             |other: &Access| other.block == NONE.block || other.is_by(&access) || ordered(other);
-        let conflicts = |other: &Access| !before(other) && !(other.strong && access.strong);
+        let conflicts = |other: &Access| !(before(other) || other.strong && access.strong);
         if kind != Kind::Rewrite && conflicts(&self.write) {
             return Some(self.write);
         }

@@ -26,7 +26,7 @@ fn nvcc() -> PathBuf {
         .expect("nvcc")
 }
 
-fn compile(source: &Path, architecture: u32) -> String {
+pub(crate) fn compile(source: &Path, architecture: u32) -> String {
     let stem = source.file_stem().expect("a name").to_string_lossy();
     let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem}_{architecture}.ptx"));
     let status = Command::new(nvcc())

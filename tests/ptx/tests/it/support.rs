@@ -4,10 +4,13 @@ use std::cell::RefCell;
 
 use ptx::{Counts, Fault, FaultKind, Launch, Memory, Module, Options};
 
-/// Device memory: buffers of 8-byte words, with the bytes that were written.
+/// Words, and which of their bytes were written.
+type Buffer = (Box<[u64]>, Vec<bool>);
+
+/// Device memory: buffers of 8-byte words.
 #[derive(Default)]
 pub(crate) struct Heap {
-    buffers: RefCell<Vec<(Box<[u64]>, Vec<bool>)>>,
+    buffers: RefCell<Vec<Buffer>>,
 }
 
 impl Heap {

@@ -168,7 +168,7 @@ fn votes_and_matches() {
     );
     assert_eq!(
         lanes("redux.sync.or.b32 %r2, %r10, -1;"),
-        of(|_| (0..32).fold(0, |a, i| a | i * i))
+        of(|_| (0..32).fold(0, |a, i| a | (i * i)))
     );
 }
 
@@ -255,7 +255,7 @@ fn barriers_join_warps_and_blocks_end_in_any_order() {
             };
             run_with(EXCHANGE, (10, 128), (out, out), &heap, &options)
                 .unwrap_or_else(|f| panic!("{f}"));
-            let expected: Vec<u32> = (0..1280).map(|i| i % 128 ^ 127).collect();
+            let expected: Vec<u32> = (0..1280).map(|i| (i % 128) ^ 127).collect();
             assert_eq!(heap.read_words(out), expected);
         }
     }
