@@ -161,7 +161,7 @@ impl Block {
                     .fold(0, |mask, lane| mask | 1 << lane);
                 rest &= !same;
                 if let Op::Barrier(barrier) = &machine.kernel.code[pc as usize].op {
-                    write_result(warp, barrier, same, &arrivals, expected);
+                    write_result(warp, barrier, same, &arrivals);
                 }
             }
             warp.release(waiting);
@@ -265,7 +265,7 @@ fn aligned(
     Ok(())
 }
 
-fn write_result(warp: &mut Warp, barrier: &Barrier, mask: u32, arrivals: &Arrivals, all: u32) {
+fn write_result(warp: &mut Warp, barrier: &Barrier, mask: u32, arrivals: &Arrivals) {
     let holds = match barrier.reduction {
         Reduction::None => return,
         Reduction::Count => {
@@ -275,7 +275,7 @@ fn write_result(warp: &mut Warp, barrier: &Barrier, mask: u32, arrivals: &Arriva
             }
             return;
         }
-        Reduction::And => arrivals.trues == all.max(arrivals.count),
+        Reduction::And => arrivals.trues == arrivals.count,
         Reduction::Or => arrivals.trues > 0,
     };
     warp.put_pred(

@@ -191,7 +191,7 @@ impl<'a> Cursor<'a> {
                 bytes = None;
             } else {
                 let count = self.integer()? as usize;
-                bytes = bytes.map(|b| b * count);
+                bytes = bytes.map(|b| b.saturating_mul(count));
                 self.expect(']')?;
             }
         }

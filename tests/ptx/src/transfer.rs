@@ -371,7 +371,7 @@ impl Builder<'_> {
             _ if !opcode.has("sync") && opcode.parts[0] != "bar" => return self.unknown(opcode),
             "bar" => sync.mask = self.src(operands, 0, word)?,
             "shfl" => {
-                let kind = match opcode.parts[2] {
+                let kind = match opcode.parts.get(2).copied().unwrap_or_default() {
                     "up" => Shuffle::Up,
                     "down" => Shuffle::Down,
                     "bfly" => Shuffle::Butterfly,
@@ -388,13 +388,14 @@ impl Builder<'_> {
             }
             "vote" => {
                 self.count(operands, 3)?;
-                sync.collective = Collective::Vote(match opcode.parts[2] {
-                    "all" => Vote::All,
-                    "any" => Vote::Any,
-                    "uni" => Vote::Uniform,
-                    "ballot" => Vote::Ballot,
-                    _ => return self.unknown(opcode),
-                });
+                sync.collective =
+                    Collective::Vote(match opcode.parts.get(2).copied().unwrap_or_default() {
+                        "all" => Vote::All,
+                        "any" => Vote::Any,
+                        "uni" => Vote::Uniform,
+                        "ballot" => Vote::Ballot,
+                        _ => return self.unknown(opcode),
+                    });
                 result(self, &mut sync)?;
                 sync.p = self.pred(operands, 1)?;
                 sync.mask = self.src(operands, 2, word)?;
@@ -476,6 +477,9 @@ impl Builder<'_> {
             "u8" => Some(false),
             _ => None,
         };
+        if tail.len() < 4 {
+            return self.unknown(opcode);
+        }
         let (m, n, k, needs) = match (shape.copied(), tail[1]) {
             (Some("m8n8k16"), "s8" | "u8") => (8, 8, 16, 75),
             (Some("m16n8k16"), "s8" | "u8") => (16, 8, 16, 80),
