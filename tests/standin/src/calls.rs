@@ -39,6 +39,8 @@ pub(crate) struct Record {
     calls: BTreeMap<&'static str, u64>,
     faults: Vec<String>,
     failure: Option<Failure>,
+    /// Launches, warp and thread instructions by kernel.
+    executed: BTreeMap<String, [u64; 3]>,
 }
 
 static RECORD: LazyLock<Mutex<Record>> = LazyLock::new(|| {
@@ -71,7 +73,17 @@ pub(crate) fn fault(text: String) {
     record().faults.push(text);
 }
 
-/// The report: a line for each fault and leak, then one for each function with its number of calls.
+/// Adds a launch's instructions, of warps and of threads.
+pub(crate) fn executed(kernel: &str, warps: u64, threads: u64) {
+    let mut record = record();
+    let sums = record.executed.entry(kernel.to_owned()).or_default();
+    for (sum, more) in sums.iter_mut().zip([1, warps, threads]) {
+        *sum += more;
+    }
+}
+
+/// The report: a line for each fault and leak, then one for each kernel that ran as PTX with what it executed, and one for
+/// each function with its number of calls.
 pub(crate) fn report(leaks: &[String]) -> String {
     let record = record();
     let mut text = String::new();
@@ -80,6 +92,12 @@ pub(crate) fn report(leaks: &[String]) -> String {
     }
     for leak in leaks {
         _ = writeln!(text, "leak: {leak}");
+    }
+    for (kernel, [launches, warps, threads]) in &record.executed {
+        _ = writeln!(
+            text,
+            "executed: {kernel} {launches} launches {warps} warp instructions {threads} thread instructions"
+        );
     }
     for (function, count) in &record.calls {
         _ = writeln!(text, "calls: {function} {count}");

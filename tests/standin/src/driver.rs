@@ -1,14 +1,11 @@
 //! The driver's functions. Names, arguments and errors are those of CUDA's driver API.
 #![allow(non_snake_case, missing_docs, unreachable_pub)]
 
-use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-
-use emulation::Library;
+use std::sync::Arc;
 
 use crate::calls::{enter, fault, number, reset, write_report};
+use crate::code::Code;
 use crate::nvrtc;
 use crate::work::Work;
 use crate::world::{Capture, Event, Function, Module, Stream, World, error, world};
@@ -672,16 +669,23 @@ pub unsafe extern "C" fn cuModuleLoadData(module: *mut u64, image: *const c_void
         }
         // SAFETY: fatbins and what our compiler makes have at least 8 bytes.
         let first = unsafe { std::slice::from_raw_parts(image.cast::<u8>(), 8) };
-        if first != nvrtc::MAGIC {
+        let is_ptx = first.starts_with(b"//") || first.starts_with(b".version");
+        if first != nvrtc::MAGIC && !is_ptx {
             // Code for a GPU.
             return Err(error::NO_BINARY_FOR_GPU);
         }
-        // SAFETY: our compiler ends its text with a 0.
+        // SAFETY: both texts end with a 0.
         let text = unsafe { CStr::from_ptr(image.cast()) };
-        let source = nvrtc::source(text).ok_or(error::INVALID_VALUE)?;
-        let library = library(source).ok_or(error::INVALID_VALUE)?;
+        let code = if is_ptx {
+            let code = Code::ptx(&text.to_string_lossy());
+            code.map_err(|problem| fault(format!("cuModuleLoadData: {problem}")))
+                .ok()
+        } else {
+            nvrtc::source(text).and_then(Code::cpp)
+        };
+        let code = code.ok_or(error::INVALID_VALUE)?;
         let handle = world.handle();
-        world.modules.insert(handle, Module { library });
+        world.modules.insert(handle, Module { code });
         // SAFETY: the caller's pointer, as CUDA documents it.
         unsafe { put(module, handle) }
     })
@@ -720,14 +724,14 @@ pub unsafe extern "C" fn cuModuleGetFunction(
             .into_owned();
         let found = world.modules.get(&module);
         let found = known("cuModuleGetFunction", module, found)?;
-        let library = found.library.clone();
-        let param_bytes = library.param_bytes(&name).ok_or(error::NOT_FOUND)?;
+        let code = found.code.clone();
+        let param_bytes = code.param_bytes(&name).ok_or(error::NOT_FOUND)?;
         let handle = world.handle();
         world.functions.insert(
             handle,
             Function {
                 module,
-                library,
+                code,
                 name,
                 param_bytes,
                 shared: DEFAULT_SHARED,
@@ -803,7 +807,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
         }
         let work = Work::Kernel {
             module: found.module,
-            library: found.library.clone(),
+            code: found.code.clone(),
             kernel: found.name.clone(),
             grid: blocks,
             block: block_x,
@@ -845,17 +849,6 @@ unsafe fn parameter_block(extra: *mut *mut c_void) -> Result<Vec<u8>, u32> {
         }
         _ => Err(error::INVALID_VALUE),
     }
-}
-
-/// The kernels of a source. A library stays loaded once it is, because its threads' stacks do.
-fn library(source: PathBuf) -> Option<Arc<Library>> {
-    static LIBRARIES: LazyLock<Mutex<BTreeMap<PathBuf, Arc<Library>>>> =
-        LazyLock::new(Mutex::default);
-    let include = source.parent()?.to_owned();
-    let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = libraries.entry(source.clone());
-    let new = || Arc::new(Library::new(source, &include, &nvrtc::cache(), false));
-    Some(known.or_insert_with(new).clone())
 }
 
 /// What a handle stands for.

@@ -1,14 +1,16 @@
-//! The compiler's functions (NVRTC). The "code" that it makes names a copy of the source, which the driver compiles as C++.
+//! The compiler's functions (NVRTC). Its code names a copy of the source, which the driver compiles as C++, or is the PTX that
+//! nvcc makes of it.
 #![allow(non_snake_case, missing_docs, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::calls::enter;
+use crate::calls::{enter, number};
 
 /// The first bytes of the code.
 pub(crate) const MAGIC: &[u8; 8] = b"STAND-IN";
@@ -87,9 +89,42 @@ impl Program {
             std::fs::write(&temporary, text)?;
             std::fs::rename(&temporary, &path)?;
         }
-        self.code = format!("STAND-IN {}\0", source.display()).into_bytes();
+        self.code = match number("CENTERPOINT_STANDIN_PTX", 0) {
+            0 => format!("STAND-IN {}", source.display()).into_bytes(),
+            architecture => ptx(&source, &folder, architecture)?,
+        };
+        self.code.push(0);
         Ok(())
     }
+}
+
+/// The PTX that nvcc makes of a source, with the options of build.rs.
+fn ptx(source: &Path, include: &Path, architecture: u64) -> std::io::Result<Vec<u8>> {
+    let file = source.with_extension(format!("compute_{architecture}.ptx"));
+    if let Ok(known) = std::fs::read(&file) {
+        return Ok(known);
+    }
+    let named = PathBuf::from(std::env::var_os("CENTERPOINT_NVCC").unwrap_or("nvcc".into()));
+    let nvcc = match named.is_dir() {
+        true => named.join("nvidia/cu13/bin/nvcc"),
+        false => named,
+    };
+    let temporary = file.with_extension(std::process::id().to_string());
+    let done = Command::new(nvcc)
+        .args(["-std=c++17", "-O3", "-fmad=false", "-ptx"])
+        .arg(format!("-arch=compute_{architecture}"))
+        .arg("-I")
+        .arg(include)
+        .arg(source)
+        .arg("-o")
+        .arg(&temporary)
+        .output()?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        return Err(std::io::Error::other(said));
+    }
+    std::fs::rename(&temporary, &file)?;
+    std::fs::read(file)
 }
 
 /// A C string's text.
@@ -111,7 +146,8 @@ pub unsafe extern "C" fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c
     // SAFETY: the caller's pointers, as NVRTC documents them. No real version, so that no cache mixes their code.
     unsafe {
         major.write(12);
-        minor.write(99);
+        // Another version for each kind of code.
+        minor.write(900 + number("CENTERPOINT_STANDIN_PTX", 99) as c_int);
     }
     enter("nvrtcVersion").map_or_else(|code| code as c_int, |()| 0)
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use emulation::{Call, Library};
+use emulation::Call;
 
 use crate::calls::{fault, number};
+use crate::code::Code;
 use crate::world::{World, error};
 
 /// A part of a stream's work.
@@ -16,7 +17,7 @@ pub(crate) enum Work {
     /// A launch.
     Kernel {
         module: u64,
-        library: Arc<Library>,
+        code: Code,
         kernel: String,
         grid: [u32; 3],
         block: u32,
@@ -188,7 +189,7 @@ impl World {
     fn kernel(&mut self, work: &Work) {
         let Work::Kernel {
             module,
-            library,
+            code,
             kernel,
             grid,
             block,
@@ -222,7 +223,7 @@ impl World {
         }
         // SAFETY: the addresses in the parameter are of living memory; what the kernel reaches from there is what the test is
         // about, and the margins around memory tell.
-        if let Err(reason) = unsafe { library.run(&call) } {
+        if let Err(reason) = unsafe { code.run(&call, self) } {
             fault(format!("`{kernel}`: {reason}"));
             self.sticky = Some(error::LAUNCH_FAILED);
             return;

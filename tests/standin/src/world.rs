@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use emulation::Library;
-
 use crate::calls::{fault, number};
+use crate::code::Code;
 use crate::work::{Work, Worker};
 
 /// CUDA's errors (`CUresult`).
@@ -102,13 +101,13 @@ impl Drop for Memory {
 
 /// A module: the kernels of one source.
 pub(crate) struct Module {
-    pub(crate) library: Arc<Library>,
+    pub(crate) code: Code,
 }
 
 /// A kernel of a module.
 pub(crate) struct Function {
     pub(crate) module: u64,
-    pub(crate) library: Arc<Library>,
+    pub(crate) code: Code,
     pub(crate) name: String,
     pub(crate) param_bytes: usize,
     /// Most bytes of dynamic shared memory.
