@@ -89,6 +89,94 @@ fn cp_infer_gives_the_cpus_bytes() {
     }
 }
 
+/// The boxes of frames by `cp-infer`, and its report with the stand-in's settings `variables`.
+fn boxes(
+    plan: &str,
+    frames: &[&str],
+    device: &str,
+    variables: &[(&str, &str)],
+) -> (String, PathBuf, tempfile::TempDir) {
+    let out = tempfile::tempdir().unwrap();
+    let log = out.path().join("log");
+    let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &log);
+    command
+        .arg("--engine")
+        .arg(repository().join(format!("engines/demo/{plan}.plan")))
+        .args(["--device", device, "--format", "json", "--pcd"])
+        .args(
+            frames
+                .iter()
+                .map(|frame| repository().join("calib/demo/frames").join(frame)),
+        )
+        .envs(variables.iter().copied());
+    (printed(&mut command), log, out)
+}
+
+/// Runs two frames with what a compiler makes of the kernels.
+fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[(&str, &str)]) {
+    let frames = ["000000.bin", "000003.bin"];
+    let (expected, ..) = boxes(plan, &frames, "cpu", &[]);
+    let (found, log, _out) = boxes(plan, &frames, "cuda", variables);
+    assert!(found == expected, "{plan}, {variables:?}");
+    let lines = faults(&log);
+    let (executed, others): (Vec<_>, Vec<_>) = lines
+        .iter()
+        .partition(|line| line.starts_with("executed: "));
+    assert!(others.is_empty(), "{others:?}");
+    for kernel in ["decode_cells", "features_pfn", "nms_step", "pillars_number"] {
+        let kernel = format!("executed: {kernel} ");
+        assert!(
+            executed.iter().any(|line| line.starts_with(&kernel)),
+            "{executed:?}"
+        );
+    }
+    println!(
+        "{plan} {variables:?}\n{}",
+        executed
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    );
+}
+
+/// What nvcc makes for the oldest architecture, and for one with other instructions; in several schedules.
+#[test]
+#[ignore = "needs CENTERPOINT_NVCC"]
+fn nvccs_ptx_gives_the_cpus_bytes() {
+    crate::common::variable("CENTERPOINT_NVCC");
+    let ptx = "CENTERPOINT_STANDIN_PTX";
+    for (plan, variables) in [
+        (
+            "int8",
+            &[(ptx, "75"), ("CENTERPOINT_STANDIN_RACES", "1")][..],
+        ),
+        ("fp32", &[(ptx, "75")]),
+        ("int8", &[(ptx, "80"), ("CENTERPOINT_STANDIN_SEED", "3")]),
+        (
+            "int8",
+            &[
+                (ptx, "75"),
+                ("CENTERPOINT_STANDIN_SEED", "4"),
+                ("CENTERPOINT_STANDIN_INDEPENDENT", "1"),
+            ],
+        ),
+    ] {
+        compiled_kernels_give_the_cpus_bytes(plan, variables);
+    }
+}
+
+/// A GPU newer than NVRTC gets PTX from it.
+#[test]
+#[ignore = "needs CENTERPOINT_NVRTC"]
+fn nvrtcs_ptx_gives_the_cpus_bytes() {
+    let nvrtc = crate::common::variable("CENTERPOINT_NVRTC");
+    let variables = [
+        ("CENTERPOINT_NVRTC", &*nvrtc),
+        ("CENTERPOINT_STANDIN_ARCH", "129"),
+    ];
+    compiled_kernels_give_the_cpus_bytes("int8", &variables);
+}
+
 #[test]
 fn cp_bench_runs() {
     let out = tempfile::tempdir().unwrap();

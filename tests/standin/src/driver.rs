@@ -843,8 +843,8 @@ unsafe fn parameter_block(extra: *mut *mut c_void) -> Result<Vec<u8>, u32> {
         at = unsafe { at.add(2) };
     }
     match (start, bytes) {
-        // SAFETY: the block has that size.
         (Some(start), Some(bytes)) => {
+            // SAFETY: the block has that size.
             Ok(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), bytes) }.to_vec())
         }
         _ => Err(error::INVALID_VALUE),
