@@ -4,7 +4,8 @@ use crate::clocks::WarpClocks;
 use crate::fault::{Fault, FaultKind};
 use crate::module::{Barrier, Dst, LANES, Op, Reduction};
 use crate::race::Shadow;
-use crate::run::{Machine, Stop};
+use crate::run::Machine;
+use crate::steps::Stop;
 use crate::warp::{Wait, Warp};
 
 /// Barriers of a block.

@@ -1,7 +1,8 @@
 //! `.sync` instructions of a warp, once all lanes of the mask are there.
 
+use crate::access::updated;
 use crate::block::Shared;
-use crate::execute::{Step, lanes, trouble, updated};
+use crate::execute::{Step, lanes, trouble};
 use crate::fault::{FaultKind, Space};
 use crate::mma;
 use crate::module::{

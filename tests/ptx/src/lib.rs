@@ -7,13 +7,17 @@
 //! Sources: NVIDIA's "Parallel Thread Execution ISA" 9.0 for all instructions. Approximations (`ex2.approx`,
 //! `sin.approx`, …) are more exact than hardware's, so their bits differ.
 
+mod access;
 mod arith;
 mod block;
 mod builder;
 mod clocks;
 mod collective;
+mod convert;
+mod copies;
 mod decode;
 mod execute;
+mod fast;
 mod fault;
 mod float;
 mod layout;
@@ -21,10 +25,14 @@ mod lex;
 mod memory;
 mod mma;
 mod module;
+mod numbers;
+mod operands;
 mod parse;
 mod race;
 mod random;
+mod report;
 mod run;
+mod steps;
 mod transfer;
 mod warp;
 

@@ -4,7 +4,7 @@
 //! p elements in a register, in row g (+ 8 for every second register of A and C) and at depth p * t + i % p (plus
 //! 4 p for later registers). Sums of halves are exact here, and rounded once; hardware may round in between.
 
-use crate::float::{half_from, widen_half};
+use crate::convert::{half_from, widen_half};
 use crate::module::{LANES, Lanes32, Multiply};
 
 const ROWS: usize = 16;

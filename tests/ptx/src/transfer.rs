@@ -1,12 +1,13 @@
 //! Decodes what touches memory or other threads: loads, stores, atomics, barriers, warp operations, branches.
 
-use crate::builder::{Builder, Operand, Register};
+use crate::builder::Builder;
 use crate::decode::{Opcode, narrow};
 use crate::fault::{Error, Space};
 use crate::module::{
     Atomic, Barrier, Collective, Copy, Dst, Load, Multiply, Op, Pred, Reduction, SINK, Shuffle,
     Src, Store, Sync, Type, Update, Vote,
 };
+use crate::operands::{Operand, Register};
 
 fn space(opcode: &Opcode<'_>) -> Space {
     opcode.parts[1..]

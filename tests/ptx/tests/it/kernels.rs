@@ -231,3 +231,278 @@ fn boxes_are_suppressed_alike_in_every_schedule() {
         }
     }
 }
+
+/// A PFN of layers of a width; see `kernels/features.cu`.
+struct Pfn {
+    widths: Vec<usize>,
+    max_points: usize,
+    chunk: usize,
+}
+
+const INPUTS: usize = 12;
+
+impl Pfn {
+    /// Columns of the row and of the appended maximum that a layer reads.
+    fn reads(&self, layer: usize) -> (usize, usize) {
+        if layer == 0 {
+            (INPUTS, 0)
+        } else {
+            (self.widths[layer - 1], self.widths[layer - 1])
+        }
+    }
+
+    fn starts(&self) -> Vec<usize> {
+        let mut at = 0;
+        let size = |layer: usize| {
+            let (inputs, maxes) = self.reads(layer);
+            (1 + inputs + maxes) * self.widths[layer]
+        };
+        (0..=self.widths.len())
+            .map(|layer| {
+                let start = at;
+                at += if layer < self.widths.len() {
+                    size(layer)
+                } else {
+                    0
+                };
+                start
+            })
+            .collect()
+    }
+
+    /// The features of a pillar, with the kernel's order of operations.
+    fn features(&self, points: &[[f32; 4]], cell: usize, weights: &[f32]) -> Vec<f32> {
+        let mut mean = [0f32; 3];
+        for point in points {
+            for axis in 0..3 {
+                mean[axis] += point[axis];
+            }
+        }
+        let mean = mean.map(|sum| sum / points.len() as f32);
+        let center = |index: usize| 0.5f32 / 2.0 + index as f32 * 0.5 + 0.0;
+        let mut rows: Vec<Vec<f32>> = points
+            .iter()
+            .map(|p| {
+                let offsets = [p[0] - mean[0], p[1] - mean[1], p[2] - mean[2]];
+                let places = [p[0] - center(cell % 10), p[1] - center(cell / 10)];
+                let mut row = [&p[..], &offsets, &places].concat();
+                row.resize(INPUTS, 0.0);
+                row
+            })
+            .collect();
+        if points.len() < self.max_points {
+            rows.push(vec![0.0; INPUTS]);
+        }
+        let mut max = Vec::new();
+        for (layer, &start) in self.starts()[..self.widths.len()].iter().enumerate() {
+            let width = self.widths[layer];
+            let (_, maxes) = self.reads(layer);
+            let next: Vec<Vec<f32>> = rows
+                .iter()
+                .map(|row| {
+                    (0..width)
+                        .map(|c| {
+                            let mut sum = weights[start + c];
+                            for (k, x) in max[..maxes].iter().chain(row).enumerate() {
+                                sum += x * weights[start + (1 + k) * width + c];
+                            }
+                            if sum > 0.0 { sum } else { 0.0 }
+                        })
+                        .collect()
+                })
+                .collect();
+            max = (0..width)
+                .map(|c| next.iter().map(|r| r[c]).fold(0.0, f32::max))
+                .collect();
+            rows = next;
+        }
+        max
+    }
+
+    fn check(&self, kernel: &str, module: &Module) {
+        const PILLARS: usize = 20;
+        let mut random = Uniform(11);
+        let starts = self.starts();
+        let count = starts[self.widths.len()];
+        let weights: Vec<f32> = (0..count).map(|_| random.next() - 0.5).collect();
+        let (mut points, mut slots, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let cells: Vec<u32> = (0..PILLARS as u32).map(|i| i * 3).collect();
+        for pillar in 0..PILLARS {
+            let kept = if pillar == 0 {
+                self.max_points
+            } else {
+                1 + pillar * 7 % self.max_points
+            };
+            for slot in 0..self.max_points {
+                slots.push(if slot < kept {
+                    points.len() as u32
+                } else {
+                    u32::MAX
+                });
+                if slot < kept {
+                    points.push([0.0; 4].map(|_: f32| random.next() * 5.0));
+                }
+            }
+            counts.push(kept as u32);
+        }
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+        let width = self.widths[self.widths.len() - 1];
+        let warp_floats = self.chunk * (INPUTS + 64) + self.widths.iter().sum::<usize>();
+        let mut expected = Vec::new();
+        for pillar in 0..PILLARS {
+            let first = slots[pillar * self.max_points] as usize;
+            let own = &points[first..first + counts[pillar] as usize];
+            expected.extend(bits(&self.features(own, cells[pillar] as usize, &weights)));
+        }
+        for options in schedules() {
+            let heap = Heap::default();
+            let aligned = |words: &[u32]| {
+                (0..64)
+                    .map(|_| heap.words(words))
+                    .find(|a| a % 16 == 0)
+                    .expect("an aligned buffer")
+            };
+            let mut frame = Params::default()
+                .address(heap.words(&bits(points.as_flattened())))
+                .numbers(&[points.len() as u32, 4, 4, 0, 1, 2, 3])
+                .numbers(&[0; 12])
+                .reals(&[1.0; 16])
+                .numbers(&[u32::MAX, 1, 0, 0, 0])
+                .reals(&[0.0; 12]);
+            frame.0.resize(160 + 56 * 256, 0);
+            let out = heap.blank(4 * PILLARS * width);
+            let mut params = Params::default()
+                .address(heap.buffer(&frame.0))
+                .address(heap.words(&[PILLARS as u32]))
+                .address(heap.words(&counts))
+                .address(heap.words(&cells))
+                .address(heap.words(&slots))
+                .address(aligned(&bits(&weights)))
+                .address(out)
+                .numbers(&[
+                    PILLARS as u32,
+                    self.max_points as u32,
+                    10,
+                    1,
+                    2,
+                    width as u32,
+                ])
+                .numbers(&[
+                    count as u32,
+                    self.chunk as u32,
+                    INPUTS as u32,
+                    64,
+                    warp_floats as u32,
+                ])
+                .numbers(&[
+                    self.widths.iter().sum::<usize>() as u32,
+                    self.widths.len() as u32,
+                ])
+                .reals(&[0.5, 0.5, 4.0, 0.0, 0.0, 0.0]);
+            for layer in 0..3 {
+                let mut numbers = [0; 4];
+                if layer < self.widths.len() {
+                    let (inputs, maxes) = self.reads(layer);
+                    numbers = [inputs, maxes, self.widths[layer], starts[layer]].map(|n| n as u32);
+                }
+                params = params.numbers(&numbers);
+            }
+            let params = params.numbers(&[0]);
+            let held = if kernel == "features_pfn" { count } else { 0 };
+            let launched = Launch {
+                kernel,
+                grid: [5, 1, 1],
+                block: [64, 1, 1],
+                shared: (4 * (held + 2 * warp_floats)) as u32,
+                params: &params.0,
+            };
+            launch(module, &launched, &heap, &options)
+                .unwrap_or_else(|fault| panic!("{fault} ({options:?})"));
+            assert_eq!(heap.read_words(out), expected, "{options:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs nvcc"]
+fn features_are_those_of_a_plain_loop() {
+    let module = module("features");
+    let wide = Pfn {
+        widths: vec![64],
+        max_points: 20,
+        chunk: 20,
+    };
+    let deep = Pfn {
+        widths: vec![32, 64],
+        max_points: 30,
+        chunk: 8,
+    };
+    for kernel in ["features_pfn", "features_pfn_large"] {
+        wide.check(kernel, &module);
+        deep.check(kernel, &module);
+    }
+}
+
+#[test]
+#[ignore = "needs nvcc"]
+fn scattered_maps_hold_the_features() {
+    const MOST: usize = 70;
+    let module = module("scatter");
+    let mut random = Uniform(5);
+    for (element, vector) in [(0u32, 1u32), (1, 1), (2, 32), (0, 4)] {
+        let features: Vec<f32> = (0..MOST * 32).map(|_| random.next() * 10.0 - 5.0).collect();
+        let bits: Vec<u32> = features.iter().map(|v| v.to_bits()).collect();
+        // Two frames: the second one has other pillars, so that cells are cleared.
+        let frames: [Vec<u32>; 2] = [
+            (0..60).map(|i| i * 3).collect(),
+            (0..70).map(|i| i * 2 + 1).collect(),
+        ];
+        let size = [4, 2, 1][element as usize];
+        for options in schedules() {
+            let heap = Heap::default();
+            let map = heap.buffer(&vec![0; 32 * 200 * size]);
+            let written = heap.words(&[u32::MAX; MOST]);
+            for cells in &frames {
+                let mut pillar_of_cell = vec![0u32; 200];
+                for (pillar, &cell) in cells.iter().enumerate() {
+                    pillar_of_cell[cell as usize] = pillar as u32;
+                }
+                let mut padded = cells.clone();
+                padded.resize(MOST, 0);
+                let plane = 200 * vector;
+                let params = Params::default()
+                    .address(heap.words(&bits))
+                    .address(heap.words(&padded))
+                    .address(heap.words(&[cells.len() as u32]))
+                    .address(heap.words(&pillar_of_cell))
+                    .address(written)
+                    .address(map)
+                    .numbers(&[element, 32, 10, 20, plane, 20 * vector, vector, vector])
+                    .reals(&[0.05])
+                    .numbers(&[0, MOST as u32, 0]);
+                run(&module, "scatter_write", 3, 256, &params, &heap, &options);
+                let found = heap.read(map);
+                for (cell, channel) in
+                    (0..200usize).flat_map(|cell| (0..32).map(move |c| (cell, c)))
+                {
+                    let v = vector as usize;
+                    let at = (channel / v * 200 * v + cell * v + channel % v) * size;
+                    let pillar = cells.iter().position(|&c| c as usize == cell);
+                    let value = pillar.map_or(0.0, |pillar| features[pillar * 32 + channel]);
+                    let close = match element {
+                        0 => found[at..at + 4] == value.to_le_bytes(),
+                        1 => {
+                            let half = u16::from_le_bytes([found[at], found[at + 1]]);
+                            (value == 0.0) == (half == 0)
+                        }
+                        _ => {
+                            let code = f32::from(found[at] as i8);
+                            code == (value / 0.05).round_ties_even().clamp(-128.0, 127.0)
+                        }
+                    };
+                    assert!(close, "{element} {vector}: cell {cell} channel {channel}");
+                }
+            }
+        }
+    }
+}
