@@ -266,7 +266,8 @@ fn masks_that_are_wrong() {
         "{found}"
     );
     let found = fault(
-        "setp.lt.u32 %p1, %r0, 16; @%p1 bra A;\nvote.sync.ballot.b32 %r2, %p1, -1;\nbra END;\nA: shfl.sync.idx.b32 %r2, %r0, 0, 31, -1;\nEND: mov.u32 %r2, 0;",
+        "setp.lt.u32 %p1, %r0, 16; \
+        @%p1 bra A;\nvote.sync.ballot.b32 %r2, %p1, -1;\nbra END;\nA: shfl.sync.idx.b32 %r2, %r0, 0, 31, -1;\nEND: mov.u32 %r2, 0;",
     );
     assert!(
         matches!(found.kind, FaultKind::SyncMismatch { .. }),

@@ -401,9 +401,9 @@ impl Pfn {
                 .reals(&[0.5, 0.5, 4.0, 0.0, 0.0, 0.0]);
             for layer in 0..3 {
                 let mut numbers = [0; 4];
-                if layer < self.widths.len() {
+                if let (Some(&width), Some(&start)) = (self.widths.get(layer), starts.get(layer)) {
                     let (inputs, maxes) = self.reads(layer);
-                    numbers = [inputs, maxes, self.widths[layer], starts[layer]].map(|n| n as u32);
+                    numbers = [inputs, maxes, width, start].map(|n| n as u32);
                 }
                 params = params.numbers(&numbers);
             }
