@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ptx::{Launch, Module, Options};
 
@@ -28,7 +29,11 @@ fn nvcc() -> PathBuf {
 
 pub(crate) fn compile(source: &Path, architecture: u32) -> String {
     let stem = source.file_stem().expect("a name").to_string_lossy();
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem}_{architecture}.ptx"));
+    // Tests that run at the same time compile the same kernels.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{stem}_{architecture}_{}_{number}.ptx", std::process::id());
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let status = Command::new(nvcc())
         .args(["-std=c++17", "-O3", "-fmad=false", "-ptx"])
         .arg(format!("-arch=compute_{architecture}"))
@@ -38,7 +43,9 @@ pub(crate) fn compile(source: &Path, architecture: u32) -> String {
         .status()
         .expect("nvcc starts");
     assert!(status.success());
-    std::fs::read_to_string(output).expect("a PTX text")
+    let text = std::fs::read_to_string(&output).expect("a PTX text");
+    std::fs::remove_file(output).expect("the PTX text goes");
+    text
 }
 
 #[test]
