@@ -160,6 +160,40 @@ fn scales_that_do_not_fit_are_refused() {
     assert!(message.contains("`weights.bits`"), "{message}");
 }
 
+/// Scales of a file can be anything.
+#[test]
+fn scales_that_are_no_ranges_are_refused() {
+    let folder = qat::folder();
+    let path = folder.path();
+    qat::quantized(path, "model", &["--out", "q.plan", "--onnx", "q"]);
+    let network = path.join("q/pts_backbone_neck_head.onnx");
+    // It has the hashes of the files.
+    std::fs::remove_file(path.join("q/manifest.json")).unwrap();
+    let good = Graph::read(&network).unwrap();
+    for (tensor, value) in [
+        ("wide.weight_scale", f32::NAN),
+        ("wide.weight_scale", -0.5),
+        ("a_scale", f32::INFINITY),
+        ("a_scale", -1.0),
+    ] {
+        let mut graph = good.clone();
+        let edited = graph.edit(|proto| {
+            let mut tensors = proto.initializer.iter_mut();
+            let scales = tensors.find(|t| t.name() == tensor).unwrap();
+            let mut bytes = scales.raw_data().to_vec();
+            bytes[..4].copy_from_slice(&value.to_le_bytes());
+            scales.raw_data = Some(bytes.into());
+        });
+        edited.unwrap();
+        graph.write(&network).unwrap();
+        let message = refused(path, &quantize("model", &["--scales", "q"]), BAD_INPUT);
+        assert!(
+            message.contains(tensor.trim_end_matches("_scale")),
+            "{message}"
+        );
+    }
+}
+
 /// A deconvolution that runs as a 1×1 convolution has one scale for all of its 4 × 8 channels.
 #[test]
 fn a_deconvolution_has_one_scale_if_it_is_asked_for() {

@@ -96,6 +96,7 @@ impl GivenScales {
             let read = quantize::read_pair(graph, node)?;
             let (amax, note) = match read {
                 Ok(weight) if weight.kind == QuantizerKind::Weight => {
+                    given.check(source, &weight.amax)?;
                     let format = WeightFormat {
                         bits: weight.bits,
                         amax: Some(weight.amax),
@@ -115,6 +116,7 @@ impl GivenScales {
                     None => continue,
                 },
             };
+            given.check(source, &[amax])?;
             let known = given.maps.entry(source.clone()).or_insert(amax);
             let several = *known != amax;
             *known = known.max(amax);
@@ -221,13 +223,14 @@ impl GivenScales {
             });
         }
         let amax = scaled;
+        self.check(name, &amax)?;
         let inner: usize = weight.shape().iter().skip(axis + 1).product();
         let most = f64::from(greatest_code(given.bits));
         let steps = |(i, (a, b)): (usize, (&f32, &f32))| {
             let amax = f64::from(amax[i / inner % channels]);
             let step = if amax > 0.0 { amax / most } else { 1.0 };
             // Weights beyond the range saturate, which says nothing about where they come from.
-            let [a, b] = [a, b].map(|w| f64::from(*w).clamp(-amax, amax));
+            let [a, b] = [a, b].map(|w| f64::from(*w).max(-amax).min(amax));
             ((a - b) / step).powi(2)
         };
         let errors: f64 = weight.iter().zip(&fused).enumerate().map(steps).sum();
@@ -243,6 +246,18 @@ impl GivenScales {
             bits: given.bits,
             amax: Some(amax),
         })
+    }
+
+    /// Fails for a range that is none.
+    fn check(&self, tensor: &str, amax: &[f32]) -> Result<()> {
+        match amax.iter().find(|amax| !amax.is_finite() || **amax < 0.0) {
+            None => Ok(()),
+            Some(&amax) => Err(BuildError::BadRange {
+                path: self.path.clone(),
+                tensor: tensor.to_owned(),
+                amax,
+            }),
+        }
     }
 
     fn refuse(&self, what: String) -> BuildError {

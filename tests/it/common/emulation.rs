@@ -8,7 +8,7 @@ use std::alloc::{self, Layout};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use ::emulation::{Call, Kernels};
 use bytemuck::NoUninit;
@@ -39,13 +39,24 @@ const SIDE_BY_SIDE: u64 = 1 << 63;
 /// selects the order of its blocks and threads (0: natural, 1: reversed, else random; 3, 7, 11 …: two blocks at a
 /// time).
 pub(crate) fn device(seed: u64) -> Arc<dyn Device> {
-    // Opened once, because that loads all kernels.
-    static GPU: LazyLock<Arc<dyn Device>> = LazyLock::new(|| cuda::open().unwrap());
     match std::env::var(DEVICE) {
-        Ok(name) if name == "cuda" => GPU.clone(),
+        Ok(name) if name == "cuda" => gpu(),
         Ok(name) => panic!("{DEVICE} may be `cuda`, not `{name}`"),
         Err(_) => emulated(seed, seed % 4 == 3),
     }
+}
+
+/// The GPU. It is opened once, because that loads all kernels, and again after a test has lost it.
+fn gpu() -> Arc<dyn Device> {
+    static GPU: Mutex<Option<Arc<dyn Device>>> = Mutex::new(None);
+    let mut gpu = GPU.lock().unwrap_or_else(PoisonError::into_inner);
+    if gpu
+        .as_ref()
+        .is_some_and(|gpu| matches!(gpu.wait(), Err(CudaError::Lost { .. })))
+    {
+        *gpu = None;
+    }
+    gpu.get_or_insert_with(|| cuda::open().unwrap()).clone()
 }
 
 /// An emulated device regardless of [`DEVICE`]; with `side_by_side`, two blocks run at a time.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
+use centerpoint::cuda::CudaError;
+use centerpoint::internals::cuda::{CopyEnd, Launch};
 use centerpoint::{Detector, Device, Options, PointCloud, cuda};
 
 use crate::common::{repository, write_plan};
@@ -175,6 +177,133 @@ fn nvrtcs_ptx_gives_the_cpus_bytes() {
         ("CENTERPOINT_STANDIN_ARCH", "129"),
     ];
     compiled_kernels_give_the_cpus_bytes("int8", &variables);
+}
+
+/// The lines of a PTX text with one changed: `change` returns what replaces a line, for the first line that it changes.
+fn changed(text: &str, change: impl Fn(&str) -> Option<String>) -> String {
+    let mut done = false;
+    let lines = text
+        .lines()
+        .map(|line| match change(line).filter(|_| !done) {
+            Some(other) => {
+                done = true;
+                other
+            }
+            None => line.to_owned(),
+        });
+    let lines: Vec<String> = lines.collect();
+    assert!(done, "nothing to change");
+    lines.join("\n")
+}
+
+/// What breaks the compiled kernels must be seen: as a fault, or by other boxes.
+#[test]
+#[ignore = "needs CENTERPOINT_NVCC"]
+fn planted_faults_in_ptx_are_seen() {
+    let nvcc = PathBuf::from(crate::common::variable("CENTERPOINT_NVCC"));
+    let nvcc = if nvcc.is_dir() {
+        nvcc.join("nvidia/cu13/bin/nvcc")
+    } else {
+        nvcc
+    };
+    let out = tempfile::tempdir().unwrap();
+    let cache = out.path().join("kernels");
+    let run = |name: &str, variables: &[(&str, &str)]| {
+        let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &out.path().join("log"));
+        command
+            .arg("--engine")
+            .arg(repository().join("engines/demo/int8.plan"))
+            .arg("--pcd")
+            .arg(repository().join("calib/demo/frames/000000.bin"))
+            .args(["--device", "cuda", "--format", "json"])
+            .env("CENTERPOINT_STANDIN_CACHE", &cache)
+            .env("CENTERPOINT_STANDIN_PTX", "75")
+            // The program's own cache has the code, too.
+            .env("XDG_CACHE_HOME", out.path().join(name))
+            .envs(variables.iter().copied());
+        let done = command.output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        let stdout = String::from_utf8_lossy(&done.stdout).into_owned();
+        done.status.success().then_some(stdout).ok_or(said)
+    };
+    let expected = run("none", &[]).unwrap();
+    let file = |stage: &str| {
+        let folders = std::fs::read_dir(&cache).unwrap();
+        let mut files = folders.map(|folder| {
+            let folder = folder.unwrap().path();
+            folder.join(format!("{stage}.compute_75.ptx"))
+        });
+        files.find(|file| file.exists()).unwrap()
+    };
+    let without =
+        |what: &'static str| move |line: &str| line.trim().starts_with(what).then(String::new);
+    // The first operand is the result.
+    let swapped = |line: &str| {
+        let rest = line.trim().strip_prefix("sub.rn.f32 ")?;
+        let operands: Vec<&str> = rest.trim().trim_end_matches(';').split(", ").collect();
+        let [to, a, b] = operands[..] else {
+            return None;
+        };
+        Some(format!("sub.rn.f32 {to}, {b}, {a};"))
+    };
+    let races = ("CENTERPOINT_STANDIN_RACES", "1");
+    let independent = [
+        ("CENTERPOINT_STANDIN_INDEPENDENT", "1"),
+        ("CENTERPOINT_STANDIN_SEED", "5"),
+        races,
+    ];
+    let fused = |stage: &str| {
+        let to = out.path().join("fused.ptx");
+        let done = Command::new(&nvcc)
+            .args([
+                "-std=c++17",
+                "-O3",
+                "-fmad=true",
+                "-ptx",
+                "-arch=compute_75",
+                "-o",
+            ])
+            .arg(&to)
+            .arg(repository().join(format!("kernels/{stage}.cu")))
+            .status()
+            .unwrap();
+        assert!(done.success());
+        std::fs::read_to_string(to).unwrap()
+    };
+    let text = |stage: &str| std::fs::read_to_string(file(stage)).unwrap();
+    let plants: [(&str, &str, String, &[(&str, &str)]); 4] = [
+        (
+            "barrier",
+            "nms",
+            changed(&text("nms"), without("bar.sync")),
+            &[races],
+        ),
+        (
+            "warp",
+            "features",
+            changed(&text("features"), without("bar.warp.sync")),
+            &independent,
+        ),
+        (
+            "operands",
+            "pillars",
+            changed(&text("pillars"), swapped),
+            &[],
+        ),
+        ("fused", "features", fused("features"), &[]),
+    ];
+    for (name, stage, planted, variables) in plants {
+        let path = file(stage);
+        let original = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, planted).unwrap();
+        match run(name, variables) {
+            Ok(found) => assert!(found != expected, "{name}: not seen"),
+            Err(said) => println!("{name}: {said}"),
+        }
+        std::fs::write(&path, original).unwrap();
+    }
+    // The other way round: what is not planted is no fault.
+    assert_eq!(run("again", &independent).unwrap(), expected);
 }
 
 #[test]
@@ -384,6 +513,73 @@ fn failing_calls() {
         !standin.is_stale(),
         "a released context is still current to this thread"
     );
+}
+
+#[test]
+fn planted_faults_of_the_host_are_seen() {
+    child("plants");
+}
+
+#[test]
+#[ignore = "started by `planted_faults_of_the_host_are_seen`"]
+#[allow(unsafe_code)]
+fn plants() {
+    let standin = StandIn::open();
+    let seen = |what: &str, error: Result<(), CudaError>, report: &str| {
+        let error = error.expect_err(what);
+        let (_, others) = standin.report();
+        assert!(
+            others.iter().any(|other| other.contains(report)),
+            "{what}: {error}, {others:?}"
+        );
+        println!("{what}: {error}");
+        standin.reset(None);
+    };
+    standin.reset(None);
+
+    let device = cuda::open().unwrap();
+    let launch = Launch {
+        kernel: "nms_step",
+        grid: [1, 1, 1],
+        block: 32,
+        shared: 0,
+    };
+    // SAFETY: the driver refuses the launch.
+    let launched = unsafe { device.launch(&launch, &[0; 12]) };
+    drop(device);
+    seen(
+        "a parameter of another size",
+        launched,
+        "12 bytes of parameters, expected",
+    );
+
+    let device = cuda::open().unwrap();
+    let [from, to] = ["one", "two"].map(|what| device.alloc(what, 256).unwrap());
+    device.begin().unwrap();
+    // SAFETY: both are alive while this is recorded.
+    unsafe { device.copy("a copy", CopyEnd::Device(from), CopyEnd::Device(to), 256) }.unwrap();
+    let graph = device.end().unwrap();
+    // SAFETY: none: the graph still uses it, which is what the stand-in must see.
+    unsafe { device.free(from) };
+    // SAFETY: as above; the stand-in checks before it copies.
+    let replayed = unsafe { device.replay(graph) }.and_then(|()| device.wait());
+    drop(device);
+    seen(
+        "memory that was freed too early",
+        replayed,
+        "reaches freed memory",
+    );
+
+    let device = cuda::open().unwrap();
+    // SAFETY: the function has this type.
+    unsafe {
+        let release: libloading::Symbol<'_, unsafe extern "C" fn(i32) -> u32> =
+            standin.0.get(b"cuDevicePrimaryCtxRelease_v2\0").unwrap();
+        assert_eq!(release(0), 0);
+    }
+    let waited = device.wait();
+    drop(device);
+    seen("a context that was released", waited, "is no context");
 }
 
 #[test]

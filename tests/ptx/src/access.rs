@@ -106,6 +106,7 @@ impl Machine<'_> {
     ) -> Step<()> {
         let at = self.addresses(warp, &load.address, active)?;
         let total = load.bytes * load.count;
+        warp.polled |= load.strong;
         let mut out = [[0u64; LANES]; 4];
         let mut set = active;
         let shift = 64 - 8 * load.bytes as u32;
@@ -218,6 +219,7 @@ impl Machine<'_> {
         let b = self.need(warp, atomic.s[0], active)?;
         let c = self.need(warp, atomic.s[1], active)?;
         let bytes = atomic.ty.bytes();
+        warp.polled = true;
         let mut out = [0; LANES];
         let start = self.first_lane(active);
         for lane in lanes(active & (u32::MAX << start)).chain(lanes(active & !(u32::MAX << start)))

@@ -72,6 +72,11 @@ pub(crate) fn start(
         let (expected, found) = (kernel.param_bytes, launch.params.len());
         return refuse(FaultKind::Parameters { expected, found });
     }
+    // ptxas refuses more.
+    if kernel.static_shared > 48 * 1024 {
+        let (bytes, limit) = (kernel.static_shared, 48 * 1024);
+        return refuse(FaultKind::SharedMemory { bytes, limit });
+    }
     let bytes = kernel.static_shared + launch.shared as usize;
     let limit = shared_limit(options.architecture);
     if bytes > limit {

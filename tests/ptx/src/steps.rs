@@ -66,7 +66,8 @@ impl Machine<'_> {
             }
         }
         // The lanes at the lowest address may wait for others of the warp.
-        warp.last_first = !warp.last_first;
+        warp.last_first = warp.polled && !warp.last_first;
+        warp.polled = false;
         Ok(Stop::Pause)
     }
 

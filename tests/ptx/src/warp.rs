@@ -54,8 +54,10 @@ pub(crate) struct Warp {
     pub(crate) pending: Vec<Pending>,
     pub(crate) groups: [u32; LANES],
     pub(crate) instructions: u64,
-    /// The next group is the one that waited longest in the order of addresses.
+    /// The next group is the one at the highest address.
     pub(crate) last_first: bool,
+    /// It executed atomics or volatile loads lately, so that its lanes may wait for others.
+    pub(crate) polled: bool,
 }
 
 /// Blends lanes of `new` into `old`.
@@ -92,6 +94,7 @@ impl Warp {
             groups: [0; LANES],
             instructions: 0,
             last_first: false,
+            polled: false,
         }
     }
 
@@ -114,6 +117,7 @@ impl Warp {
         self.groups = [0; LANES];
         self.instructions = 0;
         self.last_first = false;
+        self.polled = false;
     }
 
     pub(crate) fn runnable(&self) -> u32 {

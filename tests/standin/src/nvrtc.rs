@@ -66,9 +66,12 @@ fn with(
 
 impl Program {
     /// Stores the source and its headers under their hash.
-    fn compile(&mut self) -> std::io::Result<()> {
+    fn compile(&mut self, options: &[String]) -> std::io::Result<()> {
         let mut hash = Sha256::new();
         hash.update(&self.text);
+        for option in options {
+            hash.update(option);
+        }
         for (name, text) in &self.headers {
             hash.update(name);
             hash.update(text);
@@ -91,15 +94,20 @@ impl Program {
         }
         self.code = match number("CENTERPOINT_STANDIN_PTX", 0) {
             0 => format!("STAND-IN {}", source.display()).into_bytes(),
-            architecture => ptx(&source, &folder, architecture)?,
+            architecture => ptx(&source, &folder, options, architecture)?,
         };
         self.code.push(0);
         Ok(())
     }
 }
 
-/// The PTX that nvcc makes of a source, with the options of build.rs.
-fn ptx(source: &Path, include: &Path, architecture: u64) -> std::io::Result<Vec<u8>> {
+/// The PTX that nvcc makes of a source with the options that NVRTC was given.
+fn ptx(
+    source: &Path,
+    include: &Path,
+    options: &[String],
+    architecture: u64,
+) -> std::io::Result<Vec<u8>> {
     let file = source.with_extension(format!("compute_{architecture}.ptx"));
     if let Ok(known) = std::fs::read(&file) {
         return Ok(known);
@@ -111,7 +119,8 @@ fn ptx(source: &Path, include: &Path, architecture: u64) -> std::io::Result<Vec<
     };
     let temporary = file.with_extension(std::process::id().to_string());
     let done = Command::new(nvcc)
-        .args(["-std=c++17", "-O3", "-fmad=false", "-ptx"])
+        .args(["-O3", "-ptx"])
+        .args(options)
         .arg(format!("-arch=compute_{architecture}"))
         .arg("-I")
         .arg(include)
@@ -207,11 +216,16 @@ pub unsafe extern "C" fn nvrtcCreateProgram(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvrtcCompileProgram(
     program: *mut c_void,
-    _count: c_int,
-    _options: *const *const c_char,
+    count: c_int,
+    options: *const *const c_char,
 ) -> c_int {
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: `count` C strings, as NVRTC documents them.
+    let options = (0..count).map(|i| unsafe { text_of(*options.add(i)) });
+    // The architecture is that of the settings.
+    let options: Vec<String> = options.filter(|option| !option.contains("arch")).collect();
     with("nvrtcCompileProgram", program, |program| {
-        program.compile().map_err(|error| {
+        program.compile(&options).map_err(|error| {
             program.log = error.to_string();
             COMPILATION
         })

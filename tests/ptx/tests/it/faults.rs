@@ -266,7 +266,8 @@ fn masks_that_are_wrong() {
         "{found}"
     );
     let found = fault(
-        "setp.lt.u32 %p1, %r0, 16; @%p1 bra A;\nvote.sync.ballot.b32 %r2, %p1, -1;\nbra END;\nA: shfl.sync.idx.b32 %r2, %r0, 0, 31, -1;\nEND: mov.u32 %r2, 0;",
+        "setp.lt.u32 %p1, %r0, 16; \
+        @%p1 bra A;\nvote.sync.ballot.b32 %r2, %p1, -1;\nbra END;\nA: shfl.sync.idx.b32 %r2, %r0, 0, 31, -1;\nEND: mov.u32 %r2, 0;",
     );
     assert!(
         matches!(found.kind, FaultKind::SyncMismatch { .. }),
@@ -430,4 +431,52 @@ fn texts_that_are_no_modules() {
         Module::parse(".entry k() {"),
         Err(Error::Syntax { .. })
     ));
+}
+
+#[test]
+fn damaged_texts_are_errors_and_no_panics() {
+    let body = ".shared .align 16 .b8 s[512]; .local .align 8 .b8 l[16]; mov.u32 %r3, s; \
+    setp.lt.and.s32 %p1|%p2, %r0, 5, !%p3;
+        @!%p1 bra END; mad.wide.u32 %rd5, %r0, 4, %rd1; ld.global.nc.v2.f32 {%f2, %f3}, [%rd5+8]; \
+        fma.rn.ftz.f32 %f2, %f3, 0f3F800000, %f2;
+        cvt.rni.sat.s8.f32 %r4, %f2; shfl.sync.bfly.b32 %r5|%p4, %r4, 1, 31, -1; vote.sync.ballot.b32 %r6, %p1, -1;
+        bar.red.popc.u32 %r7, 0, 64, %p1; atom.shared.cas.b32 %r8, [s+4], %r7, %r6; prmt.b32.f4e %r9, %r8, %r7, 1;
+        mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%r20, %r21, %r22, %r23}, {%r3, %r3, %r3, %r3}, {%r3, %r3}, {%r3, %r3, %r3, %r3};
+        ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%r20, %r21, %r22, %r23}, [%r3]; \
+        cp.async.cg.shared.global [%r3], [%rd0], 16, %r3;
+        cp.async.wait_group 1; match.all.sync.b32 %r2|%p1, %r3, -1; mov.b64 {%r2, _}, %rd0; \
+        cvt.pack.sat.s8.s32.b32 %r2, %r3, %r4, %r5;
+        T: .branchtargets END, END; brx.idx %r2, T; { .reg .b32 %t; madc.hi.cc.u32 %t, %r2, %r3, %r4; \
+        set.lt.u32.f32 %r2, %f2, 0d3FF0000000000000; }
+        END: redux.sync.min.s32 %r2, %r3, -1; testp.finite.f32 %p1, %f2; bfi.b32 %r2, %r3, %r4, %r5, %r6; \
+        lop3.b32 %r2, %r3, %r4, %r5, 0x96;";
+    let whole = text(body);
+    Module::parse(&whole).unwrap_or_else(|error| panic!("{error}"));
+    let mut state = 1u64;
+    let mut below = move |n: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    for _ in 0..20_000 {
+        let mut damaged = whole.clone();
+        for _ in 0..1 + below(2) {
+            let at = below(damaged.len());
+            match below(4) {
+                0 => damaged.replace_range(at..(at + 1 + below(12)).min(damaged.len()), ""),
+                1 => damaged.truncate(at),
+                2 => damaged.insert_str(
+                    at,
+                    [".", ",", ";", "{", "}", "-", "[", "]", "9", "@", "%p1", "|"][below(12)],
+                ),
+                _ => {
+                    let (from, length) = (below(damaged.len()), below(30));
+                    let piece = damaged[from..(from + length).min(damaged.len())].to_string();
+                    damaged.insert_str(at, &piece);
+                }
+            }
+        }
+        let _ = Module::parse(&damaged);
+    }
 }

@@ -253,12 +253,14 @@ fn permutations_follow_the_table() {
 
 #[test]
 fn carries_chain() {
-    let body = "add.cc.u32 %r2, %r10, %r11; addc.cc.u32 %r3, %r12, %r13; addc.u32 %r4, 0, 0; mov.b64 %rd2, {%r3, %r4};";
+    let body = "add.cc.u32 %r2, %r10, %r11; addc.cc.u32 %r3, %r12, %r13; addc.u32 %r4, 0, 0; \
+        mov.b64 %rd2, {%r3, %r4};";
     assert_eq!(
         one(body, "%rd2", &[0xffff_ffff, 1, 0xffff_ffff, 0]),
         1 << 32
     );
-    let body = "sub.cc.u32 %r2, %r10, %r11; subc.cc.u32 %r3, %r12, %r13; subc.u32 %r4, 5, 0; mov.b64 %rd2, {%r3, %r4};";
+    let body = "sub.cc.u32 %r2, %r10, %r11; subc.cc.u32 %r3, %r12, %r13; subc.u32 %r4, 5, 0; \
+        mov.b64 %rd2, {%r3, %r4};";
     assert_eq!(one(body, "%rd2", &[0, 1, 0, 0]), 0x4_ffff_ffff);
     // 64 x 64 to 128 bits, the upper half.
     let body = "mul.lo.u32 %r20, %r10, %r12; mul.hi.u32 %r21, %r10, %r12;

@@ -1,8 +1,8 @@
 //! The project's kernels on random input: the same results in every schedule, without races.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ptx::{Launch, Module, Options};
+use ptx::{Fault, FaultKind, Launch, Module, Options};
 
 use super::nvcc::compile;
 use super::support::{Heap, launch};
@@ -20,9 +20,12 @@ impl Uniform {
     }
 }
 
+fn kernel_source(stage: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../kernels/{stage}.cu"))
+}
+
 fn module(stage: &str) -> Module {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../kernels");
-    Module::parse(&compile(&folder.join(format!("{stage}.cu")), 75)).expect("a module")
+    Module::parse(&compile(&kernel_source(stage), 75)).expect("a module")
 }
 
 /// A parameter block.
@@ -177,52 +180,90 @@ fn pillars_are_those_of_a_plain_loop() {
     }
 }
 
-#[test]
-#[ignore = "needs nvcc"]
-fn boxes_are_suppressed_alike_in_every_schedule() {
-    const COUNT: usize = 300;
-    let module = module("nms");
+/// Boxes in a square of 20 m, best first, of three classes.
+fn boxes(count: usize) -> Vec<u8> {
     let mut random = Uniform(3);
-    let boxes: Vec<u8> = (0..COUNT)
+    (0..count)
         .flat_map(|i| {
             let (x, y) = (random.next() * 20.0, random.next() * 20.0);
             let (length, width) = (1.0 + 4.0 * random.next(), 1.0 + random.next());
             // Some angles are so large that sine and cosine reduce them slowly.
             let yaw = random.next() * if i % 50 == 0 { 1e12 } else { 7.0 };
-            let score = 1.0 - i as f32 / COUNT as f32;
+            let score = 1.0 - i as f32 / count as f32;
             let values = [x, y, 0.0, length, width, 1.5, yaw, 0.0, 0.0, score];
             Params::default().reals(&values).numbers(&[i as u32 % 3]).0
         })
-        .collect();
-    for (circle, all_suppress) in [(0, 0), (0, 1), (1, 0)] {
+        .collect()
+}
+
+/// How `suppress` compares boxes: in circles, with removed boxes that suppress others, greatest IoU, most boxes.
+type Step = (u32, u32, f32, u32);
+
+/// Runs the kernels of suppression in two groups. Returns the remaining boxes after their totals.
+fn suppress(
+    module: &Module,
+    count: usize,
+    (circle, all_suppress, threshold, most): Step,
+    options: &Options,
+) -> Result<Vec<u8>, Fault> {
+    let heap = Heap::default();
+    let out = heap.blank(16 + 44 * count);
+    let params = Params::default()
+        .address(heap.words(&[count as u32, 5, 6, 0]))
+        .address(heap.buffer(&boxes(count)))
+        .address(heap.blank(32 * count))
+        .address(heap.blank(4 * count))
+        .address(heap.blank(4 * count))
+        .address(heap.blank(4 * count))
+        .address(heap.blank(32 * count))
+        .address(heap.words(&[0, 1, 0]))
+        .address(heap.words(&[4f32.to_bits(); 3]))
+        .address(heap.words(&[0; 4]))
+        .address(out)
+        .address(0)
+        .address(0)
+        .numbers(&[count as u32, circle])
+        .reals(&[threshold, 400.0])
+        .numbers(&[most, 0, all_suppress, 0]);
+    let prepare = count.div_ceil(256) as u32;
+    for (kernel, grid, block) in [
+        ("nms_prepare", prepare, 256),
+        ("nms_step", 2, 256),
+        ("nms_output", 1, 1024),
+    ] {
+        let (grid, block, params) = ([grid, 1, 1], [block, 1, 1], &params.0[..]);
+        launch(
+            module,
+            &Launch {
+                kernel,
+                grid,
+                block,
+                shared: 0,
+                params,
+            },
+            &heap,
+            options,
+        )?;
+    }
+    let found = heap.read(out);
+    let kept = u32::from_le_bytes([found[0], found[1], found[2], found[3]]) as usize;
+    Ok(found[..16 + 44 * kept].to_vec())
+}
+
+#[test]
+#[ignore = "needs nvcc"]
+fn boxes_are_suppressed_alike_in_every_schedule() {
+    let module = module("nms");
+    for step in [(0, 0, 0.1, 83), (0, 1, 0.1, 83), (1, 0, 0.1, 83)] {
         let mut expected: Option<Vec<u8>> = None;
         for options in schedules() {
-            let heap = Heap::default();
-            let out = heap.blank(16 + 44 * COUNT);
-            let params = Params::default()
-                .address(heap.words(&[COUNT as u32, 5, 6, 0]))
-                .address(heap.buffer(&boxes))
-                .address(heap.blank(32 * COUNT))
-                .address(heap.blank(4 * COUNT))
-                .address(heap.blank(4 * COUNT))
-                .address(heap.blank(4 * COUNT))
-                .address(heap.blank(32 * COUNT))
-                .address(heap.words(&[0, 1, 0]))
-                .address(heap.words(&[4f32.to_bits(); 3]))
-                .address(heap.words(&[0; 4]))
-                .address(out)
-                .address(0)
-                .address(0)
-                .numbers(&[COUNT as u32, circle])
-                .reals(&[0.1, 400.0])
-                .numbers(&[83, 0, all_suppress, 0]);
-            run(&module, "nms_prepare", 2, 256, &params, &heap, &options);
-            run(&module, "nms_step", 2, 256, &params, &heap, &options);
-            run(&module, "nms_output", 1, 1024, &params, &heap, &options);
-            let found = heap.read(out);
-            let count = u32::from_le_bytes([found[0], found[1], found[2], found[3]]);
-            assert!((20..=166).contains(&count), "{count} boxes");
-            let found = found[..16 + 44 * count as usize].to_vec();
+            let found = suppress(&module, 300, step, &options)
+                .unwrap_or_else(|fault| panic!("{fault} ({options:?})"));
+            assert!(
+                (20..=166).contains(&(found.len() / 44)),
+                "{} bytes",
+                found.len()
+            );
             assert_eq!(
                 *expected.get_or_insert_with(|| found.clone()),
                 found,
@@ -230,6 +271,41 @@ fn boxes_are_suppressed_alike_in_every_schedule() {
             );
         }
     }
+}
+
+/// Without any one of its barriers a kernel has a race, given enough boxes to use all of it.
+#[test]
+#[ignore = "needs nvcc"]
+fn each_barrier_of_suppression_is_needed() {
+    let text = compile(&kernel_source("nms"), 75);
+    let lines: Vec<&str> = text.lines().collect();
+    let steps = [(0, 0, 0.9, 2000), (0, 0, 0.1, 83), (1, 0, 0.1, 83)];
+    let options = &schedules()[0];
+    let whole = module("nms");
+    for step in steps {
+        suppress(&whole, 1100, step, options).unwrap_or_else(|fault| panic!("{fault}"));
+    }
+    let mut removed = 0;
+    for (at, line) in lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.contains("bar.sync"))
+    {
+        let mut changed = lines.clone();
+        changed[at] = "";
+        let module = Module::parse(&changed.join("\n")).expect("a module");
+        let fault = steps
+            .iter()
+            .find_map(|&step| suppress(&module, 1100, step, options).err());
+        match fault {
+            Some(Fault {
+                kind: FaultKind::Race { .. },
+                ..
+            }) => removed += 1,
+            other => panic!("{line} in line {}: {other:?}", at + 1),
+        }
+    }
+    assert!(removed >= 10, "{removed} barriers");
 }
 
 /// A PFN of layers of a width; see `kernels/features.cu`.
@@ -401,9 +477,9 @@ impl Pfn {
                 .reals(&[0.5, 0.5, 4.0, 0.0, 0.0, 0.0]);
             for layer in 0..3 {
                 let mut numbers = [0; 4];
-                if let (Some(width), Some(start)) = (self.widths.get(layer), starts.get(layer)) {
+                if let (Some(&width), Some(&start)) = (self.widths.get(layer), starts.get(layer)) {
                     let (inputs, maxes) = self.reads(layer);
-                    numbers = [inputs, maxes, *width, *start].map(|n| n as u32);
+                    numbers = [inputs, maxes, width, start].map(|n| n as u32);
                 }
                 params = params.numbers(&numbers);
             }

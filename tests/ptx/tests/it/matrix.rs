@@ -160,7 +160,9 @@ fn halves(k: usize, half_sums: bool) {
     };
     for output in 0..registers {
         let body = format!(
-            "{loads} mov.u32 %r3, 0; mma.sync.aligned.m16n8k{k}.row.col.{ty}.f16.f16.{ty} {{{}}}, {{{}}}, {{{}}}, {{{zero}}}; mov.u32 %r2, %r{};",
+            "{loads} mov.u32 %r3, 0; \
+            mma.sync.aligned.m16n8k{k}.row.col.{ty}.f16.f16.{ty} {{{}}}, {{{}}}, {{{}}}, {{{zero}}}; \
+            mov.u32 %r2, %r{};",
             list(40, registers),
             list(20, a_registers),
             list(20 + a_registers, b_registers),
@@ -190,8 +192,10 @@ fn products_of_halves() {
 #[test]
 fn matrices_are_loaded_by_rows() {
     // Four matrices of 8 rows of 16 bytes; lane i stores row i, whose half j is 8 i + j.
-    let store = ".shared .align 16 .b8 s[512]; mov.u32 %r3, s; shl.b32 %r4, %r0, 4; add.u32 %r4, %r3, %r4; shl.b32 %r5, %r0, 3;
-        shl.b32 %r6, %r5, 16; or.b32 %r6, %r6, %r5; add.u32 %r7, %r6, 0x10000; st.shared.u32 [%r4], %r7; add.u32 %r7, %r6, 0x30002;
+    let store = ".shared .align 16 .b8 s[512]; mov.u32 %r3, s; shl.b32 %r4, %r0, 4; add.u32 %r4, %r3, %r4; \
+        shl.b32 %r5, %r0, 3;
+        shl.b32 %r6, %r5, 16; or.b32 %r6, %r6, %r5; add.u32 %r7, %r6, 0x10000; st.shared.u32 [%r4], %r7; \
+        add.u32 %r7, %r6, 0x30002;
         st.shared.u32 [%r4+4], %r7; add.u32 %r7, %r6, 0x50004; st.shared.u32 [%r4+8], %r7; add.u32 %r7, %r6, 0x70006;
         st.shared.u32 [%r4+12], %r7; bar.warp.sync -1;";
     let element =
@@ -226,7 +230,8 @@ fn matrices_are_loaded_by_rows() {
     }
     // One matrix needs the addresses of 8 lanes only.
     let body = format!(
-        "{store}\nsetp.lt.u32 %p1, %r0, 8; @!%p1 mov.u32 %r4, 3; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r2}}, [%r4];"
+        "{store}\nsetp.lt.u32 %p1, %r0, 8; @!%p1 mov.u32 %r4, 3; \
+        ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r2}}, [%r4];"
     );
     assert_eq!(
         warp(&body, &[0; 32], &options).expect("no fault")[5],

@@ -19,7 +19,8 @@ fn narrow_and_vector_accesses() {
         ),
         0x5678_1234
     );
-    let body = "ld.global.v4.u8 {%h2, %h3, %h4, %h5}, [%rd0]; st.global.v4.u8 [%rd1], {%h5, %h4, %h3, %h2}; ld.global.u32 %r2, [%rd1];";
+    let body = "ld.global.v4.u8 {%h2, %h3, %h4, %h5}, [%rd0]; st.global.v4.u8 [%rd1], {%h5, %h4, %h3, %h2}; \
+        ld.global.u32 %r2, [%rd1];";
     assert_eq!(r(body, &[0x1234_5678]), 0x7856_3412);
     let body = "ld.global.v2.f64 {%d2, %d3}, [%rd0]; add.f64 %d2, %d2, %d3;";
     // Buffers are aligned to 8 bytes only, so that 16 may be misaligned; both outcomes are right.
@@ -33,10 +34,13 @@ fn narrow_and_vector_accesses() {
 #[test]
 fn generic_addresses_reach_all_spaces() {
     let body = ".shared .align 8 .b8 s[16]; .local .align 8 .b8 l[16]; mov.u32 %r3, s; cvt.u64.u32 %rd5, %r3;
-        cvta.shared.u64 %rd6, %rd5; mov.u64 %rd7, l; cvta.local.u64 %rd8, %rd7; cvta.global.u64 %rd9, %rd0; mov.b64 %rd20, in;
+        cvta.shared.u64 %rd6, %rd5; mov.u64 %rd7, l; cvta.local.u64 %rd8, %rd7; cvta.global.u64 %rd9, %rd0; \
+        mov.b64 %rd20, in;
         cvta.param.u64 %rd21, %rd20;
-        st.u32 [%rd6], 1; ld.shared.u32 %r4, [s]; st.u32 [%rd8+4], 2; ld.local.u32 %r5, [l+4]; ld.u32 %r6, [%rd9]; ld.u64 %rd22, [%rd21];
-        cvta.to.shared.u64 %rd23, %rd6; sub.u64 %rd24, %rd23, %rd5; sub.u64 %rd25, %rd22, %rd0; or.b64 %rd24, %rd24, %rd25;
+        st.u32 [%rd6], 1; ld.shared.u32 %r4, [s]; st.u32 [%rd8+4], 2; ld.local.u32 %r5, [l+4]; \
+        ld.u32 %r6, [%rd9]; ld.u64 %rd22, [%rd21];
+        cvta.to.shared.u64 %rd23, %rd6; sub.u64 %rd24, %rd23, %rd5; sub.u64 %rd25, %rd22, %rd0; \
+        or.b64 %rd24, %rd24, %rd25;
         isspacep.shared %p1, %rd6; isspacep.local %p2, %rd8; isspacep.global %p3, %rd9; isspacep.global %p4, %rd6;
         cvt.u32.u64 %r2, %rd24; mad.lo.u32 %r2, %r4, 1000, %r2; mad.lo.u32 %r2, %r5, 100, %r2; add.u32 %r2, %r2, %r6;
         @!%p1 mov.u32 %r2, 0; @!%p2 mov.u32 %r2, 0; @!%p3 mov.u32 %r2, 0; @%p4 mov.u32 %r2, 0;";
@@ -107,14 +111,16 @@ fn variables_of_the_module_have_their_values() {
 fn asynchronous_copies_arrive_at_the_wait() {
     let body = |before: &str, wait: &str| {
         format!(
-            ".shared .align 16 .b8 s[256]; shl.b32 %r3, %r0, 2; mov.u32 %r4, s; add.u32 %r3, %r3, %r4; add.u32 %r5, %r3, 128;
+            ".shared .align 16 .b8 s[256]; shl.b32 %r3, %r0, 2; mov.u32 %r4, s; add.u32 %r3, %r3, %r4; \
+            add.u32 %r5, %r3, 128;
              cp.async.ca.shared.global [%r3], [%rd3], 4;
              cp.async.commit_group;
              cp.async.ca.shared.global [%r5], [%rd3], 4, 2;
              cp.async.commit_group;
              {before}
              {wait}
-             ld.shared.u32 %r6, [%r3]; cp.async.wait_all; ld.shared.u32 %r7, [%r5]; shl.b32 %r7, %r7, 8; add.u32 %r2, %r6, %r7;"
+             ld.shared.u32 %r6, [%r3]; cp.async.wait_all; ld.shared.u32 %r7, [%r5]; shl.b32 %r7, %r7, 8; \
+             add.u32 %r2, %r6, %r7;"
         )
     };
     let input: Vec<u32> = (0..32).map(|i| i | 0x10_0000).collect();

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ptx::{Launch, Module, Options};
 
@@ -28,7 +29,11 @@ fn nvcc() -> PathBuf {
 
 pub(crate) fn compile(source: &Path, architecture: u32) -> String {
     let stem = source.file_stem().expect("a name").to_string_lossy();
-    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{stem}_{architecture}.ptx"));
+    // Tests that run at the same time compile the same kernels.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{stem}_{architecture}_{}_{number}.ptx", std::process::id());
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let status = Command::new(nvcc())
         .args(["-std=c++17", "-O3", "-fmad=false", "-ptx"])
         .arg(format!("-arch=compute_{architecture}"))
@@ -38,7 +43,9 @@ pub(crate) fn compile(source: &Path, architecture: u32) -> String {
         .status()
         .expect("nvcc starts");
     assert!(status.success());
-    std::fs::read_to_string(output).expect("a PTX text")
+    let text = std::fs::read_to_string(&output).expect("a PTX text");
+    std::fs::remove_file(output).expect("the PTX text goes");
+    text
 }
 
 #[test]
@@ -194,7 +201,8 @@ extern "C" __global__ void product(const int8_t *a, const int8_t *b, int *out) {
     const unsigned t = threadIdx.x;
     int d[4] = {0, 0, 0, 0};
     auto fetch = [&](int stage, int k) {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;" :: "r"(shared_address(&sa[stage][t / 2][t % 2 * 16])),
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16;"
+            :: "r"(shared_address(&sa[stage][t / 2][t % 2 * 16])),
                      "l"(a + t / 2 * 128 + k + t % 2 * 16));
         if (t < 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::
             "r"(shared_address(&sb[stage][t / 2][t % 2 * 16])), "l"(b + t / 2 * 128 + k + t % 2 * 16), "r"(16));
@@ -208,10 +216,12 @@ extern "C" __global__ void product(const int8_t *a, const int8_t *b, int *out) {
         __syncthreads();
         unsigned fa[4], fb[2];
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-            : "=r"(fa[0]), "=r"(fa[1]), "=r"(fa[2]), "=r"(fa[3]) : "r"(shared_address(&sa[stage][t % 16][t / 16 * 16])));
+            : "=r"(fa[0]), "=r"(fa[1]), "=r"(fa[2]), "=r"(fa[3])
+            : "r"(shared_address(&sa[stage][t % 16][t / 16 * 16])));
         asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
             : "=r"(fb[0]), "=r"(fb[1]) : "r"(shared_address(&sb[stage][t % 8][t / 8 % 2 * 16])));
-        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+            "{%0,%1,%2,%3};"
             : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
             : "r"(fa[0]), "r"(fa[1]), "r"(fa[2]), "r"(fa[3]), "r"(fb[0]), "r"(fb[1]));
         __syncthreads();
@@ -243,12 +253,16 @@ extern "C" __global__ void various(const int8_t *a, const int8_t *b, int *out) {
     atomicAdd(&((float *)out)[1], 1.0f);
     atomicMax(&out[2], (int)t);
     atomicCAS((unsigned *)out + 3, 0u, 77u);
-    partial[t] = rsqrtf(4.0f) + sinf(x) * sinf(x) + cosf(x) * cosf(x) + powf(2.0f, 3.0f) + expf(y - y) + logf(1.0f) + fmodf(x, 1.0f);
-    dynamic[t] = __float2int_rn(partial[t ^ 0] * 1000.0f) + __clz(__brev(t)) + __popcll(0xffull << t) + __ffs(t) + __funnelshift_l(t, 0, 3);
+    partial[t] = rsqrtf(4.0f) + sinf(x) * sinf(x) + cosf(x) * cosf(x) + powf(2.0f, 3.0f) + expf(y - y)
+        + logf(1.0f) + fmodf(x, 1.0f);
+    dynamic[t] = __float2int_rn(partial[t ^ 0] * 1000.0f) + __clz(__brev(t)) + __popcll(0xffull << t) + __ffs(t)
+        + __funnelshift_l(t, 0, 3);
     __threadfence();
     __syncwarp();
-    out[4 + t] = dynamic[t ^ 1] + (int)z + (int)__byte_perm(t, 0, 0x4440) + (int)lrintf(0.4f) + __mul24(2, 3) + (int)__umulhi(1u << 31, 2u)
-        + (int)__ldg(&a[0]) - a[0] + (int)roundf(0.2f) + (int)floorf(0.5f) + (int)ceilf(0.5f) + (int)truncf(1.5f) + (int)__int_as_float(0);
+    out[4 + t] = dynamic[t ^ 1] + (int)z + (int)__byte_perm(t, 0, 0x4440) + (int)lrintf(0.4f) + __mul24(2, 3)
+        + (int)__umulhi(1u << 31, 2u)
+        + (int)__ldg(&a[0]) - a[0] + (int)roundf(0.2f) + (int)floorf(0.5f) + (int)ceilf(0.5f) + (int)truncf(1.5f)
+        + (int)__int_as_float(0);
     if (t == 0) out[0] = sum;
 }
 "#;

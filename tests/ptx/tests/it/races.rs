@@ -13,7 +13,8 @@ fn run(body: &str, size: (u32, u32)) -> Result<(), Fault> {
     };
     // As `warp`, a line before the body.
     let body = format!(
-        "shl.b32 %r3, %r0, 2; mul.wide.u32 %rd2, %r0, 4; add.u64 %rd2, %rd1, %rd2; .shared .align 4 .b8 s[4096];\n{body}"
+        "shl.b32 %r3, %r0, 2; mul.wide.u32 %rd2, %r0, 4; add.u64 %rd2, %rd1, %rd2; \
+        .shared .align 4 .b8 s[4096];\n{body}"
     );
     run_with(&body, size, (out, out), &heap, &options).map(|_| ())
 }
@@ -63,7 +64,8 @@ fn lanes_of_a_warp_are_not_ordered() {
     // The mask counts: pairs are ordered, quads are not.
     let masked = |other: u32| {
         format!(
-            "shr.u32 %r6, %r0, 1; shl.b32 %r6, %r6, 1; mov.u32 %r7, 3; shl.b32 %r7, %r7, %r6; st.shared.u32 [%r3], %r0;
+            "shr.u32 %r6, %r0, 1; shl.b32 %r6, %r6, 1; mov.u32 %r7, 3; shl.b32 %r7, %r7, %r6; \
+            st.shared.u32 [%r3], %r0;
              bar.warp.sync %r7;
              xor.b32 %r4, %r3, {other}; ld.shared.u32 %r5, [%r4];"
         )
@@ -132,7 +134,8 @@ fn blocks_are_not_ordered() {
     );
     assert_eq!((line(&found), other_line(&found)), (1, 2));
     assert_eq!(found.place.expect("a place").block, [1, 0, 0]);
-    let own = "mad.lo.u32 %r4, %r1, 32, %r0; mul.wide.u32 %rd3, %r4, 4; add.u64 %rd3, %rd1, %rd3; ld.global.u32 %r5, [%rd3];
+    let own = "mad.lo.u32 %r4, %r1, 32, %r0; mul.wide.u32 %rd3, %r4, 4; add.u64 %rd3, %rd1, %rd3; \
+        ld.global.u32 %r5, [%rd3];
         add.u32 %r5, %r5, 1; st.global.u32 [%rd3], %r5;";
     assert_eq!(run(own, (9, 32)), Ok(()));
 }
@@ -152,7 +155,8 @@ fn neighbouring_bytes_do_not_race() {
     );
     // A word over bytes that others wrote.
     race(
-        "cvt.u64.u32 %rd3, %r0; add.u64 %rd3, %rd1, %rd3; st.global.u8 [%rd3], %r0;\nsetp.eq.u32 %p1, %r0, 0; @%p1 ld.global.u32 %r4, [%rd1];",
+        "cvt.u64.u32 %rd3, %r0; add.u64 %rd3, %rd1, %rd3; st.global.u8 [%rd3], %r0;\nsetp.eq.u32 %p1, %r0, 0; \
+        @%p1 ld.global.u32 %r4, [%rd1];",
         (1, 32),
     );
 }

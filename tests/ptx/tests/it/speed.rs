@@ -9,9 +9,12 @@ use super::support::{Heap, run_with};
 /// Goal: 100 million instructions of threads a second when optimised; asserted is a tenth, because machines differ.
 #[test]
 fn full_warps_are_quick() {
-    let body = "mov.u32 %r3, 0; mov.f32 %f2, 0f3F800000; cvt.rn.f32.u32 %f3, %r0; mad.lo.u32 %r6, %r1, 256, %r0; mul.wide.u32 %rd5, %r6, 4; add.u64 %rd5, %rd0, %rd5;
-        LOOP: ld.global.f32 %f4, [%rd5]; mul.f32 %f5, %f4, %f3; add.f32 %f2, %f2, %f5; setp.gt.f32 %p2, %f2, 0f7F000000;
-        selp.f32 %f2, 0f3F800000, %f2, %p2; add.u32 %r3, %r3, 1; shl.b32 %r4, %r3, 2; xor.b32 %r5, %r4, %r3; setp.lt.u32 %p1, %r3, 2000;
+    let body = "mov.u32 %r3, 0; mov.f32 %f2, 0f3F800000; cvt.rn.f32.u32 %f3, %r0; mad.lo.u32 %r6, %r1, 256, %r0; \
+        mul.wide.u32 %rd5, %r6, 4; add.u64 %rd5, %rd0, %rd5;
+        LOOP: ld.global.f32 %f4, [%rd5]; mul.f32 %f5, %f4, %f3; add.f32 %f2, %f2, %f5; \
+        setp.gt.f32 %p2, %f2, 0f7F000000;
+        selp.f32 %f2, 0f3F800000, %f2, %p2; add.u32 %r3, %r3, 1; shl.b32 %r4, %r3, 2; xor.b32 %r5, %r4, %r3; \
+        setp.lt.u32 %p1, %r3, 2000;
         @%p1 bra LOOP;
         cvt.u64.u32 %rd6, %r5; st.global.f32 [%rd5], %f2;";
     let heap = Heap::default();

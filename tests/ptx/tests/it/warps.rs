@@ -145,7 +145,8 @@ fn votes_and_matches() {
     let ballot = "setp.gt.u32 %p1, %r10, 100; vote.sync.ballot.b32 %r2, %p1, -1;";
     assert_eq!(lanes(ballot), of(|_| !0 << 11));
     let votes = "setp.gt.u32 %p1, %r10, 100; vote.sync.any.pred %p2, %p1, -1; vote.sync.all.pred %p3, %p1, -1;
-        vote.sync.uni.pred %p4, %p1, -1; vote.sync.all.pred %p5, !%p3, -1; selp.u32 %r2, 1, 0, %p2; @%p3 add.u32 %r2, %r2, 2;
+        vote.sync.uni.pred %p4, %p1, -1; vote.sync.all.pred %p5, !%p3, -1; selp.u32 %r2, 1, 0, %p2; \
+        @%p3 add.u32 %r2, %r2, 2;
         @%p4 add.u32 %r2, %r2, 4; @%p5 add.u32 %r2, %r2, 8;";
     assert_eq!(lanes(votes), of(|_| 9));
     let any = "shr.u32 %r3, %r0, 3; match.any.sync.b32 %r2, %r3, -1;";
@@ -201,7 +202,8 @@ fn sync_instructions_wait_for_other_paths() {
 fn a_missing_warp_barrier_shows() {
     let body = |barrier: &str| {
         format!(
-            ".shared .align 4 .b8 s[128]; mov.u32 %r3, s; shl.b32 %r4, %r0, 2; add.u32 %r4, %r3, %r4; xor.b32 %r5, %r0, 1; \
+            ".shared .align 4 .b8 s[128]; mov.u32 %r3, s; shl.b32 %r4, %r0, 2; add.u32 %r4, %r3, %r4; \
+            xor.b32 %r5, %r0, 1; \
              shl.b32 %r5, %r5, 2; add.u32 %r5, %r3, %r5;
              st.shared.u32 [%r4], %r10;
              {barrier}
@@ -289,7 +291,8 @@ fn exited_threads_count_at_no_barrier() {
 #[test]
 fn named_barriers_pass_data_on() {
     // Warp 0 produces and only arrives; warp 1 waits.
-    let body = ".shared .align 4 .b8 s[128]; mov.u32 %r3, s; and.b32 %r4, %r0, 31; shl.b32 %r4, %r4, 2; add.u32 %r4, %r3, %r4;
+    let body = ".shared .align 4 .b8 s[128]; mov.u32 %r3, s; and.b32 %r4, %r0, 31; shl.b32 %r4, %r4, 2; \
+        add.u32 %r4, %r3, %r4;
         setp.ge.u32 %p1, %r0, 32; @%p1 bra CONSUMER;
         st.shared.u32 [%r4], %r0; bar.arrive 3, 64; exit;
         CONSUMER: bar.sync 3, 64; ld.shared.u32 %r2, [%r4];
@@ -342,9 +345,12 @@ fn spinning_ends_once_the_other_side_runs() {
 
 #[test]
 fn atomics_count_every_thread() {
-    let body = "atom.global.add.u32 %r2, [%rd1], 1; red.global.max.s32 [%rd1+4], %r0; atom.global.inc.u32 %r3, [%rd1+8], 9;
-        atom.global.dec.u32 %r3, [%rd1+12], 9; atom.global.min.s32 %r3, [%rd1+16], -7; atom.global.cas.b32 %r3, [%rd1+20], 0, %r0;
-        atom.global.add.f32 %f2, [%rd1+24], 0f3F800000; atom.global.add.u64 %rd2, [%rd1+32], 3; red.global.xor.b32 [%rd1+40], %r0;
+    let body = "atom.global.add.u32 %r2, [%rd1], 1; red.global.max.s32 [%rd1+4], %r0; \
+        atom.global.inc.u32 %r3, [%rd1+8], 9;
+        atom.global.dec.u32 %r3, [%rd1+12], 9; atom.global.min.s32 %r3, [%rd1+16], -7; \
+        atom.global.cas.b32 %r3, [%rd1+20], 0, %r0;
+        atom.global.add.f32 %f2, [%rd1+24], 0f3F800000; atom.global.add.u64 %rd2, [%rd1+32], 3; \
+        red.global.xor.b32 [%rd1+40], %r0;
         atom.global.and.b32 %r3, [%rd1+44], 0xf0; atom.global.or.b32 %r3, [%rd1+44], 1;";
     for seed in 0..5 {
         let options = Options {
@@ -435,10 +441,12 @@ fn functions_return_to_their_callers() {
 
 #[test]
 fn special_registers_number_threads() {
-    let body = "mov.u32 %r3, %tid.y; mov.u32 %r4, %tid.z; mov.u32 %r5, %ntid.x; mov.u32 %r6, %ctaid.y; mov.u32 %r7, %nctaid.y;
+    let body = "mov.u32 %r3, %tid.y; mov.u32 %r4, %tid.z; mov.u32 %r5, %ntid.x; mov.u32 %r6, %ctaid.y; \
+        mov.u32 %r7, %nctaid.y;
         mov.u32 %r8, %laneid; mov.u32 %r9, %warpid; mov.u32 %r11, %lanemask_lt; mov.u32 %r12, %lanemask_ge;
         mad.lo.u32 %r13, %r4, 4, %r3; mad.lo.u32 %r13, %r13, %r5, %r0; shl.b32 %r14, %r9, 5; add.u32 %r14, %r14, %r8;
-        sub.u32 %r15, %r13, %r14; popc.b32 %r16, %r11; sub.u32 %r16, %r16, %r8; or.b32 %r15, %r15, %r16; xor.b32 %r17, %r11, %r12;
+        sub.u32 %r15, %r13, %r14; popc.b32 %r16, %r11; sub.u32 %r16, %r16, %r8; or.b32 %r15, %r15, %r16; \
+        xor.b32 %r17, %r11, %r12;
         not.b32 %r17, %r17; or.b32 %r15, %r15, %r17; mad.lo.u32 %r18, %r6, 48, %r13; mul.wide.u32 %rd2, %r18, 4;
         add.u64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], %r15;";
     let module = parse(body);
