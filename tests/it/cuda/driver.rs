@@ -208,11 +208,11 @@ fn planted_faults_in_ptx_are_seen() {
     };
     let out = tempfile::tempdir().unwrap();
     let cache = out.path().join("kernels");
-    let run = |name: &str, variables: &[(&str, &str)]| {
+    let run = |name: &str, plan: &str, variables: &[(&str, &str)]| {
         let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &out.path().join("log"));
         command
             .arg("--engine")
-            .arg(repository().join("engines/demo/int8.plan"))
+            .arg(repository().join("engines/demo").join(plan))
             .arg("--pcd")
             .arg(repository().join("calib/demo/frames/000000.bin"))
             .args(["--device", "cuda", "--format", "json"])
@@ -226,7 +226,8 @@ fn planted_faults_in_ptx_are_seen() {
         let stdout = String::from_utf8_lossy(&done.stdout).into_owned();
         done.status.success().then_some(stdout).ok_or(said)
     };
-    let expected = run("none", &[]).unwrap();
+    let plans = ["int8.plan", "fp32.plan"];
+    let expected = plans.map(|plan| run(plan, plan, &[]).unwrap());
     let file = |stage: &str| {
         let folders = std::fs::read_dir(&cache).unwrap();
         let mut files = folders.map(|folder| {
@@ -296,14 +297,16 @@ fn planted_faults_in_ptx_are_seen() {
         let path = file(stage);
         let original = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, planted).unwrap();
-        match run(name, variables) {
-            Ok(found) => assert!(found != expected, "{name}: not seen"),
+        // Codes of 8 bits hide the last bits of the features.
+        let at = usize::from(name == "fused");
+        match run(name, plans[at], variables) {
+            Ok(found) => assert!(found != expected[at], "{name}: not seen"),
             Err(said) => println!("{name}: {said}"),
         }
         std::fs::write(&path, original).unwrap();
     }
     // The other way round: what is not planted is no fault.
-    assert_eq!(run("again", &independent).unwrap(), expected);
+    assert!(run("again", plans[0], &independent).unwrap() == expected[0]);
 }
 
 #[test]
