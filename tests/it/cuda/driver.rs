@@ -91,12 +91,15 @@ fn cp_infer_gives_the_cpus_bytes() {
     }
 }
 
+/// A variable of the environment and its value.
+type Variable<'a> = (&'a str, &'a str);
+
 /// The boxes of frames by `cp-infer`, and its report with the stand-in's settings `variables`.
 fn boxes(
     plan: &str,
     frames: &[&str],
     device: &str,
-    variables: &[(&str, &str)],
+    variables: &[Variable<'_>],
 ) -> (String, PathBuf, tempfile::TempDir) {
     let out = tempfile::tempdir().unwrap();
     let log = out.path().join("log");
@@ -115,7 +118,7 @@ fn boxes(
 }
 
 /// Runs two frames with what a compiler makes of the kernels.
-fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[(&str, &str)]) {
+fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[Variable<'_>]) {
     let frames = ["000000.bin", "000003.bin"];
     let (expected, ..) = boxes(plan, &frames, "cpu", &[]);
     let (found, log, _out) = boxes(plan, &frames, "cuda", variables);
@@ -208,7 +211,7 @@ fn planted_faults_in_ptx_are_seen() {
     };
     let out = tempfile::tempdir().unwrap();
     let cache = out.path().join("kernels");
-    let run = |name: &str, plan: &str, variables: &[(&str, &str)]| {
+    let run = |name: &str, plan: &str, variables: &[Variable<'_>]| {
         let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &out.path().join("log"));
         command
             .arg("--engine")
@@ -272,12 +275,13 @@ fn planted_faults_in_ptx_are_seen() {
         std::fs::read_to_string(to).unwrap()
     };
     let text = |stage: &str| std::fs::read_to_string(file(stage)).unwrap();
-    let plants: [(&str, &str, String, &[(&str, &str)]); 4] = [
+    let (none, racing): (&[Variable], &[Variable]) = (&[], &[races]);
+    let plants = [
         (
             "barrier",
             "nms",
             changed(&text("nms"), without("bar.sync")),
-            &[races],
+            racing,
         ),
         (
             "warp",
@@ -289,9 +293,9 @@ fn planted_faults_in_ptx_are_seen() {
             "operands",
             "pillars",
             changed(&text("pillars"), swapped),
-            &[],
+            none,
         ),
-        ("fused", "features", fused("features"), &[]),
+        ("fused", "features", fused("features"), none),
     ];
     for (name, stage, planted, variables) in plants {
         let path = file(stage);
