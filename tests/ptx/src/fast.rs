@@ -10,11 +10,22 @@ use crate::module::{
 };
 
 pub(crate) fn canonical(v: f32) -> u32 {
-    if v.is_nan() { NAN32 } else { v.to_bits() }
+    // By its bits: as a comparison of floats the compiler may fold it into `v`, because to it all NaNs are alike.
+    let bits = v.to_bits();
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        NAN32
+    } else {
+        bits
+    }
 }
 
 pub(crate) fn canonical64(v: f64) -> u64 {
-    if v.is_nan() { nan(64) } else { v.to_bits() }
+    let bits = v.to_bits();
+    if bits & (u64::MAX >> 1) > 0x7ff0_0000_0000_0000 {
+        nan(64)
+    } else {
+        bits
+    }
 }
 
 macro_rules! single {
