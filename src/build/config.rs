@@ -27,7 +27,7 @@
 //! bits = 8                      # bits of the weights' codes, or 4
 //! four_bits = []                # globs of layers with 4 bits
 //! eight_bits = []               # globs of layers with 8 bits, which win over those with 4
-//! deconvolution_scales = "channel" # one for each output channel; or "tensor", one for a whole deconvolution of 8 bits
+//! deconvolution_scales = "channel"  # one for each output channel; or "tensor": one for a deconvolution of 8 bits
 //! rounding = "nearest"          # or "gptq", "adaround": by the error of the layer's output
 //! search = true                 # search the ranges of weights of 4 bits; false: the greatest absolute weight
 //!
@@ -39,7 +39,8 @@
 //!
 //! Missing keys have the values above, which measured best on the demo model. Command-line flags override single
 //! keys. The recipes `nvidia` and `given` fix everything except `skip`, `weights` and `frames`; `given` also fixes the bits and
-//! scales of `weights`. With `best`, a key that is set applies to every candidate. The plan's manifest stores the complete effective configuration.
+//! scales of `weights`. With `best`, a key that is set applies to every candidate. The plan's manifest stores the complete
+//! effective configuration.
 
 mod error;
 

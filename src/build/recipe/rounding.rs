@@ -53,7 +53,8 @@ pub(super) struct Start<'a> {
     pub(super) placement: &'a Placement,
 }
 
-/// The formats of the weights that have other bits than 8 or one range for all channels, and warnings about globs that match no layer.
+/// The formats of the weights that have other bits than 8 or one range for all channels, and warnings about globs that match no
+/// layer.
 ///
 /// # Errors
 /// [`crate::build::BuildError`] for malformed nodes and tensors.

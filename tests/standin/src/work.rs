@@ -204,8 +204,6 @@ impl World {
             self.sticky = Some(error::LAUNCH_FAILED);
             return;
         }
-        // Every aligned word that looks like an address of freed memory is one: parameters hold addresses of memory that the
-        // kernel reaches.
         let call = Call {
             kernel,
             grid: *grid,
@@ -214,6 +212,7 @@ impl World {
             params,
             seed: self.worker.schedule(),
         };
+        // Parameters hold the addresses of all memory that the kernel reaches, as aligned words.
         if let Some(freed) = self.freed_in(params) {
             fault(format!(
                 "`{kernel}` has the address {freed:#x} of freed memory"
