@@ -85,9 +85,9 @@ fn an_export_of_pytorch_quantization_is_listed() {
     for line in [
         "inputs.1 3.6506 - - c1",
         "/Concat_output_0 1.7835 - - head",
-        "c1 0 16 0.1137 0.1173 0.1178",
-        "up 1 16 0.1197 0.1239 0.1245",
-        "head 0 4 0.1710 0.1745 0.1767",
+        "c1 0 16 0.1137 0.1173 0.1178 8",
+        "up 1 16 0.1197 0.1239 0.1245 8",
+        "head 0 4 0.1710 0.1745 0.1767 8",
     ] {
         let squeezed = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.lines().any(|l| squeezed(l) == line), "{line}: {text}");
