@@ -26,7 +26,7 @@
 // Bytes, for C heatmap channels on N cells in elements of E, with K candidates: reads ECN once (the floor),
 // then 10E (20E with variances) and, for the best class, EC for each marked cell at random; writes and reads 8K about four times;
 // N / 32 for the regions' counts; writes 48 (84) for each box.
-#include "common.cuh"
+#include "elementary.cuh"
 
 #define TASKS_PER_LAUNCH 8
 #define CELLS_BLOCK 128u
@@ -157,7 +157,7 @@ __device__ __forceinline__ Measured measure(const DecodeMaps &p, const Map *maps
 #pragma unroll
     for (u32 i = 0; i < 3; ++i) {
         const float log = map_value(maps[DIM], i, y, x);
-        m.size[i] = (float)exp((double)log);
+        m.size[i] = (float)elementary::exp(log);
         m.finite = m.finite && is_finite(log) && is_finite(m.size[i]);
     }
 #pragma unroll
@@ -172,7 +172,7 @@ __device__ __forceinline__ Measured measure(const DecodeMaps &p, const Map *maps
 // exp of the value at a cell, evaluated in double. Clears `finite` if either is NaN or infinite.
 __device__ __forceinline__ double exp_value(const Map &map, u32 c, u32 y, u32 x, bool &finite) {
     const float log = map_value(map, c, y, x);
-    const double value = exp((double)log);
+    const double value = elementary::exp(log);
     finite = finite && is_finite(log) && is_finite((float)value);
     return value;
 }
@@ -198,7 +198,7 @@ __device__ __forceinline__ Variances measure_variances(const DecodeMaps &p, cons
     const double rot_0 = (double)map_value(maps[ROT], 0, y, x), rot_1 = (double)map_value(maps[ROT], 1, y, x);
     const double a = rot_0 * rot_0, b = rot_1 * rot_1, norm = a + b;
     const float log_a = map_value(maps[ROT], 2, y, x), log_b = map_value(maps[ROT], 3, y, x);
-    v.yaw = (float)((b * exp((double)log_a) + a * exp((double)log_b)) / (norm * norm));
+    v.yaw = (float)((b * elementary::exp(log_a) + a * elementary::exp(log_b)) / (norm * norm));
     finite = finite && is_finite(log_a) && is_finite(log_b) && is_finite(v.yaw) && is_finite(v.center[0]) &&
              is_finite(v.center[1]);
     return v;
@@ -251,7 +251,7 @@ struct Region {
 __device__ __forceinline__ void append(Region &region, Verdict verdict, float logit, u32 slot) {
     const u32 kept = __ballot_sync(FULL_MASK, verdict == KEEP);
     if (verdict == KEEP) {
-        const float score = (float)(1.0 / (1.0 + exp((double)-logit)));
+        const float score = (float)(1.0 / (1.0 + elementary::exp(-logit)));
         region.keys[region.found + __popc(kept & lanes_below())] = (u64)~__float_as_uint(score) << 32 | slot;
     }
     region.found += __popc(kept);
@@ -497,7 +497,7 @@ extern "C" __global__ void decode_sort(const DecodeLists p) {
 // The angle of a direction in (-pi, pi].
 __device__ __forceinline__ float yaw_of(float sin, float cos) {
     const float pi = 3.14159274f;
-    const float yaw = (float)atan2((double)sin, (double)cos);
+    const float yaw = (float)elementary::atan2(sin, cos);
     return yaw == -pi ? pi : yaw;
 }
 

@@ -28,7 +28,7 @@
 // Memory grows only with the number of boxes. Bytes, for K boxes, G groups and S suppressors of a group: reads
 // 44K and writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each
 // remaining box. Time is S * K / groups tests, in one block per group.
-#include "common.cuh"
+#include "elementary.cuh"
 
 #define STEP_BLOCK 256u
 #define WARPS (STEP_BLOCK / WARP)
@@ -109,8 +109,10 @@ extern "C" __global__ void nms_prepare(const NmsParams p) {
     rect.half_width = box.size[1] * 0.5f;
     rect.radius = sqrtf(rect.half_length * rect.half_length + rect.half_width * rect.half_width);
     rect.limit = 0.0f;
-    rect.cos = (float)cos((double)box.yaw);
-    rect.sin = (float)sin((double)box.yaw);
+    double sin, cos;
+    elementary::sin_cos(box.yaw, sin, cos);
+    rect.cos = (float)cos;
+    rect.sin = (float)sin;
     ((Rect *)p.rects)[i] = rect;
     ((u32 *)p.classes)[i] = box.class_id;
     ((u32 *)p.left)[i] = 1;

@@ -6,6 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use serde::Serialize;
 
+use crate::elementary;
+
 /// A detected object. Plain data: 11 32-bit words, laid out the same on host and device.
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -86,7 +88,7 @@ pub struct BevRect {
 impl BevRect {
     /// Creates the rectangle of `bbox`.
     pub fn new(bbox: &Box3d) -> Self {
-        let (sin, cos) = f64::from(bbox.yaw).sin_cos();
+        let (sin, cos) = elementary::sin_cos(bbox.yaw);
         Self {
             center: [bbox.center[0], bbox.center[1]],
             half: [bbox.size[0] * 0.5, bbox.size[1] * 0.5],

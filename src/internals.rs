@@ -155,6 +155,9 @@ pub mod cuda {
 pub mod draw {
     pub use crate::draw::class_color;
 }
+pub mod elementary {
+    pub use crate::elementary::{atan2, exp, sin_cos};
+}
 pub mod engine {
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};

@@ -41,6 +41,7 @@ mod detection;
 mod detector;
 #[cfg(feature = "cli")]
 mod draw;
+mod elementary;
 pub mod engine;
 mod error;
 #[cfg(any(feature = "cli", feature = "build"))]

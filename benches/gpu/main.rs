@@ -33,8 +33,6 @@ const POINTS: usize = 120_000;
 const COLUMNS: usize = 5;
 const WARM_UP: usize = 50;
 const FRAMES: usize = 1000;
-/// Marks around the copies that measure the bandwidth, after those of the frame.
-const COPIES: [usize; 2] = [14, 15];
 
 fn main() {
     if std::env::args().any(|argument| argument == "--launches") {
@@ -264,17 +262,20 @@ fn bandwidth(device: &Arc<dyn Device>) -> Result<f64, CudaError> {
     let from = Buffer::<u8>::zeroed(device, "a copy's source", BYTES)?;
     let to = Buffer::<u8>::zeroed(device, "a copy's target", BYTES)?;
     let ends = [&from, &to].map(|buffer| CopyEnd::Device(buffer.ptr()));
+    let (start, end) = (device.create_mark()?, device.create_mark()?);
     let mut best = f64::INFINITY;
     for _ in 0..TIMES {
-        device.mark(COPIES[0])?;
+        device.mark(start)?;
         #[allow(unsafe_code)]
         // SAFETY: both buffers are alive and have that many bytes; `elapsed` waits for the copy.
         unsafe {
             device.copy("the bandwidth", ends[0], ends[1], BYTES)?;
         }
-        device.mark(COPIES[1])?;
-        best = best.min(device.elapsed(COPIES[0], COPIES[1])?);
+        device.mark(end)?;
+        best = best.min(device.elapsed(start, end)?);
     }
+    device.free_mark(start);
+    device.free_mark(end);
     Ok(2.0 * BYTES as f64 / best / 1e6)
 }
 

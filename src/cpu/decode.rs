@@ -19,6 +19,7 @@ use std::cmp::Ordering;
 
 use crate::boxes::{Box3d, Variances};
 use crate::cpu::pool::Pool;
+use crate::elementary;
 use crate::map::{HeadMaps, MapView};
 use crate::model::{Candidates, Model, Rotation, SizeOrder};
 
@@ -330,7 +331,7 @@ impl LogVariances {
     fn decode(&self, cell: [f32; 2], rot: [f32; 2]) -> Option<Variances> {
         let [a, b] = rot.map(f64::from);
         let (a, b) = (a * a, b * b);
-        let [of_a, of_b] = self.rot.map(|log| f64::from(log).exp());
+        let [of_a, of_b] = self.rot.map(elementary::exp);
         let norm = a + b;
         let variances = Variances {
             center: [
@@ -356,7 +357,7 @@ impl LogVariances {
 
 /// The exponential, evaluated in f64.
 fn exp(log: f32) -> f32 {
-    f64::from(log).exp() as f32
+    elementary::exp(log) as f32
 }
 
 #[inline]
@@ -366,12 +367,12 @@ fn at(map: &MapView<'_>, channel: usize, y: usize, x: usize) -> f32 {
 
 /// The score of a logit.
 fn sigmoid(logit: f32) -> f32 {
-    (1.0 / (1.0 + f64::from(-logit).exp())) as f32
+    (1.0 / (1.0 + elementary::exp(-logit))) as f32
 }
 
 /// The angle in (−π, π].
 fn yaw(sin: f32, cos: f32) -> f32 {
-    let yaw = f64::from(sin).atan2(f64::from(cos)) as f32;
+    let yaw = elementary::atan2(sin, cos) as f32;
     if yaw == -std::f32::consts::PI {
         std::f32::consts::PI
     } else {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytemuck::Zeroable;
 
 use super::decode::{self, CandidateList};
-use super::device::{Buffer, CudaError, Device, DevicePtr, Graph, Pinned, StageError};
+use super::device::{Buffer, CudaError, Device, DevicePtr, Graph, Marks, Pinned, StageError};
 use super::features::{self, Features};
 use super::input::Input;
 use super::map::DeviceMap;
@@ -35,12 +35,13 @@ const SCATTER: usize = 3;
 const ENGINE: usize = 4;
 const DECODE: usize = 5;
 const NMS: usize = 6;
+const MARKS: usize = 7;
 
 /// Converts points to the BEV map on a device. Allocated once.
 pub(crate) struct Encoder {
     // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
-    device: Arc<dyn Device>,
+    marks: Arc<Marks>,
     input: Input,
     pillars: Pillars,
     features: Features,
@@ -99,7 +100,7 @@ impl Encoder {
         };
         let mut encoder = Self {
             graph: None,
-            device: device.clone(),
+            marks: Arc::new(Marks::new(device, MARKS)?),
             input: Input::new(model, device)?,
             pillars: Pillars::new(model, device)?,
             features: Features::new(model, pfn, device)?,
@@ -115,6 +116,11 @@ impl Encoder {
             encoder.graph = Some(graph);
         }
         Ok(encoder)
+    }
+
+    /// The marks of time that the frame's decoder sets, too.
+    pub(crate) fn marks(&self) -> &Arc<Marks> {
+        &self.marks
     }
 
     /// Copies the points of a cloud to the device, where they are moved by `place`.
@@ -199,7 +205,7 @@ impl Encoder {
             scatter::scatter(self.features.values(), &self.pillars, scatter, map)?;
             self.map = Some(map.clone());
         }
-        Ok(self.device.mark(SCATTER)?)
+        Ok(self.marks.set(SCATTER)?)
     }
 
     /// Writes the BEV map of the loaded points into a map on the host.
@@ -233,10 +239,10 @@ impl Encoder {
         self.totals.read(0, &mut totals)?;
         *dropped += totals[0].dropped();
         dropped.sweep_points += self.surplus_points as u64;
-        times.pillars = self.device.elapsed(START, PILLARS)?;
-        times.features = self.device.elapsed(PILLARS, FEATURES)?;
+        times.pillars = self.marks.between(START, PILLARS)?;
+        times.features = self.marks.between(PILLARS, FEATURES)?;
         times.scatter = match self.scatter {
-            MapWriter::Device(_) => self.device.elapsed(FEATURES, SCATTER)?,
+            MapWriter::Device(_) => self.marks.between(FEATURES, SCATTER)?,
             MapWriter::Host(_) => self.scatter_ms,
         };
         Ok(())
@@ -244,12 +250,12 @@ impl Encoder {
 
     /// Enqueues everything from the points to the features, and the copies to the host.
     fn points_to_features(&mut self) -> Result<(), CudaError> {
-        self.device.mark(START)?;
+        self.marks.set(START)?;
         pillars::voxelize(&self.input, &mut self.pillars)?;
         self.totals.copy_from(self.pillars.totals(), 1)?;
-        self.device.mark(PILLARS)?;
+        self.marks.set(PILLARS)?;
         features::features(&self.input, &self.pillars, &mut self.features)?;
-        self.device.mark(FEATURES)?;
+        self.marks.set(FEATURES)?;
         if let MapWriter::Host(host) = &self.scatter {
             let values = self.features.values();
             host.features.copy_from(values, values.len())?;
@@ -264,7 +270,7 @@ impl Encoder {
 pub(crate) struct Decoder {
     // Declared first, so it is dropped before the buffers that it uses.
     graph: Option<Graph>,
-    device: Arc<dyn Device>,
+    marks: Arc<Marks>,
     /// The head maps by task: the engine's, or copies of them.
     heads: Vec<HeadMaps<DeviceMap>>,
     host: Option<HostMaps>,
@@ -286,7 +292,7 @@ struct HostMaps {
 }
 
 impl Decoder {
-    /// Allocates what frames need, for an engine whose maps are at `location`.
+    /// Allocates what frames need, for an engine whose maps are at `location`. `marks` are the encoder's.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -294,6 +300,7 @@ impl Decoder {
         model: &Model,
         device: &Arc<dyn Device>,
         location: Location,
+        marks: &Arc<Marks>,
     ) -> Result<Self, CudaError> {
         let (host, heads) = match location {
             Location::Device => (None, Vec::with_capacity(model.head.tasks.len())),
@@ -306,7 +313,7 @@ impl Decoder {
         let result = Pinned::zeroed(device, "boxes", nms.result().len())?;
         let mut decoder = Self {
             graph: None,
-            device: device.clone(),
+            marks: marks.clone(),
             heads,
             host,
             candidates: CandidateList::new(model, device)?,
@@ -388,10 +395,10 @@ impl Decoder {
         dropped.candidates += u64::from(counts.surplus);
         dropped.non_finite_candidates += u64::from(counts.non_finite);
         if self.host.is_none() {
-            times.engine = self.device.elapsed(SCATTER, ENGINE)?;
+            times.engine = self.marks.between(SCATTER, ENGINE)?;
         }
-        times.decode = self.device.elapsed(ENGINE, DECODE)?;
-        times.nms = self.device.elapsed(DECODE, NMS)?;
+        times.decode = self.marks.between(ENGINE, DECODE)?;
+        times.nms = self.marks.between(DECODE, NMS)?;
         Ok(())
     }
 
@@ -410,13 +417,13 @@ impl Decoder {
         if let Some(host) = &self.host {
             host.pinned.copy_to(&host.device, host.pinned.len())?;
         }
-        self.device.mark(ENGINE)?;
+        self.marks.set(ENGINE)?;
         decode::decode(&self.heads, &mut self.candidates)?;
-        self.device.mark(DECODE)?;
+        self.marks.set(DECODE)?;
         nms::suppress(&self.candidates, &mut self.nms)?;
         self.result
             .copy_from(self.nms.result(), self.result.len())?;
-        self.device.mark(NMS)
+        self.marks.set(NMS)
     }
 }
 

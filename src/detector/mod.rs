@@ -226,7 +226,7 @@ impl Detector {
             Some(device) => {
                 let location = engine.location();
                 let encoder = cuda::Encoder::new(&model, pfn, device, location)?;
-                let decoder = cuda::Decoder::new(&model, device, location)?;
+                let decoder = cuda::Decoder::new(&model, device, location, encoder.marks())?;
                 let mut pipeline = Pipeline::new(&model, encoder, engine, decoder)?;
                 if location == Location::Device {
                     pipeline.record(device)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::DetectorError;
+use crate::chain::Chain;
 use crate::cuda::{Device, Graph, StageError};
 use crate::detection::{Clock, Dropped, Times};
 use crate::engine::{Engine, Heads};
@@ -36,11 +37,18 @@ impl<E: Encoder, D: Decoder> Pipeline<E, D> {
         })
     }
 
-    /// Records the stages as one CUDA graph. All of them, including the engine, must run on `device`.
+    /// Records the stages as one CUDA graph. All of them, including the engine, must run on `device`. If one cannot be
+    /// recorded, which a TensorRT engine need not allow, every frame enqueues them one by one.
     pub(super) fn record(&mut self, device: &Arc<dyn Device>) -> Result<(), DetectorError> {
         let mut times = Times::default();
         self.stages(&mut times)?;
-        self.graph = Some(Graph::record(device, || self.stages(&mut times))?);
+        match Graph::record(device, || self.stages(&mut times)) {
+            Ok(graph) => self.graph = Some(graph),
+            Err(error) => {
+                device.wait()?;
+                log::warn!("no CUDA graph, so a frame takes longer: {}", Chain(&error));
+            }
+        }
         Ok(())
     }
 

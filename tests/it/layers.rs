@@ -40,6 +40,7 @@ const LAYERS: &[&str] = &[
     "boxes",
     "files",
     "chain",
+    "elementary",
 ];
 
 /// A source file: its module's path, and the paths of the crate that its code names.

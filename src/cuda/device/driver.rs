@@ -2,14 +2,10 @@
 //!
 //! Every call takes one lock, which orders the calls of several threads, and makes the context current to its
 //! thread. The first call that fails loses the device: all later ones return [`CudaError::Lost`] with that first
-//! error, and freeing ignores what the driver returns.
+//! error, and freeing ignores what the driver returns. A call that cannot be recorded ends only the recording.
 //!
 //! Kernels run long after their launch, so an error often appears at a later call. It then names the kernel that
 //! was launched last; with `CUDA_LAUNCH_BLOCKING=1` in the environment, that kernel is the culprit.
-//!
-//! The calls are those of cudarc's `result` layer, with two exceptions. That layer cannot pass a launch the size
-//! of its parameters, which the driver checks and reads no further than; and its copies take slices, which must
-//! not exist of pinned memory that the device writes to.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -18,13 +14,12 @@ use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUresult};
 
-use super::context::Context;
+use super::calls::{self, describe, written};
+use super::context::{Context, Event};
 use super::error::CudaError;
-use super::interface::{CopyEnd, Device, Gpu, Launch, MARKS, Stream, StreamWork};
-use super::library::describe;
+use super::interface::{CopyEnd, Device, Gpu, Launch, Stream, StreamWork};
 use super::module::Modules;
 use super::ptr::DevicePtr;
 use super::state::{HostMemory, RecordedGraph, State, copy_error, graph_error};
@@ -61,11 +56,12 @@ impl Driver {
                 lost: None,
                 last: None,
                 recording: None,
+                unrecorded: None,
                 host: Vec::new(),
                 used: Vec::new(),
                 retired: Vec::new(),
                 graphs: Vec::new(),
-                marked: [false; MARKS],
+                marks: Vec::new(),
                 allocated: Vec::new(),
                 modules,
             }),
@@ -151,7 +147,9 @@ impl Device for Driver {
 
     fn memory_used(&self) -> Option<u64> {
         let _state = self.enter().ok()?;
-        let (free, total) = result::mem_get_info().ok()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers.
+        unsafe { calls::cuMemGetInfo_v2(&mut free, &mut total) }.ok()?;
         total.checked_sub(free)?.try_into().ok()
     }
 
@@ -162,20 +160,21 @@ impl Device for Driver {
             bytes,
             reason,
         };
-        // SAFETY: the memory is zeroed below. The driver aligns to at least 256 bytes.
-        let address = match unsafe { result::malloc_sync(bytes.max(1)) } {
+        // SAFETY: writes an address. The memory is zeroed below; the driver aligns to at least 256 bytes.
+        let allocated = written(0, |to| unsafe { calls::cuMemAlloc_v2(to, bytes.max(1)) });
+        let address = match allocated {
             // The device survives this one.
-            Err(code @ DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+            Err(code) if code.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
                 return Err(error(describe(code)));
             }
             allocated => state.check(allocated, error)?,
         };
         // SAFETY: the memory was just allocated with that size.
         let zeroed =
-            unsafe { result::memset_d8_async(address, 0, bytes.max(1), self.context.stream()) };
+            unsafe { calls::cuMemsetD8Async(address, 0, bytes.max(1), self.context.stream()) };
         if zeroed.is_err() {
             // SAFETY: the driver allocated it, and nobody knows of it.
-            let _ = unsafe { result::free_sync(address) };
+            let _ = unsafe { calls::cuMemFree_v2(address) };
         }
         state.check(zeroed, error)?;
         state.allocated.push(address);
@@ -195,7 +194,7 @@ impl Device for Driver {
         let address = state.allocated.swap_remove(at);
         let _ = self.context.make_current();
         // SAFETY: the driver allocated it; it waits for whatever uses the memory.
-        let _ = unsafe { result::free_sync(address) };
+        let _ = unsafe { calls::cuMemFree_v2(address) };
     }
 
     unsafe fn upload(
@@ -209,8 +208,10 @@ impl Device for Driver {
             return Ok(());
         }
         // SAFETY: the target is long enough, by this method's contract; the bytes live until the wait below.
-        let copied =
-            unsafe { result::memcpy_htod_async(to.address(), bytes, self.context.stream()) };
+        let copied = unsafe {
+            let (from, stream) = (bytes.as_ptr().cast(), self.context.stream());
+            calls::cuMemcpyHtoDAsync_v2(to.address(), from, bytes.len(), stream)
+        };
         state.check(copied, copy_error(what, bytes.len()))?;
         self.wait_for_stream(&mut state)
     }
@@ -226,8 +227,10 @@ impl Device for Driver {
             let len = bytes.len();
             // SAFETY: the source is long enough, by this method's contract; the bytes are borrowed until after
             // the wait below.
-            let copied =
-                unsafe { result::memcpy_dtoh_async(bytes, from.address(), self.context.stream()) };
+            let copied = unsafe {
+                let (to, stream) = (bytes.as_mut_ptr().cast(), self.context.stream());
+                calls::cuMemcpyDtoHAsync_v2(to, from.address(), len, stream)
+            };
             state.check(copied, copy_error(what, len))?;
         }
         self.wait_for_stream(&mut state)
@@ -259,7 +262,7 @@ impl Device for Driver {
         // SAFETY: the function belongs to a loaded module. The driver reads the parameters and their list
         // during the call; the addresses in them are valid by this method's contract.
         let launched = unsafe {
-            sys::cuLaunchKernel(
+            calls::cuLaunchKernel(
                 function,
                 x,
                 y,
@@ -273,7 +276,7 @@ impl Device for Driver {
                 extra.as_mut_ptr(),
             )
         };
-        state.check(launched.result(), |reason| {
+        state.check(launched, |reason| {
             error(format!(
                 "grid {:?}, {} threads, {} bytes of shared memory, {} of parameters: {reason}",
                 launch.grid,
@@ -305,10 +308,13 @@ impl Device for Driver {
             bytes,
             reason: format!("pinned host memory: {reason}"),
         };
-        // SAFETY: the memory is zeroed below.
-        let memory = match unsafe { result::malloc_host(bytes, 0) } {
+        // SAFETY: writes an address. The memory is zeroed below.
+        let allocated = written(ptr::null_mut(), |to| unsafe {
+            calls::cuMemHostAlloc(to, bytes, 0)
+        });
+        let memory = match allocated {
             // The device survives this one.
-            Err(code @ DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+            Err(code) if code.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
                 return Err(error(describe(code)));
             }
             allocated => state.check(allocated, error)?,
@@ -367,18 +373,16 @@ impl Device for Driver {
                 let from = state.host_for_copy(what, memory, at, bytes)?;
                 // SAFETY: the source is inside pinned memory, which stays until the stream has been waited
                 // for, or the graph is gone; the target is valid by this method's contract.
-                unsafe { sys::cuMemcpyHtoDAsync_v2(to.address(), from.cast(), bytes, stream) }
-                    .result()
+                unsafe { calls::cuMemcpyHtoDAsync_v2(to.address(), from.cast(), bytes, stream) }
             }
             (CopyEnd::Device(from), CopyEnd::Host { memory, at }) => {
                 let to = state.host_for_copy(what, memory, at, bytes)?;
                 // SAFETY: as above; reads of the target wait for the stream.
-                unsafe { sys::cuMemcpyDtoHAsync_v2(to.cast(), from.address(), bytes, stream) }
-                    .result()
+                unsafe { calls::cuMemcpyDtoHAsync_v2(to.cast(), from.address(), bytes, stream) }
             }
             (CopyEnd::Device(from), CopyEnd::Device(to)) => {
                 // SAFETY: both ends are valid by this method's contract.
-                unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, stream) }
+                unsafe { calls::cuMemcpyDtoDAsync_v2(to.address(), from.address(), bytes, stream) }
             }
             (CopyEnd::Host { .. }, CopyEnd::Host { .. }) => {
                 return Err(copy_error(what, bytes)(
@@ -394,14 +398,14 @@ impl Device for Driver {
         // Other threads may allocate and load meanwhile, on other streams.
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is ours and does not record yet.
-        let begun = unsafe { result::stream::begin_capture(self.context.stream(), mode) };
+        let begun = unsafe { calls::cuStreamBeginCapture_v2(self.context.stream(), mode) };
         state.check(begun, |reason| graph_error(&reason))?;
         state.recording = Some(thread::current().id());
         Ok(())
     }
 
     fn end(&self) -> Result<u64, CudaError> {
-        // Even if the device was lost while it recorded: the stream must stop recording.
+        // Even if a call failed: the stream must stop recording.
         let mut state = self.lock();
         if state.recording.take().is_none() {
             return Err(graph_error("nothing was recorded"));
@@ -409,28 +413,32 @@ impl Device for Driver {
         self.recorded.notify_all();
         let host = std::mem::take(&mut state.used);
         let _ = self.context.make_current();
-        // SAFETY: the stream is ours and records.
-        let graph = unsafe { result::stream::end_capture(self.context.stream()) };
-        if let Some(first) = state.lost.clone() {
+        // SAFETY: writes a graph; the stream is ours and records.
+        let graph = written(ptr::null_mut(), |graph| unsafe {
+            calls::cuStreamEndCapture(self.context.stream(), graph)
+        });
+        if let Some(first) = state.unrecorded.take() {
             if let Ok(graph) = graph
                 && !graph.is_null()
             {
                 // SAFETY: the driver made the graph, and nobody else has it.
-                let _ = unsafe { result::graph::destroy(graph) };
+                let _ = unsafe { calls::cuGraphDestroy(graph) };
             }
-            return Err(CudaError::Lost {
-                first: Box::new(first),
-            });
+            return Err(first);
         }
-        let graph = state.check(graph, |reason| graph_error(&reason))?;
-        // SAFETY: the graph is complete.
-        let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) };
+        // Nothing has run, so the device is still there.
+        let failed = |code| graph_error(&describe(code));
+        let graph = graph.map_err(failed)?;
+        // SAFETY: writes an executable graph; the graph is complete.
+        let exec = written(ptr::null_mut(), |exec| unsafe {
+            calls::cuGraphInstantiateWithFlags(exec, graph, 0)
+        });
         // SAFETY: the driver made the graph, and the executable one is a copy.
-        let _ = unsafe { result::graph::destroy(graph) };
-        let exec = state.check(exec, |reason| graph_error(&reason))?;
+        let _ = unsafe { calls::cuGraphDestroy(graph) };
+        let exec = exec.map_err(failed)?;
         state.graphs.push(Some(RecordedGraph { exec, host }));
         // SAFETY: the graph was just made. Uploading it here keeps that time out of the first launch.
-        let uploaded = unsafe { result::graph::upload(exec, self.context.stream()) };
+        let uploaded = unsafe { calls::cuGraphUpload(exec, self.context.stream()) };
         state.check(uploaded, |reason| graph_error(&reason))?;
         Ok(state.graphs.len() as u64)
     }
@@ -446,7 +454,7 @@ impl Device for Driver {
         state.last = None;
         // SAFETY: the graph and the pinned memory that it uses are alive; the device memory is by this method's
         // contract.
-        let launched = unsafe { result::graph::launch(exec, self.context.stream()) };
+        let launched = unsafe { calls::cuGraphLaunch(exec, self.context.stream()) };
         state.check(launched, |reason| graph_error(&reason))
     }
 
@@ -460,29 +468,41 @@ impl Device for Driver {
         }
     }
 
-    fn mark(&self, mark: usize) -> Result<(), CudaError> {
-        let mut state = self.enter()?;
-        let marked = self
-            .context
-            .mark(mark, state.recording.is_some())
-            .ok_or_else(|| graph_error("there is no such mark"))?;
-        state.check(marked, |reason| graph_error(&reason))?;
-        state.marked[mark] = true;
-        Ok(())
+    fn create_mark(&self) -> Result<u64, CudaError> {
+        let mut state = self.enter_unless_recording("a mark")?;
+        let event = state.check(Event::new(), |reason| graph_error(&reason))?;
+        state.marks.push(Some((event, false)));
+        Ok(state.marks.len() as u64)
     }
 
-    fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError> {
+    fn free_mark(&self, mark: u64) {
+        let mut state = self.lock();
+        let _ = self.context.make_current();
+        if let Some(mark) = state.mark(mark) {
+            *mark = None;
+        }
+    }
+
+    fn mark(&self, mark: u64) -> Result<(), CudaError> {
+        let mut state = self.enter()?;
+        let recording = state.recording.is_some();
+        let Some(Some((event, set))) = state.mark(mark) else {
+            return Err(graph_error("there is no such mark"));
+        };
+        let marked = self.context.mark(event, recording);
+        *set = true;
+        state.check(marked, |reason| graph_error(&reason))
+    }
+
+    fn elapsed(&self, from: u64, to: u64) -> Result<f64, CudaError> {
         let mut state = self.enter_unless_recording("a time")?;
         self.wait_for_stream(&mut state)?;
-        let marked = |mark: usize| state.marked.get(mark).is_some_and(|set| *set);
-        let elapsed = if marked(from) && marked(to) {
-            self.context.elapsed(from, to)
-        } else {
-            None
+        let (Some(from), Some(to)) = (state.marked(from), state.marked(to)) else {
+            return Err(graph_error("a mark was not set"));
         };
-        match elapsed {
-            Some(ms) => Ok(f64::from(state.check(ms, |reason| graph_error(&reason))?)),
-            None => Err(graph_error("a mark was not set")),
-        }
+        let elapsed = from.until(to);
+        Ok(f64::from(
+            state.check(elapsed, |reason| graph_error(&reason))?,
+        ))
     }
 }

@@ -153,22 +153,27 @@ pub trait Device: Send + Sync {
     /// Frees a graph.
     fn free_graph(&self, graph: u64);
 
-    /// Records the time at this point of the stream as mark `mark`, which is below `MARKS`.
+    /// Creates a mark of time. Returns its handle.
     ///
     /// # Errors
     /// [`CudaError::Graph`].
-    fn mark(&self, mark: usize) -> Result<(), CudaError>;
+    fn create_mark(&self) -> Result<u64, CudaError>;
+
+    /// Frees a mark. No graph that sets it may run again.
+    fn free_mark(&self, mark: u64);
+
+    /// Sets a mark to the time at this point of the stream.
+    ///
+    /// # Errors
+    /// [`CudaError::Graph`].
+    fn mark(&self, mark: u64) -> Result<(), CudaError>;
 
     /// Waits for the device. Returns the milliseconds between two marks.
     ///
     /// # Errors
     /// [`CudaError::Graph`] if one of them was never set.
-    fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError>;
+    fn elapsed(&self, from: u64, to: u64) -> Result<f64, CudaError>;
 }
-
-/// Time marks of a device.
-#[cfg(feature = "cuda")]
-pub(crate) const MARKS: usize = 16;
 
 /// Enqueues foreign work on a device's stream; see [`Device::enqueue`].
 pub type StreamWork = Arc<dyn Fn(&Stream) -> Result<(), CudaError> + Send + Sync>;

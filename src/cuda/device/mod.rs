@@ -4,14 +4,16 @@
 //!
 //! ```text
 //! driver ─ state ─ module ─ nvrtc ─ cache     NVIDIA's driver behind the trait (feature `cuda`)
-//!              └─ context ─ library           one GPU; whether the driver is usable
-//! graph ─ memory ─ interface ─ ptr ─ error    the trait, and what the stages hold
+//!              └─ context ─ library ─ calls   one GPU; whether the driver is usable; its functions
+//! graph ─ memory ─ marks ─ interface ─ ptr ─ error    the trait, and what the stages hold
 //! ```
 //!
 //! The tests implement the trait a second time: there the same kernels run on the CPU.
 
 #[cfg(feature = "cuda")]
 mod cache;
+#[cfg(feature = "cuda")]
+mod calls;
 #[cfg(feature = "cuda")]
 mod context;
 #[cfg(feature = "cuda")]
@@ -21,6 +23,7 @@ mod graph;
 mod interface;
 #[cfg(feature = "cuda")]
 mod library;
+mod marks;
 mod memory;
 #[cfg(feature = "cuda")]
 mod module;
@@ -38,6 +41,7 @@ pub(crate) use graph::Graph;
 pub(crate) use interface::Gpu;
 pub use interface::{CopyEnd, Device, Launch, Stream, StreamWork};
 pub(super) use interface::{KernelParams, launch};
+pub(crate) use marks::Marks;
 pub use memory::Buffer;
 pub(super) use memory::Memory;
 pub(crate) use memory::Pinned;

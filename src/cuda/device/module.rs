@@ -10,15 +10,14 @@
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute as Attribute, CUmodule};
 
 use super::cache::KernelCache;
+use super::calls::{self, DriverError, describe, written};
 use super::error::CudaError;
 use super::interface::Launch;
-use super::library::describe;
 use super::nvrtc::{FLAGS, Nvrtc, Target};
 
 /// Dynamic shared memory in bytes that a kernel may use without asking for more.
@@ -37,8 +36,14 @@ pub(super) struct KernelSource {
 /// All kernel files.
 pub(super) static SOURCES: &[KernelSource] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The header that they include.
-pub(super) const COMMON: &str = include_str!("../../../kernels/common.cuh");
+/// Names and texts of the headers that they include.
+pub(super) const HEADERS: [(&CStr, &str); 2] = [
+    (c"common.cuh", include_str!("../../../kernels/common.cuh")),
+    (
+        c"elementary.cuh",
+        include_str!("../../../kernels/elementary.cuh"),
+    ),
+];
 
 /// The kernels of all stages, loaded into the current context. It must be current when they are dropped.
 pub(super) struct Modules {
@@ -113,7 +118,7 @@ impl Modules {
             let limit = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let bytes = launch.shared.cast_signed();
             // SAFETY: the function's module is still loaded.
-            unsafe { result::function::set_function_attribute(kernel.function, limit, bytes) }
+            unsafe { calls::cuFuncSetAttribute(kernel.function, limit, bytes) }
                 .map_err(|code| format!("{bytes} bytes of shared memory: {}", describe(code)))?;
             kernel.shared = launch.shared;
         }
@@ -127,8 +132,11 @@ impl Modules {
         let module = self.modules.iter().find(|(name, _)| *name == stage);
         let (_, module) = module.ok_or_else(|| format!("there is no `kernels/{stage}.cu`"))?;
         let name = CString::new(name).map_err(|e| e.to_string())?;
-        // SAFETY: the module is loaded.
-        let function = unsafe { result::module::get_function(*module, name) }.map_err(describe)?;
+        let function = written(std::ptr::null_mut(), |function| {
+            // SAFETY: writes a function; the module is loaded, and the name ends with 0.
+            unsafe { calls::cuModuleGetFunction(function, *module, name.as_ptr()) }
+        })
+        .map_err(describe)?;
         Ok(Kernel {
             function,
             shared: SHARED_DEFAULT,
@@ -140,7 +148,7 @@ impl Drop for Modules {
     fn drop(&mut self) {
         for (_, module) in self.modules.drain(..) {
             // SAFETY: `load` loaded it, and nobody uses it any more. An error is of no use here.
-            let _ = unsafe { result::module::unload(module) };
+            let _ = unsafe { calls::cuModuleUnload(module) };
         }
     }
 }
@@ -157,18 +165,17 @@ pub(super) fn compile(
         "{target:?} NVRTC {major}.{minor} {FLAGS:?} {}",
         env!("CARGO_PKG_VERSION")
     );
-    cache.get_or(
-        &[source.text.as_bytes(), COMMON.as_bytes(), key.as_bytes()],
-        || {
-            log::info!(
-                "compiling kernels `{}` for {target:?} with {nvrtc:?}",
-                source.stage
-            );
-            let compiled = nvrtc.compile(source.stage, source.text, COMMON, target, &[])?;
-            log::debug!("{}", compiled.log);
-            Ok(compiled.code)
-        },
-    )
+    let mut parts = vec![key.as_bytes(), source.text.as_bytes()];
+    parts.extend(HEADERS.iter().map(|(_, text)| text.as_bytes()));
+    cache.get_or(&parts, || {
+        log::info!(
+            "compiling kernels `{}` for {target:?} with {nvrtc:?}",
+            source.stage
+        );
+        let compiled = nvrtc.compile(source.stage, source.text, &HEADERS, target, &[])?;
+        log::debug!("{}", compiled.log);
+        Ok(compiled.code)
+    })
 }
 
 /// Loads a fatbin, a cubin or PTX.
@@ -177,7 +184,9 @@ fn load(code: &[u8]) -> Result<CUmodule, DriverError> {
     let mut words = vec![0u64; code.len() / 8 + 2];
     bytemuck::cast_slice_mut(&mut words)[..code.len()].copy_from_slice(code);
     // SAFETY: the code is nvcc's or NVRTC's and complete (the cache checks), and the driver copies it.
-    unsafe { result::module::load_data(words.as_ptr().cast()) }
+    written(std::ptr::null_mut(), |module| unsafe {
+        calls::cuModuleLoadData(module, words.as_ptr().cast())
+    })
 }
 
 #[cfg(test)]
@@ -190,9 +199,8 @@ mod tests {
         Nvrtc::open(12).unwrap()
     }
 
-    /// Kernels that may use local memory: the first as in `tests/kernels.sh`; in the second, NVRTC 12.6 spills
-    /// one register at its bound of 80, unlike nvcc 13.
-    const LOCAL: [&str; 2] = ["nms_prepare", "features_pfn"];
+    /// Kernels that may use local memory: NVRTC 12.6 spills one register at its bound of 80, unlike nvcc 13.
+    const LOCAL: [&str; 1] = ["features_pfn"];
 
     #[test]
     #[ignore = "needs CENTERPOINT_NVRTC"]
@@ -204,7 +212,7 @@ mod tests {
             assert_eq!(target, Target::Cubin(87));
             let verbose = [c"--ptxas-options=-v"];
             let compiled = nvrtc
-                .compile(stage, text, COMMON, target, &verbose)
+                .compile(stage, text, &HEADERS, target, &verbose)
                 .unwrap();
             assert_eq!(&compiled.code[..4], b"\x7fELF", "{stage}");
             // ptxas names a kernel, then reports its local memory.
@@ -233,7 +241,7 @@ mod tests {
         let source = &SOURCES[0];
         let target = Target::Ptx(newest);
         let compiled = nvrtc
-            .compile(source.stage, source.text, COMMON, target, &[])
+            .compile(source.stage, source.text, &HEADERS, target, &[])
             .unwrap();
         assert_eq!(compiled.code.last(), Some(&0), "the driver reads up to a 0");
         let error = nvrtc.target(20).unwrap_err().to_string();
@@ -246,7 +254,7 @@ mod tests {
         let nvrtc = nvrtc();
         let text = "#include \"common.cuh\"\nextern \"C\" __global__ void x_y() { oops; }";
         let error = nvrtc
-            .compile("x", text, COMMON, Target::Cubin(87), &[])
+            .compile("x", text, &HEADERS, Target::Cubin(87), &[])
             .unwrap_err()
             .to_string();
         assert!(

@@ -178,8 +178,8 @@ impl Nvrtc {
         })
     }
 
-    /// Compiles the text of `kernels/<stage>.cu`, which may include `common.cuh`, whose text is `common`, with
-    /// extra `options`.
+    /// Compiles the text of `kernels/<stage>.cu`, which may include `headers` (names and texts), with extra
+    /// `options`.
     ///
     /// # Errors
     /// [`CudaError::Kernel`] with the compiler's output.
@@ -187,7 +187,7 @@ impl Nvrtc {
         &self,
         stage: &str,
         text: &str,
-        common: &str,
+        headers: &[(&CStr, &str)],
         target: Target,
         options: &[&CStr],
     ) -> Result<Compiled, CudaError> {
@@ -197,7 +197,13 @@ impl Nvrtc {
         };
         let string = |text: String| CString::new(text).map_err(|e| refused(e.to_string()));
         let file = string(format!("{stage}.cu"))?;
-        let (text, common) = (string(text.into())?, string(common.into())?);
+        let text = string(text.into())?;
+        let names: Vec<*const c_char> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
+        let headers: Vec<CString> = headers
+            .iter()
+            .map(|(_, text)| string((*text).into()))
+            .collect::<Result<_, _>>()?;
+        let texts: Vec<*const c_char> = headers.iter().map(|text| text.as_ptr()).collect();
         let arch = string(format!("--gpu-architecture={}", target.name()))?;
         let options: Vec<*const c_char> = FLAGS
             .iter()
@@ -214,9 +220,9 @@ impl Nvrtc {
                 &mut program,
                 text.as_ptr(),
                 file.as_ptr(),
-                1,
-                [common.as_ptr()].as_ptr(),
-                [c"common.cuh".as_ptr()].as_ptr(),
+                headers.len() as c_int,
+                texts.as_ptr(),
+                names.as_ptr(),
             )
         };
         f.check(created).map_err(refused)?;

@@ -4,22 +4,23 @@
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::CUgraphExec;
 
+use super::calls::{self, DriverError, describe};
+use super::context::Event;
 use super::error::CudaError;
-use super::interface::MARKS;
-use super::library::describe;
 use super::module::Modules;
 
 /// See the file's head. Fields drop in this order: graphs have kernels of the modules.
 pub(super) struct State {
-    /// The first failure.
+    /// The first failure, unless it was one of recording.
     pub(super) lost: Option<CudaError>,
     /// The kernel that was launched last; `None` if that was a graph.
     pub(super) last: Option<&'static str>,
     /// The thread that records. The others wait until it has ended: what they call now would become a part of the graph.
     pub(super) recording: Option<ThreadId>,
+    /// The first failure of a call that was to be recorded. Nothing ran, so the device is still there.
+    pub(super) unrecorded: Option<CudaError>,
     /// Pinned memory by handle - 1.
     pub(super) host: Vec<Option<Arc<HostMemory>>>,
     /// Pinned memory that the current recording uses.
@@ -28,7 +29,8 @@ pub(super) struct State {
     pub(super) retired: Vec<Arc<HostMemory>>,
     /// By handle - 1.
     pub(super) graphs: Vec<Option<RecordedGraph>>,
-    pub(super) marked: [bool; MARKS],
+    /// Events by handle - 1, and whether they were recorded.
+    pub(super) marks: Vec<Option<(Event, bool)>>,
     /// Addresses of device memory.
     pub(super) allocated: Vec<u64>,
     pub(super) modules: Modules,
@@ -56,7 +58,7 @@ impl HostMemory {
 impl Drop for HostMemory {
     fn drop(&mut self) {
         // SAFETY: the driver allocated it, and its last copy has finished.
-        let _ = unsafe { result::free_host(self.memory.cast()) };
+        let _ = unsafe { calls::cuMemFreeHost(self.memory.cast()) };
     }
 }
 
@@ -71,24 +73,46 @@ unsafe impl Send for RecordedGraph {}
 impl Drop for RecordedGraph {
     fn drop(&mut self) {
         // SAFETY: the driver made it, and nobody launches it again.
-        let _ = unsafe { result::graph::exec_destroy(self.exec) };
+        let _ = unsafe { calls::cuGraphExecDestroy(self.exec) };
     }
 }
 
 impl State {
-    /// Stores the error that loses the device, and returns it.
+    /// Stores the error that loses the device, or the recording that is under way, and returns it.
     pub(super) fn lose(&mut self, error: CudaError) -> CudaError {
-        self.lost.get_or_insert_with(|| error.clone());
+        let first = if self.recording.is_some() {
+            &mut self.unrecorded
+        } else {
+            &mut self.lost
+        };
+        first.get_or_insert_with(|| error.clone());
         error
     }
 
-    /// Turns a driver error into one of ours; it loses the device.
+    /// Turns a driver error into one of ours, as [`State::lose`] does.
     pub(super) fn check<T>(
         &mut self,
         result: Result<T, DriverError>,
         error: impl Fn(String) -> CudaError,
     ) -> Result<T, CudaError> {
         result.map_err(|code| self.lose(error(describe(code))))
+    }
+
+    /// The place of a mark, if there ever was one with this handle.
+    pub(super) fn mark(&mut self, mark: u64) -> Option<&mut Option<(Event, bool)>> {
+        self.marks
+            .get_mut(usize::try_from(mark).ok()?.checked_sub(1)?)
+    }
+
+    /// The event of a mark that was set.
+    pub(super) fn marked(&self, mark: u64) -> Option<&Event> {
+        let place = self
+            .marks
+            .get(usize::try_from(mark).ok()?.checked_sub(1)?)?;
+        place
+            .as_ref()
+            .filter(|(_, set)| *set)
+            .map(|(event, _)| event)
     }
 
     /// The pinned memory of a handle, and the start of a range in it.

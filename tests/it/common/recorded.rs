@@ -33,7 +33,8 @@ struct Host {
     /// The calls since `begin`.
     recording: Option<Vec<Call>>,
     graphs: Vec<Vec<Call>>,
-    marks: BTreeMap<usize, Instant>,
+    /// By handle; `None` until it is set.
+    marks: BTreeMap<u64, Option<Instant>>,
 }
 
 #[derive(Clone)]
@@ -41,7 +42,7 @@ enum Call {
     Launch(Launch, Vec<u8>),
     Work(StreamWork),
     Copy(&'static str, CopyEnd, CopyEnd, usize),
-    Mark(usize),
+    Mark(u64),
 }
 
 impl<D: Plain> Recorded<D> {
@@ -71,7 +72,9 @@ impl<D: Plain> Recorded<D> {
             Call::Launch(ref launch, ref params) => unsafe { self.plain.launch(launch, params) },
             Call::Work(ref work) => work(&Stream::DEFAULT),
             Call::Mark(mark) => {
-                self.host().marks.insert(mark, Instant::now());
+                let mut host = self.host();
+                let place = host.marks.get_mut(&mark);
+                *place.ok_or_else(|| graph_error("there is no such mark"))? = Some(Instant::now());
                 Ok(())
             }
             Call::Copy(what, from, to, bytes) => {
@@ -221,14 +224,26 @@ impl<D: Plain> Device for Recorded<D> {
         self.host().graphs[graph as usize - 1].clear();
     }
 
-    fn mark(&self, mark: usize) -> Result<(), CudaError> {
+    fn create_mark(&self) -> Result<u64, CudaError> {
+        self.not_recording("a mark")?;
+        let marks = &mut self.host().marks;
+        let handle = marks.keys().next_back().map_or(1, |last| last + 1);
+        marks.insert(handle, None);
+        Ok(handle)
+    }
+
+    fn free_mark(&self, mark: u64) {
+        self.host().marks.remove(&mark);
+    }
+
+    fn mark(&self, mark: u64) -> Result<(), CudaError> {
         self.call(Call::Mark(mark))
     }
 
-    fn elapsed(&self, from: usize, to: usize) -> Result<f64, CudaError> {
+    fn elapsed(&self, from: u64, to: u64) -> Result<f64, CudaError> {
         let marks = &self.host().marks;
         match (marks.get(&from), marks.get(&to)) {
-            (Some(from), Some(to)) => Ok((*to - *from).as_secs_f64() * 1e3),
+            (Some(Some(from)), Some(Some(to))) => Ok((*to - *from).as_secs_f64() * 1e3),
             _ => Err(graph_error("a mark was not set")),
         }
     }

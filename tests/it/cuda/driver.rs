@@ -203,12 +203,7 @@ fn changed(text: &str, change: impl Fn(&str) -> Option<String>) -> String {
 #[test]
 #[ignore = "needs CENTERPOINT_NVCC"]
 fn planted_faults_in_ptx_are_seen() {
-    let nvcc = PathBuf::from(crate::common::variable("CENTERPOINT_NVCC"));
-    let nvcc = if nvcc.is_dir() {
-        nvcc.join("nvidia/cu13/bin/nvcc")
-    } else {
-        nvcc
-    };
+    let nvcc = super::elementary::nvcc();
     let out = tempfile::tempdir().unwrap();
     let cache = out.path().join("kernels");
     let run = |name: &str, plan: &str, variables: &[Variable<'_>]| {
@@ -330,18 +325,18 @@ fn cp_bench_runs() {
 }
 
 /// The stand-in that this process has loaded.
-struct StandIn(libloading::Library);
+pub(super) struct StandIn(pub(super) libloading::Library);
 
 impl StandIn {
     #[allow(unsafe_code)]
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         // SAFETY: its initialisers do nothing.
-        Self(unsafe { libloading::Library::new("libcuda.so") }.unwrap())
+        Self(unsafe { libloading::Library::new("libcuda.so.1") }.unwrap())
     }
 
     /// Forgets what was called, and sets the call that is to fail.
     #[allow(unsafe_code)]
-    fn reset(&self, failure: Option<&str>) {
+    pub(super) fn reset(&self, failure: Option<&str>) {
         let text = failure.map(|failure| CString::new(failure).unwrap());
         let pointer = text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         // SAFETY: the function has this type (`tests/standin/src/driver.rs`).
@@ -354,7 +349,7 @@ impl StandIn {
 
     /// The report: counts by function, and the other lines.
     #[allow(unsafe_code)]
-    fn report(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+    pub(super) fn report(&self) -> (BTreeMap<String, u64>, Vec<String>) {
         let mut text = vec![0u8; 1 << 16];
         // SAFETY: as above; the text has that size.
         let bytes = unsafe {
@@ -392,11 +387,11 @@ impl StandIn {
     }
 }
 
-/// Runs the test `name` of this file, which is ignored, in a process that finds the stand-in.
-fn child(name: &str) {
+/// Runs the test `name` of the module `cuda`, which is ignored, in a process that finds the stand-in.
+pub(super) fn child(name: &str) {
     let out = tempfile::tempdir().unwrap();
     let mut command = command(std::env::current_exe().unwrap(), &out.path().join("log"));
-    let name = format!("cuda::driver::{name}");
+    let name = format!("cuda::{name}");
     command.args(["--exact", &name, "--ignored", "--nocapture"]);
     let said = printed(&mut command);
     assert!(said.contains("1 passed"), "{said}");
@@ -405,7 +400,7 @@ fn child(name: &str) {
 
 #[test]
 fn every_call_fails_once() {
-    child("failing_calls");
+    child("driver::failing_calls");
 }
 
 /// CUDA's errors.
@@ -524,7 +519,7 @@ fn failing_calls() {
 
 #[test]
 fn planted_faults_of_the_host_are_seen() {
-    child("plants");
+    child("driver::plants");
 }
 
 #[test]
@@ -591,7 +586,7 @@ fn plants() {
 
 #[test]
 fn a_thread_waits_while_another_one_records() {
-    child("recording_threads");
+    child("driver::recording_threads");
 }
 
 #[test]

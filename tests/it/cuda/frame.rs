@@ -110,7 +110,7 @@ fn a_cloud_of_other_columns_does_not_affect_the_next() {
 }
 
 /// The CPU engine's outputs for a frame of the demo plan, NCHW.
-fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
+pub(super) fn head_maps(plan: &Plan, cloud: &PointCloud) -> Vec<(MapDesc, Vec<f32>)> {
     use centerpoint::engine::Engine as _;
     use centerpoint::internals::program::Program;
     let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();

@@ -2,6 +2,7 @@
 
 pub(crate) mod decode;
 mod driver;
+mod elementary;
 pub(crate) mod features;
 pub(crate) mod frame;
 mod harness;
@@ -11,3 +12,4 @@ pub(crate) mod nms;
 pub(crate) mod pillars;
 mod plants;
 pub(crate) mod scatter;
+mod uncaptured;
