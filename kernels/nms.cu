@@ -66,6 +66,14 @@ struct NmsRemap {
 };
 static_assert(sizeof(NmsRemap) == 16, "mirrored in src/cuda/nms.rs");
 
+// The counters of a frame.
+struct NmsTotals {
+    BoxTotals boxes;
+    // `Totals` of `pillars.cu`; 0 unless they are asked for.
+    u32 pillars[8];
+};
+static_assert(sizeof(NmsTotals) == 48, "mirrored in src/cuda/nms.rs");
+
 struct NmsParams {
     // BoxTotals of the candidates, and the candidates.
     u64 totals, boxes;
@@ -77,7 +85,9 @@ struct NmsParams {
     u64 groups, limits;
     // [remap_count] NmsRemap.
     u64 remap;
-    // BoxTotals, then boxes.
+    // `Totals` of `pillars.cu` to append to the result, or 0.
+    u64 pillars;
+    // NmsTotals, then boxes.
     u64 out;
     // Variances of the candidates and of the boxes in `out`; 0 if there are none.
     u64 variances, out_variances;
@@ -92,7 +102,7 @@ struct NmsParams {
     u32 all_suppress;
     u32 padding;
 };
-static_assert(sizeof(NmsParams) == 136, "mirrored in src/cuda/nms.rs");
+static_assert(sizeof(NmsParams) == 144, "mirrored in src/cuda/nms.rs");
 
 __device__ __forceinline__ u32 box_count(const NmsParams &p) {
     return min(((const BoxTotals *)p.totals)->count, p.capacity);
@@ -402,7 +412,8 @@ extern "C" __global__ void nms_output(const NmsParams p) {
     __shared__ u32 sums[OUTPUT_BLOCK / WARP];
     const u32 count = box_count(p);
     const NmsRemap *remap = (const NmsRemap *)p.remap;
-    Box *out = (Box *)((BoxTotals *)p.out + 1);
+    NmsTotals *totals = (NmsTotals *)p.out;
+    Box *out = (Box *)(totals + 1);
     u32 written = 0;
     for (u32 first = 0; first < count; first += OUTPUT_BLOCK) {
         const u32 i = first + threadIdx.x;
@@ -427,8 +438,8 @@ extern "C" __global__ void nms_output(const NmsParams p) {
         written += total;
     }
     if (threadIdx.x == 0) {
-        BoxTotals totals = *(const BoxTotals *)p.totals;
-        totals.count = written;
-        *(BoxTotals *)p.out = totals;
+        totals->boxes = *(const BoxTotals *)p.totals;
+        totals->boxes.count = written;
     }
+    if (threadIdx.x < 8) totals->pillars[threadIdx.x] = p.pillars == 0 ? 0 : ((const u32 *)p.pillars)[threadIdx.x];
 }

@@ -483,6 +483,7 @@ unsafe fn read_options(raw: &cp_options) -> Result<Options, Failure> {
         ground,
         ignore_box,
         threads: raw.threads as usize,
+        stage_times: true,
         device: match raw.device {
             0 => Device::Auto,
             1 => Device::Cpu,

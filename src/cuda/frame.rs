@@ -45,7 +45,6 @@ pub(crate) struct Encoder {
     input: Input,
     pillars: Pillars,
     features: Features,
-    totals: Pinned<pillars::Totals>,
     scatter: MapWriter,
     /// The engine's map, kept allocated for a graph that has recorded its address.
     map: Option<DeviceMap>,
@@ -63,17 +62,19 @@ enum MapWriter {
 /// Buffers that bring the features to a map on the host.
 struct HostScatter {
     scatter: host_scatter::Scatter,
+    totals: Pinned<pillars::Totals>,
     features: Pinned<f32>,
     cells: Pinned<u32>,
     channels: usize,
-    /// Pillars of the frame that was copied.
-    pillars: usize,
+    /// Of the frame that was copied.
+    counted: pillars::Totals,
     feature_values: Vec<f32>,
     cell_values: Vec<u32>,
 }
 
 impl Encoder {
-    /// Allocates what frames need, for an engine whose maps are at `location`.
+    /// Allocates what frames need, for an engine whose maps are at `location`. With `times`, this and the frame's decoder
+    /// measure the stages.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -82,6 +83,7 @@ impl Encoder {
         pfn: &Pfn,
         device: &Arc<dyn Device>,
         location: Location,
+        times: bool,
     ) -> Result<Self, CudaError> {
         let scatter = match location {
             Location::Device => MapWriter::Device(Scatter::new(model, device)?),
@@ -92,7 +94,8 @@ impl Encoder {
                     features: Pinned::zeroed(device, "pillar features", pillars * channels)?,
                     cells: Pinned::zeroed(device, "cells of pillars", pillars)?,
                     channels,
-                    pillars: 0,
+                    totals: Pinned::zeroed(device, "counters", 1)?,
+                    counted: pillars::Totals::zeroed(),
                     feature_values: vec![0.0; pillars * channels],
                     cell_values: vec![0; pillars],
                 }))
@@ -100,11 +103,10 @@ impl Encoder {
         };
         let mut encoder = Self {
             graph: None,
-            marks: Arc::new(Marks::new(device, MARKS)?),
+            marks: Arc::new(Marks::new(device, if times { MARKS } else { 0 })?),
             input: Input::new(model, device)?,
             pillars: Pillars::new(model, device)?,
             features: Features::new(model, pfn, device)?,
-            totals: Pinned::zeroed(device, "counters", 1)?,
             scatter,
             map: None,
             surplus_points: 0,
@@ -116,11 +118,6 @@ impl Encoder {
             encoder.graph = Some(graph);
         }
         Ok(encoder)
-    }
-
-    /// The marks of time that the frame's decoder sets, too.
-    pub(crate) fn marks(&self) -> &Arc<Marks> {
-        &self.marks
     }
 
     /// Copies the points of a cloud to the device, where they are moved by `place`.
@@ -185,11 +182,7 @@ impl Encoder {
         };
         // SAFETY: the graph uses buffers of this encoder, which outlive it.
         unsafe { graph.launch() }?;
-        let mut totals = [pillars::Totals::zeroed()];
-        self.totals.read(0, &mut totals)?;
-        // A count that a failing device garbled must not cause a panic.
-        host.pillars = totals[0].pillars().min(host.cell_values.len());
-        Ok(())
+        host.totals.read(0, std::slice::from_mut(&mut host.counted))
     }
 
     /// Enqueues everything from the points to the BEV map.
@@ -217,8 +210,10 @@ impl Encoder {
             return Err(StageError::Location);
         };
         let clock = Clock::start();
-        let cells = &mut host.cell_values[..host.pillars];
-        let features = &mut host.feature_values[..host.pillars * host.channels];
+        // A count that a failing device garbled must not cause a panic.
+        let pillars = host.counted.pillars().min(host.cell_values.len());
+        let cells = &mut host.cell_values[..pillars];
+        let features = &mut host.feature_values[..pillars * host.channels];
         host.cells.read(0, cells)?;
         host.features.read(0, features)?;
         host_scatter::scatter(features, cells, &mut host.scatter, &mut map);
@@ -226,7 +221,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Waits for the encoded frame and reports its losses and stage times.
+    /// Waits for the encoded frame and reports its losses and stage times. With maps on the device, the decoder reports the
+    /// losses of pillars: they come with its result.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -235,9 +231,9 @@ impl Encoder {
         dropped: &mut Dropped,
         times: &mut Times,
     ) -> Result<(), CudaError> {
-        let mut totals = [pillars::Totals::zeroed()];
-        self.totals.read(0, &mut totals)?;
-        *dropped += totals[0].dropped();
+        if let MapWriter::Host(host) = &self.scatter {
+            *dropped += host.counted.dropped();
+        }
         dropped.sweep_points += self.surplus_points as u64;
         times.pillars = self.marks.between(START, PILLARS)?;
         times.features = self.marks.between(PILLARS, FEATURES)?;
@@ -252,11 +248,11 @@ impl Encoder {
     fn points_to_features(&mut self) -> Result<(), CudaError> {
         self.marks.set(START)?;
         pillars::voxelize(&self.input, &mut self.pillars)?;
-        self.totals.copy_from(self.pillars.totals(), 1)?;
         self.marks.set(PILLARS)?;
         features::features(&self.input, &self.pillars, &mut self.features)?;
         self.marks.set(FEATURES)?;
         if let MapWriter::Host(host) = &self.scatter {
+            host.totals.copy_from(self.pillars.totals(), 1)?;
             let values = self.features.values();
             host.features.copy_from(values, values.len())?;
             let cells = self.pillars.cells_buffer();
@@ -292,7 +288,7 @@ struct HostMaps {
 }
 
 impl Decoder {
-    /// Allocates what frames need, for an engine whose maps are at `location`. `marks` are the encoder's.
+    /// Allocates what frames need, for an engine whose maps are at `location`, after `encoder`.
     ///
     /// # Errors
     /// [`CudaError`].
@@ -300,7 +296,7 @@ impl Decoder {
         model: &Model,
         device: &Arc<dyn Device>,
         location: Location,
-        marks: &Arc<Marks>,
+        encoder: &Encoder,
     ) -> Result<Self, CudaError> {
         let (host, heads) = match location {
             Location::Device => (None, Vec::with_capacity(model.head.tasks.len())),
@@ -309,11 +305,14 @@ impl Decoder {
                 (Some(host), heads)
             }
         };
-        let nms = Nms::new(model, device)?;
+        let mut nms = Nms::new(model, device)?;
+        if host.is_none() {
+            nms.append(encoder.pillars.totals());
+        }
         let result = Pinned::zeroed(device, "boxes", nms.result().len())?;
         let mut decoder = Self {
             graph: None,
-            marks: marks.clone(),
+            marks: encoder.marks.clone(),
             heads,
             host,
             candidates: CandidateList::new(model, device)?,
@@ -391,7 +390,9 @@ impl Decoder {
         times: &mut Times,
     ) -> Result<(), CudaError> {
         self.result.read(0, &mut self.values)?;
-        let counts = nms::split(&self.values, self.has_variances).totals;
+        let split = nms::split(&self.values, self.has_variances);
+        let counts = split.totals;
+        *dropped += split.pillars.dropped();
         dropped.candidates += u64::from(counts.surplus);
         dropped.non_finite_candidates += u64::from(counts.non_finite);
         if self.host.is_none() {

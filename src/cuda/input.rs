@@ -2,7 +2,8 @@
 //!
 //! The kernels select columns, scale intensities and move past sweeps while they read, with the operations of
 //! `PointCloud::select` and `SweepBuffer::accumulate`. Header and points are adjacent, both in pinned memory and
-//! on the device, so that a frame is one copy of as many bytes as it has.
+//! on the device. A frame is copied in pieces of as many bytes as it has: the device copies one while the host writes the
+//! next to pinned memory.
 
 use std::sync::Arc;
 
@@ -51,6 +52,9 @@ const MIN_ROW_COLUMNS: usize = 8;
 
 /// Byte of the block where the points start: after the header, aligned like device memory.
 const POINTS_AT: usize = size_of::<FrameHeader>().next_multiple_of(256);
+
+/// Most bytes of a piece.
+const PIECE: usize = 256 << 10;
 
 /// The sizes of a model that decide how long the stages' buffers are. A kernel trusts the lengths of the buffers
 /// that it reads, so stages that share buffers must agree on them.
@@ -224,23 +228,32 @@ impl Input {
         Ok(done)
     }
 
-    /// Writes rows of the header's layout to pinned memory, starting at point `first`.
+    /// Copies rows of the header's layout to the device by way of pinned memory, starting at point `first`, without waiting
+    /// for the last piece.
     fn write(&mut self, header: &FrameHeader, first: usize, rows: &[f32]) -> Result<(), CudaError> {
         let (stride, packed) = (header.stride as usize, self.packed_stride(header));
-        let at = POINTS_AT + first * packed * size_of::<f32>();
-        if packed == stride {
-            return self.host.write(at, rows);
+        let source = &header.source[..packed.min(header.source.len())];
+        let bytes_of_row = packed * size_of::<f32>();
+        let mut at = POINTS_AT + first * bytes_of_row;
+        for piece in rows.chunks((PIECE / bytes_of_row).max(1) * stride) {
+            if packed == stride {
+                self.host.write(at, piece)?;
+            } else {
+                self.packed.clear();
+                for row in piece.chunks_exact(stride) {
+                    let value = |&from: &i32| usize::try_from(from).map_or(0.0, |from| row[from]);
+                    self.packed.extend(source.iter().map(value));
+                }
+                self.host.write(at, &self.packed)?;
+            }
+            let bytes = piece.len() / stride * bytes_of_row;
+            self.host.copy_part_to(&self.block, at, bytes)?;
+            at += bytes;
         }
-        let source = &header.source[..packed];
-        self.packed.clear();
-        for row in rows.chunks_exact(stride) {
-            let value = |&from: &i32| usize::try_from(from).map_or(0.0, |from| row[from]);
-            self.packed.extend(source.iter().map(value));
-        }
-        self.host.write(at, &self.packed)
+        Ok(())
     }
 
-    /// Copies the rows and the header, adjusted to the rows' packed layout, to the device, without waiting.
+    /// Copies the header, adjusted to the rows' packed layout, to the device, without waiting.
     fn copy(&mut self, header: &FrameHeader) -> Result<(), CudaError> {
         let packed = self.packed_stride(header);
         let mut header = *header;
@@ -254,8 +267,7 @@ impl Input {
         }
         header.points = self.block.memory().at(POINTS_AT).cast();
         self.host.write(0, &[header])?;
-        let bytes = POINTS_AT + header.count as usize * packed * size_of::<f32>();
-        self.host.copy_to(&self.block, bytes)
+        self.host.copy_to(&self.block, size_of::<FrameHeader>())
     }
 
     /// Columns of a packed row of the header's layout.

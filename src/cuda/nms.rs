@@ -1,16 +1,18 @@
 //! Non-maximum suppression on the device: [`crate::cpu::nms`] by the kernels of `kernels/nms.cu`, with the same
 //! boxes.
 //!
-//! The result is one block of device memory, for one copy to the host: [`Totals`], then room for the remaining boxes,
-//! best first, and then for their variances, if the head has them. [`split`] separates such a copy.
+//! The result is one block of device memory, for one copy to the host: [`Totals`], the counters of the frame's pillars,
+//! then room for the remaining boxes, best first, and then for their variances, if the head has them. [`split`] separates
+//! such a copy.
 
 use std::sync::Arc;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 
 use super::decode::{CandidateList, Totals};
-use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, Memory, launch};
 use super::input::Sizes;
+use super::pillars;
 use crate::boxes::{Box3d, Variances};
 use crate::model::{Model, NmsKind, NmsStep, Suppressors};
 
@@ -19,8 +21,9 @@ const PREPARE_BLOCK: u32 = 128;
 const STEP_BLOCK: u32 = 256;
 const OUTPUT_BLOCK: u32 = 1024;
 
-/// 32-bit words of [`Totals`], of a [`Box3d`] and of its [`Variances`].
-const TOTALS_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
+/// 32-bit words of [`Totals`] and of those of the pillars, of a [`Box3d`] and of its [`Variances`].
+const OWN_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
+const TOTALS_WORDS: usize = OWN_WORDS + size_of::<pillars::Totals>() / size_of::<u32>();
 const BOX_WORDS: usize = size_of::<Box3d>() / size_of::<u32>();
 const VARIANCE_WORDS: usize = size_of::<Variances>() / size_of::<u32>();
 
@@ -48,6 +51,7 @@ struct Params {
     groups: DevicePtr<u32>,
     limits: DevicePtr<f32>,
     remap: DevicePtr<Remap>,
+    pillars: DevicePtr<pillars::Totals>,
     out: DevicePtr<u32>,
     variances: DevicePtr<Variances>,
     out_variances: DevicePtr<Variances>,
@@ -65,7 +69,7 @@ struct Params {
 /// `Rect` of the kernels, which the host never reads.
 type Rect = [f32; 8];
 
-const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 136);
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 144);
 
 // SAFETY: the addresses are those of the buffers of an `Nms`, which `Nms::new` allocates for the numbers beside them,
 // and of a `CandidateList` that `suppress` borrows and that was made for the same model. A candidate's class is one of
@@ -84,6 +88,7 @@ pub struct Nms {
     // The memory that the parameters point to.
     _rects: [Buffer<Rect>; 2],
     _remap: Buffer<Remap>,
+    _pillars: Option<Arc<Memory>>,
     /// [`Totals`], then boxes and variances.
     result: Buffer<u32>,
     /// Everything but a step's own parameters and the addresses of the candidates.
@@ -168,14 +173,21 @@ impl Nms {
             _rects: rects,
             indices,
             _remap: remap,
+            _pillars: None,
             result,
             has_variances,
             sizes: Sizes::new(model),
         })
     }
 
+    /// Appends the counters of the frame's pillars to the result. Without this they are 0 there.
+    pub(super) fn append(&mut self, totals: &Buffer<pillars::Totals>) {
+        self.params.pillars = totals.ptr();
+        self._pillars = Some(totals.memory().clone());
+    }
+
     /// The result, with room for the most boxes that the model allows: [`Totals`], whose count is that of the boxes,
-    /// then the boxes, best first, and their variances; see [`split`].
+    /// the counters of the pillars, then the boxes, best first, and their variances; see [`split`].
     pub fn result(&self) -> &Buffer<u32> {
         &self.result
     }
@@ -203,6 +215,7 @@ impl Nms {
 /// A copy of [`Nms::result`] on the host.
 pub(crate) struct Split<'a> {
     pub(crate) totals: Totals,
+    pub(super) pillars: pillars::Totals,
     /// Best first.
     pub(crate) boxes: &'a [Box3d],
     /// Of each box, if the head has them.
@@ -219,10 +232,12 @@ pub(crate) fn split(words: &[u32], has_variances: bool) -> Split<'_> {
     let Some((totals, rest)) = words.split_at_checked(TOTALS_WORDS) else {
         return Split {
             totals: Totals::default(),
+            pillars: pillars::Totals::zeroed(),
             boxes: &[],
             variances: &[],
         };
     };
+    let (totals, pillars) = totals.split_at(OWN_WORDS);
     let totals: Totals = bytemuck::pod_read_unaligned(bytemuck::cast_slice(totals));
     let of_variances = variance_words(has_variances);
     let room = rest.len() / (BOX_WORDS + of_variances);
@@ -230,6 +245,7 @@ pub(crate) fn split(words: &[u32], has_variances: bool) -> Split<'_> {
     let (boxes, variances) = rest.split_at(room * BOX_WORDS);
     Split {
         totals,
+        pillars: bytemuck::pod_read_unaligned(bytemuck::cast_slice(pillars)),
         boxes: bytemuck::cast_slice(&boxes[..count * BOX_WORDS]),
         variances: bytemuck::cast_slice(&variances[..count * of_variances]),
     }
@@ -317,15 +333,21 @@ mod tests {
             score: 0.9,
             class: 1,
         };
-        let mut words = vec![2, 3, 4, 0];
+        let mut words = vec![2, 3, 4, 0, 5, 0, 0, 0, 6, 0, 0, 0];
         for _ in 0..2 {
             words.extend_from_slice(bytemuck::cast_slice::<Box3d, u32>(&[bbox]));
         }
-        let Split { totals, boxes, .. } = split(&words, false);
+        let Split {
+            totals,
+            pillars,
+            boxes,
+            ..
+        } = split(&words, false);
+        assert_eq!((pillars.pillars(), pillars.dropped().pillars), (5, 6));
         assert_eq!((totals.count, totals.surplus, totals.non_finite), (2, 3, 4));
         assert_eq!(boxes, [bbox; 2]);
-        assert_eq!(split(&words[..25], false).boxes, [bbox]);
-        assert_eq!(split(&words[..3], true).boxes, []);
+        assert_eq!(split(&words[..33], false).boxes, [bbox]);
+        assert_eq!(split(&words[..11], true).boxes, []);
         // Room for two boxes, of which there is one.
         words[0] = 1;
         let variances = [1.0, 2.0].map(|yaw| Variances {

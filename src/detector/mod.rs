@@ -73,6 +73,9 @@ pub struct Options {
     pub tensorrt: Option<PathBuf>,
     /// Time budget of a frame, for [`Detector::deadline`]. It changes no result.
     pub budget: Budget,
+    /// Whether to measure the stages on a GPU, for [`Detection::times`]: events between them that take a few µs of a frame.
+    /// Without it, times are 0 there, except for that of the whole frame. On the CPU they are always measured.
+    pub stage_times: bool,
 }
 
 impl Options {
@@ -225,8 +228,9 @@ impl Detector {
             }
             Some(device) => {
                 let location = engine.location();
-                let encoder = cuda::Encoder::new(&model, pfn, device, location)?;
-                let decoder = cuda::Decoder::new(&model, device, location, encoder.marks())?;
+                let times = options.stage_times;
+                let encoder = cuda::Encoder::new(&model, pfn, device, location, times)?;
+                let decoder = cuda::Decoder::new(&model, device, location, &encoder)?;
                 let mut pipeline = Pipeline::new(&model, encoder, engine, decoder)?;
                 if location == Location::Device {
                     pipeline.record(device)?;

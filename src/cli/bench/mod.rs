@@ -97,6 +97,7 @@ fn measure_case(args: &Args, case: &Case, allocations: fn() -> u64) -> Result<Ca
         threads: args.threads,
         device: args.device.into(),
         tensorrt: args.library.clone(),
+        stage_times: true,
         ..Options::default()
     });
     let mut subjects = Vec::with_capacity(case.plans.len());

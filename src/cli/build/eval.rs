@@ -139,6 +139,7 @@ fn detect(plan: &Path, args: &Args) -> crate::Result<Inputs> {
     let options = args.input.apply(Options {
         threads: args.threads,
         score: args.score,
+        stage_times: true,
         ..Options::default()
     });
     // Read now: an error after running all frames would waste the work.

@@ -43,6 +43,7 @@ fn run(args: &Args) -> Result<usize, Error> {
         device: args.device.into(),
         score: args.score,
         tensorrt: args.library.clone(),
+        stage_times: args.times,
         ..Options::default()
     });
     let mut detector = Detector::load(&args.engine, &options)?;

@@ -10,6 +10,7 @@
 
 use std::ffi::c_void;
 use std::fmt;
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,6 +34,9 @@ pub(super) fn gpu() -> Result<Gpu, CudaError> {
         cuda: context.cuda().unsigned_abs(),
     })
 }
+
+/// Room for the copies of a frame.
+const BUSY: usize = 256;
 
 /// A GPU with all kernels loaded.
 pub(crate) struct Driver {
@@ -59,6 +63,8 @@ impl Driver {
                 unrecorded: None,
                 host: Vec::new(),
                 used: Vec::new(),
+                pending: false,
+                busy: Vec::with_capacity(BUSY),
                 retired: Vec::new(),
                 graphs: Vec::new(),
                 marks: Vec::new(),
@@ -108,8 +114,11 @@ impl Driver {
         Ok(state)
     }
 
-    /// Waits for the stream. An error is that of an earlier kernel or copy on it.
+    /// Waits for the stream, if there is work on it. An error is that of an earlier kernel or copy.
     fn wait_for_stream(&self, state: &mut State) -> Result<(), CudaError> {
+        if !state.pending {
+            return Ok(());
+        }
         let waited = self.context.wait();
         let last = state.last;
         state.check(waited, |reason| match last {
@@ -121,6 +130,8 @@ impl Driver {
             },
             None => graph_error(&format!("one of its kernels: {reason}")),
         })?;
+        state.pending = false;
+        state.busy.clear();
         state.retired.clear();
         Ok(())
     }
@@ -177,6 +188,7 @@ impl Device for Driver {
             let _ = unsafe { calls::cuMemFree_v2(address) };
         }
         state.check(zeroed, error)?;
+        state.pending = true;
         state.allocated.push(address);
         // SAFETY: the memory was just allocated.
         Ok(unsafe { DevicePtr::from_address(address) })
@@ -213,6 +225,7 @@ impl Device for Driver {
             calls::cuMemcpyHtoDAsync_v2(to.address(), from, bytes.len(), stream)
         };
         state.check(copied, copy_error(what, bytes.len()))?;
+        state.pending = true;
         self.wait_for_stream(&mut state)
     }
 
@@ -232,6 +245,7 @@ impl Device for Driver {
                 calls::cuMemcpyDtoHAsync_v2(to, from.address(), len, stream)
             };
             state.check(copied, copy_error(what, len))?;
+            state.pending = true;
         }
         self.wait_for_stream(&mut state)
     }
@@ -247,6 +261,7 @@ impl Device for Driver {
             Err(reason) => return Err(state.lose(error(reason))),
         };
         state.last = Some(launch.kernel);
+        state.pending |= state.recording.is_none();
         // The parameters as one block with its size: the driver reads no further than that.
         let mut bytes = params.len();
         let mut extra = [
@@ -290,6 +305,7 @@ impl Device for Driver {
     fn enqueue(&self, what: &'static str, work: &StreamWork) -> Result<(), CudaError> {
         let mut state = self.enter()?;
         state.last = Some(what);
+        state.pending |= state.recording.is_none();
         // SAFETY: the stream belongs to the current context and outlives the call.
         let stream = unsafe { Stream::from_raw(self.context.stream().cast()) };
         work(&stream).map_err(|error| state.lose(error))
@@ -339,10 +355,14 @@ impl Device for Driver {
 
     fn write_host(&self, memory: u64, at: usize, bytes: &[u8]) -> Result<(), CudaError> {
         let mut state = self.enter_unless_recording("a write to pinned memory")?;
-        self.wait_for_stream(&mut state)?;
         let (_, to) = state.host("pinned memory", memory, at, bytes.len())?;
-        // SAFETY: the range is inside the memory. The device is idle and the lock is held, so nobody else
-        // touches it; no reference into pinned memory exists.
+        let written = to.addr()..to.addr() + bytes.len();
+        let meets = |busy: &Range<usize>| busy.start < written.end && written.start < busy.end;
+        if state.busy.iter().any(meets) {
+            self.wait_for_stream(&mut state)?;
+        }
+        // SAFETY: the range is inside the memory. No copy that is under way uses it, and the lock is held, so nobody
+        // else touches it; no reference into pinned memory exists.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
     }
@@ -367,6 +387,7 @@ impl Device for Driver {
         if bytes == 0 {
             return Ok(());
         }
+        state.pending |= state.recording.is_none();
         let stream = self.context.stream();
         let copied = match (from, to) {
             (CopyEnd::Host { memory, at }, CopyEnd::Device(to)) => {
@@ -439,19 +460,22 @@ impl Device for Driver {
         state.graphs.push(Some(RecordedGraph { exec, host }));
         // SAFETY: the graph was just made. Uploading it here keeps that time out of the first launch.
         let uploaded = unsafe { calls::cuGraphUpload(exec, self.context.stream()) };
+        state.pending = true;
         state.check(uploaded, |reason| graph_error(&reason))?;
         Ok(state.graphs.len() as u64)
     }
 
     unsafe fn replay(&self, graph: u64) -> Result<(), CudaError> {
         let mut state = self.enter_unless_recording("a graph")?;
+        let State { graphs, busy, .. } = &mut *state;
         let recorded = usize::try_from(graph)
             .ok()
-            .and_then(|handle| state.graphs.get(handle.checked_sub(1)?)?.as_ref());
-        let exec = recorded
-            .map(|recorded| recorded.exec)
-            .ok_or_else(|| graph_error("there is no such graph"))?;
+            .and_then(|handle| graphs.get(handle.checked_sub(1)?)?.as_ref());
+        let recorded = recorded.ok_or_else(|| graph_error("there is no such graph"))?;
+        let exec = recorded.exec;
+        busy.extend(recorded.host.iter().map(|memory| memory.addresses()));
         state.last = None;
+        state.pending = true;
         // SAFETY: the graph and the pinned memory that it uses are alive; the device memory is by this method's
         // contract.
         let launched = unsafe { calls::cuGraphLaunch(exec, self.context.stream()) };
@@ -486,6 +510,7 @@ impl Device for Driver {
     fn mark(&self, mark: u64) -> Result<(), CudaError> {
         let mut state = self.enter()?;
         let recording = state.recording.is_some();
+        state.pending |= !recording;
         let Some(Some((event, set))) = state.mark(mark) else {
             return Err(graph_error("there is no such mark"));
         };

@@ -99,7 +99,7 @@ pub trait Device: Send + Sync {
     /// Frees pinned memory once no graph uses it.
     fn free_host(&self, memory: u64);
 
-    /// Waits for the device, then writes to pinned memory, starting at byte `at`.
+    /// Waits for copies that use these bytes of pinned memory, then writes to it, starting at byte `at`.
     ///
     /// # Errors
     /// [`CudaError::Copy`], also if the range is outside the memory.

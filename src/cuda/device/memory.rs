@@ -214,7 +214,7 @@ impl<T: Pod> Pinned<T> {
         self.len
     }
 
-    /// Waits for the device, then writes `values`, starting at value `at`. They may be of any type, so that a
+    /// Waits for copies that use these values, then writes `values`, starting at value `at`. They may be of any type, so that a
     /// block of bytes can hold a header and what follows it; `at` counts values of `T`.
     ///
     /// # Errors
@@ -237,6 +237,33 @@ impl<T: Pod> Pinned<T> {
             at.saturating_mul(size_of::<T>()),
             bytemuck::cast_slice_mut(values),
         )
+    }
+
+    /// Copies `len` values from value `at` on to the same place of a buffer, without waiting.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`], also past the end of either.
+    pub(crate) fn copy_part_to(
+        &self,
+        buffer: &Buffer<T>,
+        at: usize,
+        len: usize,
+    ) -> Result<(), CudaError> {
+        if at.saturating_add(len) > self.len.min(buffer.len()) {
+            return Err(CudaError::Copy {
+                what: self.what,
+                bytes: len * size_of::<T>(),
+                reason: format!("{} values in {}", at.saturating_add(len), self.len),
+            });
+        }
+        let byte = at * size_of::<T>();
+        let from = CopyEnd::Host {
+            memory: self.memory,
+            at: byte,
+        };
+        let to = CopyEnd::Device(buffer.memory().at(byte));
+        // SAFETY: the buffer is alive and, as checked, long enough; `Buffer` frees it only after the copy has run.
+        unsafe { self.device.copy(self.what, from, to, len * size_of::<T>()) }
     }
 
     /// Copies the first `len` values to a buffer, without waiting; ignores those past the end of either.

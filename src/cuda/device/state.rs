@@ -1,6 +1,7 @@
 //! What the driver keeps under its lock: the first failure, the kernels, pinned memory and graphs.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
@@ -25,6 +26,10 @@ pub(super) struct State {
     pub(super) host: Vec<Option<Arc<HostMemory>>>,
     /// Pinned memory that the current recording uses.
     pub(super) used: Vec<Arc<HostMemory>>,
+    /// Whether work was enqueued since the last wait for the stream.
+    pub(super) pending: bool,
+    /// Addresses of pinned memory that this work copies from or to.
+    pub(super) busy: Vec<Range<usize>>,
     /// Pinned memory to free after the next wait for the stream.
     pub(super) retired: Vec<Arc<HostMemory>>,
     /// By handle - 1.
@@ -48,6 +53,12 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
+    /// The addresses of all its bytes.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        let start = self.memory.addr();
+        start..start + self.bytes
+    }
+
     /// The start of `bytes` bytes from `at` on, if they are inside.
     pub(super) fn range(&self, at: usize, bytes: usize) -> Option<*mut u8> {
         let end = at.checked_add(bytes)?;
@@ -131,7 +142,7 @@ impl State {
             .ok_or_else(|| copy_error(what, bytes)("not within its pinned memory".into()))
     }
 
-    /// As [`State::host`], for a copy: a recording keeps the memory for its graph.
+    /// As [`State::host`], for a copy: a recording keeps the memory for its graph; otherwise the range is busy.
     pub(super) fn host_for_copy(
         &mut self,
         what: &'static str,
@@ -143,6 +154,8 @@ impl State {
         if self.recording.is_some() {
             let memory = memory.clone();
             self.used.push(memory);
+        } else {
+            self.busy.push(start.addr()..start.addr() + bytes);
         }
         Ok(start)
     }

@@ -173,7 +173,12 @@ fn unknown_number() {
     let standin = StandIn::open();
     for (call, number) in [("cuInit", 4242), ("cuStreamSynchronize", 987_654_321)] {
         standin.reset(Some(&format!("{call}:1:{number}")));
-        let error = cuda::open().and_then(|device| device.wait()).unwrap_err();
+        let run = || {
+            let device = cuda::open()?;
+            device.alloc("memory to clear", 4)?;
+            device.wait()
+        };
+        let error = run().unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("CUDA error {number}")), "{text}");
     }
