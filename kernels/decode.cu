@@ -4,7 +4,8 @@
 //   decode_cells   a warp for each REGION of REGION_CELLS cells, blocks of CELLS_BLOCK threads, y is the task:
 //                  marks cells by their logits, tests the marked ones, lists the keys of those that pass
 //   decode_select  a block of SELECT_BLOCK threads for each task: numbers the keys of its regions, selects
-//                  the best max_candidates (radix select, most significant byte first), counts the rest
+//                  the best max_candidates (radix select, most significant byte first), counts the rest; if there
+//                  are more, it moves the keys together first
 //   decode_sort    a block of SORT_BLOCK threads for each TILE of the selected keys of all tasks: sorts it
 //   decode_boxes   a thread for each key: its rank is its position in its tile plus, for each other tile, the
 //                  number of smaller keys there (binary search); writes the box at its rank
@@ -350,9 +351,21 @@ __device__ __forceinline__ u64 key_at(const KeyList &list, u32 i) {
     return list.keys[(u64)low * list.region_keys + (i - list.before[low])];
 }
 
+// Moves the `count` keys of a list together, in place: a key moves to an earlier place, which a block of threads reads
+// before it writes there. All threads of the block must call it.
+__device__ __forceinline__ void compact(u64 *keys, const KeyList &list, u32 count) {
+    for (u32 first = 0; first < count; first += SELECT_BLOCK) {
+        const u32 i = first + threadIdx.x;
+        const u64 key = i < count ? key_at(list, i) : NO_KEY;
+        __syncthreads();
+        if (i < count) keys[i] = key;
+        __syncthreads();
+    }
+}
+
 // The `wanted`-th smallest of the `count` keys; 0 < wanted < count. All threads of the block must call it. It
 // finds the key byte by byte: it counts the keys with the prefix found so far by their next byte.
-__device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wanted) {
+__device__ __forceinline__ u64 select_key(const u64 *keys, u32 count, u32 wanted) {
     __shared__ u32 histogram[256];
     __shared__ u32 found_byte, found_below;
     u64 prefix = 0;
@@ -360,7 +373,7 @@ __device__ __forceinline__ u64 select_key(const KeyList &list, u32 count, u32 wa
         if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
         __syncthreads();
         for (u32 i = threadIdx.x; i < count; i += SELECT_BLOCK) {
-            const u64 key = key_at(list, i);
+            const u64 key = keys[i];
             // In two steps, because a shift by 64 is undefined.
             if (key >> shift >> 8 == prefix) atomicAdd(&histogram[key >> shift & 255u], 1u);
         }
@@ -413,15 +426,19 @@ extern "C" __global__ void decode_select(const DecodeLists p) {
         scan_block(valid ? non_finite[r] : 0, sums, total);
         lost += total;
     }
-    const KeyList list = {(const u64 *)p.keys + first_key(task, index, p.class_cell, p.regions), before, p.regions,
-                          region_keys(task, p.class_cell)};
+    u64 *keys = (u64 *)p.keys + first_key(task, index, p.class_cell, p.regions);
+    const KeyList list = {keys, before, p.regions, region_keys(task, p.class_cell)};
     const u32 wanted = min(count, p.max_candidates);
-    const u64 last = wanted < count ? select_key(list, count, wanted) : NO_KEY;
+    u64 last = NO_KEY;
+    if (wanted < count) {
+        compact(keys, list, count);
+        last = select_key(keys, count, wanted);
+    }
     u64 *selected = (u64 *)p.selected + (u64)index * p.max_candidates;
     u32 done = 0;
     for (u32 first = 0; first < count; first += SELECT_BLOCK) {
         const u32 i = first + threadIdx.x;
-        const u64 key = i < count ? key_at(list, i) : NO_KEY;
+        const u64 key = i >= count ? NO_KEY : wanted < count ? keys[i] : key_at(list, i);
         const bool take = i < count && key <= last;
         u32 total;
         const u32 place = scan_block(take, sums, total);

@@ -11,8 +11,8 @@
 //
 // Shapes: counts and cells `[max_pillars]`, slots `[max_pillars][max_points]`, out `[max_pillars][channels]`
 // f32. Rows of pillars past the frame's number keep their values.
-// Launch: `Features::new` chooses the warps of a block; the grid is for `max_pillars`, and blocks without a
-// pillar exit at once. Dynamic shared memory: the weights (`features_pfn` only), then per warp two buffers of
+// Launch: `Features::new` chooses the kernel and the warps of a block; the grid is for `max_pillars`, and blocks without a
+// pillar exit at once. Dynamic shared memory: the weights (not `features_pfn_large`), then per warp two buffers of
 // `chunk` rows and the maxima of every layer.
 // Bytes: reads 8 + 4 per point of slots, the points, and 4 · weight_count per block; writes
 // 4 · channels per pillar.
@@ -33,6 +33,8 @@
 
 // Most layers of a PFN.
 #define MAX_LAYERS 3
+// Inputs of the first layer of `features_pfn_own`.
+#define OWN_COLUMNS 12
 // Most threads of a block.
 #define MAX_THREADS 256
 
@@ -108,6 +110,47 @@ __device__ __forceinline__ void add_products(const float *const (&row)[ROWS], u3
     }
 }
 
+// The weights of a layer's rows, in memory.
+struct InMemory {
+    u32 columns, width;
+
+    template <int ROWS, int CHANNELS>
+    __device__ __forceinline__ void add(const float *const (&row)[ROWS], const float *weights,
+                                        Vector<CHANNELS> (&sum)[ROWS]) const {
+        add_products<ROWS, CHANNELS>(row, columns, weights, width, sum);
+    }
+};
+
+// Those of a lane's channels, in registers.
+template <int CHANNELS, int COLUMNS> struct InRegisters {
+    Vector<CHANNELS> weight[COLUMNS];
+
+    // From `[COLUMNS][width]`.
+    __device__ __forceinline__ void read(const float *weights, u32 width) {
+#pragma unroll
+        for (int k = 0; k < COLUMNS; ++k) weight[k] = load<CHANNELS>(weights + k * width);
+    }
+
+    template <int ROWS>
+    __device__ __forceinline__ void add(const float *const (&row)[ROWS], const float *,
+                                        Vector<CHANNELS> (&sum)[ROWS]) const {
+#pragma unroll
+        for (int k = 0; k < COLUMNS; k += 4) {
+            Vector<4> x[ROWS];
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) x[r] = load<4>(row[r] + k);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+#pragma unroll
+                for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+                    for (int c = 0; c < CHANNELS; ++c) sum[r].v[c] += x[r].v[j] * weight[k + j].v[c];
+                }
+            }
+        }
+    }
+};
+
 // Groups of lanes that compute different rows of the same channels.
 struct Group {
     // This lane's group, and the number of groups: 32 / width, at least 1.
@@ -118,10 +161,10 @@ struct Group {
 
 // Computes rows `first`, `first + group.count`, … of the lane, stores them in `to` and raises `max`. Past the
 // last row it computes the last one again, without storing it.
-template <int ROWS, int CHANNELS>
-__device__ __forceinline__ void run_rows(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 first,
-                                         u32 rows, const Group &group, const Vector<CHANNELS> &base,
-                                         Vector<CHANNELS> &max) {
+template <int ROWS, int CHANNELS, typename Weights>
+__device__ __forceinline__ void run_rows(const Weights &own, bool last, const float *weights, float *shared, Rows from,
+                                         Rows to, u32 first, u32 rows, const Group &group,
+                                         const Vector<CHANNELS> &base, Vector<CHANNELS> &max) {
     const float *row[ROWS];
     Vector<CHANNELS> sum[ROWS];
 #pragma unroll
@@ -130,7 +173,7 @@ __device__ __forceinline__ void run_rows(const FeaturesLayer &layer, bool last, 
         row[r] = shared + from.at + index * from.stride;
         sum[r] = base;
     }
-    add_products<ROWS, CHANNELS>(row, layer.inputs, weights, layer.width, sum);
+    own.add(row, weights, sum);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
@@ -147,8 +190,8 @@ __device__ __forceinline__ void run_rows(const FeaturesLayer &layer, bool last, 
 }
 
 // Runs the channels of a layer that the lanes compute at once, CHANNELS each, on `rows` rows.
-template <int CHANNELS>
-__device__ __forceinline__ void run_channels(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to,
+template <int CHANNELS, typename Weights>
+__device__ __forceinline__ void run_channels(const FeaturesLayer &layer, const Weights &own, bool last, const float *weights, float *shared, Rows from, Rows to,
                                              u32 rows, const Group &group, const float *max_before,
                                              float *max_after) {
     const float *weight = weights + layer.weights + group.channel;
@@ -163,13 +206,13 @@ __device__ __forceinline__ void run_channels(const FeaturesLayer &layer, bool la
     while (row < rows) {
         u32 left = rows - row, first = row + group.index;
         if (left > 2 * group.count) {
-            run_rows<4, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            run_rows<4, CHANNELS>(own, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += 4 * group.count;
         } else if (left > group.count) {
-            run_rows<2, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            run_rows<2, CHANNELS>(own, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += 2 * group.count;
         } else {
-            run_rows<1, CHANNELS>(layer, last, weight, shared, from, to, first, rows, group, base[0], max);
+            run_rows<1, CHANNELS>(own, last, weight, shared, from, to, first, rows, group, base[0], max);
             row += group.count;
         }
     }
@@ -186,17 +229,61 @@ __device__ __forceinline__ void run_channels(const FeaturesLayer &layer, bool la
 __device__ __forceinline__ void run_layer(const FeaturesLayer &layer, bool last, const float *weights, float *shared, Rows from, Rows to, u32 rows,
                                           const float *max_before, float *max_after) {
     const u32 lane = threadIdx.x % WARP;
+    const InMemory own = {layer.inputs, layer.width};
     if (layer.width <= WARP) {
         u32 lanes = layer.width;
         Group group = {lane / lanes, WARP / lanes, lane % lanes};
-        run_channels<1>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
+        run_channels<1>(layer, own, last, weights, shared, from, to, rows, group, max_before, max_after);
     } else {
         for (u32 channel = 2 * lane; channel < layer.width; channel += 2 * WARP) {
             Group group = {0, 1, channel};
-            run_channels<2>(layer, last, weights, shared, from, to, rows, group, max_before, max_after);
+            run_channels<2>(layer, own, last, weights, shared, from, to, rows, group, max_before, max_after);
         }
     }
 }
+
+// Runs any layer, its weights in memory.
+struct AnyLayers {
+    __device__ __forceinline__ void run(const FeaturesParams &params, u32 l, bool last, const float *weights,
+                                        float *shared, Rows from, Rows to, u32 rows, const float *max_before,
+                                        float *max_after) const {
+        run_layer(params.layer[l], last, weights, shared, from, to, rows, max_before, max_after);
+    }
+};
+
+// Channels of the first of two layers of `features_pfn_own`.
+#define OWN_WIDTH 16
+
+// Runs a layer of OWN_COLUMNS inputs and 32 or 64 channels (CHANNELS of a lane), or, if LAYERS is 2, one of OWN_WIDTH
+// and one of 32 channels. What a lane multiplies rows with stays in its registers.
+template <int CHANNELS, int LAYERS> struct OwnLayers {
+    InRegisters<CHANNELS, OWN_COLUMNS> first;
+    InRegisters<1, OWN_WIDTH> second;
+
+    static __device__ __forceinline__ Group group(u32 l) {
+        const u32 lane = threadIdx.x % WARP;
+        if (LAYERS == 2 && l == 0) return {lane / OWN_WIDTH, WARP / OWN_WIDTH, lane % OWN_WIDTH};
+        return {0, 1, CHANNELS * lane};
+    }
+
+    __device__ __forceinline__ void read(const FeaturesParams &params, const float *weights) {
+        const FeaturesLayer &one = params.layer[0], &two = params.layer[1];
+        first.read(weights + one.weights + one.width + group(0).channel, one.width);
+        if (LAYERS == 2) second.read(weights + two.weights + (1 + two.maxes) * two.width + group(1).channel, two.width);
+    }
+
+    __device__ __forceinline__ void run(const FeaturesParams &params, u32 l, bool last, const float *weights,
+                                        float *shared, Rows from, Rows to, u32 rows, const float *max_before,
+                                        float *max_after) const {
+        if (LAYERS == 2 && l == 1) {
+            run_channels<1>(params.layer[1], second, true, weights, shared, from, to, rows, group(1), max_before,
+                            max_after);
+        } else {
+            run_channels<CHANNELS>(params.layer[0], first, last, weights, shared, from, to, rows, group(0), max_before,
+                                   max_after);
+        }
+    }
+};
 
 // Reads a lane's point if it is one of the pillar's `kept`, and writes its columns to the lane's row.
 template <int COLUMNS>
@@ -234,8 +321,9 @@ __device__ __forceinline__ void finish_row(const FeaturesParams &params, u32 col
 }
 
 // Computes one pillar. `shared` is the warp's memory.
-template <int COLUMNS>
-__device__ __forceinline__ void run_pillar(const FeaturesParams &params, const float *weights, float *shared, u32 pillar) {
+template <int COLUMNS, typename Layers>
+__device__ __forceinline__ void run_pillar(const FeaturesParams &params, const Layers &layers, const float *weights,
+                                           float *shared, u32 pillar) {
     const FrameHeader &frame = *(const FrameHeader *)params.frame;
     const u32 lane = threadIdx.x % WARP, chunk = params.chunk;
     const u32 *slots = (const u32 *)params.slots + (u64)pillar * params.max_points;
@@ -275,7 +363,7 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
             Rows from = inputs, to = others;
             float *max_before = max, *max_after = max;
             for (u32 l = 0; l <= last; ++l) {
-                run_layer(params.layer[l], l == last, weights, shared, from, to, n, max_before, max_after);
+                layers.run(params, l, l == last, weights, shared, from, to, n, max_before, max_after);
                 __syncwarp();
                 Rows written = to;
                 to = from;
@@ -290,15 +378,25 @@ __device__ __forceinline__ void run_pillar(const FeaturesParams &params, const f
     for (u32 c = lane; c < params.channels; c += WARP) out[c] = result[c];
 }
 
-// All pillars of the frame. SHARED: copies the weights to shared memory first.
-template <int COLUMNS, bool SHARED>
+// The pillars of the frame that are this block's, a warp for each.
+template <int COLUMNS, typename Layers>
+__device__ __forceinline__ void run_block(const FeaturesParams &params, const Layers &layers, const float *weights,
+                                          float *floats, u32 pillars) {
+    const u32 warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
+    floats += warp * params.warp_floats;
+    for (u32 pillar = blockIdx.x * warps + warp; pillar < pillars; pillar += gridDim.x * warps) {
+        run_pillar<COLUMNS>(params, layers, weights, floats, pillar);
+    }
+}
+
+// All pillars of the frame. SHARED: copies the weights to shared memory first. OWN: those of OwnLayers to registers.
+template <int COLUMNS, bool SHARED, bool OWN>
 __device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
     DYNAMIC_SHARED(shared);
     float *floats = (float *)shared;
     const float *weights = (const float *)params.weights;
     const u32 pillars = min(*(const u32 *)params.pillars, params.max_pillars);
-    const u32 warps = blockDim.x / WARP, warp = threadIdx.x / WARP;
-    if (blockIdx.x * warps >= pillars) return;
+    if (blockIdx.x * (blockDim.x / WARP) >= pillars) return;
     if (SHARED) {
         for (u32 i = 4 * threadIdx.x; i < params.weight_count; i += 4 * blockDim.x) {
             *(Vector<4> *)(floats + i) = load<4>(weights + i);
@@ -307,9 +405,20 @@ __device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
         weights = floats;
         floats += params.weight_count;
     }
-    floats += warp * params.warp_floats;
-    for (u32 pillar = blockIdx.x * warps + warp; pillar < pillars; pillar += gridDim.x * warps) {
-        run_pillar<COLUMNS>(params, weights, floats, pillar);
+    if (!OWN) {
+        run_block<COLUMNS>(params, AnyLayers(), weights, floats, pillars);
+    } else if (params.layers == 2) {
+        OwnLayers<1, 2> layers;
+        layers.read(params, weights);
+        run_block<COLUMNS>(params, layers, weights, floats, pillars);
+    } else if (params.layer[0].width == WARP) {
+        OwnLayers<1, 1> layers;
+        layers.read(params, weights);
+        run_block<COLUMNS>(params, layers, weights, floats, pillars);
+    } else {
+        OwnLayers<2, 1> layers;
+        layers.read(params, weights);
+        run_block<COLUMNS>(params, layers, weights, floats, pillars);
     }
 }
 
@@ -317,10 +426,15 @@ __device__ __forceinline__ void run_pillars(const FeaturesParams &params) {
 
 // For models of at most 8 columns whose weights fit into shared memory.
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 3) features_pfn(const FeaturesParams params) {
-    run_pillars<8, true>(params);
+    run_pillars<8, true, false>(params);
+}
+
+// For those among them that OwnLayers runs.
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2) features_pfn_own(const FeaturesParams params) {
+    run_pillars<8, true, true>(params);
 }
 
 // For all others: the weights stay in global memory.
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 2) features_pfn_large(const FeaturesParams params) {
-    run_pillars<MAX_COLUMNS, false>(params);
+    run_pillars<MAX_COLUMNS, false, false>(params);
 }

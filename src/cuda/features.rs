@@ -28,6 +28,8 @@ const MIN_CHUNK: usize = 8;
 const SHARED_FLOATS: usize = 48 * 1024 / size_of::<f32>();
 /// Most columns of a point in `features_pfn`.
 const COMMON_COLUMNS: usize = 8;
+/// Inputs of the first layer of `features_pfn_own`, as in the kernels.
+const OWN_COLUMNS: usize = 12;
 /// Pillars of a warp in a full frame: several, because a block reads the weights once.
 const PILLARS_PER_WARP: usize = 8;
 
@@ -76,7 +78,8 @@ const _: () = assert!(size_of::<Params>() == 184);
 // beside them, and of an `Input` and `Pillars` that `features` borrows and that were made for the same model.
 #[allow(unsafe_code)]
 unsafe impl KernelParams for Params {
-    const KERNELS: &'static [&'static str] = &["features_pfn", "features_pfn_large"];
+    const KERNELS: &'static [&'static str] =
+        &["features_pfn", "features_pfn_own", "features_pfn_large"];
 }
 
 /// The stage's weights, and the features of the last frame, on the device. Allocated once.
@@ -180,8 +183,14 @@ fn pack(pfn: &Pfn) -> (Vec<LayerParams>, Vec<f32>) {
     for layer in &pfn.layers {
         let first = layers.is_empty();
         let own = layer.in_features / if first { 1 } else { 2 };
+        // Zeros change no sum, and `features_pfn_own` needs so many columns.
+        let least = if first && own <= OWN_COLUMNS {
+            OWN_COLUMNS
+        } else {
+            own
+        };
         let packed = LayerParams {
-            inputs: own.next_multiple_of(4) as u32,
+            inputs: least.next_multiple_of(4) as u32,
             maxes: if first {
                 0
             } else {
@@ -264,13 +273,19 @@ impl Block {
             2 => [inputs, width(0)],
             _ => [inputs.max(width(1)), width(0)],
         };
+        let widths: Vec<usize> = (0..layers.len()).map(width).collect();
+        let own = inputs == OWN_COLUMNS && matches!(widths[..], [32 | 64] | [16, 32]);
         let common = Self {
-            kernel: "features_pfn",
+            kernel: if own {
+                "features_pfn_own"
+            } else {
+                "features_pfn"
+            },
             weights,
             warps: 0,
             chunk: 0,
             stride: stride.map(odd_quads),
-            maxes: (0..layers.len()).map(width).sum(),
+            maxes: widths.iter().sum(),
         };
         let large = Self {
             kernel: "features_pfn_large",
@@ -287,7 +302,7 @@ impl Block {
                 "{columns} point columns and {} layers of up to {} channels exceed what it can hold; use \
                  narrower `pfn.layers`",
                 layers.len(),
-                (0..layers.len()).map(width).max().unwrap_or(0),
+                widths.iter().max().unwrap_or(&0),
             ),
         })
     }
@@ -362,8 +377,12 @@ mod tests {
             let layers = model.pfn_linear_widths().map(layer).collect();
             let (layers, weights) = pack(&Pfn { layers });
             let block = Block::new(&model, &layers, weights.len()).unwrap();
-            let large = model.bev_channels() > 64;
-            assert_eq!(block.kernel == "features_pfn_large", large);
+            let kernel = match model.pfn.layers[..] {
+                [64] | [32, 32] => "features_pfn_own",
+                [256, ..] => "features_pfn_large",
+                _ => "features_pfn",
+            };
+            assert_eq!(block.kernel, kernel);
             assert_eq!(
                 (block.warps, block.chunk),
                 (warps, chunk),
