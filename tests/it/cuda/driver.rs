@@ -6,10 +6,10 @@ use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ::standin::setup::faults;
 use centerpoint::cuda::CudaError;
 use centerpoint::internals::cuda::{CopyEnd, Launch};
 use centerpoint::{Detector, Device, Options, PointCloud, cuda};
-use ::standin::setup::faults;
 
 use crate::common::{repository, write_plan};
 
