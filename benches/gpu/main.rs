@@ -6,9 +6,10 @@
 //! the bandwidth of a copy on the device, which is measured first.
 //!
 //! Without a GPU the bench prints the memory that it needs, and succeeds. `--launches` prints the kernels' launches for
-//! `tests/kernels.sh`; `--identical N` runs N frames without timing them, and fails if one differs from the first of its
-//! kind; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`.
-#![allow(clippy::unwrap_used)]
+//! `tests/kernels.sh`; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`. Two arguments need a GPU:
+//! `--frames N` times N frames instead of 1000; `--identical N` runs N frames without timing them, and fails if one differs
+//! from the first of its kind.
+#![allow(clippy::panic, clippy::unwrap_used)]
 
 #[path = "../common/made_up.rs"]
 mod made_up;
@@ -31,7 +32,7 @@ use crate::null::Null;
 const GRIDS: [(usize, f64); 2] = [(480, 0.32), (1020, 0.24)];
 const POINTS: usize = 120_000;
 const COLUMNS: usize = 5;
-const WARM_UP: usize = 50;
+/// Frames that are timed. A twentieth of their number comes first, to warm up.
 const FRAMES: usize = 1000;
 
 fn main() {
@@ -54,19 +55,26 @@ fn main() {
             (null.bytes() - before) as f64 / 1e6
         );
     }
+    let (identical, frames) = (argument("--identical"), argument("--frames"));
     let device = match cuda::open() {
         Ok(device) => device,
-        Err(error) => return println!("skipped the times: {error}"),
+        Err(error) if identical.or(frames).is_none() => {
+            return println!("skipped the times: {error}");
+        }
+        Err(error) => panic!("{error}"),
     };
-    if let Some(frames) = argument("--identical") {
+    if let Some(frames) = identical {
         return Case::new(GRIDS[0].0, GRIDS[0].1)
             .identical(&device, frames)
             .unwrap();
     }
+    let frames = frames.unwrap_or(FRAMES).max(1);
     let bandwidth = bandwidth(&device).unwrap();
     println!("a copy on the device moves {bandwidth:.0} GB/s, read and written");
     for (cells, voxel) in GRIDS {
-        Case::new(cells, voxel).run(&device, bandwidth).unwrap();
+        Case::new(cells, voxel)
+            .run(&device, bandwidth, frames)
+            .unwrap();
     }
 }
 
@@ -135,15 +143,21 @@ impl Case {
     }
 
     /// Prints the table of one grid.
-    fn run(&self, device: &Arc<dyn Device>, bandwidth: f64) -> centerpoint::Result<()> {
+    fn run(
+        &self,
+        device: &Arc<dyn Device>,
+        bandwidth: f64,
+        frames: usize,
+    ) -> centerpoint::Result<()> {
         let engine = head_maps(self, device)?;
         let mut detector = self.detector(device, engine)?;
-        let mut times = Vec::with_capacity(FRAMES);
-        let mut walls = Vec::with_capacity(FRAMES);
-        for i in 0..WARM_UP + FRAMES {
+        let mut times = Vec::with_capacity(frames);
+        let mut walls = Vec::with_capacity(frames);
+        let warm_up = frames / 20;
+        for i in 0..warm_up + frames {
             let start = Instant::now();
             let stages = detector.detect(&self.cloud)?.times;
-            if i >= WARM_UP {
+            if i >= warm_up {
                 walls.push(start.elapsed().as_secs_f64() * 1e3);
                 times.push(stages);
             }

@@ -90,6 +90,11 @@ impl Kernels {
         Self { libraries, places }
     }
 
+    /// The kernels' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
     /// Runs a kernel. Returns the reason if it fails.
     ///
     /// # Safety

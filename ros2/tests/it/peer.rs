@@ -38,7 +38,11 @@ fn peer() -> (String, &'static str) {
 
 /// A command in a network namespace of its own, without ROS settings.
 fn isolated(option: &str) -> Command {
-    let mut command = Command::new("unshare");
+    isolate(Command::new("unshare"), option)
+}
+
+/// Completes the command `unshare`, as [`isolated`].
+fn isolate(mut command: Command, option: &str) -> Command {
     command
         .arg(option)
         .current_dir(root())
@@ -50,8 +54,14 @@ fn isolated(option: &str) -> Command {
 /// Runs a scenario of `ros2/tests/peer/run.py` and returns what it observed.
 fn run(scenario: &str, folder: &Path) -> Value {
     let (python, option) = peer();
-    let output = isolated(option)
-        .args([&python, "ros2/tests/peer/run.py", scenario])
+    observe(isolated(option), &python, &[scenario], folder)
+}
+
+/// Runs `ros2/tests/peer/run.py` in an isolated command.
+fn observe(mut isolated: Command, python: &str, arguments: &[&str], folder: &Path) -> Value {
+    let output = isolated
+        .args([python, "ros2/tests/peer/run.py"])
+        .args(arguments)
         .args(["--node", NODE, "--out"])
         .arg(folder)
         .output()
@@ -268,6 +278,34 @@ fn clouds_are_not_processed_without_subscribers() {
     let counts = ["received", "unwanted", "processed", "dropped"].map(|name| count(&seen, name));
     assert_eq!(counts, [10, 5, 5, 0], "{}", seen["log"]);
     assert_eq!(seen["detections"], 5);
+}
+
+/// With the stand-in for NVIDIA's driver.
+#[test]
+#[ignore = "needs CENTERPOINT_ROS_PYTHON, unshare"]
+fn a_gpu_publishes_the_cpus_boxes() {
+    let (python, option) = peer();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("stand-in.log");
+    let detections = |device: &str| {
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let command = standin::setup::command("unshare", tmp, &log);
+        let seen = observe(
+            isolate(command, option),
+            &python,
+            &["single", "--device", device, "--points", "40000"],
+            folder.path(),
+        );
+        assert_eq!(seen["status"], 0, "{}", seen["log"]);
+        seen["detections"].clone()
+    };
+    let expected = detections("cpu");
+    assert!(!log.exists(), "the CPU needs no driver");
+    let frames = expected.as_array().unwrap();
+    assert_eq!(frames.len(), 4);
+    assert!(frames.iter().all(|boxes| boxes[2].is_object()));
+    assert_eq!(detections("cuda"), expected);
+    assert_eq!(standin::setup::faults(&log), [""; 0]);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 """Scenarios for the tests of `cp-ros2`. Writes what the peer observed as JSON, which the tests check.
 
-    unshare -n PYTHON ros2/tests/peer/run.py stream|sweeps|unwatched --node cp-ros2 --out FOLDER
+    unshare -n PYTHON ros2/tests/peer/run.py stream|sweeps|unwatched|single --node cp-ros2 --out FOLDER
 
 stream: 200 clouds of 100 k points at 10 Hz in four forms, plus 10 malformed ones.
 sweeps: single clouds preceded by transforms, for a model with two sweeps.
 unwatched: clouds without a subscriber for boxes, then clouds with one.
+single: four clouds, each sent once the boxes of the one before are there.
 The first two also write the points to FOLDER as x y z intensity, for the library to process.
 """
 
@@ -103,7 +104,8 @@ def malformed(good):
 
 
 def start(args, *ros_args):
-    command = [args.node, "--engine", args.engine, "--intensity-scale", str(1 / 255), "--ros-args"]
+    command = [args.node, "--engine", args.engine, "--device", args.device]
+    command += ["--intensity-scale", str(1 / 255), "--ros-args"]
     command += ["-r", "~/input/pointcloud:=/points", *ros_args]
     command += ["-p", "qos_overrides./points.subscription.reliability:=reliable"]
     command += ["-p", f"qos_overrides./points.subscription.depth:={peer.DEPTH}"]
@@ -274,11 +276,35 @@ def unwatched(args):
     return {"detections": len(found), "counts": peer.counts(log), "status": status, "log": log}
 
 
+def single(args):
+    import definitions
+
+    node = start(args, "-p", "densification_params.num_past_frames:=0")
+    other = peer.Peer()
+    detections = other.reader(definitions.Detection3DArray, peer.NODE + "/output/detections")
+    settle(other, node)
+    found = []
+    for number, points in enumerate(peer.frames(args.frames, 4, args.points)):
+        message = peer.cloud(points, "xyzi")
+        message.header.stamp = other.node.get_clock().now().to_msg()
+        other.clouds.publish(message)
+
+        def arrived():
+            found.extend(detections.take(N=10))
+            return len(found) > number
+
+        other.wait(f"the boxes of cloud {number}", arrived)
+    status, log = node.end(signal.SIGINT)
+    boxes = [vision_boxes(array) for array in found]
+    return {"detections": boxes, "counts": peer.counts(log), "status": status, "log": log}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["stream", "sweeps", "unwatched"])
+    parser.add_argument("what", choices=["stream", "sweeps", "unwatched", "single"])
     parser.add_argument("--node", required=True)
     parser.add_argument("--engine", default="engines/demo/int8.plan")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--frames", default="calib/demo/frames")
     parser.add_argument("--out", required=True)
     parser.add_argument("--clouds", type=int, default=200)
@@ -286,7 +312,7 @@ def main():
     parser.add_argument("--hz", type=float, default=10.0)
     args = parser.parse_args()
     peer.loopback()
-    seen = {"stream": stream, "sweeps": sweeps, "unwatched": unwatched}[args.what](args)
+    seen = {"stream": stream, "sweeps": sweeps, "unwatched": unwatched, "single": single}[args.what](args)
     with open(os.path.join(args.out, "seen.json"), "w") as file:
         json.dump(seen, file)
 

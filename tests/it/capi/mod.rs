@@ -2,6 +2,7 @@
 //!
 //! The library under test is the one that cargo built beside this program.
 
+mod gpu;
 mod hammer;
 mod header;
 mod install;

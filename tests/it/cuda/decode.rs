@@ -82,7 +82,7 @@ pub(super) fn model_of(width: usize, height: usize) -> Model {
 }
 
 /// Makes every finite candidate pass.
-fn open(model: &mut Model) {
+pub(super) fn open(model: &mut Model) {
     model.decode.bands = vec![f32::INFINITY];
     model.decode.score = vec![vec![0.0; model.classes.len()]];
     model.decode.yaw_norm.fill(0.0);
@@ -90,7 +90,11 @@ fn open(model: &mut Model) {
 }
 
 /// Maps of every task with finite values; `logit` draws the logits.
-fn maps(model: &Model, random: &mut Random, logit: impl Fn(&mut Random) -> f32) -> Vec<Heads> {
+pub(super) fn maps(
+    model: &Model,
+    random: &mut Random,
+    logit: impl Fn(&mut Random) -> f32,
+) -> Vec<Heads> {
     let mut tasks = random_maps(random, model, Storage::Nchw);
     for heads in &mut tasks {
         for value in heads.data.iter_mut().filter(|value| !value.is_finite()) {

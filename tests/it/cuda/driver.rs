@@ -5,47 +5,21 @@ use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::LazyLock;
 
+use ::standin::setup::faults;
 use centerpoint::cuda::CudaError;
 use centerpoint::internals::cuda::{CopyEnd, Launch};
 use centerpoint::{Detector, Device, Options, PointCloud, cuda};
 
 use crate::common::{repository, write_plan};
 
-/// The folder with the stand-in's libraries.
-static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-    // Cargo builds the libraries of dependencies beside the test program.
-    let program = std::env::current_exe().unwrap();
-    let library = program.with_file_name("libstandin.so");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("standin");
-    std::fs::create_dir_all(&folder).unwrap();
-    for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so.12"] {
-        // Replaced as a whole: another process may be running with it.
-        let own = folder.join(format!("{name}-{}", std::process::id()));
-        std::fs::copy(&library, &own).unwrap();
-        std::fs::rename(&own, folder.join(name)).unwrap();
-    }
-    folder
-});
-
-/// A command that finds the stand-in, with its report in `log` and the compiled kernels in a folder of the tests.
-fn command(program: impl AsRef<std::ffi::OsStr>, log: &Path) -> Command {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let mut command = Command::new(program);
-    command
-        .env("LD_LIBRARY_PATH", &*FOLDER)
-        .env("XDG_CACHE_HOME", target.join("standin/cache"))
-        .env("CENTERPOINT_STANDIN_CACHE", target.join("emulation"))
-        .env("CENTERPOINT_STANDIN_LOG", log)
-        .env_remove("CENTERPOINT_NVRTC")
-        .env_remove("CENTERPOINT_TEST_DEVICE")
-        .env_remove("RUST_LOG");
-    command
+/// A command that finds the stand-in.
+pub(super) fn command(program: impl AsRef<std::ffi::OsStr>, log: &Path) -> Command {
+    ::standin::setup::command(program, Path::new(env!("CARGO_TARGET_TMPDIR")), log)
 }
 
 /// What a command prints, which must succeed.
-fn printed(command: &mut Command) -> String {
+pub(super) fn printed(command: &mut Command) -> String {
     let Output {
         status,
         stdout,
@@ -54,14 +28,6 @@ fn printed(command: &mut Command) -> String {
     let said = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{command:?}: {status}\n{said}");
     String::from_utf8(stdout).unwrap()
-}
-
-/// The lines of a report that are no counts.
-fn faults(log: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(log).unwrap();
-    assert!(text.contains("calls: cuInit 1"), "{text}");
-    let lines = text.lines().filter(|line| !line.starts_with("calls: "));
-    lines.map(str::to_owned).collect()
 }
 
 #[test]
@@ -92,7 +58,7 @@ fn cp_infer_gives_the_cpus_bytes() {
 }
 
 /// A variable of the environment and its value.
-type Variable<'a> = (&'a str, &'a str);
+pub(super) type Variable<'a> = (&'a str, &'a str);
 
 /// The boxes of frames by `cp-infer`, and its report with the stand-in's settings `variables`.
 fn boxes(

@@ -1,5 +1,6 @@
 //! The CUDA stages, on an emulated device or a GPU: byte for byte against the CPU stages.
 
+mod compiled;
 pub(crate) mod decode;
 mod driver;
 mod elementary;

@@ -11,13 +11,14 @@ use centerpoint::internals::cpu::decode::Candidate;
 use centerpoint::internals::cpu::nms;
 use centerpoint::internals::cuda;
 use centerpoint::map::Element;
-use centerpoint::model::{NmsStep, Remap, Suppressors};
+use centerpoint::model::{Candidates, NmsStep, Remap, Suppressors};
 use centerpoint::{Box3d, Detector, Model, Options};
 
-use super::decode::Stage as Decode;
+use super::decode::{Stage as Decode, maps, model_of, open};
 use super::head::{Form, REAL, RealHeads, demo_plan};
 use crate::emulation;
 use crate::stages::Random;
+use crate::stages::heads::Heads;
 use crate::stages::nms::{all_suppress, candidates, circle, iou_step, rect, with_steps};
 
 /// The stage on both sides, for several frames.
@@ -269,6 +270,49 @@ fn the_result_has_room_for_all_boxes_that_the_model_allows() {
     );
 }
 
+/// Decodes maps and suppresses their candidates on both sides. Returns the boxes and the candidates beyond the cap.
+fn check_maps(
+    model: &Model,
+    device: &Arc<dyn Device>,
+    tasks: &[Heads],
+    form: Form,
+    what: &str,
+) -> (Vec<Box3d>, u64) {
+    let mut decode = Decode::new(model, device);
+    let mut cpu = nms::Nms::new(model);
+    let mut gpu = cuda::nms::Nms::new(model, device).unwrap();
+    let [_, surplus, non_finite] = decode.check(tasks, form, what);
+    let candidates: &[Candidate] = decode.cpu.candidates();
+    nms::suppress(model, candidates, &mut cpu);
+    cuda::nms::suppress(&decode.gpu, &mut gpu).unwrap();
+    let (totals, found, _) = gpu.download().unwrap();
+    equal(&found, cpu.boxes(), what);
+    let counters = [totals.surplus, totals.non_finite].map(u64::from);
+    assert_eq!(counters, [surplus, non_finite], "{what}");
+    (found, surplus)
+}
+
+/// Room for one candidate less than there are, for all of them, and for one more; around a chunk of boxes, too.
+#[test]
+fn candidates_around_their_cap_become_the_cpus_boxes() {
+    for (seed, [width, height]) in [[16, 12], [8, 8]].into_iter().enumerate() {
+        let device = emulation::device(seed as u64);
+        let mut random = Random(seed as u64);
+        let mut model = model_of(width, height);
+        open(&mut model);
+        model.decode.candidates = Candidates::BestClass;
+        let tasks = maps(&model, &mut random, |r| r.uniform(-3.0, 3.0));
+        let all = width * height;
+        for cap in [all - 1, all, all + 1] {
+            model.decode.max_candidates = cap;
+            let what = format!("cap {cap} of {all}");
+            let (found, surplus) = check_maps(&model, &device, &tasks, Form::Same, &what);
+            assert_eq!(surplus, (all - cap.min(all)) as u64, "{what}");
+            assert!(!found.is_empty() && found.len() < all, "{what}");
+        }
+    }
+}
+
 #[test]
 fn the_demo_networks_maps_of_demo_frames() {
     check_real_heads(&REAL);
@@ -285,19 +329,9 @@ pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
             model.decode.score = vec![vec![score; model.classes.len()]];
             model.decode.max_candidates = 300;
             let what = format!("{}, score {score}", real.frame.name);
-            let mut decode = Decode::new(&model, &device);
-            let mut cpu = nms::Nms::new(&model);
-            let mut gpu = cuda::nms::Nms::new(&model, &device).unwrap();
             let tasks = std::slice::from_ref(&real.heads);
-            let [_, surplus, non_finite] =
-                decode.check(tasks, Form::Packed(Element::F32, 1), &what);
-            let candidates: &[Candidate] = decode.cpu.candidates();
-            nms::suppress(&model, candidates, &mut cpu);
-            cuda::nms::suppress(&decode.gpu, &mut gpu).unwrap();
-            let (totals, found, _) = gpu.download().unwrap();
-            equal(&found, cpu.boxes(), &what);
-            let counters = [totals.surplus, totals.non_finite].map(u64::from);
-            assert_eq!(counters, [surplus, non_finite], "{what}");
+            let form = Form::Packed(Element::F32, 1);
+            let (found, surplus) = check_maps(&model, &device, tasks, form, &what);
             total += found.len();
             if score == 0.3 && surplus == 0 {
                 let detection = detector.detect(&real.frame.cloud).unwrap();

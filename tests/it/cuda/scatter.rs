@@ -195,6 +195,18 @@ impl Stage {
         self.features.upload(features)?;
         scatter(&self.features, &self.pillars, &mut self.scatter, &map.map)
     }
+
+    /// Compares a frame of `count` random cells.
+    fn check(&mut self, random: &mut Random, count: usize, map: &mut Map, what: &str) {
+        let grid = &self.model.grid;
+        let (channels, kept) = (self.model.bev_channels(), count.min(grid.max_pillars));
+        let cells = random_cells(random, grid.cells(), count);
+        let features = random_features(random, kept * channels, map.map.format().scale);
+        self.set_cells(&cells);
+        self.run(&features, map).unwrap();
+        map.expect(&features, &cells[..kept]);
+        map.check(what);
+    }
 }
 
 /// A random layout of the model's map that an engine may use: its name, and its channels side by side.
@@ -282,13 +294,28 @@ fn random_maps_equal_the_cpu() {
             // Frames that share cells, are empty, full, or cut off at the cap.
             let counts = [0, cells, max_pillars, random.below(cells), random.below(40)];
             let count = counts[random.below(counts.len())].min(cells);
-            let cells = random_cells(random, cells, count);
-            let kept = &cells[..cells.len().min(max_pillars)];
-            let features = random_features(random, kept.len() * channels, scale);
-            stage.set_cells(&cells);
-            stage.run(&features, &map).unwrap();
-            map.expect(&features, kept);
-            map.check(&format!("case {case}, frame {frame}: {element:?} {name}"));
+            let what = format!("case {case}, frame {frame}: {element:?} {name}");
+            stage.check(random, count, &mut map, &what);
+        }
+    }
+}
+
+#[test]
+fn as_many_pillars_as_fit() {
+    for (seed, element) in [Element::F32, Element::F16, Element::I8]
+        .into_iter()
+        .enumerate()
+    {
+        let device = emulation::device(seed as u64);
+        let random = &mut Random(seed as u64);
+        let mut model = model();
+        model.grid.max_pillars = 33;
+        let (name, vector, layout) = random_layout(random, &model);
+        let mut map = Map::new(&device, element, 0.1, vector, layout);
+        let mut stage = Stage::new(model, &device);
+        for count in [32, 33, 34, 0] {
+            let what = format!("{count} pillars, {element:?} {name}");
+            stage.check(random, count, &mut map, &what);
         }
     }
 }

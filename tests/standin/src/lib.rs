@@ -7,6 +7,7 @@
 //! driver.rs   the driver's functions ─ calls.rs: counts, faults to inject ─ world.rs: contexts, memory, streams, graphs
 //! nvrtc.rs    the compiler's functions                                    ├ work.rs: what a stream does, and when
 //!                                                                         └ code.rs: kernels as C++ or PTX
+//! setup.rs    for tests: starts a program with it
 //! ```
 //!
 //! It is strict: a call that CUDA's documentation does not promise to work fails with CUDA's error and is reported as a
@@ -32,5 +33,6 @@ mod calls;
 mod code;
 mod driver;
 mod nvrtc;
+pub mod setup;
 mod work;
 mod world;
