@@ -91,16 +91,16 @@ pub fn sin_cos(angle: f32) -> (f64, f64) {
     let (turns, r) = if bits < (FRAC_PI_4 as f32).to_bits() {
         (0, f64::from(f32::from_bits(bits)))
     } else {
-        let (exponent, mantissa) = (bits >> 23, u64::from(bits & 0x7f_ffff | 0x80_0000));
+        let (exponent, mantissa) = (bits >> 23, u64::from((bits & 0x7f_ffff) | 0x80_0000));
         let (word, shift) = ((exponent - 120) / 32, (exponent - 120) % 32);
         let digits = |index: u32| {
             let at = (word + index) as usize % 8;
-            let pair = u64::from(TWO_BY_PI[at]) << 32 | u64::from(TWO_BY_PI[(at + 1) % 8]);
-            pair << shift >> 32
+            let pair = (u64::from(TWO_BY_PI[at]) << 32) | u64::from(TWO_BY_PI[(at + 1) % 8]);
+            (pair << shift) >> 32
         };
-        let right_angles = (mantissa * digits(0) << 32)
+        let right_angles = ((mantissa * digits(0)) << 32)
             .wrapping_add(mantissa * digits(1))
-            .wrapping_add(mantissa * digits(2) >> 32);
+            .wrapping_add((mantissa * digits(2)) >> 32);
         let turns = right_angles.wrapping_add(1 << 61) >> 62;
         let rest = right_angles.wrapping_sub(turns << 62).cast_signed();
         (turns, rest as f64 * RIGHT_ANGLE_BY_2_62)

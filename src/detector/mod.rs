@@ -73,8 +73,8 @@ pub struct Options {
     pub tensorrt: Option<PathBuf>,
     /// Time budget of a frame, for [`Detector::deadline`]. It changes no result.
     pub budget: Budget,
-    /// Whether to measure the stages on a GPU, for [`Detection::times`]: events between them that take a few µs of a frame.
-    /// Without it, times are 0 there, except for that of the whole frame. On the CPU they are always measured.
+    /// Whether to measure the stages on a GPU, for [`Detection::times`], by events between them. Without it, times are 0
+    /// there, except for that of the whole frame. On the CPU they are always measured.
     pub stage_times: bool,
 }
 
