@@ -296,18 +296,18 @@ fn cp_bench_runs() {
 }
 
 /// The stand-in that this process has loaded.
-struct StandIn(libloading::Library);
+pub(super) struct StandIn(libloading::Library);
 
 impl StandIn {
     #[allow(unsafe_code)]
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         // SAFETY: its initialisers do nothing.
         Self(unsafe { libloading::Library::new("libcuda.so") }.unwrap())
     }
 
     /// Forgets what was called, and sets the call that is to fail.
     #[allow(unsafe_code)]
-    fn reset(&self, failure: Option<&str>) {
+    pub(super) fn reset(&self, failure: Option<&str>) {
         let text = failure.map(|failure| CString::new(failure).unwrap());
         let pointer = text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         // SAFETY: the function has this type (`tests/standin/src/driver.rs`).
@@ -320,7 +320,7 @@ impl StandIn {
 
     /// The report: counts by function, and the other lines.
     #[allow(unsafe_code)]
-    fn report(&self) -> (BTreeMap<String, u64>, Vec<String>) {
+    pub(super) fn report(&self) -> (BTreeMap<String, u64>, Vec<String>) {
         let mut text = vec![0u8; 1 << 16];
         // SAFETY: as above; the text has that size.
         let bytes = unsafe {
@@ -358,12 +358,11 @@ impl StandIn {
     }
 }
 
-/// Runs the test `name` of this file, which is ignored, in a process that finds the stand-in.
-fn child(name: &str) {
+/// Runs a test that is ignored in a process that finds the stand-in.
+pub(super) fn child(name: &str) {
     let out = tempfile::tempdir().unwrap();
     let mut command = command(std::env::current_exe().unwrap(), &out.path().join("log"));
-    let name = format!("cuda::driver::{name}");
-    command.args(["--exact", &name, "--ignored", "--nocapture"]);
+    command.args(["--exact", name, "--ignored", "--nocapture"]);
     let said = printed(&mut command);
     assert!(said.contains("1 passed"), "{said}");
     println!("{said}");
@@ -371,7 +370,7 @@ fn child(name: &str) {
 
 #[test]
 fn every_call_fails_once() {
-    child("failing_calls");
+    child("cuda::driver::failing_calls");
 }
 
 /// CUDA's errors.
@@ -490,7 +489,7 @@ fn failing_calls() {
 
 #[test]
 fn planted_faults_of_the_host_are_seen() {
-    child("plants");
+    child("cuda::driver::plants");
 }
 
 #[test]
@@ -557,7 +556,7 @@ fn plants() {
 
 #[test]
 fn a_thread_waits_while_another_one_records() {
-    child("recording_threads");
+    child("cuda::driver::recording_threads");
 }
 
 #[test]

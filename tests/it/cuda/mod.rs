@@ -11,4 +11,5 @@ mod input;
 pub(crate) mod nms;
 pub(crate) mod pillars;
 mod plants;
+mod refused;
 pub(crate) mod scatter;
