@@ -83,6 +83,16 @@ fn boxes(
     (printed(&mut command), log, out)
 }
 
+/// NVRTC has no code for a GPU that is newer, but PTX.
+#[test]
+fn a_gpu_newer_than_nvrtc_gives_the_cpus_bytes() {
+    let (expected, ..) = boxes("int8", &["000003.bin"], "cpu", &[]);
+    let arch = [("CENTERPOINT_STANDIN_ARCH", "129")];
+    let (found, log, _out) = boxes("int8", &["000003.bin"], "cuda", &arch);
+    assert!(found == expected);
+    assert_eq!(faults(&log), [""; 0]);
+}
+
 /// Runs two frames with what a compiler makes of the kernels.
 fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[Variable<'_>]) {
     let frames = ["000000.bin", "000003.bin"];

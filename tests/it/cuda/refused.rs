@@ -115,11 +115,22 @@ fn senseless_calls() {
 /// Calls after which the device goes on.
 #[allow(unsafe_code)]
 fn survived() {
+    let gpu = centerpoint::internals::cuda::gpu().unwrap();
+    assert_eq!(
+        (&*gpu.name, gpu.architecture, gpu.cuda),
+        ("stand-in", 87, 12060)
+    );
     let device = cuda::open().unwrap();
     let before = device.memory_used().unwrap();
     let memory = Buffer::<u8>::zeroed(&device, "memory", 256).unwrap();
     let on_device = CopyEnd::Device(memory.ptr());
     assert_eq!(device.memory_used(), Some(before + 256));
+    let address = memory.ptr().address();
+    assert!(!memory.is_empty() && memory.ptr() != DevicePtr::NULL);
+    assert_eq!(
+        format!("{memory:?}"),
+        format!("Buffer(memory: 256 bytes at {address:#x})")
+    );
     // Nothing to free.
     // SAFETY: the device knows no such memory, and frees nothing.
     unsafe { device.free(DevicePtr::NULL) };
