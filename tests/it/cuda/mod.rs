@@ -12,5 +12,6 @@ mod input;
 pub(crate) mod nms;
 pub(crate) mod pillars;
 mod plants;
+mod refused;
 pub(crate) mod scatter;
 mod uncaptured;

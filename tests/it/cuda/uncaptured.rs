@@ -76,7 +76,7 @@ fn fixed(
 
 #[test]
 fn an_engine_that_cannot_be_recorded_runs_without_a_graph() {
-    child("uncaptured::without_a_graph");
+    child("cuda::uncaptured::without_a_graph");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn without_a_graph() {
 
 #[test]
 fn marks_belong_to_their_owner() {
-    child("uncaptured::own_marks");
+    child("cuda::uncaptured::own_marks");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn own_marks() {
 
 #[test]
 fn numbers_that_no_list_of_errors_has_are_errors() {
-    child("uncaptured::unknown_number");
+    child("cuda::uncaptured::unknown_number");
 }
 
 #[test]

@@ -188,13 +188,17 @@ pub unsafe extern "C" fn cuInit(flags: c_uint) -> u32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> u32 {
     // SAFETY: the caller's pointer, as CUDA documents it.
-    call("cuDriverGetVersion", || unsafe { put(version, 12060) })
+    call("cuDriverGetVersion", || unsafe {
+        put(version, number("CENTERPOINT_STANDIN_CUDA", 12060) as c_int)
+    })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> u32 {
     // SAFETY: the caller's pointer, as CUDA documents it.
-    call("cuDeviceGetCount", || unsafe { put(count, 1) })
+    call("cuDeviceGetCount", || unsafe {
+        put(count, number("CENTERPOINT_STANDIN_GPUS", 1) as c_int)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -23,6 +23,9 @@
 //! | `CENTERPOINT_STANDIN_LOG` | file that the report is added to when the program ends: calls, faults, leaks |
 //! | `CENTERPOINT_STANDIN_FAIL` | `function:number:error`: the call of that number, from 1, returns this CUDA error |
 //! | `CENTERPOINT_STANDIN_ARCH` | compute capability, default 87 |
+//! | `CENTERPOINT_STANDIN_CUDA` | version of CUDA, default 12060 |
+//! | `CENTERPOINT_STANDIN_GPUS` | number of GPUs, default 1 |
+//! | `CENTERPOINT_STANDIN_MEMORY` | bytes of memory, default 8 GiB |
 //! | `CENTERPOINT_STANDIN_PTX` | compute capability to compile PTX for with the nvcc of `CENTERPOINT_NVCC`, instead of C++ |
 //! | `CENTERPOINT_STANDIN_INDEPENDENT` | with PTX, 1: the threads of a warp advance on their own |
 //! | `CENTERPOINT_STANDIN_RACES` | with PTX, 1: races are faults |
