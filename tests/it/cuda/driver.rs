@@ -104,7 +104,12 @@ fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[Variable<'_>]) 
         .iter()
         .partition(|line| line.starts_with("executed: "));
     assert!(others.is_empty(), "{others:?}");
-    for kernel in ["decode_cells", "features_pfn", "nms_step", "pillars_number"] {
+    for kernel in [
+        "decode_cells",
+        "features_pfn_own",
+        "nms_step",
+        "pillars_number",
+    ] {
         let kernel = format!("executed: {kernel} ");
         assert!(
             executed.iter().any(|line| line.starts_with(&kernel)),
@@ -173,6 +178,12 @@ fn changed(text: &str, change: impl Fn(&str) -> Option<String>) -> String {
     let lines: Vec<String> = lines.collect();
     assert!(done, "nothing to change");
     lines.join("\n")
+}
+
+/// As [`changed`], from `start` on.
+fn changed_after(text: &str, start: &str, change: impl Fn(&str) -> Option<String>) -> String {
+    let (before, after) = text.split_at(text.find(start).unwrap());
+    before.to_owned() + &changed(after, change)
 }
 
 /// What breaks the compiled kernels must be seen: as a fault, or by other boxes.
@@ -257,7 +268,11 @@ fn planted_faults_in_ptx_are_seen() {
         (
             "warp",
             "features",
-            changed(&text("features"), without("bar.warp.sync")),
+            changed_after(
+                &text("features"),
+                ".entry features_pfn_own",
+                without("bar.warp.sync"),
+            ),
             &independent,
         ),
         (
