@@ -36,7 +36,8 @@ run() {
 }
 run --lib "$@" -- cuda::
 # Without what runs the network on the CPU for minutes: counters in its loops make it slow.
-run --test it "$@" -- cuda:: capi::gpu:: --skip a_cpu_plan_finds --skip cp_infer_gives --skip the_demo --skip sweeps_are_moved
+run --test it "$@" -- cuda:: capi::gpu:: detector:: mounting::a_device_moves \
+    --skip a_cpu_plan_finds --skip cp_infer_gives --skip the_demo --skip sweeps_are_moved --skip memory::
 if [ -n "${CENTERPOINT_NVRTC:-}" ]; then run --lib "$@" -- --ignored nvrtc; fi
 
 "$tools/llvm-profdata" merge --sparse "$work"/*.profraw -o "$work/all.profdata"
