@@ -23,7 +23,7 @@ impl Graph {
     /// this: a driver may load kernels at their first launch, which it cannot record.
     ///
     /// # Errors
-    /// Those of `calls`, or [`CudaError::Graph`].
+    /// Those of `calls`, or [`CudaError::Graph`]. Nothing has run, so the device is still there.
     pub(crate) fn record<E: From<CudaError>>(
         device: &Arc<dyn Device>,
         calls: impl FnOnce() -> Result<(), E>,

@@ -81,7 +81,7 @@ pub trait Device: Send + Sync {
     /// again at every replay.
     ///
     /// # Errors
-    /// Those of `work`, after which the device is lost.
+    /// Those of `work`, after which the device is lost; while it records, only the recording is.
     fn enqueue(&self, what: &'static str, work: &StreamWork) -> Result<(), CudaError>;
 
     /// Waits for everything on the stream.
