@@ -1,16 +1,25 @@
 // Non-maximum suppression: keeps the best of overlapping boxes, as `src/nms.rs` with the geometry of
 // `src/boxes.rs`.
 //
-// 2 + steps launches:
+// 2 + 3 launches a step, or 2 + 1 for more boxes than masks are made for:
 //   nms_prepare  a thread for each box: its BEV rectangle and its class; all boxes remain
-//   nms_step     a block of STEP_BLOCK threads for each group of one step, see below
+//   nms_list     a block of STEP_BLOCK threads for each group of one step: the group's boxes and their rectangles
+//   nms_masks    a block of STEP_BLOCK threads for each tile of TILE times TILE pairs of listed boxes: a mask for each
+//                box of the later ones that it overlaps
+//   nms_resolve  a block of STEP_BLOCK threads for each group: which of its boxes remain
+//   nms_step     all of a step in a block for each group, see below
 //   nms_output   one block of OUTPUT_BLOCK threads: copies the remaining boxes, in order, with remapped
 //                classes, and writes the totals before them
 //
 // In:  boxes[count], best first, and their totals (`kernels/decode.cu`).
 // Out: `BoxTotals`, then the remaining boxes, best first: one block of memory, for one copy.
 //
-// A step. The block lists its group's remaining boxes, in order, in a part of memory of its own, which starts
+// A step with masks. The groups' lists form one list, group after group. Bit j of the mask of the i-th box tells that it
+// overlaps the j-th of its group, for j > i. A block then walks its group's boxes, TILE at a time: one thread decides
+// which of them remain, and all threads collect the boxes that those remove. Three launches, but K^2 / 2 tests spread over
+// the whole GPU, for masks of K^2 / 8 bytes.
+//
+// A step without masks. The block lists its group's remaining boxes, in order, in a part of memory of its own, which starts
 // after as many entries as lower groups have boxes, remaining or not (a number that no other block changes
 // meanwhile). It processes them in chunks of CHUNK: it tests every box of the chunk against every box of the
 // group's list of suppressors and against the earlier ones of the chunk. A box that overlaps a suppressor is
@@ -25,7 +34,7 @@
 // Deterministic: lists come from ballots and scans; the queue's order depends on the schedule, but it only
 // decides who sets a bit first.
 //
-// Memory grows only with the number of boxes. Bytes, for K boxes, G groups and S suppressors of a group: reads
+// Without masks memory grows only with the number of boxes. Bytes, for K boxes, G groups and S suppressors of a group: reads
 // 44K and writes 40K once; per step G * 4K for the lists and 16S for each chunk, from cache; writes 44 for each
 // remaining box. Time is S * K / groups tests, in one block per group.
 #include "elementary.cuh"
@@ -40,6 +49,12 @@
 #define ROUND_PAIRS (ROUND * CHUNK)
 // Room for the pairs of one round and those left over from earlier rounds.
 #define QUEUE (2u * ROUND_PAIRS)
+// Boxes along a side of a tile: the bits of a word of a mask. Rows of a tile between two looks at the queue, which has
+// room for all their pairs.
+#define TILE 64u
+#define TILE_ROWS 32u
+// Most words of a mask.
+#define MASKED_WORDS 128u
 // No class.
 #define NONE 0xffffffffu
 // Corners of an outline that a thread holds, a power of two: those that a clip has not read yet and those that
@@ -51,7 +66,7 @@ struct Rect {
     float x, y;
     // Half of the diagonal.
     float radius;
-    // In a circle step's list of suppressors: the squared radius of the box's class.
+    // In a circle step's lists: the squared radius of the box's class.
     float limit;
     // Half of the length and of the width.
     float half_length, half_width;
@@ -81,6 +96,9 @@ struct NmsParams {
     u64 rects, classes, left;
     // [capacity] Indices of the groups' boxes, and rectangles of those that suppress others: a part for each group.
     u64 members, suppressors;
+    // [groups] First entry and number of the boxes of each group; [capacity] the end of the group of each listed box;
+    // [capacity][words] their masks. 0 without masks.
+    u64 spans, ends, masks;
     // [classes] Group of each class in this step; squared radius of each class in a circle step.
     u64 groups, limits;
     // [remap_count] NmsRemap.
@@ -100,9 +118,10 @@ struct NmsParams {
     u32 remap_count;
     // Whether removed boxes suppress others, too.
     u32 all_suppress;
-    u32 padding;
+    // Words of TILE bits of a mask.
+    u32 words;
 };
-static_assert(sizeof(NmsParams) == 144, "mirrored in src/cuda/nms.rs");
+static_assert(sizeof(NmsParams) == 168, "mirrored in src/cuda/nms.rs");
 
 __device__ __forceinline__ u32 box_count(const NmsParams &p) {
     return min(((const BoxTotals *)p.totals)->count, p.capacity);
@@ -354,6 +373,161 @@ __device__ __forceinline__ u32 list_members(const NmsParams &p, u32 &begin) {
     return total;
 }
 
+// A group's part of the list of boxes.
+struct Span {
+    u32 begin, count;
+};
+
+// The rectangle of a box, with what a circle step needs.
+__device__ __forceinline__ Rect listed_rect(const NmsParams &p, u32 box) {
+    Rect rect = ((const Rect *)p.rects)[box];
+    if (p.circle) rect.limit = ((const float *)p.limits)[((const u32 *)p.classes)[box]];
+    return rect;
+}
+
+extern "C" __global__ void nms_list(const NmsParams p) {
+    u32 begin;
+    const u32 total = list_members(p, begin);
+    const u32 *members = (const u32 *)p.members;
+    // The list is written.
+    __syncthreads();
+    for (u32 i = begin + threadIdx.x; i < begin + total; i += STEP_BLOCK) {
+        ((Rect *)p.suppressors)[i] = listed_rect(p, members[i]);
+        ((u32 *)p.ends)[i] = begin + total;
+    }
+    if (threadIdx.x == 0) ((Span *)p.spans)[blockIdx.x] = {begin, total};
+}
+
+// Shared memory of a tile's block.
+struct Tile {
+    Rect row[TILE], column[TILE];
+    // The end of the group of each row; 0 if there is no such row.
+    u32 end[TILE];
+    u32 masks[TILE][TILE / 32];
+    // Pairs to clip: row times TILE plus column.
+    u32 queue[TILE_ROWS * TILE];
+    u32 queued;
+};
+
+extern "C" __global__ void nms_masks(const NmsParams p) {
+    __shared__ Tile s;
+    __shared__ Corners corners;
+    // Tiles on and above the diagonal, column by column, so that those of few boxes come first.
+    u32 column = (u32)((sqrtf(8.0f * (float)blockIdx.x + 1.0f) - 1.0f) * 0.5f);
+    while (column * (column + 1) / 2 > blockIdx.x) --column;
+    while ((column + 1) * (column + 2) / 2 <= blockIdx.x) ++column;
+    const u32 row = blockIdx.x - column * (column + 1) / 2;
+    const u32 count = box_count(p);
+    // Uniform across the block. Boxes that are not listed have ends of earlier frames, within the list's memory.
+    if (column * TILE >= count) return;
+    const Rect *rects = (const Rect *)p.suppressors;
+    const u32 t = threadIdx.x;
+    if (t < TILE) {
+        const u32 r = row * TILE + t, c = column * TILE + t;
+        s.end[t] = r < count ? ((const u32 *)p.ends)[r] : 0;
+        if (r < count) s.row[t] = rects[r];
+        if (c < count) s.column[t] = rects[c];
+        for (u32 w = 0; w < TILE / 32; ++w) s.masks[t][w] = 0;
+    }
+    if (t == 0) s.queued = 0;
+    __syncthreads();
+    const u32 b = t % TILE, later = column * TILE + b;
+    for (u32 first = 0; first < TILE; first += TILE_ROWS) {
+        for (u32 a = first + t / TILE; a < first + TILE_ROWS; a += STEP_BLOCK / TILE) {
+            if (later <= row * TILE + a || later >= s.end[a] || later >= count) continue;
+            const float distance = distance_squared(s.row[a], s.column[b]);
+            if (p.circle) {
+                if (distance < s.row[a].limit) atomicOr(&s.masks[a][b / 32], 1u << b % 32);
+            } else {
+                const float reach = s.row[a].radius + s.column[b].radius;
+                if (distance <= p.search && !(distance > reach * reach)) {
+                    s.queue[atomicAdd(&s.queued, 1u)] = a * TILE + b;
+                }
+            }
+        }
+        if (p.circle) continue;
+        __syncthreads();
+        const u32 queued = s.queued;
+        // All threads have read it.
+        __syncthreads();
+        for (u32 i = t; i < queued; i += STEP_BLOCK) {
+            const u32 pair = s.queue[i], before = pair / TILE, after = pair % TILE;
+            if (iou(s.row[before], s.column[after], corners) > p.threshold) {
+                atomicOr(&s.masks[before][after / 32], 1u << after % 32);
+            }
+        }
+        if (t == 0) s.queued = 0;
+        __syncthreads();
+    }
+    __syncthreads();
+    if (t < TILE && row * TILE + t < count) {
+        ((u64 *)p.masks)[(u64)(row * TILE + t) * p.words + column] = (u64)s.masks[t][1] << 32 | s.masks[t][0];
+    }
+}
+
+// Bits `from` to `to` - 1.
+__device__ __forceinline__ u64 bits_between(u32 from, u32 to) {
+    const u64 below_to = to >= TILE ? ~0ull : ((u64)1 << to) - 1;
+    return below_to & ~(((u64)1 << from) - 1);
+}
+
+extern "C" __global__ void nms_resolve(const NmsParams p) {
+    // Boxes of the group that others remove.
+    __shared__ u32 removed[2 * MASKED_WORDS];
+    // The masks of a tile on the diagonal, and the boxes that remove others and that remain.
+    __shared__ u64 diagonal[TILE], removing, staying;
+    const Span span = ((const Span *)p.spans)[blockIdx.x];
+    // Uniform across the block.
+    if (span.count == 0) return;
+    const u32 begin = span.begin, end = begin + span.count;
+    const u32 first_word = begin / TILE, end_word = (end - 1) / TILE + 1;
+    const u64 *masks = (const u64 *)p.masks;
+    const u32 *members = (const u32 *)p.members;
+    u32 *left = (u32 *)p.left;
+    const u32 t = threadIdx.x;
+    for (u32 w = 2 * first_word + t; w < 2 * end_word; w += STEP_BLOCK) removed[w] = 0;
+    u32 kept = 0, word = first_word;
+    for (; word < end_word && kept < p.max_boxes; ++word) {
+        const u32 from = begin > word * TILE ? begin - word * TILE : 0, to = min(end - word * TILE, TILE);
+        if (t < TILE) diagonal[t] = from <= t && t < to ? masks[(u64)(word * TILE + t) * p.words + word] : 0;
+        // What earlier tiles remove is known, too.
+        __syncthreads();
+        if (t == 0) {
+            const u64 own = bits_between(from, to);
+            u64 remaining = own & ~((u64)removed[2 * word + 1] << 32 | removed[2 * word]), stay = 0;
+            if (p.all_suppress) {
+                // What a box removes does not depend on whether it remains.
+                for (u32 i = from; i < to; ++i) remaining &= ~diagonal[i];
+            }
+            for (u32 room = p.max_boxes - kept; remaining != 0 && room > 0; --room) {
+                const u32 bit = __ffsll((long long)remaining) - 1;
+                stay |= (u64)1 << bit;
+                remaining &= ~((u64)1 << bit) & ~diagonal[bit];
+            }
+            staying = stay;
+            removing = p.all_suppress ? own : stay;
+        }
+        __syncthreads();
+        const u64 stay = staying, remove = removing;
+        kept += __popcll(stay);
+        if (from <= t && t < to && (stay >> t & 1u) == 0) left[members[word * TILE + t]] = 0;
+        // Eight threads for each later word, each with every eighth box.
+        for (u32 i = t; i < 8 * (end_word - word - 1); i += STEP_BLOCK) {
+            const u32 later = word + 1 + i / 8;
+            u64 bits = 0;
+            for (u32 b = i % 8; b < TILE; b += 8) {
+                if (remove >> b & 1u) bits |= masks[(u64)(word * TILE + b) * p.words + later];
+            }
+            if ((u32)bits != 0) atomicOr(&removed[2 * later], (u32)bits);
+            if (bits >> 32 != 0) atomicOr(&removed[2 * later + 1], (u32)(bits >> 32));
+        }
+        // All threads have read the decision.
+        __syncthreads();
+    }
+    // The group is full.
+    for (u32 i = max(word * TILE, begin) + t; i < end; i += STEP_BLOCK) left[members[i]] = 0;
+}
+
 extern "C" __global__ void nms_step(const NmsParams p) {
     __shared__ Step s;
     __shared__ Corners corners;
@@ -371,10 +545,7 @@ extern "C" __global__ void nms_step(const NmsParams p) {
         __syncthreads();
         const u32 size = min(total - first, CHUNK);
         if (threadIdx.x < size) {
-            const u32 i = members[first + threadIdx.x];
-            Rect rect = ((const Rect *)p.rects)[i];
-            if (p.circle) rect.limit = ((const float *)p.limits)[((const u32 *)p.classes)[i]];
-            s.chunk[threadIdx.x] = rect;
+            s.chunk[threadIdx.x] = listed_rect(p, members[first + threadIdx.x]);
         }
         if (threadIdx.x < CHUNK) {
             for (u32 w = 0; w < CHUNK / 32; ++w) s.masks[threadIdx.x][w] = 0;

@@ -21,6 +21,11 @@ const PREPARE_BLOCK: u32 = 128;
 const STEP_BLOCK: u32 = 256;
 const OUTPUT_BLOCK: u32 = 1024;
 
+/// Bits of a word of a mask, as in the kernels.
+const TILE: usize = 64;
+/// Most boxes for which masks are made, of 8 MiB; as in the kernels.
+const MASKED: usize = 128 * TILE;
+
 /// 32-bit words of [`Totals`] and of those of the pillars, of a [`Box3d`] and of its [`Variances`].
 const OWN_WORDS: usize = size_of::<Totals>() / size_of::<u32>();
 const TOTALS_WORDS: usize = OWN_WORDS + size_of::<pillars::Totals>() / size_of::<u32>();
@@ -48,6 +53,9 @@ struct Params {
     left: DevicePtr<u32>,
     members: DevicePtr<u32>,
     suppressors: DevicePtr<Rect>,
+    spans: DevicePtr<[u32; 2]>,
+    ends: DevicePtr<u32>,
+    masks: DevicePtr<u64>,
     groups: DevicePtr<u32>,
     limits: DevicePtr<f32>,
     remap: DevicePtr<Remap>,
@@ -62,21 +70,27 @@ struct Params {
     max_boxes: u32,
     remap_count: u32,
     all_suppress: u32,
-    /// The kernels' structure ends at a multiple of 8 bytes.
-    padding: u32,
+    words: u32,
 }
 
 /// `Rect` of the kernels, which the host never reads.
 type Rect = [f32; 8];
 
-const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 144);
+const _: () = assert!(size_of::<Remap>() == 16 && size_of::<Params>() == 168);
 
 // SAFETY: the addresses are those of the buffers of an `Nms`, which `Nms::new` allocates for the numbers beside them,
 // and of a `CandidateList` that `suppress` borrows and that was made for the same model. A candidate's class is one of
 // the model's, whether the decode kernels or `CandidateList::upload` wrote it.
 #[allow(unsafe_code)]
 unsafe impl KernelParams for Params {
-    const KERNELS: &'static [&'static str] = &["nms_prepare", "nms_step", "nms_output"];
+    const KERNELS: &'static [&'static str] = &[
+        "nms_prepare",
+        "nms_list",
+        "nms_masks",
+        "nms_resolve",
+        "nms_step",
+        "nms_output",
+    ];
 }
 
 /// The stage's tables and buffers, and the boxes of the frame, on the device. Allocated once.
@@ -88,6 +102,8 @@ pub struct Nms {
     // The memory that the parameters point to.
     _rects: [Buffer<Rect>; 2],
     _remap: Buffer<Remap>,
+    /// `None` for more boxes than [`MASKED`].
+    masks: Option<Masks>,
     _pillars: Option<Arc<Memory>>,
     /// [`Totals`], then boxes and variances.
     result: Buffer<u32>,
@@ -95,6 +111,40 @@ pub struct Nms {
     params: Params,
     has_variances: bool,
     sizes: Sizes,
+}
+
+/// Memory for the masks of a step: for each listed box, which later ones of its group it overlaps.
+#[derive(Debug)]
+struct Masks {
+    spans: Buffer<[u32; 2]>,
+    ends: Buffer<u32>,
+    bits: Buffer<u64>,
+    /// Words of a mask.
+    words: usize,
+}
+
+impl Masks {
+    fn new(
+        capacity: usize,
+        groups: usize,
+        device: &Arc<dyn Device>,
+    ) -> Result<Option<Self>, CudaError> {
+        if capacity > MASKED {
+            return Ok(None);
+        }
+        let words = capacity.div_ceil(TILE);
+        Ok(Some(Self {
+            spans: Buffer::zeroed(device, "spans of groups", groups)?,
+            ends: Buffer::zeroed(device, "ends of groups", capacity)?,
+            bits: Buffer::zeroed(device, "masks of boxes", capacity * words)?,
+            words,
+        }))
+    }
+
+    /// Tiles on and above the diagonal.
+    fn tiles(&self) -> usize {
+        self.words * (self.words + 1) / 2
+    }
 }
 
 /// One suppression step.
@@ -145,6 +195,8 @@ impl Nms {
             Buffer::<u32>::zeroed(device, "remaining boxes", capacity)?,
         ];
         let remap = Buffer::new(device, "class changes", &rules)?;
+        let groups = steps.iter().map(|step| step.group_count).max();
+        let masks = Masks::new(capacity, groups.unwrap_or(0), device)?;
         let has_variances = model.head.variance;
         let words = TOTALS_WORDS + most * (BOX_WORDS + variance_words(has_variances));
         let result: Buffer<u32> = Buffer::zeroed(device, "boxes", words)?;
@@ -159,6 +211,10 @@ impl Nms {
             params: Params {
                 rects: rects[0].ptr(),
                 suppressors: rects[1].ptr(),
+                spans: masks.as_ref().map_or(DevicePtr::NULL, |m| m.spans.ptr()),
+                ends: masks.as_ref().map_or(DevicePtr::NULL, |m| m.ends.ptr()),
+                masks: masks.as_ref().map_or(DevicePtr::NULL, |m| m.bits.ptr()),
+                words: masks.as_ref().map_or(0, |masks| masks.words as u32),
                 members: indices[0].ptr(),
                 classes: indices[1].ptr(),
                 left: indices[2].ptr(),
@@ -173,6 +229,7 @@ impl Nms {
             _rects: rects,
             indices,
             _remap: remap,
+            masks,
             _pillars: None,
             result,
             has_variances,
@@ -311,9 +368,22 @@ pub fn suppress(decoder: &CandidateList, out: &mut Nms) -> Result<(), CudaError>
             max_boxes: step.max_boxes,
             ..candidates
         };
-        let threads = step.group_count * STEP_BLOCK as usize;
-        let shape = Launch::for_threads("nms_step", threads, STEP_BLOCK);
-        launch(device, &shape, &params)?;
+        let run = |kernel, blocks: usize| {
+            let threads = blocks * STEP_BLOCK as usize;
+            launch(
+                device,
+                &Launch::for_threads(kernel, threads, STEP_BLOCK),
+                &params,
+            )
+        };
+        match &out.masks {
+            Some(masks) => {
+                run("nms_list", step.group_count)?;
+                run("nms_masks", masks.tiles())?;
+                run("nms_resolve", step.group_count)?;
+            }
+            None => run("nms_step", step.group_count)?,
+        }
     }
     let output = Launch::for_threads("nms_output", OUTPUT_BLOCK as usize, OUTPUT_BLOCK);
     launch(device, &output, &candidates)

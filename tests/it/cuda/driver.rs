@@ -107,7 +107,8 @@ fn compiled_kernels_give_the_cpus_bytes(plan: &str, variables: &[Variable<'_>]) 
     for kernel in [
         "decode_cells",
         "features_pfn_own",
-        "nms_step",
+        "nms_masks",
+        "nms_resolve",
         "pillars_number",
     ] {
         let kernel = format!("executed: {kernel} ");
