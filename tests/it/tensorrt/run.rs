@@ -236,7 +236,11 @@ fn tensorrt_finds_the_boxes_of_the_cpu() {
         let engine = engine(&network, &plain(&network), &device).with("scratch 5000");
         let plan = plan_of(folder.path(), &network, stand_in, &engine);
         let mut on_cpu = Detector::new(&network, &Options::default()).unwrap();
-        let mut on_device = Detector::on(&plan, &options(stand_in), &device).unwrap();
+        let timed = Options {
+            stage_times: true,
+            ..options(stand_in)
+        };
+        let mut on_device = Detector::on(&plan, &timed, &device).unwrap();
         assert_eq!(stand_in.alive(&engine), 2);
         let none = PointCloud::empty(read(&frames[0]).layout());
         let mut boxes = 0;
