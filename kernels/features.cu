@@ -22,12 +22,13 @@
 // row, ascending); the maximum of values that are neither NaN nor -0 depends on no order.
 //
 // Registers with nvcc 13 for sm_75 to sm_120, without spills or local memory: features_pfn 80, for 24 warps
-// on a multiprocessor; features_pfn_large 88 to 116, for 16. Of those warps, shared memory of 64, 100, 164 and
-// 228 KiB on a multiprocessor allows these, for 11 input columns and pillars of at most 20 points:
-//   layers       block              64   100  164  228
-//   64           8 warps, 13 KiB    24   24   24   24
-//   32, 32       8 warps, 26 KiB    16   24   24   24
-//   64, 64       7 warps, 47 KiB     7   14   21   21
+// on a multiprocessor; features_pfn_own 107 to 122 and features_pfn_large 96 to 126, for 16. Of those warps, shared
+// memory of 64, 100, 164 and 228 KiB on a multiprocessor allows these, for 11 input columns and pillars of at most
+// 20 points:
+//   layers       kernel              block              64   100  164  228
+//   64           features_pfn_own    8 warps, 13 KiB    16   16   16   16
+//   32, 32       features_pfn_own    8 warps, 26 KiB    16   16   16   16
+//   64, 64       features_pfn        7 warps, 47 KiB     7   14   21   21
 // No GPU has run it yet: the times are not known.
 #include "common.cuh"
 

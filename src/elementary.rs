@@ -85,7 +85,7 @@ pub fn exp(x: f32) -> f64 {
 /// Sine and cosine of an angle in radians, with an error below 2⁻⁵⁰; NaN of what is not finite.
 ///
 /// Beyond π/4 the angle is counted in right angles modulo 4, as a fixed-point number with 62 binary places: the digits of
-/// 2/π that are multiples of 4 once multiplied are left away (Payne and Hanek, 1983).
+/// 2/π whose products are multiples of 4 are left out (Payne and Hanek, 1983).
 pub fn sin_cos(angle: f32) -> (f64, f64) {
     let bits = angle.to_bits() & 0x7fff_ffff;
     let (turns, r) = if bits < (FRAC_PI_4 as f32).to_bits() {

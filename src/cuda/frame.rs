@@ -221,8 +221,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Waits for the encoded frame and reports its losses and stage times. With maps on the device, the decoder reports the
-    /// losses of pillars: they come with its result.
+    /// Reports the encoded frame's losses, and its stage times if they are measured, for which it waits. With maps on the
+    /// device, the decoder reports the losses of pillars: they come with its result.
     ///
     /// # Errors
     /// [`CudaError`].

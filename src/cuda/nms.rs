@@ -207,24 +207,27 @@ impl Nms {
         } else {
             DevicePtr::NULL
         };
+        let mut params = Params {
+            rects: rects[0].ptr(),
+            suppressors: rects[1].ptr(),
+            members: indices[0].ptr(),
+            classes: indices[1].ptr(),
+            left: indices[2].ptr(),
+            remap: remap.ptr(),
+            out: result.ptr(),
+            out_variances,
+            capacity: capacity as u32,
+            remap_count: rules.len() as u32,
+            ..Params::zeroed()
+        };
+        if let Some(masks) = &masks {
+            params.spans = masks.spans.ptr();
+            params.ends = masks.ends.ptr();
+            params.masks = masks.bits.ptr();
+            params.words = masks.words as u32;
+        }
         Ok(Self {
-            params: Params {
-                rects: rects[0].ptr(),
-                suppressors: rects[1].ptr(),
-                spans: masks.as_ref().map_or(DevicePtr::NULL, |m| m.spans.ptr()),
-                ends: masks.as_ref().map_or(DevicePtr::NULL, |m| m.ends.ptr()),
-                masks: masks.as_ref().map_or(DevicePtr::NULL, |m| m.bits.ptr()),
-                words: masks.as_ref().map_or(0, |masks| masks.words as u32),
-                members: indices[0].ptr(),
-                classes: indices[1].ptr(),
-                left: indices[2].ptr(),
-                remap: remap.ptr(),
-                out: result.ptr(),
-                out_variances,
-                capacity: capacity as u32,
-                remap_count: rules.len() as u32,
-                ..Params::zeroed()
-            },
+            params,
             steps,
             _rects: rects,
             indices,

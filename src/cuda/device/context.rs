@@ -1,4 +1,4 @@
-//! One GPU: its primary context, and a stream of our own with the events that record times on it.
+//! One GPU: its primary context, a stream of our own, and events that record times on it.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char};

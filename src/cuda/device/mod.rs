@@ -5,7 +5,8 @@
 //! ```text
 //! driver ─ state ─ module ─ nvrtc ─ cache     NVIDIA's driver behind the trait (feature `cuda`)
 //!              └─ context ─ library ─ calls   one GPU; whether the driver is usable; its functions
-//! graph ─ memory ─ marks ─ interface ─ ptr ─ error    the trait, and what the stages hold
+//! graph ─ memory ─ marks                     what the stages hold
+//!              └─ interface ─ ptr ─ error    the trait
 //! ```
 //!
 //! The tests implement the trait a second time: there the same kernels run on the CPU.

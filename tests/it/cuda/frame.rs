@@ -39,6 +39,16 @@ pub(crate) fn read(path: &Path) -> PointCloud {
     points::read(path, &options).unwrap()
 }
 
+/// The input of an engine for the model.
+pub(super) fn bev_desc(model: &Model) -> MapDesc {
+    MapDesc {
+        name: "spatial_features".into(),
+        channels: model.bev_channels(),
+        height: model.grid.ny,
+        width: model.grid.nx,
+    }
+}
+
 pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
     bytemuck::cast_slice(boxes).to_vec()
 }
@@ -223,12 +233,7 @@ fn with_an_engine_on_the_device_the_frame_is_one_graph() {
             let map = DeviceMap::new(&buffer, MapFormat::f32(layout)).unwrap();
             outputs.push((desc.clone(), map));
         }
-        let desc = MapDesc {
-            name: "spatial_features".into(),
-            channels,
-            height,
-            width,
-        };
+        let desc = bev_desc(model);
         let engine = Box::new(FixedEngine::new((desc, input.clone()), outputs));
         let options = Options::default();
         let mut detector =
@@ -292,12 +297,7 @@ fn an_engine_without_one_of_the_outputs_is_refused_by_name() {
     let plan = demo_plan("fp32.plan");
     let model = plan.model();
     let [channels, height, width] = [model.bev_channels(), model.grid.ny, model.grid.nx];
-    let desc = MapDesc {
-        name: "spatial_features".into(),
-        channels,
-        height,
-        width,
-    };
+    let desc = bev_desc(model);
     let layout = MapLayout::nchw(channels, height, width);
     let memory = Buffer::<f32>::zeroed(&device, "BEV map", channels * height * width).unwrap();
     let map = DeviceMap::new(&memory, MapFormat::f32(layout)).unwrap();

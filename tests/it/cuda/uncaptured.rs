@@ -10,7 +10,7 @@ use centerpoint::map::{Location, MapDesc, MapFormat, MapLayout};
 use centerpoint::{Detector, Model, Options};
 
 use super::driver::{StandIn, child};
-use super::frame::{bits, demo_frames, demo_plan, head_maps, read};
+use super::frame::{bev_desc, bits, demo_frames, demo_plan, head_maps, read};
 
 /// An engine with work of its own on the stream.
 struct Working {
@@ -60,14 +60,8 @@ fn fixed(
         let layout = MapLayout::nchw(desc.channels, desc.height, desc.width);
         DeviceMap::new(&buffer, MapFormat::f32(layout)).unwrap()
     };
-    let [channels, height, width] = [model.bev_channels(), model.grid.ny, model.grid.nx];
-    let desc = MapDesc {
-        name: "spatial_features".into(),
-        channels,
-        height,
-        width,
-    };
-    let input = map(&desc, &vec![0.0; channels * height * width]);
+    let desc = bev_desc(model);
+    let input = map(&desc, &vec![0.0; desc.channels * desc.height * desc.width]);
     let outputs = heads
         .iter()
         .map(|(desc, values)| (desc.clone(), map(desc, values)));
