@@ -159,6 +159,9 @@ pub mod elementary {
     pub use crate::elementary::{atan2, exp, sin_cos};
 }
 pub mod engine {
+    pub mod cuda {
+        pub use crate::engine::cuda::CudaEngine;
+    }
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};
     }

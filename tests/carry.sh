@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds what tests/gpu.sh runs and puts it into carried/, stripped: the integration tests, the benchmark and the programs.
+# Builds what tests/gpu.sh runs, the integration tests, the benchmark and the programs, and packs it, stripped, into
+# carried.tar.gz.
 #
 #   tests/carry.sh [--release] [CARGO OPTIONS]
 #
@@ -12,13 +13,14 @@ program() {
     grep '"executable":"' | grep "\"name\":\"$1\"" | grep -o '"executable":"[^"]*"' | cut -d'"' -f4 | tail -1
 }
 
-messages="$(mktemp)"
-trap 'rm -f "$messages"' EXIT
-cargo build --quiet --locked --message-format json "$@" --test it --bench gpu --bins >"$messages"
-mkdir -p carried
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+cargo build --quiet --locked --message-format json "$@" --test it --bench gpu --bins >"$work/messages"
+mkdir "$work/carried"
 for name in it gpu cp-infer cp-bench; do
-    strip -o "carried/$name" "$(program "$name" <"$messages")"
+    strip -o "$work/carried/$name" "$(program "$name" <"$work/messages")"
 done
 # Tests find their files by the path of the build.
-pwd >carried/root
-du -sh carried
+pwd >"$work/carried/root"
+tar -C "$work/carried" -czf carried.tar.gz .
+du -h carried.tar.gz

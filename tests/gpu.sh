@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# The checks that need a GPU, in under 8 minutes. Needs a driver and carried/ of tests/carry.sh, but no compiler and no network.
+# The checks that need a GPU, in under 8 minutes. Needs a driver and carried.tar.gz of tests/carry.sh, but no compiler and no
+# network.
 #
-#   tests/gpu.sh [carried]
+#   tests/gpu.sh [carried.tar.gz]
 #
-# Copy carried/ and, of the tree, calib/demo, engines/demo and tests to the machine with the GPU. Every step has its own time
+# Copy carried.tar.gz and, of the tree, calib/demo, engines/demo and tests to the machine with the GPU. Every step has its own time
 # limit and verdict, and a failure does not keep later steps from running; the most useful come first. The table of verdicts
 # ends the output, and the script fails if a step did. A missing tool of NVIDIA's is no failure.
 #
@@ -13,16 +14,15 @@
 #   CENTERPOINT_GPU_SLOWER   factor for all time limits; default 1
 set -uo pipefail
 cd "$(dirname "$0")/.."
-built="$(realpath "${1:-carried}")"
-for program in it gpu cp-infer cp-bench; do
-    if [ ! -x "$built/$program" ]; then
-        echo "no $built/$program: tests/carry.sh makes it"
-        exit 2
-    fi
-done
-export CENTERPOINT_TEST_DEVICE=cuda
 out="$(mktemp -d)"
 trap 'rm -rf "$out"' EXIT
+built="$out/carried"
+mkdir "$built"
+if ! tar -C "$built" -xzf "${1:-carried.tar.gz}"; then
+    echo "cannot unpack ${1:-carried.tar.gz}: tests/carry.sh makes it"
+    exit 2
+fi
+export CENTERPOINT_TEST_DEVICE=cuda
 
 # The tests' files lie where the build was. A link may be an earlier copy's.
 root="$(cat "$built/root")"

@@ -48,6 +48,10 @@ impl Device for Null {
         None
     }
 
+    fn multiprocessors(&self) -> u32 {
+        1
+    }
+
     fn alloc(&self, _what: &'static str, bytes: usize) -> Result<DevicePtr<u8>, CudaError> {
         self.counts.lock().unwrap().bytes += bytes;
         // SAFETY: this device never follows an address.

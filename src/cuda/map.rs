@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Zeroable};
 
 use super::device::{Buffer, CudaError, DevicePtr, Memory};
+use super::place::Place;
 use crate::map::MapFormat;
 
 /// A map in device memory, which it keeps allocated.
@@ -44,7 +45,10 @@ impl DeviceMap {
         buffer: &Buffer<T>,
         format: MapFormat,
     ) -> Result<Self, CudaError> {
-        let memory = buffer.memory().clone();
+        Self::in_memory(buffer.memory().clone(), format)
+    }
+
+    fn in_memory(memory: Arc<Memory>, format: MapFormat) -> Result<Self, CudaError> {
         if let Some(problem) = format.problem(memory.bytes()) {
             return Err(CudaError::Map {
                 map: memory.what().into(),
@@ -52,6 +56,14 @@ impl DeviceMap {
             });
         }
         Ok(Self { memory, format })
+    }
+
+    /// A tensor of the engine.
+    ///
+    /// # Errors
+    /// The same as [`DeviceMap::new`].
+    pub(crate) fn at(place: &Place, format: MapFormat) -> Result<Self, CudaError> {
+        Self::in_memory(place.memory().clone(), format)
     }
 
     /// How its elements lie in memory.
@@ -67,6 +79,14 @@ impl DeviceMap {
         let mut bytes = vec![0; self.memory.bytes()];
         self.memory.download(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Writes the first bytes of its memory: for tests.
+    ///
+    /// # Errors
+    /// [`CudaError::Copy`].
+    pub fn upload(&self, bytes: &[u8]) -> Result<(), CudaError> {
+        self.memory.upload(bytes)
     }
 
     /// The kernels' view of the map. The sizes are those of a checked model, which fit 32 bits.

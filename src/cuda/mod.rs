@@ -12,22 +12,26 @@
 //! `device` holds the driver; the stages know it only as the trait [`Device`]. Imports go down: `frame`
 //! uses the stages, a stage uses `map` and the stages before it, and all use `device`.
 
+pub(crate) mod conv;
 pub(crate) mod decode;
 pub(crate) mod device;
+pub(crate) mod direct;
 pub(crate) mod features;
 pub(crate) mod frame;
 pub(crate) mod input;
 pub(crate) mod map;
 pub(crate) mod nms;
 pub(crate) mod pillars;
+pub(crate) mod place;
 pub(crate) mod scatter;
+pub(crate) mod tiles;
 
 pub use device::{CudaError, Device, DevicePtr, open};
 pub use map::DeviceMap;
 
 #[cfg(any(feature = "build", feature = "tensorrt"))]
 pub(crate) use device::gpu;
+pub(crate) use device::{Buffer, Graph, Marks, StageError};
 #[cfg(feature = "tensorrt")]
-pub(crate) use device::{Buffer, Stream, StreamWork};
-pub(crate) use device::{Graph, StageError};
+pub(crate) use device::{Stream, StreamWork};
 pub(crate) use frame::{Decoder, Encoder};

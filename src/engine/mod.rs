@@ -4,6 +4,7 @@
 //! read and write them in place ([`MapMut`], [`MapRef`]).
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 pub(crate) mod tensorrt;
 
 pub use tensorrt::TensorRtError;

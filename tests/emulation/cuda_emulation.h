@@ -94,6 +94,7 @@ inline void complete(State &s, Thread *lanes, Collective collective, uint32_t ma
     };
     switch (collective) {
         case Collective::Sync: break;
+        case Collective::Apply: s.apply(lanes); break;
         case Collective::Shuffle:
             each([&](uint32_t, Thread &t) {
                 t.result = mask >> t.source & 1 ? lanes[t.source].value : s.random();
@@ -242,3 +243,4 @@ EMULATION_REDUCE(__reduce_xor_sync, unsigned, Xor)
 
 #include "atomics.h"
 #include "intrinsics.h"
+#include "tensor.h"

@@ -94,6 +94,8 @@ inline void run_block(State &s) {
     memset(s.threads, 0, count * sizeof(Thread));
     memset(s.warps, 0, sizeof s.warps);
     for (uint32_t t = 0; t < count; ++t) {
+        s.copies[t].pending.clear();
+        s.copies[t].group = 0;
         s.ready[t] = (uint16_t)t;
         s.warps[t / LANES].present |= 1u << t % LANES;
     }

@@ -36,7 +36,7 @@ enum class Policy {
 };
 
 // Operations that the lanes of a warp run together.
-enum class Collective : uint8_t { Sync, Shuffle, Ballot, Match, Add, MinU, MaxU, MinI, MaxI, And, Or, Xor };
+enum class Collective : uint8_t { Sync, Apply, Shuffle, Ballot, Match, Add, MinU, MaxU, MinI, MaxI, And, Or, Xor };
 
 // The place in the sources where a thread waits.
 struct Site {
@@ -64,6 +64,19 @@ struct Thread {
     uint64_t value, result;
 };
 
+// An asynchronous copy of 16 bytes; of zeros if `from` is null.
+struct Copy {
+    void *to;
+    const void *from;
+    uint64_t group;
+};
+
+// A thread's copies that no wait has completed yet, and its open group.
+struct Copies {
+    std::vector<Copy> pending;
+    uint64_t group;
+};
+
 // Lanes as bits.
 struct Warp {
     uint32_t present, exited, waiting;
@@ -85,6 +98,9 @@ struct State {
     uint64_t atomics;
     Thread threads[MAX_THREADS];
     Warp warps[MAX_THREADS / LANES];
+    Copies copies[MAX_THREADS];
+    // What the operation under way does, if it is one of a whole warp.
+    void (*apply)(Thread *lanes);
     // Ready threads: a ring.
     uint16_t ready[MAX_THREADS];
     uint32_t ready_first, ready_count;

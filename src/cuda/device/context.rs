@@ -20,6 +20,7 @@ pub(super) struct Context {
     stream: CUstream,
     name: String,
     architecture: u32,
+    multiprocessors: u32,
     cuda: i32,
 }
 
@@ -47,6 +48,7 @@ impl Context {
             .map_err(failed("the first GPU"))?;
         let name = name(device).map_err(failed("the GPU's name"))?;
         let architecture = architecture(device)?;
+        let multiprocessors = number(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let context = written(ptr::null_mut(), |context| {
             // SAFETY: writes a context; the driver returned the device.
             unsafe { calls::cuDevicePrimaryCtxRetain(context, device) }
@@ -59,6 +61,7 @@ impl Context {
             stream: ptr::null_mut(),
             name,
             architecture,
+            multiprocessors,
             cuda,
         };
         opened
@@ -109,6 +112,10 @@ impl Context {
     /// Compute capability: 87 for Orin.
     pub(super) fn architecture(&self) -> u32 {
         self.architecture
+    }
+
+    pub(super) fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
     }
 
     /// The newest CUDA version that the driver supports: 12060 stands for 12.6.
@@ -181,16 +188,25 @@ fn name(device: CUdevice) -> Result<String, DriverError> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn architecture(device: CUdevice) -> Result<u32, CudaError> {
-    let number = |attribute| {
-        // SAFETY: writes an int; the driver returned the device.
-        written(0, |value| unsafe {
-            calls::cuDeviceGetAttribute(value, attribute, device)
-        })
+/// A property of the GPU that is a number.
+fn number(device: CUdevice, attribute: Attribute) -> Result<u32, CudaError> {
+    // SAFETY: writes an int; the driver returned the device.
+    let written = written(0, |value| unsafe {
+        calls::cuDeviceGetAttribute(value, attribute, device)
+    });
+    written
         .map(i32::unsigned_abs)
-        .map_err(failed("the GPU's architecture"))
-    };
-    let major = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        .map_err(failed("the GPU's properties"))
+}
+
+fn architecture(device: CUdevice) -> Result<u32, CudaError> {
+    let major = number(
+        device,
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+    )?;
+    let minor = number(
+        device,
+        Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )?;
     Ok(major * 10 + minor)
 }

@@ -156,6 +156,10 @@ impl Device for Driver {
         self.context.name()
     }
 
+    fn multiprocessors(&self) -> u32 {
+        self.context.multiprocessors()
+    }
+
     fn memory_used(&self) -> Option<u64> {
         let _state = self.enter().ok()?;
         let (mut free, mut total) = (0, 0);

@@ -24,6 +24,9 @@ pub trait Device: Send + Sync {
     /// Bytes of device memory that all programs together use; `None` if unknown.
     fn memory_used(&self) -> Option<u64>;
 
+    /// Its multiprocessors: how many times the blocks that one holds run at once.
+    fn multiprocessors(&self) -> u32;
+
     /// Allocates zeroed memory, aligned to 256 bytes. `what` names it in errors.
     ///
     /// # Errors

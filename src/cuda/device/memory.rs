@@ -41,7 +41,8 @@ impl Memory {
         unsafe { self.device.download(self.what, self.ptr, bytes) }
     }
 
-    fn upload(&self, bytes: &[u8]) -> Result<(), CudaError> {
+    /// Writes the first bytes. Fails if there are fewer.
+    pub(in crate::cuda) fn upload(&self, bytes: &[u8]) -> Result<(), CudaError> {
         self.check(bytes.len())?;
         // SAFETY: the memory is alive and, as checked, long enough.
         unsafe { self.device.upload(self.what, self.ptr, bytes) }

@@ -37,12 +37,13 @@ pub(super) struct KernelSource {
 pub(super) static SOURCES: &[KernelSource] = &include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// Names and texts of the headers that they include.
-pub(super) const HEADERS: [(&CStr, &str); 2] = [
+pub(super) const HEADERS: [(&CStr, &str); 3] = [
     (c"common.cuh", include_str!("../../../kernels/common.cuh")),
     (
         c"elementary.cuh",
         include_str!("../../../kernels/elementary.cuh"),
     ),
+    (c"mma.cuh", include_str!("../../../kernels/mma.cuh")),
 ];
 
 /// The kernels of all stages, loaded into the current context. It must be current when they are dropped.

@@ -221,7 +221,7 @@ pub(super) fn plan(program: &Program) -> Result<(Vec<TensorPlace>, usize), Engin
 }
 
 /// Pixels that a convolution reads beyond the map's edges.
-fn border(conv: &Conv, program: &Program, output: usize) -> usize {
+pub(in crate::engine) fn border(conv: &Conv, program: &Program, output: usize) -> usize {
     let (input, output) = (&program.tensors[conv.input], &program.tensors[output]);
     let axis = |axis: usize, len: usize, output_len: usize| {
         let taps = || {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::elementary;
 use crate::engine::EngineError;
 use crate::engine::cpu::arena::{Element, MIN_BANDS, TensorPlace};
 use crate::engine::cpu::bands::{StepContext, Target, split};
@@ -97,7 +98,9 @@ impl Step {
             }
             StepKind::Relu { input } => self.map(context, arena, input, positive),
             StepKind::Sigmoid { input } => {
-                self.map(context, arena, input, |x: f32| 1.0 / (1.0 + (-x).exp()));
+                self.map(context, arena, input, |x: f32| {
+                    1.0 / (1.0 + elementary::exp(-x) as f32)
+                });
             }
             StepKind::Quantize { input, codes } => {
                 self.map(context, arena, input, |x| codes.code(x));

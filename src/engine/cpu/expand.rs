@@ -81,7 +81,7 @@ impl Copies<'_> {
 ///
 /// # Errors
 /// [`ProgramError::Payload`] for sections that overlap so that they would not fit.
-pub(super) fn expand(
+pub(in crate::engine) fn expand(
     mut program: Program,
     weights: Weights,
 ) -> Result<(Program, Weights), ProgramError> {

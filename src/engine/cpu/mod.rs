@@ -30,6 +30,8 @@ mod simd;
 mod skip;
 mod steps;
 
+pub(in crate::engine) use arena::border;
+pub(in crate::engine) use expand::expand;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
 pub use simd::Isa;

@@ -120,6 +120,10 @@ impl<D: Plain> Device for Recorded<D> {
         "emulation"
     }
 
+    fn multiprocessors(&self) -> u32 {
+        3
+    }
+
     fn memory_used(&self) -> Option<u64> {
         None
     }

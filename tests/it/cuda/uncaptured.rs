@@ -129,6 +129,104 @@ fn without_a_graph() {
 }
 
 #[test]
+fn two_threads_share_a_device() {
+    child("cuda::uncaptured::shared_device");
+}
+
+#[test]
+#[ignore = "started by `two_threads_share_a_device`"]
+fn shared_device() {
+    let standin = StandIn::open();
+    standin.reset(None);
+    let plan = demo_plan("fp32.plan");
+    let model = plan.model();
+    let device = cuda::open().unwrap();
+    // Each thread records its graph and runs frames while the other one does.
+    let frames = demo_frames();
+    let boxes = |path: &std::path::Path, other: Option<&std::path::Path>| {
+        let cloud = read(path);
+        let maps = fixed(model, &head_maps(&plan, &cloud), &device);
+        let engine = Box::new(Working {
+            maps,
+            device: device.clone(),
+            work: Arc::new(|_| Ok(())),
+        });
+        let options = Options::default();
+        let mut detector =
+            Detector::with_engine(model, plan.pfn(), engine, Some(&device), &options).unwrap();
+        let mut found = Vec::new();
+        for cloud in [Some(path), other, Some(path)].into_iter().flatten() {
+            found.push(bits(detector.detect(&read(cloud)).unwrap().boxes));
+        }
+        found
+    };
+    let (first, second) = (&frames[3], &frames[5]);
+    let expected = [boxes(first, Some(second)), boxes(second, Some(first))];
+    assert!(expected.iter().flatten().all(|boxes| !boxes.is_empty()));
+    let found = std::thread::scope(|scope| {
+        let threads = [
+            scope.spawn(|| boxes(first, Some(second))),
+            scope.spawn(|| boxes(second, Some(first))),
+        ];
+        threads.map(|thread| thread.join().unwrap())
+    });
+    assert!(found == expected);
+    drop(device);
+    let (counts, others) = standin.report();
+    assert_eq!(counts.get("cuGraphLaunch"), Some(&12));
+    assert_eq!(others, [""; 0]);
+}
+
+#[test]
+fn a_panic_ends_the_recording() {
+    child("cuda::uncaptured::panic_while_recording");
+}
+
+#[test]
+#[ignore = "started by `a_panic_ends_the_recording`"]
+fn panic_while_recording() {
+    let standin = StandIn::open();
+    standin.reset(None);
+    let plan = demo_plan("fp32.plan");
+    let model = plan.model();
+    let heads = head_maps(&plan, &read(&demo_frames()[3]));
+    let device = cuda::open().unwrap();
+    // The first run is before the recording.
+    let runs = std::sync::atomic::AtomicUsize::new(0);
+    let engine = Box::new(Working {
+        maps: fixed(model, &heads, &device),
+        device: device.clone(),
+        work: Arc::new(move |_| {
+            let run = runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(run == 0, "planned");
+            Ok(())
+        }),
+    });
+    let options = Options::default();
+    let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Detector::with_engine(model, plan.pfn(), engine, Some(&device), &options)
+    }));
+    assert!(made.is_err());
+    // Nobody waits for the recording, and its graph is freed.
+    let other = std::thread::spawn({
+        let device = device.clone();
+        move || device.wait().unwrap()
+    });
+    for _ in 0..1000 {
+        if other.is_finished() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(other.is_finished(), "it waits for the recording");
+    other.join().unwrap();
+    drop(device);
+    let (counts, others) = standin.report();
+    assert_eq!(counts.get("cuStreamEndCapture"), Some(&1), "{counts:?}");
+    assert_eq!(others, [""; 0]);
+}
+
+#[test]
 fn marks_belong_to_their_owner() {
     child("cuda::uncaptured::own_marks");
 }

@@ -8,7 +8,7 @@
 
 mod naive;
 mod naive_int8;
-mod quantized;
+pub(crate) mod quantized;
 mod skip;
 
 use std::path::Path;
@@ -39,7 +39,7 @@ fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
 }
 
 /// Writes the input from dense NCHW.
-fn set_input(engine: &mut CpuEngine, values: &[f32]) {
+pub(crate) fn set_input(engine: &mut CpuEngine, values: &[f32]) {
     let mut view = engine.input_mut();
     let layout = view.layout;
     let mut values = values.iter();
@@ -54,7 +54,7 @@ fn set_input(engine: &mut CpuEngine, values: &[f32]) {
 }
 
 /// All outputs, dense, after two runs: the second runs on an arena with the first one's data.
-fn run(engine: &mut CpuEngine, input: &[f32]) -> Vec<Vec<f32>> {
+pub(crate) fn run(engine: &mut CpuEngine, input: &[f32]) -> Vec<Vec<f32>> {
     set_input(engine, input);
     engine.run().unwrap();
     engine.run().unwrap();

@@ -10,9 +10,9 @@ use centerpoint::internals::engine::cpu::Isa;
 use centerpoint::internals::program::{Payload, Program};
 
 /// A network under construction with all its values, which determine the ranges.
-pub(super) struct Draft {
-    pub(super) net: Net,
-    input: Vec<f32>,
+pub(crate) struct Draft {
+    pub(crate) net: Net,
+    pub(crate) input: Vec<f32>,
     maps: HashMap<String, Map>,
     random: Random,
     /// Whether codes have zero points.
@@ -216,12 +216,12 @@ impl Draft {
 }
 
 /// A chain of layers with joined branches, whose codes have zero points if `shifted`.
-pub(super) fn random_net(seed: u64, shifted: bool) -> Draft {
+pub(crate) fn random_net(seed: u64, shifted: bool) -> Draft {
     random_net_of(seed, shifted, 127)
 }
 
 /// As [`random_net`], with weights up to the code `most`.
-pub(super) fn random_net_of(seed: u64, shifted: bool, most: usize) -> Draft {
+pub(crate) fn random_net_of(seed: u64, shifted: bool, most: usize) -> Draft {
     let mut random = Random(seed);
     random.next();
     let channels = [1, 3, 6, 16, 32, 36][random.below(6)];

@@ -38,7 +38,8 @@ impl Machine<'_> {
                 return trouble(part.1, FaultKind::SyncMismatch { other });
             }
         }
-        if let Some(clocks) = &mut warp.clocks {
+        // Only `bar.warp.sync` orders accesses to memory; the others make lanes wait and no more.
+        if let (Collective::Barrier, Some(clocks)) = (&sync.collective, &mut warp.clocks) {
             clocks.join(all);
         }
         // An operand of all lanes, each from its own instruction, and where it was set.

@@ -39,8 +39,8 @@ pub(crate) struct Record {
     calls: BTreeMap<&'static str, u64>,
     faults: Vec<String>,
     failure: Option<Failure>,
-    /// Launches, warp and thread instructions by kernel.
-    executed: BTreeMap<String, [u64; 3]>,
+    /// By kernel: launches, and the counts that [`executed`] adds.
+    executed: BTreeMap<String, [u64; 5]>,
 }
 
 static RECORD: LazyLock<Mutex<Record>> = LazyLock::new(|| {
@@ -73,11 +73,18 @@ pub(crate) fn fault(text: String) {
     record().faults.push(text);
 }
 
-/// Adds a launch's instructions, of warps and of threads.
-pub(crate) fn executed(kernel: &str, warps: u64, threads: u64) {
+/// Adds a launch's instructions, of warps and of threads, its bytes of global memory and its `mma`s.
+pub(crate) fn executed(kernel: &str, counts: &ptx::Counts) {
     let mut record = record();
     let sums = record.executed.entry(kernel.to_owned()).or_default();
-    for (sum, more) in sums.iter_mut().zip([1, warps, threads]) {
+    let launch = [
+        1,
+        counts.instructions,
+        counts.thread_instructions,
+        counts.global_bytes,
+        counts.mma,
+    ];
+    for (sum, more) in sums.iter_mut().zip(launch) {
         *sum += more;
     }
 }
@@ -93,10 +100,11 @@ pub(crate) fn report(leaks: &[String]) -> String {
     for leak in leaks {
         _ = writeln!(text, "leak: {leak}");
     }
-    for (kernel, [launches, warps, threads]) in &record.executed {
+    for (kernel, [launches, warps, threads, bytes, mma]) in &record.executed {
         _ = writeln!(
             text,
-            "executed: {kernel} {launches} launches {warps} warp instructions {threads} thread instructions"
+            "executed: {kernel} {launches} launches {warps} warp instructions {threads} thread instructions \
+             {bytes} global bytes {mma} mma"
         );
     }
     for (function, count) in &record.calls {

@@ -70,7 +70,7 @@ impl Code {
         // SAFETY: this method's contract.
         let counts = unsafe { ptx::run(module, &launch, &Allocations(world), &options) };
         let counts = counts.map_err(|fault| fault.to_string())?;
-        executed(call.kernel, counts.instructions, counts.thread_instructions);
+        executed(call.kernel, &counts);
         Ok(())
     }
 }

@@ -61,6 +61,10 @@ fn lanes_of_a_warp_are_not_ordered() {
     assert_eq!((line(&found), other_line(&found)), (3, 1));
     let body = "st.shared.u32 [%r3], %r0;\nbar.warp.sync -1;\nxor.b32 %r4, %r3, 4; ld.shared.u32 %r5, [%r4];";
     assert_eq!(run(body, (1, 32)), Ok(()));
+    // Other instructions of a warp wait for its lanes, but do not order their accesses.
+    let shuffled = "st.shared.u32 [%r3], %r0;\nshfl.sync.bfly.b32 %r6, %r0, 1, 31, -1;\nxor.b32 %r4, %r3, 4;\nld.shared.u32 %r5, [%r4];";
+    let found = race(shuffled, (1, 32));
+    assert_eq!((line(&found), other_line(&found)), (4, 1));
     // The mask counts: pairs are ordered, quads are not.
     let masked = |other: u32| {
         format!(

@@ -1,0 +1,300 @@
+// Convolutions of the engine on tensor cores: integer sums of codes, and the CPU engine's conversion of sums to results,
+// as `src/engine/cpu/conv.rs`.
+//
+// `conv_s8_<k>_s<s>_c<c>_n<n>`: taps within k x k pixels, stride s, c input channels at a time, n output channels a block.
+// A launch runs up to MAX_GROUP convolutions side by side, one for each row of the grid. Its blocks of THREADS threads take
+// one job after the other: a tile of TILE_H x TILE_W steps, one phase and n output channels of it.
+//
+// In:  codes, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in which a
+//      warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles.
+// Out: codes or f32, NHWC, of the tiles in the list.
+//
+// A patch, all input pixels that a tile's taps read, is copied once for each c channels and read by all taps. Weights
+// come tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile: 2 x n / 8 products of
+// 16 x 8 results.
+//
+// Bytes of a job: its patch, n * taps * channels of weights, and its results.
+#include "mma.cuh"
+
+#define TILE_H 8u
+#define TILE_W 16u
+#define THREADS 128u
+#define MAX_TAPS 9
+#define MAX_GROUP 8
+// Blocks that a multiprocessor shall hold, which limits their registers. The split products of compute capability 7.5 need
+// more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define RESIDENT 3
+#else
+#define RESIDENT 4
+#endif
+
+// What the jobs of a phase multiply.
+struct Phase {
+    // Number of taps, and the first byte of their weights.
+    u32 taps, weights;
+    // Pixel in the patch that each tap reads for the first step.
+    u32 offset[MAX_TAPS];
+    u32 reserved;
+};
+static_assert(sizeof(Phase) == 48, "mirrored in src/cuda/conv.rs");
+
+enum ConvFlags { CONV_RELU = 1, CONV_OUTPUT_F32 = 2, CONV_RESIDUAL_F32 = 4, CONV_START = 8 };
+
+struct Conv {
+    // Address of the first channel of the buffer's first pixel, which belongs to the border.
+    u64 input;
+    u64 weights;
+    // For each phase, block and channel of a block: multipliers, then biases, both f32, then what sums start from.
+    u64 constants;
+    // [phases]
+    u64 phases;
+    // Address of the first channel of the map's first pixel, or 0.
+    u64 residual;
+    u64 output;
+    // The tiles to compute, and their number.
+    u64 tiles, count;
+    // Rows and columns of the input's buffer, and bytes from pixel to pixel.
+    u32 rows, columns, pixel;
+    // Row and column of the buffer where the patch of the first tile begins.
+    u32 origin_y, origin_x;
+    // Input channels: a multiple of c.
+    u32 channels;
+    u32 phase_count;
+    // Blocks of n output channels.
+    u32 blocks;
+    // Output channels: of codes a multiple of 16.
+    u32 out_channels;
+    u32 height, width;
+    // Output pixels of a step.
+    u32 up_y, up_x;
+    // Elements from row to row and from pixel to pixel.
+    u32 out_row, out_pixel, residual_row, residual_pixel;
+    u32 flags;
+    float residual_scale;
+    // The output's codes.
+    float scale, inverse_scale;
+    int zero;
+};
+static_assert(sizeof(Conv) == 152, "mirrored in src/cuda/conv.rs");
+
+struct ConvGroup {
+    Conv convs[MAX_GROUP];
+};
+
+// 1.5 * 2^23: adding a small number rounds it to an integer, half to even, in the low bits of the sum.
+#define ROUND 12582912.0f
+
+// `Codes::code` of a zero point of 0, with a product where it surely gives the code that the division gives.
+__device__ __forceinline__ u32 code_of(float value, float scale, float inverse) {
+    float steps = value * inverse;
+    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
+    const float rounded = steps + ROUND;
+    const float rest = steps - (rounded - ROUND);
+    // The product is off by less than 1e-4 steps. NaN takes the slow path.
+    if (rest > -0.4999f && rest < 0.4999f) return __float_as_uint(rounded) & 0xffu;
+    steps = value / scale;
+    if (is_nan(steps)) return 0;
+    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
+    return __float_as_uint(steps + ROUND) & 0xffu;
+}
+
+// `Codes::code` of any zero point.
+__device__ __forceinline__ u32 shifted_code_of(float value, float scale, int zero) {
+    float steps = value / scale + ROUND - ROUND + (float)zero;
+    if (is_nan(steps)) return 0;
+    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
+    return __float_as_uint(steps + ROUND) & 0xffu;
+}
+
+template <int K, int STRIDE, int C, int N>
+struct Shape {
+    static constexpr u32 PATCH_W = (TILE_W - 1) * STRIDE + K, PATCH_H = (TILE_H - 1) * STRIDE + K;
+    // The distance of two pixels keeps the rows of a matrix in different banks.
+    static constexpr u32 PIXEL = C + 16, PATCH = PATCH_W * PATCH_H * PIXEL;
+    // Weights of a tap.
+    static constexpr u32 TAP = C * N;
+};
+
+template <int K, int STRIDE, int C, int N>
+struct Job {
+    using S = Shape<K, STRIDE, C, N>;
+    int sums[2][N / 8][4];
+
+    // Sums over all taps and channels. `y`, `x`: the patch's first pixel; `weights`: those of the job.
+    __device__ __forceinline__ void multiply(const Conv &conv, const Phase &phase, u32 y, u32 x, const u8 *weights,
+                                             u8 *patch) {
+        u8 *ring = patch + S::PATCH;
+        const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, taps = phase.taps;
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+                for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
+        for (u32 c = 0; c < conv.channels; c += C) {
+            const u8 *from = weights + (u64)c * taps * N;
+            auto load_tap = [&](u32 tap, u32 slot) {
+                if (tap < taps) {
+                    for (u32 i = threadIdx.x; i < S::TAP / 16; i += THREADS) {
+                        copy_16(ring + slot * S::TAP + i * 16, from + tap * S::TAP + i * 16, true);
+                    }
+                }
+                commit_copies();
+            };
+            for (u32 i = threadIdx.x; i < S::PATCH_H * S::PATCH_W * (C / 16); i += THREADS) {
+                const u32 pixel = i / (C / 16), part = i % (C / 16);
+                const u32 row = y + pixel / S::PATCH_W, column = x + pixel % S::PATCH_W;
+                const bool valid = row < conv.rows && column < conv.columns;
+                const u64 at = valid ? ((u64)row * conv.columns + column) * conv.pixel : 0;
+                copy_16(patch + pixel * S::PIXEL + part * 16, (const u8 *)conv.input + at + c + part * 16, valid);
+            }
+            load_tap(0, 0);
+            load_tap(1, 1);
+            u32 slot = 0;
+#pragma unroll 1
+            for (u32 tap = 0; tap < taps; ++tap) {
+                wait_copies<1>();
+                __syncthreads();
+                // The slot that all warps have just left.
+                load_tap(tap + 2, slot == 0 ? 2 : slot - 1);
+                const u8 *tap_weights = ring + slot * S::TAP, *pixels = patch + phase.offset[tap] * S::PIXEL;
+                slot = slot == 2 ? 0 : slot + 1;
+#pragma unroll
+                for (int k = 0; k < C / 32; ++k) {
+                    u32 a[2][4];
+#pragma unroll
+                    for (int m = 0; m < 2; ++m) {
+                        const u32 row = (warp * 2 + m) * STRIDE, column = lane % 16 * STRIDE;
+                        load_matrices(a[m], pixels + (row * S::PATCH_W + column) * S::PIXEL + k * 32 + lane / 16 * 16);
+                    }
+                    if (N == 8) {
+                        const uint2 b = *(const uint2 *)(tap_weights + (k * WARP + lane) * 8);
+#pragma unroll
+                        for (int m = 0; m < 2; ++m) mma_s8(sums[m][0], a[m], b.x, b.y);
+                    }
+#pragma unroll
+                    for (int n = 0; n < N / 16; ++n) {
+                        const uint4 b = *(const uint4 *)(tap_weights + ((k * (N / 16) + n) * WARP + lane) * 16);
+#pragma unroll
+                        for (int m = 0; m < 2; ++m) {
+                            mma_s8(sums[m][2 * n], a[m], b.x, b.y);
+                            mma_s8(sums[m][2 * n + 1], a[m], b.z, b.w);
+                        }
+                    }
+                }
+            }
+            // Neither copies nor readers are left where the next patch or the results go.
+            wait_copies<0>();
+            __syncthreads();
+        }
+    }
+
+    // Results of the two channels that start at `channel` of the block: the `half`th of row `m`, `at` its output pixel.
+    __device__ __forceinline__ float2 results(const Conv &conv, const u8 *constants, int m, int n, int half,
+                                              u32 channel, u32 row, u32 column, bool inside) {
+        const u32 count = conv.phase_count * conv.blocks * N;
+        const u32 at = (u32)n * 8 + threadIdx.x % 4 * 2;
+        const float2 multiplier = *(const float2 *)(constants + at * 4);
+        const float2 bias = *(const float2 *)(constants + (count + at) * 4);
+        int first = sums[m][n][half * 2], second = sums[m][n][half * 2 + 1];
+        if (conv.flags & CONV_START) {
+            const int2 start = *(const int2 *)(constants + (2 * count + at) * 4);
+            first += start.x;
+            second += start.y;
+        }
+        float2 y = make_float2((float)first * multiplier.x + bias.x, (float)second * multiplier.y + bias.y);
+        if (conv.residual != 0 && inside && channel < conv.out_channels) {
+            const u64 from = (u64)row * conv.residual_row + (u64)column * conv.residual_pixel + channel;
+            if (conv.flags & CONV_RESIDUAL_F32) {
+                const float *values = (const float *)conv.residual + from;
+                y.x += values[0];
+                if (channel + 1 < conv.out_channels) y.y += values[1];
+            } else {
+                const i8 *codes = (const i8 *)conv.residual + from;
+                y.x += (float)codes[0] * conv.residual_scale;
+                y.y += (float)codes[1] * conv.residual_scale;
+            }
+        }
+        if (conv.flags & CONV_RELU) {
+            y.x = y.x > 0.0f ? y.x : 0.0f;
+            y.y = y.y > 0.0f ? y.y : 0.0f;
+        }
+        return y;
+    }
+};
+
+template <int K, int STRIDE, int C, int N>
+__device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
+    using S = Shape<K, STRIDE, C, N>;
+    DYNAMIC_SHARED(shared);
+    const Conv &conv = group.convs[blockIdx.y];
+    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 steps_x = (conv.width + conv.up_x - 1) / conv.up_x, tiles_x = (steps_x + TILE_W - 1) / TILE_W;
+    const u32 parts = conv.phase_count * conv.blocks, jobs = *(const u32 *)conv.count * parts;
+    for (u32 job = blockIdx.x; job < jobs; job += gridDim.x) {
+        const u32 tile = ((const u32 *)conv.tiles)[job / parts], part = job % parts;
+        const u32 number = part / conv.blocks, block = part % conv.blocks;
+        const Phase &phase = ((const Phase *)conv.phases)[number];
+        const u32 y0 = tile / tiles_x * TILE_H, x0 = tile % tiles_x * TILE_W;
+        const u8 *weights = (const u8 *)conv.weights + phase.weights + (u64)block * N * phase.taps * conv.channels;
+        Job<K, STRIDE, C, N> run;
+        run.multiply(conv, phase, conv.origin_y + y0 * STRIDE, conv.origin_x + x0 * STRIDE, weights, shared);
+
+        const u8 *constants = (const u8 *)conv.constants + (u64)part * N * 4;
+        const u32 phase_y = number / conv.up_x, phase_x = number % conv.up_x;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u32 pixel = (warp * 2 + m) * TILE_W + half * 8 + lane / 4;
+                const u32 row = (y0 + pixel / TILE_W) * conv.up_y + phase_y;
+                const u32 column = (x0 + pixel % TILE_W) * conv.up_x + phase_x;
+                const bool inside = row < conv.height && column < conv.width;
+#pragma unroll
+                for (int n = 0; n < N / 8; ++n) {
+                    const u32 in_block = (u32)n * 8 + lane % 4 * 2, channel = block * N + in_block;
+                    const float2 y = run.results(conv, constants, m, n, half, channel, row, column, inside);
+                    if (conv.flags & CONV_OUTPUT_F32) {
+                        if (!inside) continue;
+                        float *to = (float *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel;
+                        if (channel < conv.out_channels) to[channel] = y.x;
+                        if (channel + 1 < conv.out_channels) to[channel + 1] = y.y;
+                    } else if (N >= 16) {
+                        u32 first, second;
+                        if (conv.zero == 0) {
+                            first = code_of(y.x, conv.scale, conv.inverse_scale);
+                            second = code_of(y.y, conv.scale, conv.inverse_scale);
+                        } else {
+                            first = shifted_code_of(y.x, conv.scale, conv.zero);
+                            second = shifted_code_of(y.y, conv.scale, conv.zero);
+                        }
+                        *(u16 *)(shared + pixel * (N + 16) + in_block) = (u16)(first | second << 8);
+                    }
+                }
+            }
+        }
+        if (N < 16 || conv.flags & CONV_OUTPUT_F32) continue;
+        __syncthreads();
+        for (u32 i = threadIdx.x; i < TILE_H * TILE_W * (N / 16); i += THREADS) {
+            const u32 pixel = i / (N / 16), channel = block * N + i % (N / 16) * 16;
+            const u32 row = (y0 + pixel / TILE_W) * conv.up_y + phase_y;
+            const u32 column = (x0 + pixel % TILE_W) * conv.up_x + phase_x;
+            if (row >= conv.height || column >= conv.width || channel >= conv.out_channels) continue;
+            i8 *to = (i8 *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel + channel;
+            *(uint4 *)to = *(const uint4 *)(shared + pixel * (N + 16) + i % (N / 16) * 16);
+        }
+        // The next job's patch goes to the same memory.
+        __syncthreads();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n8(const ConvGroup p) { conv_tiles<1, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n32(const ConvGroup p) { conv_tiles<1, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c64_n64(const ConvGroup p) { conv_tiles<1, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s2_c32_n32(const ConvGroup p) { conv_tiles<1, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n8(const ConvGroup p) { conv_tiles<3, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n32(const ConvGroup p) { conv_tiles<3, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c64_n64(const ConvGroup p) { conv_tiles<3, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n32(const ConvGroup p) { conv_tiles<3, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n64(const ConvGroup p) { conv_tiles<3, 2, 32, 64>(p); }

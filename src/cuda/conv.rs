@@ -1,0 +1,470 @@
+//! Convolutions of codes on tensor cores: the kernels of `kernels/conv.cu`.
+//!
+//! The caller packs weights and constants in the kernels' order; this file knows shapes and addresses.
+
+use std::sync::Arc;
+
+use bytemuck::{NoUninit, Zeroable};
+
+use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
+use super::place::Place;
+use super::tiles::{TILE, TileList};
+use crate::map::Element;
+
+/// Threads of a block; `THREADS` in the kernels.
+const THREADS: u32 = 128;
+/// Most taps of a phase; `MAX_TAPS` in the kernels.
+const MAX_TAPS: usize = 9;
+/// Most convolutions of a launch; `MAX_GROUP` in the kernels.
+pub(crate) const MAX_GROUP: usize = 8;
+/// Blocks that a multiprocessor holds at a time; more have to wait for them.
+const RESIDENT: usize = 4;
+/// Alignment of pixels and first channels of codes, in bytes: what a copy of a kernel moves.
+pub(crate) const ALIGN: usize = 16;
+
+const RELU: u32 = 1;
+const OUTPUT_F32: u32 = 2;
+const RESIDUAL_F32: u32 = 4;
+const START: u32 = 8;
+
+/// A kernel: what it can compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConvKernel {
+    name: &'static str,
+    /// Rows and columns of the pixels that the taps read.
+    pub(crate) taps: usize,
+    /// Input pixels per step.
+    pub(crate) stride: usize,
+    /// Input channels at a time.
+    pub(crate) channels: usize,
+    /// Output channels of a block.
+    pub(crate) outputs: usize,
+}
+
+const fn kernel(
+    name: &'static str,
+    taps: usize,
+    stride: usize,
+    channels: usize,
+    outputs: usize,
+) -> ConvKernel {
+    ConvKernel {
+        name,
+        taps,
+        stride,
+        channels,
+        outputs,
+    }
+}
+
+/// All kernels, the ones with the largest blocks first.
+const KERNELS: [ConvKernel; 9] = [
+    kernel("conv_s8_k3_s1_c64_n64", 3, 1, 64, 64),
+    kernel("conv_s8_k1_s1_c64_n64", 1, 1, 64, 64),
+    kernel("conv_s8_k3_s2_c32_n64", 3, 2, 32, 64),
+    kernel("conv_s8_k3_s1_c32_n32", 3, 1, 32, 32),
+    kernel("conv_s8_k1_s1_c32_n32", 1, 1, 32, 32),
+    kernel("conv_s8_k3_s2_c32_n32", 3, 2, 32, 32),
+    kernel("conv_s8_k1_s2_c32_n32", 1, 2, 32, 32),
+    kernel("conv_s8_k3_s1_c32_n8", 3, 1, 32, 8),
+    kernel("conv_s8_k1_s1_c32_n8", 1, 1, 32, 8),
+];
+
+impl ConvKernel {
+    /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these channels (of codes:
+    /// positions), if there is one.
+    pub(crate) fn choose(
+        taps: usize,
+        stride: usize,
+        channels: usize,
+        outputs: usize,
+        element: Element,
+    ) -> Option<Self> {
+        let fits = |kernel: &&Self| {
+            let few = kernel.outputs == 8;
+            kernel.taps >= taps
+                && kernel.stride == stride
+                && (kernel.channels == 32 || channels.is_multiple_of(64))
+                && match (kernel.outputs, element) {
+                    (8, Element::I8) => false,
+                    (64, _) => outputs > 32,
+                    _ => true,
+                }
+                && few == (outputs <= 8 && element == Element::F32 && stride == 1)
+        };
+        // Of two that fit, the one with fewer taps reads less.
+        KERNELS.iter().filter(fits).min_by_key(|k| k.taps).copied()
+    }
+
+    /// Bytes of shared memory of a block.
+    fn shared(&self) -> usize {
+        let side = |steps: usize| (steps - 1) * self.stride + self.taps;
+        let patch = side(TILE[0]) * side(TILE[1]) * (self.channels + 16);
+        let weights = 3 * self.channels * self.outputs;
+        let results = TILE[0] * TILE[1] * (self.outputs + 16);
+        (patch + weights).max(results)
+    }
+}
+
+/// The mirror of `Phase` in `kernels/conv.cu`.
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
+#[repr(C)]
+struct PhaseParams {
+    taps: u32,
+    weights: u32,
+    offset: [u32; MAX_TAPS],
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<PhaseParams>() == 48);
+
+/// The mirror of `Conv` in `kernels/conv.cu`.
+#[derive(Clone, Copy, Debug, NoUninit, Zeroable)]
+#[repr(C)]
+struct Params {
+    input: DevicePtr<u8>,
+    weights: DevicePtr<i8>,
+    constants: DevicePtr<u32>,
+    phases: DevicePtr<PhaseParams>,
+    residual: DevicePtr<u8>,
+    output: DevicePtr<u8>,
+    tiles: DevicePtr<u32>,
+    count: DevicePtr<u32>,
+    rows: u32,
+    columns: u32,
+    pixel: u32,
+    origin: [u32; 2],
+    channels: u32,
+    phase_count: u32,
+    blocks: u32,
+    out_channels: u32,
+    height: u32,
+    width: u32,
+    up: [u32; 2],
+    out_row: u32,
+    out_pixel: u32,
+    residual_row: u32,
+    residual_pixel: u32,
+    flags: u32,
+    residual_scale: f32,
+    scale: f32,
+    inverse_scale: f32,
+    zero: i32,
+}
+
+const _: () = assert!(size_of::<Params>() == 152);
+
+/// The mirror of `ConvGroup` in `kernels/conv.cu`.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+struct Group {
+    convs: [Params; MAX_GROUP],
+}
+
+// SAFETY: an array of structs without padding has none.
+#[allow(unsafe_code)]
+unsafe impl NoUninit for Group {}
+
+// SAFETY: `conv` takes the addresses from convolutions and lists that it borrows and that keep their memory.
+// `Conv::new` checks that the kernel reads and writes inside it for every tile of the output, and `conv` that a list has
+// only those.
+#[allow(unsafe_code)]
+unsafe impl KernelParams for Group {
+    const KERNELS: &'static [&'static str] = &[
+        "conv_s8_k1_s1_c32_n8",
+        "conv_s8_k1_s1_c32_n32",
+        "conv_s8_k1_s1_c64_n64",
+        "conv_s8_k1_s2_c32_n32",
+        "conv_s8_k3_s1_c32_n8",
+        "conv_s8_k3_s1_c32_n32",
+        "conv_s8_k3_s1_c64_n64",
+        "conv_s8_k3_s2_c32_n32",
+        "conv_s8_k3_s2_c32_n64",
+    ];
+}
+
+/// Taps of a phase, and its weights in the kernels' order: `[block][chunk][tap][32 channels][output channels / 16][lane][16]`.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvPhase {
+    /// Row and column of the patch that each tap reads for the first step.
+    pub(crate) taps: Vec<[usize; 2]>,
+    /// The codes.
+    pub(crate) weights: Vec<i8>,
+}
+
+/// A convolution to prepare.
+#[derive(Debug)]
+pub(crate) struct ConvSpec<'a> {
+    pub(crate) kernel: ConvKernel,
+    pub(crate) input: &'a Place,
+    /// Scale of the residual's codes, 1 of values; its zero point is 0.
+    pub(crate) residual: Option<(&'a Place, f32)>,
+    pub(crate) output: &'a Place,
+    /// Scale and zero point of the output, if it holds codes.
+    pub(crate) codes: Option<(f32, i8)>,
+    /// Input channels, in whole chunks of the kernel; weights past the input's own are 0.
+    pub(crate) channels: usize,
+    /// The input pixel, relative to the first step's, where patches begin.
+    pub(crate) first: [i32; 2],
+    /// Output pixels of a step.
+    pub(crate) up: [usize; 2],
+    pub(crate) relu: bool,
+    /// `up[0] · up[1]` phases.
+    pub(crate) phases: &'a [ConvPhase],
+    /// Multiplier, bias and the sum's start value of each channel of each block of each phase.
+    pub(crate) constants: &'a [(f32, f32, i32)],
+}
+
+/// A convolution that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    kernel: ConvKernel,
+    /// Everything but the tiles.
+    params: Params,
+    /// Rows and columns of tiles.
+    tiles: [usize; 2],
+    _kept: (Buffer<i8>, Buffer<u32>, Buffer<PhaseParams>, Vec<Place>),
+}
+
+impl Conv {
+    /// Copies the weights to the device.
+    ///
+    /// # Errors
+    /// [`CudaError::Kernel`] if the kernel would leave the memory of a tensor, [`CudaError::Memory`], [`CudaError::Copy`].
+    pub(crate) fn new(device: &Arc<dyn Device>, spec: &ConvSpec<'_>) -> Result<Self, CudaError> {
+        let kernel = spec.kernel;
+        let refuse = |reason: &str| {
+            Err(CudaError::Kernel {
+                kernel: kernel.name.into(),
+                reason: reason.into(),
+            })
+        };
+        let (input, output) = (spec.input.shape(), spec.output.shape());
+        let steps = [
+            output.height.div_ceil(spec.up[0]),
+            output.width.div_ceil(spec.up[1]),
+        ];
+        // The input: copies of 16 bytes of all pixels of the buffer.
+        let bytes_read = (input.height + 2 * input.border) * input.row() + spec.channels;
+        if input.element != Element::I8
+            || !input.pixel.is_multiple_of(ALIGN)
+            || !input.first().is_multiple_of(ALIGN)
+            || !spec.channels.is_multiple_of(kernel.channels)
+            || spec.channels < input.span()
+            || bytes_read - input.pixel > spec.input.bytes_from(input.first())
+        {
+            return refuse("its input does not fit");
+        }
+        // Pixels past the buffer read as 0, which only tiles past the map's end do.
+        let mut origin = [0; 2];
+        for axis in [0, 1] {
+            let at = input.border as i64 + i64::from(spec.first[axis]);
+            let len = [input.height, input.width][axis] + 2 * input.border;
+            let last = (steps[axis] - 1) * kernel.stride;
+            let taps = spec.phases.iter().flat_map(|phase| &phase.taps);
+            let reach = taps.map(|tap| tap[axis]).max().unwrap_or(0);
+            if at < 0 || reach >= kernel.taps || at as usize + last + reach >= len {
+                return refuse("its taps lie outside the input's border");
+            }
+            origin[axis] = at as u32;
+        }
+        // Weights and constants.
+        let count = output.span();
+        let blocks = count.div_ceil(kernel.outputs);
+        let [up_y, up_x] = spec.up;
+        if spec.phases.len() != up_y * up_x
+            || spec.constants.len() != spec.phases.len() * blocks * kernel.outputs
+        {
+            return refuse("it has other phases or constants");
+        }
+        let patch_width = (TILE[1] - 1) * kernel.stride + kernel.taps;
+        let mut weights = Vec::new();
+        let mut phases = Vec::with_capacity(spec.phases.len());
+        for phase in spec.phases {
+            let expected = blocks * kernel.outputs * spec.channels * phase.taps.len();
+            if phase.taps.len() > MAX_TAPS || phase.weights.len() != expected {
+                return refuse("it has other weights");
+            }
+            let mut params = PhaseParams {
+                taps: phase.taps.len() as u32,
+                weights: weights.len() as u32,
+                ..PhaseParams::zeroed()
+            };
+            for (to, [y, x]) in params.offset.iter_mut().zip(&phase.taps) {
+                *to = (y * patch_width + x) as u32;
+            }
+            phases.push(params);
+            weights.extend_from_slice(&phase.weights);
+        }
+        // The output.
+        let fits = match (output.element, spec.codes) {
+            (Element::F32, None) => output.span() == output.channels.len(),
+            (Element::I8, Some(_)) => {
+                kernel.outputs > 8
+                    && output.pixel.is_multiple_of(ALIGN)
+                    && output.first().is_multiple_of(ALIGN)
+                    && output.first() + count.next_multiple_of(ALIGN) <= output.pixel
+            }
+            _ => false,
+        };
+        if !fits {
+            return refuse("its output does not fit");
+        }
+        let out_channels = match output.element {
+            Element::I8 => count.next_multiple_of(ALIGN),
+            _ => count,
+        };
+        let (mut residual_at, mut flags) = ([0; 2], 0);
+        let mut residual = DevicePtr::NULL;
+        let mut residual_scale = 1.0;
+        if let Some((place, scale)) = spec.residual {
+            let shape = place.shape();
+            let relative = |channels: &[u32]| -> Vec<u32> {
+                channels.iter().map(|c| c - channels[0]).collect()
+            };
+            if [shape.height, shape.width] != [output.height, output.width]
+                || relative(&shape.channels) != relative(&output.channels)
+                || shape.first() + out_channels > shape.pixel
+            {
+                return refuse("its residual does not fit");
+            }
+            residual = place.at(shape.start() + shape.first());
+            residual_at = [shape.row() as u32, shape.pixel as u32];
+            residual_scale = scale;
+            flags |= if shape.element == Element::F32 {
+                RESIDUAL_F32
+            } else {
+                0
+            };
+        }
+        flags |= if spec.relu { RELU } else { 0 };
+        flags |= if spec.codes.is_none() { OUTPUT_F32 } else { 0 };
+        let starts = spec.constants.iter().any(|constant| constant.2 != 0);
+        flags |= if starts { START } else { 0 };
+        let (scale, zero) = spec.codes.unwrap_or((1.0, 0));
+
+        let constants = spec.constants.iter().map(|constant| constant.0.to_bits());
+        let constants = constants.chain(spec.constants.iter().map(|c| c.1.to_bits()));
+        let constants = constants.chain(spec.constants.iter().map(|c| c.2 as u32));
+        let weights = Buffer::new(device, "weights", &weights)?;
+        let constants = Buffer::new(device, "constants", &constants.collect::<Vec<_>>())?;
+        let phases = Buffer::new(device, "phases", &phases)?;
+        let params = Params {
+            input: spec.input.at(input.first()),
+            weights: weights.ptr(),
+            constants: constants.ptr(),
+            phases: phases.ptr(),
+            residual,
+            output: spec.output.at(output.start() + output.first()),
+            tiles: DevicePtr::NULL,
+            count: DevicePtr::NULL,
+            rows: (input.height + 2 * input.border) as u32,
+            columns: (input.width + 2 * input.border) as u32,
+            pixel: input.pixel as u32,
+            origin,
+            channels: spec.channels as u32,
+            phase_count: phases.len() as u32,
+            blocks: blocks as u32,
+            out_channels: out_channels as u32,
+            height: output.height as u32,
+            width: output.width as u32,
+            up: spec.up.map(|up| up as u32),
+            out_row: output.row() as u32,
+            out_pixel: output.pixel as u32,
+            residual_row: residual_at[0],
+            residual_pixel: residual_at[1],
+            flags,
+            residual_scale,
+            scale,
+            inverse_scale: 1.0 / scale,
+            zero: i32::from(zero),
+        };
+        let mut kept = vec![spec.input.clone(), spec.output.clone()];
+        kept.extend(spec.residual.map(|(place, _)| place.clone()));
+        Ok(Self {
+            kernel,
+            params,
+            tiles: [0, 1].map(|axis| steps[axis].div_ceil(TILE[axis])),
+            _kept: (weights, constants, phases, kept),
+        })
+    }
+
+    /// Whether two convolutions may run in one launch, if neither needs the other's output.
+    pub(crate) fn same_kernel(&self, other: &Self) -> bool {
+        self.kernel == other.kernel
+    }
+
+    /// Rows and columns of tiles of [`TILE`] steps.
+    pub(crate) fn tiles(&self) -> [usize; 2] {
+        self.tiles
+    }
+}
+
+/// Runs up to [`MAX_GROUP`] convolutions side by side, each for the tiles of its list. All have the same kernel, and none
+/// reads what another one writes.
+///
+/// # Errors
+/// [`CudaError::Kernel`].
+pub(crate) fn conv(device: &dyn Device, convs: &[(Conv, Arc<TileList>)]) -> Result<(), CudaError> {
+    let Some((first, _)) = convs.first() else {
+        return Ok(());
+    };
+    let kernel = first.kernel;
+    let mut group = Group::zeroed();
+    let mut most = 1;
+    let same =
+        |(conv, list): &(Conv, Arc<TileList>)| conv.kernel == kernel && list.shape() == conv.tiles;
+    if convs.len() > MAX_GROUP || !convs.iter().all(same) {
+        return Err(CudaError::Kernel {
+            kernel: kernel.name.into(),
+            reason: "it gets convolutions of other kernels or lists of other maps".into(),
+        });
+    }
+    for (params, (conv, list)) in group.convs.iter_mut().zip(convs) {
+        *params = Params {
+            tiles: list.tiles(),
+            count: list.count(),
+            ..conv.params
+        };
+        let jobs = conv.tiles[0] * conv.tiles[1] * (params.phase_count * params.blocks) as usize;
+        most = most.max(jobs);
+    }
+    let resident = (device.multiprocessors() as usize * RESIDENT).div_ceil(convs.len());
+    let shape = Launch {
+        kernel: kernel.name,
+        grid: [most.min(resident) as u32, convs.len() as u32, 1],
+        block: THREADS,
+        shared: kernel.shared() as u32,
+    };
+    launch(device, &shape, &group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kernel_is_chosen_for_something_and_fits() {
+        for kernel in KERNELS {
+            let element = if kernel.outputs == 8 {
+                Element::F32
+            } else {
+                Element::I8
+            };
+            let chosen = ConvKernel::choose(
+                kernel.taps,
+                kernel.stride,
+                kernel.channels,
+                kernel.outputs,
+                element,
+            );
+            assert_eq!(chosen, Some(kernel));
+            assert!(Group::KERNELS.contains(&kernel.name));
+            // More would have to be asked for.
+            assert!(kernel.shared() <= 48 << 10, "{}", kernel.name);
+        }
+        assert_eq!(KERNELS.len(), Group::KERNELS.len());
+        assert_eq!(ConvKernel::choose(5, 1, 32, 32, Element::I8), None);
+        assert_eq!(ConvKernel::choose(3, 3, 32, 32, Element::I8), None);
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the engine's tensors lie in device memory: NHWC with a border, as in the CPU engine's arena, but with channels in
+//! places that suit tensor cores.
+
+use std::sync::Arc;
+
+use super::device::{Buffer, DevicePtr, Memory};
+use crate::map::Element;
+
+/// A tensor of the engine in device memory, which it keeps allocated. Strides and positions count elements.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    memory: Arc<Memory>,
+    shape: PlaceShape,
+}
+
+/// The shape of a [`Place`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PlaceShape {
+    /// Type of the elements: f32 or codes.
+    pub(crate) element: Element,
+    /// Rows H without the border.
+    pub(crate) height: usize,
+    /// Columns W without the border.
+    pub(crate) width: usize,
+    /// Width of the border in pixels.
+    pub(crate) border: usize,
+    /// Stride between pixels.
+    pub(crate) pixel: usize,
+    /// Position of each channel within a pixel, ascending.
+    pub(crate) channels: Vec<u32>,
+}
+
+impl PlaceShape {
+    /// Stride between rows.
+    pub(crate) fn row(&self) -> usize {
+        (self.width + 2 * self.border) * self.pixel
+    }
+
+    /// Elements of the buffer.
+    pub(crate) fn len(&self) -> usize {
+        (self.height + 2 * self.border) * self.row()
+    }
+
+    /// Index of position 0 of the map's first pixel.
+    pub(crate) fn start(&self) -> usize {
+        self.border * (self.row() + self.pixel)
+    }
+
+    /// The first channel's position.
+    pub(crate) fn first(&self) -> usize {
+        self.channels.first().map_or(0, |&first| first as usize)
+    }
+
+    /// Positions from the first channel's to the last one's, both included.
+    pub(crate) fn span(&self) -> usize {
+        let last = self.channels.last().map_or(0, |&last| last as usize);
+        last + 1 - self.first()
+    }
+
+    /// Whether every channel lies in its pixel.
+    fn is_sound(&self) -> bool {
+        !self.channels.is_empty()
+            && self.channels.is_sorted()
+            && self.first() + self.span() <= self.pixel
+    }
+}
+
+impl Place {
+    /// A tensor in `buffer`; `None` if it exceeds it.
+    pub(crate) fn new(buffer: &Buffer<u8>, shape: PlaceShape) -> Option<Self> {
+        let bytes = shape.len().checked_mul(shape.element.bytes())?;
+        (shape.is_sound() && bytes <= buffer.len()).then(|| Self {
+            memory: buffer.memory().clone(),
+            shape,
+        })
+    }
+
+    /// The part of the channels that group `group` of `groups` has.
+    pub(crate) fn group(&self, group: usize, groups: usize) -> Option<Self> {
+        let count = self.shape.channels.len() / groups;
+        let channels = self
+            .shape
+            .channels
+            .get(group * count..(group + 1) * count)?;
+        Some(Self {
+            memory: self.memory.clone(),
+            shape: PlaceShape {
+                channels: channels.to_vec(),
+                ..self.shape.clone()
+            },
+        })
+    }
+
+    pub(crate) fn shape(&self) -> &PlaceShape {
+        &self.shape
+    }
+
+    /// The memory, for maps in it.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The address of an element.
+    pub(super) fn at(&self, index: usize) -> DevicePtr<u8> {
+        self.memory.at(index * self.shape.element.bytes())
+    }
+
+    /// Bytes that can be read from an element on.
+    pub(super) fn bytes_from(&self, index: usize) -> usize {
+        self.memory
+            .bytes()
+            .saturating_sub(index * self.shape.element.bytes())
+    }
+}

@@ -1,0 +1,309 @@
+//! The launches of a frame, from a program's operators.
+//!
+//! Convolutions that need nothing of each other and run in one kernel share a launch, as those of a head's branches do.
+
+use std::sync::Arc;
+
+use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP};
+use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp, Tensor};
+use crate::cuda::place::Place;
+use crate::cuda::tiles::TileList;
+use crate::cuda::{CudaError, Device};
+use crate::engine::EngineError;
+use crate::engine::cuda::pack::{pack, section};
+use crate::map::Element;
+use crate::program::{self, DepthToSpaceMode, Op, OpKind, Program};
+
+/// Most groups of a convolution that run as convolutions of their own.
+const MOST_GROUPS: usize = 16;
+
+/// A launch of a frame.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// The names of its operators.
+    name: String,
+    kind: StepKind,
+}
+
+#[derive(Debug)]
+enum StepKind {
+    Convs(Vec<(Conv, Arc<TileList>)>),
+    Direct(Box<Direct>, Arc<TileList>),
+}
+
+impl Step {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Enqueues the launch.
+    pub(super) fn run(&self, device: &dyn Device) -> Result<(), CudaError> {
+        match &self.kind {
+            StepKind::Convs(convs) => conv::conv(device, convs),
+            StepKind::Direct(operator, list) => direct::direct(device, operator, list),
+        }
+    }
+
+    /// Whether it can take another convolution of that kernel.
+    fn takes(&self, conv: &Conv) -> bool {
+        match &self.kind {
+            StepKind::Convs(convs) => {
+                convs.len() < MAX_GROUP && convs.iter().all(|(other, _)| other.same_kernel(conv))
+            }
+            StepKind::Direct(..) => false,
+        }
+    }
+}
+
+/// Prepares the operators of a validated program.
+pub(super) fn steps(
+    program: &Program,
+    blob: &[u8],
+    places: &[Place],
+    device: &Arc<dyn Device>,
+) -> Result<Vec<Step>, EngineError> {
+    let prepare = Prepare {
+        program,
+        blob,
+        places,
+        device,
+    };
+    let mut steps: Vec<Step> = Vec::with_capacity(program.ops.len());
+    // The first step that may read each root tensor.
+    let mut ready = vec![0; program.tensors.len()];
+    for op in &program.ops {
+        let first = op.inputs().map(|input| ready[program.root(input).0]).max();
+        let first = first.unwrap_or(0);
+        let mut last = 0;
+        match prepare.operator(op)? {
+            Prepared::Convs(convs) => {
+                for conv in convs {
+                    let list = Arc::new(TileList::all(device, conv.tiles())?);
+                    let room = (first..steps.len()).find(|&at| steps[at].takes(&conv));
+                    let at = room.unwrap_or(steps.len());
+                    if at == steps.len() {
+                        steps.push(Step {
+                            name: String::new(),
+                            kind: StepKind::Convs(Vec::new()),
+                        });
+                    }
+                    steps[at].add(&op.name, conv, list);
+                    last = last.max(at);
+                }
+            }
+            Prepared::Direct(operator) => {
+                let list = Arc::new(TileList::all(device, operator.tiles())?);
+                last = steps.len();
+                steps.push(Step {
+                    name: op.name.clone(),
+                    kind: StepKind::Direct(operator, list),
+                });
+            }
+        }
+        let root = program.root(op.output).0;
+        ready[root] = ready[root].max(last + 1);
+    }
+    Ok(steps)
+}
+
+impl Step {
+    fn add(&mut self, name: &str, conv: Conv, list: Arc<TileList>) {
+        if let StepKind::Convs(convs) = &mut self.kind {
+            convs.push((conv, list));
+        }
+        if self.name.split(" + ").last() != Some(name) {
+            let join = if self.name.is_empty() { "" } else { " + " };
+            self.name = format!("{}{join}{name}", self.name);
+        }
+    }
+}
+
+/// An operator, ready to run.
+enum Prepared {
+    /// One for each group.
+    Convs(Vec<Conv>),
+    Direct(Box<Direct>),
+}
+
+/// What operators are prepared with.
+struct Prepare<'a> {
+    program: &'a Program,
+    blob: &'a [u8],
+    places: &'a [Place],
+    device: &'a Arc<dyn Device>,
+}
+
+impl Prepare<'_> {
+    fn tensor(&self, index: usize) -> Tensor<'_> {
+        (&self.places[index], self.program.tensors[index].codes())
+    }
+
+    fn operator(&self, op: &Op) -> Result<Prepared, EngineError> {
+        let pixels = |pixel_op: PixelOp, input: usize, relu: bool| {
+            self.pixels(op, &pixel_op, input, None, relu)
+        };
+        match &op.kind {
+            OpKind::Conv(conv) => {
+                if let Some(convs) = self.convs(conv, op)? {
+                    return Ok(Prepared::Convs(convs));
+                }
+                self.direct_conv(conv, op)
+            }
+            OpKind::Affine {
+                input,
+                scale,
+                shift,
+                relu,
+            } => {
+                let scale = section(self.blob, scale.range())?;
+                let shift = section(self.blob, shift.range())?;
+                pixels(PixelOp::Affine(scale, shift), *input, *relu)
+            }
+            OpKind::Add { a, b, relu } => self.pixels(op, &PixelOp::Add, *a, Some(*b), *relu),
+            OpKind::Relu { input } => pixels(PixelOp::Relu, *input, true),
+            OpKind::Sigmoid { input } => pixels(PixelOp::Sigmoid, *input, false),
+            OpKind::Quantize { input } => pixels(PixelOp::Quantize, *input, false),
+            OpKind::Dequantize { input } => pixels(PixelOp::Dequantize, *input, false),
+            OpKind::DepthToSpace { input, block, mode } => {
+                let crd = *mode == DepthToSpaceMode::Crd;
+                pixels(PixelOp::DepthToSpace(*block, crd), *input, false)
+            }
+            OpKind::MaxPool {
+                input,
+                kernel,
+                stride,
+                pad,
+            } => {
+                let pool = PixelOp::MaxPool {
+                    kernel: *kernel,
+                    stride: *stride,
+                    pad: *pad,
+                };
+                pixels(pool, *input, false)
+            }
+        }
+    }
+
+    fn pixels(
+        &self,
+        op: &Op,
+        pixel_op: &PixelOp,
+        input: usize,
+        second: Option<usize>,
+        relu: bool,
+    ) -> Result<Prepared, EngineError> {
+        let second = second.map(|second| self.tensor(second));
+        let (input, output) = (self.tensor(input), self.tensor(op.output));
+        let operator = Direct::pixels(self.device, pixel_op, input, second, output, relu)?;
+        Ok(Prepared::Direct(Box::new(operator)))
+    }
+
+    /// The convolution on tensor cores, one for each group; `None` if no kernel fits.
+    fn convs(&self, spec: &program::Conv, op: &Op) -> Result<Option<Vec<Conv>>, EngineError> {
+        let (input, codes) = self.tensor(spec.input);
+        let (output, out_codes) = self.tensor(op.output);
+        let Some(codes) = codes else {
+            return Ok(None);
+        };
+        let taps = || spec.phases.iter().flat_map(|phase| &phase.taps);
+        let first = [0, 1].map(|axis| taps().map(|tap| tap[axis]).min().unwrap_or(0));
+        let last = [0, 1].map(|axis| taps().map(|tap| tap[axis]).max().unwrap_or(0));
+        let extent = (last[0] - first[0]).max(last[1] - first[1]) as usize + 1;
+        if spec.stride[0] != spec.stride[1] || spec.groups > MOST_GROUPS {
+            return Ok(None);
+        }
+        let mut convs = Vec::with_capacity(spec.groups);
+        for group in 0..spec.groups {
+            let part = |place: &Place| place.group(group, spec.groups);
+            let (Some(input), Some(output)) = (part(input), part(output)) else {
+                return Ok(None);
+            };
+            let starts = |place: &Place| place.shape().first().is_multiple_of(conv::ALIGN);
+            let element = output.shape().element;
+            if !starts(&input) || element == Element::I8 && !starts(&output) {
+                return Ok(None);
+            }
+            let outputs = output.shape().span();
+            let channels = input.shape().span().next_multiple_of(32);
+            let stride = spec.stride[0];
+            let kernel = ConvKernel::choose(extent, stride, channels, outputs, element);
+            let Some(kernel) = kernel else {
+                return Ok(None);
+            };
+            let residual = match spec.residual {
+                None => None,
+                Some(residual) => {
+                    let (place, codes) = self.tensor(residual);
+                    let Some(place) = part(place).filter(|place| fits(place, &output)) else {
+                        return Ok(None);
+                    };
+                    Some((place, codes.map_or(1.0, |codes| codes.scale)))
+                }
+            };
+            let shapes = [input.shape(), output.shape()];
+            let packed = pack(spec, group, self.blob, &kernel, shapes, first, codes.zero)?;
+            let prepared = ConvSpec {
+                kernel,
+                input: &input,
+                residual: residual.as_ref().map(|(place, scale)| (place, *scale)),
+                output: &output,
+                codes: out_codes.map(|codes| (codes.scale, codes.zero)),
+                channels: packed.channels,
+                first,
+                up: spec.up,
+                relu: spec.relu,
+                phases: &packed.phases,
+                constants: &packed.constants,
+            };
+            convs.push(Conv::new(self.device, &prepared)?);
+        }
+        Ok(Some(convs))
+    }
+
+    /// The convolution as the CPU engine computes it.
+    fn direct_conv(&self, conv: &program::Conv, op: &Op) -> Result<Prepared, EngineError> {
+        let mut phases = Vec::with_capacity(conv.phases.len());
+        for phase in &conv.phases {
+            phases.push(DirectPhase {
+                taps: phase.taps.clone(),
+                weights: section(self.blob, phase.weights.range())?,
+                multiplier: match &phase.multiplier {
+                    Some(multiplier) => section(self.blob, multiplier.range())?,
+                    None => Vec::new(),
+                },
+                bias: section(self.blob, phase.bias.range())?,
+            });
+        }
+        let spec = DirectConv {
+            input: self.tensor(conv.input),
+            residual: conv.residual.map(|residual| self.tensor(residual)),
+            output: self.tensor(op.output),
+            stride: conv.stride,
+            up: conv.up,
+            groups: conv.groups,
+            narrow: conv.layout.is_narrow(),
+            relu: conv.relu,
+            phases: &phases,
+        };
+        Ok(Prepared::Direct(Box::new(Direct::conv(
+            self.device,
+            &spec,
+        )?)))
+    }
+}
+
+/// Whether the kernels can add `residual` to results at `output`: its channels lie in the same order, and as many can be read.
+fn fits(residual: &Place, output: &Place) -> bool {
+    let (residual, output) = (residual.shape(), output.shape());
+    let read = match output.element {
+        Element::I8 => output.span().next_multiple_of(conv::ALIGN),
+        _ => output.span(),
+    };
+    let pairs = residual.channels.iter().zip(&output.channels);
+    let [first, other] = [residual.first(), output.first()];
+    residual.channels.len() == output.channels.len()
+        && pairs
+            .clone()
+            .all(|(a, b)| *a as usize + other == *b as usize + first)
+        && residual.first() + read <= residual.pixel
+}

@@ -1,0 +1,99 @@
+// Tensor cores, loads of matrices and asynchronous copies: the functions of `kernels/mma.cuh`.
+//
+// The lane that comes last computes a product for its whole warp. Copies are made as late as the waits allow, so what is read
+// too early is still garbage.
+#pragma once
+
+#include "schedule.h"
+
+namespace emulation {
+
+// Waits for the warp, then calls `apply(lanes)` once; each lane's `value` is the address of its operands.
+inline void warp_apply(void (*apply)(Thread *), void *operands, Site site) {
+    Warp &warp = state->warps[state->current / LANES];
+    const uint32_t others = ~(1u << state->current % LANES);
+    // Only the lane that comes last sets it, right before the warp's operation.
+    if ((warp.waiting & others) == others) state->apply = apply;
+    collective(Collective::Apply, ~0u, (uint64_t)operands, 0, site);
+}
+
+struct Product {
+    int *d;
+    const uint32_t *a;
+    uint32_t b[2];
+};
+
+inline void multiply_codes(Thread *lanes) {
+    int8_t a[16][32], b[8][32];
+    for (uint32_t lane = 0; lane < LANES; ++lane) {
+        const Product &p = *(const Product *)lanes[lane].value;
+        for (uint32_t part = 0; part < 2; ++part) {
+            memcpy(&a[lane / 4][lane % 4 * 4 + part * 16], &p.a[part * 2], 4);
+            memcpy(&a[lane / 4 + 8][lane % 4 * 4 + part * 16], &p.a[part * 2 + 1], 4);
+            memcpy(&b[lane / 4][lane % 4 * 4 + part * 16], &p.b[part], 4);
+        }
+    }
+    for (uint32_t row = 0; row < 16; ++row) {
+        for (uint32_t column = 0; column < 8; ++column) {
+            int sum = 0;
+            for (uint32_t k = 0; k < 32; ++k) sum += (int)a[row][k] * b[column][k];
+            int *d = ((const Product *)lanes[row % 8 * 4 + column / 2].value)->d;
+            d[row / 8 * 2 + column % 2] += sum;
+        }
+    }
+}
+
+struct Matrices {
+    uint32_t *r;
+    const unsigned char *row;
+};
+
+inline void give_matrices(Thread *lanes) {
+    for (uint32_t lane = 0; lane < LANES; ++lane) {
+        for (uint32_t m = 0; m < 4; ++m) {
+            const unsigned char *row = ((const Matrices *)lanes[m * 8 + lane / 4].value)->row;
+            memcpy(&((const Matrices *)lanes[lane].value)->r[m], row + lane % 4 * 4, 4);
+        }
+    }
+}
+
+inline void copy_now(const Copy &copy) {
+    if (copy.from != nullptr) {
+        memcpy(copy.to, copy.from, 16);
+    } else {
+        memset(copy.to, 0, 16);
+    }
+}
+
+}  // namespace emulation
+
+inline void mma_s8(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMULATION_WHERE) {
+    emulation::Product product{d, a, {b0, b1}};
+    emulation::warp_apply(emulation::multiply_codes, &product, EMULATION_SITE("mma"));
+}
+
+inline void load_matrices(unsigned (&r)[4], const void *row, EMULATION_WHERE) {
+    if ((uintptr_t)row % 16 != 0) emulation::fail("ldmatrix: a row is not aligned to 16 bytes");
+    emulation::Matrices matrices{r, (const unsigned char *)row};
+    emulation::warp_apply(emulation::give_matrices, &matrices, EMULATION_SITE("ldmatrix"));
+}
+
+inline void copy_16(void *to, const void *from, bool valid) {
+    if ((uintptr_t)to % 16 != 0 || (uintptr_t)from % 16 != 0) {
+        emulation::fail("cp.async: an address is not aligned to 16 bytes");
+    }
+    emulation::Copies &copies = emulation::state->copies[emulation::state->current];
+    copies.pending.push_back({to, valid ? from : nullptr, copies.group});
+}
+
+inline void commit_copies() { emulation::state->copies[emulation::state->current].group += 1; }
+
+template <int N>
+void wait_copies() {
+    emulation::Copies &copies = emulation::state->copies[emulation::state->current];
+    size_t done = 0;
+    while (done < copies.pending.size() && copies.pending[done].group + N < copies.group) {
+        emulation::copy_now(copies.pending[done++]);
+    }
+    copies.pending.erase(copies.pending.begin(), copies.pending.begin() + (ptrdiff_t)done);
+}
