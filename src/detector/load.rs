@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::{DetectorError, Options, Result};
+use crate::chain::Chain;
 use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device};
+use crate::engine::cuda::{self, CudaEngine};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
 use crate::plan::{Plan, PlanError};
@@ -84,15 +86,52 @@ pub(super) fn tensorrt_engine(
     Ok(engine)
 }
 
-/// Creates the engine of a CPU plan.
-pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
-    let broken = |e: EngineError| PlanError::Broken {
+/// The machine's GPU, if it is to run a plan for the CPU although nobody asked for it: one with layers in INT8.
+pub(super) fn gpu_for(plan: &Plan) -> Result<Option<Arc<dyn Device>>> {
+    if !program(plan)?.has_codes() {
+        return Ok(None);
+    }
+    match crate::cuda::open() {
+        Ok(device) => {
+            log::info!("the network runs on {}", device.name());
+            Ok(Some(device))
+        }
+        Err(error) => {
+            log::debug!("the network runs on the CPU: {}", Chain(&error));
+            Ok(None)
+        }
+    }
+}
+
+/// The network of a CPU plan.
+fn program(plan: &Plan) -> Result<Program> {
+    let program = Program::from_json(plan.section("program")?.as_ref());
+    Ok(program.map_err(|e| PlanError::Broken {
         path: plan.path().into(),
         what: e.to_string(),
+    })?)
+}
+
+/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU.
+pub(super) fn cpu_engine(
+    plan: &Plan,
+    pool: &Arc<Pool>,
+    device: Option<&Arc<dyn Device>>,
+) -> Result<Box<dyn Engine>> {
+    let broken = |e: EngineError| match e {
+        EngineError::Cuda(e) => DetectorError::from(e),
+        e => PlanError::Broken {
+            path: plan.path().into(),
+            what: e.to_string(),
+        }
+        .into(),
     };
-    let program =
-        Program::from_json(plan.section("program")?.as_ref()).map_err(|e| broken(e.into()))?;
+    let program = program(plan)?;
     let weights = Arc::new(plan.section("weights")?);
+    if let Some(device) = device.filter(|_| program.has_codes()) {
+        let engine = CudaEngine::new(program, weights, device, &cuda::Options::default()).map_err(broken)?;
+        return Ok(Box::new(engine));
+    }
     let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
         .map_err(broken)?;
     Ok(Box::new(engine))

@@ -18,6 +18,7 @@ use load::EngineTarget;
 use pipeline::Pipeline;
 
 use crate::boxes::{Box3d, Variances};
+use crate::chain::Chain;
 use crate::cpu::{self, Pool};
 use crate::cuda::{self, CudaError, DevicePtr};
 use crate::deadline::{Budget, Deadline};
@@ -38,7 +39,8 @@ pub(crate) type Result<T, E = DetectorError> = std::result::Result<T, E>;
 /// The device that runs a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
-    /// The device that the plan was built for.
+    /// The GPU that a TensorRT plan was built for. A plan for the CPU with layers in INT8 runs on an NVIDIA GPU if there is
+    /// one, with the same results; another one runs on the CPU.
     #[default]
     Auto,
     /// The CPU.
@@ -145,7 +147,18 @@ impl Detector {
     /// The same as [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
         match (load::engine_target(plan)?, options.device) {
-            (EngineTarget::Cpu, Device::Auto | Device::Cpu) => Self::with(plan, options, None),
+            (EngineTarget::Cpu, Device::Cpu) => Self::with(plan, options, None),
+            (EngineTarget::Cpu, Device::Auto) => match load::gpu_for(plan)? {
+                None => Self::with(plan, options, None),
+                Some(device) => match Self::on(plan, options, &device) {
+                    // Such as a GPU without enough free memory.
+                    Err(DetectorError::Cuda(error)) => {
+                        log::warn!("the network runs on the CPU: {}", Chain(&error));
+                        Self::with(plan, options, None)
+                    }
+                    other => other,
+                },
+            },
             (EngineTarget::TensorRt, Device::Cpu) => Err(PlanError::Target {
                 path: plan.path().into(),
                 found: plan.manifest().target.engine.clone(),
@@ -171,7 +184,7 @@ impl Detector {
     }
 
     /// Like [`Detector::new`], but uses the given device regardless of the options. For a TensorRT plan all stages run on
-    /// it; for a CPU plan those before and after the engine.
+    /// it, and for a CPU plan with layers in INT8. For another CPU plan those before and after the engine do.
     ///
     /// # Errors
     /// The same as [`Detector::load`].
@@ -187,7 +200,7 @@ impl Detector {
         let pool = Arc::new(Pool::new(options.threads));
         let engine = match (load::engine_target(plan)?, device) {
             (EngineTarget::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
-            _ => load::cpu_engine(plan, &pool)?,
+            _ => load::cpu_engine(plan, &pool, device)?,
         };
         Self::assemble(plan.model(), plan.pfn(), engine, device, options, pool)
             .map_err(load::in_plan(plan))

@@ -46,6 +46,13 @@ pub struct Program {
 }
 
 impl Program {
+    /// Whether a convolution multiplies codes.
+    pub(crate) fn has_codes(&self) -> bool {
+        let of_codes =
+            |op: &Op| matches!(&op.kind, OpKind::Conv(conv) if conv.layout.is_integer());
+        self.ops.iter().any(of_codes)
+    }
+
     /// Reads a program's JSON without validating it; [`crate::engine::cpu::CpuEngine::new`] and [`Program::validate`] do.
     ///
     /// # Errors

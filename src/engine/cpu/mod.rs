@@ -35,6 +35,7 @@ pub(in crate::engine) use expand::expand;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
 pub use simd::Isa;
+pub(in crate::engine) use skip::reaches;
 #[cfg(feature = "build")]
 pub(crate) use simd::{Kernel, Lanes, dispatch};
 

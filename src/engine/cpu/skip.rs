@@ -78,7 +78,7 @@ pub(super) struct Active<'a> {
 /// The input pixels that an operator reads for an output pixel: rows
 /// `y / up · stride + first ..= y / up · stride + last`, columns likewise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reach {
+pub(in crate::engine) struct Reach {
     stride: [usize; 2],
     up: [usize; 2],
     first: [isize; 2],
@@ -94,8 +94,13 @@ impl Reach {
         last: [0; 2],
     };
 
+    /// Output pixels per step.
+    pub(in crate::engine) fn up(&self, axis: usize) -> usize {
+        self.up[axis]
+    }
+
     /// The input indices below `len` that step `i` reads.
-    fn range(&self, axis: usize, i: usize, len: usize) -> Range<usize> {
+    pub(in crate::engine) fn range(&self, axis: usize, i: usize, len: usize) -> Range<usize> {
         let at = (i * self.stride[axis]) as isize;
         let clamp = |v: isize| v.clamp(0, len as isize) as usize;
         clamp(at + self.first[axis])..clamp(at + self.last[axis] + 1)
@@ -103,7 +108,7 @@ impl Reach {
 }
 
 /// The tensors that an operator reads, each with its reach.
-fn reaches(op: &Op) -> Vec<(usize, Reach)> {
+pub(in crate::engine) fn reaches(op: &Op) -> Vec<(usize, Reach)> {
     match &op.kind {
         OpKind::Conv(conv) => {
             let mut reach = Reach {

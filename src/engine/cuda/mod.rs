@@ -9,17 +9,28 @@
 
 mod layout;
 mod pack;
+mod reach;
 mod steps;
 
 use std::sync::Arc;
 
 use crate::cuda::place::Place;
+use crate::cuda::tiles::{self, TileList, Tiles};
 use crate::cuda::{Buffer, Device, DeviceMap, Marks};
 use crate::engine::cpu::{Weights, expand};
+use crate::engine::cuda::reach::Reaches;
 use crate::engine::cuda::steps::Step;
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDesc, MapFormat, MapLayout};
 use crate::program::{Codes, Program};
+
+/// Execution options.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether to skip tiles that see only zeros of the input. The results have the same bytes. Default: yes. Costs one run
+    /// when the engine is created.
+    pub skip_empty: Option<bool>,
+}
 
 /// A program that is ready to run on a GPU.
 pub struct CudaEngine {
@@ -28,6 +39,10 @@ pub struct CudaEngine {
     outputs: Vec<MapDesc>,
     output_maps: Vec<DeviceMap>,
     steps: Vec<Step>,
+    /// Selects the tiles to compute; `None` computes all.
+    tiles: Option<Tiles>,
+    /// The lists of each operator, with its name.
+    lists: Vec<(String, Arc<TileList>)>,
 }
 
 impl CudaEngine {
@@ -39,11 +54,12 @@ impl CudaEngine {
         program: Program,
         weights: Weights,
         device: &Arc<dyn Device>,
+        options: &Options,
     ) -> Result<Self, EngineError> {
         program.validate((*weights).as_ref().len())?;
         let (program, weights) = expand(program, weights)?;
         let places = places(&program, device)?;
-        let steps = steps::steps(&program, (*weights).as_ref(), &places, device)?;
+        let (steps, lists) = steps::steps(&program, (*weights).as_ref(), &places, device)?;
         let map = |index: usize, name: &str| -> Result<(MapDesc, DeviceMap), EngineError> {
             let (place, tensor) = (&places[index], &program.tensors[index]);
             let desc = MapDesc {
@@ -57,13 +73,35 @@ impl CudaEngine {
         let outputs = program.outputs.iter();
         let outputs = outputs.map(|output| map(output.tensor, &output.name));
         let (outputs, output_maps) = outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        Ok(Self {
+        let mut engine = Self {
             device: device.clone(),
             input: map(program.input, &program.tensors[program.input].name)?,
             outputs,
             output_maps,
             steps,
-        })
+            tiles: None,
+            lists: program.ops.iter().map(|op| op.name.clone()).zip(lists).collect(),
+        };
+        if options.skip_empty.unwrap_or(true) {
+            // The input is empty, so this leaves the background in all maps.
+            engine.run()?;
+            let reaches = Reaches::new(&program);
+            let lists = engine.lists.iter().enumerate();
+            let layers = lists.map(|(index, (_, list))| (list.clone(), reaches.sides(index)));
+            let layers: Vec<_> = layers.collect();
+            engine.tiles = Some(Tiles::new(device, &engine.input.1, &layers)?);
+        }
+        Ok(engine)
+    }
+
+    /// Name, tiles that the last frame computed and all tiles of each operator: waits for the frame.
+    ///
+    /// # Errors
+    /// [`EngineError::Cuda`].
+    pub fn computed_tiles(&self) -> Result<Vec<(&str, [usize; 2])>, EngineError> {
+        let lists = self.lists.iter();
+        let all = lists.map(|(name, list)| Ok((name.as_str(), list.computed()?)));
+        all.collect()
     }
 }
 
@@ -141,6 +179,9 @@ impl Engine for CudaEngine {
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
+        if let Some(tiles) = &self.tiles {
+            tiles::tiles(tiles)?;
+        }
         for step in &self.steps {
             step.run(&*self.device)?;
         }
@@ -148,6 +189,9 @@ impl Engine for CudaEngine {
     }
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
+        if let Some(tiles) = &self.tiles {
+            tiles::tiles(tiles)?;
+        }
         let marks = Marks::new(&self.device, self.steps.len() + 1)?;
         marks.set(0)?;
         for (at, step) in self.steps.iter().enumerate() {

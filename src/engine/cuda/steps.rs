@@ -55,13 +55,16 @@ impl Step {
     }
 }
 
+/// The launches, and each operator's list of all its tiles.
+type Steps = (Vec<Step>, Vec<Arc<TileList>>);
+
 /// Prepares the operators of a validated program.
 pub(super) fn steps(
     program: &Program,
     blob: &[u8],
     places: &[Place],
     device: &Arc<dyn Device>,
-) -> Result<Vec<Step>, EngineError> {
+) -> Result<Steps, EngineError> {
     let prepare = Prepare {
         program,
         blob,
@@ -69,16 +72,19 @@ pub(super) fn steps(
         device,
     };
     let mut steps: Vec<Step> = Vec::with_capacity(program.ops.len());
+    let mut lists = Vec::with_capacity(program.ops.len());
     // The first step that may read each root tensor.
     let mut ready = vec![0; program.tensors.len()];
     for op in &program.ops {
         let first = op.inputs().map(|input| ready[program.root(input).0]).max();
         let first = first.unwrap_or(0);
         let mut last = 0;
-        match prepare.operator(op)? {
+        let prepared = prepare.operator(op)?;
+        let list = Arc::new(TileList::all(device, prepared.tiles())?);
+        lists.push(list.clone());
+        match prepared {
             Prepared::Convs(convs) => {
                 for conv in convs {
-                    let list = Arc::new(TileList::all(device, conv.tiles())?);
                     let room = (first..steps.len()).find(|&at| steps[at].takes(&conv));
                     let at = room.unwrap_or(steps.len());
                     if at == steps.len() {
@@ -87,12 +93,11 @@ pub(super) fn steps(
                             kind: StepKind::Convs(Vec::new()),
                         });
                     }
-                    steps[at].add(&op.name, conv, list);
+                    steps[at].add(&op.name, conv, list.clone());
                     last = last.max(at);
                 }
             }
             Prepared::Direct(operator) => {
-                let list = Arc::new(TileList::all(device, operator.tiles())?);
                 last = steps.len();
                 steps.push(Step {
                     name: op.name.clone(),
@@ -103,7 +108,7 @@ pub(super) fn steps(
         let root = program.root(op.output).0;
         ready[root] = ready[root].max(last + 1);
     }
-    Ok(steps)
+    Ok((steps, lists))
 }
 
 impl Step {
@@ -123,6 +128,16 @@ enum Prepared {
     /// One for each group.
     Convs(Vec<Conv>),
     Direct(Box<Direct>),
+}
+
+impl Prepared {
+    /// Rows and columns of its tiles.
+    fn tiles(&self) -> [usize; 2] {
+        match self {
+            Self::Convs(convs) => convs.first().map_or([1; 2], Conv::tiles),
+            Self::Direct(operator) => operator.tiles(),
+        }
+    }
 }
 
 /// What operators are prepared with.

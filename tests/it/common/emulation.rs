@@ -61,7 +61,33 @@ fn gpu() -> Arc<dyn Device> {
 
 /// An emulated device regardless of [`DEVICE`]; with `side_by_side`, two blocks run at a time.
 pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Arc<dyn Device> {
+    emulated_with(None, seed, side_by_side)
+}
+
+/// An emulated device with a planted fault: `from` is `to` in the kernels' file `file`.
+pub(crate) fn planted(file: &str, from: &str, to: &str, seed: u64) -> Arc<dyn Device> {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        let mut text = std::fs::read_to_string(path).unwrap();
+        if name == *file {
+            assert_eq!(text.matches(from).count(), 1, "{from}");
+            text = text.replace(from, to);
+        }
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let cache = folder.path().join("cache");
+    let kernels = Kernels::new(&[folder.path()], folder.path(), &cache, false);
+    emulated_with(Some((kernels, folder)), seed, false)
+}
+
+fn emulated_with(
+    kernels: Option<(Kernels, tempfile::TempDir)>,
+    seed: u64,
+    side_by_side: bool,
+) -> Arc<dyn Device> {
     Arc::new(Recorded::new(Emulation {
+        kernels,
         seed,
         side_by_side,
         launches: AtomicU64::new(0),
@@ -92,6 +118,8 @@ pub(crate) fn cases(cases: usize) -> usize {
 
 /// An emulated device. Launches run at once; after a failed one all later calls fail, as on a GPU.
 struct Emulation {
+    /// Kernels with a planted fault, and their folder.
+    kernels: Option<(Kernels, tempfile::TempDir)>,
     seed: u64,
     side_by_side: bool,
     launches: AtomicU64,
@@ -209,8 +237,9 @@ impl Plain for Emulation {
             params,
             seed: self.next_seed(),
         };
+        let kernels = self.kernels.as_ref().map_or(&*KERNELS, |(kernels, _)| kernels);
         // SAFETY: this method's contract.
-        unsafe { KERNELS.run(&call) }.map_err(|reason| {
+        unsafe { kernels.run(&call) }.map_err(|reason| {
             self.lose(CudaError::Kernel {
                 kernel: launch.kernel.into(),
                 reason,

@@ -6,13 +6,16 @@ use centerpoint::cuda::Device;
 use centerpoint::engine::Engine;
 use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::internals::engine::cpu::{self, CpuEngine};
-use centerpoint::internals::engine::cuda::CudaEngine;
+use centerpoint::internals::engine::cuda::{CudaEngine, Options};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::Element;
+use centerpoint::Detector;
 
+use super::frame::{bits, demo_frames, demo_plan, read};
 use crate::emulation;
-use crate::engine::quantized::{random_net, random_net_of};
+use crate::engine::quantized::{Draft, random_net_of};
 use crate::engine::{run, set_input};
+use crate::engine_net::{Op, Random};
 
 fn on_cpu(payload: &Payload) -> CpuEngine {
     let weights = Arc::new(payload.weights.clone());
@@ -24,11 +27,6 @@ fn on_cpu(payload: &Payload) -> CpuEngine {
         &cpu::Options::default(),
     )
     .unwrap()
-}
-
-fn on_device(payload: &Payload, device: &Arc<dyn Device>) -> CudaEngine {
-    let weights = Arc::new(payload.weights.clone());
-    CudaEngine::new(payload.program.clone(), weights, device).unwrap()
 }
 
 /// Copies the CPU engine's input map to the device.
@@ -71,41 +69,191 @@ fn output(engine: &CudaEngine, index: usize) -> Vec<u32> {
     dense
 }
 
-/// Compares the outputs of both engines.
-fn check(payload: &Payload, input: &[f32], device: &Arc<dyn Device>, what: &str) {
-    let mut expected = on_cpu(payload);
-    let outputs = run(&mut expected, input);
-    let mut found = on_device(payload, device);
-    set_input(&mut expected, input);
-    copy_input(&mut expected, &mut found);
-    found.run().unwrap();
-    device.wait().unwrap();
-    for (index, values) in outputs.iter().enumerate() {
-        let bits: Vec<u32> = values.iter().map(|v| v.to_bits()).collect();
-        let found = output(&found, index);
-        let wrong = found.iter().zip(&bits).filter(|(a, b)| a != b);
-        assert!(
-            found == bits,
-            "{what}, output {index}: {:?} of {}\n{:#?}",
-            wrong
-                .take(4)
-                .map(|(a, b)| (f32::from_bits(*a), f32::from_bits(*b)))
-                .collect::<Vec<_>>(),
-            bits.len(),
-            payload.program.layers()
-        );
+/// The input with only a few pixels, in a box around `(y, x)`: of the whole for `keep` pixels in each direction.
+fn part(input: &[f32], [channels, height, width]: [usize; 3], at: [usize; 2], keep: usize) -> Vec<f32> {
+    let mut part = vec![0.0; input.len()];
+    for c in 0..channels {
+        for y in at[0].min(height)..(at[0] + keep).min(height) {
+            let row = (c * height + y) * width;
+            let columns = row + at[1].min(width)..row + (at[1] + keep).min(width);
+            part[columns.clone()].copy_from_slice(&input[columns]);
+        }
     }
+    part
+}
+
+/// Runs both engines on `inputs`, one after the other. Returns the first difference.
+fn difference(
+    payload: &Payload,
+    inputs: &[Vec<f32>],
+    device: &Arc<dyn Device>,
+    options: &Options,
+) -> Option<String> {
+    let mut expected = on_cpu(payload);
+    let weights = Arc::new(payload.weights.clone());
+    let mut engine = match CudaEngine::new(payload.program.clone(), weights, device, options) {
+        Ok(engine) => engine,
+        Err(error) => return Some(error.to_string()),
+    };
+    for (number, input) in inputs.iter().enumerate() {
+        let outputs = run(&mut expected, input);
+        set_input(&mut expected, input);
+        copy_input(&mut expected, &mut engine);
+        if let Err(error) = engine.run() {
+            return Some(error.to_string());
+        }
+        device.wait().unwrap();
+        for (index, values) in outputs.iter().enumerate() {
+            let found = output(&engine, index);
+            let pairs = found.iter().zip(values);
+            let wrong = pairs.filter(|(a, b)| **a != b.to_bits());
+            if let Some((a, b)) = wrong.clone().next() {
+                return Some(format!(
+                    "input {number}, output {index}: {} of {} differ, {} is {b}\n{:#?}",
+                    wrong.count(),
+                    values.len(),
+                    f32::from_bits(*a),
+                    payload.program.layers()
+                ));
+            }
+        }
+    }
+    None
+}
+
+/// A random input, parts of it, and an empty one.
+fn inputs(draft: &Draft) -> Vec<Vec<f32>> {
+    let (shape, input) = (draft.net.input, &draft.input);
+    vec![
+        part(input, shape, [1, 2], 2),
+        input.clone(),
+        part(input, shape, [shape[1] / 2, shape[2] / 2], 3),
+        part(input, shape, [shape[1] - 1, shape[2] - 1], 1),
+        vec![0.0; input.len()],
+    ]
 }
 
 #[test]
 fn random_networks_have_the_cpu_engines_bytes() {
     for seed in 0..emulation::cases(100) as u64 {
         let device = emulation::device(seed);
-        let draft = random_net(seed, seed % 4 == 1);
+        // Some with zero points, some with 4 bits.
+        let draft = random_net_of(seed, seed % 4 == 1, if seed % 10 == 5 { 7 } else { 127 });
         let payload = draft.net.payload().unwrap();
-        check(&payload, &draft.input, &device, &format!("network {seed}"));
+        let options = Options {
+            skip_empty: Some(seed % 5 != 4),
+        };
+        let found = difference(&payload, &inputs(&draft), &device, &options);
+        assert_eq!(found, None, "network {seed}");
     }
-    let draft = random_net_of(5, false, 7);
+}
+
+/// A network as a detector's: a backbone with strides, a neck that joins deconvolutions, and heads.
+fn pyramid(seed: u64) -> Draft {
+    let mut random = Random(seed);
+    let mut pick = |of: &[usize]| of[random.below(of.len())];
+    let shape = [pick(&[16, 32, 64]), pick(&[12, 16, 17]), pick(&[16, 33, 36])];
+    let wide = pick(&[64, 96, 128]);
+    let deepest = pick(&[128, 256, 384]);
+    let mut draft = Draft::new(shape, seed, false, 127);
+    let x = draft.codes("input");
+    let a = draft.block(&x, pick(&[16, 48, 64]), [1; 2]);
+    let b = draft.block(&a, wide, [2; 2]);
+    let b = draft.block(&b, wide, [1; 2]);
+    let c = draft.block(&b, deepest, [2; 2]);
+    let ups = [(&a, 1), (&b, 2), (&c, 4)].map(|(x, up)| draft.up(x, pick(&[24, 32, 64, 128]), up));
+    let [height, width] = ups.iter().map(|x| draft.shape(x)).fold([usize::MAX; 2], |s, shape| {
+        [s[0].min(shape[1]), s[1].min(shape[2])]
+    });
+    // Sizes that are no multiple of 4 do not join.
+    let parts: Vec<&str> = ups
+        .iter()
+        .filter(|x| draft.shape(x)[1..] == [height, width])
+        .map(String::as_str)
+        .collect();
+    let joined = draft.node(&parts, Op::Concat);
+    let joined = draft.codes(&joined);
+    let shared = draft.block(&joined, pick(&[32, 64]), [1; 2]);
+    for outputs in [pick(&[1, 5, 10]), 2, 3] {
+        let hidden = draft.block(&shared, pick(&[32, 64]), [1; 2]);
+        let y = draft.conv_to(&hidden, outputs, pick(&[1, 3]));
+        draft.net.outputs.push(y);
+    }
+    draft
+}
+
+#[test]
+fn pyramids_have_the_cpu_engines_bytes() {
+    for seed in 0..emulation::cases(8) as u64 {
+        let device = emulation::device(seed);
+        let draft = pyramid(seed);
+        let payload = draft.net.payload().unwrap();
+        let found = difference(&payload, &inputs(&draft), &device, &Options::default());
+        assert_eq!(found, None, "network {seed}");
+    }
+}
+
+#[test]
+fn planted_faults_are_seen() {
+    let draft = pyramid(3);
     let payload = draft.net.payload().unwrap();
-    check(&payload, &draft.input, &emulation::device(0), "4 bits");
+    for (what, file, from, to) in [
+        (
+            "a missing barrier",
+            "conv.cu",
+            "                wait_copies<1>();\n                __syncthreads();\n",
+            "                wait_copies<1>();\n",
+        ),
+        ("a wait for too little", "conv.cu", "wait_copies<1>()", "wait_copies<2>()"),
+        (
+            "a list that is one short",
+            "tiles.cu",
+            "*(u32 *)layer.count = listed",
+            "*(u32 *)layer.count = listed - (listed > 0)",
+        ),
+        (
+            "a stale tile",
+            "tiles.cu",
+            "pixels != 0 || *differs != 0",
+            "pixels != 0",
+        ),
+        (
+            "a missed background",
+            "conv.cu",
+            "job < jobs; job",
+            "job < jobs && *(const u32 *)conv.count % 3 != 0; job",
+        ),
+        (
+            "a tile that sees too little",
+            "tiles.cu",
+            "bottom[columns.y] -",
+            "bottom[columns.y - (columns.y > columns.x)] -",
+        ),
+    ] {
+        let mut seen = 0;
+        for seed in [0, 5] {
+            let device = emulation::planted(file, from, to, seed);
+            let found = difference(&payload, &inputs(&draft), &device, &Options::default());
+            seen += usize::from(found.is_some());
+        }
+        assert!(seen > 0, "{what}");
+    }
+}
+
+#[test]
+fn the_demo_plan_has_the_cpus_boxes() {
+    let plan = demo_plan("int8.plan");
+    let options = centerpoint::Options::default();
+    let mut on_cpu = Detector::new(&plan, &options).unwrap();
+    let mut on_device = Detector::on(&plan, &options, &emulation::device(2)).unwrap();
+    for path in demo_frames().iter().take(4) {
+        let cloud = read(path);
+        let expected = bits(on_cpu.detect(&cloud).unwrap().boxes);
+        let found = on_device.detect(&cloud).unwrap();
+        assert_eq!(bits(found.boxes), expected, "{path:?}");
+        assert!(!expected.is_empty());
+    }
+    // Convolutions of a head share a launch.
+    let layers = on_device.profile().unwrap();
+    assert_eq!(layers.len(), 16, "{layers:#?}");
 }

@@ -55,14 +55,18 @@ pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
 
 #[test]
 fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
-    let options = Options::default();
-    for (plan, seed) in [("int8.plan", 0), ("int8.plan", 3), ("fp32.plan", 7)] {
-        let plan = demo_plan(plan);
+    let options = Options {
+        stage_times: true,
+        ..Options::default()
+    };
+    // The network runs on the device if it is in INT8, and else on the host.
+    for (name, seed, frames) in [("int8.plan", 0, 2), ("int8.plan", 3, 2), ("fp32.plan", 7, 6)] {
+        let plan = demo_plan(name);
         let device = emulation::device(seed);
         let mut on_cpu = Detector::new(&plan, &options).unwrap();
         let mut on_device = Detector::on(&plan, &options, &device).unwrap();
         let mut boxes = 0;
-        for path in demo_frames().iter().take(emulation::cases(6)) {
+        for path in demo_frames().iter().take(emulation::cases(frames)) {
             let cloud = read(path);
             let expected = on_cpu.detect(&cloud).unwrap();
             let found = on_device.detect(&cloud).unwrap();
@@ -71,7 +75,9 @@ fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
             assert!(found.times.engine > 0.0 && found.times.total > found.times.engine);
             boxes += found.boxes.len();
             let profiled = |d: &mut Detector| d.profile().unwrap().len();
-            assert_eq!(profiled(&mut on_device), profiled(&mut on_cpu));
+            let (device, cpu) = (profiled(&mut on_device), profiled(&mut on_cpu));
+            // Convolutions of several heads share a launch.
+            assert!(if name == "fp32.plan" { device == cpu } else { device < cpu });
         }
         assert!(boxes > 0);
     }

@@ -22,7 +22,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    fn new(shape: [usize; 3], seed: u64, shifted: bool, most: usize) -> Self {
+    pub(crate) fn new(shape: [usize; 3], seed: u64, shifted: bool, most: usize) -> Self {
         let mut random = Random(seed);
         random.next();
         let input = random.values(shape.iter().product());
@@ -36,11 +36,11 @@ impl Draft {
         }
     }
 
-    fn shape(&self, x: &str) -> [usize; 3] {
+    pub(crate) fn shape(&self, x: &str) -> [usize; 3] {
         self.maps[x].shape
     }
 
-    fn node(&mut self, inputs: &[&str], op: Op) -> String {
+    pub(crate) fn node(&mut self, inputs: &[&str], op: Op) -> String {
         let maps: Vec<&Map> = inputs.iter().map(|x| &self.maps[*x]).collect();
         let y = naive_int8::compute(&self.net, &op, &maps);
         let name = format!("n{}", self.net.nodes.len());
@@ -57,7 +57,7 @@ impl Draft {
     }
 
     /// `x` quantised and dequantised, usually with a scale that clips slightly.
-    fn codes(&mut self, x: &str) -> String {
+    pub(crate) fn codes(&mut self, x: &str) -> String {
         let amax = self.maps[x]
             .values
             .iter()
@@ -271,12 +271,52 @@ pub(crate) fn random_net_of(seed: u64, shifted: bool, most: usize) -> Draft {
 }
 
 impl Draft {
+    /// A 3 × 3 convolution with ReLU, quantised.
+    pub(crate) fn block(&mut self, x: &str, out: usize, stride: [usize; 2]) -> String {
+        let weight = self.weight(out * self.shape(x)[0] * 9);
+        let bias = self.net.constant(&mut self.random, out, 0.3);
+        let op = Op::Conv(Conv {
+            out,
+            kernel: [3; 2],
+            stride,
+            pad: [1; 4],
+            output_padding: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            weight,
+            scales: Some(self.scales(out)),
+            bias: Some(bias),
+        });
+        let y = self.node(&[x], op);
+        let y = self.node(&[&y], Op::Relu);
+        self.codes(&y)
+    }
+
+    /// A deconvolution with ReLU that enlarges each pixel to `up` × `up`, quantised.
+    pub(crate) fn up(&mut self, x: &str, out: usize, up: usize) -> String {
+        let channels = self.shape(x)[0];
+        let op = Op::ConvTranspose(Conv {
+            out,
+            kernel: [up; 2],
+            stride: [up; 2],
+            pad: [0; 4],
+            output_padding: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            weight: self.weight(channels * out * up * up),
+            scales: Some(self.scales(out)),
+            bias: None,
+        });
+        let y = self.node(&[x], op);
+        self.node(&[&y], Op::Relu)
+    }
+
     fn pointwise(&mut self, x: &str) -> String {
         let out = self.pick(&[4, 16, 20, 32]);
         self.conv_to(x, out, 1)
     }
 
-    fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
+    pub(crate) fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
         let channels = self.shape(x)[0];
         let op = Op::Conv(Conv {
             out,
