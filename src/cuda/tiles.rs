@@ -139,7 +139,9 @@ impl Tiles {
             let fits = |axis: usize, len: usize| {
                 let of = &layer_sides[axis];
                 of.len() == list.shape[axis]
-                    && of.iter().all(|[first, end]| first <= end && *end as usize <= len)
+                    && of
+                        .iter()
+                        .all(|[first, end]| first <= end && *end as usize <= len)
             };
             if !fits(0, layout.height) || !fits(1, layout.width) {
                 return Err(CudaError::Map {
@@ -175,7 +177,11 @@ impl Tiles {
                 sums: sums.ptr(),
                 layers: params.ptr(),
             },
-            size: [layout.height as u32, layout.width as u32, layers.len() as u32],
+            size: [
+                layout.height as u32,
+                layout.width as u32,
+                layers.len() as u32,
+            ],
             kept: Kept {
                 _input: input.clone(),
                 sums,

@@ -129,7 +129,8 @@ pub(super) fn cpu_engine(
     let program = program(plan)?;
     let weights = Arc::new(plan.section("weights")?);
     if let Some(device) = device.filter(|_| program.has_codes()) {
-        let engine = CudaEngine::new(program, weights, device, &cuda::Options::default()).map_err(broken)?;
+        let engine =
+            CudaEngine::new(program, weights, device, &cuda::Options::default()).map_err(broken)?;
         return Ok(Box::new(engine));
     }
     let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())

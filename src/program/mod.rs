@@ -48,8 +48,7 @@ pub struct Program {
 impl Program {
     /// Whether a convolution multiplies codes.
     pub(crate) fn has_codes(&self) -> bool {
-        let of_codes =
-            |op: &Op| matches!(&op.kind, OpKind::Conv(conv) if conv.layout.is_integer());
+        let of_codes = |op: &Op| matches!(&op.kind, OpKind::Conv(conv) if conv.layout.is_integer());
         self.ops.iter().any(of_codes)
     }
 

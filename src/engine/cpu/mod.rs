@@ -35,9 +35,9 @@ pub(in crate::engine) use expand::expand;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
 pub use simd::Isa;
-pub(in crate::engine) use skip::reaches;
 #[cfg(feature = "build")]
 pub(crate) use simd::{Kernel, Lanes, dispatch};
+pub(in crate::engine) use skip::reaches;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -80,7 +80,12 @@ impl CudaEngine {
             output_maps,
             steps,
             tiles: None,
-            lists: program.ops.iter().map(|op| op.name.clone()).zip(lists).collect(),
+            lists: program
+                .ops
+                .iter()
+                .map(|op| op.name.clone())
+                .zip(lists)
+                .collect(),
         };
         if options.skip_empty.unwrap_or(true) {
             // The input is empty, so this leaves the background in all maps.

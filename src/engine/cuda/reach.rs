@@ -34,11 +34,17 @@ impl<'a> Reaches<'a> {
             for op in &program.ops {
                 for (input, reach) in reaches(op) {
                     // A slice that no operator writes by itself has what the whole tensor has.
-                    let from = if written[input] { input } else { program.root(input).0 };
+                    let from = if written[input] {
+                        input
+                    } else {
+                        program.root(input).0
+                    };
                     let from = seen[from].clone();
                     for (at, one) in seen[op.output].iter_mut().enumerate() {
                         let read = reach.range(axis, at / reach.up(axis), from.len());
-                        *one = from[read].iter().fold(one.clone(), |all, one| union(&all, one));
+                        *one = from[read]
+                            .iter()
+                            .fold(one.clone(), |all, one| union(&all, one));
                     }
                 }
                 written[op.output] = true;

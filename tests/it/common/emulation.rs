@@ -67,17 +67,12 @@ pub(crate) fn emulated(seed: u64, side_by_side: bool) -> Arc<dyn Device> {
 /// An emulated device with a planted fault: `from` is `to` in the kernels' file `file`.
 pub(crate) fn planted(file: &str, from: &str, to: &str, seed: u64) -> Arc<dyn Device> {
     let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        let mut text = std::fs::read_to_string(path).unwrap();
-        if name == *file {
-            assert_eq!(text.matches(from).count(), 1, "{from}");
-            text = text.replace(from, to);
-        }
-        std::fs::write(folder.path().join(name), text).unwrap();
-    }
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+    let text = std::fs::read_to_string(own.join(file)).unwrap();
+    assert_eq!(text.matches(from).count(), 1, "{from}");
+    std::fs::write(folder.path().join(file), text.replace(from, to)).unwrap();
     let cache = folder.path().join("cache");
-    let kernels = Kernels::new(&[folder.path()], folder.path(), &cache, false);
+    let kernels = Kernels::new(&[folder.path()], &own, &cache, false);
     emulated_with(Some((kernels, folder)), seed, false)
 }
 
@@ -118,7 +113,7 @@ pub(crate) fn cases(cases: usize) -> usize {
 
 /// An emulated device. Launches run at once; after a failed one all later calls fail, as on a GPU.
 struct Emulation {
-    /// Kernels with a planted fault, and their folder.
+    /// Those of a file with a planted fault, and their folder.
     kernels: Option<(Kernels, tempfile::TempDir)>,
     seed: u64,
     side_by_side: bool,
@@ -237,7 +232,9 @@ impl Plain for Emulation {
             params,
             seed: self.next_seed(),
         };
-        let kernels = self.kernels.as_ref().map_or(&*KERNELS, |(kernels, _)| kernels);
+        let planted = self.kernels.as_ref().map(|(kernels, _)| kernels);
+        let planted = planted.filter(|kernels| kernels.names().any(|name| name == call.kernel));
+        let kernels = planted.unwrap_or(&*KERNELS);
         // SAFETY: this method's contract.
         unsafe { kernels.run(&call) }.map_err(|reason| {
             self.lose(CudaError::Kernel {

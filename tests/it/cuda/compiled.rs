@@ -10,7 +10,7 @@ use super::driver::{Variable, command, printed};
 use crate::common::{repository, variable};
 
 /// What runs: all that is quick, and whatever is about a limit.
-const TESTS: [&str; 20] = [
+const TESTS: [&str; 21] = [
     // Points of a frame, pillars of a frame, points of a pillar.
     "pillars::frames_end_anywhere_in_a_tile_and_at_the_capacity",
     "pillars::pillars_are_capped_and_the_first_still_grow",
@@ -35,6 +35,8 @@ const TESTS: [&str; 20] = [
     "nms::chunks_end_anywhere",
     "nms::overlaps_are_exact",
     "nms::random_boxes_equal_the_cpu",
+    // The engine's.
+    "engine::every_kernel_has_the_cpu_engines_bytes",
     // All stages in one frame.
     "frame::a_cloud_of_other_columns_does_not_affect_the_next",
 ];

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use centerpoint::Detector;
 use centerpoint::cuda::Device;
 use centerpoint::engine::Engine;
 use centerpoint::internals::cpu::pool::Pool;
@@ -9,7 +10,6 @@ use centerpoint::internals::engine::cpu::{self, CpuEngine};
 use centerpoint::internals::engine::cuda::{CudaEngine, Options};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::Element;
-use centerpoint::Detector;
 
 use super::frame::{bits, demo_frames, demo_plan, read};
 use crate::emulation;
@@ -70,7 +70,12 @@ fn output(engine: &CudaEngine, index: usize) -> Vec<u32> {
 }
 
 /// The input with only a few pixels, in a box around `(y, x)`: of the whole for `keep` pixels in each direction.
-fn part(input: &[f32], [channels, height, width]: [usize; 3], at: [usize; 2], keep: usize) -> Vec<f32> {
+fn part(
+    input: &[f32],
+    [channels, height, width]: [usize; 3],
+    at: [usize; 2],
+    keep: usize,
+) -> Vec<f32> {
     let mut part = vec![0.0; input.len()];
     for c in 0..channels {
         for y in at[0].min(height)..(at[0] + keep).min(height) {
@@ -152,19 +157,26 @@ fn random_networks_have_the_cpu_engines_bytes() {
 fn pyramid(seed: u64) -> Draft {
     let mut random = Random(seed);
     let mut pick = |of: &[usize]| of[random.below(of.len())];
-    let shape = [pick(&[16, 32, 64]), pick(&[12, 16, 17]), pick(&[16, 33, 36])];
+    let shape = [
+        pick(&[16, 32, 64]),
+        pick(&[12, 16, 17]),
+        pick(&[16, 33, 36]),
+    ];
     let wide = pick(&[64, 96, 128]);
     let deepest = pick(&[128, 256, 384]);
     let mut draft = Draft::new(shape, seed, false, 127);
     let x = draft.codes("input");
-    let a = draft.block(&x, pick(&[16, 48, 64]), [1; 2]);
-    let b = draft.block(&a, wide, [2; 2]);
-    let b = draft.block(&b, wide, [1; 2]);
-    let c = draft.block(&b, deepest, [2; 2]);
+    let a = draft.block(&x, pick(&[16, 48, 64]), 3, 1);
+    let b = draft.block(&a, wide, 3, 2);
+    let b = draft.block(&b, wide, 3, 1);
+    let c = draft.block(&b, deepest, 3, 2);
     let ups = [(&a, 1), (&b, 2), (&c, 4)].map(|(x, up)| draft.up(x, pick(&[24, 32, 64, 128]), up));
-    let [height, width] = ups.iter().map(|x| draft.shape(x)).fold([usize::MAX; 2], |s, shape| {
-        [s[0].min(shape[1]), s[1].min(shape[2])]
-    });
+    let [height, width] = ups
+        .iter()
+        .map(|x| draft.shape(x))
+        .fold([usize::MAX; 2], |s, shape| {
+            [s[0].min(shape[1]), s[1].min(shape[2])]
+        });
     // Sizes that are no multiple of 4 do not join.
     let parts: Vec<&str> = ups
         .iter()
@@ -173,13 +185,62 @@ fn pyramid(seed: u64) -> Draft {
         .collect();
     let joined = draft.node(&parts, Op::Concat);
     let joined = draft.codes(&joined);
-    let shared = draft.block(&joined, pick(&[32, 64]), [1; 2]);
+    let shared = draft.block(&joined, pick(&[32, 64]), 3, 1);
     for outputs in [pick(&[1, 5, 10]), 2, 3] {
-        let hidden = draft.block(&shared, pick(&[32, 64]), [1; 2]);
+        let hidden = draft.block(&shared, pick(&[32, 64]), 3, 1);
         let y = draft.conv_to(&hidden, outputs, pick(&[1, 3]));
         draft.net.outputs.push(y);
     }
     draft
+}
+
+/// A small network that needs every kernel.
+fn every_kernel() -> Draft {
+    let mut draft = Draft::new([32, 9, 18], 1, false, 127);
+    let x = draft.codes("input");
+    let x = draft.block(&x, 32, 3, 1);
+    let x = draft.block(&x, 32, 1, 1);
+    let pooled = draft.node(
+        &[&x],
+        Op::MaxPool {
+            kernel: [2; 2],
+            stride: [1; 2],
+            pad: [1, 1, 0, 0],
+        },
+    );
+    let x = draft.block(&pooled, 64, 3, 2);
+    let x = draft.block(&x, 64, 3, 1);
+    let x = draft.block(&x, 64, 1, 1);
+    for y in [
+        draft.block(&x, 32, 1, 2),
+        draft.block(&x, 32, 3, 2),
+        draft.block(&x, 16, 5, 1),
+    ] {
+        let head = draft.conv_to(&y, 3, 3);
+        draft.net.outputs.push(head);
+    }
+    let head = draft.conv_to(&x, 2, 1);
+    draft.net.outputs.push(head);
+    // In f32.
+    let values = draft.node(&[&x], Op::Relu);
+    let values = draft.conv_to_f32(&values, 20);
+    draft.net.outputs.push(values);
+    draft
+}
+
+#[test]
+fn every_kernel_has_the_cpu_engines_bytes() {
+    for seed in 0..2 {
+        let device = emulation::device(seed);
+        let draft = every_kernel();
+        let payload = draft.net.payload().unwrap();
+        let inputs = [
+            part(&draft.input, [32, 9, 18], [2, 3], 4),
+            draft.input.clone(),
+        ];
+        let found = difference(&payload, &inputs, &device, &Options::default());
+        assert_eq!(found, None);
+    }
 }
 
 #[test]
@@ -204,7 +265,12 @@ fn planted_faults_are_seen() {
             "                wait_copies<1>();\n                __syncthreads();\n",
             "                wait_copies<1>();\n",
         ),
-        ("a wait for too little", "conv.cu", "wait_copies<1>()", "wait_copies<2>()"),
+        (
+            "a wait for too little",
+            "conv.cu",
+            "wait_copies<1>()",
+            "wait_copies<2>()",
+        ),
         (
             "a list that is one short",
             "tiles.cu",

@@ -60,7 +60,11 @@ fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
         ..Options::default()
     };
     // The network runs on the device if it is in INT8, and else on the host.
-    for (name, seed, frames) in [("int8.plan", 0, 2), ("int8.plan", 3, 2), ("fp32.plan", 7, 6)] {
+    for (name, seed, frames) in [
+        ("int8.plan", 0, 2),
+        ("int8.plan", 3, 2),
+        ("fp32.plan", 7, 6),
+    ] {
         let plan = demo_plan(name);
         let device = emulation::device(seed);
         let mut on_cpu = Detector::new(&plan, &options).unwrap();
@@ -77,7 +81,11 @@ fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
             let profiled = |d: &mut Detector| d.profile().unwrap().len();
             let (device, cpu) = (profiled(&mut on_device), profiled(&mut on_cpu));
             // Convolutions of several heads share a launch.
-            assert!(if name == "fp32.plan" { device == cpu } else { device < cpu });
+            assert!(if name == "fp32.plan" {
+                device == cpu
+            } else {
+                device < cpu
+            });
         }
         assert!(boxes > 0);
     }
@@ -109,7 +117,7 @@ fn sweeps_are_moved_on_the_device() {
 #[test]
 fn a_cloud_of_other_columns_does_not_affect_the_next() {
     let device = emulation::device(0);
-    let plan = demo_plan("int8.plan");
+    let plan = demo_plan("fp32.plan");
     let mut detector = Detector::on(&plan, &Options::default(), &device).unwrap();
     let whole = read(&demo_frames()[3]);
     let expected = bits(detector.detect(&whole).unwrap().boxes);

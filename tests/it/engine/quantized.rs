@@ -271,15 +271,15 @@ pub(crate) fn random_net_of(seed: u64, shifted: bool, most: usize) -> Draft {
 }
 
 impl Draft {
-    /// A 3 × 3 convolution with ReLU, quantised.
-    pub(crate) fn block(&mut self, x: &str, out: usize, stride: [usize; 2]) -> String {
-        let weight = self.weight(out * self.shape(x)[0] * 9);
+    /// A k × k convolution with ReLU, quantised.
+    pub(crate) fn block(&mut self, x: &str, out: usize, k: usize, stride: usize) -> String {
+        let weight = self.weight(out * self.shape(x)[0] * k * k);
         let bias = self.net.constant(&mut self.random, out, 0.3);
         let op = Op::Conv(Conv {
             out,
-            kernel: [3; 2],
-            stride,
-            pad: [1; 4],
+            kernel: [k; 2],
+            stride: [stride; 2],
+            pad: [k / 2; 4],
             output_padding: [0; 2],
             dilation: [1; 2],
             groups: 1,
@@ -290,6 +290,25 @@ impl Draft {
         let y = self.node(&[x], op);
         let y = self.node(&[&y], Op::Relu);
         self.codes(&y)
+    }
+
+    /// A 3 × 3 convolution of values.
+    pub(crate) fn conv_to_f32(&mut self, x: &str, out: usize) -> String {
+        let count = out * self.shape(x)[0] * 9;
+        let weight = self.net.constant(&mut self.random, count, 0.1);
+        let op = Op::Conv(Conv {
+            out,
+            kernel: [3; 2],
+            stride: [1; 2],
+            pad: [1; 4],
+            output_padding: [0; 2],
+            dilation: [1; 2],
+            groups: 1,
+            weight,
+            scales: None,
+            bias: None,
+        });
+        self.node(&[x], op)
     }
 
     /// A deconvolution with ReLU that enlarges each pixel to `up` × `up`, quantised.
