@@ -22,8 +22,8 @@
 #define MAX_TAPS 9
 #define MAX_GROUP 8
 // Blocks that a multiprocessor shall hold, which limits their registers. The split products of compute capability 7.5 need
-// more.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+// more, and so do the instructions of 10.0 and later.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 800 || __CUDA_ARCH__ >= 1000)
 #define RESIDENT 3
 #else
 #define RESIDENT 4
@@ -275,14 +275,15 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
             }
         }
         if (N < 16 || conv.flags & CONV_OUTPUT_F32) continue;
+        constexpr u32 PARTS = (N + 15) / 16;
         __syncthreads();
-        for (u32 i = threadIdx.x; i < TILE_H * TILE_W * (N / 16); i += THREADS) {
-            const u32 pixel = i / (N / 16), channel = block * N + i % (N / 16) * 16;
+        for (u32 i = threadIdx.x; i < TILE_H * TILE_W * PARTS; i += THREADS) {
+            const u32 pixel = i / PARTS, channel = block * N + i % PARTS * 16;
             const u32 row = (y0 + pixel / TILE_W) * conv.up_y + phase_y;
             const u32 column = (x0 + pixel % TILE_W) * conv.up_x + phase_x;
             if (row >= conv.height || column >= conv.width || channel >= conv.out_channels) continue;
             i8 *to = (i8 *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel + channel;
-            *(uint4 *)to = *(const uint4 *)(shared + pixel * (N + 16) + i % (N / 16) * 16);
+            *(uint4 *)to = *(const uint4 *)(shared + pixel * (N + 16) + i % PARTS * 16);
         }
         // The next job's patch goes to the same memory.
         __syncthreads();

@@ -225,12 +225,12 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_conv_f32(const Dire
             }
         }
         if (p.narrow) {
+            // The sum of the lanes, halves added until one is left. With constant indices, sums stay in registers.
 #pragma unroll
-            for (int half = LANES / 2; half > 0; half /= 2) {
+            for (int lane = 0; lane < 8; ++lane) sums[lane] += sums[lane + 8];
 #pragma unroll
-                for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
-            }
-            sums[0] += bias[0];
+            for (int lane = 0; lane < 4; ++lane) sums[lane] += sums[lane + 4];
+            sums[0] = (sums[0] + sums[2]) + (sums[1] + sums[3]) + bias[0];
         }
 #pragma unroll
         for (u32 lane = 0; lane < LANES; ++lane) {

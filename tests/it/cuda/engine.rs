@@ -208,6 +208,7 @@ fn every_kernel() -> Draft {
             pad: [1, 1, 0, 0],
         },
     );
+    let pooled = draft.codes(&pooled);
     let x = draft.block(&pooled, 64, 3, 2);
     let x = draft.block(&x, 64, 3, 1);
     let x = draft.block(&x, 64, 1, 1);
