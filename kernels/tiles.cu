@@ -35,15 +35,16 @@ static_assert(sizeof(TilesParams) == 64, "mirrored in src/cuda/tiles.rs");
 
 // Whether a pixel is not 0. Negative zeros count as other values.
 __device__ __forceinline__ bool is_occupied(const Map &map, u32 y, u32 x) {
-    const u32 at = map_index(map, 0, y, x);
-    u32 all = 0;
-    if (map.element == ELEMENT_I8) {
-        const u8 *codes = (const u8 *)map.data + at;
-        for (u32 c = 0; c < map.channels; ++c) all |= codes[c];
-    } else {
-        const u32 *values = (const u32 *)map.data + at;
-        for (u32 c = 0; c < map.channels; ++c) all |= values[c];
+    const u32 bytes = map.element == ELEMENT_I8 ? 1 : 4, end = map.channels * bytes;
+    const u8 *pixel = (const u8 *)map.data + (u64)map_index(map, 0, y, x) * bytes;
+    u32 all = 0, at = 0;
+    if ((u64)pixel % 16 == 0) {
+        for (; at + 16 <= end; at += 16) {
+            const uint4 word = *(const uint4 *)(pixel + at);
+            all |= word.x | word.y | word.z | word.w;
+        }
     }
+    for (; at < end; ++at) all |= pixel[at];
     return all != 0;
 }
 

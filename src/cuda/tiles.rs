@@ -164,10 +164,10 @@ impl Tiles {
             sides.extend([rows, columns]);
             differs.push(differ);
         }
-        if input.format().element == Element::F16 {
+        if input.format().element == Element::F16 || layout.stride_c != 1 {
             return Err(CudaError::Map {
                 map: "the network's input".into(),
-                problem: "it holds half-precision numbers, expected f32 or codes".into(),
+                problem: "its pixels are no rows of f32 or codes".into(),
             });
         }
         let params = Buffer::new(device, "layers", &params)?;
