@@ -159,6 +159,7 @@ pub mod elementary {
     pub use crate::elementary::{atan2, exp, sin_cos};
 }
 pub mod engine {
+    pub use crate::engine::{LazyHeads, LazyTask};
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};
     }

@@ -6,7 +6,8 @@ use super::{DetectorError, Options, Result};
 use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device};
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
-use crate::engine::{Engine, EngineError, cpu};
+use crate::engine::{Engine, EngineError, LazyHeads, cpu};
+use crate::model::Model;
 use crate::plan::{Plan, PlanError};
 use crate::program::Program;
 
@@ -84,8 +85,9 @@ pub(super) fn tensorrt_engine(
     Ok(engine)
 }
 
-/// Creates the engine of a CPU plan.
-pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
+/// Creates the engine of a CPU plan. It computes the maps that the decoder of `model`, the plan's with the options applied,
+/// reads only at some cells only there.
+pub(super) fn cpu_engine(plan: &Plan, model: &Model, pool: &Arc<Pool>) -> Result<Box<dyn Engine>> {
     let broken = |e: EngineError| PlanError::Broken {
         path: plan.path().into(),
         what: e.to_string(),
@@ -93,8 +95,11 @@ pub(super) fn cpu_engine(plan: &Plan, pool: &Arc<Pool>) -> Result<Box<dyn Engine
     let program =
         Program::from_json(plan.section("program")?.as_ref()).map_err(|e| broken(e.into()))?;
     let weights = Arc::new(plan.section("weights")?);
-    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
-        .map_err(broken)?;
+    let options = cpu::Options {
+        lazy_heads: Some(LazyHeads::new(model)),
+        ..cpu::Options::default()
+    };
+    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &options).map_err(broken)?;
     Ok(Box::new(engine))
 }
 

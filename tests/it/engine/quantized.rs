@@ -22,7 +22,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    fn new(shape: [usize; 3], seed: u64, shifted: bool, most: usize) -> Self {
+    pub(super) fn new(shape: [usize; 3], seed: u64, shifted: bool, most: usize) -> Self {
         let mut random = Random(seed);
         random.next();
         let input = random.values(shape.iter().product());
@@ -36,11 +36,11 @@ impl Draft {
         }
     }
 
-    fn shape(&self, x: &str) -> [usize; 3] {
+    pub(super) fn shape(&self, x: &str) -> [usize; 3] {
         self.maps[x].shape
     }
 
-    fn node(&mut self, inputs: &[&str], op: Op) -> String {
+    pub(super) fn node(&mut self, inputs: &[&str], op: Op) -> String {
         let maps: Vec<&Map> = inputs.iter().map(|x| &self.maps[*x]).collect();
         let y = naive_int8::compute(&self.net, &op, &maps);
         let name = format!("n{}", self.net.nodes.len());
@@ -57,7 +57,7 @@ impl Draft {
     }
 
     /// `x` quantised and dequantised, usually with a scale that clips slightly.
-    fn codes(&mut self, x: &str) -> String {
+    pub(super) fn codes(&mut self, x: &str) -> String {
         let amax = self.maps[x]
             .values
             .iter()
@@ -131,7 +131,7 @@ impl Draft {
         self.node(&[x], op)
     }
 
-    fn weight(&mut self, n: usize) -> (usize, usize) {
+    pub(super) fn weight(&mut self, n: usize) -> (usize, usize) {
         let first = self.net.constants.len();
         for _ in 0..n {
             let code = self.random.below(2 * self.most + 1) as f32 - self.most as f32;
@@ -140,7 +140,7 @@ impl Draft {
         (first, n)
     }
 
-    fn scales(&mut self, n: usize) -> (usize, usize) {
+    pub(super) fn scales(&mut self, n: usize) -> (usize, usize) {
         let first = self.net.constants.len();
         for _ in 0..n {
             let scale = 1e-4 + self.random.below(1000) as f32 * 1e-6;
@@ -276,7 +276,7 @@ impl Draft {
         self.conv_to(x, out, 1)
     }
 
-    fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
+    pub(super) fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
         let channels = self.shape(x)[0];
         let op = Op::Conv(Conv {
             out,
