@@ -159,9 +159,11 @@ pub mod elementary {
     pub use crate::elementary::{atan2, exp, sin_cos};
 }
 pub mod engine {
-    pub use crate::engine::{LazyHeads, LazyTask};
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};
+    }
+    pub mod lazy {
+        pub use crate::engine::lazy::{LazyHeads, LazyTask};
     }
     pub mod tensorrt {
         pub use crate::engine::tensorrt::{

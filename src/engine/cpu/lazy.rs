@@ -20,7 +20,7 @@ use crate::engine::cpu::arena::{MIN_BANDS, TensorPlace};
 use crate::engine::cpu::marks::{GROUP, Marks, Reach, or, reaches};
 use crate::engine::cpu::skip::{Skip, dense, is_heavy};
 use crate::engine::cpu::view;
-use crate::engine::{LazyHeads, LazyTask};
+use crate::engine::lazy::{LazyHeads, LazyTask};
 use crate::program::{Op, Output, Program};
 
 /// The lazy operators of a program, and the pixels of the current frame.

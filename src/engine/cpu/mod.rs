@@ -53,7 +53,8 @@ use crate::engine::cpu::exec::{Step, StepKind};
 use crate::engine::cpu::lazy::Lazy;
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
-use crate::engine::{Engine, EngineError, LayerTime, LazyHeads, MapMut, MapRef};
+use crate::engine::lazy::LazyHeads;
+use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::program::{Codes, Program};
 
