@@ -82,16 +82,18 @@ impl Lazy {
         let tasks = heads.tasks.iter().map(|task| heatmap(program, task));
         let tasks: Vec<Option<usize>> = tasks.collect();
         // By output of the network: the tasks that read it, if they read only passing cells.
-        let readers = |(index, output): (usize, &Output)| {
+        let readers = |output: &Output| {
             let reads = |task: &LazyTask| task.maps.contains(&output.name);
             let readers: Vec<usize> = (0..tasks.len())
                 .filter(|&task| reads(&heads.tasks[task]))
                 .collect();
             let known = readers.iter().all(|&task| tasks[task].is_some());
-            let lazy = known && !tasks.contains(&Some(index));
+            // A heatmap is read whole, also one of a task that does not fit.
+            let heatmap = heads.tasks.iter().any(|task| task.heatmap == output.name);
+            let lazy = known && !heatmap;
             if lazy { readers } else { Vec::new() }
         };
-        let readers: Vec<Vec<usize>> = program.outputs.iter().enumerate().map(readers).collect();
+        let readers: Vec<Vec<usize>> = program.outputs.iter().map(readers).collect();
 
         let lazy = lazy_operators(program, &readers);
         let first = lazy.iter().filter(|lazy| !**lazy).count();

@@ -123,7 +123,9 @@ fn random_heads(seed: u64) -> (Net, Vec<(String, Vec<String>)>) {
         let classes = net.random.range(1, 3);
         let heatmap = net.map(&shared, classes, fine);
         let mut maps = Vec::new();
-        for channels in [2, 1, 3] {
+        // The last is a heavy operator, which computes whole groups.
+        let wide = [3, 32][net.random.below(2)];
+        for channels in [2, 1, wide] {
             let from = [&shared, &x][net.random.below(2)].clone();
             maps.push(net.map(&from, channels, fine));
         }
@@ -274,10 +276,14 @@ fn lazy_heads_change_no_value_that_is_read() {
             lazy(&payload, options(true, None), 1 + seed as usize % 3),
             lazy(&payload, options(false, Some(Isa::Portable)), 1),
         ];
+        let mut empty = Vec::new();
         for (i, frame) in frames.iter().enumerate() {
             set_input(&mut plain, frame);
             plain.run().unwrap();
             let whole = outputs(&plain);
+            if i == 0 {
+                empty = whole.clone();
+            }
             for (engine, name) in lazies.iter_mut().zip(["skipping", "not skipping"]) {
                 set_input(engine, frame);
                 engine.run().unwrap();
@@ -285,7 +291,12 @@ fn lazy_heads_change_no_value_that_is_read() {
                 let what = format!("seed {seed}, frame {i}, {name}");
                 let [some, of] = compare(&net, &heads, &whole, &found, &what);
                 (passing, all) = (passing + some, all + of);
-                assert!(found.iter().flatten().all(|v| v.is_finite()), "{what}");
+                // Elsewhere: also computed, or as for an input of zeros, or 0.
+                for ((found, whole), empty) in found.iter().zip(&whole).zip(&empty) {
+                    for ((found, whole), empty) in found.iter().zip(whole).zip(empty) {
+                        assert!(found == whole || found == empty || *found == 0.0, "{what}");
+                    }
+                }
             }
             let shares = lazies[1].layer_shares();
             saved += usize::from(shares.iter().any(|&share| share < 0.5));

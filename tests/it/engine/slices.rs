@@ -12,9 +12,11 @@ use centerpoint::internals::cpu::pool::Pool;
 use centerpoint::internals::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::internals::program::Payload;
 
-/// A convolution with weights of codes, transposed if `up` is not 1, and a Relu.
+/// A convolution with weights of codes, transposed if `up` is not 1, and a Relu. Its bias makes what it writes for zeros
+/// differ from channel to channel, at edges, and between the phases of a transposed one behind it.
 fn layer(
     draft: &mut Draft,
+    random: &mut Random,
     x: &str,
     out: usize,
     kernel: usize,
@@ -34,7 +36,7 @@ fn layer(
         groups: 1,
         weight: draft.weight(out * channels * side * side),
         scales: Some(draft.scales(out)),
-        bias: None,
+        bias: Some(draft.net.constant(random, out, 0.5)),
     };
     let op = if up > 1 {
         Op::ConvTranspose(conv)
@@ -57,13 +59,13 @@ fn backbone(seed: u64) -> Net {
     for block in 0..random.range(2, 3) {
         let stride = if block == 0 { 1 } else { 2 };
         let out = pick(&mut random, &[8, 16, 32]);
-        x = layer(&mut draft, &x, out, 3, stride, 1);
+        x = layer(&mut draft, &mut random, &x, out, 3, stride, 1);
         if random.below(2) == 0 {
-            x = layer(&mut draft, &x, out, 3, 1, 1);
+            x = layer(&mut draft, &mut random, &x, out, 3, 1, 1);
         }
         // 18 channels end within a quad, so the channels of all sources are multiplied.
         let out = pick(&mut random, &[32, 32, 48, 64, 18]);
-        ups.push(layer(&mut draft, &x, out, 1, 1, 1 << block));
+        ups.push(layer(&mut draft, &mut random, &x, out, 1, 1, 1 << block));
     }
     // The order in the Concat is not that of the blocks.
     let turn = random.below(ups.len());
@@ -75,11 +77,11 @@ fn backbone(seed: u64) -> Net {
         pick(&mut random, &[3, 3, 1, 5]),
         pick(&mut random, &[1, 1, 2]),
     );
-    let y = layer(&mut draft, &x, out, kernel, stride, 1);
+    let y = layer(&mut draft, &mut random, &x, out, kernel, stride, 1);
     let mut outputs = vec![y];
     if random.below(3) == 0 {
         // A second reader.
-        outputs.push(layer(&mut draft, &x, 64, 3, 1, 1));
+        outputs.push(layer(&mut draft, &mut random, &x, 64, 3, 1, 1));
     }
     let mut net = draft.net;
     net.outputs = outputs;
