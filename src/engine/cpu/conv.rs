@@ -33,8 +33,8 @@ pub(super) struct ConvStep {
     relu: bool,
     layout: WeightLayout,
     phases: Vec<PhaseStep>,
-    /// The quads of a group's input channels, in one range.
-    quads: [Range<usize>; 1],
+    /// The quads of a group's input channels.
+    quads: Range<usize>,
     /// Rows of steps per task.
     band: usize,
 }
@@ -135,7 +135,7 @@ impl ConvStep {
             relu: conv.relu,
             layout: conv.layout,
             phases: conv.phases.iter().map(phase).collect(),
-            quads: [0..(input.channels / conv.groups).div_ceil(QUAD)],
+            quads: 0..(input.channels / conv.groups).div_ceil(QUAD),
             band: (BAND_BYTES / bytes).min(steps.div_ceil(MIN_BANDS)).max(1),
         }
     }
@@ -199,7 +199,7 @@ impl ConvStep {
             return None;
         };
         let channels = whole_blocks(output.channels);
-        let of_channel = phase.taps.len() * self.quads[0].end * QUAD;
+        let of_channel = phase.taps.len() * self.quads.end * QUAD;
         let groups = output.width.div_ceil(GROUP);
         let bytes = GROUP * channels * size_of::<i32>();
         let mut builder = Builder::new([output.height, groups], bytes, most);
@@ -411,7 +411,9 @@ impl Task<'_> {
                     taps,
                     step,
                     channels,
-                    quads: slices.map_or(&conv.quads, |slices| slices.multiplied(part.level)),
+                    quads: slices.map_or(std::slice::from_ref(&conv.quads), |slices| {
+                        slices.multiplied(part.level)
+                    }),
                     background: sums.map(|sums| Background {
                         sums,
                         y: part.pixel[0],

@@ -102,7 +102,7 @@ impl Heads {
 fn random_heads(seed: u64) -> (Net, Vec<(String, Vec<String>)>) {
     let mut random = Random(seed);
     random.next();
-    let int8 = seed % 2 == 0;
+    let int8 = seed.is_multiple_of(2);
     let shape = [random.range(2, 8), random.range(6, 16), random.range(6, 34)];
     let draft = Draft::new(shape, seed, seed % 4 == 2, 127);
     let mut net = Heads {

@@ -54,7 +54,7 @@ fn backbone(seed: u64) -> Net {
     let pick = |random: &mut Random, of: &[usize]| of[random.below(of.len())];
     let side = |random: &mut Random| 4 * random.range(3, 9);
     let shape = [random.range(1, 8), side(&mut random), side(&mut random)];
-    let mut draft = Draft::new(shape, seed, seed % 3 == 0, 127);
+    let mut draft = Draft::new(shape, seed, seed.is_multiple_of(3), 127);
     let (mut x, mut ups) = ("input".to_owned(), Vec::new());
     for block in 0..random.range(2, 3) {
         let stride = if block == 0 { 1 } else { 2 };

@@ -248,7 +248,7 @@ impl Case {
     /// Runs a kernel on the case.
     fn run(&self, isa: Isa) -> Output {
         let weights = self.packed();
-        let all = [0..self.channels.div_ceil(QUAD)];
+        let all = 0..self.channels.div_ceil(QUAD);
         let padded = self.output_channels.next_multiple_of(LANES);
         let sums = self.slices.as_ref().map(|(_, sums)| {
             let groups = self.width.div_ceil(GROUP);
@@ -278,7 +278,10 @@ impl Case {
             taps: &self.taps,
             step: self.step,
             channels: self.channels,
-            quads: self.slices.as_ref().map_or(&all, |(quads, _)| quads),
+            quads: self
+                .slices
+                .as_ref()
+                .map_or(std::slice::from_ref(&all), |(quads, _)| quads),
             background: sums.as_ref().map(|sums| Background {
                 sums,
                 y: 0,
@@ -486,7 +489,8 @@ fn rows_beyond_their_slices_are_refused() {
         }
         assert!(refuses(isa, false, |case| {
             let beyond = case.channels.div_ceil(QUAD) + 1;
-            case.slices = Some((vec![0..beyond], vec![0; 1 << 12]));
+            let quads = std::iter::once(0..beyond).collect();
+            case.slices = Some((quads, vec![0; 1 << 12]));
         }));
         assert!(refuses(isa, true, |case| {
             case.residual.0 = Some(vec![0.0; case.width * case.residual_step]);
