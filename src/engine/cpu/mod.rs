@@ -85,8 +85,9 @@ pub struct Options {
     /// Whether INT8 convolutions of a Concat multiply only the channels of those sources that differ from what they hold for
     /// zeros. The results have the same bytes. Default: yes. Needs `skip_empty`.
     pub skip_channels: Option<bool>,
-    /// Maps to compute only at the cells that are read, which have the same bytes. `None` computes all of every map. The
-    /// operators of these maps then run after all others. [`CpuEngine::run_with`] computes all of every map anyway.
+    /// Maps to compute only at the cells that are read, which have the same bytes; elsewhere they hold what they hold for an
+    /// input of zeros, or zeros. The operators of these maps run after all others. `None` computes all of every map, and so
+    /// does [`CpuEngine::run_with`] in any case.
     pub lazy_heads: Option<LazyHeads>,
 }
 

@@ -217,7 +217,7 @@ impl Iterator for Split<'_> {
         let same = groups.take_while(|other| **other == level).count();
         let next = ((start / GROUP + same) * GROUP).min(end);
         self.run.start = next;
-        // A group that nothing marks is computed only if it need not be.
+        // Level 0 holds anywhere, also for a group without a difference.
         let level = if level == COPIED { 0 } else { level };
         Some((start..next, usize::from(level)))
     }
