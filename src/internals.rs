@@ -165,6 +165,9 @@ pub mod engine {
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};
     }
+    pub mod lazy {
+        pub use crate::engine::lazy::{LazyHeads, LazyTask};
+    }
     pub mod tensorrt {
         pub use crate::engine::tensorrt::{
             BuildRequest, Built, Family, HardwareCompatibility, Library, Monitor, Progress, Version,

@@ -52,9 +52,26 @@ struct Args {
     /// Serve as the measured process and run this plan.
     #[arg(long, hide = true, value_name = "PLAN")]
     serve: Option<PathBuf>,
-    /// With `--serve`: compute empty regions, too.
-    #[arg(long, hide = true)]
-    no_skipping: bool,
+    /// With `--serve`: what is not computed.
+    #[arg(long, hide = true, value_enum, default_value = "lazy")]
+    saving: Saving,
+    /// Added to the heatmap of autoware-base. Its weights are random, so without it far more cells pass the threshold
+    /// than in a trained network.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    heatmap_bias: f32,
+}
+
+/// What this project's engine does not compute; each includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Saving {
+    /// Computes everything.
+    None,
+    /// Empty pixels.
+    Pixels,
+    /// Channels of sources that are empty.
+    Channels,
+    /// What the decoder does not read, as in a detector.
+    Lazy,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -77,12 +94,18 @@ enum Input {
 /// An engine and the form of network that it runs.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Engine {
-    /// This project's, FP32.
+    /// This project's, FP32, as a detector runs it.
+    Fp32Lazy,
+    /// This project's, FP32, with whole maps.
     Fp32,
     /// This project's, FP32, without skipping empty regions.
     Fp32Full,
-    /// This project's, INT8.
+    /// This project's, INT8, as a detector runs it.
+    Int8Lazy,
+    /// This project's, INT8, with whole maps.
     Int8,
+    /// This project's, INT8, with whole maps and all channels.
+    Int8Pixels,
     /// This project's, INT8, without skipping empty regions.
     Int8Full,
     /// ONNX Runtime, FP32.
@@ -102,9 +125,12 @@ enum Engine {
 impl Engine {
     fn name(self) -> &'static str {
         match self {
+            Engine::Fp32Lazy => "ours FP32, lazy heads",
             Engine::Fp32 => "ours FP32",
             Engine::Fp32Full => "ours FP32, no skipping",
+            Engine::Int8Lazy => "ours INT8, lazy heads",
             Engine::Int8 => "ours INT8",
+            Engine::Int8Pixels => "ours INT8, all channels",
             Engine::Int8Full => "ours INT8, no skipping",
             Engine::OrtFp32 => "ONNX Runtime FP32",
             Engine::OrtInt8 => "ONNX Runtime INT8 u8+Clip",
@@ -118,17 +144,28 @@ impl Engine {
     /// The engine's name in `run_engine.py`; `None` for this project's.
     fn python(self) -> Option<&'static str> {
         match self {
-            Engine::Fp32 | Engine::Fp32Full | Engine::Int8 | Engine::Int8Full => None,
+            _ if self.saving().is_some() => None,
             Engine::OrtFp32 | Engine::OrtInt8 | Engine::OrtSigned => Some("onnxruntime"),
-            Engine::OvFp32 | Engine::OvInt8 | Engine::OvSigned => Some("openvino"),
+            _ => Some("openvino"),
+        }
+    }
+
+    /// What this project's engine does not compute; `None` for the others.
+    fn saving(self) -> Option<Saving> {
+        match self {
+            Engine::Fp32Lazy | Engine::Int8Lazy => Some(Saving::Lazy),
+            Engine::Fp32 | Engine::Int8 => Some(Saving::Channels),
+            Engine::Int8Pixels => Some(Saving::Pixels),
+            Engine::Fp32Full | Engine::Int8Full => Some(Saving::None),
+            _ => None,
         }
     }
 
     /// The file with the engine's form of the network.
     fn file(self) -> &'static str {
         match self {
-            Engine::Fp32 | Engine::Fp32Full => "fp32.plan",
-            Engine::Int8 | Engine::Int8Full => "int8.plan",
+            Engine::Fp32Lazy | Engine::Fp32 | Engine::Fp32Full => "fp32.plan",
+            Engine::Int8Lazy | Engine::Int8 | Engine::Int8Pixels | Engine::Int8Full => "int8.plan",
             Engine::OrtFp32 | Engine::OvFp32 => "fp32.onnx",
             Engine::OrtInt8 | Engine::OvInt8 => "u8.onnx",
             Engine::OrtSigned | Engine::OvSigned => "s8.onnx",
@@ -138,7 +175,11 @@ impl Engine {
     /// This project's engine of the same precision.
     fn ours(self) -> Engine {
         match self {
-            Engine::Fp32 | Engine::Fp32Full | Engine::OrtFp32 | Engine::OvFp32 => Engine::Fp32,
+            Engine::Fp32Lazy
+            | Engine::Fp32
+            | Engine::Fp32Full
+            | Engine::OrtFp32
+            | Engine::OvFp32 => Engine::Fp32,
             _ => Engine::Int8,
         }
     }
@@ -156,7 +197,7 @@ impl Input {
 fn main() -> Result<()> {
     let mut args = Args::parse();
     if let Some(plan) = &args.serve {
-        return ours::serve(plan, args.threads[0], !args.no_skipping);
+        return ours::serve(plan, args.threads[0], args.saving);
     }
     let python = runner::python().filter(|_| args.bench);
     if !args.bench {
@@ -173,7 +214,7 @@ fn main() -> Result<()> {
     for net in &args.net {
         let network = match net {
             Net::Demo => Network::demo()?,
-            Net::AutowareBase => Network::autoware_base()?,
+            Net::AutowareBase => Network::autoware_base(args.heatmap_bias)?,
         };
         let folder = tempfile::tempdir()?;
         let about = write(&network, folder.path(), python.as_deref())?;
@@ -249,8 +290,8 @@ fn measure(
                 let mut command = Command::new(std::env::current_exe()?);
                 command.arg("--serve").arg(folder.join(engine.file()));
                 command.args(["--threads", &threads.to_string()]);
-                if matches!(engine, Engine::Fp32Full | Engine::Int8Full) {
-                    command.arg("--no-skipping");
+                if let Some(saving) = engine.saving().and_then(|s| s.to_possible_value()) {
+                    command.args(["--saving", saving.get_name()]);
                 }
                 Runner::start(&mut command)?
             }

@@ -1,7 +1,7 @@
 //! The table of one comparison.
 
-use crate::Engine;
 use crate::runner::Figures;
+use crate::{Engine, Saving};
 
 /// Column titles after the engine's name, in two lines.
 const TITLES: [[&str; 10]; 2] = [
@@ -33,6 +33,8 @@ pub(crate) fn print(engines: &[Engine], figures: &[Figures], outputs: &[Vec<f32>
             other => other.ours(),
         };
         let [largest, rms] = match position(exact) {
+            // Lazy maps hold their values only where they are read.
+            _ if engine.saving() == Some(Saving::Lazy) => ["-".to_owned(), "-".to_owned()],
             Some(at) if at != i => {
                 difference(&outputs[i], &outputs[at]).map(|difference| format!("{difference:.1e}"))
             }

@@ -55,8 +55,8 @@ pub struct CandidateList {
     logits: Vec<Vec<f32>>,
     /// Smallest passing logit in any band, by class.
     least: Vec<f32>,
-    /// Marks cells that may have a candidate.
-    marked: Vec<bool>,
+    /// Cells that may have a candidate: 1, the others 0.
+    marked: Vec<u8>,
     /// Candidates of the current task, at most twice the limit.
     task: Vec<Candidate>,
     /// Candidates of all tasks, sorted.
@@ -73,7 +73,7 @@ impl CandidateList {
         Self {
             logits,
             least,
-            marked: vec![false; height * width],
+            marked: vec![0; height * width],
             task: Vec::with_capacity(2 * model.decode.max_candidates),
             candidates: Vec::with_capacity(model.max_boxes()),
             surplus: 0,
@@ -125,7 +125,7 @@ pub fn decode(
 
     out.task.clear();
     for cell in 0..height * width {
-        if !out.marked[cell] {
+        if out.marked[cell] == 0 {
             continue;
         }
         let (y, x) = (cell / width, cell % width);
@@ -157,28 +157,39 @@ pub fn decode(
 }
 
 /// Sets `marked` where a logit reaches its class's smallest passing one, or is NaN.
-fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, marked: &mut [bool]) {
-    let layout = heatmap.layout;
-    let width = layout.width;
+fn mark(heatmap: &MapView<'_>, classes: &[usize], least: &[f32], pool: &Pool, marked: &mut [u8]) {
+    let width = heatmap.layout.width;
     pool.for_each_chunk_mut(marked, ROWS_PER_TASK * width, |task, chunk| {
         for (i, row) in chunk.chunks_exact_mut(width).enumerate() {
-            row.fill(false);
-            for (channel, &class) in classes.iter().enumerate() {
-                let start = layout.index(channel, task * ROWS_PER_TASK + i, 0);
-                let least = least[class];
-                let mark = |(marked, logit): (&mut bool, &f32)| {
-                    *marked |= *logit >= least || logit.is_nan()
-                };
-                if layout.stride_x == 1 {
-                    let logits = &heatmap.data[start..start + width];
-                    row.iter_mut().zip(logits).for_each(mark);
-                } else {
-                    let logits = heatmap.data[start..].iter().step_by(layout.stride_x);
-                    row.iter_mut().zip(logits).for_each(mark);
-                }
-            }
+            let least = classes.iter().map(|&class| least[class]);
+            mark_row(heatmap, task * ROWS_PER_TASK + i, least, row);
         }
     });
+}
+
+/// Sets the cells of row `y` to 1 where a logit reaches its channel's `least` one or is NaN, to 0 elsewhere. What else is
+/// read of a task's maps is read at these cells only.
+pub(crate) fn mark_row(
+    heatmap: &MapView<'_>,
+    y: usize,
+    least: impl Iterator<Item = f32>,
+    row: &mut [u8],
+) {
+    let layout = heatmap.layout;
+    row.fill(0);
+    for (channel, least) in least.enumerate() {
+        let start = layout.index(channel, y, 0);
+        let mark = |(marked, logit): (&mut u8, &f32)| {
+            *marked |= u8::from(*logit >= least || logit.is_nan());
+        };
+        if layout.stride_x == 1 {
+            let logits = &heatmap.data[start..start + row.len()];
+            row.iter_mut().zip(logits).for_each(mark);
+        } else {
+            let logits = heatmap.data[start..].iter().step_by(layout.stride_x);
+            row.iter_mut().zip(logits).for_each(mark);
+        }
+    }
 }
 
 /// The decision about a cell and class.

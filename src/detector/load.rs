@@ -7,8 +7,10 @@ use crate::chain::Chain;
 use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device};
 use crate::engine::cuda::{self, CudaEngine};
+use crate::engine::lazy::LazyHeads;
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
+use crate::model::Model;
 use crate::plan::{Plan, PlanError};
 use crate::program::Program;
 
@@ -112,9 +114,11 @@ fn program(plan: &Plan) -> Result<Program> {
     })?)
 }
 
-/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU.
+/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU. There it
+/// computes the maps that the decoder of `model`, the plan's with the options applied, reads only at some cells only there.
 pub(super) fn cpu_engine(
     plan: &Plan,
+    model: &Model,
     pool: &Arc<Pool>,
     device: Option<&Arc<dyn Device>>,
 ) -> Result<Box<dyn Engine>> {
@@ -133,8 +137,11 @@ pub(super) fn cpu_engine(
             CudaEngine::new(program, weights, device, &cuda::Options::default()).map_err(broken)?;
         return Ok(Box::new(engine));
     }
-    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &cpu::Options::default())
-        .map_err(broken)?;
+    let options = cpu::Options {
+        lazy_heads: Some(LazyHeads::new(model)),
+        ..cpu::Options::default()
+    };
+    let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &options).map_err(broken)?;
     Ok(Box::new(engine))
 }
 

@@ -200,7 +200,7 @@ impl Detector {
         let pool = Arc::new(Pool::new(options.threads));
         let engine = match (load::engine_target(plan)?, device) {
             (EngineTarget::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
-            _ => load::cpu_engine(plan, &pool, device)?,
+            _ => load::cpu_engine(plan, &options.apply(plan.model()), &pool, device)?,
         };
         Self::assemble(plan.model(), plan.pfn(), engine, device, options, pool)
             .map_err(load::in_plan(plan))

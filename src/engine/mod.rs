@@ -5,6 +5,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod lazy;
 pub(crate) mod tensorrt;
 
 pub use tensorrt::TensorRtError;

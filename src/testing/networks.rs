@@ -52,11 +52,13 @@ impl Network {
         })
     }
 
-    /// The demo model on the other grid; both use the demo's PFN because they have 32 BEV channels.
+    /// The demo model on the other grid; both use the demo's PFN because they have 32 BEV channels. `heatmap_bias` is added to
+    /// the heatmap: with 0, random weights let as many cells pass as not, where a trained network's are nearly all far below
+    /// the threshold.
     ///
     /// # Panics
     /// Panics if the demo's description lacks a line that this edits.
-    pub fn autoware_base() -> Result<Self> {
+    pub fn autoware_base(heatmap_bias: f32) -> Result<Self> {
         let demo = Self::demo()?;
         let mut model_text = demo.model_text;
         for (from, to) in [
@@ -77,7 +79,7 @@ impl Network {
             model_text = model_text.replace(from, to);
         }
         let model = Model::parse(&model_text, Path::new("autoware-base.toml"))?;
-        let graph = autoware_base(&model)?;
+        let graph = autoware_base(&model, heatmap_bias)?;
         Ok(Self {
             name: "autoware-base",
             model,
@@ -159,6 +161,8 @@ fn largest(view: MapView<'_>) -> f32 {
 struct Builder {
     graph: GraphProto,
     random: Random,
+    /// Added to the biases.
+    shift: f32,
 }
 
 impl Builder {
@@ -190,7 +194,9 @@ impl Builder {
         let scale = (6.0 / (channels * taps) as f32).sqrt();
         let count = dims.iter().product();
         let weight: Vec<f32> = (0..count).map(|_| scale * self.random.signed()).collect();
-        let bias: Vec<f32> = (0..out).map(|_| 0.1 * self.random.signed()).collect();
+        let bias: Vec<f32> = (0..out)
+            .map(|_| 0.1 * self.random.signed() + self.shift)
+            .collect();
         let [w, b] = ["weight", "bias"].map(|end| format!("{name}.{end}"));
         self.graph.initializer.push(from_floats(&w, &dims, &weight));
         self.graph.initializer.push(from_floats(&b, &[out], &bias));
@@ -219,7 +225,7 @@ impl Builder {
 }
 
 /// Backbone, neck and heads for a model whose head is as large as its grid.
-fn autoware_base(description: &Model) -> Result<Graph> {
+fn autoware_base(description: &Model, heatmap_bias: f32) -> Result<Graph> {
     const NECK: usize = 128;
     const HEAD: usize = 64;
     let grid = &description.grid;
@@ -231,6 +237,7 @@ fn autoware_base(description: &Model) -> Result<Graph> {
             ..GraphProto::default()
         },
         random: Random(1),
+        shift: 0.0,
     };
     let (mut x, mut channels) = ("spatial_features".to_owned(), description.bev_channels());
     let mut ups = Vec::new();
@@ -264,7 +271,13 @@ fn autoware_base(description: &Model) -> Result<Graph> {
     let outputs = task.outputs.each_ref().zip(description.head_channels(task));
     for (name, out) in outputs.into_array() {
         let y = net.conv_relu("Conv", &format!("{name}.0"), &x, [HEAD, HEAD], 3, 1);
+        net.shift = if *name == task.outputs.heatmap {
+            heatmap_bias
+        } else {
+            0.0
+        };
         net.conv("Conv", name, &y, [HEAD, out], 3, 1);
+        net.shift = 0.0;
         let size = [1, out, grid.ny, grid.nx].map(|n| n as i64);
         net.graph.output.push(value(name, &size));
     }

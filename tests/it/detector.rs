@@ -2,14 +2,20 @@
 #![allow(clippy::unwrap_used)]
 
 use crate::common::{MODEL, VARIANCES, write_plan, write_variance_plan};
+use crate::cuda::frame::{demo_frames, demo_plan, read};
+use crate::emulation;
+use std::sync::Arc;
 use std::time::Instant;
 
 use centerpoint::cuda::CudaError;
 use centerpoint::internals::chain::Chain;
+use centerpoint::internals::cpu::pool::Pool;
+use centerpoint::internals::engine::cpu::{self, CpuEngine};
+use centerpoint::internals::program::Program;
 use centerpoint::points::SweepBuffer;
 use centerpoint::{
-    Box3d, Budget, Counts, Detector, DetectorError, Device, Layout, Level, Options, Plan,
-    PointCloud,
+    Box3d, Budget, Counts, Detector, DetectorError, Device, Dropped, Layout, Level, Options, Plan,
+    PointCloud, Variances,
 };
 
 fn detector(model: &str, options: &Options) -> Result<Detector, DetectorError> {
@@ -115,6 +121,72 @@ fn options_override_the_plan() {
         1,
         "sigmoid(3) = 0.953 is below 0.97, sigmoid(4) is not"
     );
+}
+
+/// A detector whose engine computes whole maps.
+fn whole(plan: &Plan, options: &Options) -> Detector {
+    let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
+    let weights = Arc::new(plan.section("weights").unwrap());
+    let pool = Arc::new(Pool::new(1));
+    let engine = CpuEngine::new(program, weights, pool, &cpu::Options::default()).unwrap();
+    let (model, pfn) = (plan.model(), plan.pfn());
+    Detector::with_engine(model, pfn, Box::new(engine), None, options).unwrap()
+}
+
+/// Everything that a frame gives but its times.
+fn all(detector: &mut Detector, cloud: &PointCloud) -> (Vec<u8>, Vec<Variances>, Dropped) {
+    let found = detector.detect(cloud).unwrap();
+    let boxes = bytemuck::cast_slice(found.boxes).to_vec();
+    (boxes, found.variances.to_vec(), found.dropped)
+}
+
+#[test]
+fn heads_that_are_computed_where_scores_pass_give_the_boxes_of_whole_maps() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = Plan::open(&write_variance_plan(
+        folder.path(),
+        &MODEL.replace("[decode]", "variance = true\n[decode]"),
+    ))
+    .unwrap();
+    let tiny_clouds = [
+        cloud(&[[2.2, -3.7, 2.0], [-7.9, 7.9, 0.25], [0.1, 0.1, 1.0]]),
+        cloud(&[]),
+        cloud(&[[-1.0, -1.0, 3.0]]),
+    ];
+    let demo_clouds: Vec<PointCloud> = demo_frames().iter().take(4).map(|f| read(f)).collect();
+    let cases = [
+        (tiny, &tiny_clouds[..]),
+        (demo_plan("int8.plan"), &demo_clouds[..]),
+        (demo_plan("fp32.plan"), &demo_clouds[..1]),
+    ];
+    for (plan, clouds) in &cases {
+        // From all cells to none.
+        for score in [None, Some(0.0), Some(0.02), Some(0.6), Some(1.0)] {
+            let options = Options {
+                score,
+                ..Options::default()
+            };
+            let mut whole = whole(plan, &options);
+            let mut lazy = Detector::new(plan, &options).unwrap();
+            let mut boxes = 0;
+            for (i, cloud) in clouds.iter().enumerate() {
+                let expected = all(&mut whole, cloud);
+                let same = all(&mut lazy, cloud) == expected;
+                assert!(same, "{:?}, score {score:?}, frame {i}", plan.path());
+                boxes += expected.0.len();
+            }
+            assert_eq!(boxes > 0, score != Some(1.0), "score {score:?}");
+        }
+    }
+    // With the stages on a device and the engine on the host.
+    let options = Options {
+        score: Some(0.02),
+        ..Options::default()
+    };
+    let plan = &cases[1].0;
+    let mut lazy = Detector::on(plan, &options, &emulation::device(2)).unwrap();
+    let expected = all(&mut whole(plan, &options), &demo_clouds[0]);
+    assert!(all(&mut lazy, &demo_clouds[0]) == expected);
 }
 
 #[test]

@@ -6,9 +6,10 @@ use bytemuck::Pod;
 
 use crate::cpu::pool::Pool;
 use crate::engine::EngineError;
+use crate::engine::cpu::active::{Active, Runs};
 use crate::engine::cpu::arena::{Element, TensorPlace};
 use crate::engine::cpu::simd::Isa;
-use crate::engine::cpu::skip::{Active, Runs};
+use crate::engine::cpu::slices::{Slices, Split};
 use crate::program::ProgramError;
 
 /// Everything an operator needs from the engine.
@@ -20,6 +21,8 @@ pub(super) struct StepContext<'a> {
     pub(super) weights: &'a [u8],
     /// The pixels that the operator computes; `None` for all.
     pub(super) active: Option<Active<'a>>,
+    /// The sources of the operator's input, if it is a convolution that can take them one by one.
+    pub(super) slices: Option<&'a Slices>,
     /// Whether the network's input may contain negative codes.
     pub(super) signed_input: bool,
 }
@@ -29,6 +32,14 @@ impl<'a> StepContext<'a> {
     pub(super) fn runs(&self, y: usize, width: usize) -> Runs<'a> {
         self.active
             .map_or(Runs::all(width), |active| active.runs(y))
+    }
+
+    /// Splits a run of pixels of row `y` into runs of one level, each with it; see [`Slices`].
+    pub(super) fn levels(&self, y: usize, run: Range<usize>) -> Split<'a> {
+        match self.slices {
+            Some(slices) => slices.split(y, run),
+            None => Split::whole(run),
+        }
     }
 
     /// A section of the weight blob as values.

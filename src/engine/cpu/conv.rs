@@ -10,6 +10,9 @@ use crate::engine::cpu::int8_kernels::{
     Int8Output, Int8Residual, Int8Row, int8_narrow_row, int8_wide_channels, int8_wide_row,
 };
 use crate::engine::cpu::kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+use crate::engine::cpu::marks::GROUP;
+use crate::engine::cpu::reference::{Builder, Reference};
+use crate::engine::cpu::slices::{Background, whole_blocks};
 use crate::program::layout::LANES;
 use crate::program::layout::QUAD;
 use crate::program::{Codes, Conv, Phase, WeightLayout};
@@ -30,6 +33,8 @@ pub(super) struct ConvStep {
     relu: bool,
     layout: WeightLayout,
     phases: Vec<PhaseStep>,
+    /// The quads of a group's input channels.
+    quads: Range<usize>,
     /// Rows of steps per task.
     band: usize,
 }
@@ -130,6 +135,7 @@ impl ConvStep {
             relu: conv.relu,
             layout: conv.layout,
             phases: conv.phases.iter().map(phase).collect(),
+            quads: 0..(input.channels / conv.groups).div_ceil(QUAD),
             band: (BAND_BYTES / bytes).min(steps.div_ceil(MIN_BANDS)).max(1),
         }
     }
@@ -163,6 +169,78 @@ impl ConvStep {
             Some(_) => task.bands::<i8>(target, bytemuck::cast_slice_mut(buffer)),
         }
         Ok(())
+    }
+
+    /// The sums of `quads` of the input channels that the arena holds, added to those of `before`: a background of
+    /// [`Slices`](crate::engine::cpu::slices::Slices). Its distinct groups may take `most` bytes. `None` if they would take
+    /// more, or the convolution is not one that slices are for.
+    pub(super) fn background(
+        &self,
+        output: &TensorPlace,
+        context: StepContext<'_>,
+        arena: &[u8],
+        quads: &Range<usize>,
+        before: Option<&Reference>,
+        most: usize,
+    ) -> Option<Reference> {
+        let [phase] = &self.phases[..] else {
+            return None;
+        };
+        let Ok(Constants::I8 {
+            weights,
+            multiplier,
+            bias,
+        }) = self.constants(phase, context)
+        else {
+            return None;
+        };
+        let Buffer::I8 { codes, meaning } = Buffer::new(&self.input, &arena[self.input.buffer()])
+        else {
+            return None;
+        };
+        let channels = whole_blocks(output.channels);
+        let of_channel = phase.taps.len() * self.quads.end * QUAD;
+        let groups = output.width.div_ceil(GROUP);
+        let bytes = GROUP * channels * size_of::<i32>();
+        let mut builder = Builder::new([output.height, groups], bytes, most);
+        let mut sums = vec![0i32; groups * GROUP * channels];
+        for y in 0..output.height {
+            let start = self.input.start() + y * self.stride[0] * self.input.row;
+            for channel in (0..channels).step_by(int8_wide_channels(context.isa)) {
+                let count = (channels - channel).min(int8_wide_channels(context.isa));
+                let row = Int8Row {
+                    input: codes,
+                    start,
+                    taps: &phase.taps,
+                    step: self.stride[1] * self.input.pixel,
+                    channels: self.input.channels,
+                    quads: std::slice::from_ref(quads),
+                    background: before.map(|sums| Background {
+                        sums,
+                        y,
+                        x: 0,
+                        channel,
+                        channels,
+                    }),
+                    signed: true,
+                    zero: meaning.zero,
+                    weights: &weights[channel * of_channel..],
+                    multiplier: &multiplier[channel..],
+                    bias: &bias[channel..],
+                    residual: None,
+                    output: Int8Output::Sums(&mut sums[channel..]),
+                    output_step: channels,
+                    width: output.width,
+                    output_channels: count,
+                    relu: false,
+                };
+                int8_wide_row(context.isa, row);
+            }
+            for group in sums.chunks_exact(GROUP * channels) {
+                builder.push(bytemuck::cast_slice(group))?;
+            }
+        }
+        Some(builder.finish())
     }
 
     fn constants<'a>(
@@ -225,7 +303,8 @@ impl Task<'_> {
         let band = rows.chunks_exact_mut(output.row).enumerate();
         for (r, row) in band.skip(a).step_by(conv.up[0]) {
             let y = y + r;
-            for run in self.context.runs(y, output.width) {
+            let runs = self.context.runs(y, output.width);
+            for (run, level) in runs.flat_map(|run| self.context.levels(y, run)) {
                 // The steps whose pixels of this phase lie in the run.
                 let step = |x: usize| x.saturating_sub(b).div_ceil(conv.up[1]);
                 let steps = step(run.start)..step(run.end);
@@ -245,6 +324,8 @@ impl Task<'_> {
                     group,
                     outputs: outputs.clone(),
                     width: steps.len(),
+                    pixel: [y, x],
+                    level,
                 };
                 let at = output.inset() + x * output.pixel + first;
                 self.row(&part, phase, constants, &mut row[at..]);
@@ -322,12 +403,24 @@ impl Task<'_> {
                     }
                 });
                 let quads = channels.div_ceil(QUAD);
+                let slices = self.context.slices;
+                let sums = slices.and_then(|slices| slices.background(part.level));
                 let row = Int8Row {
                     input,
                     start: part.start,
                     taps,
                     step,
                     channels,
+                    quads: slices.map_or(std::slice::from_ref(&conv.quads), |slices| {
+                        slices.multiplied(part.level)
+                    }),
+                    background: sums.map(|sums| Background {
+                        sums,
+                        y: part.pixel[0],
+                        x: part.pixel[1],
+                        channel: part.outputs.start,
+                        channels: whole_blocks(output.channels),
+                    }),
                     signed: match conv.signed {
                         Signed::No => false,
                         Signed::AsInput => self.context.signed_input,
@@ -372,4 +465,8 @@ struct Part {
     outputs: Range<usize>,
     /// Number of steps.
     width: usize,
+    /// Row and column of the first step's output pixel.
+    pixel: [usize; 2],
+    /// The level of the steps; see [`Slices`](crate::engine::cpu::slices::Slices).
+    level: usize,
 }

@@ -11,13 +11,16 @@
 //! fixed order (tap by tap, channel by channel, starting from the bias). The result's bytes therefore depend neither
 //! on the instruction set nor on the number of threads.
 //!
-//! Pixels that see only empty input are copied, not computed (`skip.rs`).
+//! Three things are not computed, and no byte changes: pixels that see only empty input are copied (`skip.rs`), channels
+//! that see only empty input enter the sums of an INT8 convolution as constants (`slices.rs`), and what the decoder does not
+//! read is left out (`lazy.rs`).
 //!
 //! The compiler decides which convolutions run in INT8. Their sums are exact integers, followed by a fixed sequence
 //! of f32 operations ([`crate::program::Conv`], `int8_kernels`), so their bytes are reproducible too. Codes with a zero
 //! point, from networks that other tools quantised, run in the same kernels: it fills the border of a map, a sum starts
 //! from minus what the zero point would add, and it is added to the rounded result.
 
+mod active;
 mod arena;
 mod bands;
 mod conv;
@@ -26,18 +29,22 @@ mod expand;
 mod int8_kernels;
 mod int8_simd;
 mod kernels;
+mod lazy;
+mod marks;
+mod reference;
 mod simd;
 mod skip;
+mod slices;
 mod steps;
 
 pub(in crate::engine) use arena::border;
 pub(in crate::engine) use expand::expand;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
+pub(in crate::engine) use marks::reaches;
 pub use simd::Isa;
 #[cfg(feature = "build")]
 pub(crate) use simd::{Kernel, Lanes, dispatch};
-pub(in crate::engine) use skip::reaches;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,11 +52,12 @@ use std::time::{Duration, Instant};
 use crate::cpu::pool::Pool;
 use crate::engine::cpu::arena::{LINE, TensorPlace};
 use crate::engine::cpu::bands::StepContext;
-use crate::engine::cpu::exec::Step;
+use crate::engine::cpu::exec::{Step, StepKind};
+use crate::engine::cpu::lazy::Lazy;
 use crate::engine::cpu::skip::Skip;
 use crate::engine::cpu::steps::{completed, steps};
-use crate::engine::{Engine, EngineError, LayerTime};
-use crate::engine::{MapMut, MapRef};
+use crate::engine::lazy::LazyHeads;
+use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDataMut, MapDesc, MapView, MapViewMut};
 use crate::program::{Codes, Program};
 
@@ -69,7 +77,7 @@ pub(crate) type CodeObserver<'a> = dyn FnMut(&str, &[i8], crate::map::MapLayout)
 type Show<'a> = dyn FnMut(&str, &[u8], &TensorPlace) + 'a;
 
 /// Execution options.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Instruction set. `None` uses the one named by the environment variable `CENTERPOINT_ISA` (see [`Isa::name`]), or
     /// else the best that this machine has.
@@ -77,6 +85,13 @@ pub struct Options {
     /// Whether to skip pixels that see only zeros of the input. The results have the same bytes. Default: yes. Costs
     /// one run when the engine is created.
     pub skip_empty: Option<bool>,
+    /// Whether INT8 convolutions of a Concat multiply only the channels of those sources that differ from what they hold for
+    /// zeros. The results have the same bytes. Default: yes. Needs `skip_empty`.
+    pub skip_channels: Option<bool>,
+    /// Maps to compute only at the cells that are read, which have the same bytes; elsewhere they hold what they hold for an
+    /// input of zeros, or zeros. The operators of these maps run after all others. `None` computes all of every map, and so
+    /// does [`CpuEngine::run_with`] in any case.
+    pub lazy_heads: Option<LazyHeads>,
 }
 
 /// A program that is ready to run, with its weights, memory and threads.
@@ -96,6 +111,8 @@ pub struct CpuEngine {
     arena: Vec<CacheLine>,
     /// Selects the pixels to compute; `None` computes all.
     skip: Option<Skip>,
+    /// Selects pixels of the maps that are read only in part; `None` if there are none.
+    lazy: Option<Lazy>,
     /// Time of each step in the last run, if timing is on.
     times: Option<Vec<Duration>>,
 }
@@ -119,7 +136,10 @@ impl CpuEngine {
     ) -> Result<Self, EngineError> {
         let isa = Isa::choose(options.isa)?;
         program.validate((*weights).as_ref().len())?;
-        let (program, weights) = expand::expand(program, weights)?;
+        let (mut program, weights) = expand::expand(program, weights)?;
+        let (_, len) = arena::plan(&program)?;
+        let heads = options.lazy_heads.as_ref();
+        let lazy = heads.and_then(|heads| Lazy::plan(&mut program, heads, len));
         let (places, len) = arena::plan(&program)?;
         let lines = len.div_ceil(LINE);
         let mut arena = Vec::new();
@@ -159,10 +179,15 @@ impl CpuEngine {
             isa,
             arena,
             skip: None,
+            lazy,
             times: None,
         };
         if options.skip_empty.unwrap_or(true)
-            && let Some(skip) = Skip::new(&program, engine.arena_bytes())
+            && let Some(skip) = Skip::new(
+                &program,
+                engine.arena_bytes(),
+                options.skip_channels.unwrap_or(true),
+            )
         {
             engine.skip = Some(engine.record_references(skip)?);
         }
@@ -178,10 +203,17 @@ impl CpuEngine {
                 isa: self.isa,
                 weights: (*self.weights).as_ref(),
                 active: None,
+                slices: None,
                 signed_input: false,
             };
             step.run(context, arena)?;
             skip.record(index, &step.target.output, arena);
+            if let StepKind::Conv(conv) = &step.kind {
+                let output = &step.target.output;
+                skip.record_slices(index, |quads, before, most| {
+                    conv.background(output, context, arena, quads, before, most)
+                });
+            }
         }
         Ok(skip)
     }
@@ -223,19 +255,25 @@ impl CpuEngine {
         self.times = on.then(|| vec![Duration::ZERO; self.steps.len()]);
     }
 
-    /// Time of each operator in the last run, in the order of [`Program::layers`];
-    /// empty if timing is off.
+    /// Time of each operator in the last run, in the order of [`Program::layers`], with those of lazy heads
+    /// ([`Options::lazy_heads`]) behind the others; empty if timing is off.
     pub fn layer_times(&self) -> &[Duration] {
         self.times.as_deref().unwrap_or_default()
     }
 
-    /// Fraction of each operator's output that the last run computed, in the order of [`Program::layers`]. The rest was
-    /// copied (see [`Options::skip_empty`]).
+    /// Fraction of each operator's arithmetic that the last run did, in the order of [`CpuEngine::layer_times`]. The rest of
+    /// its output was copied (see [`Options::skip_empty`]) or is not read ([`Options::lazy_heads`]), or the rest of its
+    /// channels was not multiplied ([`Options::skip_channels`]).
     pub fn layer_shares(&self) -> Vec<f32> {
-        match &self.skip {
+        let mut shares: Vec<f32> = match &self.skip {
             Some(skip) => skip.computed().collect(),
             None => vec![1.0; self.steps.len()],
+        };
+        for (index, share) in shares.iter_mut().enumerate() {
+            let lazy = self.lazy.as_ref().and_then(|lazy| lazy.computed(index));
+            *share = lazy.unwrap_or(*share);
         }
+        shares
     }
 
     /// Size of the memory that holds all feature maps, in bytes.
@@ -254,13 +292,28 @@ impl CpuEngine {
             skip.mark(&self.pool, &self.input_place, arena);
         }
         let skip = self.skip.as_ref();
+        let mut lazy = self.lazy.as_mut();
         for (index, step) in self.steps.iter().enumerate() {
+            if let Some(lazy) = &mut lazy
+                && index == lazy.first()
+            {
+                match show {
+                    None => lazy.mark(&self.pool, &self.output_places, arena, skip),
+                    // An observer sees whole maps.
+                    Some(_) => lazy.mark_all(),
+                }
+            }
+            let mut active = skip.and_then(|skip| skip.active(index));
+            if let Some(lazy) = &lazy {
+                active = lazy.active(index, active, skip);
+            }
             let context = StepContext {
                 pool: &self.pool,
                 isa: self.isa,
                 weights: (*self.weights).as_ref(),
                 signed_input: skip.is_none_or(Skip::has_negative_codes),
-                active: skip.and_then(|skip| skip.active(index)),
+                active,
+                slices: skip.and_then(|skip| skip.slices(index)),
             };
             let begin = self.times.is_some().then(Instant::now);
             step.run(context, arena)?;

@@ -6,10 +6,12 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod lazy;
 mod naive;
 mod naive_int8;
 pub(crate) mod quantized;
 mod skip;
+mod slices;
 
 use std::path::Path;
 use std::process::Command;

@@ -131,7 +131,7 @@ impl Draft {
         self.node(&[x], op)
     }
 
-    fn weight(&mut self, n: usize) -> (usize, usize) {
+    pub(super) fn weight(&mut self, n: usize) -> (usize, usize) {
         let first = self.net.constants.len();
         for _ in 0..n {
             let code = self.random.below(2 * self.most + 1) as f32 - self.most as f32;
@@ -140,7 +140,7 @@ impl Draft {
         (first, n)
     }
 
-    fn scales(&mut self, n: usize) -> (usize, usize) {
+    pub(super) fn scales(&mut self, n: usize) -> (usize, usize) {
         let first = self.net.constants.len();
         for _ in 0..n {
             let scale = 1e-4 + self.random.below(1000) as f32 * 1e-6;

@@ -54,19 +54,21 @@ fn no_frame_but_the_first_allocates() {
             assert_no_allocation(&mut detector, &[swapped], "other columns");
         }
 
-        let demo = common::repository().join("engines/demo/fp32.plan");
-        let mut detector = Detector::load(&demo, &Options::default()).unwrap();
-        let default_layout = Layout::new(&detector.model().points.columns).unwrap();
-        let options = ReadOptions {
-            layout: None,
-            default_layout,
-        };
-        let frames = list_frames(&[common::repository().join("calib/demo/frames")], false);
-        let clouds: Vec<PointCloud> = frames
-            .iter()
-            .map(|path| read(path, &options).unwrap())
-            .collect();
-        assert_eq!(clouds.len(), 16);
-        assert_no_allocation(&mut detector, &clouds, "demo plan");
+        for plan in ["fp32.plan", "int8.plan"] {
+            let demo = common::repository().join("engines/demo").join(plan);
+            let mut detector = Detector::load(&demo, &Options::default()).unwrap();
+            let default_layout = Layout::new(&detector.model().points.columns).unwrap();
+            let options = ReadOptions {
+                layout: None,
+                default_layout,
+            };
+            let frames = list_frames(&[common::repository().join("calib/demo/frames")], false);
+            let clouds: Vec<PointCloud> = frames
+                .iter()
+                .map(|path| read(path, &options).unwrap())
+                .collect();
+            assert_eq!(clouds.len(), 16);
+            assert_no_allocation(&mut detector, &clouds, plan);
+        }
     });
 }

@@ -65,7 +65,7 @@ fn networks() -> Vec<(String, Model, Graph)> {
     let demo = Network::demo().unwrap();
     let mut plain = Graph::read(demo.graph.path()).unwrap();
     fuse(&mut plain, &[]).unwrap();
-    let base = Network::autoware_base().unwrap();
+    let base = Network::autoware_base(0.0).unwrap();
     let mut rewritten = base.graph.clone();
     deconv::rewrite(&mut rewritten).unwrap();
     vec![

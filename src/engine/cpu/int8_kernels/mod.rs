@@ -5,6 +5,8 @@
 //! is rounded half to even, and the zero point added; then clamped to -128..=127, with 0 for NaN. Every instruction set
 //! performs these same operations.
 //!
+//! A wide row may multiply only some of the input channels and add the sums of the others, which are known (`slices.rs`).
+//!
 //! The input's zero point enters where a sum starts, see `wide_start` in `wide.rs`, so the multiplication does not know it.
 //!
 //! *Wide*: lanes are output channels. A tile of steps by blocks of 16 channels stays in registers during the reduction
@@ -19,10 +21,13 @@ mod narrow;
 mod tests;
 mod wide;
 
+use std::ops::Range;
+
 use crate::engine::cpu::int8_kernels::narrow::NarrowRow;
 use crate::engine::cpu::int8_kernels::wide::WideRow;
 use crate::engine::cpu::int8_simd::dispatch;
 use crate::engine::cpu::simd::Isa;
+use crate::engine::cpu::slices::Background;
 use crate::program::Codes;
 use crate::program::layout::LANES;
 use crate::program::layout::{NARROW, QUAD};
@@ -40,6 +45,10 @@ pub(super) struct Int8Row<'a> {
     pub(super) step: usize,
     /// Input channels.
     pub(super) channels: usize,
+    /// The quads of input channels to multiply, in ascending order. Narrow: all of them.
+    pub(super) quads: &'a [Range<usize>],
+    /// Sums to add to those of the multiplied channels. Narrow: none.
+    pub(super) background: Option<Background<'a>>,
     /// Whether input codes may be negative; otherwise they are in 0..=127.
     pub(super) signed: bool,
     /// The input's zero point. If it is not 0, input codes count as signed.
@@ -85,6 +94,8 @@ pub(super) enum Int8Output<'a> {
     F32(&'a mut [f32]),
     /// Codes.
     I8 { codes: &'a mut [i8], meaning: Codes },
+    /// The sums themselves, without what follows them. Wide only.
+    Sums(&'a mut [i32]),
 }
 
 impl Int8Row<'_> {
@@ -107,6 +118,7 @@ impl Int8Row<'_> {
         let output = match &self.output {
             Int8Output::F32(values) => values.len(),
             Int8Output::I8 { codes, .. } => codes.len(),
+            Int8Output::Sums(sums) => sums.len(),
         };
         assert!(end(self.output_step) <= output, "output");
         let inside = match self.residual {
@@ -134,6 +146,8 @@ pub(super) fn int8_wide_row(isa: Isa, row: Int8Row<'_>) {
     let blocks = row.output_channels.div_ceil(LANES);
     assert!((1..=4).contains(&blocks), "blocks");
     let read = row.channels.next_multiple_of(QUAD);
+    let inside = |quads: &Range<usize>| quads.end <= read / QUAD;
+    assert!(row.quads.iter().all(inside), "quads");
     row.check(read, blocks * row.taps.len() * read * LANES, blocks * LANES);
     dispatch(isa, row.signed, WideRow(row));
 }
@@ -144,6 +158,8 @@ pub(super) fn int8_narrow_row(isa: Isa, row: Int8Row<'_>) {
         return;
     }
     assert!(row.residual.is_none(), "residual");
+    let wide = row.background.is_some() || matches!(row.output, Int8Output::Sums(_));
+    assert!(!wide, "a background or sums");
     let read = row.channels.next_multiple_of(NARROW);
     row.check(
         read,

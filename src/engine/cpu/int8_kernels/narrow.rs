@@ -180,6 +180,8 @@ unsafe fn finish(row: &mut Int8Row<'_>, steps: Range<usize>, channel: usize, tot
                     *codes.get_unchecked_mut(step * row.output_step + channel) = meaning.code(y);
                 }
             }
+            // Refused by `int8_narrow_row`.
+            Int8Output::Sums(_) => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Compares every instruction set of this machine with plain loops, byte for byte.
 
 use super::*;
+use crate::engine::cpu::marks::GROUP;
+use crate::engine::cpu::reference::Builder;
 
 /// Pseudo-random numbers from a linear congruential generator, the same in each run.
 struct Random(u64);
@@ -43,6 +45,8 @@ impl Random {
 /// A row, with its weights in the order `[output channel][tap][input channel]`.
 struct Case {
     narrow: bool,
+    /// The quads to multiply, and the sums of the others: by step and output channel in whole blocks. `None` multiplies all.
+    slices: Option<(Vec<Range<usize>>, Vec<i32>)>,
     input: Vec<i8>,
     start: usize,
     taps: Vec<isize>,
@@ -99,6 +103,7 @@ impl Case {
         let sums = (channels * taps.len()) as f32;
         Self {
             narrow,
+            slices: None,
             input: random.codes(3 * row + 64, if signed { -128 } else { 0 }),
             start,
             step,
@@ -140,10 +145,17 @@ impl Case {
                 let mut sum = 0i64;
                 for (t, tap) in self.taps.iter().enumerate() {
                     for i in 0..self.channels {
+                        if !self.multiplies(i) {
+                            continue;
+                        }
                         let at = (self.start + step * self.step + i).strict_add_signed(*tap);
                         let w = self.weights[(c * self.taps.len() + t) * self.channels + i];
                         sum += (i64::from(self.input[at]) - i64::from(self.zero)) * i64::from(w);
                     }
+                }
+                if let Some((_, sums)) = &self.slices {
+                    let padded = self.output_channels.next_multiple_of(LANES);
+                    sum += i64::from(sums[step * padded + c]);
                 }
                 let mut y = i32::try_from(sum).unwrap() as f32 * self.multiplier[c];
                 y += self.bias[c];
@@ -175,6 +187,30 @@ impl Case {
             }
         }
         output
+    }
+
+    /// Whether an input channel is multiplied.
+    fn multiplies(&self, channel: usize) -> bool {
+        let has = |range: &Range<usize>| range.contains(&(channel / QUAD));
+        let slices = self.slices.as_ref();
+        slices.is_none_or(|(quads, _)| quads.iter().any(has))
+    }
+
+    /// Multiplies random quads only, and adds random sums.
+    fn slice(&mut self, random: &mut Random) {
+        let mut quads = Vec::new();
+        let mut at = 0;
+        while at < self.channels.div_ceil(QUAD) {
+            let end = (at + 1 + random.below(12)).min(self.channels.div_ceil(QUAD));
+            if random.below(2) == 0 {
+                quads.push(at..end);
+            }
+            at = end + random.below(2);
+        }
+        let padded = self.output_channels.next_multiple_of(LANES);
+        let sums = self.width.next_multiple_of(GROUP) * padded;
+        let sums = (0..sums).map(|_| random.below(2_000_001) as i32 - 1_000_000);
+        self.slices = Some((quads, sums.collect()));
     }
 
     /// The weights in the kernels' order.
@@ -212,6 +248,17 @@ impl Case {
     /// Runs a kernel on the case.
     fn run(&self, isa: Isa) -> Output {
         let weights = self.packed();
+        let all = 0..self.channels.div_ceil(QUAD);
+        let padded = self.output_channels.next_multiple_of(LANES);
+        let sums = self.slices.as_ref().map(|(_, sums)| {
+            let groups = self.width.div_ceil(GROUP);
+            let bytes = GROUP * padded * size_of::<i32>();
+            let mut builder = Builder::new([1, groups], bytes, usize::MAX);
+            for group in sums.chunks_exact(GROUP * padded) {
+                builder.push(bytemuck::cast_slice(group)).unwrap();
+            }
+            builder.finish()
+        });
         let mut output = self.empty_output();
         let residual = match &self.residual {
             (Some(values), _) => Some(Int8Residual::F32 {
@@ -231,6 +278,17 @@ impl Case {
             taps: &self.taps,
             step: self.step,
             channels: self.channels,
+            quads: self
+                .slices
+                .as_ref()
+                .map_or(std::slice::from_ref(&all), |(quads, _)| quads),
+            background: sums.as_ref().map(|sums| Background {
+                sums,
+                y: 0,
+                x: 0,
+                channel: 0,
+                channels: padded,
+            }),
             signed: self.signed,
             zero: self.zero,
             weights: &weights,
@@ -295,6 +353,18 @@ fn kernels_produce_the_bytes_of_the_specification() {
         for _ in 0..150 {
             Case::new(&mut random, false, int8_wide_channels(isa)).compare(isa);
             Case::new(&mut random, true, 8).compare(isa);
+        }
+    }
+}
+
+#[test]
+fn some_channels_and_the_sums_of_the_others_make_the_whole() {
+    for isa in available() {
+        let mut random = Random(6);
+        for _ in 0..150 {
+            let mut case = Case::new(&mut random, false, int8_wide_channels(isa));
+            case.slice(&mut random);
+            case.compare(isa);
         }
     }
 }
@@ -417,6 +487,11 @@ fn rows_beyond_their_slices_are_refused() {
                 case.output_channels
             )));
         }
+        assert!(refuses(isa, false, |case| {
+            let beyond = case.channels.div_ceil(QUAD) + 1;
+            let quads = std::iter::once(0..beyond).collect();
+            case.slices = Some((quads, vec![0; 1 << 12]));
+        }));
         assert!(refuses(isa, true, |case| {
             case.residual.0 = Some(vec![0.0; case.width * case.residual_step]);
         }));

@@ -47,10 +47,11 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
     let mut memory = CacheAligned(MaybeUninit::<[[[i32; LANES]; BLOCKS]; MANY]>::uninit());
     let sums = memory.0.as_mut_ptr().cast::<i32>();
     // SAFETY: the caller upholds the contract, the row contains the tiles' steps, and `memory` holds the sums of the
-    // largest tile.
+    // largest tile, of which a tile has written those of its steps. `Int8Row::check` ensures that an output of sums holds
+    // `output_channels`, at most `BLOCKS` blocks, of all steps.
     unsafe {
         let shifted = match &row.output {
-            Int8Output::F32(_) => false,
+            Int8Output::F32(_) | Int8Output::Sums(_) => false,
             Int8Output::I8 { meaning, .. } => meaning.zero != 0,
         };
         let start = wide_start::<S, BLOCKS>(row);
@@ -71,7 +72,22 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
                 (done, 1)
             };
             done = first + steps;
-            if shifted {
+            if let Some(background) = row.background {
+                for (i, step) in (first..done).enumerate() {
+                    let from = &background.step(step)[..BLOCKS * LANES];
+                    for (lane, from) in from.iter().enumerate() {
+                        let sum = sums.add(i * BLOCKS * LANES + lane);
+                        *sum = (*sum).wrapping_add(*from);
+                    }
+                }
+            }
+            if let Int8Output::Sums(to) = &mut row.output {
+                for (i, step) in (first..done).enumerate() {
+                    let from = sums.add(i * BLOCKS * LANES);
+                    let to = to.as_mut_ptr().add(step * row.output_step);
+                    std::ptr::copy_nonoverlapping(from, to, row.output_channels);
+                }
+            } else if shifted {
                 finish::<S::Floats, true>(row, first..done, BLOCKS, sums);
             } else {
                 finish::<S::Floats, false>(row, first..done, BLOCKS, sums);
@@ -88,14 +104,17 @@ unsafe fn wide<S: InstructionSet, const MANY: usize, const FEW: usize, const BLO
 unsafe fn wide_start<S: InstructionSet, const BLOCKS: usize>(
     row: &Int8Row<'_>,
 ) -> [S::Wide; BLOCKS] {
-    let len = row.taps.len() * row.channels.div_ceil(QUAD);
-    // SAFETY: `Int8Row::check` ensures that the weights hold `BLOCKS` blocks of `len` times 64 codes; `zeros` reads a local
-    // array.
+    let quads = row.channels.div_ceil(QUAD);
+    let len = row.taps.len() * quads;
+    // SAFETY: `Int8Row::check` ensures that the weights hold `BLOCKS` blocks of `len` times 64 codes, and `int8_wide_row`
+    // that the multiplied quads are below `quads`; `zeros` reads a local array.
     unsafe {
         let mut sums = [S::Wide::zero(); BLOCKS];
         if S::OFFSET || S::SIGNED && row.zero != 0 {
             let zeros = S::Wide::quad([row.zero; QUAD].as_ptr());
-            for at in 0..len {
+            let multiplied = row.quads.iter().flat_map(Clone::clone);
+            let all = multiplied.flat_map(|quad| (quad..len).step_by(quads));
+            for at in all {
                 for (block, sum) in sums.iter_mut().enumerate() {
                     let w = row.weights.as_ptr().add((block * len + at) * LANES * QUAD);
                     *sum = sum.dot(zeros, S::Wide::weights(w));
@@ -121,23 +140,28 @@ unsafe fn wide_tile<S: InstructionSet, const PX: usize, const BLOCKS: usize>(
     let quads = row.channels.div_ceil(QUAD);
     let block_len = row.taps.len() * quads * LANES * QUAD;
     // SAFETY: `Int8Row::check` ensures that the input contains all steps' taps, with channels in whole quads, and that the
-    // weights hold `BLOCKS` blocks. The caller guarantees `to`.
+    // weights hold `BLOCKS` blocks; `int8_wide_row`, that the multiplied quads are below `quads`. The caller guarantees
+    // `to`.
     unsafe {
         let mut sums = [start; PX];
         let base = row.input.as_ptr().add(row.start + first * row.step);
-        let mut weights = row.weights.as_ptr();
-        for &tap in row.taps {
-            let pixel = base.offset(tap);
-            for quad in 0..quads {
-                let w: [_; BLOCKS] =
-                    std::array::from_fn(|block| S::Wide::weights(weights.add(block * block_len)));
-                for (px, sums) in sums.iter_mut().enumerate() {
-                    let x = S::Wide::quad(pixel.add(px * row.step + quad * QUAD));
-                    for (sum, w) in sums.iter_mut().zip(w) {
-                        *sum = sum.dot(x, w);
+        for (tap, &offset) in row.taps.iter().enumerate() {
+            let pixel = base.offset(offset);
+            let of_tap = row.weights.as_ptr().add(tap * quads * LANES * QUAD);
+            for range in row.quads {
+                let mut weights = of_tap.add(range.start * LANES * QUAD);
+                for quad in range.clone() {
+                    let w: [_; BLOCKS] = std::array::from_fn(|block| {
+                        S::Wide::weights(weights.add(block * block_len))
+                    });
+                    for (px, sums) in sums.iter_mut().enumerate() {
+                        let x = S::Wide::quad(pixel.add(px * row.step + quad * QUAD));
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = sum.dot(x, w);
+                        }
                     }
+                    weights = weights.add(LANES * QUAD);
                 }
-                weights = weights.add(LANES * QUAD);
             }
         }
         for (px, sums) in sums.into_iter().enumerate() {
@@ -223,6 +247,8 @@ unsafe fn finish<F: Floats, const SHIFTED: bool>(
                             std::ptr::copy_nonoverlapping(all.as_ptr(), to, count);
                         }
                     }
+                    // `wide` has stored the sums.
+                    Int8Output::Sums(_) => {}
                 }
             }
         }
