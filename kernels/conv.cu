@@ -10,7 +10,7 @@
 // Out: codes or f32, NHWC, of the tiles in the list.
 //
 // A patch, all input pixels that a tile's taps read, is copied once for each c channels and read by all taps. Weights
-// come tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile: 2 x n / 8 products of
+// come with it if they are few, else tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile: 2 x n / 8 products of
 // 16 x 8 results.
 //
 // Bytes of a job: its patch, n * taps * channels of weights, and its results.
@@ -85,26 +85,30 @@ struct ConvGroup {
 // 1.5 * 2^23: adding a small number rounds it to an integer, half to even, in the low bits of the sum.
 #define ROUND 12582912.0f
 
-// `Codes::code` of a zero point of 0, with a product where it surely gives the code that the division gives.
-__device__ __forceinline__ u32 code_of(float value, float scale, float inverse) {
-    float steps = value * inverse;
-    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
-    const float rounded = steps + ROUND;
-    const float rest = steps - (rounded - ROUND);
-    // The product is off by less than 1e-4 steps. NaN takes the slow path.
-    if (rest > -0.4999f && rest < 0.4999f) return __float_as_uint(rounded) & 0xffu;
-    steps = value / scale;
+// The code nearest to a number of steps, half to even; 0 of NaN.
+__device__ __forceinline__ u32 nearest_code(float steps) {
+#ifdef __CUDA_ARCH__
+    u32 code;
+    asm("cvt.rni.s8.f32 %0, %1;" : "=r"(code) : "f"(steps));
+    return code;
+#else
     if (is_nan(steps)) return 0;
-    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
-    return __float_as_uint(steps + ROUND) & 0xffu;
+    return (u32)(int)rintf(steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps);
+#endif
+}
+
+// `Codes::code` of a zero point of 0 in the low byte, with a product where it surely gives the code that the division gives.
+__device__ __forceinline__ u32 code_of(float value, float scale, float inverse) {
+    const float steps = value * inverse;
+    const float rest = steps - (steps + ROUND - ROUND);
+    // For all codes the product is off by less than 1e-4 steps. What is far beyond them, or NaN, may take the slow path.
+    if (fabsf(rest) < 0.4999f) return nearest_code(steps);
+    return nearest_code(value / scale);
 }
 
 // `Codes::code` of any zero point.
 __device__ __forceinline__ u32 shifted_code_of(float value, float scale, int zero) {
-    float steps = value / scale + ROUND - ROUND + (float)zero;
-    if (is_nan(steps)) return 0;
-    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
-    return __float_as_uint(steps + ROUND) & 0xffu;
+    return nearest_code(value / scale + ROUND - ROUND + (float)zero);
 }
 
 template <int K, int STRIDE, int C, int N>
@@ -112,8 +116,9 @@ struct Shape {
     static constexpr u32 PATCH_W = (TILE_W - 1) * STRIDE + K, PATCH_H = (TILE_H - 1) * STRIDE + K;
     // The distance of two pixels keeps the rows of a matrix in different banks.
     static constexpr u32 PIXEL = C + 16, PATCH = PATCH_W * PATCH_H * PIXEL;
-    // Weights of a tap.
+    // Weights of a tap, and whether those of all taps are copied at once.
     static constexpr u32 TAP = C * N;
+    static constexpr bool AT_ONCE = K * K * TAP <= 9216;
 };
 
 template <int K, int STRIDE, int C, int N>
@@ -149,17 +154,28 @@ struct Job {
                 const u64 at = valid ? ((u64)row * conv.columns + column) * conv.pixel : 0;
                 copy_16(patch + pixel * S::PIXEL + part * 16, (const u8 *)conv.input + at + c + part * 16, valid);
             }
-            load_tap(0, 0);
-            load_tap(1, 1);
+            if (S::AT_ONCE) {
+                for (u32 i = threadIdx.x; i < taps * (S::TAP / 16); i += THREADS) {
+                    copy_16(ring + i * 16, from + i * 16, true);
+                }
+                commit_copies();
+                wait_copies<0>();
+                __syncthreads();
+            } else {
+                load_tap(0, 0);
+                load_tap(1, 1);
+            }
             u32 slot = 0;
 #pragma unroll 1
             for (u32 tap = 0; tap < taps; ++tap) {
-                wait_copies<1>();
-                __syncthreads();
-                // The slot that all warps have just left.
-                load_tap(tap + 2, slot == 0 ? 2 : slot - 1);
+                if (!S::AT_ONCE) {
+                    wait_copies<1>();
+                    __syncthreads();
+                    // The slot that all warps have just left.
+                    load_tap(tap + 2, slot == 0 ? 2 : slot - 1);
+                }
                 const u8 *tap_weights = ring + slot * S::TAP, *pixels = patch + phase.offset[tap] * S::PIXEL;
-                slot = slot == 2 ? 0 : slot + 1;
+                slot = S::AT_ONCE || slot != 2 ? slot + 1 : 0;
 #pragma unroll
                 for (int k = 0; k < C / 32; ++k) {
                     u32 a[2][4];
@@ -190,7 +206,9 @@ struct Job {
         }
     }
 
-    // Results of the two channels that start at `channel` of the block: the `half`th of row `m`, `at` its output pixel.
+    // Results of the two channels that start at `channel` of the block: the `half`th of row `m`, `row` and `column` its output
+    // pixel. PLAIN: without start values and residual.
+    template <bool PLAIN>
     __device__ __forceinline__ float2 results(const Conv &conv, const u8 *constants, int m, int n, int half,
                                               u32 channel, u32 row, u32 column, bool inside) {
         const u32 count = conv.phase_count * conv.blocks * N;
@@ -198,13 +216,13 @@ struct Job {
         const float2 multiplier = *(const float2 *)(constants + at * 4);
         const float2 bias = *(const float2 *)(constants + (count + at) * 4);
         int first = sums[m][n][half * 2], second = sums[m][n][half * 2 + 1];
-        if (conv.flags & CONV_START) {
+        if (!PLAIN && conv.flags & CONV_START) {
             const int2 start = *(const int2 *)(constants + (2 * count + at) * 4);
             first += start.x;
             second += start.y;
         }
         float2 y = make_float2((float)first * multiplier.x + bias.x, (float)second * multiplier.y + bias.y);
-        if (conv.residual != 0 && inside && channel < conv.out_channels) {
+        if (!PLAIN && conv.residual != 0 && inside && channel < conv.out_channels) {
             const u64 from = (u64)row * conv.residual_row + (u64)column * conv.residual_pixel + channel;
             if (conv.flags & CONV_RESIDUAL_F32) {
                 const float *values = (const float *)conv.residual + from;
@@ -222,6 +240,45 @@ struct Job {
         }
         return y;
     }
+
+    // Writes the results: codes to shared memory, as [pixel][n + 16], and f32 to the output. `y0`, `x0`: the tile's first step.
+    template <bool PLAIN>
+    __device__ __forceinline__ void finish(const Conv &conv, u32 part, u32 y0, u32 x0, u8 *to_codes) {
+        const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+        const u32 number = part / conv.blocks, block = part % conv.blocks;
+        const u8 *constants = (const u8 *)conv.constants + (u64)part * N * 4;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const u32 pixel = (warp * 2 + m) * TILE_W + half * 8 + lane / 4;
+                const u32 row = (y0 + pixel / TILE_W) * conv.up_y + number / conv.up_x;
+                const u32 column = (x0 + pixel % TILE_W) * conv.up_x + number % conv.up_x;
+                const bool inside = row < conv.height && column < conv.width;
+#pragma unroll
+                for (int n = 0; n < N / 8; ++n) {
+                    const u32 in_block = (u32)n * 8 + lane % 4 * 2, channel = block * N + in_block;
+                    const float2 y = results<PLAIN>(conv, constants, m, n, half, channel, row, column, inside);
+                    if (!PLAIN && conv.flags & CONV_OUTPUT_F32) {
+                        if (!inside) continue;
+                        float *to = (float *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel;
+                        if (channel < conv.out_channels) to[channel] = y.x;
+                        if (channel + 1 < conv.out_channels) to[channel + 1] = y.y;
+                    } else if (N >= 16) {
+                        u32 first, second;
+                        if (PLAIN || conv.zero == 0) {
+                            first = code_of(y.x, conv.scale, conv.inverse_scale);
+                            second = code_of(y.y, conv.scale, conv.inverse_scale);
+                        } else {
+                            first = shifted_code_of(y.x, conv.scale, conv.zero);
+                            second = shifted_code_of(y.y, conv.scale, conv.zero);
+                        }
+                        *(u16 *)(to_codes + pixel * (N + 16) + in_block) = (u16)((first & 0xffu) | second << 8);
+                    }
+                }
+            }
+        }
+    }
 };
 
 template <int K, int STRIDE, int C, int N>
@@ -229,7 +286,6 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
     using S = Shape<K, STRIDE, C, N>;
     DYNAMIC_SHARED(shared);
     const Conv &conv = group.convs[blockIdx.y];
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 steps_x = (conv.width + conv.up_x - 1) / conv.up_x, tiles_x = (steps_x + TILE_W - 1) / TILE_W;
     const u32 parts = conv.phase_count * conv.blocks, jobs = *(const u32 *)conv.count * parts;
     for (u32 job = blockIdx.x; job < jobs; job += gridDim.x) {
@@ -241,46 +297,20 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
         Job<K, STRIDE, C, N> run;
         run.multiply(conv, phase, conv.origin_y + y0 * STRIDE, conv.origin_x + x0 * STRIDE, weights, shared);
 
-        const u8 *constants = (const u8 *)conv.constants + (u64)part * N * 4;
-        const u32 phase_y = number / conv.up_x, phase_x = number % conv.up_x;
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const u32 pixel = (warp * 2 + m) * TILE_W + half * 8 + lane / 4;
-                const u32 row = (y0 + pixel / TILE_W) * conv.up_y + phase_y;
-                const u32 column = (x0 + pixel % TILE_W) * conv.up_x + phase_x;
-                const bool inside = row < conv.height && column < conv.width;
-#pragma unroll
-                for (int n = 0; n < N / 8; ++n) {
-                    const u32 in_block = (u32)n * 8 + lane % 4 * 2, channel = block * N + in_block;
-                    const float2 y = run.results(conv, constants, m, n, half, channel, row, column, inside);
-                    if (conv.flags & CONV_OUTPUT_F32) {
-                        if (!inside) continue;
-                        float *to = (float *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel;
-                        if (channel < conv.out_channels) to[channel] = y.x;
-                        if (channel + 1 < conv.out_channels) to[channel + 1] = y.y;
-                    } else if (N >= 16) {
-                        u32 first, second;
-                        if (conv.zero == 0) {
-                            first = code_of(y.x, conv.scale, conv.inverse_scale);
-                            second = code_of(y.y, conv.scale, conv.inverse_scale);
-                        } else {
-                            first = shifted_code_of(y.x, conv.scale, conv.zero);
-                            second = shifted_code_of(y.y, conv.scale, conv.zero);
-                        }
-                        *(u16 *)(shared + pixel * (N + 16) + in_block) = (u16)(first | second << 8);
-                    }
-                }
-            }
+        // Most convolutions: apart, because tests within the loop cost as much as the arithmetic.
+        const bool plain = conv.residual == 0 && conv.zero == 0 && (conv.flags & (CONV_START | CONV_OUTPUT_F32)) == 0;
+        if (N >= 16 && plain) {
+            run.template finish<true>(conv, part, y0, x0, shared);
+        } else {
+            run.template finish<false>(conv, part, y0, x0, shared);
         }
         if (N < 16 || conv.flags & CONV_OUTPUT_F32) continue;
         constexpr u32 PARTS = (N + 15) / 16;
         __syncthreads();
         for (u32 i = threadIdx.x; i < TILE_H * TILE_W * PARTS; i += THREADS) {
             const u32 pixel = i / PARTS, channel = block * N + i % PARTS * 16;
-            const u32 row = (y0 + pixel / TILE_W) * conv.up_y + phase_y;
-            const u32 column = (x0 + pixel % TILE_W) * conv.up_x + phase_x;
+            const u32 row = (y0 + pixel / TILE_W) * conv.up_y + number / conv.up_x;
+            const u32 column = (x0 + pixel % TILE_W) * conv.up_x + number % conv.up_x;
             if (row >= conv.height || column >= conv.width || channel >= conv.out_channels) continue;
             i8 *to = (i8 *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel + channel;
             *(uint4 *)to = *(const uint4 *)(shared + pixel * (N + 16) + i % PARTS * 16);

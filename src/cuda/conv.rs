@@ -13,6 +13,8 @@ use crate::map::Element;
 
 /// Threads of a block; `THREADS` in the kernels.
 const THREADS: u32 = 128;
+/// Weights of all taps of this many bytes are copied at once, as in the kernels.
+const AT_ONCE: usize = 9216;
 /// Most taps of a phase; `MAX_TAPS` in the kernels.
 const MAX_TAPS: usize = 9;
 /// Most convolutions of a launch; `MAX_GROUP` in the kernels.
@@ -100,7 +102,9 @@ impl ConvKernel {
     fn shared(&self) -> usize {
         let side = |steps: usize| (steps - 1) * self.stride + self.taps;
         let patch = side(TILE[0]) * side(TILE[1]) * (self.channels + 16);
-        let weights = 3 * self.channels * self.outputs;
+        let tap = self.channels * self.outputs;
+        let all = self.taps * self.taps * tap;
+        let weights = if all <= AT_ONCE { all } else { 3 * tap };
         let results = TILE[0] * TILE[1] * (self.outputs + 16);
         (patch + weights).max(results)
     }

@@ -263,8 +263,14 @@ fn planted_faults_are_seen() {
         (
             "a missing barrier",
             "conv.cu",
-            "                wait_copies<1>();\n                __syncthreads();\n",
-            "                wait_copies<1>();\n",
+            "wait_copies<1>();\n                    __syncthreads();\n",
+            "wait_copies<1>();\n",
+        ),
+        (
+            "a missing barrier before few weights",
+            "conv.cu",
+            "wait_copies<0>();\n                __syncthreads();\n",
+            "wait_copies<0>();\n",
         ),
         (
             "a wait for too little",
