@@ -322,7 +322,7 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n8(const ConvGroup p) { conv_tiles<1, 1, 32, 8>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n32(const ConvGroup p) { conv_tiles<1, 1, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c64_n64(const ConvGroup p) { conv_tiles<1, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_s8_k1_s1_c64_n64(const ConvGroup p) { conv_tiles<1, 1, 64, 64>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s2_c32_n32(const ConvGroup p) { conv_tiles<1, 2, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n8(const ConvGroup p) { conv_tiles<3, 1, 32, 8>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n32(const ConvGroup p) { conv_tiles<3, 1, 32, 32>(p); }
