@@ -137,7 +137,10 @@ pub(crate) fn score(text: &str) -> Result<f32, String> {
     }
 }
 
-/// Logs to standard error, warnings and above unless `RUST_LOG` says otherwise.
+/// What programs log: warnings, and on which device a network runs that could run on two.
+pub(crate) const LOG: &str = "warn,centerpoint::detector::load=info";
+
+/// Logs to standard error what `default` selects, unless `RUST_LOG` says otherwise.
 pub fn init_log(default: &str) {
     let env = env_logger::Env::default().default_filter_or(default);
     env_logger::Builder::from_env(env).init();

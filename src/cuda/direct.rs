@@ -143,7 +143,7 @@ pub(crate) struct Direct {
     tiles: [usize; 2],
     /// Jobs of a tile.
     parts: usize,
-    kept: Kept,
+    _kept: Kept,
 }
 
 /// The memory that an operator uses.
@@ -317,7 +317,7 @@ impl Direct {
             params,
             tiles: [0, 1].map(|axis| steps[axis].div_ceil(TILE[axis])),
             parts: spec.phases.len() * blocks,
-            kept,
+            _kept: kept,
         })
     }
 
@@ -410,7 +410,7 @@ impl Direct {
             params,
             tiles: [height.div_ceil(TILE[0]), width.div_ceil(TILE[1])],
             parts: 1,
-            kept,
+            _kept: kept,
         })
     }
 
@@ -429,7 +429,7 @@ pub(crate) fn direct(
     operator: &Direct,
     list: &TileList,
 ) -> Result<(), CudaError> {
-    if list.shape() != operator.tiles || operator.kept.places.is_empty() {
+    if list.shape() != operator.tiles {
         return refuse(operator.kernel, "it gets the tiles of another map");
     }
     let params = Params {

@@ -25,7 +25,7 @@ const PROFILES: usize = 20;
 
 /// Runs `cp-bench`; `allocations` counts those of the process so far.
 pub fn main(allocations: fn() -> u64) -> ExitCode {
-    cli::init_log("warn");
+    cli::init_log(cli::LOG);
     let args = cli::parse::<Args>(std::env::args_os());
     interrupt::handle("cp-bench", First::Stop);
     match run(&args, allocations) {

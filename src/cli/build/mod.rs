@@ -72,7 +72,7 @@ enum Command {
 
 /// Runs `cp-build`.
 pub fn main() -> ExitCode {
-    cli::init_log("warn");
+    cli::init_log(cli::LOG);
     interrupt::handle("cp-build", First::Exit);
     let done = match cli::parse::<Cli>(std::env::args_os()).command {
         Command::Synth(args) => synth::run(args),

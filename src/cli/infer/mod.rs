@@ -23,7 +23,7 @@ use sink::Sink;
 
 /// Runs `cp-infer`.
 pub fn main() -> ExitCode {
-    cli::init_log("warn");
+    cli::init_log(cli::LOG);
     interrupt::handle("cp-infer", First::Exit);
     match run(&Args::checked()) {
         Ok(0) => ExitCode::SUCCESS,

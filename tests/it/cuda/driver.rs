@@ -68,6 +68,35 @@ fn cp_infer_gives_the_cpus_bytes_of_all_frames() {
     cp_infer_gives_the_cpus_boxes("int8", 16, &[0, 1, 2]);
 }
 
+#[test]
+fn auto_takes_a_gpu_for_a_plan_in_int8() {
+    let out = tempfile::tempdir().unwrap();
+    let frame = &super::frame::demo_frames()[3];
+    for (plan, takes) in [("int8", true), ("fp32", false)] {
+        let run = |device: &str| {
+            let log = out.path().join(format!("{plan}-{device}"));
+            let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &log);
+            command
+                .arg("--engine")
+                .arg(repository().join(format!("engines/demo/{plan}.plan")))
+                .arg("--pcd")
+                .arg(frame)
+                .args(["--device", device, "--format", "json"]);
+            let done = command.output().unwrap();
+            assert!(done.status.success());
+            (done.stdout, String::from_utf8(done.stderr).unwrap())
+        };
+        let ((expected, quiet), (found, said)) = (run("cpu"), run("auto"));
+        assert!(found == expected, "{plan}");
+        assert_eq!(
+            said.contains("the network runs on stand-in"),
+            takes,
+            "{said}"
+        );
+        assert_eq!(quiet, "");
+    }
+}
+
 /// A variable of the environment and its value.
 pub(super) type Variable<'a> = (&'a str, &'a str);
 
