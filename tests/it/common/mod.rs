@@ -67,6 +67,51 @@ fn build(variance: bool) -> Payload {
     net.finish().unwrap()
 }
 
+/// The network in INT8, by way of a convolution of its own.
+fn build_int8() -> Payload {
+    let mut net = ProgramBuilder::new();
+    let x = net.input("spatial_features", 2, 16, 16).unwrap();
+    let mut conv = |name: &str, x, codes: &[i8], bias: &[f32], relu: bool| {
+        let scales = vec![1.0 / 16.0; bias.len()];
+        let q = net.quantize(&format!("{name}.q"), x, 1.0 / 16.0, 0).unwrap();
+        let x = net.dequantize(&format!("{name}.dq"), q).unwrap();
+        let spec = ConvSpec {
+            direction: Direction::Forward,
+            out_channels: bias.len(),
+            kernel: [1, 1],
+            stride: [1, 1],
+            pad: [0; 4],
+            dilation: [1, 1],
+            groups: 1,
+            weight: ConvWeight::I8 {
+                codes,
+                scales: &scales,
+            },
+            bias: Some(bias),
+            relu,
+        };
+        net.conv(name, x, &spec).unwrap()
+    };
+    let x = conv("own", x, &[16, 0, 0, 16], &[0.0; 2], true);
+    let heads = [
+        conv("heatmap", x, &[64, 0, -64, 127], &[-4.0, -4.0], false),
+        conv("reg", x, &[0; 4], &[0.5, 0.5], false),
+        conv("height", x, &[16, 0], &[0.0], false),
+        conv("dim", x, &[0; 6], &[1.0, 0.5, 0.25], false),
+        conv("rot", x, &[0; 4], &[1.0, 0.0], false),
+        conv("vel", x, &[0; 4], &[3.0, -2.0], false),
+    ];
+    for (y, name) in heads.into_iter().zip(["heatmap", "reg", "height", "dim", "rot", "vel"]) {
+        net.output(y, name).unwrap();
+    }
+    net.finish().unwrap()
+}
+
+/// Like [`write_plan`], for the network in INT8.
+pub(crate) fn write_int8_plan(folder: &Path, model: &str) -> PathBuf {
+    write_plan_of(folder, model, &build_int8())
+}
+
 /// Writes the plan of the tiny model. `model` is [`MODEL`] or an edit of it.
 pub(crate) fn write_plan(folder: &Path, model: &str) -> PathBuf {
     write_plan_of(folder, model, &build(false))

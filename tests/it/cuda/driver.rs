@@ -11,7 +11,7 @@ use centerpoint::cuda::CudaError;
 use centerpoint::internals::cuda::{CopyEnd, Launch};
 use centerpoint::{Detector, Device, Options, PointCloud, cuda};
 
-use crate::common::{repository, write_plan};
+use crate::common::{repository, write_int8_plan, write_plan};
 
 /// A command that finds the stand-in.
 pub(super) fn command(program: impl AsRef<std::ffi::OsStr>, log: &Path) -> Command {
@@ -490,8 +490,14 @@ fn detect(plan: &Path, cloud: &PointCloud) -> (Result<String, String>, Option<St
 #[test]
 #[ignore = "started by `every_call_fails_once`"]
 fn failing_calls() {
-    let out = tempfile::tempdir().unwrap();
-    let plan = write_plan(out.path(), crate::common::MODEL);
+    // With the network on the host, and on the device.
+    for write in [write_plan, write_int8_plan] {
+        let out = tempfile::tempdir().unwrap();
+        each_call_fails_once(&write(out.path(), crate::common::MODEL));
+    }
+}
+
+fn each_call_fails_once(plan: &Path) {
     let point = |i: usize| {
         let at = i as f32 / 8.0;
         [at - 4.0, 3.0 - at, (i % 7) as f32 / 2.0]
@@ -500,7 +506,7 @@ fn failing_calls() {
     let cloud = PointCloud::new("x,y,z".parse().unwrap(), points).unwrap();
     let standin = StandIn::open();
     standin.reset(None);
-    let expected = detect(&plan, &cloud).0.unwrap();
+    let expected = detect(plan, &cloud).0.unwrap();
     assert!(expected.contains("Box3d"), "{expected}");
     let (counts, others) = standin.report();
     assert_eq!(others, [""; 0]);
@@ -509,7 +515,7 @@ fn failing_calls() {
         for number in 1..=*count {
             for code in [OUT_OF_MEMORY, UNKNOWN] {
                 standin.reset(Some(&format!("{function}:{number}:{code}")));
-                let (result, next) = detect(&plan, &cloud);
+                let (result, next) = detect(plan, &cloud);
                 let (_, others) = standin.report();
                 let frees = FREES.contains(&function.as_str());
                 let fits = match &result {
@@ -536,7 +542,7 @@ fn failing_calls() {
     println!("{tried} calls failed");
     assert!(tried > 500, "{tried}");
     standin.reset(None);
-    assert_eq!(detect(&plan, &cloud).0.unwrap(), expected);
+    assert_eq!(detect(plan, &cloud).0.unwrap(), expected);
     assert!(
         !standin.is_stale(),
         "a released context is still current to this thread"

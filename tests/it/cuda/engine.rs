@@ -303,13 +303,9 @@ fn planted_faults_are_seen() {
             "bottom[columns.y - (columns.y > columns.x)] -",
         ),
     ] {
-        let mut seen = 0;
-        for seed in [0, 5] {
-            let device = emulation::planted(file, from, to, seed);
-            let found = difference(&payload, &inputs(&draft), &device, &Options::default());
-            seen += usize::from(found.is_some());
-        }
-        assert!(seen > 0, "{what}");
+        let device = emulation::planted(file, from, to, 5);
+        let found = difference(&payload, &inputs(&draft), &device, &Options::default());
+        assert!(found.is_some(), "{what}");
     }
 }
 
