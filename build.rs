@@ -29,12 +29,13 @@ use std::thread;
 const ARCHITECTURES: [&str; 9] = ["75", "80", "86", "87", "89", "90", "100", "110", "120"];
 
 /// `-fmad=false` rounds every operation separately, as on the CPU. The code of all architectures compresses to a quarter.
-const FLAGS: [&str; 5] = [
+const FLAGS: [&str; 6] = [
     "-std=c++17",
     "-O3",
     "-fmad=false",
     "-fatbin",
     "-Xfatbin=-compress-all",
+    "--threads=0",
 ];
 
 /// ABI version of the C library, the number at the end of its SONAME. It increases when a program linked against an
