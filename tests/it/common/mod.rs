@@ -73,7 +73,9 @@ fn build_int8() -> Payload {
     let x = net.input("spatial_features", 2, 16, 16).unwrap();
     let mut conv = |name: &str, x, codes: &[i8], bias: &[f32], relu: bool| {
         let scales = vec![1.0 / 16.0; bias.len()];
-        let q = net.quantize(&format!("{name}.q"), x, 1.0 / 16.0, 0).unwrap();
+        let q = net
+            .quantize(&format!("{name}.q"), x, 1.0 / 16.0, 0)
+            .unwrap();
         let x = net.dequantize(&format!("{name}.dq"), q).unwrap();
         let spec = ConvSpec {
             direction: Direction::Forward,
@@ -101,7 +103,10 @@ fn build_int8() -> Payload {
         conv("rot", x, &[0; 4], &[1.0, 0.0], false),
         conv("vel", x, &[0; 4], &[3.0, -2.0], false),
     ];
-    for (y, name) in heads.into_iter().zip(["heatmap", "reg", "height", "dim", "rot", "vel"]) {
+    for (y, name) in heads
+        .into_iter()
+        .zip(["heatmap", "reg", "height", "dim", "rot", "vel"])
+    {
         net.output(y, name).unwrap();
     }
     net.finish().unwrap()
