@@ -11,13 +11,13 @@ use centerpoint::internals::engine::cuda::{CudaEngine, Options};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::Element;
 
-use super::frame::{bits, demo_frames, demo_plan, read};
+use super::frame::{bits, demo_frames, demo_plan, on_cpu, read};
 use crate::emulation;
 use crate::engine::quantized::{Draft, random_net_of};
 use crate::engine::{run, set_input};
 use crate::engine_net::{Op, Random};
 
-fn on_cpu(payload: &Payload) -> CpuEngine {
+fn cpu_engine(payload: &Payload) -> CpuEngine {
     let weights = Arc::new(payload.weights.clone());
     let pool = Arc::new(Pool::new(1));
     CpuEngine::new(
@@ -94,7 +94,7 @@ fn difference(
     device: &Arc<dyn Device>,
     options: &Options,
 ) -> Option<String> {
-    let mut expected = on_cpu(payload);
+    let mut expected = cpu_engine(payload);
     let weights = Arc::new(payload.weights.clone());
     let mut engine = match CudaEngine::new(payload.program.clone(), weights, device, options) {
         Ok(engine) => engine,
@@ -313,7 +313,7 @@ fn planted_faults_are_seen() {
 fn the_demo_plan_has_the_cpus_boxes() {
     let plan = demo_plan("int8.plan");
     let options = centerpoint::Options::default();
-    let mut on_cpu = Detector::new(&plan, &options).unwrap();
+    let mut on_cpu = Detector::new(&plan, &on_cpu(&options)).unwrap();
     let mut on_device = Detector::on(&plan, &options, &emulation::device(2)).unwrap();
     for path in demo_frames().iter().take(4) {
         let cloud = read(path);

@@ -53,6 +53,14 @@ pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
     bytemuck::cast_slice(boxes).to_vec()
 }
 
+/// The options for a detector on the CPU, also where there is a GPU.
+pub(super) fn on_cpu(options: &Options) -> Options {
+    Options {
+        device: centerpoint::Device::Cpu,
+        ..options.clone()
+    }
+}
+
 #[test]
 fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
     let options = Options {
@@ -67,7 +75,7 @@ fn a_cpu_plan_finds_the_same_boxes_on_a_device() {
     ] {
         let plan = demo_plan(name);
         let device = emulation::device(seed);
-        let mut on_cpu = Detector::new(&plan, &options).unwrap();
+        let mut on_cpu = Detector::new(&plan, &on_cpu(&options)).unwrap();
         let mut on_device = Detector::on(&plan, &options, &device).unwrap();
         let mut boxes = 0;
         for path in demo_frames().iter().take(emulation::cases(frames)) {
@@ -96,7 +104,7 @@ fn sweeps_are_moved_on_the_device() {
     let device = emulation::device(5);
     let plan = demo_plan("int8.plan");
     let options = Options::default();
-    let mut on_cpu = Detector::new(&plan, &options).unwrap();
+    let mut on_cpu = Detector::new(&plan, &on_cpu(&options)).unwrap();
     let mut on_device = Detector::on(&plan, &options, &device).unwrap();
     let mut sweeps = SweepBuffer::new(2, 60_000);
     for (i, path) in demo_frames().iter().take(4).enumerate() {

@@ -15,6 +15,7 @@ use centerpoint::model::{Candidates, NmsStep, Remap, Suppressors};
 use centerpoint::{Box3d, Detector, Model, Options};
 
 use super::decode::{Stage as Decode, maps, model_of, open};
+use super::frame::on_cpu;
 use super::head::{Form, REAL, RealHeads, demo_plan};
 use crate::emulation;
 use crate::stages::Random;
@@ -337,7 +338,7 @@ fn the_demo_networks_maps_of_demo_frames() {
 
 /// From the network's maps to boxes and counters on both sides, and in the detector itself.
 pub(crate) fn check_real_heads((model, frames): &(Model, Vec<RealHeads>)) {
-    let mut detector = Detector::load(&demo_plan(), &Options::default()).unwrap();
+    let mut detector = Detector::load(&demo_plan(), &on_cpu(&Options::default())).unwrap();
     let mut total = 0;
     for (i, real) in frames.iter().enumerate() {
         let device = emulation::device(i as u64);

@@ -1,7 +1,7 @@
 //! After its first frame, `Detector::detect` allocates nothing on any thread.
 
 use centerpoint::points::{ReadOptions, list_frames, read};
-use centerpoint::{Detector, Layout, Options, PointCloud};
+use centerpoint::{Detector, Device, Layout, Options, PointCloud};
 
 use super::{alone, measure};
 use crate::common;
@@ -56,7 +56,14 @@ fn no_frame_but_the_first_allocates() {
 
         for plan in ["fp32.plan", "int8.plan"] {
             let demo = common::repository().join("engines/demo").join(plan);
-            let mut detector = Detector::load(&demo, &Options::default()).unwrap();
+            let mut detector = Detector::load(
+                &demo,
+                &Options {
+                    device: Device::Cpu,
+                    ..Options::default()
+                },
+            )
+            .unwrap();
             let default_layout = Layout::new(&detector.model().points.columns).unwrap();
             let options = ReadOptions {
                 layout: None,
