@@ -29,7 +29,6 @@ pub(crate) mod tiles;
 pub use device::{CudaError, Device, DevicePtr, open};
 pub use map::DeviceMap;
 
-#[cfg(any(feature = "build", feature = "tensorrt"))]
 pub(crate) use device::gpu;
 pub(crate) use device::{Buffer, Graph, Marks, StageError};
 #[cfg(feature = "tensorrt")]

@@ -99,7 +99,10 @@ pub(super) fn gpu_for(plan: &Plan) -> Result<Option<Arc<dyn Device>>> {
             Ok(Some(device))
         }
         Err(error) => {
-            log::debug!("the network runs on the CPU: {}", Chain(&error));
+            // A machine without a GPU is nothing to tell of; one whose GPU cannot be used is.
+            if crate::cuda::gpu().is_ok() {
+                log::warn!("the network runs on the CPU: {}", Chain(&error));
+            }
             Ok(None)
         }
     }

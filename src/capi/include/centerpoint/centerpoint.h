@@ -73,7 +73,7 @@ typedef enum cp_status {
 
 /* Where a plan runs: cp_options.device. */
 enum {
-    /* The device that the plan was made for. */
+    /* The GPU for a TensorRT plan; for a plan in INT8 for the CPU a GPU, if there is one; else the CPU. */
     CP_DEVICE_AUTO = 0,
     CP_DEVICE_CPU = 1,
     /* The first NVIDIA GPU of CUDA_VISIBLE_DEVICES. */
