@@ -142,6 +142,27 @@ __device__ __forceinline__ float half_value(u16 bits) {
 #endif
 }
 
+// 1.5 * 2^23: adding a small number rounds it to an integer, half to even, in the low bits of the sum.
+#define ROUNDING 12582912.0f
+
+// The code of a number of steps, as `map::quantize` of scale 1: half to even, in -128..=127; 0 for NaN.
+__device__ __forceinline__ i8 nearest_code(float steps) {
+    if (is_nan(steps)) return 0;
+    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
+    return (i8)(__float_as_uint(steps + ROUNDING) & 0xffu);
+}
+
+// `Codes::code`: QuantizeLinear. What is rounded before the zero point is added may be too large to round, but then is beyond
+// all codes.
+__device__ __forceinline__ i8 code_of(float value, float scale, int zero) {
+    const float steps = value / scale;
+    return nearest_code(zero == 0 ? steps : steps + ROUNDING - ROUNDING + (float)zero);
+}
+
+// Rows and columns of a tile of the engine's maps (`src/cuda/tiles.rs`).
+#define TILE_H 8u
+#define TILE_W 16u
+
 // Index of this thread in the launch.
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 

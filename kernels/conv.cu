@@ -16,8 +16,6 @@
 // Bytes of a job: its patch, n * taps * channels of weights, and its results.
 #include "mma.cuh"
 
-#define TILE_H 8u
-#define TILE_W 16u
 #define THREADS 128u
 #define MAX_TAPS 9
 #define MAX_GROUP 8
@@ -82,33 +80,24 @@ struct ConvGroup {
     Conv convs[MAX_GROUP];
 };
 
-// 1.5 * 2^23: adding a small number rounds it to an integer, half to even, in the low bits of the sum.
-#define ROUND 12582912.0f
-
-// The code nearest to a number of steps, half to even; 0 of NaN.
-__device__ __forceinline__ u32 nearest_code(float steps) {
+// `nearest_code` in the low byte: one instruction on a device.
+__device__ __forceinline__ u32 rounded(float steps) {
 #ifdef __CUDA_ARCH__
     u32 code;
     asm("cvt.rni.s8.f32 %0, %1;" : "=r"(code) : "f"(steps));
     return code;
 #else
-    if (is_nan(steps)) return 0;
-    return (u32)(int)rintf(steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps);
+    return (u32)nearest_code(steps);
 #endif
 }
 
-// `Codes::code` of a zero point of 0 in the low byte, with a product where it surely gives the code that the division gives.
-__device__ __forceinline__ u32 code_of(float value, float scale, float inverse) {
+// `code_of` of a zero point of 0 in the low byte, with a product where it surely gives the code that the division gives.
+__device__ __forceinline__ u32 quick_code(float value, float scale, float inverse) {
     const float steps = value * inverse;
-    const float rest = steps - (steps + ROUND - ROUND);
+    const float rest = steps - (steps + ROUNDING - ROUNDING);
     // For all codes the product is off by less than 1e-4 steps. What is far beyond them, or NaN, may take the slow path.
-    if (fabsf(rest) < 0.4999f) return nearest_code(steps);
-    return nearest_code(value / scale);
-}
-
-// `Codes::code` of any zero point.
-__device__ __forceinline__ u32 shifted_code_of(float value, float scale, int zero) {
-    return nearest_code(value / scale + ROUND - ROUND + (float)zero);
+    if (fabsf(rest) < 0.4999f) return rounded(steps);
+    return rounded(value / scale);
 }
 
 template <int K, int STRIDE, int C, int N>
@@ -267,11 +256,11 @@ struct Job {
                     } else if (N >= 16) {
                         u32 first, second;
                         if (PLAIN || conv.zero == 0) {
-                            first = code_of(y.x, conv.scale, conv.inverse_scale);
-                            second = code_of(y.y, conv.scale, conv.inverse_scale);
+                            first = quick_code(y.x, conv.scale, conv.inverse_scale);
+                            second = quick_code(y.y, conv.scale, conv.inverse_scale);
                         } else {
-                            first = shifted_code_of(y.x, conv.scale, conv.zero);
-                            second = shifted_code_of(y.y, conv.scale, conv.zero);
+                            first = (u32)code_of(y.x, conv.scale, conv.zero);
+                            second = (u32)code_of(y.y, conv.scale, conv.zero);
                         }
                         *(u16 *)(to_codes + pixel * (N + 16) + in_block) = (u16)((first & 0xffu) | second << 8);
                     }

@@ -7,13 +7,9 @@
 // In, out: maps of f32 or codes, NHWC with a border of the value 0, whose channels lie anywhere in a pixel; a list of tiles.
 #include "elementary.cuh"
 
-#define TILE_H 8u
-#define TILE_W 16u
 #define THREADS 128u
 // Output channels of a block; input channels that are added side by side if the outputs are few.
 #define LANES 16
-// 1.5 * 2^23, see `Codes::ROUND`.
-#define ROUND 12582912.0f
 
 // A tensor.
 struct View {
@@ -65,30 +61,21 @@ struct DirectParams {
 };
 static_assert(sizeof(DirectParams) == 224, "mirrored in src/cuda/direct.rs");
 
-__device__ __forceinline__ u64 element(const View &view, u32 channel, int y, int x) {
-    const int at = y * (int)view.row + x * (int)view.pixel;
-    return (u64)((long long)at + ((const u32 *)view.channels)[channel]);
+// Index of an element from the map's first pixel on; negative in the border before it.
+__device__ __forceinline__ long long element(const View &view, u32 channel, int y, int x) {
+    return (long long)y * view.row + (long long)x * view.pixel + ((const u32 *)view.channels)[channel];
 }
 
 // A value: as f32 if it is one, else what its code stands for.
 __device__ __forceinline__ float value(const View &view, u32 channel, int y, int x) {
-    const u64 at = element(view, channel, y, x);
-    if (!view.has_codes) return ((const float *)(view.data))[(long long)at];
-    return ((float)((const i8 *)view.data)[(long long)at] - (float)view.zero) * view.scale;
-}
-
-// `Codes::code`.
-__device__ __forceinline__ i8 code_of(float value, float scale, int zero) {
-    float steps = value / scale;
-    if (zero != 0) steps = steps + ROUND - ROUND + (float)zero;
-    if (is_nan(steps)) return 0;
-    steps = steps < -128.0f ? -128.0f : steps > 127.0f ? 127.0f : steps;
-    return (i8)(__float_as_uint(steps + ROUND) & 0xffu);
+    const long long at = element(view, channel, y, x);
+    if (!view.has_codes) return ((const float *)view.data)[at];
+    return ((float)((const i8 *)view.data)[at] - (float)view.zero) * view.scale;
 }
 
 // Stores a value, as its code if the map holds codes.
 __device__ __forceinline__ void store(const View &view, u32 channel, u32 y, u32 x, float value) {
-    const u64 at = element(view, channel, (int)y, (int)x);
+    const long long at = element(view, channel, (int)y, (int)x);
     if (view.has_codes) {
         ((i8 *)view.data)[at] = code_of(value, view.scale, view.zero);
     } else {
@@ -129,16 +116,21 @@ struct ConvJob {
     int step_y, step_x;
 };
 
+// Output channels of a group, and its blocks: of LANES channels, or of one.
+__device__ __forceinline__ u32 group_channels(const DirectParams &p) { return p.output.count / p.groups; }
+__device__ __forceinline__ u32 group_blocks(const DirectParams &p) {
+    return p.narrow ? group_channels(p) : (group_channels(p) + LANES - 1) / LANES;
+}
+
 __device__ __forceinline__ bool conv_job(const DirectParams &p, u32 job, ConvJob &run) {
-    const u32 per_group = p.output.count / p.groups;
-    const u32 blocks = p.narrow ? p.output.count : p.groups * ((per_group + LANES - 1) / LANES);
+    const u32 per_group = group_channels(p), in_group = group_blocks(p), blocks = p.groups * in_group;
     const u32 height = (p.height + p.up[0] - 1) / p.up[0], width = (p.width + p.up[1] - 1) / p.up[1];
     Place place;
     if (!place_of(p, job, p.up[0] * p.up[1] * blocks, height, width, place)) return false;
     const u32 number = place.part / blocks;
     run.phase = ((const DirectPhase *)p.phases)[number];
     run.block = place.part % blocks;
-    const u32 in_group = p.narrow ? per_group : (per_group + LANES - 1) / LANES, group = run.block / in_group;
+    const u32 group = run.block / in_group;
     const u32 at = run.block % in_group * (p.narrow ? 1 : LANES);
     run.first = group * per_group + at;
     run.lanes = p.narrow ? 1 : min((u32)LANES, per_group - at);
@@ -152,9 +144,7 @@ __device__ __forceinline__ bool conv_job(const DirectParams &p, u32 job, ConvJob
 }
 
 __device__ __forceinline__ u32 conv_jobs(const DirectParams &p) {
-    const u32 per_group = p.output.count / p.groups;
-    const u32 blocks = p.narrow ? p.output.count : p.groups * ((per_group + LANES - 1) / LANES);
-    return *(const u32 *)p.count * p.up[0] * p.up[1] * blocks;
+    return *(const u32 *)p.count * p.up[0] * p.up[1] * p.groups * group_blocks(p);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) direct_conv_s8(const DirectParams p) {
@@ -170,8 +160,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_conv_s8(const Direc
         for (u32 tap = 0; tap < run.phase.count; ++tap) {
             const int2 at = ((const int2 *)run.phase.taps)[tap];
             for (u32 c = 0; c < run.channels; ++c) {
-                const u64 from = element(p.input, run.from + c, run.step_y + at.x, run.step_x + at.y);
-                const int code = (int)((const i8 *)p.input.data)[(long long)from] - p.input.zero;
+                const long long from = element(p.input, run.from + c, run.step_y + at.x, run.step_x + at.y);
+                const int code = (int)((const i8 *)p.input.data)[from] - p.input.zero;
                 if (p.narrow) {
                     sums[0] += code * (int)weights[((u64)run.block * run.phase.count + tap) * padded + c];
                 } else {
@@ -249,7 +239,7 @@ __device__ __forceinline__ void window(const DirectParams &p, int axis, u32 at, 
 }
 
 __device__ __forceinline__ void copy(const View &to, u32 channel, u32 y, u32 x, const View &from, u32 other, u32 i, u32 j) {
-    const u64 at = element(to, channel, (int)y, (int)x), source = element(from, other, (int)i, (int)j);
+    const long long at = element(to, channel, (int)y, (int)x), source = element(from, other, (int)i, (int)j);
     if (to.has_codes) {
         ((i8 *)to.data)[at] = ((const i8 *)from.data)[source];
     } else {
@@ -280,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_pixels(const Direct
                 u32 best_y = 0, best_x = 0;
                 for (u32 i = top; i < bottom; ++i) {
                     for (u32 j = left; j < right; ++j) {
-                        const u64 at = element(p.input, c, (int)i, (int)j);
+                        const long long at = element(p.input, c, (int)i, (int)j);
                         // Codes compare as the values that they stand for.
                         const float one = p.input.has_codes ? (float)((const i8 *)p.input.data)[at]
                                                             : ((const float *)p.input.data)[at];
@@ -295,7 +285,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_pixels(const Direct
                 if (some) {
                     copy(p.output, c, y, x, p.input, c, best_y, best_x);
                 } else {
-                    const u64 at = element(p.output, c, (int)y, (int)x);
+                    const long long at = element(p.output, c, (int)y, (int)x);
                     if (p.output.has_codes) {
                         ((i8 *)p.output.data)[at] = -128;
                     } else {

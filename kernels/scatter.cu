@@ -37,16 +37,6 @@ struct ScatterParams {
 };
 static_assert(sizeof(ScatterParams) == 96, "mirrored in src/cuda/scatter.rs");
 
-// The code of a value, as `engine::quantize`: value / scale rounded half to even, in -128..=127; 0 for NaN.
-__device__ __forceinline__ i8 quantize(float value, float scale) {
-    // 1.5 * 2^23: adding a small number rounds it to an integer, in the low bits of the sum.
-    const float shift = 12582912.0f;
-    float ratio = value / scale;
-    if (is_nan(ratio)) return 0;
-    ratio = ratio < -128.0f ? -128.0f : ratio > 127.0f ? 127.0f : ratio;
-    return (i8)(__float_as_uint(ratio + shift) & 0xffu);
-}
-
 // Writes a value to element `index` of the map's storage.
 __device__ __forceinline__ void store(const Map &map, u32 index, float value) {
     if (map.element == ELEMENT_F32) {
@@ -54,7 +44,7 @@ __device__ __forceinline__ void store(const Map &map, u32 index, float value) {
     } else if (map.element == ELEMENT_F16) {
         ((u16 *)map.data)[index] = half_bits(value);
     } else {
-        ((i8 *)map.data)[index] = quantize(value, map.scale);
+        ((i8 *)map.data)[index] = code_of(value, map.scale, 0);
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Zeroable};
 
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
-use super::place::Place;
+use super::place::{ALIGN, Place, Tensor, is_typed};
 use super::tiles::{TILE, TileList};
 use crate::map::Element;
 
@@ -21,8 +21,6 @@ const MAX_TAPS: usize = 9;
 pub(crate) const MAX_GROUP: usize = 8;
 /// Blocks that a multiprocessor holds at a time; more have to wait for them.
 const RESIDENT: usize = 4;
-/// Alignment of pixels and first channels of codes, in bytes: what a copy of a kernel moves.
-pub(crate) const ALIGN: usize = 16;
 
 const RELU: u32 = 1;
 const OUTPUT_F32: u32 = 2;
@@ -71,6 +69,16 @@ const KERNELS: [ConvKernel; 9] = [
     kernel("conv_s8_k3_s1_c32_n8", 3, 1, 32, 8),
     kernel("conv_s8_k1_s1_c32_n8", 1, 1, 32, 8),
 ];
+
+const fn names() -> [&'static str; KERNELS.len()] {
+    let mut names = [""; KERNELS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = KERNELS[at].name;
+        at += 1;
+    }
+    names
+}
 
 impl ConvKernel {
     /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these channels (of codes:
@@ -174,17 +182,7 @@ unsafe impl NoUninit for Group {}
 // only those.
 #[allow(unsafe_code)]
 unsafe impl KernelParams for Group {
-    const KERNELS: &'static [&'static str] = &[
-        "conv_s8_k1_s1_c32_n8",
-        "conv_s8_k1_s1_c32_n32",
-        "conv_s8_k1_s1_c64_n64",
-        "conv_s8_k1_s2_c32_n32",
-        "conv_s8_k3_s1_c32_n8",
-        "conv_s8_k3_s1_c32_n32",
-        "conv_s8_k3_s1_c64_n64",
-        "conv_s8_k3_s2_c32_n32",
-        "conv_s8_k3_s2_c32_n64",
-    ];
+    const KERNELS: &'static [&'static str] = &names();
 }
 
 /// Taps of a phase, and its weights in the kernels' order: `[block][chunk][tap][32 channels][output channels / 16][lane][16]`.
@@ -201,11 +199,9 @@ pub(crate) struct ConvPhase {
 pub(crate) struct ConvSpec<'a> {
     pub(crate) kernel: ConvKernel,
     pub(crate) input: &'a Place,
-    /// Scale of the residual's codes, 1 of values; its zero point is 0.
-    pub(crate) residual: Option<(&'a Place, f32)>,
-    pub(crate) output: &'a Place,
-    /// Scale and zero point of the output, if it holds codes.
-    pub(crate) codes: Option<(f32, i8)>,
+    /// Around 0, if it holds codes.
+    pub(crate) residual: Option<Tensor<'a>>,
+    pub(crate) output: Tensor<'a>,
     /// Input channels, in whole chunks of the kernel; weights past the input's own are 0.
     pub(crate) channels: usize,
     /// The input pixel, relative to the first step's, where patches begin.
@@ -243,7 +239,8 @@ impl Conv {
                 reason: reason.into(),
             })
         };
-        let (input, output) = (spec.input.shape(), spec.output.shape());
+        let (place, codes) = spec.output;
+        let (input, output) = (spec.input.shape(), place.shape());
         let steps = [
             output.height.div_ceil(spec.up[0]),
             output.width.div_ceil(spec.up[1]),
@@ -301,51 +298,37 @@ impl Conv {
             weights.extend_from_slice(&phase.weights);
         }
         // The output.
-        let fits = match (output.element, spec.codes) {
+        let fits = match (output.element, codes) {
             (Element::F32, None) => output.span() == output.channels.len(),
             (Element::I8, Some(_)) => {
                 kernel.outputs > 8
                     && output.pixel.is_multiple_of(ALIGN)
                     && output.first().is_multiple_of(ALIGN)
-                    && output.first() + count.next_multiple_of(ALIGN) <= output.pixel
+                    && output.first() + output.written() <= output.pixel
             }
             _ => false,
         };
         if !fits {
             return refuse("its output does not fit");
         }
-        let out_channels = match output.element {
-            Element::I8 => count.next_multiple_of(ALIGN),
-            _ => count,
-        };
         let (mut residual_at, mut flags) = ([0; 2], 0);
         let mut residual = DevicePtr::NULL;
         let mut residual_scale = 1.0;
-        if let Some((place, scale)) = spec.residual {
+        if let Some((place, codes)) = spec.residual {
             let shape = place.shape();
-            let relative = |channels: &[u32]| -> Vec<u32> {
-                channels.iter().map(|c| c - channels[0]).collect()
-            };
-            if [shape.height, shape.width] != [output.height, output.width]
-                || relative(&shape.channels) != relative(&output.channels)
-                || shape.first() + out_channels > shape.pixel
-            {
+            if !is_typed((place, codes)) || !shape.adds_to(output) {
                 return refuse("its residual does not fit");
             }
             residual = place.at(shape.start() + shape.first());
             residual_at = [shape.row() as u32, shape.pixel as u32];
-            residual_scale = scale;
-            flags |= if shape.element == Element::F32 {
-                RESIDUAL_F32
-            } else {
-                0
-            };
+            residual_scale = codes.map_or(1.0, |codes| codes.scale);
+            flags |= if codes.is_none() { RESIDUAL_F32 } else { 0 };
         }
         flags |= if spec.relu { RELU } else { 0 };
-        flags |= if spec.codes.is_none() { OUTPUT_F32 } else { 0 };
+        flags |= if codes.is_none() { OUTPUT_F32 } else { 0 };
         let starts = spec.constants.iter().any(|constant| constant.2 != 0);
         flags |= if starts { START } else { 0 };
-        let (scale, zero) = spec.codes.unwrap_or((1.0, 0));
+        let (scale, zero) = codes.map_or((1.0, 0), |codes| (codes.scale, codes.zero));
 
         let constants = spec.constants.iter().map(|constant| constant.0.to_bits());
         let constants = constants.chain(spec.constants.iter().map(|c| c.1.to_bits()));
@@ -359,7 +342,7 @@ impl Conv {
             constants: constants.ptr(),
             phases: phases.ptr(),
             residual,
-            output: spec.output.at(output.start() + output.first()),
+            output: place.at(output.start() + output.first()),
             tiles: DevicePtr::NULL,
             count: DevicePtr::NULL,
             rows: (input.height + 2 * input.border) as u32,
@@ -369,7 +352,7 @@ impl Conv {
             channels: spec.channels as u32,
             phase_count: phases.len() as u32,
             blocks: blocks as u32,
-            out_channels: out_channels as u32,
+            out_channels: output.written() as u32,
             height: output.height as u32,
             width: output.width as u32,
             up: spec.up.map(|up| up as u32),
@@ -383,7 +366,7 @@ impl Conv {
             inverse_scale: 1.0 / scale,
             zero: i32::from(zero),
         };
-        let mut kept = vec![spec.input.clone(), spec.output.clone()];
+        let mut kept = vec![spec.input.clone(), place.clone()];
         kept.extend(spec.residual.map(|(place, _)| place.clone()));
         Ok(Self {
             kernel,
@@ -463,11 +446,9 @@ mod tests {
                 element,
             );
             assert_eq!(chosen, Some(kernel));
-            assert!(Group::KERNELS.contains(&kernel.name));
             // More would have to be asked for.
             assert!(kernel.shared() <= 48 << 10, "{}", kernel.name);
         }
-        assert_eq!(KERNELS.len(), Group::KERNELS.len());
         assert_eq!(ConvKernel::choose(5, 1, 32, 32, Element::I8), None);
         assert_eq!(ConvKernel::choose(3, 3, 32, 32, Element::I8), None);
     }

@@ -5,10 +5,8 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Zeroable};
 
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
-use super::place::Place;
+use super::place::{Place, Tensor, is_typed};
 use super::tiles::{TILE, TileList};
-use crate::map::Element;
-use crate::program::Codes;
 
 /// Threads of a block; `THREADS` in the kernels.
 const THREADS: u32 = 128;
@@ -84,14 +82,11 @@ unsafe impl KernelParams for Params {
         &["direct_conv_s8", "direct_conv_f32", "direct_pixels"];
 }
 
-/// A tensor, and what its codes mean if it holds codes.
-pub(crate) type Tensor<'a> = (&'a Place, Option<Codes>);
-
 /// What [`Direct::pixels`] computes; see [`OpKind`](crate::program::OpKind).
 #[derive(Clone, Debug)]
-pub(crate) enum PixelOp {
+pub(crate) enum PixelOp<'a> {
     /// `input · scale[c] + shift[c]`.
-    Affine(Vec<f32>, Vec<f32>),
+    Affine(&'a [f32], &'a [f32]),
     /// `input + second`.
     Add,
     Relu,
@@ -109,14 +104,14 @@ pub(crate) enum PixelOp {
 
 /// A phase of a convolution. Weights are in the program's layout.
 #[derive(Clone, Debug)]
-pub(crate) struct DirectPhase {
+pub(crate) struct DirectPhase<'a> {
     /// Offsets of the input pixels.
-    pub(crate) taps: Vec<[i32; 2]>,
+    pub(crate) taps: &'a [[i32; 2]],
     /// Codes, or f32 as bytes.
-    pub(crate) weights: Vec<u8>,
+    pub(crate) weights: &'a [u8],
     /// Of codes.
-    pub(crate) multiplier: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
+    pub(crate) multiplier: &'a [f32],
+    pub(crate) bias: &'a [f32],
 }
 
 /// A convolution to prepare.
@@ -130,7 +125,7 @@ pub(crate) struct DirectConv<'a> {
     pub(crate) groups: usize,
     pub(crate) narrow: bool,
     pub(crate) relu: bool,
-    pub(crate) phases: &'a [DirectPhase],
+    pub(crate) phases: &'a [DirectPhase<'a>],
 }
 
 /// An operator that is ready to run.
@@ -198,16 +193,6 @@ fn refuse<T>(kernel: &'static str, reason: &str) -> Result<T, CudaError> {
         kernel: kernel.into(),
         reason: reason.into(),
     })
-}
-
-/// Whether a tensor holds elements of the type that goes with its codes.
-fn is_typed((place, codes): Tensor<'_>) -> bool {
-    let expected = if codes.is_some() {
-        Element::I8
-    } else {
-        Element::F32
-    };
-    place.shape().element == expected
 }
 
 /// Rows, columns and channels of a tensor.
@@ -280,12 +265,12 @@ impl Direct {
         let mut kept = Kept::default();
         let mut phases = Vec::with_capacity(spec.phases.len());
         for phase in spec.phases {
-            let weights = Buffer::new(device, "weights", &phase.weights)?;
-            let taps = Buffer::new(device, "taps", &phase.taps)?;
+            let weights = Buffer::new(device, "weights", phase.weights)?;
+            let taps = Buffer::new(device, "taps", phase.taps)?;
             phases.push(PhaseParams {
                 weights: weights.ptr(),
-                multiplier: kept.values(device, &phase.multiplier)?,
-                bias: kept.values(device, &phase.bias)?,
+                multiplier: kept.values(device, phase.multiplier)?,
+                bias: kept.values(device, phase.bias)?,
                 taps: taps.ptr(),
                 count: phase.taps.len() as u32,
                 reserved: 0,
@@ -327,7 +312,7 @@ impl Direct {
     /// The same as [`Direct::conv`].
     pub(crate) fn pixels(
         device: &Arc<dyn Device>,
-        op: &PixelOp,
+        op: &PixelOp<'_>,
         input: Tensor<'_>,
         second: Option<Tensor<'_>>,
         output: Tensor<'_>,

@@ -5,6 +5,13 @@ use std::sync::Arc;
 
 use super::device::{Buffer, DevicePtr, Memory};
 use crate::map::Element;
+use crate::program::Codes;
+
+/// Alignment of pixels and first channels of codes on tensor cores, in bytes: what a copy of a kernel moves.
+pub(crate) const ALIGN: usize = 16;
+
+/// A tensor, and what its codes mean if it holds codes.
+pub(crate) type Tensor<'a> = (&'a Place, Option<Codes>);
 
 /// A tensor of the engine in device memory, which it keeps allocated. Strides and positions count elements.
 #[derive(Clone, Debug)]
@@ -55,6 +62,25 @@ impl PlaceShape {
     pub(crate) fn span(&self) -> usize {
         let last = self.channels.last().map_or(0, |&last| last as usize);
         last + 1 - self.first()
+    }
+
+    /// Positions that the kernels write of a pixel: of codes in whole copies.
+    pub(crate) fn written(&self) -> usize {
+        match self.element {
+            Element::I8 => self.span().next_multiple_of(ALIGN),
+            _ => self.span(),
+        }
+    }
+
+    /// Whether the kernels can add it to results at `output`: its channels lie in the same order, and as many positions can
+    /// be read as are written.
+    pub(crate) fn adds_to(&self, output: &Self) -> bool {
+        let relative =
+            |shape: &Self, channel: usize| shape.channels[channel] as usize - shape.first();
+        [self.height, self.width, self.channels.len()]
+            == [output.height, output.width, output.channels.len()]
+            && (0..self.channels.len()).all(|c| relative(self, c) == relative(output, c))
+            && self.first() + output.written() <= self.pixel
     }
 
     /// Whether every channel lies in its pixel.
@@ -111,4 +137,14 @@ impl Place {
             .bytes()
             .saturating_sub(index * self.shape.element.bytes())
     }
+}
+
+/// Whether a tensor holds elements of the type that goes with its codes.
+pub(super) fn is_typed((place, codes): Tensor<'_>) -> bool {
+    let expected = if codes.is_some() {
+        Element::I8
+    } else {
+        Element::F32
+    };
+    place.shape.element == expected
 }

@@ -17,10 +17,29 @@ pub(crate) use layers::{ProgramLayer, ProgramTensor};
 pub(crate) use packed::unpack;
 #[cfg(feature = "build")]
 pub(crate) use packed::{bits_of, pack};
+use std::ops::Range;
+
+use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
 /// Alignment of every section of the weight blob, and of the blob itself, in bytes.
 pub(crate) const ALIGN: usize = 64;
+
+/// Bytes `range` of a weight blob as values.
+///
+/// # Errors
+/// [`ProgramError::Payload`] if they are outside the blob or not aligned.
+pub(crate) fn values<'a, T: Pod>(
+    blob: &'a [u8],
+    range: &Range<usize>,
+) -> Result<&'a [T], ProgramError> {
+    let bytes = blob.get(range.clone());
+    let values = bytes.and_then(|bytes| bytemuck::try_cast_slice(bytes).ok());
+    values.ok_or_else(|| {
+        let what = format!("weights at {range:?} are outside the blob, or not aligned to 4 bytes");
+        ProgramError::payload(what)
+    })
+}
 
 /// A network in the engine's form, with its weights.
 #[derive(Clone, Debug, PartialEq)]

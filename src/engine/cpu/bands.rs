@@ -10,7 +10,7 @@ use crate::engine::cpu::active::{Active, Runs};
 use crate::engine::cpu::arena::{Element, TensorPlace};
 use crate::engine::cpu::simd::Isa;
 use crate::engine::cpu::slices::{Slices, Split};
-use crate::program::ProgramError;
+use crate::program::values;
 
 /// Everything an operator needs from the engine.
 #[derive(Clone, Copy, Debug)]
@@ -44,14 +44,7 @@ impl<'a> StepContext<'a> {
 
     /// A section of the weight blob as values.
     pub(super) fn values<T: Pod>(&self, range: &Range<usize>) -> Result<&'a [T], EngineError> {
-        let bytes = self.weights.get(range.clone());
-        bytes
-            .and_then(|bytes| bytemuck::try_cast_slice(bytes).ok())
-            .ok_or_else(|| {
-                let what =
-                    format!("weights at {range:?} are outside the blob, or not aligned to 4 bytes");
-                ProgramError::payload(what).into()
-            })
+        Ok(values(self.weights, range)?)
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::cuda::conv::ALIGN;
-use crate::cuda::place::PlaceShape;
+use crate::cuda::place::{ALIGN, PlaceShape};
 use crate::engine::cpu::border;
 use crate::map::Element;
 use crate::program::{OpKind, Program};

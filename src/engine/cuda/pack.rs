@@ -1,34 +1,17 @@
 //! Weights and constants of convolutions of codes, from the program's order to that of `kernels/conv.cu`.
 
-use std::ops::Range;
-
 use crate::cuda::conv::{ConvKernel, ConvPhase};
 use crate::cuda::place::PlaceShape;
 use crate::engine::EngineError;
 use crate::program::layout::{LANES, NARROW, QUAD};
-use crate::program::{Conv, Phase, ProgramError, WeightLayout};
-
-/// A section of the weight blob as values.
-pub(super) fn section<T: bytemuck::AnyBitPattern>(
-    blob: &[u8],
-    range: Range<usize>,
-) -> Result<Vec<T>, EngineError> {
-    let bytes = blob
-        .get(range.clone())
-        .filter(|bytes| bytes.len().is_multiple_of(size_of::<T>()));
-    let bytes = bytes.ok_or_else(|| ProgramError::payload(format!("no weights at {range:?}")))?;
-    Ok(bytes
-        .chunks_exact(size_of::<T>())
-        .map(bytemuck::pod_read_unaligned)
-        .collect())
-}
+use crate::program::{Conv, Phase, ProgramError, WeightLayout, values};
 
 /// The weights of a phase in the program's order.
 struct Weights<'a> {
     conv: &'a Conv,
-    codes: Vec<i8>,
-    multiplier: Vec<f32>,
-    bias: Vec<f32>,
+    codes: &'a [i8],
+    multiplier: &'a [f32],
+    bias: &'a [f32],
     /// Input and output channels of a group.
     channels: usize,
     outputs: usize,
@@ -39,7 +22,7 @@ impl<'a> Weights<'a> {
     fn new(
         conv: &'a Conv,
         phase: &Phase,
-        blob: &[u8],
+        blob: &'a [u8],
         [channels, outputs]: [usize; 2],
     ) -> Result<Self, EngineError> {
         let multiplier = phase.multiplier.ok_or_else(|| {
@@ -47,9 +30,9 @@ impl<'a> Weights<'a> {
         })?;
         Ok(Self {
             conv,
-            codes: section(blob, phase.weights.range())?,
-            multiplier: section(blob, multiplier.range())?,
-            bias: section(blob, phase.bias.range())?,
+            codes: values(blob, &phase.weights.range())?,
+            multiplier: values(blob, &multiplier.range())?,
+            bias: values(blob, &phase.bias.range())?,
             channels,
             outputs,
             taps: phase.taps.len(),
@@ -87,7 +70,7 @@ impl<'a> Weights<'a> {
             _ => block * LANES + lane,
         };
         let of = |values: &[f32]| values.get(at).copied().unwrap_or(0.0);
-        (of(&self.multiplier), of(&self.bias))
+        (of(self.multiplier), of(self.bias))
     }
 }
 

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP};
-use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp, Tensor};
-use crate::cuda::place::Place;
+use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp};
+use crate::cuda::place::{ALIGN, Place, Tensor};
 use crate::cuda::tiles::TileList;
 use crate::cuda::{CudaError, Device};
 use crate::engine::EngineError;
-use crate::engine::cuda::pack::{pack, section};
+use crate::engine::cuda::pack::pack;
 use crate::map::Element;
-use crate::program::{self, DepthToSpaceMode, Op, OpKind, Program};
+use crate::program::{self, DepthToSpaceMode, Op, OpKind, Program, values};
 
 /// Most groups of a convolution that run as convolutions of their own.
 const MOST_GROUPS: usize = 16;
@@ -154,7 +154,7 @@ impl Prepare<'_> {
     }
 
     fn operator(&self, op: &Op) -> Result<Prepared, EngineError> {
-        let pixels = |pixel_op: PixelOp, input: usize, relu: bool| {
+        let pixels = |pixel_op: PixelOp<'_>, input: usize, relu: bool| {
             self.pixels(op, &pixel_op, input, None, relu)
         };
         match &op.kind {
@@ -162,6 +162,14 @@ impl Prepare<'_> {
                 if let Some(convs) = self.convs(conv, op)? {
                     return Ok(Prepared::Convs(convs));
                 }
+                log::warn!(
+                    "`{}` does not run on tensor cores and is slow: {} x {} of stride {:?}, {} groups",
+                    op.name,
+                    conv.kernel[0],
+                    conv.kernel[1],
+                    conv.stride,
+                    conv.groups
+                );
                 self.direct_conv(conv, op)
             }
             OpKind::Affine {
@@ -170,8 +178,8 @@ impl Prepare<'_> {
                 shift,
                 relu,
             } => {
-                let scale = section(self.blob, scale.range())?;
-                let shift = section(self.blob, shift.range())?;
+                let scale = values(self.blob, &scale.range())?;
+                let shift = values(self.blob, &shift.range())?;
                 pixels(PixelOp::Affine(scale, shift), *input, *relu)
             }
             OpKind::Add { a, b, relu } => self.pixels(op, &PixelOp::Add, *a, Some(*b), *relu),
@@ -202,7 +210,7 @@ impl Prepare<'_> {
     fn pixels(
         &self,
         op: &Op,
-        pixel_op: &PixelOp,
+        pixel_op: &PixelOp<'_>,
         input: usize,
         second: Option<usize>,
         relu: bool,
@@ -233,7 +241,7 @@ impl Prepare<'_> {
             let (Some(input), Some(output)) = (part(input), part(output)) else {
                 return Ok(None);
             };
-            let starts = |place: &Place| place.shape().first().is_multiple_of(conv::ALIGN);
+            let starts = |place: &Place| place.shape().first().is_multiple_of(ALIGN);
             let element = output.shape().element;
             if !starts(&input) || element == Element::I8 && !starts(&output) {
                 return Ok(None);
@@ -249,10 +257,12 @@ impl Prepare<'_> {
                 None => None,
                 Some(residual) => {
                     let (place, codes) = self.tensor(residual);
-                    let Some(place) = part(place).filter(|place| fits(place, &output)) else {
+                    let Some(place) =
+                        part(place).filter(|place| place.shape().adds_to(output.shape()))
+                    else {
                         return Ok(None);
                     };
-                    Some((place, codes.map_or(1.0, |codes| codes.scale)))
+                    Some((place, codes))
                 }
             };
             let shapes = [input.shape(), output.shape()];
@@ -260,9 +270,8 @@ impl Prepare<'_> {
             let prepared = ConvSpec {
                 kernel,
                 input: &input,
-                residual: residual.as_ref().map(|(place, scale)| (place, *scale)),
-                output: &output,
-                codes: out_codes.map(|codes| (codes.scale, codes.zero)),
+                residual: residual.as_ref().map(|(place, codes)| (place, *codes)),
+                output: (&output, out_codes),
                 channels: packed.channels,
                 first,
                 up: spec.up,
@@ -280,13 +289,13 @@ impl Prepare<'_> {
         let mut phases = Vec::with_capacity(conv.phases.len());
         for phase in &conv.phases {
             phases.push(DirectPhase {
-                taps: phase.taps.clone(),
-                weights: section(self.blob, phase.weights.range())?,
+                taps: &phase.taps,
+                weights: values(self.blob, &phase.weights.range())?,
                 multiplier: match &phase.multiplier {
-                    Some(multiplier) => section(self.blob, multiplier.range())?,
-                    None => Vec::new(),
+                    Some(multiplier) => values(self.blob, &multiplier.range())?,
+                    None => &[],
                 },
-                bias: section(self.blob, phase.bias.range())?,
+                bias: values(self.blob, &phase.bias.range())?,
             });
         }
         let spec = DirectConv {
@@ -305,20 +314,4 @@ impl Prepare<'_> {
             &spec,
         )?)))
     }
-}
-
-/// Whether the kernels can add `residual` to results at `output`: its channels lie in the same order, and as many can be read.
-fn fits(residual: &Place, output: &Place) -> bool {
-    let (residual, output) = (residual.shape(), output.shape());
-    let read = match output.element {
-        Element::I8 => output.span().next_multiple_of(conv::ALIGN),
-        _ => output.span(),
-    };
-    let pairs = residual.channels.iter().zip(&output.channels);
-    let [first, other] = [residual.first(), output.first()];
-    residual.channels.len() == output.channels.len()
-        && pairs
-            .clone()
-            .all(|(a, b)| *a as usize + other == *b as usize + first)
-        && residual.first() + read <= residual.pixel
 }

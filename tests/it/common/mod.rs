@@ -32,6 +32,22 @@ pub(crate) fn network() -> Payload {
     build(false)
 }
 
+/// A 1 × 1 convolution.
+fn pointwise<'a>(weight: ConvWeight<'a>, bias: &'a [f32]) -> ConvSpec<'a> {
+    ConvSpec {
+        direction: Direction::Forward,
+        out_channels: bias.len(),
+        kernel: [1, 1],
+        stride: [1, 1],
+        pad: [0; 4],
+        dilation: [1, 1],
+        groups: 1,
+        weight,
+        bias: Some(bias),
+        relu: false,
+    }
+}
+
 /// The network, with the logarithms of [`VARIANCES`] after the values if it has variance heads.
 fn build(variance: bool) -> Payload {
     let mut variances = VARIANCES.into_iter().map(f32::ln);
@@ -43,18 +59,7 @@ fn build(variance: bool) -> Payload {
             bias.extend(variances.by_ref().take(bias.len()));
             weight.resize(2 * bias.len(), 0.0);
         }
-        let spec = ConvSpec {
-            direction: Direction::Forward,
-            out_channels: bias.len(),
-            kernel: [1, 1],
-            stride: [1, 1],
-            pad: [0; 4],
-            dilation: [1, 1],
-            groups: 1,
-            weight: ConvWeight::F32(&weight),
-            bias: Some(&bias),
-            relu: false,
-        };
+        let spec = pointwise(ConvWeight::F32(&weight), &bias);
         let y = net.conv(name, x, &spec).unwrap();
         net.output(y, name).unwrap();
     };
@@ -77,20 +82,13 @@ fn build_int8() -> Payload {
             .quantize(&format!("{name}.q"), x, 1.0 / 16.0, 0)
             .unwrap();
         let x = net.dequantize(&format!("{name}.dq"), q).unwrap();
+        let weight = ConvWeight::I8 {
+            codes,
+            scales: &scales,
+        };
         let spec = ConvSpec {
-            direction: Direction::Forward,
-            out_channels: bias.len(),
-            kernel: [1, 1],
-            stride: [1, 1],
-            pad: [0; 4],
-            dilation: [1, 1],
-            groups: 1,
-            weight: ConvWeight::I8 {
-                codes,
-                scales: &scales,
-            },
-            bias: Some(bias),
             relu,
+            ..pointwise(weight, bias)
         };
         net.conv(name, x, &spec).unwrap()
     };

@@ -30,27 +30,29 @@ pub(super) fn printed(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
+/// `cp-infer` with a demo plan, which prints the boxes of `frames` as JSON.
+fn cp_infer(plan: &str, device: &str, frames: &[PathBuf], log: &Path) -> Command {
+    let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), log);
+    command
+        .arg("--engine")
+        .arg(repository().join(format!("engines/demo/{plan}.plan")))
+        .args(["--device", device, "--format", "json", "--pcd"])
+        .args(frames);
+    command
+}
+
 /// Compares the boxes of the first `count` demo frames on the stand-in, under each of `seeds`, with the CPU's.
 fn cp_infer_gives_the_cpus_boxes(plan: &str, count: usize, seeds: &[u64]) {
     let out = tempfile::tempdir().unwrap();
-    let frames = super::frame::demo_frames();
-    let run = |device: &str, seed: u64, log: &Path| {
-        let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), log);
-        command
-            .arg("--engine")
-            .arg(repository().join(format!("engines/demo/{plan}.plan")))
-            .arg("--pcd")
-            .args(&frames[..count])
-            .args(["--device", device, "--format", "json"])
-            .env("CENTERPOINT_STANDIN_SEED", seed.to_string());
-        printed(&mut command)
-    };
+    let frames = &super::frame::demo_frames()[..count];
     let log = out.path().join("cpu.log");
-    let expected = run("cpu", 0, &log);
+    let expected = printed(&mut cp_infer(plan, "cpu", frames, &log));
     assert_eq!(expected.matches("\"boxes\"").count(), count);
     for seed in seeds {
         let log = out.path().join(format!("{plan}{seed}.log"));
-        assert!(run("cuda", *seed, &log) == expected, "{plan}, seed {seed}");
+        let mut command = cp_infer(plan, "cuda", frames, &log);
+        command.env("CENTERPOINT_STANDIN_SEED", seed.to_string());
+        assert!(printed(&mut command) == expected, "{plan}, seed {seed}");
         assert_eq!(faults(&log), [""; 0]);
     }
 }
@@ -71,22 +73,16 @@ fn cp_infer_gives_the_cpus_bytes_of_all_frames() {
 #[test]
 fn auto_takes_a_gpu_for_a_plan_in_int8() {
     let out = tempfile::tempdir().unwrap();
-    let frame = &super::frame::demo_frames()[3];
+    let frames = &super::frame::demo_frames()[3..4];
+    let run = |plan: &str, device: &str, variables: &[Variable<'_>]| {
+        let log = out.path().join("log");
+        let mut command = cp_infer(plan, device, frames, &log);
+        let done = command.envs(variables.iter().copied()).output().unwrap();
+        assert!(done.status.success());
+        (done.stdout, String::from_utf8(done.stderr).unwrap())
+    };
     for (plan, takes) in [("int8", true), ("fp32", false)] {
-        let run = |device: &str| {
-            let log = out.path().join(format!("{plan}-{device}"));
-            let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &log);
-            command
-                .arg("--engine")
-                .arg(repository().join(format!("engines/demo/{plan}.plan")))
-                .arg("--pcd")
-                .arg(frame)
-                .args(["--device", device, "--format", "json"]);
-            let done = command.output().unwrap();
-            assert!(done.status.success());
-            (done.stdout, String::from_utf8(done.stderr).unwrap())
-        };
-        let ((expected, quiet), (found, said)) = (run("cpu"), run("auto"));
+        let ((expected, quiet), (found, said)) = (run(plan, "cpu", &[]), run(plan, "auto", &[]));
         assert!(found == expected, "{plan}");
         assert_eq!(
             said.contains("the network runs on stand-in"),
@@ -94,6 +90,15 @@ fn auto_takes_a_gpu_for_a_plan_in_int8() {
             "{said}"
         );
         assert_eq!(quiet, "");
+        // A GPU that cannot be used.
+        let fails = [("CENTERPOINT_STANDIN_FAIL", "cuStreamCreate:1:999")];
+        let (found, said) = run(plan, "auto", &fails);
+        assert!(found == expected, "{plan}");
+        assert_eq!(
+            said.contains("the network runs on the CPU"),
+            takes,
+            "{said}"
+        );
     }
 }
 
@@ -109,17 +114,10 @@ fn boxes(
 ) -> (String, PathBuf, tempfile::TempDir) {
     let out = tempfile::tempdir().unwrap();
     let log = out.path().join("log");
-    let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &log);
-    command
-        .arg("--engine")
-        .arg(repository().join(format!("engines/demo/{plan}.plan")))
-        .args(["--device", device, "--format", "json", "--pcd"])
-        .args(
-            frames
-                .iter()
-                .map(|frame| repository().join("calib/demo/frames").join(frame)),
-        )
-        .envs(variables.iter().copied());
+    let folder = repository().join("calib/demo/frames");
+    let frames: Vec<PathBuf> = frames.iter().map(|frame| folder.join(frame)).collect();
+    let mut command = cp_infer(plan, device, &frames, &log);
+    command.envs(variables.iter().copied());
     (printed(&mut command), log, out)
 }
 
@@ -232,14 +230,10 @@ fn planted_faults_in_ptx_are_seen() {
     let nvcc = super::elementary::nvcc();
     let out = tempfile::tempdir().unwrap();
     let cache = out.path().join("kernels");
+    let frames = [repository().join("calib/demo/frames/000000.bin")];
     let run = |name: &str, variables: &[Variable<'_>]| {
-        let mut command = command(env!("CARGO_BIN_EXE_cp-infer"), &out.path().join("log"));
+        let mut command = cp_infer("fp32", "cuda", &frames, &out.path().join("log"));
         command
-            .arg("--engine")
-            .arg(repository().join("engines/demo/fp32.plan"))
-            .arg("--pcd")
-            .arg(repository().join("calib/demo/frames/000000.bin"))
-            .args(["--device", "cuda", "--format", "json"])
             .env("CENTERPOINT_STANDIN_CACHE", &cache)
             .env("CENTERPOINT_STANDIN_PTX", "75")
             // The program's own cache has the code, too.

@@ -4,36 +4,22 @@ use std::sync::Arc;
 
 use centerpoint::Detector;
 use centerpoint::cuda::Device;
-use centerpoint::engine::Engine;
-use centerpoint::internals::cpu::pool::Pool;
-use centerpoint::internals::engine::cpu::{self, CpuEngine};
+use centerpoint::engine::{Engine, MapMut};
+use centerpoint::internals::engine::cpu::CpuEngine;
 use centerpoint::internals::engine::cuda::{CudaEngine, Options};
 use centerpoint::internals::program::Payload;
-use centerpoint::map::Element;
+use centerpoint::map::{Element, MapDataMut, MapView};
 
 use super::frame::{bits, demo_frames, demo_plan, on_cpu, read};
 use crate::emulation;
 use crate::engine::quantized::{Draft, random_net_of};
-use crate::engine::{run, set_input};
-use crate::engine_net::{Op, Random};
-
-fn cpu_engine(payload: &Payload) -> CpuEngine {
-    let weights = Arc::new(payload.weights.clone());
-    let pool = Arc::new(Pool::new(1));
-    CpuEngine::new(
-        payload.program.clone(),
-        weights,
-        pool,
-        &cpu::Options::default(),
-    )
-    .unwrap()
-}
+use crate::engine::{self, run, set_input};
+use crate::engine_net::{Op, Random, dense};
 
 /// Copies the CPU engine's input map to the device.
 fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
-    use centerpoint::map::MapDataMut;
     let map = to.input_map();
-    let centerpoint::engine::MapMut::Device(map) = map else {
+    let MapMut::Device(map) = map else {
         panic!("a map on the host")
     };
     let (mut bytes, layout) = (map.download().unwrap(), map.format().layout);
@@ -55,18 +41,16 @@ fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
     map.upload(&bytes).unwrap();
 }
 
-/// Output `index`, dense NCHW, as bits.
-fn output(engine: &CudaEngine, index: usize) -> Vec<u32> {
+/// Output `index`, dense NCHW.
+fn output(engine: &CudaEngine, index: usize) -> Vec<f32> {
     let map = engine.output_map(index).unwrap().device().unwrap();
-    let (bytes, layout) = (map.download().unwrap(), map.format().layout);
-    let values: &[u32] = bytemuck::cast_slice(&bytes[..bytes.len() / 4 * 4]);
-    let mut dense = Vec::new();
-    for c in 0..layout.channels {
-        for y in 0..layout.height {
-            dense.extend((0..layout.width).map(|x| values[layout.index(c, y, x)]));
-        }
-    }
-    dense
+    let bytes = map.download().unwrap();
+    let values = bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned);
+    let values: Vec<f32> = values.collect();
+    dense(MapView {
+        data: &values,
+        layout: map.format().layout,
+    })
 }
 
 /// The input with only a few pixels, in a box around `(y, x)`: of the whole for `keep` pixels in each direction.
@@ -94,7 +78,7 @@ fn difference(
     device: &Arc<dyn Device>,
     options: &Options,
 ) -> Option<String> {
-    let mut expected = cpu_engine(payload);
+    let mut expected = engine::engine(payload, None, 1);
     let weights = Arc::new(payload.weights.clone());
     let mut engine = match CudaEngine::new(payload.program.clone(), weights, device, options) {
         Ok(engine) => engine,
@@ -110,14 +94,14 @@ fn difference(
         device.wait().unwrap();
         for (index, values) in outputs.iter().enumerate() {
             let found = output(&engine, index);
+            assert_eq!(found.len(), values.len());
             let pairs = found.iter().zip(values);
-            let wrong = pairs.filter(|(a, b)| **a != b.to_bits());
+            let wrong = pairs.filter(|(a, b)| a.to_bits() != b.to_bits());
             if let Some((a, b)) = wrong.clone().next() {
                 return Some(format!(
-                    "input {number}, output {index}: {} of {} differ, {} is {b}\n{:#?}",
+                    "input {number}, output {index}: {} of {} differ, {a} is {b}\n{:#?}",
                     wrong.count(),
                     values.len(),
-                    f32::from_bits(*a),
                     payload.program.layers()
                 ));
             }

@@ -25,7 +25,7 @@ use centerpoint::internals::engine::cpu::{CpuEngine, Isa, Options};
 use centerpoint::internals::program::{Payload, Program, ProgramError};
 
 /// Creates an engine with an instruction set and a number of threads.
-fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
+pub(crate) fn engine(payload: &Payload, isa: Option<Isa>, threads: usize) -> CpuEngine {
     let weights = Arc::new(payload.weights.clone());
     let pool = Arc::new(Pool::new(threads));
     CpuEngine::new(

@@ -273,60 +273,27 @@ pub(crate) fn random_net_of(seed: u64, shifted: bool, most: usize) -> Draft {
 impl Draft {
     /// A k × k convolution with ReLU, quantised.
     pub(crate) fn block(&mut self, x: &str, out: usize, k: usize, stride: usize) -> String {
-        let weight = self.weight(out * self.shape(x)[0] * k * k);
-        let bias = self.net.constant(&mut self.random, out, 0.3);
-        let op = Op::Conv(Conv {
-            out,
-            kernel: [k; 2],
-            stride: [stride; 2],
-            pad: [k / 2; 4],
-            output_padding: [0; 2],
-            dilation: [1; 2],
-            groups: 1,
-            weight,
-            scales: Some(self.scales(out)),
-            bias: Some(bias),
-        });
-        let y = self.node(&[x], op);
+        let mut conv = self.square(x, out, k);
+        conv.stride = [stride; 2];
+        conv.bias = Some(self.net.constant(&mut self.random, out, 0.3));
+        let y = self.node(&[x], Op::Conv(conv));
         let y = self.node(&[&y], Op::Relu);
         self.codes(&y)
     }
 
     /// A 3 × 3 convolution of values.
     pub(crate) fn conv_to_f32(&mut self, x: &str, out: usize) -> String {
-        let count = out * self.shape(x)[0] * 9;
-        let weight = self.net.constant(&mut self.random, count, 0.1);
-        let op = Op::Conv(Conv {
-            out,
-            kernel: [3; 2],
-            stride: [1; 2],
-            pad: [1; 4],
-            output_padding: [0; 2],
-            dilation: [1; 2],
-            groups: 1,
-            weight,
-            scales: None,
-            bias: None,
-        });
-        self.node(&[x], op)
+        let mut conv = self.square(x, out, 3);
+        conv.weight = self.net.constant(&mut self.random, conv.weight.1, 0.1);
+        conv.scales = None;
+        self.node(&[x], Op::Conv(conv))
     }
 
     /// A deconvolution with ReLU that enlarges each pixel to `up` × `up`, quantised.
     pub(crate) fn up(&mut self, x: &str, out: usize, up: usize) -> String {
-        let channels = self.shape(x)[0];
-        let op = Op::ConvTranspose(Conv {
-            out,
-            kernel: [up; 2],
-            stride: [up; 2],
-            pad: [0; 4],
-            output_padding: [0; 2],
-            dilation: [1; 2],
-            groups: 1,
-            weight: self.weight(channels * out * up * up),
-            scales: Some(self.scales(out)),
-            bias: None,
-        });
-        let y = self.node(&[x], op);
+        let mut conv = self.square(x, out, up);
+        (conv.stride, conv.pad) = ([up; 2], [0; 4]);
+        let y = self.node(&[x], Op::ConvTranspose(conv));
         self.node(&[&y], Op::Relu)
     }
 
@@ -336,8 +303,14 @@ impl Draft {
     }
 
     pub(crate) fn conv_to(&mut self, x: &str, out: usize, k: usize) -> String {
+        let conv = self.square(x, out, k);
+        self.node(&[x], Op::Conv(conv))
+    }
+
+    /// A k × k convolution that keeps the size, with quantised weights, for [`Draft::node`].
+    fn square(&mut self, x: &str, out: usize, k: usize) -> Conv {
         let channels = self.shape(x)[0];
-        let op = Op::Conv(Conv {
+        Conv {
             out,
             kernel: [k; 2],
             stride: [1; 2],
@@ -348,8 +321,7 @@ impl Draft {
             weight: self.weight(out * channels * k * k),
             scales: Some(self.scales(out)),
             bias: None,
-        });
-        self.node(&[x], op)
+        }
     }
 }
 
