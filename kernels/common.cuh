@@ -159,9 +159,11 @@ __device__ __forceinline__ i8 code_of(float value, float scale, int zero) {
     return nearest_code(zero == 0 ? steps : steps + ROUNDING - ROUNDING + (float)zero);
 }
 
-// Rows and columns of a tile of the engine's maps (`src/cuda/tiles.rs`).
+// Rows and columns of a tile of the engine's maps (`src/cuda/tiles.rs`). In a list of tiles, a tile's number takes the low
+// TILE_BITS bits; above them is its level, the number of sources of its input that it takes from the background.
 #define TILE_H 8u
 #define TILE_W 16u
+#define TILE_BITS 28u
 
 // Index of this thread in the launch.
 __device__ __forceinline__ u32 thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }

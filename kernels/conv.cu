@@ -6,12 +6,13 @@
 // one job after the other: a tile of TILE_H x TILE_W steps, one phase and n output channels of it.
 //
 // In:  codes, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in which a
-//      warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles.
-// Out: codes or f32, NHWC, of the tiles in the list.
+//      warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles; for a
+//      concatenation, the sums of its first sources for an empty input, which tiles of a level start from.
+// Out: codes or f32, NHWC, of the tiles in the list; or the sums themselves.
 //
 // A patch, all input pixels that a tile's taps read, is copied once for each c channels and read by all taps. Weights
-// come with it if they are few, else tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile: 2 x n / 8 products of
-// 16 x 8 results.
+// come with it if they are few, else tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile:
+// 2 x n / 8 products of 16 x 8 results.
 //
 // Bytes of a job: its patch, n * taps * channels of weights, and its results.
 #include "mma.cuh"
@@ -37,7 +38,10 @@ struct Phase {
 };
 static_assert(sizeof(Phase) == 48, "mirrored in src/cuda/conv.rs");
 
-enum ConvFlags { CONV_RELU = 1, CONV_OUTPUT_F32 = 2, CONV_RESIDUAL_F32 = 4, CONV_START = 8 };
+// Most levels of a tile, and of their sums.
+#define MAX_LEVELS 3
+
+enum ConvFlags { CONV_RELU = 1, CONV_OUTPUT_F32 = 2, CONV_RESIDUAL_F32 = 4, CONV_START = 8, CONV_SUMS = 16 };
 
 struct Conv {
     // Address of the first channel of the buffer's first pixel, which belongs to the border.
@@ -50,14 +54,19 @@ struct Conv {
     // Address of the first channel of the map's first pixel, or 0.
     u64 residual;
     u64 output;
+    // For each level from 1 on, the sums of the channels before it for an empty input, [rows][columns][n * blocks], with rows
+    // and columns of whole tiles. CONV_SUMS writes those of a level to the output.
+    u64 background;
     // The tiles to compute, and their number.
     u64 tiles, count;
     // Rows and columns of the input's buffer, and bytes from pixel to pixel.
     u32 rows, columns, pixel;
     // Row and column of the buffer where the patch of the first tile begins.
     u32 origin_y, origin_x;
-    // Input channels: a multiple of c.
-    u32 channels;
+    // Input channels: a multiple of c. At each level from 1 on, those of the first sources, which are not multiplied.
+    u32 channels, first_channel[MAX_LEVELS];
+    // The channels that are multiplied end here.
+    u32 end_channel;
     u32 phase_count;
     // Blocks of n output channels.
     u32 blocks;
@@ -74,7 +83,7 @@ struct Conv {
     float scale, inverse_scale;
     int zero;
 };
-static_assert(sizeof(Conv) == 152, "mirrored in src/cuda/conv.rs");
+static_assert(sizeof(Conv) == 176, "mirrored in src/cuda/conv.rs");
 
 struct ConvGroup {
     Conv convs[MAX_GROUP];
@@ -115,18 +124,53 @@ struct Job {
     using S = Shape<K, STRIDE, C, N>;
     int sums[2][N / 8][4];
 
-    // Sums over all taps and channels. `y`, `x`: the patch's first pixel; `weights`: those of the job.
-    __device__ __forceinline__ void multiply(const Conv &conv, const Phase &phase, u32 y, u32 x, const u8 *weights,
-                                             u8 *patch) {
-        u8 *ring = patch + S::PATCH;
-        const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, taps = phase.taps;
+    // Index of the pair of sums `half` of row `m` in a map of sums: of its columns' `n`th group of 8. `y0`, `x0`: the tile's
+    // first step.
+    static __device__ __forceinline__ u64 sums_at(const Conv &conv, u32 block, u32 y0, u32 x0, int m, int half, int n) {
+        const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+        const u32 columns = (conv.width + TILE_W - 1) / TILE_W * TILE_W;
+        const u64 step = (u64)(y0 + warp * 2 + m) * columns + x0 + half * 8 + lane / 4;
+        return (step * conv.blocks + block) * N + (u32)n * 8 + lane % 4 * 2;
+    }
+
+    // What sums start from: 0, or at a level the sums of the channels before it.
+    __device__ __forceinline__ void start(const Conv &conv, u32 level, u32 block, u32 y0, u32 x0) {
+        const u32 columns = (conv.width + TILE_W - 1) / TILE_W * TILE_W, rows = (conv.height + TILE_H - 1) / TILE_H * TILE_H;
+        const u64 all = (u64)rows * columns * conv.blocks * N;
+        const int *background = (const int *)conv.background + (level - 1) * all;
 #pragma unroll
         for (int m = 0; m < 2; ++m)
 #pragma unroll
             for (int n = 0; n < N / 8; ++n)
 #pragma unroll
-                for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
-        for (u32 c = 0; c < conv.channels; c += C) {
+                for (int half = 0; half < 2; ++half) {
+                    int2 pair = make_int2(0, 0);
+                    if (N >= 16 && level != 0) pair = *(const int2 *)(background + sums_at(conv, block, y0, x0, m, half, n));
+                    sums[m][n][half * 2] = pair.x;
+                    sums[m][n][half * 2 + 1] = pair.y;
+                }
+    }
+
+    // Writes the sums to the output.
+    __device__ __forceinline__ void store(const Conv &conv, u32 block, u32 y0, u32 x0) const {
+#pragma unroll
+        for (int m = 0; m < 2; ++m)
+#pragma unroll
+            for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    int2 *to = (int2 *)((int *)conv.output + sums_at(conv, block, y0, x0, m, half, n));
+                    *to = make_int2(sums[m][n][half * 2], sums[m][n][half * 2 + 1]);
+                }
+    }
+
+    // Adds the products of all taps and of the channels from `first` on. `y`, `x`: the patch's first pixel; `weights`: those
+    // of the job.
+    __device__ __forceinline__ void multiply(const Conv &conv, const Phase &phase, u32 first, u32 y, u32 x,
+                                             const u8 *weights, u8 *patch) {
+        u8 *ring = patch + S::PATCH;
+        const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, taps = phase.taps;
+        for (u32 c = first; c < conv.end_channel; c += C) {
             const u8 *from = weights + (u64)c * taps * N;
             auto load_tap = [&](u32 tap, u32 slot) {
                 if (tap < taps) {
@@ -278,13 +322,20 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
     const u32 steps_x = (conv.width + conv.up_x - 1) / conv.up_x, tiles_x = (steps_x + TILE_W - 1) / TILE_W;
     const u32 parts = conv.phase_count * conv.blocks, jobs = *(const u32 *)conv.count * parts;
     for (u32 job = blockIdx.x; job < jobs; job += gridDim.x) {
-        const u32 tile = ((const u32 *)conv.tiles)[job / parts], part = job % parts;
+        const u32 entry = ((const u32 *)conv.tiles)[job / parts], part = job % parts;
+        const u32 tile = entry % (1u << TILE_BITS), level = entry >> TILE_BITS;
         const u32 number = part / conv.blocks, block = part % conv.blocks;
         const Phase &phase = ((const Phase *)conv.phases)[number];
         const u32 y0 = tile / tiles_x * TILE_H, x0 = tile % tiles_x * TILE_W;
         const u8 *weights = (const u8 *)conv.weights + phase.weights + (u64)block * N * phase.taps * conv.channels;
         Job<K, STRIDE, C, N> run;
-        run.multiply(conv, phase, conv.origin_y + y0 * STRIDE, conv.origin_x + x0 * STRIDE, weights, shared);
+        const u32 first = N >= 16 && level != 0 ? conv.first_channel[level - 1] : 0;
+        run.start(conv, level, block, y0, x0);
+        run.multiply(conv, phase, first, conv.origin_y + y0 * STRIDE, conv.origin_x + x0 * STRIDE, weights, shared);
+        if (N >= 16 && conv.flags & CONV_SUMS) {
+            run.store(conv, block, y0, x0);
+            continue;
+        }
 
         // Most convolutions: apart, because tests within the loop cost as much as the arithmetic.
         const bool plain = conv.residual == 0 && conv.zero == 0 && (conv.flags & (CONV_START | CONV_OUTPUT_F32)) == 0;

@@ -1,37 +1,65 @@
-// Which tiles the engine computes: those that see a pixel of the input that is not 0, or that hold what an earlier frame left
-// there. All others hold the background, what the network makes of an empty input, from when the engine was made.
+// Which tiles the engine computes, in two passes. First those that see a pixel of the input that is not 0, or that hold what
+// an earlier frame left there: all others hold the background, what the network makes of an empty input, from when the engine
+// was made. Then, when the heatmaps are complete, the tiles of lazy layers, of which only those are computed that a passing
+// cell needs.
 //
-// `tiles_rows` and `tiles_columns` make a summed-area table of the input's pixels that are not 0: sums[y][x] counts those
-// above and left of (y, x). A tile of any layer sees a box of the input, whose sides are tables that the host made; four
-// reads tell whether it is empty. `tiles_list` lists the tiles of one layer a block, in order.
+// `tiles_rows` and `tiles_columns` make a summed-area table of the pixels of a map that are not 0, or of the passing cells of a
+// heatmap: sums[y][x] counts those above and left of (y, x). A tile of any layer sees a box of the input, and a box of cells
+// needs it, whose sides are tables that the host made; four reads tell whether a box is empty. `tiles_list` lists the tiles of
+// one layer a block, in order.
 //
-// In:  the network's input, codes or f32, NHWC; the sides of boxes by row and by column of tiles.
-// Out: for each layer its tiles and their number; which tiles differ from the background.
+// In:  the network's input, codes or f32, NHWC, or heatmaps in f32; the sides of boxes by row and by column of tiles.
+// Out: for each layer its tiles and their number; which tiles may differ from the background.
 #include "common.cuh"
 
 #define BLOCK 256u
 #define WARPS (BLOCK / WARP)
 
-// A layer's tiles.
-struct TileLayer {
-    // First and last row of the input, plus 1, that a row of tiles sees; the same for columns.
-    u64 rows, columns;
-    // Whether each tile differs from the background.
-    u64 differs;
-    // Tiles to compute, and their number.
-    u64 tiles, count;
-    u32 height, width;
-};
-static_assert(sizeof(TileLayer) == 48, "mirrored in src/cuda/tiles.rs");
-
-struct TilesParams {
-    Map input;
+// A map whose pixels are counted.
+struct TileTable {
+    Map map;
     // [height + 1][width + 1]
     u64 sums;
+    // [channels] of a heatmap, the least logits that pass; 0: pixels that are not 0 are counted.
+    u64 least;
+};
+static_assert(sizeof(TileTable) == 64, "mirrored in src/cuda/tiles.rs");
+
+// For each tile of a layer a box of a table's map.
+struct TileBoxes {
+    // Those of the table; 0: no box is empty.
+    u64 sums;
+    // First and last row of the map, plus 1, by row of tiles; the same for columns.
+    u64 rows, columns;
+    u32 pitch;
+    u32 reserved;
+};
+static_assert(sizeof(TileBoxes) == 32, "mirrored in src/cuda/tiles.rs");
+
+// A layer's tiles.
+struct TileLayer {
+    // What a tile sees of the input.
+    TileBoxes seen;
+    // [needs] TileBoxes: the cells that need a tile, of each heatmap. Without any, all tiles are needed.
+    u64 needed_by;
+    // [sources] TileBoxes: what a tile sees of the input through each of the first sources of the layer's input.
+    u64 source_boxes;
+    // Whether each tile may differ from the background.
+    u64 differs;
+    // Tiles to compute, with their levels, and their number.
+    u64 tiles, count;
+    u32 height, width;
+    u32 needs, sources;
+};
+static_assert(sizeof(TileLayer) == 88, "mirrored in src/cuda/tiles.rs");
+
+struct TilesParams {
+    // [gridDim.y] of `tiles_rows` and `tiles_columns`.
+    u64 tables;
     // [gridDim.x] of `tiles_list`.
     u64 layers;
 };
-static_assert(sizeof(TilesParams) == 64, "mirrored in src/cuda/tiles.rs");
+static_assert(sizeof(TilesParams) == 16, "mirrored in src/cuda/tiles.rs");
 
 // Whether a pixel is not 0. Negative zeros count as other values.
 __device__ __forceinline__ bool is_occupied(const Map &map, u32 y, u32 x) {
@@ -48,17 +76,32 @@ __device__ __forceinline__ bool is_occupied(const Map &map, u32 y, u32 x) {
     return all != 0;
 }
 
-// Sums along a row of the input: one block a row.
+// Whether a logit of a cell reaches its channel's least one, or is NaN.
+__device__ __forceinline__ bool is_passing(const Map &heatmap, const float *least, u32 y, u32 x) {
+    bool passes = false;
+    for (u32 c = 0; c < heatmap.channels; ++c) {
+        passes |= !(((const float *)heatmap.data)[map_index(heatmap, c, y, x)] < least[c]);
+    }
+    return passes;
+}
+
+// Sums along a row of a map: one block a row.
 extern "C" __global__ void __launch_bounds__(BLOCK) tiles_rows(const TilesParams p) {
     __shared__ u32 warps[WARPS];
-    const u32 y = blockIdx.x, width = p.input.width;
-    u32 *sums = (u32 *)p.sums + (u64)(y + 1) * (width + 1);
+    const TileTable &table = ((const TileTable *)p.tables)[blockIdx.y];
+    const u32 y = blockIdx.x, width = table.map.width;
+    if (y >= table.map.height) return;
+    u32 *sums = (u32 *)table.sums + (u64)(y + 1) * (width + 1);
     u32 before = 0;
     for (u32 first = 0; first < width; first += BLOCK) {
         const u32 x = first + threadIdx.x;
-        const u32 occupied = x < width && is_occupied(p.input, y, x);
+        u32 counts = 0;
+        if (x < width) {
+            counts = table.least == 0 ? is_occupied(table.map, y, x)
+                                      : is_passing(table.map, (const float *)table.least, y, x);
+        }
         u32 total;
-        const u32 sum = before + scan_block(occupied, warps, total) + occupied;
+        const u32 sum = before + scan_block(counts, warps, total) + counts;
         if (x < width) sums[x + 1] = sum;
         before += total;
     }
@@ -66,39 +109,58 @@ extern "C" __global__ void __launch_bounds__(BLOCK) tiles_rows(const TilesParams
 
 // Sums along columns of those: a thread a column.
 extern "C" __global__ void __launch_bounds__(BLOCK) tiles_columns(const TilesParams p) {
-    const u32 x = thread_index(), pitch = p.input.width + 1;
-    if (x >= p.input.width) return;
-    u32 *sums = (u32 *)p.sums + pitch + x + 1;
+    const TileTable &table = ((const TileTable *)p.tables)[blockIdx.y];
+    const u32 x = thread_index(), pitch = table.map.width + 1;
+    if (x >= table.map.width) return;
+    u32 *sums = (u32 *)table.sums + pitch + x + 1;
     u32 sum = 0;
-    for (u32 y = 0; y < p.input.height; ++y) {
+    for (u32 y = 0; y < table.map.height; ++y) {
         sum += sums[(u64)y * pitch];
         sums[(u64)y * pitch] = sum;
     }
+}
+
+// Whether something is counted in the box of a tile.
+__device__ __forceinline__ bool is_filled(const TileBoxes &boxes, u32 tile_y, u32 tile_x) {
+    if (boxes.sums == 0) return true;
+    const uint2 rows = ((const uint2 *)boxes.rows)[tile_y], columns = ((const uint2 *)boxes.columns)[tile_x];
+    const u32 *top = (const u32 *)boxes.sums + (u64)rows.x * boxes.pitch;
+    const u32 *bottom = (const u32 *)boxes.sums + (u64)rows.y * boxes.pitch;
+    return bottom[columns.y] - bottom[columns.x] - top[columns.y] + top[columns.x] != 0;
+}
+
+// Whether a tile is computed. Notes what it then may differ from.
+__device__ __forceinline__ bool is_computed(const TileLayer &layer, u32 tile, u32 tile_y, u32 tile_x) {
+    bool needed = layer.needs == 0;
+    for (u32 i = 0; i < layer.needs; ++i) needed |= is_filled(((const TileBoxes *)layer.needed_by)[i], tile_y, tile_x);
+    // What is not needed stays as it is.
+    if (!needed) return false;
+    u8 *differs = (u8 *)layer.differs + tile;
+    const bool seen = is_filled(layer.seen, tile_y, tile_x);
+    // What an earlier frame left is replaced by the background.
+    const bool computed = seen || *differs != 0;
+    // A lazy tile may read pixels that were not computed, and never is the background again.
+    *differs = layer.needs == 0 ? seen : computed;
+    return computed;
 }
 
 // Lists a layer's tiles: one block a layer.
 extern "C" __global__ void __launch_bounds__(BLOCK) tiles_list(const TilesParams p) {
     __shared__ u32 warps[WARPS];
     const TileLayer &layer = ((const TileLayer *)p.layers)[blockIdx.x];
-    const u32 *sums = (const u32 *)p.sums;
-    const u32 pitch = p.input.width + 1, count = layer.height * layer.width;
+    const u32 count = layer.height * layer.width;
     u32 listed = 0;
     for (u32 first = 0; first < count; first += BLOCK) {
-        const u32 tile = first + threadIdx.x;
-        u32 compute = 0;
-        if (tile < count) {
-            const uint2 rows = ((const uint2 *)layer.rows)[tile / layer.width];
-            const uint2 columns = ((const uint2 *)layer.columns)[tile % layer.width];
-            const u32 *top = sums + (u64)rows.x * pitch, *bottom = sums + (u64)rows.y * pitch;
-            const u32 pixels = bottom[columns.y] - bottom[columns.x] - top[columns.y] + top[columns.x];
-            u8 *differs = (u8 *)layer.differs + tile;
-            // What an earlier frame left is replaced by the background.
-            compute = pixels != 0 || *differs != 0;
-            *differs = pixels != 0;
+        const u32 tile = first + threadIdx.x, tile_y = tile / layer.width, tile_x = tile % layer.width;
+        const bool computed = tile < count && is_computed(layer, tile, tile_y, tile_x);
+        u32 level = 0;
+        if (computed) {
+            const TileBoxes *sources = (const TileBoxes *)layer.source_boxes;
+            while (level < layer.sources && !is_filled(sources[level], tile_y, tile_x)) ++level;
         }
         u32 total;
-        const u32 at = listed + scan_block(compute, warps, total);
-        if (compute) ((u32 *)layer.tiles)[at] = tile;
+        const u32 at = listed + scan_block(computed, warps, total);
+        if (computed) ((u32 *)layer.tiles)[at] = tile | level << TILE_BITS;
         listed += total;
     }
     if (threadIdx.x == 0) *(u32 *)layer.count = listed;

@@ -160,7 +160,7 @@ pub mod elementary {
 }
 pub mod engine {
     pub mod cuda {
-        pub use crate::engine::cuda::{CudaEngine, Options};
+        pub use crate::engine::cuda::{Computed, CudaEngine, Options};
     }
     pub mod cpu {
         pub use crate::engine::cpu::{CpuEngine, Isa, Options};

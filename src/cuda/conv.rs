@@ -19,6 +19,8 @@ const AT_ONCE: usize = 9216;
 const MAX_TAPS: usize = 9;
 /// Most convolutions of a launch; `MAX_GROUP` in the kernels.
 pub(crate) const MAX_GROUP: usize = 8;
+/// Most levels of a tile; `MAX_LEVELS` in the kernels.
+pub(crate) const MAX_LEVELS: usize = 3;
 /// Blocks that a multiprocessor holds at a time; more have to wait for them.
 const RESIDENT: usize = 4;
 
@@ -26,6 +28,7 @@ const RELU: u32 = 1;
 const OUTPUT_F32: u32 = 2;
 const RESIDUAL_F32: u32 = 4;
 const START: u32 = 8;
+const SUMS: u32 = 16;
 
 /// A kernel: what it can compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +109,13 @@ impl ConvKernel {
         KERNELS.iter().filter(fits).min_by_key(|k| k.taps).copied()
     }
 
+    /// Whether a level can begin at a channel, of this many: at a chunk, and not of few outputs.
+    pub(crate) fn may_begin(&self, first: usize, channels: usize) -> bool {
+        self.outputs >= 16
+            && first.is_multiple_of(self.channels)
+            && (self.channels..channels).contains(&first)
+    }
+
     /// Bytes of shared memory of a block.
     fn shared(&self) -> usize {
         let side = |steps: usize| (steps - 1) * self.stride + self.taps;
@@ -140,6 +150,7 @@ struct Params {
     phases: DevicePtr<PhaseParams>,
     residual: DevicePtr<u8>,
     output: DevicePtr<u8>,
+    background: DevicePtr<i32>,
     tiles: DevicePtr<u32>,
     count: DevicePtr<u32>,
     rows: u32,
@@ -147,6 +158,8 @@ struct Params {
     pixel: u32,
     origin: [u32; 2],
     channels: u32,
+    first_channel: [u32; MAX_LEVELS],
+    end_channel: u32,
     phase_count: u32,
     blocks: u32,
     out_channels: u32,
@@ -164,7 +177,7 @@ struct Params {
     zero: i32,
 }
 
-const _: () = assert!(size_of::<Params>() == 152);
+const _: () = assert!(size_of::<Params>() == 176);
 
 /// The mirror of `ConvGroup` in `kernels/conv.cu`.
 #[derive(Clone, Copy, Debug, Zeroable)]
@@ -178,8 +191,8 @@ struct Group {
 unsafe impl NoUninit for Group {}
 
 // SAFETY: `conv` takes the addresses from convolutions and lists that it borrows and that keep their memory.
-// `Conv::new` checks that the kernel reads and writes inside it for every tile of the output, and `conv` that a list has
-// only those.
+// `Conv::new` checks that the kernel reads and writes inside it for every tile of the output and every level, and `launch_all`
+// that a list has only those. Sums are as long as those of all tiles.
 #[allow(unsafe_code)]
 unsafe impl KernelParams for Group {
     const KERNELS: &'static [&'static str] = &names();
@@ -204,6 +217,9 @@ pub(crate) struct ConvSpec<'a> {
     pub(crate) output: Tensor<'a>,
     /// Input channels, in whole chunks of the kernel; weights past the input's own are 0.
     pub(crate) channels: usize,
+    /// For each level from 1 on, the channels that its tiles take from the background: all before this one, counted from the
+    /// input's first position.
+    pub(crate) levels: &'a [usize],
     /// The input pixel, relative to the first step's, where patches begin.
     pub(crate) first: [i32; 2],
     /// Output pixels of a step.
@@ -223,6 +239,10 @@ pub(crate) struct Conv {
     params: Params,
     /// Rows and columns of tiles.
     tiles: [usize; 2],
+    /// Number of levels from 1 on.
+    levels: usize,
+    /// Their sums.
+    background: Buffer<i32>,
     _kept: (Buffer<i8>, Buffer<u32>, Buffer<PhaseParams>, Vec<Place>),
 }
 
@@ -297,6 +317,14 @@ impl Conv {
             phases.push(params);
             weights.extend_from_slice(&phase.weights);
         }
+        let may_begin = |first: &usize| kernel.may_begin(*first, spec.channels);
+        if spec.levels.len() > MAX_LEVELS
+            || !spec.levels.is_sorted_by(|before, after| before < after)
+            || !spec.levels.iter().all(may_begin)
+            || !spec.levels.is_empty() && spec.phases.len() != 1
+        {
+            return refuse("its levels do not fit");
+        }
         // The output.
         let fits = match (output.element, codes) {
             (Element::F32, None) => output.span() == output.channels.len(),
@@ -336,6 +364,14 @@ impl Conv {
         let weights = Buffer::new(device, "weights", &weights)?;
         let constants = Buffer::new(device, "constants", &constants.collect::<Vec<_>>())?;
         let phases = Buffer::new(device, "phases", &phases)?;
+        let tiles = [0, 1].map(|axis| steps[axis].div_ceil(TILE[axis]));
+        let sums = tiles[0] * TILE[0] * tiles[1] * TILE[1] * blocks * kernel.outputs;
+        let mut first_channel = [0; MAX_LEVELS];
+        for (to, first) in first_channel.iter_mut().zip(spec.levels) {
+            *to = *first as u32;
+        }
+        let levels = spec.levels.len();
+        let background = Buffer::zeroed(device, "sums of channels", levels * sums)?;
         let params = Params {
             input: spec.input.at(input.first()),
             weights: weights.ptr(),
@@ -343,6 +379,7 @@ impl Conv {
             phases: phases.ptr(),
             residual,
             output: place.at(output.start() + output.first()),
+            background: background.ptr(),
             tiles: DevicePtr::NULL,
             count: DevicePtr::NULL,
             rows: (input.height + 2 * input.border) as u32,
@@ -350,6 +387,8 @@ impl Conv {
             pixel: input.pixel as u32,
             origin,
             channels: spec.channels as u32,
+            first_channel,
+            end_channel: spec.channels as u32,
             phase_count: phases.len() as u32,
             blocks: blocks as u32,
             out_channels: output.written() as u32,
@@ -371,9 +410,16 @@ impl Conv {
         Ok(Self {
             kernel,
             params,
-            tiles: [0, 1].map(|axis| steps[axis].div_ceil(TILE[axis])),
+            tiles,
+            levels,
+            background,
             _kept: (weights, constants, phases, kept),
         })
+    }
+
+    /// Number of levels that its tiles can have, besides 0.
+    pub(crate) fn levels(&self) -> usize {
+        self.levels
     }
 
     /// Whether two convolutions may run in one launch, if neither needs the other's output.
@@ -387,39 +433,75 @@ impl Conv {
     }
 }
 
+/// Computes what the tiles of each level take from the background: the sums of the channels before it, of what the input
+/// holds now. The list must have all tiles. Only enqueues.
+///
+/// # Errors
+/// [`CudaError::Kernel`].
+pub(crate) fn backgrounds(
+    device: &dyn Device,
+    conv: &Conv,
+    list: &TileList,
+) -> Result<(), CudaError> {
+    let sums = conv.background.len() / conv.levels.max(1);
+    for level in 0..conv.levels {
+        let params = Params {
+            output: conv
+                .background
+                .memory()
+                .at(level * sums * size_of::<i32>())
+                .cast(),
+            end_channel: conv.params.first_channel[level],
+            flags: conv.params.flags | SUMS,
+            ..conv.params
+        };
+        launch_all(device, std::iter::once((params, conv, list)))?;
+    }
+    Ok(())
+}
+
 /// Runs up to [`MAX_GROUP`] convolutions side by side, each for the tiles of its list. All have the same kernel, and none
 /// reads what another one writes.
 ///
 /// # Errors
 /// [`CudaError::Kernel`].
 pub(crate) fn conv(device: &dyn Device, convs: &[(Conv, Arc<TileList>)]) -> Result<(), CudaError> {
-    let Some((first, _)) = convs.first() else {
+    let all = convs.iter();
+    launch_all(device, all.map(|(conv, list)| (conv.params, conv, &**list)))
+}
+
+/// Launches convolutions with these parameters.
+fn launch_all<'a>(
+    device: &dyn Device,
+    convs: impl ExactSizeIterator<Item = (Params, &'a Conv, &'a TileList)>,
+) -> Result<(), CudaError> {
+    let (mut group, count) = (Group::zeroed(), convs.len());
+    let (mut kernel, mut most, mut fit) = (None, 1, count <= MAX_GROUP);
+    for (to, (params, conv, list)) in group.convs.iter_mut().zip(convs) {
+        fit &= *kernel.get_or_insert(conv.kernel) == conv.kernel
+            && list.shape() == conv.tiles
+            && list.levels() == conv.levels();
+        *to = Params {
+            tiles: list.tiles(),
+            count: list.count(),
+            ..params
+        };
+        let jobs = conv.tiles[0] * conv.tiles[1] * (params.phase_count * params.blocks) as usize;
+        most = most.max(jobs);
+    }
+    let Some(kernel) = kernel else {
         return Ok(());
     };
-    let kernel = first.kernel;
-    let mut group = Group::zeroed();
-    let mut most = 1;
-    let same =
-        |(conv, list): &(Conv, Arc<TileList>)| conv.kernel == kernel && list.shape() == conv.tiles;
-    if convs.len() > MAX_GROUP || !convs.iter().all(same) {
+    if !fit {
         return Err(CudaError::Kernel {
             kernel: kernel.name.into(),
             reason: "it gets convolutions of other kernels or lists of other maps".into(),
         });
     }
-    for (params, (conv, list)) in group.convs.iter_mut().zip(convs) {
-        *params = Params {
-            tiles: list.tiles(),
-            count: list.count(),
-            ..conv.params
-        };
-        let jobs = conv.tiles[0] * conv.tiles[1] * (params.phase_count * params.blocks) as usize;
-        most = most.max(jobs);
-    }
-    let resident = (device.multiprocessors() as usize * RESIDENT).div_ceil(convs.len());
+    let resident = (device.multiprocessors() as usize * RESIDENT).div_ceil(count);
     let shape = Launch {
         kernel: kernel.name,
-        grid: [most.min(resident) as u32, convs.len() as u32, 1],
+        grid: [most.min(resident) as u32, count as u32, 1],
         block: THREADS,
         shared: kernel.shared() as u32,
     };

@@ -414,7 +414,7 @@ pub(crate) fn direct(
     operator: &Direct,
     list: &TileList,
 ) -> Result<(), CudaError> {
-    if list.shape() != operator.tiles {
+    if list.shape() != operator.tiles || list.levels() != 0 {
         return refuse(operator.kernel, "it gets the tiles of another map");
     }
     let params = Params {

@@ -117,8 +117,8 @@ fn program(plan: &Plan) -> Result<Program> {
     })?)
 }
 
-/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU. There it
-/// computes the maps that the decoder of `model`, the plan's with the options applied, reads only at some cells only there.
+/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU. It computes
+/// the maps that the decoder of `model`, the plan's with the options applied, reads only at some cells only there.
 pub(super) fn cpu_engine(
     plan: &Plan,
     model: &Model,
@@ -135,13 +135,17 @@ pub(super) fn cpu_engine(
     };
     let program = program(plan)?;
     let weights = Arc::new(plan.section("weights")?);
+    let lazy_heads = Some(LazyHeads::new(model));
     if let Some(device) = device.filter(|_| program.has_codes()) {
-        let engine =
-            CudaEngine::new(program, weights, device, &cuda::Options::default()).map_err(broken)?;
+        let options = cuda::Options {
+            lazy_heads,
+            ..cuda::Options::default()
+        };
+        let engine = CudaEngine::new(program, weights, device, &options).map_err(broken)?;
         return Ok(Box::new(engine));
     }
     let options = cpu::Options {
-        lazy_heads: Some(LazyHeads::new(model)),
+        lazy_heads,
         ..cpu::Options::default()
     };
     let engine = cpu::CpuEngine::new(program, weights, pool.clone(), &options).map_err(broken)?;

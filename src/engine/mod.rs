@@ -6,6 +6,7 @@
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod lazy;
+mod reach;
 pub(crate) mod tensorrt;
 
 pub use tensorrt::TensorRtError;

@@ -1,12 +1,12 @@
 //! Marks of pixels, a byte each, and how they spread from tensor to tensor: forwards, from the pixels that an operator
 //! reads to those that it writes ([`Marks::spread`]), and backwards ([`Marks::spread_back`]).
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::pool::Pool;
 use crate::engine::cpu::arena::{MIN_BANDS, TensorPlace, element};
-use crate::program::{Op, OpKind, Tensor};
+use crate::engine::reach::Reach;
+use crate::program::Tensor;
 
 /// Pixels that are computed or copied together: the smallest tile that the kernels compute efficiently.
 pub(super) const GROUP: usize = 4;
@@ -22,83 +22,6 @@ pub(super) struct Marks {
     pub(super) width: usize,
     /// Bytes per row.
     pub(super) row: usize,
-}
-
-/// The input pixels that an operator reads for an output pixel: rows
-/// `y / up · stride + first ..= y / up · stride + last`, columns likewise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) struct Reach {
-    pub(super) stride: [usize; 2],
-    pub(super) up: [usize; 2],
-    pub(super) first: [isize; 2],
-    pub(super) last: [isize; 2],
-}
-
-impl Reach {
-    /// The pixel at the same position.
-    pub(super) const PIXEL: Self = Self {
-        stride: [1; 2],
-        up: [1; 2],
-        first: [0; 2],
-        last: [0; 2],
-    };
-
-    /// Output pixels per step.
-    pub(in crate::engine) fn up(&self, axis: usize) -> usize {
-        self.up[axis]
-    }
-
-    /// The input indices below `len` that step `i` reads.
-    pub(in crate::engine) fn range(&self, axis: usize, i: usize, len: usize) -> Range<usize> {
-        let at = (i * self.stride[axis]) as isize;
-        let clamp = |v: isize| v.clamp(0, len as isize) as usize;
-        clamp(at + self.first[axis])..clamp(at + self.last[axis] + 1)
-    }
-}
-
-/// The tensors that an operator reads, each with its reach.
-pub(in crate::engine) fn reaches(op: &Op) -> Vec<(usize, Reach)> {
-    match &op.kind {
-        OpKind::Conv(conv) => {
-            let mut reach = Reach {
-                stride: conv.stride,
-                up: conv.up,
-                ..Reach::PIXEL
-            };
-            for tap in conv.phases.iter().flat_map(|phase| &phase.taps) {
-                let near = |axis: usize| reach.first[axis].min(tap[axis] as isize);
-                let far = |axis: usize| reach.last[axis].max(tap[axis] as isize);
-                (reach.first, reach.last) = ([near(0), near(1)], [far(0), far(1)]);
-            }
-            let residual = conv.residual.map(|residual| (residual, Reach::PIXEL));
-            std::iter::once((conv.input, reach))
-                .chain(residual)
-                .collect()
-        }
-        OpKind::DepthToSpace { input, block, .. } => {
-            let reach = Reach {
-                up: [*block; 2],
-                ..Reach::PIXEL
-            };
-            vec![(*input, reach)]
-        }
-        OpKind::MaxPool {
-            input,
-            kernel,
-            stride,
-            pad,
-        } => {
-            let first = pad.map(|pad| -(pad as isize));
-            let reach = Reach {
-                stride: *stride,
-                up: [1; 2],
-                first,
-                last: [0, 1].map(|axis| first[axis] + kernel[axis] as isize - 1),
-            };
-            vec![(*input, reach)]
-        }
-        _ => op.inputs().map(|input| (input, Reach::PIXEL)).collect(),
-    }
 }
 
 impl Marks {
@@ -172,7 +95,7 @@ impl Marks {
                     or(column_or, &input.marks[row * input.row..][..input.width]);
                 }
                 steps.fill(0);
-                reach.spread_row(column_or, steps);
+                spread_row(reach, column_or, steps);
             }
             if reach.up[1] == 1 {
                 or(&mut marks[..self.width], steps);
@@ -246,26 +169,23 @@ impl Marks {
     }
 }
 
-impl Reach {
-    /// Marks the steps that read a marked column.
-    fn spread_row(&self, columns: &[u8], steps: &mut [u8]) {
-        let stride = self.stride[1];
-        for dx in self.first[1]..=self.last[1] {
-            // The first step whose column lies in the map.
-            let skip = (-dx).max(0) as usize;
-            let first = skip.div_ceil(stride);
-            let column = (first * stride) as isize + dx;
-            let (Some(steps), Some(columns)) =
-                (steps.get_mut(first..), columns.get(column as usize..))
-            else {
-                continue;
-            };
-            if stride == 1 {
-                or(steps, columns);
-            } else {
-                let columns = columns.iter().step_by(stride);
-                steps.iter_mut().zip(columns).for_each(|(s, c)| *s |= c);
-            }
+/// Marks the steps that read a marked column.
+fn spread_row(reach: &Reach, columns: &[u8], steps: &mut [u8]) {
+    let stride = reach.stride[1];
+    for dx in reach.first[1]..=reach.last[1] {
+        // The first step whose column lies in the map.
+        let skip = (-dx).max(0) as usize;
+        let first = skip.div_ceil(stride);
+        let column = (first * stride) as isize + dx;
+        let (Some(steps), Some(columns)) = (steps.get_mut(first..), columns.get(column as usize..))
+        else {
+            continue;
+        };
+        if stride == 1 {
+            or(steps, columns);
+        } else {
+            let columns = columns.iter().step_by(stride);
+            steps.iter_mut().zip(columns).for_each(|(s, c)| *s |= c);
         }
     }
 }

@@ -41,7 +41,6 @@ pub(in crate::engine) use arena::border;
 pub(in crate::engine) use expand::expand;
 #[cfg(feature = "build")]
 pub(crate) use kernels::{Residual, Row, narrow_row, wide_channels, wide_row};
-pub(in crate::engine) use marks::reaches;
 pub use simd::Isa;
 #[cfg(feature = "build")]
 pub(crate) use simd::{Kernel, Lanes, dispatch};

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cpu::pool::Pool;
 use crate::engine::cpu::active::{Active, Others};
 use crate::engine::cpu::arena::TensorPlace;
-use crate::engine::cpu::marks::{GROUP, Marks, Reach, or, reaches};
+use crate::engine::cpu::marks::{GROUP, Marks, or};
 use crate::engine::cpu::reference::Reference;
 use crate::engine::cpu::slices::Slices;
+use crate::engine::reach::{Reach, reaches};
 use crate::program::{Op, OpKind, Program};
 
 /// A convolution that would compute more than this fraction of its groups computes all of them, because the kernels

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use crate::engine::cpu::marks::{GROUP, Marks};
 use crate::engine::cpu::reference::Reference;
+use crate::engine::reach::sources;
 use crate::program::layout::{LANES, QUAD};
 use crate::program::{Conv, OpKind, Program, WeightLayout};
 
@@ -77,8 +78,7 @@ impl Slices {
             return None;
         };
         let plain = conv.layout == WeightLayout::Quad && conv.groups == 1 && conv.phases.len() == 1;
-        let mut sources = sources(program, conv)?;
-        sources.sort_by_key(|source| source.quads.start);
+        let sources = whole_quads(program, conv)?;
         let count = sources.len();
         if !plain || !(2..usize::from(COPIED)).contains(&count) {
             return None;
@@ -224,26 +224,18 @@ impl Iterator for Split<'_> {
 }
 
 /// The operators' outputs that make up a convolution's input; `None` if one begins or ends within a quad.
-fn sources(program: &Program, conv: &Conv) -> Option<Vec<Source>> {
-    let (root, first) = program.root(conv.input);
-    let end = first + program.tensors[conv.input].channels;
-    let mut sources = Vec::new();
-    for op in &program.ops {
-        let (other, from) = program.root(op.output);
-        let to = from + program.tensors[op.output].channels;
-        if other != root || to <= first || end <= from {
-            continue;
-        }
-        let (from, to) = (from.max(first) - first, to.min(end) - first);
-        if from % QUAD != 0 || to % QUAD != 0 && to != end - first {
-            return None;
-        }
-        sources.push(Source {
-            tensor: op.output,
-            quads: from / QUAD..to.div_ceil(QUAD),
-        });
-    }
-    Some(sources)
+fn whole_quads(program: &Program, conv: &Conv) -> Option<Vec<Source>> {
+    let all = program.tensors[conv.input].channels;
+    let sources = sources(program, conv.input).into_iter();
+    let source = |(tensor, channels): (usize, Range<usize>)| {
+        let whole = |channel: usize| channel.is_multiple_of(QUAD);
+        let fits = whole(channels.start) && (whole(channels.end) || channels.end == all);
+        fits.then(|| Source {
+            tensor,
+            quads: channels.start / QUAD..channels.end.div_ceil(QUAD),
+        })
+    };
+    sources.map(source).collect()
 }
 
 /// Sorted ranges, with neighbours joined.

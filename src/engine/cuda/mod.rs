@@ -15,21 +15,39 @@ mod steps;
 use std::sync::Arc;
 
 use crate::cuda::place::Place;
-use crate::cuda::tiles::{self, TileList, Tiles};
+use crate::cuda::tiles::{Boxes, Layer, Table, Tiles};
 use crate::cuda::{Buffer, Device, DeviceMap, Marks};
 use crate::engine::cpu::{Weights, expand};
-use crate::engine::cuda::reach::Reaches;
-use crate::engine::cuda::steps::Step;
+use crate::engine::cuda::reach::{Reaches, needed_by};
+use crate::engine::cuda::steps::{OperatorTiles, Step};
+use crate::engine::lazy::{LazyHeads, LazyPlan};
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDesc, MapFormat, MapLayout};
 use crate::program::{Codes, Program};
 
-/// Execution options.
-#[derive(Clone, Copy, Debug, Default)]
+/// Execution options, as those of the CPU engine.
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Whether to skip tiles that see only zeros of the input. The results have the same bytes. Default: yes. Costs one run
     /// when the engine is created.
     pub skip_empty: Option<bool>,
+    /// Whether convolutions of a Concat multiply only the channels of those sources that differ from what they hold for
+    /// zeros. The results have the same bytes. Default: yes. Needs `skip_empty`, and memory for sums.
+    pub skip_channels: Option<bool>,
+    /// Maps to compute only at the cells that are read, which have the same bytes; elsewhere they hold anything. The operators
+    /// of these maps run after all others. `None` computes all of every map.
+    pub lazy_heads: Option<LazyHeads>,
+}
+
+/// What the last frame computed of an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Computed {
+    /// The operator's name.
+    pub name: String,
+    /// Tiles computed, and all tiles.
+    pub tiles: [usize; 2],
+    /// Share of its arithmetic.
+    pub share: f64,
 }
 
 /// A program that is ready to run on a GPU.
@@ -39,10 +57,8 @@ pub struct CudaEngine {
     outputs: Vec<MapDesc>,
     output_maps: Vec<DeviceMap>,
     steps: Vec<Step>,
-    /// Selects the tiles to compute; `None` computes all.
-    tiles: Option<Tiles>,
-    /// The lists of each operator, with its name.
-    lists: Vec<(String, Arc<TileList>)>,
+    /// The tiles of each operator, with its name.
+    tiles: Vec<(String, OperatorTiles)>,
 }
 
 impl CudaEngine {
@@ -57,9 +73,22 @@ impl CudaEngine {
         options: &Options,
     ) -> Result<Self, EngineError> {
         program.validate((*weights).as_ref().len())?;
-        let (program, weights) = expand(program, weights)?;
+        let (mut program, weights) = expand(program, weights)?;
+        let heads = options.lazy_heads.as_ref();
+        let lazy = heads.and_then(|heads| LazyPlan::new(&program, heads));
+        if let Some(lazy) = &lazy {
+            lazy.reorder(&mut program);
+        }
+        let skip = options.skip_empty.unwrap_or(true);
         let places = places(&program, device)?;
-        let (steps, lists) = steps::steps(&program, (*weights).as_ref(), &places, device)?;
+        let prepared = steps::steps(
+            &program,
+            (*weights).as_ref(),
+            &places,
+            device,
+            lazy.as_ref().map_or(program.ops.len(), |lazy| lazy.first),
+            skip && options.skip_channels.unwrap_or(true),
+        )?;
         let map = |index: usize, name: &str| -> Result<(MapDesc, DeviceMap), EngineError> {
             let (place, tensor) = (&places[index], &program.tensors[index]);
             let desc = MapDesc {
@@ -73,40 +102,102 @@ impl CudaEngine {
         let outputs = program.outputs.iter();
         let outputs = outputs.map(|output| map(output.tensor, &output.name));
         let (outputs, output_maps) = outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let names = program.ops.iter().map(|op| op.name.clone());
         let mut engine = Self {
             device: device.clone(),
             input: map(program.input, &program.tensors[program.input].name)?,
             outputs,
             output_maps,
-            steps,
-            tiles: None,
-            lists: program
-                .ops
-                .iter()
-                .map(|op| op.name.clone())
-                .zip(lists)
-                .collect(),
+            steps: prepared.steps,
+            tiles: names.zip(prepared.tiles).collect(),
         };
-        if options.skip_empty.unwrap_or(true) {
+        if skip {
             // The input is empty, so this leaves the background in all maps.
             engine.run()?;
-            let reaches = Reaches::new(&program);
-            let lists = engine.lists.iter().enumerate();
-            let layers = lists.map(|(index, (_, list))| (list.clone(), reaches.sides(index)));
-            let layers: Vec<_> = layers.collect();
-            engine.tiles = Some(Tiles::new(device, &engine.input.1, &layers)?);
+            for step in &engine.steps {
+                step.record_backgrounds(&**device)?;
+            }
         }
+        engine.choose_tiles(&program, lazy.as_ref(), prepared.first_lazy, skip)?;
         Ok(engine)
     }
 
-    /// Name, tiles that the last frame computed and all tiles of each operator: waits for the frame.
+    /// Adds the steps that choose tiles: of all operators, if empty ones are skipped, and of the lazy ones.
+    fn choose_tiles(
+        &mut self,
+        program: &Program,
+        lazy: Option<&LazyPlan>,
+        first_lazy: usize,
+        skip: bool,
+    ) -> Result<(), EngineError> {
+        let reaches = Reaches::new(program);
+        let input = Table::new(&self.device, &self.input.1, None)?;
+        let input = skip.then(|| Arc::new(input));
+        let boxes = |table: &Arc<Table>, sides| Boxes {
+            table: table.clone(),
+            sides,
+        };
+        let layer = |(index, (_, tiles)): (usize, &(String, OperatorTiles))| Layer {
+            list: tiles.list.clone(),
+            seen: input
+                .as_ref()
+                .map(|input| boxes(input, reaches.sides(index))),
+            needed_by: Vec::new(),
+            sources: match &input {
+                None => Vec::new(),
+                Some(input) => {
+                    let levels = tiles.levels.iter();
+                    let through =
+                        |level: &steps::Level| reaches.sides_through(index, &level.sources);
+                    levels.map(|level| boxes(input, through(level))).collect()
+                }
+            },
+        };
+        let mut layers: Vec<Layer> = self.tiles.iter().enumerate().map(layer).collect();
+        if let Some(lazy) = lazy {
+            let mut lazy_layers = layers.split_off(lazy.first);
+            let table = |heatmap: &crate::engine::lazy::LazyHeatmap| {
+                let map = &self.output_maps[heatmap.output];
+                Table::new(&self.device, map, Some(&heatmap.least)).map(Arc::new)
+            };
+            let tables = lazy.heatmaps.iter().map(table);
+            let tables = tables.collect::<Result<Vec<_>, _>>()?;
+            for (layer, needed) in lazy_layers.iter_mut().zip(needed_by(program, lazy)) {
+                let needed = needed.into_iter();
+                let needed = needed.map(|(heatmap, sides)| boxes(&tables[heatmap], sides));
+                layer.needed_by = needed.collect();
+            }
+            let tiles = Tiles::new(&self.device, tables, lazy_layers)?;
+            self.steps
+                .insert(first_lazy, Step::tiles("tiles of lazy heads", tiles));
+        }
+        if let Some(input) = input {
+            let tiles = Tiles::new(&self.device, vec![input], layers)?;
+            self.steps.insert(0, Step::tiles("tiles", tiles));
+        }
+        Ok(())
+    }
+
+    /// What the last frame computed of each operator: waits for it.
     ///
     /// # Errors
     /// [`EngineError::Cuda`].
-    pub fn computed_tiles(&self) -> Result<Vec<(&str, [usize; 2])>, EngineError> {
-        let lists = self.lists.iter();
-        let all = lists.map(|(name, list)| Ok((name.as_str(), list.computed()?)));
-        all.collect()
+    pub fn computed(&self) -> Result<Vec<Computed>, EngineError> {
+        let operator = |(name, tiles): &(String, OperatorTiles)| {
+            let (of_levels, all) = (tiles.list.computed()?, tiles.list.len());
+            let left = tiles.levels.iter().map(|level| level.left);
+            let left = std::iter::once([1, 1]).chain(left);
+            let shares = of_levels
+                .iter()
+                .zip(left)
+                .map(|(tiles, [left, of])| *tiles as f64 * left as f64 / of as f64);
+            Ok(Computed {
+                name: name.clone(),
+                tiles: [of_levels.iter().sum(), all],
+                share: shares.sum::<f64>() / all.max(1) as f64,
+            })
+        };
+        self.tiles.iter().map(operator).collect()
     }
 }
 
@@ -184,9 +275,6 @@ impl Engine for CudaEngine {
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
-        if let Some(tiles) = &self.tiles {
-            tiles::tiles(tiles)?;
-        }
         for step in &self.steps {
             step.run(&*self.device)?;
         }
@@ -194,9 +282,6 @@ impl Engine for CudaEngine {
     }
 
     fn profile(&mut self) -> Result<Vec<LayerTime>, EngineError> {
-        if let Some(tiles) = &self.tiles {
-            tiles::tiles(tiles)?;
-        }
         let marks = Marks::new(&self.device, self.steps.len() + 1)?;
         marks.set(0)?;
         for (at, step) in self.steps.iter().enumerate() {

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP};
+use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP, MAX_LEVELS};
 use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp};
 use crate::cuda::place::{ALIGN, Place, Tensor};
-use crate::cuda::tiles::TileList;
+use crate::cuda::tiles::{self, TileList, Tiles};
 use crate::cuda::{CudaError, Device};
 use crate::engine::EngineError;
 use crate::engine::cuda::pack::pack;
+use crate::engine::reach::sources;
 use crate::map::Element;
 use crate::program::{self, DepthToSpaceMode, Op, OpKind, Program, values};
 
@@ -29,9 +30,19 @@ pub(super) struct Step {
 enum StepKind {
     Convs(Vec<(Conv, Arc<TileList>)>),
     Direct(Box<Direct>, Arc<TileList>),
+    /// Chooses the tiles of later steps.
+    Tiles(Box<Tiles>),
 }
 
 impl Step {
+    /// A step that chooses the tiles of later ones.
+    pub(super) fn tiles(name: &str, tiles: Tiles) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind: StepKind::Tiles(Box::new(tiles)),
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -41,6 +52,18 @@ impl Step {
         match &self.kind {
             StepKind::Convs(convs) => conv::conv(device, convs),
             StepKind::Direct(operator, list) => direct::direct(device, operator, list),
+            StepKind::Tiles(tiles) => tiles::tiles(tiles),
+        }
+    }
+
+    /// Enqueues the launches that compute what its tiles take from the background, when all maps hold it.
+    pub(super) fn record_backgrounds(&self, device: &dyn Device) -> Result<(), CudaError> {
+        match &self.kind {
+            StepKind::Convs(convs) => {
+                let mut convs = convs.iter();
+                convs.try_for_each(|(conv, list)| conv::backgrounds(device, conv, list))
+            }
+            StepKind::Direct(..) | StepKind::Tiles(_) => Ok(()),
         }
     }
 
@@ -50,40 +73,72 @@ impl Step {
             StepKind::Convs(convs) => {
                 convs.len() < MAX_GROUP && convs.iter().all(|(other, _)| other.same_kernel(conv))
             }
-            StepKind::Direct(..) => false,
+            StepKind::Direct(..) | StepKind::Tiles(_) => false,
         }
     }
 }
 
-/// The launches, and each operator's list of all its tiles.
-type Steps = (Vec<Step>, Vec<Arc<TileList>>);
+/// The launches of a program.
+pub(super) struct Steps {
+    pub(super) steps: Vec<Step>,
+    /// Number of steps before those of lazy operators.
+    pub(super) first_lazy: usize,
+    /// The tiles of each operator.
+    pub(super) tiles: Vec<OperatorTiles>,
+}
 
-/// Prepares the operators of a validated program.
+/// The tiles of an operator.
+pub(super) struct OperatorTiles {
+    /// All of them.
+    pub(super) list: Arc<TileList>,
+    /// By level from 1 on.
+    pub(super) levels: Vec<Level>,
+}
+
+/// A level of a convolution's tiles: the sources of its input that they do not multiply.
+pub(super) struct Level {
+    /// The operators' outputs that the level before does multiply.
+    pub(super) sources: Vec<usize>,
+    /// Input channels that are left, of all.
+    pub(super) left: [usize; 2],
+    /// Their first position.
+    first: usize,
+}
+
+/// Prepares the operators of a validated program, of which those from `first_lazy` on are lazy. `levels`: whether tiles may
+/// have levels.
 pub(super) fn steps(
     program: &Program,
     blob: &[u8],
     places: &[Place],
     device: &Arc<dyn Device>,
+    first_lazy: usize,
+    levels: bool,
 ) -> Result<Steps, EngineError> {
     let prepare = Prepare {
         program,
         blob,
         places,
         device,
+        levels,
     };
     let mut steps: Vec<Step> = Vec::with_capacity(program.ops.len());
-    let mut lists = Vec::with_capacity(program.ops.len());
+    let mut tiles = Vec::with_capacity(program.ops.len());
+    let mut first_lazy_step = None;
     // The first step that may read each root tensor.
     let mut ready = vec![0; program.tensors.len()];
-    for op in &program.ops {
+    for (index, op) in program.ops.iter().enumerate() {
         let first = op.inputs().map(|input| ready[program.root(input).0]).max();
-        let first = first.unwrap_or(0);
+        let mut first = first.unwrap_or(0);
+        if index >= first_lazy {
+            first = first.max(*first_lazy_step.get_or_insert(steps.len()));
+        }
         let mut last = 0;
         let prepared = prepare.operator(op)?;
-        let list = Arc::new(TileList::all(device, prepared.tiles())?);
-        lists.push(list.clone());
-        match prepared {
-            Prepared::Convs(convs) => {
+        let levels = prepared.levels();
+        let list = Arc::new(TileList::all(device, prepared.tiles(), levels)?);
+        let levels = match prepared {
+            Prepared::Convs(convs, levels) => {
                 for conv in convs {
                     let room = (first..steps.len()).find(|&at| steps[at].takes(&conv));
                     let at = room.unwrap_or(steps.len());
@@ -96,19 +151,26 @@ pub(super) fn steps(
                     steps[at].add(&op.name, conv, list.clone());
                     last = last.max(at);
                 }
+                levels
             }
             Prepared::Direct(operator) => {
                 last = steps.len();
                 steps.push(Step {
                     name: op.name.clone(),
-                    kind: StepKind::Direct(operator, list),
+                    kind: StepKind::Direct(operator, list.clone()),
                 });
+                Vec::new()
             }
-        }
+        };
+        tiles.push(OperatorTiles { list, levels });
         let root = program.root(op.output).0;
         ready[root] = ready[root].max(last + 1);
     }
-    Ok((steps, lists))
+    Ok(Steps {
+        first_lazy: first_lazy_step.unwrap_or(steps.len()),
+        steps,
+        tiles,
+    })
 }
 
 impl Step {
@@ -125,8 +187,8 @@ impl Step {
 
 /// An operator, ready to run.
 enum Prepared {
-    /// One for each group.
-    Convs(Vec<Conv>),
+    /// One for each group, and the levels of their tiles.
+    Convs(Vec<Conv>, Vec<Level>),
     Direct(Box<Direct>),
 }
 
@@ -134,8 +196,16 @@ impl Prepared {
     /// Rows and columns of its tiles.
     fn tiles(&self) -> [usize; 2] {
         match self {
-            Self::Convs(convs) => convs.first().map_or([1; 2], Conv::tiles),
+            Self::Convs(convs, _) => convs.first().map_or([1; 2], Conv::tiles),
             Self::Direct(operator) => operator.tiles(),
+        }
+    }
+
+    /// Number of their levels besides 0.
+    fn levels(&self) -> usize {
+        match self {
+            Self::Convs(_, levels) => levels.len(),
+            Self::Direct(_) => 0,
         }
     }
 }
@@ -146,6 +216,7 @@ struct Prepare<'a> {
     blob: &'a [u8],
     places: &'a [Place],
     device: &'a Arc<dyn Device>,
+    levels: bool,
 }
 
 impl Prepare<'_> {
@@ -159,8 +230,8 @@ impl Prepare<'_> {
         };
         match &op.kind {
             OpKind::Conv(conv) => {
-                if let Some(convs) = self.convs(conv, op)? {
-                    return Ok(Prepared::Convs(convs));
+                if let Some((convs, levels)) = self.convs(conv, op)? {
+                    return Ok(Prepared::Convs(convs, levels));
                 }
                 log::warn!(
                     "`{}` does not run on tensor cores and is slow: {} x {} of stride {:?}, {} groups",
@@ -221,8 +292,39 @@ impl Prepare<'_> {
         Ok(Prepared::Direct(Box::new(operator)))
     }
 
-    /// The convolution on tensor cores, one for each group; `None` if no kernel fits.
-    fn convs(&self, spec: &program::Conv, op: &Op) -> Result<Option<Vec<Conv>>, EngineError> {
+    /// The levels of a convolution's tiles: its input's first sources in chunks of the kernel's channels.
+    fn levels_of(&self, spec: &program::Conv, kernel: &ConvKernel) -> Vec<Level> {
+        let mut levels: Vec<Level> = Vec::new();
+        if !self.levels || spec.groups != 1 || spec.phases.len() != 1 {
+            return levels;
+        }
+        let shape = self.places[spec.input].shape();
+        let channels = shape.span().next_multiple_of(kernel.channels);
+        let all = shape.channels.len();
+        let mut pending = Vec::new();
+        for (source, part) in sources(self.program, spec.input) {
+            let Some(&next) = shape.channels.get(part.end) else {
+                break;
+            };
+            pending.push(source);
+            let first = next as usize - shape.first();
+            if levels.len() < MAX_LEVELS && kernel.may_begin(first, channels) {
+                levels.push(Level {
+                    sources: std::mem::take(&mut pending),
+                    left: [all - part.end, all],
+                    first,
+                });
+            }
+        }
+        levels
+    }
+
+    /// The convolution on tensor cores, one for each group, with the levels of their tiles; `None` if no kernel fits.
+    fn convs(
+        &self,
+        spec: &program::Conv,
+        op: &Op,
+    ) -> Result<Option<(Vec<Conv>, Vec<Level>)>, EngineError> {
         let (input, codes) = self.tensor(spec.input);
         let (output, out_codes) = self.tensor(op.output);
         let Some(codes) = codes else {
@@ -235,7 +337,7 @@ impl Prepare<'_> {
         if spec.stride[0] != spec.stride[1] || spec.groups > MOST_GROUPS {
             return Ok(None);
         }
-        let mut convs = Vec::with_capacity(spec.groups);
+        let (mut convs, mut levels) = (Vec::with_capacity(spec.groups), Vec::new());
         for group in 0..spec.groups {
             let part = |place: &Place| place.group(group, spec.groups);
             let (Some(input), Some(output)) = (part(input), part(output)) else {
@@ -265,6 +367,8 @@ impl Prepare<'_> {
                     Some((place, codes))
                 }
             };
+            levels = self.levels_of(spec, &kernel);
+            let firsts: Vec<usize> = levels.iter().map(|level| level.first).collect();
             let shapes = [input.shape(), output.shape()];
             let packed = pack(spec, group, self.blob, &kernel, shapes, first, codes.zero)?;
             let prepared = ConvSpec {
@@ -273,6 +377,7 @@ impl Prepare<'_> {
                 residual: residual.as_ref().map(|(place, codes)| (place, *codes)),
                 output: (&output, out_codes),
                 channels: packed.channels,
+                levels: &firsts,
                 first,
                 up: spec.up,
                 relu: spec.relu,
@@ -281,7 +386,7 @@ impl Prepare<'_> {
             };
             convs.push(Conv::new(self.device, &prepared)?);
         }
-        Ok(Some(convs))
+        Ok(Some((convs, levels)))
     }
 
     /// The convolution as the CPU engine computes it.

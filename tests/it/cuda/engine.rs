@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use centerpoint::Detector;
 use centerpoint::cuda::Device;
-use centerpoint::engine::{Engine, MapMut};
+use centerpoint::engine::{Engine, EngineError, MapMut};
 use centerpoint::internals::engine::cpu::CpuEngine;
-use centerpoint::internals::engine::cuda::{CudaEngine, Options};
+use centerpoint::internals::engine::cuda::{Computed, CudaEngine, Options};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::{Element, MapDataMut, MapView};
 
 use super::frame::{bits, demo_frames, demo_plan, on_cpu, read};
 use crate::emulation;
+use crate::engine::lazy::{compare, lazy_heads, outputs as cpu_outputs, random_heads};
 use crate::engine::quantized::{Draft, random_net_of};
+use crate::engine::skip::frames;
+use crate::engine::slices::backbone;
 use crate::engine::{self, run, set_input};
 use crate::engine_net::{Op, Random, dense};
 
@@ -39,6 +42,22 @@ fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
         }
     }
     map.upload(&bytes).unwrap();
+}
+
+/// The outputs for an input, which `from` gets too.
+fn outputs(
+    engine: &mut CudaEngine,
+    device: &Arc<dyn Device>,
+    from: &mut CpuEngine,
+    input: &[f32],
+) -> Result<Vec<Vec<f32>>, EngineError> {
+    set_input(from, input);
+    copy_input(from, engine);
+    engine.run()?;
+    device.wait().unwrap();
+    Ok((0..engine.outputs().len())
+        .map(|index| output(engine, index))
+        .collect())
 }
 
 /// Output `index`, dense NCHW.
@@ -85,15 +104,12 @@ fn difference(
         Err(error) => return Some(error.to_string()),
     };
     for (number, input) in inputs.iter().enumerate() {
-        let outputs = run(&mut expected, input);
-        set_input(&mut expected, input);
-        copy_input(&mut expected, &mut engine);
-        if let Err(error) = engine.run() {
-            return Some(error.to_string());
-        }
-        device.wait().unwrap();
-        for (index, values) in outputs.iter().enumerate() {
-            let found = output(&engine, index);
+        let whole = run(&mut expected, input);
+        let outputs = match outputs(&mut engine, device, &mut expected, input) {
+            Ok(outputs) => outputs,
+            Err(error) => return Some(error.to_string()),
+        };
+        for (index, (values, found)) in whole.iter().zip(&outputs).enumerate() {
             assert_eq!(found.len(), values.len());
             let pairs = found.iter().zip(values);
             let wrong = pairs.filter(|(a, b)| a.to_bits() != b.to_bits());
@@ -131,6 +147,7 @@ fn random_networks_have_the_cpu_engines_bytes() {
         let payload = draft.net.payload().unwrap();
         let options = Options {
             skip_empty: Some(seed % 5 != 4),
+            ..Options::default()
         };
         let found = difference(&payload, &inputs(&draft), &device, &options);
         assert_eq!(found, None, "network {seed}");
@@ -240,6 +257,81 @@ fn pyramids_have_the_cpu_engines_bytes() {
 }
 
 #[test]
+fn lazy_heads_have_the_cpu_engines_bytes_where_they_are_read() {
+    let (mut lazy, mut count) = (0, 0);
+    for seed in 0..emulation::cases(12) as u64 {
+        let device = emulation::device(seed);
+        let (net, tasks) = random_heads(seed, 2);
+        let payload = net.payload().unwrap();
+        let mut plain = engine::engine(&payload, None, 1);
+        let frames = frames(net.input, seed);
+        run(&mut plain, &frames[5]);
+        let mut random = Random(seed);
+        random.next();
+        let heads = lazy_heads(&net, &tasks, &cpu_outputs(&plain), &plain, &mut random);
+        let options = Options {
+            skip_empty: Some(seed % 5 != 4),
+            lazy_heads: Some(heads.clone()),
+            ..Options::default()
+        };
+        let weights = Arc::new(payload.weights.clone());
+        let mut engine =
+            CudaEngine::new(payload.program.clone(), weights, &device, &options).unwrap();
+        for (number, frame) in frames.iter().enumerate() {
+            run(&mut plain, frame);
+            let whole = cpu_outputs(&plain);
+            let found = outputs(&mut engine, &device, &mut plain, frame).unwrap();
+            compare(
+                &net,
+                &heads,
+                &whole,
+                &found,
+                &format!("network {seed}, frame {number}"),
+            );
+            let computed = engine.computed().unwrap();
+            count += 1;
+            lazy += usize::from(computed.iter().any(|computed| computed.share < 0.5));
+        }
+    }
+    assert!(lazy > count / 4, "lazy in only {lazy} of {count} frames");
+}
+
+#[test]
+fn convolutions_of_some_sources_have_the_cpu_engines_bytes() {
+    let (mut sliced, mut count) = (0, 0);
+    for seed in 0..emulation::cases(8) as u64 {
+        let device = emulation::device(seed);
+        let net = backbone(seed, 2);
+        let payload = net.payload().unwrap();
+        let frames = frames(net.input, seed);
+        let found = difference(&payload, &frames, &device, &Options::default());
+        assert_eq!(found, None, "network {seed}");
+        let weights = Arc::new(payload.weights.clone());
+        let mut engine = CudaEngine::new(
+            payload.program.clone(),
+            weights,
+            &device,
+            &Options::default(),
+        )
+        .unwrap();
+        let mut from = engine::engine(&payload, None, 1);
+        for frame in &frames {
+            outputs(&mut engine, &device, &mut from, frame).unwrap();
+            let some = |computed: &Computed| {
+                let [tiles, all] = computed.tiles;
+                computed.share < tiles as f64 / all as f64 - 1e-9
+            };
+            count += 1;
+            sliced += usize::from(engine.computed().unwrap().iter().any(some));
+        }
+    }
+    assert!(
+        sliced > count / 8,
+        "sources were left out in only {sliced} of {count} frames"
+    );
+}
+
+#[test]
 #[ignore = "nightly: compiles the kernels anew for each fault"]
 fn planted_faults_are_seen() {
     let draft = pyramid(3);
@@ -269,12 +361,7 @@ fn planted_faults_are_seen() {
             "*(u32 *)layer.count = listed",
             "*(u32 *)layer.count = listed - (listed > 0)",
         ),
-        (
-            "a stale tile",
-            "tiles.cu",
-            "pixels != 0 || *differs != 0",
-            "pixels != 0",
-        ),
+        ("a stale tile", "tiles.cu", "seen || *differs != 0", "seen"),
         (
             "a missed background",
             "conv.cu",
@@ -286,6 +373,18 @@ fn planted_faults_are_seen() {
             "tiles.cu",
             "bottom[columns.y] -",
             "bottom[columns.y - (columns.y > columns.x)] -",
+        ),
+        (
+            "a level too many",
+            "tiles.cu",
+            "while (level < layer.sources && !",
+            "while (level < layer.sources || level > 9 && !",
+        ),
+        (
+            "a source that is added twice",
+            "conv.cu",
+            "? conv.first_channel[level - 1] : 0",
+            "? 0 : 0",
         ),
     ] {
         let device = emulation::planted(file, from, to, 5);
@@ -307,7 +406,7 @@ fn the_demo_plan_has_the_cpus_boxes() {
         assert_eq!(bits(found.boxes), expected, "{path:?}");
         assert!(!expected.is_empty());
     }
-    // Convolutions of a head share a launch.
+    // Convolutions of a head share a launch. Four belong to lazy maps and two choose tiles.
     let layers = on_device.profile().unwrap();
-    assert_eq!(layers.len(), 16, "{layers:#?}");
+    assert_eq!(layers.len(), 20, "{layers:#?}");
 }

@@ -98,12 +98,14 @@ impl Heads {
     }
 }
 
-/// A network, and by task its heatmap and its other maps.
-fn random_heads(seed: u64) -> (Net, Vec<(String, Vec<String>)>) {
+/// A network with maps `larger` times as large as the smallest ones, and by task its heatmap and its other maps.
+pub(crate) fn random_heads(seed: u64, larger: usize) -> (Net, Vec<(String, Vec<String>)>) {
     let mut random = Random(seed);
     random.next();
     let int8 = seed.is_multiple_of(2);
-    let shape = [random.range(2, 8), random.range(6, 16), random.range(6, 34)];
+    let mut side = |most: usize| larger * random.range(6, most);
+    let (height, width) = (side(16), side(34));
+    let shape = [random.range(2, 8), height, width];
     let draft = Draft::new(shape, seed, seed % 4 == 2, 127);
     let mut net = Heads {
         draft,
@@ -162,7 +164,7 @@ fn random_heads(seed: u64) -> (Net, Vec<(String, Vec<String>)>) {
 }
 
 /// What lazy heads read: by task a threshold for each channel of the heatmap, some of which pass often, never or always.
-fn lazy_heads(
+pub(crate) fn lazy_heads(
     net: &Net,
     tasks: &[(String, Vec<String>)],
     maps: &[Vec<f32>],
@@ -196,14 +198,14 @@ fn lazy_heads(
     }
 }
 
-fn outputs(engine: &CpuEngine) -> Vec<Vec<f32>> {
+pub(crate) fn outputs(engine: &CpuEngine) -> Vec<Vec<f32>> {
     (0..engine.outputs().len())
         .map(|i| dense(engine.output(i).unwrap()))
         .collect()
 }
 
 /// Compares what is read of the outputs. Returns how many cells pass, of all.
-fn compare(
+pub(crate) fn compare(
     net: &Net,
     heads: &LazyHeads,
     whole: &[Vec<f32>],
@@ -257,7 +259,7 @@ fn compare(
 fn lazy_heads_change_no_value_that_is_read() {
     let (mut saved, mut passing, mut all) = (0, 0, 0);
     for seed in 0..60 {
-        let (net, tasks) = random_heads(seed);
+        let (net, tasks) = random_heads(seed, 1);
         let payload = net.payload().unwrap();
         let mut plain = engine(&payload, None, 1);
         let frames = frames(net.input, seed);

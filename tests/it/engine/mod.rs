@@ -6,12 +6,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod lazy;
+pub(crate) mod lazy;
 mod naive;
 mod naive_int8;
 pub(crate) mod quantized;
-mod skip;
-mod slices;
+pub(crate) mod skip;
+pub(crate) mod slices;
 
 use std::path::Path;
 use std::process::Command;

@@ -21,7 +21,7 @@ fn engine(payload: &Payload, threads: usize, skip_empty: bool) -> CpuEngine {
 }
 
 /// Empty, single pixels, a corner, a row, full, a few blobs; then single pixels again.
-pub(super) fn frames([channels, height, width]: [usize; 3], seed: u64) -> Vec<Vec<f32>> {
+pub(crate) fn frames([channels, height, width]: [usize; 3], seed: u64) -> Vec<Vec<f32>> {
     let mut random = Random(seed);
     let values = random.values(channels * height * width);
     let mut pixels: Vec<Vec<(usize, usize)>> = vec![vec![], vec![(height / 2, width / 3)]];

@@ -47,12 +47,13 @@ fn layer(
     draft.node(&[&y], Op::Relu)
 }
 
-/// Two or three blocks, each half as fine, brought back to the first one's size and joined; then a convolution of that.
-fn backbone(seed: u64) -> Net {
+/// Two or three blocks, each half as fine, brought back to the first one's size and joined; then a convolution of that. Maps
+/// are `larger` times as large as the smallest ones.
+pub(crate) fn backbone(seed: u64, larger: usize) -> Net {
     let mut random = Random(seed);
     random.next();
     let pick = |random: &mut Random, of: &[usize]| of[random.below(of.len())];
-    let side = |random: &mut Random| 4 * random.range(3, 9);
+    let side = |random: &mut Random| 4 * larger * random.range(3, 9);
     let shape = [random.range(1, 8), side(&mut random), side(&mut random)];
     let mut draft = Draft::new(shape, seed, seed.is_multiple_of(3), 127);
     let (mut x, mut ups) = ("input".to_owned(), Vec::new());
@@ -110,7 +111,7 @@ fn leaving_out_channels_changes_no_byte() {
         .collect();
     let (mut sliced, mut count) = (0, 0);
     for seed in 0..60 {
-        let net = backbone(seed);
+        let net = backbone(seed, 1);
         let payload = net.payload().unwrap();
         let isa = isas[seed as usize % isas.len()];
         let mut plain = engine(&payload, [false, false], None, 1);
