@@ -1,20 +1,21 @@
-// Convolutions of the engine on tensor cores: integer sums of codes, and the CPU engine's conversion of sums to results,
-// as `src/engine/cpu/conv.rs`.
+// Convolutions of the engine on tensor cores. Of codes: integer sums, and the CPU engine's conversion of sums to results, as
+// `src/engine/cpu/conv.rs`. Of half-precision numbers: sums in f32, in the order of the hardware.
 //
-// `conv_s8_<k>_s<s>_c<c>_n<n>`: taps within k x k pixels, stride s, c input channels at a time, n output channels a block.
+// `conv_<type>_k<k>_s<s>_c<c>_n<n>`: s8 or f16, taps within k x k pixels, stride s, c input channels at a time, n output channels
+// a block.
 // A launch runs up to MAX_GROUP convolutions side by side, one for each row of the grid. Its blocks of THREADS threads take
 // one job after the other: a tile of TILE_H x TILE_W steps, one phase and n output channels of it.
 //
-// In:  codes, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in which a
+// In:  codes or halves, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in which a
 //      warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles; for a
 //      concatenation, the sums of its first sources for an empty input, which tiles of a level start from.
-// Out: codes or f32, NHWC, of the tiles in the list; or the sums themselves.
+// Out: the same type or f32, NHWC, of the tiles in the list; or the sums themselves.
 //
 // A patch, all input pixels that a tile's taps read, is copied once for each c channels and read by all taps. Weights
 // come with it if they are few, else tap by tap, two taps ahead, into a ring of three. A warp computes two rows of the tile:
 // 2 x n / 8 products of 16 x 8 results.
 //
-// Bytes of a job: its patch, n * taps * channels of weights, and its results.
+// Memory of a job: its patch, n * taps * channels weights, and its results.
 #include "mma.cuh"
 
 #define THREADS 128u
@@ -63,14 +64,15 @@ struct Conv {
     u32 rows, columns, pixel;
     // Row and column of the buffer where the patch of the first tile begins.
     u32 origin_y, origin_x;
-    // Input channels: a multiple of c. At each level from 1 on, those of the first sources, which are not multiplied.
+    // Bytes of the input channels of a pixel: a multiple of those of c. At each level from 1 on, of those of the first sources,
+    // which are not multiplied.
     u32 channels, first_channel[MAX_LEVELS];
-    // The channels that are multiplied end here.
+    // What is multiplied ends here.
     u32 end_channel;
     u32 phase_count;
     // Blocks of n output channels.
     u32 blocks;
-    // Output channels: of codes a multiple of 16.
+    // Output channels: but of f32 whole copies of 16 bytes.
     u32 out_channels;
     u32 height, width;
     // Output pixels of a step.
@@ -109,6 +111,22 @@ __device__ __forceinline__ u32 quick_code(float value, float scale, float invers
     return rounded(value / scale);
 }
 
+// The types of the input and of sums.
+struct Codes {
+    typedef int Sum;
+    static constexpr bool HALF = false;
+    static constexpr u32 BYTES = 1;
+    static __device__ __forceinline__ void multiply(Sum (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { mma_s8(d, a, b0, b1); }
+};
+
+struct Halves {
+    typedef float Sum;
+    static constexpr bool HALF = true;
+    static constexpr u32 BYTES = 2;
+    static __device__ __forceinline__ void multiply(Sum (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) { mma_f16(d, a, b0, b1); }
+};
+
+// C: bytes of the channels at a time; N: output channels.
 template <int K, int STRIDE, int C, int N>
 struct Shape {
     static constexpr u32 PATCH_W = (TILE_W - 1) * STRIDE + K, PATCH_H = (TILE_H - 1) * STRIDE + K;
@@ -119,10 +137,12 @@ struct Shape {
     static constexpr bool AT_ONCE = K * K * TAP <= 9216;
 };
 
-template <int K, int STRIDE, int C, int N>
+template <typename T, int K, int STRIDE, int C, int N>
 struct Job {
     using S = Shape<K, STRIDE, C, N>;
-    int sums[2][N / 8][4];
+    // Bytes from pixel to pixel of results in shared memory.
+    static constexpr u32 RESULTS = N * T::BYTES + 16;
+    typename T::Sum sums[2][N / 8][4];
 
     // Index of the pair of sums `half` of row `m` in a map of sums: of its columns' `n`th group of 8. `y0`, `x0`: the tile's
     // first step.
@@ -145,7 +165,9 @@ struct Job {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     int2 pair = make_int2(0, 0);
-                    if (N >= 16 && level != 0) pair = *(const int2 *)(background + sums_at(conv, block, y0, x0, m, half, n));
+                    if (N >= 16 && !T::HALF && level != 0) {
+                        pair = *(const int2 *)(background + sums_at(conv, block, y0, x0, m, half, n));
+                    }
                     sums[m][n][half * 2] = pair.x;
                     sums[m][n][half * 2 + 1] = pair.y;
                 }
@@ -160,7 +182,7 @@ struct Job {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     int2 *to = (int2 *)((int *)conv.output + sums_at(conv, block, y0, x0, m, half, n));
-                    *to = make_int2(sums[m][n][half * 2], sums[m][n][half * 2 + 1]);
+                    *to = make_int2((int)sums[m][n][half * 2], (int)sums[m][n][half * 2 + 1]);
                 }
     }
 
@@ -220,15 +242,15 @@ struct Job {
                     if (N == 8) {
                         const uint2 b = *(const uint2 *)(tap_weights + (k * WARP + lane) * 8);
 #pragma unroll
-                        for (int m = 0; m < 2; ++m) mma_s8(sums[m][0], a[m], b.x, b.y);
+                        for (int m = 0; m < 2; ++m) T::multiply(sums[m][0], a[m], b.x, b.y);
                     }
 #pragma unroll
                     for (int n = 0; n < N / 16; ++n) {
                         const uint4 b = *(const uint4 *)(tap_weights + ((k * (N / 16) + n) * WARP + lane) * 16);
 #pragma unroll
                         for (int m = 0; m < 2; ++m) {
-                            mma_s8(sums[m][2 * n], a[m], b.x, b.y);
-                            mma_s8(sums[m][2 * n + 1], a[m], b.z, b.w);
+                            T::multiply(sums[m][2 * n], a[m], b.x, b.y);
+                            T::multiply(sums[m][2 * n + 1], a[m], b.z, b.w);
                         }
                     }
                 }
@@ -248,8 +270,8 @@ struct Job {
         const u32 at = (u32)n * 8 + threadIdx.x % 4 * 2;
         const float2 multiplier = *(const float2 *)(constants + at * 4);
         const float2 bias = *(const float2 *)(constants + (count + at) * 4);
-        int first = sums[m][n][half * 2], second = sums[m][n][half * 2 + 1];
-        if (!PLAIN && conv.flags & CONV_START) {
+        typename T::Sum first = sums[m][n][half * 2], second = sums[m][n][half * 2 + 1];
+        if (!PLAIN && !T::HALF && conv.flags & CONV_START) {
             const int2 start = *(const int2 *)(constants + (2 * count + at) * 4);
             first += start.x;
             second += start.y;
@@ -261,6 +283,10 @@ struct Job {
                 const float *values = (const float *)conv.residual + from;
                 y.x += values[0];
                 if (channel + 1 < conv.out_channels) y.y += values[1];
+            } else if (T::HALF) {
+                const u16 *halves = (const u16 *)conv.residual + from;
+                y.x += half_value(halves[0]);
+                y.y += half_value(halves[1]);
             } else {
                 const i8 *codes = (const i8 *)conv.residual + from;
                 y.x += (float)codes[0] * conv.residual_scale;
@@ -274,9 +300,9 @@ struct Job {
         return y;
     }
 
-    // Writes the results: codes to shared memory, as [pixel][n + 16], and f32 to the output. `y0`, `x0`: the tile's first step.
+    // Writes the results: f32 to the output, else to shared memory, with RESULTS bytes a pixel. `y0`, `x0`: the tile's first step.
     template <bool PLAIN>
-    __device__ __forceinline__ void finish(const Conv &conv, u32 part, u32 y0, u32 x0, u8 *to_codes) {
+    __device__ __forceinline__ void finish(const Conv &conv, u32 part, u32 y0, u32 x0, u8 *results_of_tile) {
         const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         const u32 number = part / conv.blocks, block = part % conv.blocks;
         const u8 *constants = (const u8 *)conv.constants + (u64)part * N * 4;
@@ -297,6 +323,9 @@ struct Job {
                         float *to = (float *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel;
                         if (channel < conv.out_channels) to[channel] = y.x;
                         if (channel + 1 < conv.out_channels) to[channel + 1] = y.y;
+                    } else if (N >= 16 && T::HALF) {
+                        const u32 pair = half_bits(y.x) | (u32)half_bits(y.y) << 16;
+                        *(u32 *)(results_of_tile + pixel * RESULTS + in_block * 2) = pair;
                     } else if (N >= 16) {
                         u32 first, second;
                         if (PLAIN || conv.zero == 0) {
@@ -306,7 +335,7 @@ struct Job {
                             first = (u32)code_of(y.x, conv.scale, conv.zero);
                             second = (u32)code_of(y.y, conv.scale, conv.zero);
                         }
-                        *(u16 *)(to_codes + pixel * (N + 16) + in_block) = (u16)((first & 0xffu) | second << 8);
+                        *(u16 *)(results_of_tile + pixel * RESULTS + in_block) = (u16)((first & 0xffu) | second << 8);
                     }
                 }
             }
@@ -314,7 +343,7 @@ struct Job {
     }
 };
 
-template <int K, int STRIDE, int C, int N>
+template <typename T, int K, int STRIDE, int C, int N>
 __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
     using S = Shape<K, STRIDE, C, N>;
     DYNAMIC_SHARED(shared);
@@ -328,11 +357,11 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
         const Phase &phase = ((const Phase *)conv.phases)[number];
         const u32 y0 = tile / tiles_x * TILE_H, x0 = tile % tiles_x * TILE_W;
         const u8 *weights = (const u8 *)conv.weights + phase.weights + (u64)block * N * phase.taps * conv.channels;
-        Job<K, STRIDE, C, N> run;
-        const u32 first = N >= 16 && level != 0 ? conv.first_channel[level - 1] : 0;
+        Job<T, K, STRIDE, C, N> run;
+        const u32 first = N >= 16 && !T::HALF && level != 0 ? conv.first_channel[level - 1] : 0;
         run.start(conv, level, block, y0, x0);
         run.multiply(conv, phase, first, conv.origin_y + y0 * STRIDE, conv.origin_x + x0 * STRIDE, weights, shared);
-        if (N >= 16 && conv.flags & CONV_SUMS) {
+        if (N >= 16 && !T::HALF && conv.flags & CONV_SUMS) {
             run.store(conv, block, y0, x0);
             continue;
         }
@@ -345,27 +374,37 @@ __device__ __forceinline__ void conv_tiles(const ConvGroup &group) {
             run.template finish<false>(conv, part, y0, x0, shared);
         }
         if (N < 16 || conv.flags & CONV_OUTPUT_F32) continue;
-        constexpr u32 PARTS = (N + 15) / 16;
+        constexpr u32 PART = 16 / T::BYTES, PARTS = (N + PART - 1) / PART;
         __syncthreads();
         for (u32 i = threadIdx.x; i < TILE_H * TILE_W * PARTS; i += THREADS) {
-            const u32 pixel = i / PARTS, channel = block * N + i % PARTS * 16;
+            const u32 pixel = i / PARTS, channel = block * N + i % PARTS * PART;
             const u32 row = (y0 + pixel / TILE_W) * conv.up_y + number / conv.up_x;
             const u32 column = (x0 + pixel % TILE_W) * conv.up_x + number % conv.up_x;
             if (row >= conv.height || column >= conv.width || channel >= conv.out_channels) continue;
-            i8 *to = (i8 *)conv.output + (u64)row * conv.out_row + (u64)column * conv.out_pixel + channel;
-            *(uint4 *)to = *(const uint4 *)(shared + pixel * (N + 16) + i % PARTS * 16);
+            const u64 to = (u64)row * conv.out_row + (u64)column * conv.out_pixel + channel;
+            *(uint4 *)((u8 *)conv.output + to * T::BYTES) = *(const uint4 *)(shared + pixel * run.RESULTS + i % PARTS * 16);
         }
         // The next job's patch goes to the same memory.
         __syncthreads();
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n8(const ConvGroup p) { conv_tiles<1, 1, 32, 8>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n32(const ConvGroup p) { conv_tiles<1, 1, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_s8_k1_s1_c64_n64(const ConvGroup p) { conv_tiles<1, 1, 64, 64>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s2_c32_n32(const ConvGroup p) { conv_tiles<1, 2, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n8(const ConvGroup p) { conv_tiles<3, 1, 32, 8>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n32(const ConvGroup p) { conv_tiles<3, 1, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c64_n64(const ConvGroup p) { conv_tiles<3, 1, 64, 64>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n32(const ConvGroup p) { conv_tiles<3, 2, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n64(const ConvGroup p) { conv_tiles<3, 2, 32, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n8(const ConvGroup p) { conv_tiles<Codes, 1, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s1_c32_n32(const ConvGroup p) { conv_tiles<Codes, 1, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_s8_k1_s1_c64_n64(const ConvGroup p) { conv_tiles<Codes, 1, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s2_c32_n32(const ConvGroup p) { conv_tiles<Codes, 1, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n8(const ConvGroup p) { conv_tiles<Codes, 3, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n32(const ConvGroup p) { conv_tiles<Codes, 3, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c64_n64(const ConvGroup p) { conv_tiles<Codes, 3, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n32(const ConvGroup p) { conv_tiles<Codes, 3, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n64(const ConvGroup p) { conv_tiles<Codes, 3, 2, 32, 64>(p); }
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k1_s1_c16_n8(const ConvGroup p) { conv_tiles<Halves, 1, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k1_s1_c16_n32(const ConvGroup p) { conv_tiles<Halves, 1, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_f16_k1_s1_c32_n64(const ConvGroup p) { conv_tiles<Halves, 1, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k1_s2_c16_n32(const ConvGroup p) { conv_tiles<Halves, 1, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c16_n8(const ConvGroup p) { conv_tiles<Halves, 3, 1, 32, 8>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c16_n32(const ConvGroup p) { conv_tiles<Halves, 3, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c32_n64(const ConvGroup p) { conv_tiles<Halves, 3, 1, 64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s2_c16_n32(const ConvGroup p) { conv_tiles<Halves, 3, 2, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s2_c16_n64(const ConvGroup p) { conv_tiles<Halves, 3, 2, 32, 64>(p); }

@@ -1,17 +1,17 @@
-// The engine's operators that do not run on tensor cores: convolutions of any shape, of codes and of f32, and what acts on
+// The engine's operators that do not run on tensor cores: convolutions of any shape, of codes and of floats, and what acts on
 // pixels. The operations and their order are the CPU engine's (`src/engine/cpu`), so are the bytes.
 //
 // A block of THREADS threads, one for each pixel, takes one job after the other: a tile of TILE_H x TILE_W steps (of
 // convolutions, else of output pixels), and of a convolution one phase and one block of LANES output channels.
 //
-// In, out: maps of f32 or codes, NHWC with a border of the value 0, whose channels lie anywhere in a pixel; a list of tiles.
+// In, out: maps of codes, halves or f32, NHWC with a border of the value 0, whose channels lie anywhere in a pixel; a list of tiles.
 #include "elementary.cuh"
 
 #define THREADS 128u
 // Output channels of a block; input channels that are added side by side if the outputs are few.
 #define LANES 16
 
-// A tensor.
+// A tensor of codes, halves or f32.
 struct View {
     // Address of position 0 of the map's first pixel.
     u64 data;
@@ -20,7 +20,7 @@ struct View {
     u32 count;
     // Elements from row to row and from pixel to pixel.
     u32 row, pixel;
-    u32 has_codes;
+    u32 element;
     float scale;
     int zero;
 };
@@ -66,18 +66,21 @@ __device__ __forceinline__ long long element(const View &view, u32 channel, int 
     return (long long)y * view.row + (long long)x * view.pixel + ((const u32 *)view.channels)[channel];
 }
 
-// A value: as f32 if it is one, else what its code stands for.
+// A value: of codes what they stand for.
 __device__ __forceinline__ float value(const View &view, u32 channel, int y, int x) {
     const long long at = element(view, channel, y, x);
-    if (!view.has_codes) return ((const float *)view.data)[at];
+    if (view.element == ELEMENT_F32) return ((const float *)view.data)[at];
+    if (view.element == ELEMENT_F16) return half_value(((const u16 *)view.data)[at]);
     return ((float)((const i8 *)view.data)[at] - (float)view.zero) * view.scale;
 }
 
 // Stores a value, as its code if the map holds codes.
 __device__ __forceinline__ void store(const View &view, u32 channel, u32 y, u32 x, float value) {
     const long long at = element(view, channel, (int)y, (int)x);
-    if (view.has_codes) {
+    if (view.element == ELEMENT_I8) {
         ((i8 *)view.data)[at] = code_of(value, view.scale, view.zero);
+    } else if (view.element == ELEMENT_F16) {
+        ((u16 *)view.data)[at] = half_bits(value);
     } else {
         ((float *)view.data)[at] = value;
     }
@@ -240,8 +243,12 @@ __device__ __forceinline__ void window(const DirectParams &p, int axis, u32 at, 
 
 __device__ __forceinline__ void copy(const View &to, u32 channel, u32 y, u32 x, const View &from, u32 other, u32 i, u32 j) {
     const long long at = element(to, channel, (int)y, (int)x), source = element(from, other, (int)i, (int)j);
-    if (to.has_codes) {
+    if (to.element == ELEMENT_I8) {
         ((i8 *)to.data)[at] = ((const i8 *)from.data)[source];
+    } else if (from.element == ELEMENT_F16) {
+        store(to, channel, y, x, half_value(((const u16 *)from.data)[source]));
+    } else if (to.element == ELEMENT_F16) {
+        ((u16 *)to.data)[at] = half_bits(((const float *)from.data)[source]);
     } else {
         ((float *)to.data)[at] = ((const float *)from.data)[source];
     }
@@ -272,8 +279,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_pixels(const Direct
                     for (u32 j = left; j < right; ++j) {
                         const long long at = element(p.input, c, (int)i, (int)j);
                         // Codes compare as the values that they stand for.
-                        const float one = p.input.has_codes ? (float)((const i8 *)p.input.data)[at]
-                                                            : ((const float *)p.input.data)[at];
+                        const float one = p.input.element == ELEMENT_I8 ? (float)((const i8 *)p.input.data)[at]
+                                                                        : value(p.input, c, (int)i, (int)j);
                         if (one > most || !some && !is_nan(one)) {
                             some = true;
                             most = one;
@@ -284,13 +291,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) direct_pixels(const Direct
                 }
                 if (some) {
                     copy(p.output, c, y, x, p.input, c, best_y, best_x);
+                } else if (p.output.element == ELEMENT_I8) {
+                    ((i8 *)p.output.data)[element(p.output, c, (int)y, (int)x)] = -128;
                 } else {
-                    const long long at = element(p.output, c, (int)y, (int)x);
-                    if (p.output.has_codes) {
-                        ((i8 *)p.output.data)[at] = -128;
-                    } else {
-                        ((float *)p.output.data)[at] = most;
-                    }
+                    store(p.output, c, y, x, most);
                 }
                 continue;
             }

@@ -32,6 +32,23 @@ __device__ __forceinline__ void mma_s8(int (&d)[4], const u32 (&a)[4], u32 b0, u
 #endif
 }
 
+// d += a * b of half-precision numbers, with sums in f32: a has 16 rows of 16, b 8 columns of 16. Words hold two numbers each,
+// and lie as those of `mma_s8`.
+__device__ __forceinline__ void mma_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+#if __CUDA_ARCH__ >= 800
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+        asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[2 * part]), "r"(a[2 * part + 1]), "r"(part == 0 ? b0 : b1));
+    }
+#endif
+}
+
 // Four matrices of 8 rows of 16 bytes in shared memory: lane l gives the address of row l % 8 of matrix l / 8, and gets word
 // l % 4 of row l / 4 of each.
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], const void *row) {

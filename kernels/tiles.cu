@@ -8,7 +8,7 @@
 // needs it, whose sides are tables that the host made; four reads tell whether a box is empty. `tiles_list` lists the tiles of
 // one layer a block, in order.
 //
-// In:  the network's input, codes or f32, NHWC, or heatmaps in f32; the sides of boxes by row and by column of tiles.
+// In:  the network's input, NHWC, or heatmaps in f32; the sides of boxes by row and by column of tiles.
 // Out: for each layer its tiles and their number; which tiles may differ from the background.
 #include "common.cuh"
 
@@ -63,7 +63,7 @@ static_assert(sizeof(TilesParams) == 16, "mirrored in src/cuda/tiles.rs");
 
 // Whether a pixel is not 0. Negative zeros count as other values.
 __device__ __forceinline__ bool is_occupied(const Map &map, u32 y, u32 x) {
-    const u32 bytes = map.element == ELEMENT_I8 ? 1 : 4, end = map.channels * bytes;
+    const u32 bytes = map.element == ELEMENT_I8 ? 1 : map.element == ELEMENT_F16 ? 2 : 4, end = map.channels * bytes;
     const u8 *pixel = (const u8 *)map.data + (u64)map_index(map, 0, y, x) * bytes;
     u32 all = 0, at = 0;
     if ((u64)pixel % 16 == 0) {

@@ -219,7 +219,7 @@ pub enum Element {
 
 impl Element {
     /// Size in bytes.
-    pub fn bytes(self) -> usize {
+    pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::detector::Device;
+use crate::detector::{Device, GpuEngine};
 use crate::points::LayoutError;
 use crate::{Error, Layout};
 
@@ -27,12 +27,30 @@ const NO_MCAP: &str = "this program was built without MCAP; build it with `--fea
 /// The device to run on.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DeviceArg {
-    /// The device that the plan was made for.
+    /// A GPU if the plan is built for it, or if there is one that has the CPU's results; else the CPU.
     Auto,
     /// The CPU.
     Cpu,
     /// An NVIDIA GPU.
     Cuda,
+}
+
+/// What runs the network of a plan for the CPU on a GPU.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GpuEngineArg {
+    /// The CUDA engine for a plan with layers in INT8, with the CPU's results; else the CPU.
+    Auto,
+    /// The CUDA engine for every plan: FP16 for one without layers in INT8.
+    Cuda,
+}
+
+impl From<GpuEngineArg> for GpuEngine {
+    fn from(arg: GpuEngineArg) -> Self {
+        match arg {
+            GpuEngineArg::Auto => Self::Auto,
+            GpuEngineArg::Cuda => Self::Cuda,
+        }
+    }
 }
 
 impl From<DeviceArg> for Device {

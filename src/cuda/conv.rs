@@ -1,4 +1,4 @@
-//! Convolutions of codes on tensor cores: the kernels of `kernels/conv.cu`.
+//! Convolutions of codes and of halves on tensor cores: the kernels of `kernels/conv.cu`.
 //!
 //! The caller packs weights and constants in the kernels' order; this file knows shapes and addresses.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytemuck::{NoUninit, Zeroable};
 
 use super::device::{Buffer, CudaError, Device, DevicePtr, KernelParams, Launch, launch};
-use super::place::{ALIGN, Place, Tensor, is_typed};
+use super::place::{Place, Tensor, is_typed};
 use super::tiles::{TILE, TileList};
 use crate::map::Element;
 
@@ -34,6 +34,8 @@ const SUMS: u32 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConvKernel {
     name: &'static str,
+    /// Type of the input: codes or halves.
+    pub(crate) element: Element,
     /// Rows and columns of the pixels that the taps read.
     pub(crate) taps: usize,
     /// Input pixels per step.
@@ -44,33 +46,45 @@ pub(crate) struct ConvKernel {
     pub(crate) outputs: usize,
 }
 
+/// Bytes of the channels of a product.
+pub(crate) const PRODUCT: usize = 32;
+
+/// `bytes`: of the input channels at a time.
 const fn kernel(
     name: &'static str,
-    taps: usize,
-    stride: usize,
-    channels: usize,
-    outputs: usize,
+    element: Element,
+    [taps, stride, bytes, outputs]: [usize; 4],
 ) -> ConvKernel {
     ConvKernel {
         name,
+        element,
         taps,
         stride,
-        channels,
+        channels: bytes / element.bytes(),
         outputs,
     }
 }
 
-/// All kernels, the ones with the largest blocks first.
-const KERNELS: [ConvKernel; 9] = [
-    kernel("conv_s8_k3_s1_c64_n64", 3, 1, 64, 64),
-    kernel("conv_s8_k1_s1_c64_n64", 1, 1, 64, 64),
-    kernel("conv_s8_k3_s2_c32_n64", 3, 2, 32, 64),
-    kernel("conv_s8_k3_s1_c32_n32", 3, 1, 32, 32),
-    kernel("conv_s8_k1_s1_c32_n32", 1, 1, 32, 32),
-    kernel("conv_s8_k3_s2_c32_n32", 3, 2, 32, 32),
-    kernel("conv_s8_k1_s2_c32_n32", 1, 2, 32, 32),
-    kernel("conv_s8_k3_s1_c32_n8", 3, 1, 32, 8),
-    kernel("conv_s8_k1_s1_c32_n8", 1, 1, 32, 8),
+/// All kernels, of each type the ones with the largest blocks first.
+const KERNELS: [ConvKernel; 18] = [
+    kernel("conv_s8_k3_s1_c64_n64", Element::I8, [3, 1, 64, 64]),
+    kernel("conv_s8_k1_s1_c64_n64", Element::I8, [1, 1, 64, 64]),
+    kernel("conv_s8_k3_s2_c32_n64", Element::I8, [3, 2, 32, 64]),
+    kernel("conv_s8_k3_s1_c32_n32", Element::I8, [3, 1, 32, 32]),
+    kernel("conv_s8_k1_s1_c32_n32", Element::I8, [1, 1, 32, 32]),
+    kernel("conv_s8_k3_s2_c32_n32", Element::I8, [3, 2, 32, 32]),
+    kernel("conv_s8_k1_s2_c32_n32", Element::I8, [1, 2, 32, 32]),
+    kernel("conv_s8_k3_s1_c32_n8", Element::I8, [3, 1, 32, 8]),
+    kernel("conv_s8_k1_s1_c32_n8", Element::I8, [1, 1, 32, 8]),
+    kernel("conv_f16_k3_s1_c32_n64", Element::F16, [3, 1, 64, 64]),
+    kernel("conv_f16_k1_s1_c32_n64", Element::F16, [1, 1, 64, 64]),
+    kernel("conv_f16_k3_s2_c16_n64", Element::F16, [3, 2, 32, 64]),
+    kernel("conv_f16_k3_s1_c16_n32", Element::F16, [3, 1, 32, 32]),
+    kernel("conv_f16_k1_s1_c16_n32", Element::F16, [1, 1, 32, 32]),
+    kernel("conv_f16_k3_s2_c16_n32", Element::F16, [3, 2, 32, 32]),
+    kernel("conv_f16_k1_s2_c16_n32", Element::F16, [1, 2, 32, 32]),
+    kernel("conv_f16_k3_s1_c16_n8", Element::F16, [3, 1, 32, 8]),
+    kernel("conv_f16_k1_s1_c16_n8", Element::F16, [1, 1, 32, 8]),
 ];
 
 const fn names() -> [&'static str; KERNELS.len()] {
@@ -84,34 +98,37 @@ const fn names() -> [&'static str; KERNELS.len()] {
 }
 
 impl ConvKernel {
-    /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these channels (of codes:
-    /// positions), if there is one.
+    /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these types and numbers of
+    /// channels (but of f32: of positions), if there is one.
     pub(crate) fn choose(
         taps: usize,
         stride: usize,
-        channels: usize,
-        outputs: usize,
-        element: Element,
+        (input, channels): (Element, usize),
+        (output, outputs): (Element, usize),
     ) -> Option<Self> {
         let fits = |kernel: &&Self| {
             let few = kernel.outputs == 8;
-            kernel.taps >= taps
+            kernel.element == input
+                && (output == Element::F32 || output == input)
+                && kernel.taps >= taps
                 && kernel.stride == stride
-                && (kernel.channels == 32 || channels.is_multiple_of(64))
-                && match (kernel.outputs, element) {
-                    (8, Element::I8) => false,
-                    (64, _) => outputs > 32,
-                    _ => true,
-                }
-                && few == (outputs <= 8 && element == Element::F32 && stride == 1)
+                && (kernel.is_small() || channels.is_multiple_of(kernel.channels))
+                && (kernel.outputs < 64 || outputs > 32)
+                && few == (outputs <= 8 && output == Element::F32 && stride == 1)
         };
         // Of two that fit, the one with fewer taps reads less.
         KERNELS.iter().filter(fits).min_by_key(|k| k.taps).copied()
     }
 
-    /// Whether a level can begin at a channel, of this many: at a chunk, and not of few outputs.
+    /// Whether it takes as few channels at a time as a product does.
+    fn is_small(&self) -> bool {
+        self.channels * self.element.bytes() == PRODUCT
+    }
+
+    /// Whether a level can begin at a channel, of this many: at a chunk of codes, and not of few outputs.
     pub(crate) fn may_begin(&self, first: usize, channels: usize) -> bool {
-        self.outputs >= 16
+        self.element == Element::I8
+            && self.outputs >= 16
             && first.is_multiple_of(self.channels)
             && (self.channels..channels).contains(&first)
     }
@@ -119,11 +136,12 @@ impl ConvKernel {
     /// Bytes of shared memory of a block.
     fn shared(&self) -> usize {
         let side = |steps: usize| (steps - 1) * self.stride + self.taps;
-        let patch = side(TILE[0]) * side(TILE[1]) * (self.channels + 16);
-        let tap = self.channels * self.outputs;
+        let bytes = self.channels * self.element.bytes();
+        let patch = side(TILE[0]) * side(TILE[1]) * (bytes + 16);
+        let tap = bytes * self.outputs;
         let all = self.taps * self.taps * tap;
         let weights = if all <= AT_ONCE { all } else { 3 * tap };
-        let results = TILE[0] * TILE[1] * (self.outputs + 16);
+        let results = TILE[0] * TILE[1] * (self.outputs * self.element.bytes() + 16);
         (patch + weights).max(results)
     }
 }
@@ -145,7 +163,7 @@ const _: () = assert!(size_of::<PhaseParams>() == 48);
 #[repr(C)]
 struct Params {
     input: DevicePtr<u8>,
-    weights: DevicePtr<i8>,
+    weights: DevicePtr<u8>,
     constants: DevicePtr<u32>,
     phases: DevicePtr<PhaseParams>,
     residual: DevicePtr<u8>,
@@ -198,13 +216,14 @@ unsafe impl KernelParams for Group {
     const KERNELS: &'static [&'static str] = &names();
 }
 
-/// Taps of a phase, and its weights in the kernels' order: `[block][chunk][tap][32 channels][output channels / 16][lane][16]`.
+/// Taps of a phase, and its weights in the kernels' order: `[block][chunk][tap][32 bytes of
+/// channels][output channels / 16][lane][16]`.
 #[derive(Clone, Debug)]
 pub(crate) struct ConvPhase {
     /// Row and column of the patch that each tap reads for the first step.
     pub(crate) taps: Vec<[usize; 2]>,
-    /// The codes.
-    pub(crate) weights: Vec<i8>,
+    /// The bytes.
+    pub(crate) weights: Vec<u8>,
 }
 
 /// A convolution to prepare.
@@ -243,7 +262,7 @@ pub(crate) struct Conv {
     levels: usize,
     /// Their sums.
     background: Buffer<i32>,
-    _kept: (Buffer<i8>, Buffer<u32>, Buffer<PhaseParams>, Vec<Place>),
+    _kept: (Buffer<u8>, Buffer<u32>, Buffer<PhaseParams>, Vec<Place>),
 }
 
 impl Conv {
@@ -266,13 +285,13 @@ impl Conv {
             output.width.div_ceil(spec.up[1]),
         ];
         // The input: copies of 16 bytes of all pixels of the buffer.
-        let bytes_read = (input.height + 2 * input.border) * input.row() + spec.channels;
-        if input.element != Element::I8
-            || !input.pixel.is_multiple_of(ALIGN)
-            || !input.first().is_multiple_of(ALIGN)
+        let size = input.element.bytes();
+        let read = (input.height + 2 * input.border) * input.row() + spec.channels;
+        if input.element != kernel.element
+            || !input.is_aligned()
             || !spec.channels.is_multiple_of(kernel.channels)
             || spec.channels < input.span()
-            || bytes_read - input.pixel > spec.input.bytes_from(input.first())
+            || (read - input.pixel) * size > spec.input.bytes_from(input.first())
         {
             return refuse("its input does not fit");
         }
@@ -302,7 +321,7 @@ impl Conv {
         let mut weights = Vec::new();
         let mut phases = Vec::with_capacity(spec.phases.len());
         for phase in spec.phases {
-            let expected = blocks * kernel.outputs * spec.channels * phase.taps.len();
+            let expected = blocks * kernel.outputs * spec.channels * size * phase.taps.len();
             if phase.taps.len() > MAX_TAPS || phase.weights.len() != expected {
                 return refuse("it has other weights");
             }
@@ -328,13 +347,13 @@ impl Conv {
         // The output.
         let fits = match (output.element, codes) {
             (Element::F32, None) => output.span() == output.channels.len(),
-            (Element::I8, Some(_)) => {
+            (element, codes) => {
                 kernel.outputs > 8
-                    && output.pixel.is_multiple_of(ALIGN)
-                    && output.first().is_multiple_of(ALIGN)
+                    && element == kernel.element
+                    && codes.is_some() == (element == Element::I8)
+                    && output.is_aligned()
                     && output.first() + output.written() <= output.pixel
             }
-            _ => false,
         };
         if !fits {
             return refuse("its output does not fit");
@@ -350,10 +369,18 @@ impl Conv {
             residual = place.at(shape.start() + shape.first());
             residual_at = [shape.row() as u32, shape.pixel as u32];
             residual_scale = codes.map_or(1.0, |codes| codes.scale);
-            flags |= if codes.is_none() { RESIDUAL_F32 } else { 0 };
+            let is_f32 = shape.element == Element::F32;
+            if !is_f32 && shape.element != kernel.element {
+                return refuse("its residual has another type");
+            }
+            flags |= if is_f32 { RESIDUAL_F32 } else { 0 };
         }
         flags |= if spec.relu { RELU } else { 0 };
-        flags |= if codes.is_none() { OUTPUT_F32 } else { 0 };
+        flags |= if output.element == Element::F32 {
+            OUTPUT_F32
+        } else {
+            0
+        };
         let starts = spec.constants.iter().any(|constant| constant.2 != 0);
         flags |= if starts { START } else { 0 };
         let (scale, zero) = codes.map_or((1.0, 0), |codes| (codes.scale, codes.zero));
@@ -384,11 +411,11 @@ impl Conv {
             count: DevicePtr::NULL,
             rows: (input.height + 2 * input.border) as u32,
             columns: (input.width + 2 * input.border) as u32,
-            pixel: input.pixel as u32,
+            pixel: (input.pixel * size) as u32,
             origin,
-            channels: spec.channels as u32,
+            channels: (spec.channels * size) as u32,
             first_channel,
-            end_channel: spec.channels as u32,
+            end_channel: (spec.channels * size) as u32,
             phase_count: phases.len() as u32,
             blocks: blocks as u32,
             out_channels: output.written() as u32,
@@ -515,23 +542,23 @@ mod tests {
     #[test]
     fn each_kernel_is_chosen_for_something_and_fits() {
         for kernel in KERNELS {
-            let element = if kernel.outputs == 8 {
+            let output = if kernel.outputs == 8 {
                 Element::F32
             } else {
-                Element::I8
+                kernel.element
             };
-            let chosen = ConvKernel::choose(
-                kernel.taps,
-                kernel.stride,
-                kernel.channels,
-                kernel.outputs,
-                element,
-            );
+            let (taps, stride) = (kernel.taps, kernel.stride);
+            let input = (kernel.element, kernel.channels);
+            let chosen = ConvKernel::choose(taps, stride, input, (output, kernel.outputs));
             assert_eq!(chosen, Some(kernel));
             // More would have to be asked for.
             assert!(kernel.shared() <= 48 << 10, "{}", kernel.name);
         }
-        assert_eq!(ConvKernel::choose(5, 1, 32, 32, Element::I8), None);
-        assert_eq!(ConvKernel::choose(3, 3, 32, 32, Element::I8), None);
+        let codes = (Element::I8, 32);
+        assert_eq!(ConvKernel::choose(5, 1, codes, codes), None);
+        assert_eq!(ConvKernel::choose(3, 3, codes, codes), None);
+        // Between codes and halves.
+        assert_eq!(ConvKernel::choose(3, 1, codes, (Element::F16, 32)), None);
+        assert_eq!(ConvKernel::choose(3, 1, (Element::F32, 32), codes), None);
     }
 }

@@ -24,7 +24,7 @@ struct View {
     count: u32,
     row: u32,
     pixel: u32,
-    has_codes: u32,
+    element: u32,
     scale: f32,
     zero: i32,
 }
@@ -167,7 +167,7 @@ impl Kept {
             count: shape.channels.len() as u32,
             row: shape.row() as u32,
             pixel: shape.pixel as u32,
-            has_codes: u32::from(codes.is_some()),
+            element: place.shape().element as u32,
             scale: codes.map_or(1.0, |codes| codes.scale),
             zero: codes.map_or(0, |codes| i32::from(codes.zero)),
         };

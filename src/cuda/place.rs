@@ -7,8 +7,16 @@ use super::device::{Buffer, DevicePtr, Memory};
 use crate::map::Element;
 use crate::program::Codes;
 
-/// Alignment of pixels and first channels of codes on tensor cores, in bytes: what a copy of a kernel moves.
-pub(crate) const ALIGN: usize = 16;
+/// Alignment of pixels and first channels on tensor cores, in bytes: what a copy of a kernel moves.
+const ALIGN: usize = 16;
+
+/// [`ALIGN`] in elements of a type that tensor cores take; 1 of f32.
+pub(crate) fn align(element: Element) -> usize {
+    match element {
+        Element::F32 => 1,
+        element => ALIGN / element.bytes(),
+    }
+}
 
 /// A tensor, and what its codes mean if it holds codes.
 pub(crate) type Tensor<'a> = (&'a Place, Option<Codes>);
@@ -23,7 +31,7 @@ pub(crate) struct Place {
 /// The shape of a [`Place`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlaceShape {
-    /// Type of the elements: f32 or codes.
+    /// Type of the elements.
     pub(crate) element: Element,
     /// Rows H without the border.
     pub(crate) height: usize,
@@ -64,12 +72,15 @@ impl PlaceShape {
         last + 1 - self.first()
     }
 
-    /// Positions that the kernels write of a pixel: of codes in whole copies.
+    /// Positions that the kernels write of a pixel: but of f32 in whole copies.
     pub(crate) fn written(&self) -> usize {
-        match self.element {
-            Element::I8 => self.span().next_multiple_of(ALIGN),
-            _ => self.span(),
-        }
+        self.span().next_multiple_of(align(self.element))
+    }
+
+    /// Whether kernels can copy its pixels from the first channel on.
+    pub(crate) fn is_aligned(&self) -> bool {
+        let align = align(self.element);
+        self.pixel.is_multiple_of(align) && self.first().is_multiple_of(align)
     }
 
     /// Whether the kernels can add it to results at `output`: its channels lie in the same order, and as many positions can
@@ -139,12 +150,7 @@ impl Place {
     }
 }
 
-/// Whether a tensor holds elements of the type that goes with its codes.
+/// Whether a tensor holds elements of a type that goes with its codes.
 pub(super) fn is_typed((place, codes): Tensor<'_>) -> bool {
-    let expected = if codes.is_some() {
-        Element::I8
-    } else {
-        Element::F32
-    };
-    place.shape.element == expected
+    codes.is_some() == (place.shape.element == Element::I8)
 }

@@ -173,7 +173,7 @@ impl Table {
         let layout = format.layout;
         let fits = match least {
             Some(least) => format.element == Element::F32 && least.len() == layout.channels,
-            None => format.element != Element::F16 && layout.stride_c == 1 && format.vector == 1,
+            None => layout.stride_c == 1 && format.vector == 1,
         };
         if !fits {
             return Err(CudaError::Map {

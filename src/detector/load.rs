@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DetectorError, Options, Result};
+use super::{DetectorError, GpuEngine, Options, Result};
 use crate::chain::Chain;
 use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device};
@@ -10,7 +10,6 @@ use crate::engine::cuda::{self, CudaEngine};
 use crate::engine::lazy::LazyHeads;
 use crate::engine::tensorrt::{Library, LoadRequest, TensorRtError};
 use crate::engine::{Engine, EngineError, cpu};
-use crate::model::Model;
 use crate::plan::{Plan, PlanError};
 use crate::program::Program;
 
@@ -88,9 +87,14 @@ pub(super) fn tensorrt_engine(
     Ok(engine)
 }
 
-/// The machine's GPU, if it is to run a plan for the CPU although nobody asked for it: one with layers in INT8.
-pub(super) fn gpu_for(plan: &Plan) -> Result<Option<Arc<dyn Device>>> {
-    if !program(plan)?.has_codes() {
+/// Whether the CUDA engine runs a plan for the CPU.
+fn on_cuda_engine(program: &Program, options: &Options) -> bool {
+    program.has_codes() || options.gpu_engine == GpuEngine::Cuda
+}
+
+/// The machine's GPU, if it is to run a plan for the CPU although nobody asked for it.
+pub(super) fn gpu_for(plan: &Plan, options: &Options) -> Result<Option<Arc<dyn Device>>> {
+    if !on_cuda_engine(&program(plan)?, options) {
         return Ok(None);
     }
     match crate::cuda::open() {
@@ -117,11 +121,11 @@ fn program(plan: &Plan) -> Result<Program> {
     })?)
 }
 
-/// Creates the engine of a CPU plan: on the device, if there is one and the plan has layers in INT8, else on the CPU. It computes
-/// the maps that the decoder of `model`, the plan's with the options applied, reads only at some cells only there.
+/// Creates the engine of a CPU plan, on the device or on the CPU. It computes the maps that the decoder reads only at some cells
+/// only there.
 pub(super) fn cpu_engine(
     plan: &Plan,
-    model: &Model,
+    options: &Options,
     pool: &Arc<Pool>,
     device: Option<&Arc<dyn Device>>,
 ) -> Result<Box<dyn Engine>> {
@@ -135,10 +139,11 @@ pub(super) fn cpu_engine(
     };
     let program = program(plan)?;
     let weights = Arc::new(plan.section("weights")?);
-    let lazy_heads = Some(LazyHeads::new(model));
-    if let Some(device) = device.filter(|_| program.has_codes()) {
+    let lazy_heads = Some(LazyHeads::new(&options.apply(plan.model())));
+    if let Some(device) = device.filter(|_| on_cuda_engine(&program, options)) {
         let options = cuda::Options {
             lazy_heads,
+            half: !program.has_codes(),
             ..cuda::Options::default()
         };
         let engine = CudaEngine::new(program, weights, device, &options).map_err(broken)?;

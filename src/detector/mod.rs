@@ -49,6 +49,16 @@ pub enum Device {
     Cuda,
 }
 
+/// What runs the network of a plan for the CPU on a GPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GpuEngine {
+    /// The CUDA engine for a plan with layers in INT8, with the CPU's results. The network of another plan stays on the CPU.
+    #[default]
+    Auto,
+    /// The CUDA engine for every plan. One without layers in INT8 runs in FP16, whose results differ slightly from the CPU's.
+    Cuda,
+}
+
 /// Options for running a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
@@ -56,6 +66,8 @@ pub struct Options {
     pub threads: usize,
     /// The device to run on.
     pub device: Device,
+    /// What runs the network of a plan for the CPU, if the device is a GPU.
+    pub gpu_engine: GpuEngine,
     /// Score threshold for every class, instead of the plan's thresholds.
     pub score: Option<f32>,
     /// Candidate selection, instead of the plan's. The numbers of classes and candidates must equal the plan's.
@@ -148,7 +160,7 @@ impl Detector {
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
         match (load::engine_target(plan)?, options.device) {
             (EngineTarget::Cpu, Device::Cpu) => Self::with(plan, options, None),
-            (EngineTarget::Cpu, Device::Auto) => match load::gpu_for(plan)? {
+            (EngineTarget::Cpu, Device::Auto) => match load::gpu_for(plan, options)? {
                 None => Self::with(plan, options, None),
                 Some(device) => match Self::on(plan, options, &device) {
                     // Such as a GPU without enough free memory.
@@ -184,7 +196,8 @@ impl Detector {
     }
 
     /// Like [`Detector::new`], but uses the given device regardless of the options. For a TensorRT plan all stages run on
-    /// it, and for a CPU plan with layers in INT8. For another CPU plan those before and after the engine do.
+    /// it, and for a CPU plan with layers in INT8, or with [`GpuEngine::Cuda`]. For another CPU plan those before and after the
+    /// engine do.
     ///
     /// # Errors
     /// The same as [`Detector::load`].
@@ -200,7 +213,7 @@ impl Detector {
         let pool = Arc::new(Pool::new(options.threads));
         let engine = match (load::engine_target(plan)?, device) {
             (EngineTarget::TensorRt, Some(device)) => load::tensorrt_engine(plan, options, device)?,
-            _ => load::cpu_engine(plan, &options.apply(plan.model()), &pool, device)?,
+            _ => load::cpu_engine(plan, options, &pool, device)?,
         };
         Self::assemble(plan.model(), plan.pfn(), engine, device, options, pool)
             .map_err(load::in_plan(plan))

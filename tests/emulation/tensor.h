@@ -17,8 +17,10 @@ inline void warp_apply(void (*apply)(Thread *), void *operands, Site site) {
     collective(Collective::Apply, ~0u, (uint64_t)operands, 0, site);
 }
 
+// Of sums of type `Sum`.
+template <typename Sum>
 struct Product {
-    int *d;
+    Sum *d;
     const uint32_t *a;
     uint32_t b[2];
 };
@@ -34,7 +36,7 @@ static void multiply_codes(Thread *lanes) {
     float a[16][32];
     Columns b[32];
     for (uint32_t lane = 0; lane < LANES; ++lane) {
-        const Product &p = *(const Product *)lanes[lane].value;
+        const Product<int> &p = *(const Product<int> *)lanes[lane].value;
         for (uint32_t i = 0; i < 8; ++i) {
             const uint32_t part = i / 4, k = lane % 4 * 4 + part * 16 + i % 4, shift = i % 4 * 8;
             a[lane / 4][k] = (int8_t)(p.a[part * 2] >> shift);
@@ -46,8 +48,41 @@ static void multiply_codes(Thread *lanes) {
         Columns sums = {};
         for (uint32_t k = 0; k < 32; ++k) sums += a[row][k] * b[k];
         for (uint32_t column = 0; column < 8; ++column) {
-            int *d = ((const Product *)lanes[row % 8 * 4 + column / 2].value)->d;
+            int *d = ((const Product<int> *)lanes[row % 8 * 4 + column / 2].value)->d;
             d[row / 8 * 2 + column % 2] += (int)sums[column];
+        }
+    }
+}
+
+inline float half_of(uint32_t word, uint32_t i) {
+    const uint16_t bits = (uint16_t)(word >> 16 * i);
+    _Float16 half;
+    memcpy(&half, &bits, 2);
+    return (float)half;
+}
+
+// Products are exact in f32. The order of the sums is this one's own, as a GPU's is.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+__attribute__((target_clones("avx2", "default"), optimize("O3")))
+#endif
+static void multiply_halves(Thread *lanes) {
+    float a[16][16];
+    Columns b[16];
+    for (uint32_t lane = 0; lane < LANES; ++lane) {
+        const Product<float> &p = *(const Product<float> *)lanes[lane].value;
+        for (uint32_t i = 0; i < 4; ++i) {
+            const uint32_t part = i / 2, k = lane % 4 * 2 + part * 8 + i % 2;
+            a[lane / 4][k] = half_of(p.a[part * 2], i % 2);
+            a[lane / 4 + 8][k] = half_of(p.a[part * 2 + 1], i % 2);
+            b[k][lane / 4] = half_of(p.b[part], i % 2);
+        }
+    }
+    for (uint32_t row = 0; row < 16; ++row) {
+        Columns sums = {};
+        for (uint32_t k = 0; k < 16; ++k) sums += a[row][k] * b[k];
+        for (uint32_t column = 0; column < 8; ++column) {
+            float *d = ((const Product<float> *)lanes[row % 8 * 4 + column / 2].value)->d;
+            d[row / 8 * 2 + column % 2] += sums[column];
         }
     }
 }
@@ -77,8 +112,13 @@ inline void copy_now(const Copy &copy) {
 }  // namespace emulation
 
 inline void mma_s8(int (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMULATION_WHERE) {
-    emulation::Product product{d, a, {b0, b1}};
+    emulation::Product<int> product{d, a, {b0, b1}};
     emulation::warp_apply(emulation::multiply_codes, &product, EMULATION_SITE("mma"));
+}
+
+inline void mma_f16(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, EMULATION_WHERE) {
+    emulation::Product<float> product{d, a, {b0, b1}};
+    emulation::warp_apply(emulation::multiply_halves, &product, EMULATION_SITE("mma"));
 }
 
 inline void load_matrices(unsigned (&r)[4], const void *row, EMULATION_WHERE) {

@@ -6,8 +6,8 @@ use crate::bench::stats::PERCENTILES;
 use crate::bench::{Input, Settings};
 use clap::Parser;
 
-use crate::cli::DeviceArg;
 use crate::cli::input::InputArgs;
+use crate::cli::{DeviceArg, GpuEngineArg};
 
 /// Measures the latency of plans, from points in memory to boxes in memory, like trtexec.
 ///
@@ -65,6 +65,10 @@ pub(crate) struct Args {
     /// The device to run on.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
+
+    /// What runs the network of a plan for the CPU on a GPU.
+    #[arg(long, value_enum, default_value_t = GpuEngineArg::Auto)]
+    pub(crate) gpu_engine: GpuEngineArg,
 
     /// TensorRT's library or its folder [default: the environment variable CENTERPOINT_TENSORRT, else the
     /// system's library].

@@ -96,6 +96,7 @@ fn measure_case(args: &Args, case: &Case, allocations: fn() -> u64) -> Result<Ca
     let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
+        gpu_engine: args.gpu_engine.into(),
         tensorrt: args.library.clone(),
         stage_times: true,
         ..Options::default()

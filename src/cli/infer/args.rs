@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 
 use crate::cli::input::InputArgs;
-use crate::cli::{self, DeviceArg};
+use crate::cli::{self, DeviceArg, GpuEngineArg};
 
 /// Detects objects in lidar frames: points in, 3D boxes out.
 ///
@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// The device to run on.
     #[arg(long, value_enum, default_value_t = DeviceArg::Auto)]
     pub(crate) device: DeviceArg,
+
+    /// What runs the network of a plan for the CPU on a GPU.
+    #[arg(long, value_enum, default_value_t = GpuEngineArg::Auto)]
+    pub(crate) gpu_engine: GpuEngineArg,
 
     /// TensorRT's library or its folder [default: the environment variable CENTERPOINT_TENSORRT, else the
     /// system's library].

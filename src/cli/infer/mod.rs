@@ -41,6 +41,7 @@ fn run(args: &Args) -> Result<usize, Error> {
     let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
+        gpu_engine: args.gpu_engine.into(),
         score: args.score,
         tensorrt: args.library.clone(),
         stage_times: args.times,

@@ -1,28 +1,26 @@
 //! Where tensors lie on the device: NHWC with a border as wide as their readers' padding. Each tensor has a buffer of its own.
 //!
-//! Kernels copy 16 channels of codes at a time. So every part of a concatenation, and every group of a grouped convolution,
-//! begins at a multiple of 16, which leaves gaps between parts of other sizes. Weights at gaps are 0.
+//! Kernels copy 16 bytes at a time. So every part of a concatenation, and every group of a grouped convolution,
+//! begins at a multiple of them, which leaves gaps between parts of other sizes. Weights at gaps are 0.
 
 use std::collections::BTreeSet;
 
-use crate::cuda::place::{ALIGN, PlaceShape};
+use crate::cuda::place::{PlaceShape, align};
 use crate::engine::cpu::border;
 use crate::map::Element;
 use crate::program::{OpKind, Program};
 
-/// The shape of each tensor of a validated program. A slice has the shape of the whole tensor, with fewer channels.
-pub(super) fn shapes(program: &Program) -> Vec<PlaceShape> {
+/// The shape of each tensor of a validated program. A slice has the shape of the whole tensor, with fewer channels. `half`: what
+/// is neither codes nor an output of the network is stored in half precision.
+pub(super) fn shapes(program: &Program, half: bool) -> Vec<PlaceShape> {
     let borders = borders(program);
-    let positions = positions(program);
+    let elements = elements(program, half);
+    let positions = positions(program, &elements);
     let shape = |(index, tensor): (usize, &crate::program::Tensor)| {
         let (root, channel) = program.root(index);
         let (positions, pixel) = &positions[root];
         PlaceShape {
-            element: if tensor.codes().is_some() {
-                Element::I8
-            } else {
-                Element::F32
-            },
+            element: elements[root],
             height: tensor.height,
             width: tensor.width,
             border: borders[root],
@@ -31,6 +29,26 @@ pub(super) fn shapes(program: &Program) -> Vec<PlaceShape> {
         }
     };
     program.tensors.iter().enumerate().map(shape).collect()
+}
+
+/// The type of each root tensor.
+fn elements(program: &Program, half: bool) -> Vec<Element> {
+    let mut elements: Vec<Element> = program
+        .tensors
+        .iter()
+        .map(|tensor| match tensor.codes() {
+            Some(_) => Element::I8,
+            None if half => Element::F16,
+            None => Element::F32,
+        })
+        .collect();
+    for output in &program.outputs {
+        let root = program.root(output.tensor).0;
+        if elements[root] == Element::F16 {
+            elements[root] = Element::F32;
+        }
+    }
+    elements
 }
 
 /// The border of each root tensor.
@@ -46,7 +64,7 @@ fn borders(program: &Program) -> Vec<usize> {
 }
 
 /// The position of each channel of each root tensor, and the distance of its pixels.
-fn positions(program: &Program) -> Vec<(Vec<u32>, usize)> {
+fn positions(program: &Program, elements: &[Element]) -> Vec<(Vec<u32>, usize)> {
     // Channels where a part begins.
     let mut cuts: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); program.tensors.len()];
     for (index, tensor) in program.tensors.iter().enumerate() {
@@ -65,18 +83,20 @@ fn positions(program: &Program) -> Vec<(Vec<u32>, usize)> {
     }
     // The stages that write the network's input know only evenly spaced channels.
     cuts[program.input].clear();
-    let place = |(tensor, cuts): (&crate::program::Tensor, &BTreeSet<usize>)| {
-        let align = if tensor.codes().is_some() { ALIGN } else { 1 };
-        let mut next = 0usize;
-        let mut positions = Vec::with_capacity(tensor.channels);
-        for channel in 0..tensor.channels {
-            if cuts.contains(&channel) {
-                next = next.next_multiple_of(align);
+    let place =
+        |((tensor, cuts), element): ((&crate::program::Tensor, &BTreeSet<usize>), &Element)| {
+            let align = align(*element);
+            let mut next = 0usize;
+            let mut positions = Vec::with_capacity(tensor.channels);
+            for channel in 0..tensor.channels {
+                if cuts.contains(&channel) {
+                    next = next.next_multiple_of(align);
+                }
+                positions.push(next as u32);
+                next += 1;
             }
-            positions.push(next as u32);
-            next += 1;
-        }
-        (positions, next.next_multiple_of(align))
-    };
-    program.tensors.iter().zip(&cuts).map(place).collect()
+            (positions, next.next_multiple_of(align))
+        };
+    let tensors = program.tensors.iter().zip(&cuts).zip(elements);
+    tensors.map(place).collect()
 }

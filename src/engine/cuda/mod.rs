@@ -1,8 +1,9 @@
-//! The CUDA engine: runs a program for the CPU on a GPU, with the CPU engine's bytes.
+//! The CUDA engine: runs a program for the CPU on a GPU, with the CPU engine's bytes, or what is in float in half precision.
 //!
 //! Convolutions of codes run on tensor cores (`kernels/conv.cu`): sums are exact integers, and the operations after them are
 //! the CPU engine's, so no byte can differ. What does not fit those kernels, and operators in f32, run as the CPU engine
-//! computes them, operation by operation (`kernels/direct.cu`).
+//! computes them, operation by operation (`kernels/direct.cu`). In half precision ([`Options::half`]) convolutions of floats run
+//! on tensor cores too: weights and maps are rounded to halves, and sums are in f32 in the order of the hardware.
 //!
 //! Everything is prepared when the engine is made: where tensors lie ([`layout`]), weights in the kernels' order ([`pack`]),
 //! and the launches of a frame ([`steps`]), which are the same for every frame and take part in its CUDA graph.
@@ -37,6 +38,8 @@ pub struct Options {
     /// Maps to compute only at the cells that are read, which have the same bytes; elsewhere they hold anything. The operators
     /// of these maps run after all others. `None` computes all of every map.
     pub lazy_heads: Option<LazyHeads>,
+    /// Whether what is in float is in half precision, but for the network's outputs, and so has other values. Default: no.
+    pub half: bool,
 }
 
 /// What the last frame computed of an operator.
@@ -80,7 +83,7 @@ impl CudaEngine {
             lazy.reorder(&mut program);
         }
         let skip = options.skip_empty.unwrap_or(true);
-        let places = places(&program, device)?;
+        let places = places(&program, options.half, device)?;
         let prepared = steps::steps(
             &program,
             (*weights).as_ref(),
@@ -202,10 +205,14 @@ impl CudaEngine {
 }
 
 /// Allocates a buffer for each root tensor. Borders hold the code of the value 0.
-fn places(program: &Program, device: &Arc<dyn Device>) -> Result<Vec<Place>, EngineError> {
+fn places(
+    program: &Program,
+    half: bool,
+    device: &Arc<dyn Device>,
+) -> Result<Vec<Place>, EngineError> {
     /// Bytes after a map that kernels may read: they read whole chunks of channels, and multiply the excess by 0.
     const SLACK: usize = 64;
-    let shapes = layout::shapes(program);
+    let shapes = layout::shapes(program, half);
     let mut buffers = Vec::with_capacity(shapes.len());
     for (index, tensor) in program.tensors.iter().enumerate() {
         if tensor.slice_of.is_some() {

@@ -1,6 +1,8 @@
-//! Weights and constants of convolutions of codes, from the program's order to that of `kernels/conv.cu`.
+//! Weights and constants of convolutions, from the program's order and types to those of `kernels/conv.cu`.
 
-use crate::cuda::conv::{ConvKernel, ConvPhase};
+use half::f16;
+
+use crate::cuda::conv::{ConvKernel, ConvPhase, PRODUCT};
 use crate::cuda::place::PlaceShape;
 use crate::engine::EngineError;
 use crate::program::layout::{LANES, NARROW, QUAD};
@@ -9,13 +11,20 @@ use crate::program::{Conv, Phase, ProgramError, WeightLayout, values};
 /// The weights of a phase in the program's order.
 struct Weights<'a> {
     conv: &'a Conv,
-    codes: &'a [i8],
+    values: Values<'a>,
+    /// Those of code weights.
     multiplier: &'a [f32],
     bias: &'a [f32],
     /// Input and output channels of a group.
     channels: usize,
     outputs: usize,
     taps: usize,
+}
+
+/// Weights, of which those in f32 become halves.
+enum Values<'a> {
+    Codes(&'a [i8]),
+    Floats(&'a [f32]),
 }
 
 impl<'a> Weights<'a> {
@@ -25,13 +34,26 @@ impl<'a> Weights<'a> {
         blob: &'a [u8],
         [channels, outputs]: [usize; 2],
     ) -> Result<Self, EngineError> {
-        let multiplier = phase.multiplier.ok_or_else(|| {
-            ProgramError::payload("a convolution of codes has no multipliers".to_owned())
-        })?;
+        let range = phase.weights.range();
+        let weights = if conv.layout.is_integer() {
+            Values::Codes(values(blob, &range)?)
+        } else {
+            Values::Floats(values(blob, &range)?)
+        };
+        if let Values::Floats(floats) = weights {
+            let fits = |value: &f32| !value.is_finite() || f16::from_f32(*value).is_finite();
+            if let Some(value) = floats.iter().find(|value| !fits(value)) {
+                let what = format!("a weight of {value} exceeds FP16; run the plan in f32 or INT8");
+                return Err(ProgramError::payload(what).into());
+            }
+        }
         Ok(Self {
             conv,
-            codes: values(blob, &phase.weights.range())?,
-            multiplier: values(blob, &multiplier.range())?,
+            values: weights,
+            multiplier: match &phase.multiplier {
+                Some(multiplier) => values(blob, &multiplier.range())?,
+                None => &[],
+            },
             bias: values(blob, &phase.bias.range())?,
             channels,
             outputs,
@@ -41,36 +63,67 @@ impl<'a> Weights<'a> {
 
     /// The block or channel of the program's order that holds an output channel of a group, and its lane.
     fn lane(&self, group: usize, output: usize) -> (usize, usize) {
-        match self.conv.layout {
-            WeightLayout::NarrowQuad => (output, 0),
-            _ => (
-                group * self.outputs.div_ceil(LANES) + output / LANES,
-                output % LANES,
-            ),
+        if self.conv.layout.is_narrow() {
+            return (output, 0);
         }
+        (
+            group * self.outputs.div_ceil(LANES) + output / LANES,
+            output % LANES,
+        )
     }
 
-    fn code(&self, group: usize, output: usize, tap: usize, channel: usize) -> i8 {
+    /// Position of a weight in the program's order.
+    fn at(&self, group: usize, output: usize, tap: usize, channel: usize) -> usize {
         let (block, lane) = self.lane(group, output);
         let row = block * self.taps + tap;
-        let at = match self.conv.layout {
+        match self.conv.layout {
+            WeightLayout::Narrow => row * self.channels + channel,
             WeightLayout::NarrowQuad => row * self.channels.next_multiple_of(NARROW) + channel,
-            _ => {
+            WeightLayout::Wide => (row * self.channels + channel) * LANES + lane,
+            WeightLayout::Quad => {
                 let quad = row * self.channels.div_ceil(QUAD) + channel / QUAD;
                 (quad * LANES + lane) * QUAD + channel % QUAD
             }
+        }
+    }
+
+    /// Appends a weight as the kernels store it.
+    fn push(&self, to: &mut Vec<u8>, at: Option<usize>) {
+        match self.values {
+            Values::Codes(codes) => {
+                let code = at.and_then(|at| codes.get(at)).copied();
+                to.push(code.unwrap_or(0) as u8);
+            }
+            Values::Floats(floats) => {
+                let value = at.and_then(|at| floats.get(at)).copied();
+                to.extend(f16::from_f32(value.unwrap_or(0.0)).to_le_bytes());
+            }
+        }
+    }
+
+    /// The sum of the codes of an output channel.
+    fn sum(&self, group: usize, output: usize) -> i32 {
+        let Values::Codes(codes) = self.values else {
+            return 0;
         };
-        self.codes.get(at).copied().unwrap_or(0)
+        let all = (0..self.taps).flat_map(|tap| (0..self.channels).map(move |c| (tap, c)));
+        let code = |(tap, c)| codes.get(self.at(group, output, tap, c)).copied();
+        all.map(|at| i32::from(code(at).unwrap_or(0))).sum()
     }
 
     fn constants(&self, group: usize, output: usize) -> (f32, f32) {
         let (block, lane) = self.lane(group, output);
-        let at = match self.conv.layout {
-            WeightLayout::NarrowQuad => block,
-            _ => block * LANES + lane,
+        let at = if self.conv.layout.is_narrow() {
+            block
+        } else {
+            block * LANES + lane
         };
-        let of = |values: &[f32]| values.get(at).copied().unwrap_or(0.0);
-        (of(self.multiplier), of(self.bias))
+        let of = |values: &[f32], or: f32| values.get(at).copied().unwrap_or(or);
+        let multiplier = match self.values {
+            Values::Codes(_) => of(self.multiplier, 0.0),
+            Values::Floats(_) => 1.0,
+        };
+        (multiplier, of(self.bias, 0.0))
     }
 }
 
@@ -113,17 +166,19 @@ pub(super) fn pack(
     };
     for phase in &conv.phases {
         let weights = Weights::new(conv, phase, blob, sizes)?;
-        let code = |output: usize, tap: usize, channel: usize| match (to[output], from[channel]) {
-            (Some(output), Some(channel)) => weights.code(group, output, tap, channel),
-            _ => 0,
+        let at = |output: usize, tap: usize, channel: usize| match (to[output], from[channel]) {
+            (Some(output), Some(channel)) => Some(weights.at(group, output, tap, channel)),
+            _ => None,
         };
-        let mut codes = Vec::with_capacity(outputs * phase.taps.len() * channels);
+        let element = kernel.element.bytes();
+        let product = PRODUCT / element;
+        let mut bytes = Vec::with_capacity(outputs * phase.taps.len() * channels * element);
         for block in (0..outputs).step_by(kernel.outputs) {
             for chunk in (0..channels).step_by(kernel.channels) {
                 for tap in 0..phase.taps.len() {
-                    for part in (chunk..chunk + kernel.channels).step_by(32) {
-                        fragment(&mut codes, kernel.outputs, |output, channel| {
-                            code(block + output, tap, part + channel)
+                    for part in (chunk..chunk + kernel.channels).step_by(product) {
+                        fragment(kernel.outputs, 4 / element, |output, channel| {
+                            weights.push(&mut bytes, at(block + output, tap, part + channel));
                         });
                     }
                 }
@@ -132,10 +187,11 @@ pub(super) fn pack(
         for &output in &to {
             let constants = output.map_or((0.0, 0.0, 0), |output| {
                 let (multiplier, bias) = weights.constants(group, output);
-                let all =
-                    (0..phase.taps.len()).flat_map(|tap| (0..sizes[0]).map(move |c| (tap, c)));
-                let sum = all.map(|(tap, c)| i32::from(weights.code(group, output, tap, c)));
-                let sum: i32 = if zero == 0 { 0 } else { sum.sum() };
+                let sum = if zero == 0 {
+                    0
+                } else {
+                    weights.sum(group, output)
+                };
                 (multiplier, bias, sum.wrapping_mul(-i32::from(zero)))
             });
             packed.constants.push(constants);
@@ -145,22 +201,24 @@ pub(super) fn pack(
         });
         packed.phases.push(ConvPhase {
             taps: taps.collect(),
-            weights: codes,
+            weights: bytes,
         });
     }
     Ok(packed)
 }
 
-/// Appends the weights of 32 input channels for `outputs` output channels, as a warp's lanes take them: column `lane / 4` of
-/// one or two groups of 8 output channels, words `lane % 4` and `lane % 4 + 4` of its input channels.
-fn fragment(codes: &mut Vec<i8>, outputs: usize, code: impl Fn(usize, usize) -> i8) {
+/// Passes the weights of a product's input channels for `outputs` output channels to `push`, as a warp's lanes take them: column
+/// `lane / 4` of one or two groups of 8 output channels, words `lane % 4` and `lane % 4 + 4` of its input channels, of which a
+/// word holds `in_word`.
+fn fragment(outputs: usize, in_word: usize, mut push: impl FnMut(usize, usize)) {
     let columns = if outputs == 8 { 8 } else { 16 };
     for first in (0..outputs).step_by(columns) {
         for lane in 0..32 {
             for column in (0..columns).step_by(8) {
                 for word in [lane % 4, lane % 4 + 4] {
-                    let channels = word * 4..word * 4 + 4;
-                    codes.extend(channels.map(|channel| code(first + column + lane / 4, channel)));
+                    for channel in word * in_word..(word + 1) * in_word {
+                        push(first + column + lane / 4, channel);
+                    }
                 }
             }
         }

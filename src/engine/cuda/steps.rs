@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP, MAX_LEVELS};
+use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP, MAX_LEVELS, PRODUCT};
 use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp};
-use crate::cuda::place::{ALIGN, Place, Tensor};
+use crate::cuda::place::{Place, Tensor};
 use crate::cuda::tiles::{self, TileList, Tiles};
 use crate::cuda::{CudaError, Device};
 use crate::engine::EngineError;
@@ -327,9 +327,6 @@ impl Prepare<'_> {
     ) -> Result<Option<(Vec<Conv>, Vec<Level>)>, EngineError> {
         let (input, codes) = self.tensor(spec.input);
         let (output, out_codes) = self.tensor(op.output);
-        let Some(codes) = codes else {
-            return Ok(None);
-        };
         let taps = || spec.phases.iter().flat_map(|phase| &phase.taps);
         let first = [0, 1].map(|axis| taps().map(|tap| tap[axis]).min().unwrap_or(0));
         let last = [0, 1].map(|axis| taps().map(|tap| tap[axis]).max().unwrap_or(0));
@@ -343,15 +340,15 @@ impl Prepare<'_> {
             let (Some(input), Some(output)) = (part(input), part(output)) else {
                 return Ok(None);
             };
-            let starts = |place: &Place| place.shape().first().is_multiple_of(ALIGN);
-            let element = output.shape().element;
-            if !starts(&input) || element == Element::I8 && !starts(&output) {
+            if !input.shape().is_aligned() || !output.shape().is_aligned() {
                 return Ok(None);
             }
-            let outputs = output.shape().span();
-            let channels = input.shape().span().next_multiple_of(32);
+            let sizes =
+                [&input, &output].map(|place| (place.shape().element, place.shape().span()));
+            let [(element, channels), output_size] = sizes;
+            let channels = channels.next_multiple_of(PRODUCT / element.bytes());
             let stride = spec.stride[0];
-            let kernel = ConvKernel::choose(extent, stride, channels, outputs, element);
+            let kernel = ConvKernel::choose(extent, stride, (element, channels), output_size);
             let Some(kernel) = kernel else {
                 return Ok(None);
             };
@@ -359,9 +356,12 @@ impl Prepare<'_> {
                 None => None,
                 Some(residual) => {
                     let (place, codes) = self.tensor(residual);
-                    let Some(place) =
-                        part(place).filter(|place| place.shape().adds_to(output.shape()))
-                    else {
+                    let fits = |place: &Place| {
+                        let of = place.shape().element;
+                        (of == Element::F32 || of == element)
+                            && place.shape().adds_to(output.shape())
+                    };
+                    let Some(place) = part(place).filter(fits) else {
                         return Ok(None);
                     };
                     Some((place, codes))
@@ -370,7 +370,8 @@ impl Prepare<'_> {
             levels = self.levels_of(spec, &kernel);
             let firsts: Vec<usize> = levels.iter().map(|level| level.first).collect();
             let shapes = [input.shape(), output.shape()];
-            let packed = pack(spec, group, self.blob, &kernel, shapes, first, codes.zero)?;
+            let zero = codes.map_or(0, |codes| codes.zero);
+            let packed = pack(spec, group, self.blob, &kernel, shapes, first, zero)?;
             let prepared = ConvSpec {
                 kernel,
                 input: &input,

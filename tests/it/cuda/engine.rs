@@ -10,6 +10,8 @@ use centerpoint::internals::engine::cuda::{Computed, CudaEngine, Options};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::{Element, MapDataMut, MapView};
 
+use half::f16;
+
 use super::frame::{bits, demo_frames, demo_plan, on_cpu, read};
 use crate::emulation;
 use crate::engine::lazy::{compare, lazy_heads, outputs as cpu_outputs, random_heads};
@@ -36,6 +38,10 @@ fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
                     (MapDataMut::F32(values), Element::F32) => {
                         bytes[4 * to..4 * to + 4].copy_from_slice(&values[from].to_le_bytes());
                     }
+                    (MapDataMut::F32(values), Element::F16) => {
+                        let half = f16::from_f32(values[from]);
+                        bytes[2 * to..2 * to + 2].copy_from_slice(&half.to_le_bytes());
+                    }
                     _ => panic!("other elements"),
                 }
             }
@@ -45,7 +51,7 @@ fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
 }
 
 /// The outputs for an input, which `from` gets too.
-fn outputs(
+pub(super) fn outputs(
     engine: &mut CudaEngine,
     device: &Arc<dyn Device>,
     from: &mut CpuEngine,
@@ -73,7 +79,7 @@ fn output(engine: &CudaEngine, index: usize) -> Vec<f32> {
 }
 
 /// The input with only a few pixels, in a box around `(y, x)`: of the whole for `keep` pixels in each direction.
-fn part(
+pub(super) fn part(
     input: &[f32],
     [channels, height, width]: [usize; 3],
     at: [usize; 2],

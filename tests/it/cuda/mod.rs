@@ -7,6 +7,7 @@ mod elementary;
 mod engine;
 pub(crate) mod features;
 pub(crate) mod frame;
+mod half;
 mod harness;
 pub(crate) mod head;
 mod input;
