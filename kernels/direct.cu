@@ -254,7 +254,7 @@ __device__ __forceinline__ void copy(const View &to, u32 channel, u32 y, u32 x, 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) direct_pixels(const DirectParams p) {
+extern "C" __global__ void __launch_bounds__(THREADS, 8) direct_pixels(const DirectParams p) {
     const u32 jobs = *(const u32 *)p.count;
     const float *factor = (const float *)p.phases, *shift = (const float *)p.shift;
     for (u32 job = blockIdx.x; job < jobs; job += gridDim.x) {

@@ -7,6 +7,7 @@ use centerpoint::cuda::Device;
 use centerpoint::engine::{Engine, EngineError, MapMut};
 use centerpoint::internals::engine::cpu::CpuEngine;
 use centerpoint::internals::engine::cuda::{Computed, CudaEngine, Options};
+use centerpoint::internals::engine::lazy::{LazyHeads, LazyTask};
 use centerpoint::internals::program::Payload;
 use centerpoint::map::{Element, MapDataMut, MapView};
 
@@ -303,6 +304,63 @@ fn lazy_heads_have_the_cpu_engines_bytes_where_they_are_read() {
 }
 
 #[test]
+fn sources_and_lazy_heads_have_the_cpu_engines_bytes() {
+    let mut draft = Draft::new([32, 16, 40], 2, false, 127);
+    let x = draft.codes("input");
+    let a = draft.block(&x, 32, 3, 1);
+    let b = draft.block(&a, 64, 3, 2);
+    let ups = [draft.up(&a, 32, 1), draft.up(&b, 64, 2)];
+    let joined = draft.node(&[&ups[0], &ups[1]], Op::Concat);
+    let joined = draft.codes(&joined);
+    let shared = draft.block(&joined, 32, 3, 1);
+    for (outputs, kernel) in [(2, 1), (3, 3)] {
+        let hidden = draft.block(&shared, 32, 3, 1);
+        let map = draft.conv_to(&hidden, outputs, kernel);
+        draft.net.outputs.push(map);
+    }
+    let (net, shape) = (&draft.net, draft.net.input);
+    let payload = net.payload().unwrap();
+    let mut plain = engine::engine(&payload, None, 1);
+    let mut logits = run(&mut plain, &draft.input).swap_remove(0);
+    logits.sort_by(f32::total_cmp);
+    let heads = LazyHeads {
+        tasks: vec![LazyTask {
+            heatmap: net.outputs[0].clone(),
+            least: vec![logits[logits.len() - 3]; 2],
+            maps: vec![net.outputs[1].clone()],
+        }],
+    };
+    let device = emulation::device(6);
+    let options = Options {
+        lazy_heads: Some(heads.clone()),
+        ..Options::default()
+    };
+    let weights = Arc::new(payload.weights.clone());
+    let mut engine = CudaEngine::new(payload.program.clone(), weights, &device, &options).unwrap();
+    let inputs = [
+        part(&draft.input, shape, [4, 4], 2),
+        draft.input.clone(),
+        part(&draft.input, shape, [11, 30], 2),
+    ];
+    let (mut sliced, mut lazy) = (false, false);
+    for input in &inputs {
+        let whole = run(&mut plain, input);
+        let found = outputs(&mut engine, &device, &mut plain, input).unwrap();
+        compare(net, &heads, &whole, &found, "joined");
+        let computed = engine.computed().unwrap();
+        sliced |= computed.iter().any(leaves_out_sources);
+        lazy |= computed[computed.len() - 2].share < 0.5;
+    }
+    assert!(sliced && lazy, "{:#?}", engine.computed().unwrap());
+}
+
+/// Whether tiles of an operator multiplied only some sources of its input.
+fn leaves_out_sources(computed: &Computed) -> bool {
+    let [tiles, all] = computed.tiles;
+    computed.share < tiles as f64 / all as f64 - 1e-9
+}
+
+#[test]
 fn convolutions_of_some_sources_have_the_cpu_engines_bytes() {
     let (mut sliced, mut count) = (0, 0);
     for seed in 0..emulation::cases(8) as u64 {
@@ -323,12 +381,8 @@ fn convolutions_of_some_sources_have_the_cpu_engines_bytes() {
         let mut from = engine::engine(&payload, None, 1);
         for frame in &frames {
             outputs(&mut engine, &device, &mut from, frame).unwrap();
-            let some = |computed: &Computed| {
-                let [tiles, all] = computed.tiles;
-                computed.share < tiles as f64 / all as f64 - 1e-9
-            };
             count += 1;
-            sliced += usize::from(engine.computed().unwrap().iter().any(some));
+            sliced += usize::from(engine.computed().unwrap().iter().any(leaves_out_sources));
         }
     }
     assert!(
