@@ -395,6 +395,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_s8_k1_s1_c64_n64(c
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k1_s2_c32_n32(const ConvGroup p) { conv_tiles<Codes, 1, 2, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n8(const ConvGroup p) { conv_tiles<Codes, 3, 1, 32, 8>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n32(const ConvGroup p) { conv_tiles<Codes, 3, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c32_n64(const ConvGroup p) { conv_tiles<Codes, 3, 1, 32, 64>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s1_c64_n64(const ConvGroup p) { conv_tiles<Codes, 3, 1, 64, 64>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n32(const ConvGroup p) { conv_tiles<Codes, 3, 2, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_s8_k3_s2_c32_n64(const ConvGroup p) { conv_tiles<Codes, 3, 2, 32, 64>(p); }
@@ -405,6 +406,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) conv_f16_k1_s1_c32_n64(
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k1_s2_c16_n32(const ConvGroup p) { conv_tiles<Halves, 1, 2, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c16_n8(const ConvGroup p) { conv_tiles<Halves, 3, 1, 32, 8>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c16_n32(const ConvGroup p) { conv_tiles<Halves, 3, 1, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c16_n64(const ConvGroup p) { conv_tiles<Halves, 3, 1, 32, 64>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s1_c32_n64(const ConvGroup p) { conv_tiles<Halves, 3, 1, 64, 64>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s2_c16_n32(const ConvGroup p) { conv_tiles<Halves, 3, 2, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) conv_f16_k3_s2_c16_n64(const ConvGroup p) { conv_tiles<Halves, 3, 2, 32, 64>(p); }

@@ -144,6 +144,9 @@ pub mod cuda {
     pub mod nms {
         pub use crate::cuda::nms::{Nms, suppress};
     }
+    pub mod peak {
+        pub use crate::cuda::peak::peak;
+    }
     pub mod pillars {
         pub use crate::cuda::pillars::{DownloadedPillars, Pillars, voxelize};
     }

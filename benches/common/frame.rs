@@ -13,10 +13,10 @@ use centerpoint::{Layout, Model, points};
 /// A frame of the shipped calibration set, with about the median number of pillars.
 pub(crate) const FRAME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/calib/demo/frames/000003.bin");
 
-/// The points of a frame in the model's columns.
-pub(crate) fn points(model: &Model, path: &Path) -> Result<Vec<f32>> {
+/// The points of a frame in the model's columns. `layout`: its own, if the file does not say.
+pub(crate) fn points(model: &Model, path: &Path, layout: Option<Layout>) -> Result<Vec<f32>> {
     let options = ReadOptions {
-        layout: None,
+        layout,
         default_layout: Layout::new(&model.points.columns)?,
     };
     let cloud = points::read(path, &options)?;
@@ -26,9 +26,14 @@ pub(crate) fn points(model: &Model, path: &Path) -> Result<Vec<f32>> {
 }
 
 /// The frame's pillar features in the model's BEV map, `[C, H, W]`, and the number of pillars.
-pub(crate) fn bev(model: &Model, pfn: &Pfn, path: &Path) -> Result<(Vec<f32>, usize)> {
+pub(crate) fn bev(
+    model: &Model,
+    pfn: &Pfn,
+    path: &Path,
+    layout: Option<Layout>,
+) -> Result<(Vec<f32>, usize)> {
     let (grid, stride) = (&model.grid, model.points.columns.len());
-    let points = points(model, path)?;
+    let points = points(model, path, layout)?;
     let mut pillars = Pillars::new(grid);
     voxelize(&points, stride, grid, &mut pillars);
     let mut out = Features::new(model, pfn, 1)?;

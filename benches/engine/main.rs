@@ -241,7 +241,7 @@ fn write(network: &Network, folder: &Path, python: Option<&str>) -> Result<[Stri
     let dense: Vec<f32> = (0..cells * model.bev_channels())
         .map(|_| random.next())
         .collect();
-    let (real, pillars) = frame::bev(model, pfn, Path::new(frame::FRAME))?;
+    let (real, pillars) = frame::bev(model, pfn, Path::new(frame::FRAME), None)?;
     for (input, values) in [(Input::Dense, &dense), (Input::Real, &real)] {
         let bytes: Vec<u8> = values
             .iter()

@@ -1,4 +1,4 @@
-//! Time of a frame and of its stages on a GPU, without an engine: `cargo bench --bench gpu`.
+//! Time of a frame and of its stages on a GPU, without an engine, and of the engine: `cargo bench --bench gpu`.
 //!
 //! Frames are synthetic: 120 000 points, on grids of 480² and 1020² cells, with head maps in device memory as an engine
 //! would leave them. Stage times come from CUDA events inside the frame's graph, frame times from the host's clock,
@@ -6,11 +6,15 @@
 //! the bandwidth of a copy on the device, which is measured first.
 //!
 //! Without a GPU the bench prints the memory that it needs, and succeeds. `--launches` prints the kernels' launches for
-//! `tests/kernels.sh`; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`. Two arguments need a GPU:
+//! `tests/kernels.sh`; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`. These arguments need a GPU:
 //! `--frames N` times N frames instead of 1000; `--identical N` runs N frames without timing them, and fails if one differs
-//! from the first of its kind.
+//! from the first of its kind; `--engine demo` or `--engine base` times the network instead, by layer, and `--left demo` or
+//! `--left base` counts what it does not compute of real frames.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
+mod engine;
+#[path = "../common/frame.rs"]
+mod frame;
 #[path = "../common/made_up.rs"]
 mod made_up;
 mod null;
@@ -39,9 +43,20 @@ fn main() {
     if std::env::args().any(|argument| argument == "--launches") {
         return launches();
     }
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--dump");
-    if let Some(path) = arguments.nth(1) {
+    if let Some(path) = text("--dump") {
         return dump(&path);
+    }
+    let frames = argument("--frames");
+    for (name, run) in [("--engine", true), ("--left", false)] {
+        let Some(network) = text(name) else {
+            continue;
+        };
+        let device = cuda::open().unwrap();
+        return if run {
+            engine::run(&network, &device, frames.unwrap_or(FRAMES).max(1)).unwrap()
+        } else {
+            engine::left(&network, &device).unwrap()
+        };
     }
     for (cells, voxel) in GRIDS {
         let null = Arc::new(Null::default());
@@ -55,7 +70,7 @@ fn main() {
             (null.bytes() - before) as f64 / 1e6
         );
     }
-    let (identical, frames) = (argument("--identical"), argument("--frames"));
+    let identical = argument("--identical");
     let device = match cuda::open() {
         Ok(device) => device,
         Err(error) if identical.or(frames).is_none() => {
@@ -78,10 +93,16 @@ fn main() {
     }
 }
 
+/// What follows an argument.
+fn text(name: &str) -> Option<String> {
+    std::env::args()
+        .skip_while(|argument| argument != name)
+        .nth(1)
+}
+
 /// The number that follows an argument.
 fn argument(name: &str) -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    arguments.nth(1).and_then(|number| number.parse().ok())
+    text(name).and_then(|number| number.parse().ok())
 }
 
 /// Prints each kernel's threads and dynamic shared memory of a block.

@@ -55,7 +55,7 @@ fn main() {
 fn clouds(c: &mut Criterion) {
     let mut random = Random(1);
     let demo = Plan::open(&Path::new(DEMO).join("fp32.plan")).unwrap();
-    let points = frame::points(demo.model(), Path::new(frame::FRAME)).unwrap();
+    let points = frame::points(demo.model(), Path::new(frame::FRAME), None).unwrap();
     cloud(c, "demo", &points, demo.model(), demo.pfn());
 
     let model = made_up::model();
@@ -159,7 +159,7 @@ fn engines(c: &mut Criterion) {
             continue;
         }
         let plan = Plan::open(&path).unwrap();
-        let (map, _) = frame::bev(plan.model(), plan.pfn(), Path::new(frame::FRAME)).unwrap();
+        let (map, _) = frame::bev(plan.model(), plan.pfn(), Path::new(frame::FRAME), None).unwrap();
         for threads in [1, 2] {
             let program = Program::from_json(plan.section("program").unwrap().as_ref()).unwrap();
             let weights = Arc::new(plan.section("weights").unwrap());

@@ -32,7 +32,7 @@ impl Stage {
     fn load(threads: usize) -> Result<Self> {
         let plan = Plan::open(&Path::new(DEMO).join("fp32.plan"))?;
         let model = plan.model().clone();
-        let points = frame::points(&model, Path::new(frame::FRAME))?;
+        let points = frame::points(&model, Path::new(frame::FRAME), None)?;
         let mut pillars = Pillars::new(&model.grid);
         voxelize(
             &points,

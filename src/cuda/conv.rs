@@ -49,6 +49,9 @@ pub(crate) struct ConvKernel {
 /// Bytes of the channels of a product.
 pub(crate) const PRODUCT: usize = 32;
 
+/// Bytes of input channels at a time and output channels of the largest blocks.
+pub(crate) const LARGEST: [usize; 2] = [64, 64];
+
 /// `bytes`: of the input channels at a time.
 const fn kernel(
     name: &'static str,
@@ -66,9 +69,10 @@ const fn kernel(
 }
 
 /// All kernels, of each type the ones with the largest blocks first.
-const KERNELS: [ConvKernel; 18] = [
+const KERNELS: [ConvKernel; 20] = [
     kernel("conv_s8_k3_s1_c64_n64", Element::I8, [3, 1, 64, 64]),
     kernel("conv_s8_k1_s1_c64_n64", Element::I8, [1, 1, 64, 64]),
+    kernel("conv_s8_k3_s1_c32_n64", Element::I8, [3, 1, 32, 64]),
     kernel("conv_s8_k3_s2_c32_n64", Element::I8, [3, 2, 32, 64]),
     kernel("conv_s8_k3_s1_c32_n32", Element::I8, [3, 1, 32, 32]),
     kernel("conv_s8_k1_s1_c32_n32", Element::I8, [1, 1, 32, 32]),
@@ -78,6 +82,7 @@ const KERNELS: [ConvKernel; 18] = [
     kernel("conv_s8_k1_s1_c32_n8", Element::I8, [1, 1, 32, 8]),
     kernel("conv_f16_k3_s1_c32_n64", Element::F16, [3, 1, 64, 64]),
     kernel("conv_f16_k1_s1_c32_n64", Element::F16, [1, 1, 64, 64]),
+    kernel("conv_f16_k3_s1_c16_n64", Element::F16, [3, 1, 32, 64]),
     kernel("conv_f16_k3_s2_c16_n64", Element::F16, [3, 2, 32, 64]),
     kernel("conv_f16_k3_s1_c16_n32", Element::F16, [3, 1, 32, 32]),
     kernel("conv_f16_k1_s1_c16_n32", Element::F16, [1, 1, 32, 32]),
@@ -99,12 +104,14 @@ const fn names() -> [&'static str; KERNELS.len()] {
 
 impl ConvKernel {
     /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these types and numbers of
-    /// channels (but of f32: of positions), if there is one.
+    /// channels (but of f32: of positions), if there is one. `largest`: the most input channels at a time, in bytes, and output
+    /// channels of a block.
     pub(crate) fn choose(
         taps: usize,
         stride: usize,
         (input, channels): (Element, usize),
         (output, outputs): (Element, usize),
+        largest: [usize; 2],
     ) -> Option<Self> {
         let fits = |kernel: &&Self| {
             let few = kernel.outputs == 8;
@@ -112,6 +119,8 @@ impl ConvKernel {
                 && (output == Element::F32 || output == input)
                 && kernel.taps >= taps
                 && kernel.stride == stride
+                && kernel.channels * kernel.element.bytes() <= largest[0]
+                && kernel.outputs <= largest[1]
                 && (kernel.is_small() || channels.is_multiple_of(kernel.channels))
                 && (kernel.outputs < 64 || outputs > 32)
                 && few == (outputs <= 8 && output == Element::F32 && stride == 1)
@@ -549,16 +558,23 @@ mod tests {
             };
             let (taps, stride) = (kernel.taps, kernel.stride);
             let input = (kernel.element, kernel.channels);
-            let chosen = ConvKernel::choose(taps, stride, input, (output, kernel.outputs));
+            let output = (output, kernel.outputs);
+            let chosen = ConvKernel::choose(taps, stride, input, output, LARGEST);
             assert_eq!(chosen, Some(kernel));
             // More would have to be asked for.
             assert!(kernel.shared() <= 48 << 10, "{}", kernel.name);
         }
         let codes = (Element::I8, 32);
-        assert_eq!(ConvKernel::choose(5, 1, codes, codes), None);
-        assert_eq!(ConvKernel::choose(3, 3, codes, codes), None);
+        assert_eq!(ConvKernel::choose(5, 1, codes, codes, LARGEST), None);
+        assert_eq!(ConvKernel::choose(3, 3, codes, codes, LARGEST), None);
         // Between codes and halves.
-        assert_eq!(ConvKernel::choose(3, 1, codes, (Element::F16, 32)), None);
-        assert_eq!(ConvKernel::choose(3, 1, (Element::F32, 32), codes), None);
+        assert_eq!(
+            ConvKernel::choose(3, 1, codes, (Element::F16, 32), LARGEST),
+            None
+        );
+        assert_eq!(
+            ConvKernel::choose(3, 1, (Element::F32, 32), codes, LARGEST),
+            None
+        );
     }
 }

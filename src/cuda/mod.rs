@@ -21,6 +21,7 @@ pub(crate) mod frame;
 pub(crate) mod input;
 pub(crate) mod map;
 pub(crate) mod nms;
+pub(crate) mod peak;
 pub(crate) mod pillars;
 pub(crate) mod place;
 pub(crate) mod scatter;

@@ -40,6 +40,18 @@ pub struct Options {
     pub lazy_heads: Option<LazyHeads>,
     /// Whether what is in float is in half precision, but for the network's outputs, and so has other values. Default: no.
     pub half: bool,
+    /// The largest block of convolutions: bytes of input channels at a time and output channels. Default: what there is.
+    pub block: Option<[usize; 2]>,
+}
+
+impl Options {
+    fn skips_empty(&self) -> bool {
+        self.skip_empty.unwrap_or(true)
+    }
+
+    fn skips_channels(&self) -> bool {
+        self.skips_empty() && self.skip_channels.unwrap_or(true)
+    }
 }
 
 /// What the last frame computed of an operator.
@@ -82,7 +94,7 @@ impl CudaEngine {
         if let Some(lazy) = &lazy {
             lazy.reorder(&mut program);
         }
-        let skip = options.skip_empty.unwrap_or(true);
+        let skip = options.skips_empty();
         let places = places(&program, options.half, device)?;
         let prepared = steps::steps(
             &program,
@@ -90,7 +102,7 @@ impl CudaEngine {
             &places,
             device,
             lazy.as_ref().map_or(program.ops.len(), |lazy| lazy.first),
-            skip && options.skip_channels.unwrap_or(true),
+            options,
         )?;
         let map = |index: usize, name: &str| -> Result<(MapDesc, DeviceMap), EngineError> {
             let (place, tensor) = (&places[index], &program.tensors[index]);

@@ -4,12 +4,15 @@
 
 use std::sync::Arc;
 
-use crate::cuda::conv::{self, Conv, ConvKernel, ConvSpec, MAX_GROUP, MAX_LEVELS, PRODUCT};
+use crate::cuda::conv::{
+    self, Conv, ConvKernel, ConvSpec, LARGEST, MAX_GROUP, MAX_LEVELS, PRODUCT,
+};
 use crate::cuda::direct::{self, Direct, DirectConv, DirectPhase, PixelOp};
 use crate::cuda::place::{Place, Tensor};
 use crate::cuda::tiles::{self, TileList, Tiles};
 use crate::cuda::{CudaError, Device};
 use crate::engine::EngineError;
+use crate::engine::cuda::Options;
 use crate::engine::cuda::pack::pack;
 use crate::engine::reach::sources;
 use crate::map::Element;
@@ -105,22 +108,21 @@ pub(super) struct Level {
     first: usize,
 }
 
-/// Prepares the operators of a validated program, of which those from `first_lazy` on are lazy. `levels`: whether tiles may
-/// have levels.
+/// Prepares the operators of a validated program, of which those from `first_lazy` on are lazy.
 pub(super) fn steps(
     program: &Program,
     blob: &[u8],
     places: &[Place],
     device: &Arc<dyn Device>,
     first_lazy: usize,
-    levels: bool,
+    options: &Options,
 ) -> Result<Steps, EngineError> {
     let prepare = Prepare {
         program,
         blob,
         places,
         device,
-        levels,
+        options,
     };
     let mut steps: Vec<Step> = Vec::with_capacity(program.ops.len());
     let mut tiles = Vec::with_capacity(program.ops.len());
@@ -216,7 +218,7 @@ struct Prepare<'a> {
     blob: &'a [u8],
     places: &'a [Place],
     device: &'a Arc<dyn Device>,
-    levels: bool,
+    options: &'a Options,
 }
 
 impl Prepare<'_> {
@@ -295,7 +297,7 @@ impl Prepare<'_> {
     /// The levels of a convolution's tiles: its input's first sources in chunks of the kernel's channels.
     fn levels_of(&self, spec: &program::Conv, kernel: &ConvKernel) -> Vec<Level> {
         let mut levels: Vec<Level> = Vec::new();
-        if !self.levels || spec.groups != 1 || spec.phases.len() != 1 {
+        if !self.options.skips_channels() || spec.groups != 1 || spec.phases.len() != 1 {
             return levels;
         }
         let shape = self.places[spec.input].shape();
@@ -348,7 +350,13 @@ impl Prepare<'_> {
             let [(element, channels), output_size] = sizes;
             let channels = channels.next_multiple_of(PRODUCT / element.bytes());
             let stride = spec.stride[0];
-            let kernel = ConvKernel::choose(extent, stride, (element, channels), output_size);
+            let kernel = ConvKernel::choose(
+                extent,
+                stride,
+                (element, channels),
+                output_size,
+                self.options.block.unwrap_or(LARGEST),
+            );
             let Some(kernel) = kernel else {
                 return Ok(None);
             };

@@ -10,7 +10,7 @@ use super::driver::{Variable, command, printed};
 use crate::common::{repository, variable};
 
 /// What runs: all that is quick, and whatever is about a limit.
-const TESTS: [&str; 23] = [
+const TESTS: [&str; 24] = [
     // Points of a frame, pillars of a frame, points of a pillar.
     "pillars::frames_end_anywhere_in_a_tile_and_at_the_capacity",
     "pillars::pillars_are_capped_and_the_first_still_grow",
@@ -39,6 +39,7 @@ const TESTS: [&str; 23] = [
     "engine::every_kernel_has_the_cpu_engines_bytes",
     "engine::sources_and_lazy_heads_have_the_cpu_engines_bytes",
     "half::every_kernel_is_near_the_cpu_engine",
+    "peak::products_take_time",
     // All stages in one frame.
     "frame::a_cloud_of_other_columns_does_not_affect_the_next",
 ];

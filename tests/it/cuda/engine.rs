@@ -208,6 +208,9 @@ fn every_kernel() -> Draft {
     let x = draft.codes("input");
     let x = draft.block(&x, 32, 3, 1);
     let x = draft.block(&x, 32, 1, 1);
+    let wide = draft.block(&x, 40, 3, 1);
+    let head = draft.conv_to(&wide, 3, 1);
+    draft.net.outputs.push(head);
     let pooled = draft.node(
         &[&x],
         Op::MaxPool {

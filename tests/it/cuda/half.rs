@@ -96,6 +96,7 @@ fn every_kernel_is_near_the_cpu_engine() {
     conv("out2", "e", [64, 2, 1, 1]);
     conv("out3", "g", [24, 20, 5, 1]);
     conv("out4", "e", [64, 40, 3, 1]);
+    conv("out6", "g", [24, 40, 3, 1]);
     // Without tensor cores.
     net.node("sum", &["d", "e"], Op::Add);
     net.node("gate", &["sum"], Op::Sigmoid);
@@ -105,7 +106,7 @@ fn every_kernel_is_near_the_cpu_engine() {
         pad: [1; 4],
     };
     net.node("out5", &["gate"], pool);
-    net.outputs = (1..=5).map(|i| format!("out{i}")).collect();
+    net.outputs = (1..=6).map(|i| format!("out{i}")).collect();
     let input = random.values(32 * 9 * 18);
     compare(&net, &[part(&input, net.input, [2, 3], 4), input], 3);
 }

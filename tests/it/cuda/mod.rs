@@ -12,6 +12,7 @@ mod harness;
 pub(crate) mod head;
 mod input;
 pub(crate) mod nms;
+mod peak;
 pub(crate) mod pillars;
 mod plants;
 mod refused;

@@ -29,6 +29,7 @@
 //! | `CENTERPOINT_STANDIN_PTX` | compute capability to compile PTX for with the nvcc of `CENTERPOINT_NVCC`, instead of C++ |
 //! | `CENTERPOINT_STANDIN_INDEPENDENT` | with PTX, 1: the threads of a warp advance on their own |
 //! | `CENTERPOINT_STANDIN_RACES` | with PTX, 1: races are faults |
+//! | `CENTERPOINT_STANDIN_ONLY` | kernels whose names begin otherwise do nothing: for counts that need no results |
 //! | `CENTERPOINT_STANDIN_CACHE` | folder for compiled kernels, default `target/tmp/emulation` of the repository |
 #![allow(unsafe_code)]
 
