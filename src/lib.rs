@@ -64,7 +64,7 @@ mod testing;
 pub use boxes::{Box3d, Variances};
 pub use deadline::{Budget, Counts, Deadline, Level};
 pub use detection::{Detection, Dropped, Times};
-pub use detector::{Detector, DetectorError, Device, GpuEngine, Options};
+pub use detector::{Detector, DetectorError, Device, Options};
 pub use error::{Error, Result};
 pub use model::Model;
 pub use plan::{Plan, PlanError};

@@ -13,6 +13,8 @@
 #   CENTERPOINT_GPU_FRAMES   frames of each time and of the comparison of equal frames; default 1000. Of the 16 demo frames at
 #                            most so many are compared
 #   CENTERPOINT_GPU_SKIP     comparisons to leave out, names of tests; default none
+#   CENTERPOINT_GPU_NETWORKS networks to time by layer; default demo and base
+#   CENTERPOINT_GPU_ONLY     kernels that do something while networks are timed, on the stand-in; default all
 #   CENTERPOINT_GPU_SLOWER   factor for all time limits; default 1
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -82,8 +84,15 @@ fi
 step "cp-infer, INT8" 60 bash -c 'same_boxes int8'
 step "cp-infer, FP32" 60 bash -c 'same_boxes fp32'
 step "cp-bench, INT8" 30 "$built/cp-bench" --engine engines/demo/int8.plan --pcd calib/demo/frames --device cuda --duration 5
-step "stage times" 90 "$built/gpu" --frames "$frames"
-step "$frames equal frames" 60 "$built/gpu" --identical "$frames"
+step "stage times" 60 "$built/gpu" --frames "$frames"
+export CENTERPOINT_STANDIN_ONLY="${CENTERPOINT_GPU_ONLY:-}"
+for network in ${CENTERPOINT_GPU_NETWORKS:-demo base}; do
+    step "engine, $network" 60 "$built/gpu" --engine "$network" --frames "$((frames / 10 + 1))"
+done
+unset CENTERPOINT_STANDIN_ONLY
+step "$frames equal frames" 30 "$built/gpu" --identical "$frames"
+same=$((frames < 1000 ? frames : 10 * frames))
+step "$same frames as on the CPU" 60 "$built/gpu" --same "$same"
 # All tests share a device and a stream, so one at a time. Skipped are the tests of the emulation, which need a compiler, and
 # those of the stand-in.
 emulation=(--skip cuda::harness --skip cuda::engine::planted --skip cuda::plants --skip cuda::elementary --skip points_are_read --skip every_half_has)

@@ -14,7 +14,8 @@ use centerpoint::internals::program::Program;
 use centerpoint::internals::testing::Random;
 use centerpoint::internals::testing::networks::Network;
 use centerpoint::map::Element;
-use centerpoint::{Plan, points};
+use centerpoint::points::ReadOptions;
+use centerpoint::{Detector, Layout, Plan, points};
 use half::f16;
 
 use crate::{frame, median};
@@ -74,6 +75,37 @@ pub(crate) fn left(name: &str, device: &Arc<dyn Device>) -> Result<()> {
         }
         println!("{row}");
     }
+    Ok(())
+}
+
+/// Runs the shipped INT8 plan on its frames in turn. Fails if the boxes of one of `frames` are not those of the CPU.
+pub(crate) fn same(device: &Arc<dyn Device>, frames: usize) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let plan = Plan::open(&root.join("engines/demo/int8.plan"))?;
+    let options = centerpoint::Options {
+        device: centerpoint::Device::Cpu,
+        ..centerpoint::Options::default()
+    };
+    let read = ReadOptions {
+        layout: None,
+        default_layout: Layout::new(&plan.model().points.columns)?,
+    };
+    let mut on_cpu = Detector::new(&plan, &options)?;
+    let mut expected = Vec::new();
+    for path in points::list_frames(&[root.join("calib/demo/frames")], false) {
+        let cloud = points::read(&path, &read)?;
+        let boxes = on_cpu.detect(&cloud)?.boxes.to_vec();
+        expected.push((cloud, boxes));
+    }
+    let mut detector = Detector::on(&plan, &options, device)?;
+    for (number, (cloud, boxes)) in expected.iter().cycle().take(frames).enumerate() {
+        let found = detector.detect(cloud)?.boxes;
+        anyhow::ensure!(
+            found == boxes,
+            "frame {number} has other boxes than on the CPU"
+        );
+    }
+    println!("{frames} frames with the network: the CPU's boxes");
     Ok(())
 }
 

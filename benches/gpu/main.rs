@@ -9,7 +9,7 @@
 //! `tests/kernels.sh`; `--dump FILE` writes the frame's points for `benches/gpu/peers/peers.sh`. These arguments need a GPU:
 //! `--frames N` times N frames instead of 1000; `--identical N` runs N frames without timing them, and fails if one differs
 //! from the first of its kind; `--engine demo` or `--engine base` times the network instead, by layer, and `--left demo` or
-//! `--left base` counts what it does not compute of real frames.
+//! `--left base` counts what is left to compute of real frames; `--same N` compares N frames of the shipped plan with the CPU.
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 mod engine;
@@ -57,6 +57,9 @@ fn main() {
         } else {
             engine::left(&network, &device).unwrap()
         };
+    }
+    if let Some(frames) = argument("--same") {
+        return engine::same(&cuda::open().unwrap(), frames).unwrap();
     }
     for (cells, voxel) in GRIDS {
         let null = Arc::new(Null::default());

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use crate::detector::{Device, GpuEngine};
+use crate::detector::Device;
 use crate::points::LayoutError;
 use crate::{Error, Layout};
 
@@ -37,20 +37,11 @@ pub enum DeviceArg {
 
 /// What runs the network of a plan for the CPU on a GPU.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GpuEngineArg {
+pub(crate) enum GpuEngineArg {
     /// The CUDA engine for a plan with layers in INT8, with the CPU's results; else the CPU.
     Auto,
     /// The CUDA engine for every plan: FP16 for one without layers in INT8.
     Cuda,
-}
-
-impl From<GpuEngineArg> for GpuEngine {
-    fn from(arg: GpuEngineArg) -> Self {
-        match arg {
-            GpuEngineArg::Auto => Self::Auto,
-            GpuEngineArg::Cuda => Self::Cuda,
-        }
-    }
 }
 
 impl From<DeviceArg> for Device {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{DetectorError, GpuEngine, Options, Result};
+use super::{DetectorError, Options, Result};
 use crate::chain::Chain;
 use crate::cpu::pool::Pool;
 use crate::cuda::{CudaError, Device};
@@ -89,7 +89,7 @@ pub(super) fn tensorrt_engine(
 
 /// Whether the CUDA engine runs a plan for the CPU.
 fn on_cuda_engine(program: &Program, options: &Options) -> bool {
-    program.has_codes() || options.gpu_engine == GpuEngine::Cuda
+    program.has_codes() || options.fp16
 }
 
 /// The machine's GPU, if it is to run a plan for the CPU although nobody asked for it.

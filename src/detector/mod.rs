@@ -49,16 +49,6 @@ pub enum Device {
     Cuda,
 }
 
-/// What runs the network of a plan for the CPU on a GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum GpuEngine {
-    /// The CUDA engine for a plan with layers in INT8, with the CPU's results. The network of another plan stays on the CPU.
-    #[default]
-    Auto,
-    /// The CUDA engine for every plan. One without layers in INT8 runs in FP16, whose results differ slightly from the CPU's.
-    Cuda,
-}
-
 /// Options for running a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
@@ -66,8 +56,9 @@ pub struct Options {
     pub threads: usize,
     /// The device to run on.
     pub device: Device,
-    /// What runs the network of a plan for the CPU, if the device is a GPU.
-    pub gpu_engine: GpuEngine,
+    /// On a GPU: whether the network of a plan for the CPU without layers in INT8 also runs there, in FP16, whose results differ
+    /// slightly. By default it stays on the CPU.
+    pub fp16: bool,
     /// Score threshold for every class, instead of the plan's thresholds.
     pub score: Option<f32>,
     /// Candidate selection, instead of the plan's. The numbers of classes and candidates must equal the plan's.
@@ -196,7 +187,7 @@ impl Detector {
     }
 
     /// Like [`Detector::new`], but uses the given device regardless of the options. For a TensorRT plan all stages run on
-    /// it, and for a CPU plan with layers in INT8, or with [`GpuEngine::Cuda`]. For another CPU plan those before and after the
+    /// it, and for a CPU plan with layers in INT8, or with [`Options::fp16`]. For another CPU plan those before and after the
     /// engine do.
     ///
     /// # Errors

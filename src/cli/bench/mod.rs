@@ -5,7 +5,7 @@ mod files;
 
 use crate::cli::input::Input;
 use crate::cli::interrupt::{self, First};
-use crate::cli::{self, exit};
+use crate::cli::{self, GpuEngineArg, exit};
 use crate::files::FileError;
 use std::io::Write;
 use std::path::Path;
@@ -96,7 +96,7 @@ fn measure_case(args: &Args, case: &Case, allocations: fn() -> u64) -> Result<Ca
     let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
-        gpu_engine: args.gpu_engine.into(),
+        fp16: args.gpu_engine == GpuEngineArg::Cuda,
         tensorrt: args.library.clone(),
         stage_times: true,
         ..Options::default()

@@ -8,7 +8,7 @@ mod sink;
 use crate::chain::Chain;
 use crate::cli::input::{Input, InputFrame};
 use crate::cli::interrupt::{self, First};
-use crate::cli::{self, exit};
+use crate::cli::{self, GpuEngineArg, exit};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -41,7 +41,7 @@ fn run(args: &Args) -> Result<usize, Error> {
     let options = args.input.apply(Options {
         threads: args.threads,
         device: args.device.into(),
-        gpu_engine: args.gpu_engine.into(),
+        fp16: args.gpu_engine == GpuEngineArg::Cuda,
         score: args.score,
         tensorrt: args.library.clone(),
         stage_times: args.times,

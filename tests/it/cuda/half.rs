@@ -6,7 +6,7 @@ use std::sync::Arc;
 use centerpoint::cuda::Device;
 use centerpoint::internals::engine::cuda::{CudaEngine, Options};
 use centerpoint::internals::program::Payload;
-use centerpoint::{Box3d, Detector, GpuEngine};
+use centerpoint::{Box3d, Detector};
 
 use super::engine::{outputs, part};
 use super::frame::{demo_frames, demo_plan, on_cpu, read};
@@ -126,7 +126,7 @@ fn networks_are_near_the_cpu_engine() {
 fn a_float_plan_finds_the_cpus_boxes() {
     let plan = demo_plan("fp32.plan");
     let options = centerpoint::Options {
-        gpu_engine: GpuEngine::Cuda,
+        fp16: true,
         ..centerpoint::Options::default()
     };
     let mut on_cpu = Detector::new(&plan, &on_cpu(&options)).unwrap();
