@@ -213,7 +213,7 @@ pub mod results {
 }
 #[cfg(feature = "build")]
 pub mod testing {
-    pub use crate::testing::{FixedEngine, Random, TINY, tiny_pfn};
+    pub use crate::testing::{FixedEngine, Null, Random, TINY, tiny_pfn};
     pub mod nets {
         pub use crate::testing::nets::{int, ints, model, node, value};
     }

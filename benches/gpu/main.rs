@@ -17,7 +17,6 @@ mod engine;
 mod frame;
 #[path = "../common/made_up.rs"]
 mod made_up;
-mod null;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,12 +24,10 @@ use std::time::Instant;
 use centerpoint::cuda::{CudaError, Device, DeviceMap};
 use centerpoint::internals::cpu::pillars::{Pillars, voxelize};
 use centerpoint::internals::cuda::{Buffer, CopyEnd};
-use centerpoint::internals::testing::{FixedEngine, Random};
+use centerpoint::internals::testing::{FixedEngine, Null, Random};
 use centerpoint::map::{HeadMaps, MapDesc, MapFormat, MapLayout};
 use centerpoint::model::Pfn;
 use centerpoint::{Detector, DetectorError, Layout, Model, Options, PointCloud, Times, cuda};
-
-use crate::null::Null;
 
 /// Cells of a side and their size in metres.
 const GRIDS: [(usize, f64); 2] = [(480, 0.32), (1020, 0.24)];

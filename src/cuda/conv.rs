@@ -546,7 +546,9 @@ fn launch_all<'a>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::tests::{device, place};
     use super::*;
+    use crate::program::Codes;
 
     #[test]
     fn each_kernel_is_chosen_for_something_and_fits() {
@@ -576,5 +578,139 @@ mod tests {
             ConvKernel::choose(3, 1, (Element::F32, 32), codes, LARGEST),
             None
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let device = device();
+        let codes = Codes {
+            scale: 1.0,
+            zero: 0,
+        };
+        let small = (Element::I8, 32);
+        let kernel = ConvKernel::choose(3, 1, small, small, LARGEST).unwrap();
+        let of = |element, size| place(&device, element, size);
+        let (input, output) = (of(Element::I8, [64, 8, 16]), of(Element::I8, [32, 8, 16]));
+        let (wider, halves) = (of(Element::I8, [32, 8, 17]), of(Element::F16, [32, 8, 16]));
+        let phases = [ConvPhase {
+            taps: (0..9).map(|tap| [tap / 3, tap % 3]).collect(),
+            weights: vec![0; 9 * 64 * 32],
+        }];
+        let short = [ConvPhase {
+            weights: Vec::new(),
+            ..phases[0].clone()
+        }];
+        let spec = || ConvSpec {
+            kernel,
+            input: &input,
+            residual: None,
+            output: (&output, Some(codes)),
+            channels: 64,
+            levels: &[32],
+            first: [-1, -1],
+            up: [1, 1],
+            relu: true,
+            phases: &phases,
+            constants: &[(1.0, 0.0, 0); 32],
+        };
+        for (wrong, problem) in [
+            (
+                ConvSpec {
+                    input: &halves,
+                    ..spec()
+                },
+                "its input does not fit",
+            ),
+            (
+                ConvSpec {
+                    channels: 48,
+                    ..spec()
+                },
+                "its input does not fit",
+            ),
+            (
+                ConvSpec {
+                    first: [-2, -1],
+                    ..spec()
+                },
+                "its taps lie outside",
+            ),
+            (
+                ConvSpec {
+                    first: [-1, 0],
+                    ..spec()
+                },
+                "its taps lie outside",
+            ),
+            (
+                ConvSpec {
+                    up: [1, 2],
+                    ..spec()
+                },
+                "it has other phases",
+            ),
+            (
+                ConvSpec {
+                    constants: &[],
+                    ..spec()
+                },
+                "it has other phases or constants",
+            ),
+            (
+                ConvSpec {
+                    phases: &short,
+                    ..spec()
+                },
+                "it has other weights",
+            ),
+            (
+                ConvSpec {
+                    levels: &[16],
+                    ..spec()
+                },
+                "its levels do not fit",
+            ),
+            (
+                ConvSpec {
+                    levels: &[32, 32],
+                    ..spec()
+                },
+                "its levels do not fit",
+            ),
+            (
+                ConvSpec {
+                    output: (&halves, None),
+                    ..spec()
+                },
+                "its output does not fit",
+            ),
+            (
+                ConvSpec {
+                    residual: Some((&wider, Some(codes))),
+                    ..spec()
+                },
+                "its residual does not fit",
+            ),
+            (
+                ConvSpec {
+                    residual: Some((&halves, None)),
+                    ..spec()
+                },
+                "its residual has another type",
+            ),
+        ] {
+            let error = Conv::new(&device, &wrong).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+
+        let conv = Conv::new(&device, &spec()).unwrap();
+        let lists = [([1, 1], 1), ([1, 2], 1), ([1, 1], 0)];
+        let lists = lists.map(|(shape, levels)| TileList::all(&device, shape, levels).unwrap());
+        let [list, other, flat] = lists.each_ref();
+        let run =
+            |list: &TileList| launch_all(&*device, std::iter::once((conv.params, &conv, list)));
+        assert!(run(list).is_ok() && backgrounds(&*device, &conv, list).is_ok());
+        assert!(run(other).is_err() && run(flat).is_err());
+        assert!(super::conv(&*device, &[]).is_ok());
     }
 }

@@ -432,3 +432,116 @@ pub(crate) fn direct(
     };
     launch(device, &shape, &params)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::place::tests::{device, place};
+    use crate::map::Element;
+    use crate::program::Codes;
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let device = device();
+        let codes = Some(Codes {
+            scale: 1.0,
+            zero: 0,
+        });
+        let of = |element, size| place(&device, element, size);
+        let (input, output) = (of(Element::I8, [4, 8, 16]), of(Element::F32, [16, 8, 16]));
+        let narrow = of(Element::F32, [16, 8, 15]);
+        let taps = [[-1, 0], [0, 1]];
+        let phase = DirectPhase {
+            taps: &taps,
+            weights: &[0; 2 * 4 * 16],
+            multiplier: &[1.0; 16],
+            bias: &[0.0; 16],
+        };
+        let far = [DirectPhase {
+            taps: &[[-2, 0], [0, 1]],
+            ..phase.clone()
+        }];
+        let short = [DirectPhase {
+            bias: &[],
+            ..phase.clone()
+        }];
+        let phases = [phase];
+        let spec = || DirectConv {
+            input: (&input, codes),
+            residual: None,
+            output: (&output, None),
+            stride: [1, 1],
+            up: [1, 1],
+            groups: 1,
+            narrow: false,
+            relu: false,
+            phases: &phases,
+        };
+        for (wrong, problem) in [
+            (
+                DirectConv {
+                    groups: 3,
+                    ..spec()
+                },
+                "its tensors do not fit",
+            ),
+            (
+                DirectConv {
+                    input: (&input, None),
+                    ..spec()
+                },
+                "its tensors do not fit",
+            ),
+            (
+                DirectConv {
+                    residual: Some((&narrow, None)),
+                    ..spec()
+                },
+                "its tensors do not fit",
+            ),
+            (
+                DirectConv {
+                    phases: &short,
+                    ..spec()
+                },
+                "it has other weights",
+            ),
+            (
+                DirectConv {
+                    phases: &far,
+                    ..spec()
+                },
+                "its taps lie outside",
+            ),
+            (
+                DirectConv {
+                    stride: [2, 1],
+                    ..spec()
+                },
+                "its taps lie outside",
+            ),
+        ] {
+            let error = Direct::conv(&device, &wrong).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+        let (a, b) = ((&output, None), (&narrow, None));
+        for (op, input, second) in [
+            (PixelOp::Relu, b, None),
+            (PixelOp::Relu, a, Some(a)),
+            (PixelOp::Add, a, None),
+            (PixelOp::Add, a, Some(b)),
+            (PixelOp::Affine(&[1.0; 16], &[0.0; 15]), a, None),
+            (PixelOp::DepthToSpace(3, false), a, None),
+        ] {
+            assert!(
+                Direct::pixels(&device, &op, input, second, a, false).is_err(),
+                "{op:?}"
+            );
+        }
+        let operator = Direct::conv(&device, &spec()).unwrap();
+        for (shape, levels, fits) in [([1, 1], 0, true), ([1, 2], 0, false), ([1, 1], 1, false)] {
+            let list = TileList::all(&device, shape, levels).unwrap();
+            assert_eq!(direct(&*device, &operator, &list).is_ok(), fits);
+        }
+    }
+}

@@ -154,3 +154,49 @@ impl Place {
 pub(super) fn is_typed((place, codes): Tensor<'_>) -> bool {
     codes.is_some() == (place.shape.element == Element::I8)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::cuda::Device;
+    use crate::testing::Null;
+
+    /// A device that only counts.
+    pub(in crate::cuda) fn device() -> Arc<dyn Device> {
+        Arc::new(Null::default())
+    }
+
+    /// A tensor of `[channels, height, width]` with a border of 1, and room behind it.
+    pub(in crate::cuda) fn place(
+        device: &Arc<dyn Device>,
+        element: Element,
+        [channels, height, width]: [usize; 3],
+    ) -> Place {
+        let shape = PlaceShape {
+            element,
+            height,
+            width,
+            border: 1,
+            pixel: channels.next_multiple_of(align(element)),
+            channels: (0..channels as u32).collect(),
+        };
+        let bytes = shape.len() * element.bytes() + 64;
+        let buffer = Buffer::zeroed(device, "a tensor", bytes).unwrap();
+        Place::new(&buffer, shape).unwrap()
+    }
+
+    #[test]
+    fn a_tensor_lies_in_its_buffer() {
+        let device = device();
+        let place = place(&device, Element::I8, [20, 3, 4]);
+        assert_eq!(place.shape().written(), 32);
+        let buffer = Buffer::zeroed(&device, "too short", place.shape().len() - 1).unwrap();
+        assert!(Place::new(&buffer, place.shape().clone()).is_none());
+        assert!(
+            place
+                .group(1, 2)
+                .is_some_and(|part| part.shape().first() == 10)
+        );
+        assert!(place.group(2, 2).is_none());
+    }
+}

@@ -388,3 +388,46 @@ pub(crate) fn tiles(tiles: &Tiles) -> Result<(), CudaError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::place::tests::device;
+    use crate::map::{MapFormat, MapLayout};
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let device = device();
+        assert!(TileList::all(&device, [1 << 14, 1 << 14], 0).is_err());
+
+        let buffer = Buffer::<f32>::zeroed(&device, "a map", 2 * 8 * 16).unwrap();
+        let planes = MapFormat::f32(MapLayout::nchw(2, 8, 16));
+        let planes = DeviceMap::new(&buffer, planes).unwrap();
+        // Pixels of planes do not lie together, and a heatmap of two channels has two thresholds.
+        assert!(Table::new(&device, &planes, None).is_err());
+        assert!(Table::new(&device, &planes, Some(&[0.0])).is_err());
+        let table = Arc::new(Table::new(&device, &planes, Some(&[0.0; 2])).unwrap());
+
+        let layer = |rows: [u32; 2], levels: usize, sources: usize| {
+            let boxes = || Boxes {
+                table: table.clone(),
+                sides: [vec![rows], vec![[0, 16]]],
+            };
+            Layer {
+                list: Arc::new(TileList::all(&device, [1, 1], levels).unwrap()),
+                seen: Some(boxes()),
+                needed_by: vec![boxes()],
+                sources: (0..sources).map(|_| boxes()).collect(),
+            }
+        };
+        let tiles = |layer| Tiles::new(&device, vec![table.clone()], vec![layer]);
+        assert!(tiles(layer([0, 9], 0, 0)).is_err());
+        assert!(tiles(layer([5, 4], 0, 0)).is_err());
+        assert!(tiles(layer([0, 8], 0, 1)).is_err());
+        let sound = tiles(layer([0, 8], 1, 1)).unwrap();
+        assert!(super::tiles(&sound).is_ok());
+        // Nothing to do.
+        let nothing = Tiles::new(&device, Vec::new(), Vec::new()).unwrap();
+        assert!(super::tiles(&nothing).is_ok());
+    }
+}

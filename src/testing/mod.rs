@@ -4,6 +4,9 @@
 pub(crate) mod nets;
 #[cfg(feature = "build")]
 pub(crate) mod networks;
+mod null;
+
+pub use null::Null;
 
 use crate::cuda::DeviceMap;
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};

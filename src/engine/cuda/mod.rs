@@ -21,7 +21,7 @@ use crate::cuda::{Buffer, Device, DeviceMap, Marks};
 use crate::engine::cpu::{Weights, expand};
 use crate::engine::cuda::reach::{Reaches, needed_by};
 use crate::engine::cuda::steps::{OperatorTiles, Step};
-use crate::engine::lazy::{LazyHeads, LazyPlan};
+use crate::engine::lazy::{LazyHeads, LazyHeatmap, LazyPlan};
 use crate::engine::{Engine, EngineError, LayerTime, MapMut, MapRef};
 use crate::map::{Location, MapDesc, MapFormat, MapLayout};
 use crate::program::{Codes, Program};
@@ -146,8 +146,8 @@ impl CudaEngine {
         skip: bool,
     ) -> Result<(), EngineError> {
         let reaches = Reaches::new(program);
-        let input = Table::new(&self.device, &self.input.1, None)?;
-        let input = skip.then(|| Arc::new(input));
+        let input = || Table::new(&self.device, &self.input.1, None).map(Arc::new);
+        let input = skip.then(input).transpose()?;
         let boxes = |table: &Arc<Table>, sides| Boxes {
             table: table.clone(),
             sides,
@@ -171,7 +171,7 @@ impl CudaEngine {
         let mut layers: Vec<Layer> = self.tiles.iter().enumerate().map(layer).collect();
         if let Some(lazy) = lazy {
             let mut lazy_layers = layers.split_off(lazy.first);
-            let table = |heatmap: &crate::engine::lazy::LazyHeatmap| {
+            let table = |heatmap: &LazyHeatmap| {
                 let map = &self.output_maps[heatmap.output];
                 Table::new(&self.device, map, Some(&heatmap.least)).map(Arc::new)
             };

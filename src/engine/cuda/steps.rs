@@ -212,6 +212,9 @@ impl Prepared {
     }
 }
 
+/// A convolution's groups, and the levels of their tiles.
+type OnTensorCores = (Vec<Conv>, Vec<Level>);
+
 /// What operators are prepared with.
 struct Prepare<'a> {
     program: &'a Program,
@@ -322,11 +325,7 @@ impl Prepare<'_> {
     }
 
     /// The convolution on tensor cores, one for each group, with the levels of their tiles; `None` if no kernel fits.
-    fn convs(
-        &self,
-        spec: &program::Conv,
-        op: &Op,
-    ) -> Result<Option<(Vec<Conv>, Vec<Level>)>, EngineError> {
+    fn convs(&self, spec: &program::Conv, op: &Op) -> Result<Option<OnTensorCores>, EngineError> {
         let (input, codes) = self.tensor(spec.input);
         let (output, out_codes) = self.tensor(op.output);
         let taps = || spec.phases.iter().flat_map(|phase| &phase.taps);

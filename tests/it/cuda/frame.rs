@@ -54,7 +54,7 @@ pub(crate) fn bits(boxes: &[Box3d]) -> Vec<u8> {
 }
 
 /// The options for a detector on the CPU, also where there is a GPU.
-pub(super) fn on_cpu(options: &Options) -> Options {
+pub(crate) fn on_cpu(options: &Options) -> Options {
     Options {
         device: centerpoint::Device::Cpu,
         ..options.clone()

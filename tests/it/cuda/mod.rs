@@ -4,7 +4,7 @@ mod compiled;
 pub(crate) mod decode;
 mod driver;
 mod elementary;
-mod engine;
+pub(crate) mod engine;
 pub(crate) mod features;
 pub(crate) mod frame;
 mod half;

@@ -1,19 +1,18 @@
 //! A device that only counts: the memory that a frame needs, and the shapes of its launches.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use centerpoint::cuda::{CudaError, Device, DevicePtr};
-use centerpoint::internals::cuda::{CopyEnd, Launch, StreamWork};
+use crate::cuda::device::{CopyEnd, CudaError, Device, DevicePtr, Launch, StreamWork};
 
-/// It reads as zeros.
-#[derive(Default)]
-pub(crate) struct Null {
+/// A device without memory, which reads as zeros.
+#[derive(Debug, Default)]
+pub struct Null {
     counts: Mutex<Counts>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     bytes: usize,
     handles: u64,
@@ -23,12 +22,12 @@ struct Counts {
 
 impl Null {
     /// Bytes of device memory that were allocated.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.counts.lock().unwrap().bytes
     }
 
     /// Kernels with the threads and the dynamic shared memory of a block.
-    pub(crate) fn launches(&self) -> BTreeMap<&'static str, (u32, u32)> {
+    pub fn launches(&self) -> BTreeMap<&'static str, (u32, u32)> {
         self.counts.lock().unwrap().launches.clone()
     }
 
