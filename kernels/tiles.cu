@@ -13,7 +13,10 @@
 #include "common.cuh"
 
 #define BLOCK 256u
-#define WARPS (BLOCK / WARP)
+// Threads of `tiles_list`, whose steps wait for memory.
+#define LIST_BLOCK 1024u
+// Rows that `tiles_columns` reads before it writes one: it would wait for each otherwise.
+#define ROWS 32u
 
 // A map whose pixels are counted.
 struct TileTable {
@@ -87,7 +90,7 @@ __device__ __forceinline__ bool is_passing(const Map &heatmap, const float *leas
 
 // Sums along a row of a map: one block a row.
 extern "C" __global__ void __launch_bounds__(BLOCK) tiles_rows(const TilesParams p) {
-    __shared__ u32 warps[WARPS];
+    __shared__ u32 warps[BLOCK / WARP];
     const TileTable &table = ((const TileTable *)p.tables)[blockIdx.y];
     const u32 y = blockIdx.x, width = table.map.width;
     if (y >= table.map.height) return;
@@ -113,10 +116,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK) tiles_columns(const TilesPar
     const u32 x = thread_index(), pitch = table.map.width + 1;
     if (x >= table.map.width) return;
     u32 *sums = (u32 *)table.sums + pitch + x + 1;
+    const u32 height = table.map.height;
     u32 sum = 0;
-    for (u32 y = 0; y < table.map.height; ++y) {
-        sum += sums[(u64)y * pitch];
-        sums[(u64)y * pitch] = sum;
+    for (u32 y = 0; y < height; y += ROWS) {
+        u32 rows[ROWS];
+#pragma unroll
+        for (u32 i = 0; i < ROWS; ++i) rows[i] = y + i < height ? sums[(u64)(y + i) * pitch] : 0;
+#pragma unroll
+        for (u32 i = 0; i < ROWS; ++i) {
+            sum += rows[i];
+            if (y + i < height) sums[(u64)(y + i) * pitch] = sum;
+        }
     }
 }
 
@@ -145,12 +155,12 @@ __device__ __forceinline__ bool is_computed(const TileLayer &layer, u32 tile, u3
 }
 
 // Lists a layer's tiles: one block a layer.
-extern "C" __global__ void __launch_bounds__(BLOCK) tiles_list(const TilesParams p) {
-    __shared__ u32 warps[WARPS];
+extern "C" __global__ void __launch_bounds__(LIST_BLOCK) tiles_list(const TilesParams p) {
+    __shared__ u32 warps[LIST_BLOCK / WARP];
     const TileLayer &layer = ((const TileLayer *)p.layers)[blockIdx.x];
     const u32 count = layer.height * layer.width;
     u32 listed = 0;
-    for (u32 first = 0; first < count; first += BLOCK) {
+    for (u32 first = 0; first < count; first += LIST_BLOCK) {
         const u32 tile = first + threadIdx.x, tile_y = tile / layer.width, tile_x = tile % layer.width;
         const bool computed = tile < count && is_computed(layer, tile, tile_y, tile_x);
         u32 level = 0;

@@ -18,6 +18,8 @@ pub(crate) const TILE: [usize; 2] = [8, 16];
 const TILE_BITS: u32 = 28;
 /// Threads of a block; `BLOCK` in the kernels.
 const BLOCK: u32 = 256;
+/// Threads of a block of `tiles_list`; `LIST_BLOCK` in the kernels.
+const LIST_BLOCK: u32 = 1024;
 
 /// Tiles of a map, by number: row by row.
 #[derive(Debug)]
@@ -369,11 +371,11 @@ impl Tiles {
 pub(crate) fn tiles(tiles: &Tiles) -> Result<(), CudaError> {
     let [tables, height, width, layers] = tiles.size;
     let grids = [
-        ("tiles_rows", height, tables),
-        ("tiles_columns", width.div_ceil(BLOCK), tables),
-        ("tiles_list", layers, 1),
+        ("tiles_rows", [height, tables], BLOCK),
+        ("tiles_columns", [width.div_ceil(BLOCK), tables], BLOCK),
+        ("tiles_list", [layers, 1], LIST_BLOCK),
     ];
-    for (kernel, x, y) in grids {
+    for (kernel, [x, y], block) in grids {
         // Without a map or a layer there is nothing to do.
         if x == 0 || y == 0 {
             continue;
@@ -381,7 +383,7 @@ pub(crate) fn tiles(tiles: &Tiles) -> Result<(), CudaError> {
         let shape = Launch {
             kernel,
             grid: [x, y, 1],
-            block: BLOCK,
+            block,
             shared: 0,
         };
         launch(&**tiles.tables.device(), &shape, &tiles.params)?;
