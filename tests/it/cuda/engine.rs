@@ -235,13 +235,6 @@ fn every_kernel() -> Draft {
     draft.net.outputs.push(head);
     // In f32.
     let values = draft.node(&[&x], Op::Relu);
-    let mut random = Random(9);
-    let values = {
-        let scale = draft.net.constant(&mut random, 64, 1.0);
-        let shift = draft.net.constant(&mut random, 64, 1.0);
-        let sigmoid = draft.node(&[&values], Op::Sigmoid);
-        draft.node(&[&sigmoid], Op::BatchNormalization { scale, shift })
-    };
     let values = draft.conv_to_f32(&values, 20);
     draft.net.outputs.push(values);
     draft

@@ -100,12 +100,15 @@ fn every_kernel_is_near_the_cpu_engine() {
     // Without tensor cores.
     net.node("sum", &["d", "e"], Op::Add);
     net.node("gate", &["sum"], Op::Sigmoid);
+    let scale = net.constant(&mut random, 64, 1.0);
+    let shift = net.constant(&mut random, 64, 1.0);
+    net.node("affine", &["gate"], Op::BatchNormalization { scale, shift });
     let pool = Op::MaxPool {
         kernel: [3; 2],
         stride: [1; 2],
         pad: [1; 4],
     };
-    net.node("out5", &["gate"], pool);
+    net.node("out5", &["affine"], pool);
     net.outputs = (1..=6).map(|i| format!("out{i}")).collect();
     let input = random.values(32 * 9 * 18);
     compare(&net, &[part(&input, net.input, [2, 3], 4), input], 3);
