@@ -1,14 +1,14 @@
 // Convolutions of the engine on tensor cores. Of codes: integer sums, and the CPU engine's conversion of sums to results, as
 // `src/engine/cpu/conv.rs`. Of half-precision numbers: sums in f32, in the order of the hardware.
 //
-// `conv_<type>_k<k>_s<s>_c<c>_n<n>`: s8 or f16, taps within k x k pixels, stride s, c input channels at a time, n output channels
-// a block.
+// `conv_<type>_k<k>_s<s>_c<c>_n<n>`: codes (s8) or halves (f16), taps within k x k pixels, stride s, c input channels at a time,
+// n output channels a block.
 // A launch runs up to MAX_GROUP convolutions side by side, one for each row of the grid. Its blocks of THREADS threads take
 // one job after the other: a tile of TILE_H x TILE_W steps, one phase and n output channels of it.
 //
-// In:  codes or halves, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in which a
-//      warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles; for a
-//      concatenation, the sums of its first sources for an empty input, which tiles of a level start from.
+// In:  codes or halves, NHWC with a border, whose pixels and first channels are aligned to 16 bytes; weights in the order in
+//      which a warp's lanes take them (`src/engine/cuda/pack.rs`); constants of the output channels; a list of tiles; for a
+//      concatenation the sums of its first sources for an empty input, from which tiles of a level start.
 // Out: the same type or f32, NHWC, of the tiles in the list; or the sums themselves.
 //
 // A patch, all input pixels that a tile's taps read, is copied once for each c channels and read by all taps. Weights
@@ -64,15 +64,15 @@ struct Conv {
     u32 rows, columns, pixel;
     // Row and column of the buffer where the patch of the first tile begins.
     u32 origin_y, origin_x;
-    // Bytes of the input channels of a pixel: a multiple of those of c. At each level from 1 on, of those of the first sources,
-    // which are not multiplied.
+    // Bytes of a pixel's input channels: a multiple of those of c. For each level from 1 on, the bytes of the first sources, which
+    // are not multiplied.
     u32 channels, first_channel[MAX_LEVELS];
     // What is multiplied ends here.
     u32 end_channel;
     u32 phase_count;
     // Blocks of n output channels.
     u32 blocks;
-    // Output channels: but of f32 whole copies of 16 bytes.
+    // Output channels: whole copies of 16 bytes, except of f32.
     u32 out_channels;
     u32 height, width;
     // Output pixels of a step.
@@ -144,8 +144,8 @@ struct Job {
     static constexpr u32 RESULTS = N * T::BYTES + 16;
     typename T::Sum sums[2][N / 8][4];
 
-    // Index of the pair of sums `half` of row `m` in a map of sums: of its columns' `n`th group of 8. `y0`, `x0`: the tile's
-    // first step.
+    // Index in a map of sums of a pair of sums: the `half`th of row `m`, in the `n`th group of 8 channels. `y0`, `x0`: the
+    // tile's first step.
     static __device__ __forceinline__ u64 sums_at(const Conv &conv, u32 block, u32 y0, u32 x0, int m, int half, int n) {
         const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         const u32 columns = (conv.width + TILE_W - 1) / TILE_W * TILE_W;
@@ -155,9 +155,8 @@ struct Job {
 
     // What sums start from: 0, or at a level the sums of the channels before it.
     __device__ __forceinline__ void start(const Conv &conv, u32 level, u32 block, u32 y0, u32 x0) {
-        const u32 columns = (conv.width + TILE_W - 1) / TILE_W * TILE_W, rows = (conv.height + TILE_H - 1) / TILE_H * TILE_H;
-        const u64 all = (u64)rows * columns * conv.blocks * N;
-        const int *background = (const int *)conv.background + (level - 1) * all;
+        // One level's rows follow the other's.
+        const u32 rows = (conv.height + TILE_H - 1) / TILE_H * TILE_H;
 #pragma unroll
         for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -166,7 +165,8 @@ struct Job {
                 for (int half = 0; half < 2; ++half) {
                     int2 pair = make_int2(0, 0);
                     if (N >= 16 && !T::HALF && level != 0) {
-                        pair = *(const int2 *)(background + sums_at(conv, block, y0, x0, m, half, n));
+                        const u64 at = sums_at(conv, block, (level - 1) * rows + y0, x0, m, half, n);
+                        pair = *(const int2 *)((const int *)conv.background + at);
                     }
                     sums[m][n][half * 2] = pair.x;
                     sums[m][n][half * 2 + 1] = pair.y;

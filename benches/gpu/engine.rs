@@ -13,7 +13,7 @@ use centerpoint::internals::engine::lazy::LazyHeads;
 use centerpoint::internals::program::Program;
 use centerpoint::internals::testing::Random;
 use centerpoint::internals::testing::networks::Network;
-use centerpoint::map::Element;
+use centerpoint::map::{Element, quantize};
 use centerpoint::points::ReadOptions;
 use centerpoint::{Detector, Layout, Plan, points};
 use half::f16;
@@ -47,7 +47,7 @@ pub(crate) fn run(name: &str, device: &Arc<dyn Device>, frames: usize) -> Result
                 block: Some(block),
                 ..Options::default()
             };
-            layers(&plan, device, &options, first, [frames as f64, most])?;
+            layers(&plan, device, &options, first, frames.div_ceil(10), most)?;
         }
         savings(&plan, device, half, first, frames)?;
     }
@@ -113,7 +113,8 @@ fn network(name: &str) -> Result<Network> {
     Ok(match name {
         "demo" => Network::demo()?,
         // Random weights let far more cells pass than trained ones.
-        _ => Network::autoware_base(-2.0)?,
+        "base" => Network::autoware_base(-2.0)?,
+        other => anyhow::bail!("there is no network `{other}`, only `demo` and `base`"),
     })
 }
 
@@ -129,6 +130,9 @@ fn real_frames(network: &Network) -> Result<Vec<(String, Vec<f32>)>> {
     ] {
         let frames = points::list_frames(&[shared.join(folder)], false);
         paths.extend(frames.into_iter().map(|path| (path, layout)));
+    }
+    if !shared.exists() {
+        println!("only the demo's frame: {} does not exist", shared.display());
     }
     let mut frames = Vec::new();
     for (path, layout) in paths.iter().filter(|(path, _)| path.exists()) {
@@ -216,10 +220,7 @@ fn set_input(engine: &mut CudaEngine, values: &[f32]) -> Result<()> {
                 let value = *values.next().context("too few values")?;
                 let at = layout.index(c, y, x) * format.element.bytes();
                 match format.element {
-                    Element::I8 => {
-                        let code = (value / format.scale).round_ties_even();
-                        bytes[at] = code.clamp(-128.0, 127.0) as i8 as u8;
-                    }
+                    Element::I8 => bytes[at] = quantize(value, format.scale) as u8,
                     Element::F16 => {
                         bytes[at..at + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
                     }
@@ -244,15 +245,16 @@ fn profile(engine: &mut CudaEngine, runs: usize) -> Result<Vec<LayerTime>> {
     Ok(times)
 }
 
-/// Prints a table of the launches: of a dense input without savings, and of a real one with whole maps.
+/// Prints a table of the launches, medians of `runs`: of a dense input without savings, and of a real one with whole maps. `most`:
+/// multiply-adds a second of products alone.
 fn layers(
     plan: &Prepared,
     device: &Arc<dyn Device>,
     options: &Options,
     real: &[f32],
-    [frames, most]: [f64; 2],
+    runs: usize,
+    most: f64,
 ) -> Result<()> {
-    let runs = (frames as usize / 10).max(1);
     let mut random = Random(3);
     let values: Vec<f32> = real.iter().map(|_| random.next()).collect();
     let dense_options = Options {

@@ -104,7 +104,7 @@ const fn names() -> [&'static str; KERNELS.len()] {
 
 impl ConvKernel {
     /// The kernel for a convolution whose taps lie within `taps` pixels, with inputs and outputs of these types and numbers of
-    /// channels (but of f32: of positions), if there is one. `largest`: the most input channels at a time, in bytes, and output
+    /// channels (of positions, except of f32), if there is one. `largest`: the most input channels at a time, in bytes, and output
     /// channels of a block.
     pub(crate) fn choose(
         taps: usize,

@@ -167,7 +167,7 @@ impl Kept {
             count: shape.channels.len() as u32,
             row: shape.row() as u32,
             pixel: shape.pixel as u32,
-            element: place.shape().element as u32,
+            element: shape.element as u32,
             scale: codes.map_or(1.0, |codes| codes.scale),
             zero: codes.map_or(0, |codes| i32::from(codes.zero)),
         };

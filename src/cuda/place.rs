@@ -72,7 +72,7 @@ impl PlaceShape {
         last + 1 - self.first()
     }
 
-    /// Positions that the kernels write of a pixel: but of f32 in whole copies.
+    /// Positions of a pixel that the kernels write: whole copies, except of f32.
     pub(crate) fn written(&self) -> usize {
         self.span().next_multiple_of(align(self.element))
     }

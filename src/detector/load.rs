@@ -103,8 +103,8 @@ pub(super) fn gpu_for(plan: &Plan, options: &Options) -> Result<Option<Arc<dyn D
             Ok(Some(device))
         }
         Err(error) => {
-            // A machine without a GPU is nothing to tell of; one whose GPU cannot be used is.
-            if crate::cuda::gpu().is_ok() {
+            // Of a machine without a GPU only those are told who asked for one; of a GPU that cannot be used everyone is.
+            if options.fp16 || crate::cuda::gpu().is_ok() {
                 log::warn!("the network runs on the CPU: {}", Chain(&error));
             }
             Ok(None)

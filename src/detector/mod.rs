@@ -149,7 +149,11 @@ impl Detector {
     /// # Errors
     /// The same as [`Detector::load`].
     pub fn new(plan: &Plan, options: &Options) -> Result<Self> {
-        match (load::engine_target(plan)?, options.device) {
+        let target = load::engine_target(plan)?;
+        if options.fp16 && (target == EngineTarget::TensorRt || options.device == Device::Cpu) {
+            log::warn!("`fp16` has no effect: it is for plans for the CPU that run on a GPU");
+        }
+        match (target, options.device) {
             (EngineTarget::Cpu, Device::Cpu) => Self::with(plan, options, None),
             (EngineTarget::Cpu, Device::Auto) => match load::gpu_for(plan, options)? {
                 None => Self::with(plan, options, None),

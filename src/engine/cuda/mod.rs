@@ -1,4 +1,4 @@
-//! The CUDA engine: runs a program for the CPU on a GPU, with the CPU engine's bytes, or what is in float in half precision.
+//! The CUDA engine: runs a program for the CPU on a GPU, with the CPU engine's bytes, or floats in half precision.
 //!
 //! Convolutions of codes run on tensor cores (`kernels/conv.cu`): sums are exact integers, and the operations after them are
 //! the CPU engine's, so no byte can differ. What does not fit those kernels, and operators in f32, run as the CPU engine
@@ -38,7 +38,8 @@ pub struct Options {
     /// Maps to compute only at the cells that are read, which have the same bytes; elsewhere they hold anything. The operators
     /// of these maps run after all others. `None` computes all of every map.
     pub lazy_heads: Option<LazyHeads>,
-    /// Whether what is in float is in half precision, but for the network's outputs, and so has other values. Default: no.
+    /// Whether floats are stored and multiplied in half precision, except for the network's outputs. Results differ slightly from
+    /// those in f32. Default: no.
     pub half: bool,
     /// The largest block of convolutions: bytes of input channels at a time and output channels. Default: what there is.
     pub block: Option<[usize; 2]>,

@@ -12,7 +12,7 @@ use crate::program::{Conv, Phase, ProgramError, WeightLayout, values};
 struct Weights<'a> {
     conv: &'a Conv,
     values: Values<'a>,
-    /// Those of code weights.
+    /// Of codes.
     multiplier: &'a [f32],
     bias: &'a [f32],
     /// Input and output channels of a group.
@@ -35,25 +35,25 @@ impl<'a> Weights<'a> {
         [channels, outputs]: [usize; 2],
     ) -> Result<Self, EngineError> {
         let range = phase.weights.range();
-        let weights = if conv.layout.is_integer() {
-            Values::Codes(values(blob, &range)?)
+        let (weights, multiplier): (_, &[f32]) = if conv.layout.is_integer() {
+            let multiplier = phase.multiplier.ok_or_else(|| {
+                ProgramError::payload("a convolution of codes has no multipliers".to_owned())
+            })?;
+            let codes = values(blob, &range)?;
+            (Values::Codes(codes), values(blob, &multiplier.range())?)
         } else {
-            Values::Floats(values(blob, &range)?)
-        };
-        if let Values::Floats(floats) = weights {
+            let floats: &[f32] = values(blob, &range)?;
             let fits = |value: &f32| !value.is_finite() || f16::from_f32(*value).is_finite();
             if let Some(value) = floats.iter().find(|value| !fits(value)) {
                 let what = format!("a weight of {value} exceeds FP16; run the plan in f32 or INT8");
                 return Err(ProgramError::payload(what).into());
             }
-        }
+            (Values::Floats(floats), &[])
+        };
         Ok(Self {
             conv,
             values: weights,
-            multiplier: match &phase.multiplier {
-                Some(multiplier) => values(blob, &multiplier.range())?,
-                None => &[],
-            },
+            multiplier,
             bias: values(blob, &phase.bias.range())?,
             channels,
             outputs,
@@ -118,12 +118,12 @@ impl<'a> Weights<'a> {
         } else {
             block * LANES + lane
         };
-        let of = |values: &[f32], or: f32| values.get(at).copied().unwrap_or(or);
+        let of = |values: &[f32]| values.get(at).copied().unwrap_or(0.0);
         let multiplier = match self.values {
-            Values::Codes(_) => of(self.multiplier, 0.0),
+            Values::Codes(_) => of(self.multiplier),
             Values::Floats(_) => 1.0,
         };
-        (multiplier, of(self.bias, 0.0))
+        (multiplier, of(self.bias))
     }
 }
 

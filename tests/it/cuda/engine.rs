@@ -15,7 +15,7 @@ use half::f16;
 
 use super::frame::{bits, demo_frames, demo_plan, on_cpu, read};
 use crate::emulation;
-use crate::engine::lazy::{compare, lazy_heads, outputs as cpu_outputs, random_heads};
+use crate::engine::lazy::{compare, lazy_heads, random_heads};
 use crate::engine::quantized::{Draft, random_net_of};
 use crate::engine::skip::frames;
 use crate::engine::slices::backbone;
@@ -49,6 +49,15 @@ fn copy_input(from: &mut CpuEngine, to: &mut CudaEngine) {
         }
     }
     map.upload(&bytes).unwrap();
+}
+
+pub(super) fn cuda_engine(
+    payload: &Payload,
+    device: &Arc<dyn Device>,
+    options: &Options,
+) -> Result<CudaEngine, EngineError> {
+    let weights = Arc::new(payload.weights.clone());
+    CudaEngine::new(payload.program.clone(), weights, device, options)
 }
 
 /// The outputs for an input, which `from` gets too.
@@ -104,9 +113,19 @@ pub(crate) fn difference(
     device: &Arc<dyn Device>,
     options: &Options,
 ) -> Option<String> {
+    difference_with(payload, inputs, device, options, |_| {})
+}
+
+/// [`difference`], which shows the engine after each input.
+fn difference_with(
+    payload: &Payload,
+    inputs: &[Vec<f32>],
+    device: &Arc<dyn Device>,
+    options: &Options,
+    mut show: impl FnMut(&CudaEngine),
+) -> Option<String> {
     let mut expected = engine::engine(payload, None, 1);
-    let weights = Arc::new(payload.weights.clone());
-    let mut engine = match CudaEngine::new(payload.program.clone(), weights, device, options) {
+    let mut engine = match cuda_engine(payload, device, options) {
         Ok(engine) => engine,
         Err(error) => return Some(error.to_string()),
     };
@@ -116,6 +135,7 @@ pub(crate) fn difference(
             Ok(outputs) => outputs,
             Err(error) => return Some(error.to_string()),
         };
+        show(&engine);
         for (index, (values, found)) in whole.iter().zip(&outputs).enumerate() {
             assert_eq!(found.len(), values.len());
             let pairs = found.iter().zip(values);
@@ -275,21 +295,18 @@ fn lazy_heads_have_the_cpu_engines_bytes_where_they_are_read() {
         let payload = net.payload().unwrap();
         let mut plain = engine::engine(&payload, None, 1);
         let frames = frames(net.input, seed);
-        run(&mut plain, &frames[5]);
+        let maps = run(&mut plain, &frames[5]);
         let mut random = Random(seed);
         random.next();
-        let heads = lazy_heads(&net, &tasks, &cpu_outputs(&plain), &plain, &mut random);
+        let heads = lazy_heads(&net, &tasks, &maps, &plain, &mut random);
         let options = Options {
             skip_empty: Some(seed % 5 != 4),
             lazy_heads: Some(heads.clone()),
             ..Options::default()
         };
-        let weights = Arc::new(payload.weights.clone());
-        let mut engine =
-            CudaEngine::new(payload.program.clone(), weights, &device, &options).unwrap();
+        let mut engine = cuda_engine(&payload, &device, &options).unwrap();
         for (number, frame) in frames.iter().enumerate() {
-            run(&mut plain, frame);
-            let whole = cpu_outputs(&plain);
+            let whole = run(&mut plain, frame);
             let found = outputs(&mut engine, &device, &mut plain, frame).unwrap();
             compare(
                 &net,
@@ -338,8 +355,7 @@ fn sources_and_lazy_heads_have_the_cpu_engines_bytes() {
         lazy_heads: Some(heads.clone()),
         ..Options::default()
     };
-    let weights = Arc::new(payload.weights.clone());
-    let mut engine = CudaEngine::new(payload.program.clone(), weights, &device, &options).unwrap();
+    let mut engine = cuda_engine(&payload, &device, &options).unwrap();
     let inputs = [
         part(&draft.input, shape, [4, 4], 2),
         draft.input.clone(),
@@ -371,22 +387,13 @@ fn convolutions_of_some_sources_have_the_cpu_engines_bytes() {
         let net = backbone(seed, 2);
         let payload = net.payload().unwrap();
         let frames = frames(net.input, seed);
-        let found = difference(&payload, &frames, &device, &Options::default());
-        assert_eq!(found, None, "network {seed}");
-        let weights = Arc::new(payload.weights.clone());
-        let mut engine = CudaEngine::new(
-            payload.program.clone(),
-            weights,
-            &device,
-            &Options::default(),
-        )
-        .unwrap();
-        let mut from = engine::engine(&payload, None, 1);
-        for frame in &frames {
-            outputs(&mut engine, &device, &mut from, frame).unwrap();
+        let options = Options::default();
+        let found = difference_with(&payload, &frames, &device, &options, |engine| {
             count += 1;
-            sliced += usize::from(engine.computed().unwrap().iter().any(leaves_out_sources));
-        }
+            let computed = engine.computed().unwrap();
+            sliced += usize::from(computed.iter().any(leaves_out_sources));
+        });
+        assert_eq!(found, None, "network {seed}");
     }
     assert!(
         sliced > count / 8,

@@ -198,7 +198,7 @@ pub(crate) fn lazy_heads(
     }
 }
 
-pub(crate) fn outputs(engine: &CpuEngine) -> Vec<Vec<f32>> {
+fn outputs(engine: &CpuEngine) -> Vec<Vec<f32>> {
     (0..engine.outputs().len())
         .map(|i| dense(engine.output(i).unwrap()))
         .collect()
